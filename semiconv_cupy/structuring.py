@@ -1,0 +1,341 @@
+"""Structuring functions as NumPy arrays: quadratic ones, and flat ones from footprints.
+
+Spatial arrays only, of shape (*K): `krn[None, None]` makes the (O, I, *K) kernel of
+`semifield_conv`, `cupy.asarray` or `torch.tensor` moves one to where the image is. Nothing here
+convolves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "StructuringFunction",
+    "ball",
+    "box",
+    "cross",
+    "diamond",
+    "disk",
+    "flat",
+    "quadratic",
+]
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+class StructuringFunction(np.ndarray):
+    """A read-only array that may know the 1-D functions whose outer sum it is.
+
+    A dilation by an outer sum is a dilation along each axis in turn, O(N K) instead of O(K^N) work;
+    an algorithm that makes use of this finds the terms here. Leading new axes (`krn[None, None]`)
+    keep them; any other slice, copy or arithmetic gives an array whose `factors` is None.
+    The array is read-only so that it and its factors cannot come to differ; `krn.copy()` is free.
+
+    Attributes
+    ----------
+    factors : tuple of numpy.ndarray or None
+        One 1-D array for each spatial axis, each in the dtype of the array.
+
+    Examples
+    --------
+    >>> krn = quadratic(2.0, size=3)
+    >>> krn.factors
+    (array([-0.25,  0.  , -0.25], dtype=float32), array([-0.25,  0.  , -0.25], dtype=float32))
+    >>> krn[None, None].factors is krn.factors, (krn + 1).factors
+    (True, None)
+    """
+
+    factors: tuple[np.ndarray, ...] | None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.factors = None
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        entries = key if isinstance(key, tuple) else (key,)
+        if all(entry is None for entry in entries):
+            part.factors = self.factors
+        return part
+
+
+def quadratic(
+    scale: npt.ArrayLike,
+    ndim: int | None = None,
+    size: int | Sequence[int] | None = None,
+    *,
+    value_range: float = 1.0,
+    dtype: npt.DTypeLike = np.float32,
+) -> StructuringFunction:
+    r"""The quadratic structuring function q(x) = -(x^T S^-1 x) on the grid of integer offsets x.
+
+    Parameters
+    ----------
+    scale : float, sequence of float, or 2-D array
+        Lengths in pixels, or their matrix:
+
+        - a number s: isotropic, S = s^2 I. q falls by 1 at the distance s;
+        - a sequence (s_1, ..., s_N): along the axes, S = diag(s_1^2, ..., s_N^2);
+        - a symmetric positive definite N x N matrix: the covariance S itself, in squared pixels.
+    ndim : int, optional
+        Number of axes N. For a number 2 by default; a sequence or a matrix has its own.
+    size : int or sequence of int, optional
+        Taps along each axis. K taps are at the offsets -((K - 1) // 2) and the K - 1 integers
+        that follow: -1..1 for K = 3, -1..2 for K = 4. By default odd, and as small as is exact for
+        an image whose values span `value_range`: a tap where q(x) <= -value_range can never win.
+    value_range : float
+        Largest minus smallest value of the image, for the automatic size: 1 for an image in
+        [0, 1], 255 for one in [0, 255].
+    dtype : dtype
+        float16, float32 (default) or float64.
+
+    Returns
+    -------
+    StructuringFunction
+        C-contiguous, of shape (*K). Its `factors` are set where S is diagonal.
+
+    Raises
+    ------
+    ValueError
+        A scale that is not positive and finite, a matrix that is not symmetric positive definite,
+        a size below 1, or `ndim`, `scale` and `size` that contradict each other.
+    TypeError
+        A dtype that is not floating.
+
+    Notes
+    -----
+    Quadratic functions are to dilation what Gaussians are to linear convolution [1]_: closed under
+    it, q_S (+) q_T = q_(S + T), and the only ones that are both isotropic and separable. The
+    scale-space parameter t of [1]_, q(x) = -|x|^2 / (4 t), is t = s^2 / 4. S is the covariance of
+    the modules `torch_bridge.QuadraticKernel*`, whose `log_std` is log(s).
+
+    References
+    ----------
+    .. [1] R. van den Boomgaard and A. Smeulders, "The morphological structure of images: the
+       differential equations of morphological scale-space", IEEE TPAMI 16 (1994), 1101-1113.
+
+    Examples
+    --------
+    >>> quadratic(2.0, ndim=1)
+    StructuringFunction([-0.25,  0.  , -0.25], dtype=float32)
+    >>> quadratic((2.0, 4.0), size=(1, 5))
+    StructuringFunction([[-0.25  , -0.0625,  0.    , -0.0625, -0.25  ]], dtype=float32)
+    >>> quadratic(10.0).shape, quadratic(10.0, ndim=3).shape
+    ((19, 19), (19, 19, 19))
+    >>> quadratic([[9.0, 4.0], [4.0, 4.0]]).shape
+    (5, 3)
+    >>> krn = quadratic(3.0)[None, None]  # the (O, I, *K) that semifield_conv takes
+    >>> krn.shape
+    (1, 1, 5, 5)
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise TypeError(
+            f"dtype must be floating for a quadratic structuring function, got {dtype}; "
+            "round it for an integer image: numpy.rint(quadratic(...)).astype(...)"
+        )
+    covariance = _covariance(scale, ndim)
+    variances = covariance.diagonal()
+    rank = len(variances)
+    if size is None:
+        if not (0 < value_range < math.inf):
+            raise ValueError(f"value_range must be positive and finite, got {value_range!r}")
+        # sqrt(range * S_ii) is the half width of the ellipsoid q(x) > -range along axis i.
+        shape = tuple(2 * math.ceil(math.sqrt(value_range * v)) - 1 for v in variances)
+    else:
+        shape = _shape(size, rank)
+    offsets = [np.arange(length) - (length - 1) // 2 for length in shape]
+
+    # Computed in float64 and rounded once; below float16's range the -inf of the cast is right.
+    with np.errstate(over="ignore"):
+        if np.array_equal(covariance, np.diag(variances)):
+            terms = [0.0 - x * x / v for x, v in zip(offsets, variances, strict=True)]
+            krn = _outer_sum(terms).astype(dtype).view(StructuringFunction)
+            krn.factors = tuple(_read_only(term.astype(dtype)) for term in terms)
+        else:
+            grid = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).astype(np.float64)
+            # |L^-1 x|^2 with S = L L^T never turns positive by rounding.
+            whitened = np.linalg.solve(np.linalg.cholesky(covariance), grid[..., None])[..., 0]
+            krn = (0.0 - np.square(whitened).sum(axis=-1)).astype(dtype).view(StructuringFunction)
+    krn.flags.writeable = False
+    return krn
+
+
+def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
+    """The flat structuring function of a footprint: 0 inside, -inf outside.
+
+    Parameters
+    ----------
+    footprint : array_like of bool, shape (*K)
+        The set, for example `disk(5)`. Its centre is the middle of the array, as in `quadratic`.
+    dtype : dtype
+        A floating dtype, or bool: then the footprint itself is returned, which is the kernel of a
+        boolean image (True is the one, False the zero of (or, and)).
+
+    Returns
+    -------
+    numpy.ndarray
+        C-contiguous, of shape (*K).
+
+    Raises
+    ------
+    TypeError
+        An integer dtype, which has no -inf: no integer takes the pixel that it is added to out of
+        the maximum. `semiconv_cupy.ndimage` takes an integer image and its footprint.
+
+    Examples
+    --------
+    >>> flat(cross(1))
+    array([[-inf,   0., -inf],
+           [  0.,   0.,   0.],
+           [-inf,   0., -inf]], dtype=float32)
+    """
+    footprint = np.array(footprint, dtype=np.bool_, order="C")
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return footprint
+    if dtype.kind != "f":
+        raise TypeError(
+            f"dtype must be floating or bool, got {dtype}: integers have no -inf for the taps "
+            "outside the footprint; for an integer image use "
+            "semiconv_cupy.ndimage.grey_dilation(image, footprint=...)"
+        )
+    return np.where(footprint, 0.0, -np.inf).astype(dtype)
+
+
+def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
+    """The footprint of a box: True everywhere, `size` taps along each axis.
+
+    `skimage.morphology.footprint_rectangle(size)` as a bool array. One size is that of `ndim` axes,
+    2 by default.
+
+    Examples
+    --------
+    >>> box((2, 3))
+    array([[ True,  True,  True],
+           [ True,  True,  True]])
+    >>> box(3, ndim=3).shape
+    (3, 3, 3)
+    """
+    if ndim is None:
+        ndim = 2 if np.ndim(size) == 0 else np.size(size)
+    return np.ones(_shape(size, _rank(ndim)), dtype=np.bool_)
+
+
+def disk(radius: float) -> BoolArray:
+    """The footprint |x| <= radius in the plane (the values of `skimage.morphology.disk`).
+
+    Examples
+    --------
+    >>> disk(2).astype(int)
+    array([[0, 0, 1, 0, 0],
+           [0, 1, 1, 1, 0],
+           [1, 1, 1, 1, 1],
+           [0, 1, 1, 1, 0],
+           [0, 0, 1, 0, 0]])
+    """
+    return ball(radius, ndim=2)
+
+
+def ball(radius: float, ndim: int = 3) -> BoolArray:
+    """The footprint |x| <= radius, Euclidean, in `ndim` dimensions (`skimage.morphology.ball`).
+
+    Examples
+    --------
+    >>> ball(1).sum(), ball(1.5).sum(), ball(2, ndim=1)
+    (np.int64(7), np.int64(19), array([ True,  True,  True,  True,  True]))
+    """
+    offsets = _offsets(radius)
+    return _outer_sum([offsets**2] * _rank(ndim)) <= radius * radius
+
+
+def diamond(radius: float, ndim: int = 2) -> BoolArray:
+    """The footprint sum |x_i| <= radius (`skimage.morphology.diamond` and `octahedron`).
+
+    Examples
+    --------
+    >>> diamond(1).astype(int)
+    array([[0, 1, 0],
+           [1, 1, 1],
+           [0, 1, 0]])
+    """
+    offsets = _offsets(radius)
+    return _outer_sum([abs(offsets)] * _rank(ndim)) <= radius
+
+
+def cross(radius: float, ndim: int = 2) -> BoolArray:
+    """The footprint of the points on an axis that are at most `radius` from the centre.
+
+    `cross(1, ndim)` is `scipy.ndimage.generate_binary_structure(ndim, 1)`.
+
+    Examples
+    --------
+    >>> cross(2).astype(int)
+    array([[0, 0, 1, 0, 0],
+           [0, 0, 1, 0, 0],
+           [1, 1, 1, 1, 1],
+           [0, 0, 1, 0, 0],
+           [0, 0, 1, 0, 0]])
+    """
+    off_axis = (_offsets(radius) != 0).astype(np.int64)
+    return _outer_sum([off_axis] * _rank(ndim)) <= 1
+
+
+def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float64]:
+    """The matrix S that `scale` means, checked."""
+    given = np.asarray(scale, dtype=np.float64)
+    if given.ndim > 2:
+        raise ValueError(
+            f"scale must be a number, a sequence or a square matrix, got shape {given.shape}"
+        )
+    rank = _rank(2 if ndim is None else ndim) if given.ndim == 0 else len(given)
+    if ndim not in (None, rank):
+        raise ValueError(f"ndim is {ndim}, but scale has {rank} axes: {scale!r}")
+    if given.ndim < 2:
+        lengths = np.broadcast_to(given, (_rank(rank),))
+        if not np.all((lengths > 0) & np.isfinite(lengths)):
+            raise ValueError(f"scale must be positive and finite, got {scale!r}")
+        return np.diag(lengths**2)
+    if given.shape != (rank, rank) or not np.allclose(given, given.T):
+        raise ValueError(f"scale as a matrix must be square and symmetric, got {scale!r}")
+    if not np.all(np.linalg.eigvalsh(given) > 0):
+        raise ValueError(f"scale as a matrix must be positive definite, got {scale!r}")
+    return given
+
+
+def _rank(ndim: int) -> int:
+    if ndim < 1:
+        raise ValueError(f"the number of axes must be at least 1, got {ndim}")
+    return ndim
+
+
+def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """`size` as one positive int for each of `rank` axes."""
+    sizes = np.asarray(size)
+    if sizes.dtype.kind not in "iu":
+        raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
+    if sizes.shape not in ((), (rank,)):
+        raise ValueError(f"size must be one int or {rank} of them, got {size!r}")
+    if np.any(sizes < 1):
+        raise ValueError(f"size must be at least 1 along each axis, got {size!r}")
+    return tuple(int(length) for length in np.broadcast_to(sizes, (rank,)))
+
+
+def _offsets(radius: float) -> npt.NDArray[np.int64]:
+    if not (0 <= radius < math.inf):
+        raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
+    half = math.floor(radius)
+    return np.arange(-half, half + 1, dtype=np.int64)
+
+
+def _outer_sum(terms: Sequence[np.ndarray]) -> np.ndarray:
+    return sum(np.ix_(*terms), start=np.zeros((), dtype=terms[0].dtype))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
