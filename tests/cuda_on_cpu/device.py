@@ -24,12 +24,11 @@ from .translate import translate
 
 _HERE = Path(__file__).parent
 _SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
-_FLAGS = (
-    "-std=c++17 -O1 -w -fPIC -shared -fvisibility=hidden -fno-gnu-unique -fno-strict-aliasing"
-).split()
-_SANITIZER_FLAGS = (
-    "-g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-).split()
+_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fvisibility=hidden")
+# Libraries of several kernels must not share static variables; CUDA code reinterprets bytes.
+_FLAGS += ("-fno-gnu-unique", "-fno-strict-aliasing")
+_SANITIZER_FLAGS = ("-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined")
+_SANITIZER_FLAGS += ("-fno-sanitize-recover=all",)
 # What NVRTC understands and has no meaning for g++ on a CPU.
 _GPU_OPTIONS = re.compile(
     r"--?(std=c\+\+17|ftz=|fmad=|prec-div=|prec-sqrt=|use_fast_math|lineinfo|generate-line-info"
@@ -137,7 +136,8 @@ class HarnessDevice:
     def _load(self, source: str, defines: Sequence[str]) -> tuple[ctypes.CDLL, dict[str, Any]]:
         header, runtime = self._header_and_runtime
         text = f'#include "{header}"\n#line 1 "kernel.cu"\n{translate(source)}\n'
-        library = ctypes.CDLL(str(self._build(text, [str(runtime), *defines])))
+        flags = [*_SANITIZER_FLAGS] if self._sanitize else []
+        library = ctypes.CDLL(str(self._build(text, [*flags, str(runtime), *defines])))
         first = library.cuda_on_cpu_entries
         first.restype = ctypes.POINTER(_Entry)
         entries: dict[str, Any] = {}
@@ -149,11 +149,15 @@ class HarnessDevice:
 
     @functools.cached_property
     def _header_and_runtime(self) -> tuple[Path, Path]:
-        runtime_defines = ["-DCUDA_ON_CPU_UCONTEXT=1"] if self._ucontext else []
+        flags = ["-O2"]
+        if self._ucontext:
+            flags.append("-DCUDA_ON_CPU_UCONTEXT=1")
+        if self._sanitize:
+            flags.append("-DCUDA_ON_CPU_ASAN=1")
         declarations = (_HERE / "runtime.hpp").read_text()
         # The content of what is included has to be part of the text that is hashed.
         text = (_HERE / "runtime.cpp").read_text().replace('#include "runtime.hpp"', declarations)
-        runtime = self._build(text.replace("#pragma once", ""), ["-O2", *runtime_defines])
+        runtime = self._build(text.replace("#pragma once", ""), flags)
         names = (_HERE / "cuda_on_cpu.hpp").read_text()
         header_text = names.replace('#include "runtime.hpp"', declarations)
         return self._keep_header(header_text), runtime
@@ -181,7 +185,7 @@ class HarnessDevice:
         return path
 
     def _build(self, text: str, arguments: Sequence[str]) -> Path:
-        flags = [*_FLAGS, *(_SANITIZER_FLAGS if self._sanitize else ()), *arguments]
+        flags = [*_FLAGS, *arguments]
         compiler, version = _compiler()
         path = self._cache / f"{_digest(text, version, *flags)}.so"
         if path.exists():

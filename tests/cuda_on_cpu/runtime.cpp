@@ -18,10 +18,9 @@
 #include <string>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
+#if defined(CUDA_ON_CPU_ASAN)  // the kernels are instrumented, this file only tells where stacks are
 #include <sanitizer/common_interface_defs.h>
-#define CUDA_ON_CPU_ASAN 1
+extern "C" void __asan_unpoison_memory_region(const volatile void* address, size_t size);
 #endif
 #if !defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
 #define CUDA_ON_CPU_UCONTEXT 1
@@ -119,7 +118,7 @@ struct Fiber : Context {
   Fiber(const Fiber&) = delete;
   ~Fiber() {
 #if defined(CUDA_ON_CPU_ASAN)
-    ASAN_UNPOISON_MEMORY_REGION(stack_bottom, stack_bytes);
+    __asan_unpoison_memory_region(stack_bottom, stack_bytes);
 #endif
     munmap(memory, page + stack_bytes);
   }
@@ -128,7 +127,7 @@ struct Fiber : Context {
   void prepare() {
     fake_stack = nullptr;
 #if defined(CUDA_ON_CPU_ASAN)
-    ASAN_UNPOISON_MEMORY_REGION(stack_bottom, stack_bytes);
+    __asan_unpoison_memory_region(stack_bottom, stack_bytes);
 #endif
 #if defined(CUDA_ON_CPU_UCONTEXT)
     getcontext(&context);
@@ -138,8 +137,7 @@ struct Fiber : Context {
     makecontext(&context, worker_entry, 0);
 #else
     void** top = reinterpret_cast<void**>(memory + page + stack_size);
-    *--top = nullptr;  // keeps the alignment of a call; a return address that ends a backtrace
-    *--top = nullptr;
+    *--top = nullptr;  // a return address that ends a backtrace; and the stack is aligned as by a call
     *--top = reinterpret_cast<void*>(worker_entry);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     stack_pointer = top;

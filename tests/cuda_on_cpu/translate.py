@@ -24,7 +24,7 @@ _STATIC_SHARED = re.compile(r"\b__shared__\b(?P<declaration>[^;{}]*);")
 
 
 def translate(source: str) -> str:
-    """Return the C++ text of a CUDA source; raise ValueError for a ``__shared__`` it cannot read."""
+    """Return the C++ text of a CUDA source; raise ValueError for an unreadable ``__shared__``."""
     text = _COMMENT_OR_LITERAL.sub(_blank_comment, source)
     text = _KERNEL.sub(_register_kernel, text)
     text = _DYNAMIC_SHARED.sub(
