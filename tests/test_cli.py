@@ -1,0 +1,235 @@
+"""The command line: the demo on small pictures of every kind, and info whatever is missing."""
+
+import builtins
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from semiconv_cupy import demo
+from semiconv_cupy.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def picture():
+    """48 x 40, smooth with a few bright and dark points, in [0, 1]."""
+    rows, columns = np.indices((40, 48))
+    grey = 0.5 + 0.3 * np.sin(rows / 5) * np.cos(columns / 7)
+    grey[10, 12], grey[30, 33] = 1.0, 0.0
+    return grey.astype(np.float32)
+
+
+def run_demo(capsys, *arguments):
+    status = main(["demo", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_demo_prints_the_comparison_and_writes_the_picture(picture, tmp_path, capsys):
+    np.save(tmp_path / "small.npy", picture)
+    out = tmp_path / "out.png"
+    status, printed, complaints = run_demo(
+        capsys, tmp_path / "small.npy", "--out", out, "--scale", 3, "--panel", 96
+    )
+    assert (status, complaints) == (0, "")
+    assert "small.npy, 48 x 40 pixels" in printed
+    assert "quadratic, 5 x 5 taps, falls by 1 at 3 pixels" in printed
+    assert f"written to {out}" in printed
+    for operation in ("dilation", "erosion", "opening", "closing"):
+        line = re.search(
+            rf"^{operation} +\d\S* m?s +\d\S* m?s +\S+x +(\S+)$", printed, re.MULTILINE
+        )
+        assert line, printed
+        # Both add and compare float32 values; SciPy adds in float64 and rounds, to the same.
+        assert float(line[1]) == 0
+    with Image.open(out) as written:
+        assert written.size > (4 * 96, 2 * 80)
+        assert len(written.getcolors(1 << 20)) > 100
+
+
+def test_demo_without_a_picture_takes_a_photograph_and_the_size_it_is_told(tmp_path, capsys):
+    out = tmp_path / "out.jpg"
+    status, printed, _ = run_demo(capsys, "--out", out, "--size", 3, "--panel", 100)
+    assert status == 0
+    assert "512 x 512 pixels" in printed
+    assert "3 x 3 taps" in printed
+    assert out.read_bytes().startswith(b"\xff\xd8")
+
+
+def test_load_gives_grey_values_between_0_and_1(picture, tmp_path):
+    eight = np.rint(255 * picture).astype(np.uint8)
+    sixteen = np.rint(4095 * picture).astype(np.uint16)
+    colour = np.stack([eight, eight, eight], axis=-1)
+    volume = np.stack([0 * picture, picture, 1 - picture])
+    Image.fromarray(eight).save(tmp_path / "grey.png")
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    Image.fromarray(sixteen).save(tmp_path / "deep.png")
+    tifffile.imwrite(tmp_path / "volume.tif", volume, photometric="minisblack")
+    np.save(tmp_path / "colour.npy", colour)
+    np.save(tmp_path / "volume.npy", volume)
+    np.save(tmp_path / "counts.npy", (1000 * picture - 50).astype(np.float64))
+    np.save(tmp_path / "mask.npy", picture > 0.5)
+    for name, tolerance in {
+        "grey.png": 0.002,
+        "colour.png": 0.002,
+        "deep.png": 0.0002,
+        "volume.tif": 0,
+        "colour.npy": 0.002,
+        "volume.npy": 0,
+        "counts.npy": 1e-6,
+    }.items():
+        label, grey = demo.load(tmp_path / name)
+        assert label == name
+        assert grey.dtype == np.float32
+        assert grey.flags.c_contiguous
+        np.testing.assert_allclose(grey, picture, atol=tolerance, rtol=0, err_msg=name)
+    np.testing.assert_array_equal(demo.load(tmp_path / "mask.npy")[1], picture > 0.5)
+
+
+def test_load_of_a_constant_picture(tmp_path):
+    np.save(tmp_path / "constant.npy", np.full((4, 5), 7000, dtype=np.int32))
+    np.testing.assert_array_equal(demo.load(tmp_path / "constant.npy")[1], np.zeros((4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (np.ones(7), r"got shape \(7,\)"),
+        (np.ones((3, 0)), "some pixels"),
+        (np.array([[0.0, np.nan]]), "not finite"),
+        (np.array([[0.0, np.inf]]), "not finite"),
+        (np.ones((3, 3), dtype=complex), "complex128"),
+    ],
+)
+def test_demo_refuses_what_is_no_picture(values, complaint, tmp_path, capsys):
+    np.save(tmp_path / "values.npy", values)
+    status, printed, complaints = run_demo(capsys, tmp_path / "values.npy")
+    assert (status, printed) == (2, "")
+    assert re.search(f"demo: cannot read .*values.npy as a picture: .*{complaint}", complaints)
+
+
+def test_demo_of_a_file_that_is_no_picture(tmp_path, capsys):
+    (tmp_path / "text.png").write_text("this is no picture")
+    status, _, complaints = run_demo(capsys, tmp_path / "text.png")
+    assert status == 2
+    assert "cannot read" in complaints
+
+
+def test_demo_of_a_missing_file_says_so_and_exits_with_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "semiconv_cupy", "demo", str(tmp_path / "none.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"python -m semiconv_cupy demo: no such picture: {tmp_path}/none.png\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--size", "4"], "--size must be odd, got 4"),
+        (["--size", "-1"], "size must be at least 1"),
+        (["--scale", "0"], "scale must be positive and finite"),
+        (["--panel", "5"], "--panel must be at least 64"),
+        (["--out", "picture.xyz"], "picture.xyz"),
+        (["--out", "no-such-folder/picture.png"], "no-such-folder"),
+    ],
+)
+def test_demo_refuses_arguments_that_make_no_sense(arguments, complaint, tmp_path, capsys):
+    np.save(tmp_path / "dot.npy", np.eye(8))
+    status, _, complaints = run_demo(capsys, tmp_path / "dot.npy", *arguments)
+    assert status == 2
+    assert complaint in complaints
+
+
+def test_demo_without_its_extra_names_the_remedy(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name)
+    )
+    status, _, complaints = run_demo(capsys)
+    assert status == 2
+    assert "scikit-image" in complaints
+    assert "pip install 'semiconv-cupy[demo]'" in complaints
+
+
+def run_info(capsys):
+    assert main(["info"]) == 0
+    return capsys.readouterr().out
+
+
+def test_info_names_each_part(capsys):
+    printed = run_info(capsys)
+    for part in ("python", "numpy", "sympy", "torch", "cupy", "compiler", "cache", "driver"):
+        assert re.search(rf"^  {part} +\S", printed, re.MULTILINE), part
+    assert re.search(r"^  NumPy arrays +\S", printed, re.MULTILINE)
+    assert re.search(r"^  CuPy arrays +\S", printed, re.MULTILINE)
+    assert re.search(r"^Remedies\n  - \S", printed, re.MULTILINE)
+
+
+def test_info_where_nothing_optional_is_installed(monkeypatch, capsys):
+    real_version, real_import = importlib.metadata.version, builtins.__import__
+    present = {"numpy", "sympy", "semiconv-cupy"}
+
+    def version(name):
+        if name not in present:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real_version(name)
+
+    def import_only_present(name, *rest):
+        if name.split(".")[0] in {"cupy", "torch", "scipy"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "distributions", list)
+    monkeypatch.setattr(builtins, "__import__", import_only_present)
+    printed = run_info(capsys)
+    assert re.search(r"^  torch +not installed$", printed, re.MULTILINE)
+    assert re.search(r"^  cupy +not installed$", printed, re.MULTILINE)
+    assert "pip install 'semiconv-cupy[demo]'" in printed
+    assert "pip install 'semiconv-cupy[torch]'" in printed
+
+
+def test_info_without_a_compiler_names_the_remedy():
+    done = subprocess.run(
+        [sys.executable, "-m", "semiconv_cupy", "info"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={"PATH": "/nonexistent", "HOME": "/nonexistent"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  compiler +none$", done.stdout, re.MULTILINE)
+    assert "no C++ compiler found" in done.stdout
+
+
+def test_info_with_a_broken_cupy(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise OSError('libcublas.so.12: cannot open it')\n")
+    (tmp_path / "cupy_cuda12x-99.dist-info").mkdir()
+    (tmp_path / "cupy_cuda12x-99.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: cupy-cuda12x\nVersion: 99\n"
+    )
+    program = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "from semiconv_cupy.__main__ import main; main(['info'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be imported: OSError: libcublas.so.12" in done.stdout
+    assert "--force-reinstall" in done.stdout

@@ -1,0 +1,67 @@
+"""Importing the core is cheap and touches neither CuPy, torch nor CUDA."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PROBE = """
+import json, sys, time
+import numpy, sympy
+before = set(sys.modules)
+start = time.perf_counter()
+import {module}
+seconds = time.perf_counter() - start
+try:
+    mapped = open("/proc/self/maps").read()
+except OSError:
+    mapped = ""
+print(json.dumps({{
+    "seconds": seconds,
+    "packages": sorted({{name.split(".")[0] for name in set(sys.modules) - before}}),
+    "cuda": [name for name in ("libcuda.", "libcudart", "libnvrtc") if name in mapped],
+}}))
+"""
+
+
+def import_in_a_fresh_process(module):
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(module=module)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "semiconv_cupy",
+        "semiconv_cupy.demo",
+        "semiconv_cupy.info",
+        "semiconv_cupy.ndimage",
+        "semiconv_cupy.structuring",
+        "kernels_cu",
+    ],
+)
+def test_import_brings_no_optional_package_and_no_cuda(module):
+    found = import_in_a_fresh_process(module)
+    optional = {"cupy", "cupyx", "torch", "scipy", "skimage", "PIL", "matplotlib"}
+    assert not optional.intersection(found["packages"])
+    assert found["cuda"] == []
+
+
+def test_import_takes_less_than_half_a_second_beyond_numpy_and_sympy():
+    # The best of three: a busy machine must not fail what an idle one shows.
+    assert min(import_in_a_fresh_process("semiconv_cupy")["seconds"] for _ in range(3)) < 0.5
+
+
+def test_the_probe_sees_an_optional_package():
+    pytest.importorskip("scipy")
+    assert "scipy" in import_in_a_fresh_process("scipy")["packages"]
