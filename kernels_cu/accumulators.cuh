@@ -1,0 +1,306 @@
+// How the terms of one window become one value: a class per kind of addition.
+//
+// Every class has
+//   two_pass                 whether terms are seen twice: observe() all of a block, then add() them
+//   start()                  the empty window: the semifield's zero
+//   observe(val)             first pass, two_pass only
+//   settle()                 between the passes of a block: rescale what is there to the new extreme
+//   add(val, index)          one term; index counts the taps in the kernel's memory order
+//   fold()                   after at most `block` terms: move the block's sum into the total
+//   result()                 the window's value, before rounding to Storage
+//   residuals, residual(i)   what the derivative needs besides the terms, in V (not for Provenance)
+//   Weight(residual...)      d result / d term, as weight(val)
+// A schedule may cut a window into blocks as it likes; values differ by rounding only, and not at
+// all for selections. V is a scalar (GPU) or a SIMD vector (host).
+#pragma once
+#include "semifield.cuh"
+
+namespace semiconv {
+
+constexpr int block = 16;  // terms that are added plainly before a compensated addition
+
+// A compensated total (Knuth's TwoSum; Ogita, Rump, Oishi 2005) of plainly summed blocks: the
+// error stays that of one block, however large the window.
+template <class V> struct BlockedSum {
+  V partial, total, correction;
+  SEMICONV_FN void start() { partial = total = correction = constant<V>(0); }
+  SEMICONV_FN void add(V val) { partial = partial + val; }
+  SEMICONV_FN void fold() {
+    const V sum = total + partial;
+    const V shadow = sum - total;
+    const V error = (total - (sum - shadow)) + (partial - shadow);
+    // An infinite sum has no error term (inf - inf would make it NaN).
+    correction = correction + where(absolute(sum) < infinity<V>(), error, constant<V>(0));
+    total = sum;
+    partial = constant<V>(0);
+  }
+  SEMICONV_FN void scale(V factor) {
+    total = total * factor;
+    correction = correction * factor;
+  }
+  SEMICONV_FN V result() const { return total + correction; }
+};
+
+
+#if defined(SEMICONV_SELECT)
+
+// One of the terms: the first in the kernel's memory order that no other beats.
+template <class V> struct Selection {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 0;
+  V best;
+  SEMICONV_FN void start() { best = semifield_zero<V>(); }
+  template <class I> SEMICONV_FN void add(V val, I) { best = select(best, val); }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return best; }
+};
+
+// The same, and which one: the index of the winning tap, `nobody` where all are zero or NaN.
+template <class V, class I> struct Provenance {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 0;
+  V best;
+  I winner;
+  SEMICONV_FN void start() {
+    best = semifield_zero<V>();
+    winner = constant_index(-1);
+  }
+  static SEMICONV_FN I constant_index(int value) { return I{} + value; }
+  SEMICONV_FN void add(V val, I index) {
+    const auto better = selects_right(best, val);
+    winner = where(better, index, winner);
+#if defined(SEMICONV_SELECT_GREATER) || defined(SEMICONV_SELECT_LESS)
+    best = select(best, val);
+#else
+    best = where(better, val, best);
+#endif
+  }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return best; }
+};
+
+// The same, and how many terms are equal to it, so that they can share the gradient.
+template <class V> struct SharedSelection {
+  static constexpr bool two_pass = true;
+  static constexpr int residuals = 2;
+  V best, settled, count;
+  SEMICONV_FN void start() {
+    best = settled = semifield_zero<V>();
+    count = constant<V>(0);
+  }
+  SEMICONV_FN void observe(V val) { best = select(best, val); }
+  SEMICONV_FN void settle() {
+    count = where(best == settled, count, constant<V>(0));
+    settled = best;
+  }
+  template <class I> SEMICONV_FN void add(V val, I) {
+    const V one = constant<V>(1), none = constant<V>(0);
+    count = count + where(val == best, where(best == semifield_zero<V>(), none, one), none);
+  }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return best; }
+  SEMICONV_FN V residual(int i) const { return i == 0 ? best : count; }
+  struct Weight {
+    V best, share;
+    SEMICONV_FN Weight(V best_, V count)
+        : best(best_), share(where(count > constant<V>(0), constant<V>(1) / count, constant<V>(0))) {}
+    SEMICONV_FN V operator()(V val) const { return where(val == best, share, constant<V>(0)); }
+  };
+};
+
+#elif defined(SEMICONV_LOG)
+
+// ln(sum e^(mu val)) / mu, the exponentials relative to the window's own extreme term: no overflow,
+// and weights that sum to 1 at any magnitude.
+template <class V> struct LogSum {
+  static constexpr bool two_pass = true;
+  static constexpr int residuals = 2;
+  static constexpr bool upwards = SEMICONV_PARAMETER > 0;
+  V extreme, shift;
+  BlockedSum<V> sum;
+  static SEMICONV_FN V mu() { return constant<V>(SEMICONV_PARAMETER); }
+  static SEMICONV_FN V finite(V a) {  // windows of zeros only, or with an infinity: no shift
+    return where(absolute(a) < infinity<V>(), a, constant<V>(0));
+  }
+  SEMICONV_FN void start() {
+    extreme = semifield_zero<V>();
+    shift = constant<V>(0);
+    sum.start();
+  }
+  SEMICONV_FN void observe(V val) {
+    extreme = upwards ? select_greater(extreme, val) : select_less(extreme, val);
+  }
+  SEMICONV_FN void settle() {
+    const V settled = finite(extreme);
+    // A total of 0 (nothing yet) stays 0; e^(mu (shift - settled)) <= 1 otherwise.
+    const V exponent = mu() * (shift - settled);
+    const V factor = exp_of_nonpositive(minimum(exponent, constant<V>(0)));
+    sum.scale(factor);
+    shift = settled;
+  }
+  template <class I> SEMICONV_FN void add(V val, I) {
+    // An infinite term would leave the range of exp_of_nonpositive; result() gives it back.
+    sum.add(exp_of_nonpositive(select_less(mu() * (val - shift), constant<V>(0))));
+  }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN V result() const {
+    const V total = sum.result();
+    // +-inf among the terms: it is the result (e^inf has no place in exp_of_nonpositive).
+    const V infinite = upwards ? infinity<V>() : negative_infinity<V>();
+    const V value = shift + log(total) / mu();
+    return where(extreme == infinite, where(total == total, infinite, total), value);
+  }
+  SEMICONV_FN V residual(int i) const { return i == 0 ? shift : sum.result(); }
+  struct Weight {
+    V shift, scale;
+    SEMICONV_FN Weight(V shift_, V total)
+        : shift(shift_),
+          scale(where(total > constant<V>(0), constant<V>(1) / total, constant<V>(0))) {}
+    SEMICONV_FN V operator()(V val) const {
+      return exp_of_nonpositive(mu() * (val - shift)) * scale;
+    }
+  };
+};
+
+#elif defined(SEMICONV_ROOT)
+
+// (sum val^p)^(1/p) of val >= 0, the powers relative to the window's own extreme term. A negative
+// term is outside the semifield's set and gives NaN.
+template <class V> struct PowerSum {
+  static constexpr bool two_pass = true;
+  static constexpr int residuals = 2;
+  static constexpr double p = SEMICONV_PARAMETER;
+  static constexpr bool upwards = p > 0;
+  V extreme, lowest, scale, inverse;
+  BlockedSum<V> sum;
+  // r^p and r^(p-1): products where the exponent is a small whole number.
+  template <int MINUS> static SEMICONV_FN V power_of(V r) {
+    constexpr double exponent = p - MINUS;
+    constexpr int whole = exponent > -17 && exponent < 17 ? (int)exponent : 0;
+    if constexpr (whole == exponent && whole >= 0) return power<whole>(r);
+    else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
+    else return exp(constant<V>(exponent) * log(r));
+  }
+  // total^(1/p): the whole part of the exponent by products, since log's error is multiplied by it.
+  static SEMICONV_FN V root_of(V total) {
+    constexpr int whole = p > 0 && 1 / p < 17 ? (int)(1 / p) : 0;
+    constexpr double rest = 1 / p - whole;
+    if constexpr (rest == 0) return power<whole>(total);
+    else return power<whole>(total) * exp(log(total) * constant<V>(rest));
+  }
+  static SEMICONV_FN V scale_of(V extreme) {
+    const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal);
+    const V one = constant<V>(1);
+    return where(extreme < infinity<V>(), maximum(extreme, smallest), one);
+  }
+  SEMICONV_FN void start() {
+    extreme = upwards ? constant<V>(0) : infinity<V>();
+    lowest = infinity<V>();
+    scale = inverse = constant<V>(1);
+    sum.start();
+  }
+  SEMICONV_FN void observe(V val) {
+    extreme = upwards ? select_greater(extreme, val) : select_less(extreme, val);
+    if (upwards) lowest = select_less(lowest, val);
+  }
+  SEMICONV_FN void settle() {
+    const V settled = scale_of(extreme);
+    const V ratio = scale / settled;  // <= 1 to a positive power, >= 1 to a negative one
+    const V total = sum.total;
+    const V factor = power_of<0>(ratio);
+    sum.scale(where(total == constant<V>(0), constant<V>(1), factor));
+    scale = settled;
+    inverse = constant<V>(1) / settled;
+  }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(power_of<0>(val * inverse)); }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN V result() const {
+    const V total = sum.result();
+    const V value = scale * root_of(total);
+    const V negative = upwards ? lowest : extreme;
+    const V zero = constant<V>(0);
+    return where(negative < zero, zero / zero, value);
+  }
+  SEMICONV_FN V residual(int i) const { return i == 0 ? scale : sum.result(); }
+  struct Weight {
+    V inverse, factor;
+    SEMICONV_FN Weight(V scale, V total) : inverse(constant<V>(1) / scale) {
+      const V none = constant<V>(0);
+      const V power = exp(log(total) * constant<V>(1 / p - 1));
+      factor = where(total > none, power, p == 1 ? constant<V>(1) : none);
+    }
+    SEMICONV_FN V operator()(V val) const {
+      const V weight = power_of<1>(val * inverse) * factor;
+      return where(factor == constant<V>(0), constant<V>(0), weight);
+    }
+  };
+};
+
+#elif defined(SEMICONV_SUM)
+
+// Ordinary addition, then post_sum.
+template <class V> struct Summation {
+  static constexpr bool two_pass = false;
+#if defined(SEMICONV_POST_SUM)
+  static constexpr int residuals = 1;
+#else
+  static constexpr int residuals = 0;
+#endif
+  BlockedSum<V> sum;
+  SEMICONV_FN void start() { sum.start(); }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN V result() const { return post_sum(sum.result()); }
+  SEMICONV_FN V residual(int) const { return sum.result(); }
+  struct Weight {
+    V slope;
+    SEMICONV_FN Weight() : slope(constant<V>(1)) {}
+    SEMICONV_FN Weight(V acc) : slope(d_post_d_acc(acc)) {}
+    SEMICONV_FN V operator()(V) const { return slope; }
+  };
+};
+
+#else
+
+// An addition of the user's own, folded from the left as written, then post_sum.
+template <class V> struct Folding {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 1;
+  V acc;
+  SEMICONV_FN void start() { acc = semifield_zero<V>(); }
+  template <class I> SEMICONV_FN void add(V val, I) { acc = semiconv::add(acc, val); }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return post_sum(acc); }
+  SEMICONV_FN V residual(int) const { return acc; }
+#if defined(SEMICONV_SUBTRACT)
+  struct Weight {
+    V acc, slope;
+    SEMICONV_FN Weight(V acc_) : acc(acc_), slope(d_post_d_acc(acc_)) {}
+    SEMICONV_FN V operator()(V val) const {
+      return d_add_d_right(subtract(acc, val), val) * slope;
+    }
+  };
+#endif
+};
+
+#endif
+
+// The accumulator that gives values, and the one whose residuals the derivative needs.
+#if defined(SEMICONV_SELECT)
+template <class V> using Accumulator = Selection<V>;
+template <class V> using Differentiable = SharedSelection<V>;
+#elif defined(SEMICONV_LOG)
+template <class V> using Accumulator = LogSum<V>;
+template <class V> using Differentiable = LogSum<V>;
+#elif defined(SEMICONV_ROOT)
+template <class V> using Accumulator = PowerSum<V>;
+template <class V> using Differentiable = PowerSum<V>;
+#elif defined(SEMICONV_SUM)
+template <class V> using Accumulator = Summation<V>;
+template <class V> using Differentiable = Summation<V>;
+#else
+template <class V> using Accumulator = Folding<V>;
+template <class V> using Differentiable = Folding<V>;
+#endif
+
+}  // namespace semiconv

@@ -1,0 +1,14 @@
+// Exports semiconv_forward: values only; called through ctypes by backends/host.py.
+//
+// One shared object serves one semifield and one storage type, any shape.
+#include "forward.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+SEMICONV_EXPORT int semiconv_forward(const Geometry* g, const Storage* img, const Storage* krn,
+                                     Storage* out, int absorbing, int threads) {
+  const Results results{out, nullptr, 0, 0};
+  constexpr int strips = Accumulator<Vector>::two_pass ? 2 : 8;
+  return forward<Accumulator<Vector>, strips>(*g, img, krn, results, absorbing, threads);
+}

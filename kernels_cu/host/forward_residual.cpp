@@ -1,0 +1,22 @@
+// Exports semiconv_forward_residual: values, and what the derivative needs; called through ctypes by backends/host.py.
+//
+// One shared object serves one semifield and one storage type, any shape.
+#include "forward.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+// residual: see semiconv_cupy/residual.py; itemsize of a provenance index, plane: elements between
+// the arrays of the others.
+SEMICONV_EXPORT int semiconv_forward_residual(const Geometry* g, const Storage* img,
+                                              const Storage* krn, Storage* out, void* residual,
+                                              int64 itemsize, int64 plane, int absorbing,
+                                              int threads) {
+  const Results results{out, residual, itemsize, plane};
+#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+  return forward<Provenance<Vector, Mask>, 4>(*g, img, krn, results, absorbing, threads);
+#else
+  constexpr int strips = Differentiable<Vector>::two_pass ? 2 : 4;
+  return forward<Differentiable<Vector>, strips>(*g, img, krn, results, absorbing, threads);
+#endif
+}

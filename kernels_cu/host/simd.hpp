@@ -1,0 +1,246 @@
+// SIMD vectors (GCC/Clang vector extensions) with the functions of portable.cuh.
+//
+// Includes portable.cuh. Defines Vector (one hardware register of Real), Lanes, Mask, loads and
+// stores of any alignment, and exp/log whose errors stay below 2 ulp; the rarer functions go lane
+// by lane through the C library.
+#pragma once
+#include "portable.cuh"
+
+namespace semiconv {
+
+#if defined(__AVX512F__)
+constexpr int register_bytes = 64;
+#elif defined(__AVX__)
+constexpr int register_bytes = 32;
+#else
+constexpr int register_bytes = 16;
+#endif
+
+template <class T> struct VectorOf {
+  typedef T type __attribute__((vector_size(register_bytes)));
+};
+template <class T> struct SignedOf;
+template <> struct SignedOf<float> { using type = int32_t; };
+template <> struct SignedOf<double> { using type = int64; };
+template <> struct SignedOf<int8> { using type = int8; };
+template <> struct SignedOf<uint8> { using type = int8; };
+template <> struct SignedOf<int16> { using type = int16; };
+template <> struct SignedOf<uint16> { using type = int16; };
+template <> struct SignedOf<int32> { using type = int32; };
+template <> struct SignedOf<uint32> { using type = int32; };
+template <> struct SignedOf<int64> { using type = int64; };
+template <> struct SignedOf<uint64> { using type = int64; };
+
+using Vector = VectorOf<Real>::type;
+// Mask lanes are 0 or -1, as wide as Real's; Index counts taps in lanes of the same width.
+using MaskLane = SignedOf<Real>::type;
+using Mask = VectorOf<MaskLane>::type;
+constexpr int lanes = register_bytes / (int)sizeof(Real);
+
+template <> struct ScalarOf<Vector> { using type = Real; };
+
+template <class A, class B> struct SameType { static constexpr bool value = false; };
+template <class A> struct SameType<A, A> { static constexpr bool value = true; };
+template <class V> struct VectorElement { using type = Real; };
+template <> struct VectorElement<Mask> { using type = MaskLane; };
+
+template <class V, class S> inline __attribute__((always_inline)) V load_vector(const S* from) {
+  V vector;
+  __builtin_memcpy(&vector, from, sizeof(V));
+  return vector;
+}
+template <class V, class S> inline __attribute__((always_inline)) void store_vector(S* to, V vector) {
+  __builtin_memcpy(to, &vector, sizeof(V));
+}
+
+template <> struct Constant<Vector> {
+  static SEMICONV_FN Vector of(double value) { return (Real)value - Vector{}; }
+  static SEMICONV_FN Vector of_integer(int64 value) { return (Real)value - Vector{}; }
+};
+template <> SEMICONV_FN Vector infinity<Vector>() { return Extreme<Real>::highest() - Vector{}; }
+template <> SEMICONV_FN Vector negative_infinity<Vector>() { return Extreme<Real>::lowest() - Vector{}; }
+SEMICONV_FN Vector broadcast(Real value) { return value - Vector{}; }  // 0 + value would add
+
+SEMICONV_FN Mask logical_not(Mask mask) { return ~mask; }
+
+#if defined(__AVX__) && !defined(__AVX512F__)
+// maxps and minps are exactly "right if strictly better, else left"; GCC does not see it.
+template <> SEMICONV_FN VectorOf<float>::type select_greater(VectorOf<float>::type left,
+                                                             VectorOf<float>::type right) {
+  return __builtin_ia32_maxps256(right, left);
+}
+template <> SEMICONV_FN VectorOf<float>::type select_less(VectorOf<float>::type left,
+                                                          VectorOf<float>::type right) {
+  return __builtin_ia32_minps256(right, left);
+}
+template <> SEMICONV_FN VectorOf<double>::type select_greater(VectorOf<double>::type left,
+                                                              VectorOf<double>::type right) {
+  return __builtin_ia32_maxpd256(right, left);
+}
+template <> SEMICONV_FN VectorOf<double>::type select_less(VectorOf<double>::type left,
+                                                           VectorOf<double>::type right) {
+  return __builtin_ia32_minpd256(right, left);
+}
+#endif
+
+#define SEMICONV_LANEWISE(name)                            \
+  template <class V> inline V name(V a) {                  \
+    for (int i = 0; i < lanes; ++i) a[i] = name(a[i]);     \
+    return a;                                              \
+  }
+#define SEMICONV_LANEWISE_PAIR(name)                              \
+  template <class V> inline V name(V a, V b) {                    \
+    for (int i = 0; i < lanes; ++i) a[i] = name(a[i], b[i]);      \
+    return a;                                                     \
+  }
+SEMICONV_LANEWISE(expm1)
+SEMICONV_LANEWISE(log1p)
+SEMICONV_LANEWISE(sqrt)
+SEMICONV_LANEWISE(sin)
+SEMICONV_LANEWISE(cos)
+SEMICONV_LANEWISE(tan)
+SEMICONV_LANEWISE(asin)
+SEMICONV_LANEWISE(acos)
+SEMICONV_LANEWISE(atan)
+SEMICONV_LANEWISE(sinh)
+SEMICONV_LANEWISE(cosh)
+SEMICONV_LANEWISE(tanh)
+SEMICONV_LANEWISE(asinh)
+SEMICONV_LANEWISE(acosh)
+SEMICONV_LANEWISE(atanh)
+SEMICONV_LANEWISE(erf)
+SEMICONV_LANEWISE(erfc)
+SEMICONV_LANEWISE(tgamma)
+SEMICONV_LANEWISE(lgamma)
+SEMICONV_LANEWISE(floor)
+SEMICONV_LANEWISE(ceil)
+SEMICONV_LANEWISE_PAIR(pow)
+SEMICONV_LANEWISE_PAIR(atan2)
+#undef SEMICONV_LANEWISE
+#undef SEMICONV_LANEWISE_PAIR
+
+// ---- integers: the same rules as the scalars, lane by lane in registers ------------------------
+
+template <class V, class F> inline V each_lane(V a, V b, F function) {
+  for (int i = 0; i < lanes; ++i) a[i] = function((Real)a[i], (Real)b[i]);
+  return a;
+}
+#if defined(SEMICONV_INTEGER)
+using UnsignedVector = VectorOf<Limits<Real>::Unsigned>::type;
+SEMICONV_FN Vector saturating_add(Vector a, Vector b) {
+  const Vector sum = (Vector)((UnsignedVector)a + (UnsignedVector)b);
+  if (Limits<Real>::lowest == 0) return sum < a ? infinity<Vector>() : sum;
+  const Mask overflow = (Mask)((a ^ sum) & (b ^ sum)) < 0;
+  return overflow ? (a < 0 ? negative_infinity<Vector>() : infinity<Vector>()) : sum;
+}
+SEMICONV_FN Vector saturating_subtract(Vector a, Vector b) {
+  const Vector difference = (Vector)((UnsignedVector)a - (UnsignedVector)b);
+  if (Limits<Real>::lowest == 0) return a < b ? Vector{} : difference;
+  const Mask overflow = (Mask)((a ^ b) & (a ^ difference)) < 0;
+  return overflow ? (a < 0 ? negative_infinity<Vector>() : infinity<Vector>()) : difference;
+}
+SEMICONV_FN Vector saturating_multiply(Vector a, Vector b) {
+  return each_lane(a, b, [](Real x, Real y) { return saturating_multiply(x, y); });
+}
+#else
+
+// ---- exp and log ------------------------------------------------------------------------------
+
+template <class T> struct ExpLog;
+template <> struct ExpLog<float> {
+  static constexpr float log2_e = 1.44269504f;
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float lowest = -87.3365448f, highest = 88.7228391f, underflow = -104.0f;
+  static constexpr int mantissa_bits = 23, bias = 127;
+  static constexpr int exp_terms = 7;   // degree of the Taylor polynomial of e^r, |r| <= ln(2)/2
+  static constexpr int log_terms = 5;   // odd powers of s in 2 artanh(s), |s| <= 0.172
+};
+template <> struct ExpLog<double> {
+  static constexpr double log2_e = 1.4426950408889634;
+  static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
+  static constexpr double shifter = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double lowest = -708.39641853226408, highest = 709.78271289338397,
+                          underflow = -746.0;
+  static constexpr int mantissa_bits = 52, bias = 1023;
+  static constexpr int exp_terms = 13;
+  static constexpr int log_terms = 11;
+};
+
+// e^r on the reduced range by Horner's rule; the integer part n of a/ln2 as bits of `shifted`.
+SEMICONV_FN Vector exp_reduced(Vector a, Vector& shifted) {
+  using C = ExpLog<Real>;
+  shifted = a * C::log2_e + C::shifter;
+  const Vector n = shifted - C::shifter;
+  const Vector r = (a - n * C::ln2_high) - n * C::ln2_low;
+  if constexpr (sizeof(Real) == 4) {
+    // Minimax coefficients (Cephes, S. Moshier): error below 1 ulp on |r| <= ln(2)/2.
+    Vector p = broadcast(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return p * (r * r) + r + (Real)1;
+  } else {
+    Real factorial = 1;
+    for (int k = 2; k <= C::exp_terms; ++k) factorial *= k;
+    Vector p = broadcast(1 / factorial);
+#pragma GCC unroll 16
+    for (int k = C::exp_terms; k > 1; --k) {
+      factorial /= k;
+      p = p * r + 1 / factorial;
+    }
+    return p * r + (Real)1;
+  }
+}
+SEMICONV_FN Vector two_to_the(Mask n) {
+  return (Vector)((n + ExpLog<Real>::bias) << ExpLog<Real>::mantissa_bits);
+}
+SEMICONV_FN Mask shifted_integer(Vector shifted) {
+  return (Mask)shifted - (Mask)broadcast(ExpLog<Real>::shifter);
+}
+
+SEMICONV_FN Vector exp_of_nonpositive(Vector a) {
+  using C = ExpLog<Real>;
+  Vector shifted;
+  const Mask underflows = a < C::lowest;
+  const Vector reduced = exp_reduced(a, shifted);
+  const Vector value = reduced * two_to_the(shifted_integer(shifted));
+  return underflows ? Vector{} : value;  // NaN compares false and stays
+}
+inline Vector exp(Vector a) {
+  using C = ExpLog<Real>;
+  const Vector within = a < C::underflow ? broadcast(C::underflow)
+                                         : (a > C::highest ? broadcast(C::highest) : a);
+  Vector shifted;
+  const Vector reduced = exp_reduced(within, shifted);
+  const Mask n = shifted_integer(shifted), half = n >> 1;
+  const Vector value = reduced * two_to_the(half) * two_to_the(n - half);
+  return a > C::highest ? infinity<Vector>() : (a < C::underflow ? Vector{} : value);
+}
+// log: m 2^e with m in [sqrt(1/2), sqrt(2)), then 2 artanh((m - 1)/(m + 1)) as its odd series.
+inline Vector log(Vector a) {
+  using C = ExpLog<Real>;
+  const Vector zero{};
+  const Mask tiny = a < Limits<Real>::smallest_normal;
+  const Vector scaled = tiny ? a * (Real)(1ll << C::mantissa_bits) : a;
+  const Mask root_half_bits = (Mask)broadcast((Real)0.70710678118654752);
+  const Mask e = ((Mask)scaled - root_half_bits) >> C::mantissa_bits;
+  const Vector m = (Vector)((Mask)scaled - (e << C::mantissa_bits));
+  const Vector exponent = __builtin_convertvector(e + (tiny & -C::mantissa_bits), Vector);
+  const Vector f = m - (Real)1;
+  const Vector s = f / (m + (Real)1);
+  const Vector z = s * s;
+  Vector p = broadcast((Real)2 / (2 * C::log_terms + 1));
+#pragma GCC unroll 16
+  for (int k = C::log_terms - 1; k > 0; --k) p = p * z + (Real)2 / (2 * k + 1);
+  // 2s = f - s f keeps the leading term exact.
+  const Vector log_m = f - s * (f - z * p);
+  const Vector value = exponent * C::ln2_high + (log_m + exponent * C::ln2_low);
+  const Vector special = a == zero ? negative_infinity<Vector>() : zero / zero;
+  return a > zero ? (a < infinity<Vector>() ? value : a) : (a != a ? a : special);
+}
+#endif  // SEMICONV_INTEGER
+
+}  // namespace semiconv

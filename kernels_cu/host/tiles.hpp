@@ -1,0 +1,237 @@
+// The host schedule's memory: a tile of outputs, and the padded scratch copy of what it sees.
+//
+// A tile of one (batch, group) is served from a scratch that holds, for every input channel, the
+// image positions of its windows: converted to Real, outside positions filled with the semifield's
+// zero, the last axis split into `stride` phases so that neighbouring outputs read neighbouring
+// elements. A tap is then one offset into the scratch, the same for every output of the tile.
+#pragma once
+#include "simd.hpp"
+#include "geometry.cuh"
+#include "semifield.cuh"
+
+#include <stdlib.h>
+
+namespace semiconv {
+
+inline int64 ceil_div(int64 a, int64 b) { return (a + b - 1) / b; }
+inline int64 lowest_of(int64 a, int64 b) { return a < b ? a : b; }
+inline int64 highest_of(int64 a, int64 b) { return a > b ? a : b; }
+
+// Scratch of one thread, kept between calls so that small calls allocate nothing.
+class Workspace {
+  void* memory = nullptr;
+  size_t size = 0;
+
+ public:
+  ~Workspace() { free(memory); }
+  // nullptr where the machine has no such memory.
+  void* reserve(size_t bytes) {
+    if (bytes > size) {
+      free(memory);
+      size = 0;
+      bytes = (bytes + 4095) / 4096 * 4096;
+      memory = aligned_alloc(64, bytes);
+      if (memory) size = bytes;
+    }
+    return memory;
+  }
+  void release_beyond(size_t bytes) {
+    if (size <= bytes) return;
+    free(memory);
+    memory = nullptr;
+    size = 0;
+  }
+};
+constexpr size_t kept_bytes = size_t(8) << 20;
+
+// An array that frees itself; data is nullptr where the machine has no such memory.
+template <class T> struct Buffer {
+  T* data = nullptr;
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { free(data); }
+  bool allocate(int64 count) {
+    data = (T*)malloc((size_t)count * sizeof(T) + 1);
+    return data != nullptr;
+  }
+};
+
+// What a pass over the outputs reads: sizes of a full tile and of the scratch behind it.
+struct Tiling {
+  int64 tile[max_rank], count[max_rank], tiles;  // outputs per tile; tiles per axis, in all
+  int64 extent[max_rank];                        // scratch rows per outer axis
+  int64 pitch[max_rank];                         // elements per step on each axis of the scratch
+  int64 phases, phase_length, channel_size;
+
+  static constexpr int64 budget = 192 * 1024;  // bytes of scratch: well inside a core's L2
+
+  Tiling(const Geometry& g, int threads) {
+    const int last = (int)g.rank - 1;
+    for (int a = 0; a < g.rank; ++a) tile[a] = g.out_size[a];
+    measure(g);
+    while (channel_size * g.in_channels * (int64)sizeof(Real) > budget && halve(last, true)) measure(g);
+    while (g.batch * g.groups * tiles < 4 * threads && threads > 1 && halve(last, false)) measure(g);
+  }
+
+ private:
+  // Halve the longest axis; the last one only down to `least` outputs.
+  bool halve(int last, bool cut_rows) {
+    const int64 least = 8 * lanes;
+    int longest = -1;
+    for (int a = 0; a < last; ++a)
+      if (tile[a] > 1 && (longest < 0 || tile[a] > tile[longest])) longest = a;
+    const bool row = (cut_rows || last == 0) && tile[last] >= 2 * least &&
+                     (longest < 0 || tile[last] > 16 * tile[longest]);
+    if (row) tile[last] = ceil_div(ceil_div(tile[last], 2), least) * least;
+    else if (longest >= 0) tile[longest] = ceil_div(tile[longest], 2);
+    else return false;
+    return true;
+  }
+  void measure(const Geometry& g) {
+    const int last = (int)g.rank - 1;
+    tiles = 1;
+    for (int a = 0; a < g.rank; ++a) {
+      count[a] = ceil_div(g.out_size[a], tile[a]);
+      tiles *= count[a];
+      extent[a] = (tile[a] - 1) * g.stride[a] + (g.kernel_size[a] - 1) * g.dilation[a] + 1;
+    }
+    phases = g.stride[last];
+    const int64 reach = (g.kernel_size[last] - 1) * g.dilation[last];
+    phase_length = ceil_div(tile[last], lanes) * lanes + reach / phases + 1;
+    pitch[last] = 1;
+    int64 size = phases * phase_length;
+    for (int a = last - 1; a >= 0; --a) {
+      pitch[a] = size;
+      size *= extent[a];
+    }
+    channel_size = size + lanes;
+  }
+};
+
+// Offsets of the taps of one channel in the kernel's memory order.
+inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {};
+  const int64 window = g.window_size();
+  for (int64 n = 0; n < window; ++n) {
+    int64 offset = 0;
+    for (int a = 0; a < last; ++a) offset += g.dilation[a] * g.step(a, index[a]) * t.pitch[a];
+    const int64 along = g.dilation[last] * g.step(last, index[last]);
+    offsets[n] = offset + along % t.phases * t.phase_length + along / t.phases;
+    for (int a = last; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
+  }
+}
+
+// An image that is -1 everywhere (read with strides 0): filling with it gives the mask of the inside.
+struct Everywhere {};
+SEMICONV_FN int load(Everywhere) { return -1; }
+
+// One row of the scratch: `first` is the image position of its element 0 (may be outside).
+template <class S, class T>
+inline void fill_row(T* row, const S* src, int64 first, int64 size, int64 src_stride, int64 phases,
+                     int64 length, T outside) {
+  for (int64 phase = 0; phase < phases; ++phase, row += length, ++first) {
+    const int64 begin = lowest_of(length, first >= 0 ? 0 : ceil_div(-first, phases));
+    const int64 end = highest_of(begin, first >= size ? 0 : lowest_of(length, ceil_div(size - first, phases)));
+    for (int64 q = 0; q < begin; ++q) row[q] = outside;
+    const S* from = src + (first + begin * phases) * src_stride;
+    const int64 step = phases * src_stride;
+    if (step == 1) {
+      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
+    } else if (step == 2) {
+      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
+    } else {
+      for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
+    }
+    for (int64 q = end; q < length; ++q) row[q] = outside;
+  }
+}
+
+// Fill one channel's scratch with the part of `image` that the tile at output position `origin`
+// sees; image is the channel's first element, strides are in elements, one per spatial axis.
+template <class S, class T>
+inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin, const S* image,
+                         const int64* strides, T* scratch, T outside) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= t.extent[a];
+  const int64 row_length = t.phases * t.phase_length;
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
+  for (int64 r = 0; r < rows; ++r, scratch += row_length) {
+    int64 offset = 0;
+    bool inside = true;
+    for (int a = 0; a < last; ++a) {
+      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+      inside = inside && position >= 0 && position < g.image_size[a];
+      offset += position * strides[a];
+    }
+    if (inside)
+      fill_row(scratch, image + offset, first, g.image_size[last], strides[last], t.phases,
+               t.phase_length, outside);
+    else
+      for (int64 q = 0; q < row_length; ++q) scratch[q] = outside;
+    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
+  }
+  for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
+}
+
+// Whether every position that the tile's windows touch lies in the image.
+inline bool inside_image(const Geometry& g, const int64* origin, const int64* size) {
+  for (int a = 0; a < g.rank; ++a) {
+    const int64 first = origin[a] * g.stride[a] - g.pad_begin[a];
+    const int64 reach = (size[a] - 1) * g.stride[a] + (g.kernel_size[a] - 1) * g.dilation[a];
+    if (first < 0 || first + reach >= g.image_size[a]) return false;
+  }
+  return true;
+}
+
+// A vector of outputs: where its windows start in the scratch, where it goes, how many are real.
+struct Strip {
+  int64 from, to;
+  int32 count;
+};
+
+// Cut a tile of `size` outputs at `origin` into strips; returns how many.
+inline int64 strips_of(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
+                       Strip* strips) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1, n = 0;
+  for (int a = 0; a < last; ++a) rows *= size[a];
+  for (int64 r = 0; r < rows; ++r) {
+    int64 from = 0, to = 0;
+    for (int a = 0; a < g.rank; ++a) {
+      to = to * g.out_size[a] + origin[a] + index[a];
+      if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
+    }
+    for (int64 x = 0; x < size[last]; x += lanes)
+      strips[n++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x)};
+    for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
+  }
+  return n;
+}
+
+// The n-th tile: its first output and its size.
+inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* origin, int64* size) {
+  for (int a = (int)g.rank - 1; a >= 0; --a) {
+    origin[a] = n % t.count[a] * t.tile[a];
+    size[a] = lowest_of(t.tile[a], g.out_size[a] - origin[a]);
+    n /= t.count[a];
+  }
+}
+
+// Store the first `count` lanes.
+template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count) {
+  using T = typename VectorElement<V>::type;
+  constexpr int width = sizeof(V) / sizeof(T);
+  if constexpr (SameType<S, T>::value) {
+    if (count == width) {
+      store_vector(to, values);
+      return;
+    }
+  }
+  T buffer[width];
+  store_vector(buffer, values);
+  for (int i = 0; i < count; ++i) to[i] = Store<S>::from(buffer[i]);
+}
+
+}  // namespace semiconv

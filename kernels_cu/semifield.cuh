@@ -1,0 +1,63 @@
+// The semifield's scalar functions, from the launcher's macros (README.md lists them).
+//
+// The macros hold plain expressions in img, krn, left, right, acc, res, val; V is a scalar or a
+// SIMD vector. On the host, include host/simd.hpp first: its functions serve vectors.
+#pragma once
+#include "portable.cuh"
+
+namespace semiconv {
+
+template <class V> SEMICONV_FN V semifield_zero() { return SEMICONV_ZERO; }
+
+template <class V> SEMICONV_FN V times_expression(V img, V krn) { return SEMICONV_TIMES; }
+template <class V> SEMICONV_FN V times(V img, V krn) {
+#if defined(SEMICONV_WIDE_TIMES)  // an integer expression that needs wider numbers than V's lanes
+  if constexpr (sizeof(V) != sizeof(Scalar<V>))
+    return each_lane(img, krn, [](Real a, Real b) { return times_expression(a, b); });
+  else
+#endif
+    return times_expression(img, krn);
+}
+
+#if defined(SEMICONV_D_TIMES_D_IMG)
+template <class V> SEMICONV_FN V d_times_d_img(V img, V krn) { return SEMICONV_D_TIMES_D_IMG; }
+template <class V> SEMICONV_FN V d_times_d_krn(V img, V krn) { return SEMICONV_D_TIMES_D_KRN; }
+#endif
+
+#if defined(SEMICONV_SELECT)
+template <class V> SEMICONV_FN auto selects_right(V left, V right) { return SEMICONV_SELECT; }
+template <class V> SEMICONV_FN V select(V left, V right) {
+#if defined(SEMICONV_SELECT_GREATER)
+  return select_greater(left, right);
+#elif defined(SEMICONV_SELECT_LESS)
+  return select_less(left, right);
+#else
+  return where(selects_right(left, right), right, left);
+#endif
+}
+#endif
+
+#if defined(SEMICONV_ADD)
+template <class V> SEMICONV_FN V add(V left, V right) { return SEMICONV_ADD; }
+#endif
+
+template <class V> SEMICONV_FN V post_sum(V acc) {
+#if defined(SEMICONV_POST_SUM)
+  return SEMICONV_POST_SUM;
+#else
+  return acc;
+#endif
+}
+template <class V> SEMICONV_FN V d_post_d_acc(V acc) {
+#if defined(SEMICONV_D_POST_D_ACC)
+  return SEMICONV_D_POST_D_ACC;
+#else
+  return constant<V>(1);
+#endif
+}
+#if defined(SEMICONV_SUBTRACT)
+template <class V> SEMICONV_FN V subtract(V res, V val) { return SEMICONV_SUBTRACT; }
+template <class V> SEMICONV_FN V d_add_d_right(V acc, V val) { return SEMICONV_D_ADD_D_RIGHT; }
+#endif
+
+}  // namespace semiconv

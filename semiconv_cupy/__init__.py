@@ -1,0 +1,25 @@
+"""Semifield convolutions of NumPy and CuPy arrays: dilation, erosion, log-sum-exp and your own.
+
+``semifield_conv`` is the one operation; ``SelectSemifield``, ``SubtractSemifield`` and
+``BroadcastSemifield`` say what it adds and multiplies with; ``structuring`` makes kernels,
+``ndimage`` offers SciPy's names. Importing this package imports neither torch nor CuPy.
+"""
+
+from semiconv_cupy import structuring
+from semiconv_cupy.conv import semifield_conv
+from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
+from semiconv_cupy.expressions import where
+from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
+
+__version__ = "0.1.0"
+__all__ = [
+    "BackendUnavailableError",
+    "BackendWarning",
+    "BroadcastSemifield",
+    "CompileError",
+    "SelectSemifield",
+    "SubtractSemifield",
+    "semifield_conv",
+    "structuring",
+    "where",
+]

@@ -1,0 +1,58 @@
+"""Where a convolution runs: the host library, CUDA through CuPy, or plain array loops.
+
+Which kind an array is, and what serves it on this machine. Called by ``conv`` and ``info``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.errors import BackendUnavailableError
+
+
+def array_module(**arrays: Any) -> Any:
+    """NumPy or CuPy, whichever all the arrays (given by argument name) belong to.
+
+    Raises
+    ------
+    TypeError
+        For another kind of array, or a mixture.
+    """
+    kinds = {}
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray):
+            kinds[name] = "NumPy"
+        elif cuda.is_cupy(array):
+            kinds[name] = "CuPy"
+        else:
+            hint = ""
+            if type(array).__module__.split(".")[0] == "torch":
+                hint = "; for tensors use torch_bridge.functional.semifield_conv"
+            raise TypeError(
+                f"{name} must be a NumPy or CuPy array, got {type(array).__module__}."
+                f"{type(array).__qualname__}{hint}"
+            )
+    if len(set(kinds.values())) > 1:
+        mixture = ", ".join(f"{name} is a {kind} array" for name, kind in kinds.items())
+        raise TypeError(f"all arrays must be of one library and device: {mixture}")
+    if "CuPy" in kinds.values():
+        return cuda.device().array_module
+    return np
+
+
+def describe() -> dict[str, str]:
+    """Which backend serves "numpy" and "cupy" arrays on this machine, as sentences."""
+    numpy = "host (compiled C++)"
+    if host.compiler() is None:
+        numpy = f"reference (array loops, slow): {host.missing_compiler()}"
+    elif not host.has_openmp():
+        numpy = "host (compiled C++, one thread: the compiler has no OpenMP)"
+    try:
+        cuda.device()
+        cupy = "cuda (NVRTC kernels)"
+    except BackendUnavailableError as error:
+        cupy = f"none: {error}"
+    return {"numpy": numpy, "cupy": cupy}

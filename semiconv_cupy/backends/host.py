@@ -1,0 +1,339 @@
+"""The CPU backend: compiles ``kernels_cu/host`` once per semifield and dtype, calls it by ctypes.
+
+Finds the compiler, keeps the cache of shared objects, fills the geometry struct. Called by ``conv``
+and ``ndimage``; knows NumPy arrays and raw addresses, no other array kind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
+from semiconv_cupy.geometry import Geometry
+
+if TYPE_CHECKING:
+    from semiconv_cupy.source import Semifield
+
+MAX_RANK = 8
+_Axes = ctypes.c_int64 * MAX_RANK
+_Strides = ctypes.c_int64 * (MAX_RANK + 2)
+
+
+class GeometryStruct(ctypes.Structure):
+    """``semiconv::Geometry`` of kernels_cu/geometry.cuh, field by field."""
+
+    _fields_ = (
+        ("rank", ctypes.c_int64),
+        ("mirrored", ctypes.c_int64),
+        ("shares_kernels", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("in_channels", ctypes.c_int64),
+        ("outputs_per_group", ctypes.c_int64),
+        ("kernels", ctypes.c_int64),
+        ("image_size", _Axes),
+        ("kernel_size", _Axes),
+        ("out_size", _Axes),
+        ("stride", _Axes),
+        ("dilation", _Axes),
+        ("pad_begin", _Axes),
+        ("img_strides", _Strides),
+        ("krn_strides", _Strides),
+    )
+
+    @classmethod
+    def of(
+        cls, geometry: Geometry, img_strides: Sequence[int], krn_strides: Sequence[int]
+    ) -> GeometryStruct:
+        """The struct of a plan; strides are in elements."""
+        fields: dict[str, object] = {}
+        for name, kind in cls._fields_:
+            if name in ("img_strides", "krn_strides"):
+                continue
+            value = getattr(geometry, name)
+            fields[name] = kind(*value) if kind is _Axes else int(value)
+        return cls(
+            img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields
+        )
+
+
+# ---- the compiler ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def compiler() -> str | None:
+    """The C++ compiler's command: $CXX, else the first of c++, g++, clang++ on the PATH."""
+    named = os.environ.get("CXX")
+    if named:
+        command = shlex.split(named)
+        return named if command and shutil.which(command[0]) else None
+    for candidate in ("c++", "g++", "clang++"):
+        path = shutil.which(candidate)
+        if path:
+            return path
+    return None
+
+
+def missing_compiler() -> str:
+    """What to tell somebody who has none."""
+    named = os.environ.get("CXX")
+    if named:
+        return f"the C++ compiler named by $CXX was not found: {named!r}; correct or unset CXX"
+    return (
+        "no C++ compiler found (looked for $CXX, c++, g++, clang++); install one, for example "
+        "`apt install g++`, `conda install cxx-compiler` or `xcode-select --install`"
+    )
+
+
+@lru_cache(maxsize=1)
+def _toolchain() -> tuple[tuple[str, ...], str]:
+    """The command with its flags, and what else identifies its output: version and CPU."""
+    found = compiler()
+    if found is None:
+        raise BackendUnavailableError(missing_compiler())
+    command = shlex.split(found)
+    version = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-w", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno"]
+    for optional in ("-march=native", "-mcpu=native", "-fopenmp"):
+        if optional == "-mcpu=native" and "-march=native" in flags:
+            continue
+        if _accepts(command, optional):
+            flags.append(optional)
+    return (*command, *flags), f"{version}\n{platform.machine()}\n{_cpu_features()}"
+
+
+def _accepts(command: list[str], flag: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "probe.cpp")
+        file.write_text("int probe() { return 0; }\n")
+        done = subprocess.run(
+            [*command, flag, "-shared", "-fPIC", "-o", str(Path(folder, "probe.so")), str(file)],
+            capture_output=True,
+            check=False,
+        )
+    return done.returncode == 0
+
+
+def _cpu_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def has_openmp() -> bool:
+    """Whether the compiler builds parallel code here."""
+    return "-fopenmp" in _toolchain()[0]
+
+
+# ---- the cache ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: $SEMICONV_CACHE_DIR, else the user's cache folder.
+
+    A folder that cannot be written, or that somebody else may write, is replaced by a temporary
+    one for this process, with one warning.
+    """
+    named = os.environ.get("SEMICONV_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    folder = Path(named) if named else Path(base, "semiconv_cupy")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            raise PermissionError(f"{folder} belongs to or is writable by somebody else")
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as error:
+        return _temporary_folder(error)
+    return folder
+
+
+def _temporary_folder(reason: OSError) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="semiconv_cupy-"))
+    warnings.warn(
+        f"the cache of compiled kernels cannot be used ({reason}); this process uses {folder}, "
+        "and the next one will compile again. Set SEMICONV_CACHE_DIR to a folder of your own.",
+        BackendWarning,
+        stacklevel=2,
+    )
+    return folder
+
+
+def build(text: str, what: str) -> Path:
+    """The shared object of a C++ text, compiled unless it is in the cache.
+
+    Safe against other processes doing the same: each compiles to a name of its own and renames.
+    """
+    command, identity = _toolchain()
+    key = hashlib.sha256("\0".join((text, *command, identity)).encode()).hexdigest()[:32]
+    library = cache_folder() / f"{key}.so"
+    if library.exists():
+        return library
+    try:
+        return _compile(text, what, command, library)
+    except OSError as error:  # the folder filled up or vanished since it was checked
+        if library.parent.name.startswith("semiconv_cupy-"):
+            raise
+        folder = _temporary_folder(error)
+        return _compile(text, what, command, folder / library.name)
+
+
+def _compile(text: str, what: str, command: tuple[str, ...], library: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
+        file, made = Path(folder, "library.cpp"), Path(folder, "library.so")
+        file.write_text(text)
+        done = subprocess.run(
+            [*command, "-o", str(made), str(file)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            if "No space left" in done.stderr:
+                raise OSError(f"no space left on the device of {library.parent}")
+            raise CompileError(
+                f"{what} does not compile for the CPU\n{' '.join(command)}\n"
+                f"{done.stderr[-4000:]}"
+            )
+        os.replace(made, library)
+    return library
+
+
+# ---- libraries ---------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
+_after_fork = False
+
+
+def _child_runs_alone() -> None:
+    # GNU OpenMP's threads do not survive a fork and a parallel region in the child would hang.
+    global _after_fork
+    _after_fork = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_child_runs_alone)
+
+
+def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
+    """The compiled functions of one semifield on one storage dtype; part as in `_ARGUMENTS`."""
+    key = (semifield, storage, part)
+    found = _libraries.get(key)
+    if found is None:
+        with _lock:
+            found = _libraries.get(key)
+            if found is None:
+                text = source.host_library(semifield, storage, part)
+                found = _libraries[key] = load(text, f"{semifield!r} on {storage}", part)
+    return found
+
+
+_POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+# The exported function of each kernels_cu/host/*.cpp is semiconv_<part>.
+_ARGUMENTS: dict[str, tuple[type, ...]] = {
+    "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
+}
+
+
+def load(text: str, what: str, part: str) -> ctypes.CDLL:
+    """Build a library and declare its function."""
+    loaded = ctypes.CDLL(str(build(text, what)))
+    getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
+    size = loaded.semiconv_geometry_size()
+    if size != ctypes.sizeof(GeometryStruct):
+        raise CompileError(
+            f"geometry.cuh holds {size} bytes, GeometryStruct {ctypes.sizeof(GeometryStruct)}"
+        )
+    return loaded
+
+
+def threads(loaded: ctypes.CDLL) -> int:
+    """How many threads a call may use: OpenMP's default, one in a forked child."""
+    return 1 if _after_fork else loaded.semiconv_threads()
+
+
+def check(status: int, what: str) -> None:
+    """Raise for a status that is not success."""
+    if status:
+        raise MemoryError(f"not enough memory for the scratch of {what}")
+
+
+# ---- calls -------------------------------------------------------------------------------------
+
+
+def _aligned(array: np.ndarray) -> bool:
+    """Whether the array's strides are whole elements and its numbers the machine's own."""
+    return (
+        array.flags.aligned
+        and array.dtype.isnative
+        and not any(stride % array.itemsize for stride in array.strides)
+    )
+
+
+def forward_call(
+    img: np.ndarray, krn: np.ndarray, semifield: Semifield, geometry: Geometry, storage: str
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function for arrays of this shape, dtype and layout: all that can be prepared is."""
+    loaded = library(semifield, storage, "forward")
+    dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
+    shape = geometry.out_shape
+    if 0 in shape:
+        return lambda img, krn: np.empty(shape, dtype)
+    if not (_aligned(img) and _aligned(krn)):
+
+        def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+            img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
+            return forward_call(img, krn, semifield, geometry, storage)(img, krn)
+
+        return convert
+    struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
+    reference = ctypes.byref(struct)
+    run = loaded.semiconv_forward
+    absorbing = int(storage in source.FLOATING and semifield.absorbing)
+    small = geometry.taps * math.prod(shape) < _SMALL
+    empty = np.empty
+
+    def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+        out = empty(shape, dtype)
+        status = run(
+            reference,
+            img.__array_interface__["data"][0],
+            krn.__array_interface__["data"][0],
+            out.__array_interface__["data"][0],
+            absorbing,
+            1 if small else threads(loaded),
+        )
+        if status:
+            check(status, "semifield_conv")
+        return out
+
+    return call
+
+
+_SMALL = 200_000  # terms: below, waking a second thread costs more than it saves
+
+
+def _elements(array: np.ndarray) -> list[int]:
+    return [stride // array.itemsize for stride in array.strides]

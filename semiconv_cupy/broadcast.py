@@ -1,0 +1,57 @@
+"""The convolution of a BroadcastSemifield on NumPy and CuPy arrays: whole windows as one array.
+
+The bridge has the same for tensors, where the framework differentiates it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semiconv_cupy.geometry import Geometry
+
+Array = Any
+_ELEMENTS = 1 << 22  # products held at a time
+
+
+def broadcast_conv(
+    xp: Any, img: Array, krn: Array, semifield: Any, geometry: Geometry
+) -> Array:
+    """Multiply windows by kernels, reduce the window axes; a few outputs' rows at a time."""
+    rank, size = geometry.rank, geometry.kernel_size
+    pads = list(zip(geometry.pad_begin, geometry.pad_end, strict=True))
+    padded = xp.pad(img, [(0, 0), (0, 0), *pads], constant_values=semifield.zero)
+    padded = padded.reshape(geometry.batch, geometry.groups, geometry.in_channels, *padded.shape[2:])
+    spatial = padded.strides[3:]
+    shape = (*padded.shape[:3], *geometry.out_size, *size)
+    strides = (
+        *padded.strides[:3],
+        *(step * s for step, s in zip(geometry.stride, spatial, strict=True)),
+        *(d * s for d, s in zip(geometry.dilation, spatial, strict=True)),
+    )
+    windows = xp.lib.stride_tricks.as_strided(padded, shape, strides)[:, :, None]
+    if geometry.mirrored:
+        krn = krn[(slice(None), slice(None), *(slice(None, None, -1),) * rank)]
+    if geometry.shares_kernels:
+        kernels = krn[None]
+    else:
+        kernels = krn.reshape(geometry.groups, geometry.outputs_per_group, *krn.shape[1:])
+    kernels = kernels.reshape(*kernels.shape[:3], *(1,) * rank, *size)
+
+    out = xp.empty(geometry.out_shape, img.dtype)
+    result = out.reshape(geometry.batch, geometry.groups, -1, *geometry.out_size)
+    row = geometry.taps * geometry.out_channels
+    for extent in geometry.out_size[1:]:
+        row *= extent
+    rows = max(1, _ELEMENTS // row)
+    window_axes = tuple(range(-rank, 0))
+    for b in range(geometry.batch):
+        for first in range(0, geometry.out_size[0], rows):
+            part = slice(first, first + rows)
+            terms = semifield.multiply(windows[b, :, :, :, part], kernels)
+            if semifield.add_reduce_channels is None:
+                value = semifield.add_reduce(terms, (2, *(axis + terms.ndim for axis in window_axes)))
+            else:
+                value = semifield.add_reduce(terms, tuple(a + terms.ndim for a in window_axes))
+                value = semifield.add_reduce_channels(value, 2)
+            result[b, :, :, part] = value
+    return out

@@ -1,0 +1,225 @@
+"""The convolution itself: one public call for arrays, and its parts for the PyTorch bridge.
+
+Checks arrays and dtypes, plans (cached), picks the backend. Shapes are `geometry`'s business,
+semifields are `semifields`', loops are the backends'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import reference, source
+from semiconv_cupy.backends import array_module, cuda, host
+from semiconv_cupy.broadcast import broadcast_conv
+from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
+from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.residual import residual_of
+from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
+
+Array = Any
+Semifield = SelectSemifield | SubtractSemifield
+METHODS = ("auto", "direct", "reference")
+
+
+def semifield_conv(
+    img: Array,
+    krn: Array,
+    semifield: Semifield | BroadcastSemifield | str,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    group_broadcasting: bool = False,
+    kind: Kind = "conv",
+    method: str = "auto",
+) -> Array:
+    r"""Convolve an image with a kernel in a semifield.
+
+    .. math:: out[b, o, x] = \bigoplus_{i, y} img[b, g I + i, s x + d\,step(y) - begin]
+              \otimes krn[k(o), i, y]
+
+    with :math:`step(y) = K - 1 - y` for ``kind="conv"`` and :math:`y` for ``"corr"``. Positions
+    outside the image do not take part; a window that has no position inside gives the semifield's
+    zero. With ``"tropical_max"`` this is grey-scale dilation, the generalised max-pooling.
+
+    Parameters
+    ----------
+    img : array (B, C, \*S)
+        NumPy or CuPy, any strides, one or more spatial axes. float16, bfloat16 (of ml_dtypes),
+        float32 and float64; integers and bool for selections.
+    krn : array (O, I, \*K)
+        Of the same library, device and dtype, as many axes; I = C / groups.
+    semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
+        The addition and the multiplication, or the name of a ready-made pair, such as
+        ``"tropical_max"``, ``"tropical_min_negated"``, ``"linear"``.
+    stride, dilation : int or one int per spatial axis
+        Step between outputs, and between taps, in image elements.
+    padding : int, one int per axis, (begin, end) pairs, "valid" or "same"
+        How far windows reach beyond the image. "valid" is 0; "same" keeps the size at stride 1 (the
+        odd step at the end).
+    groups : int
+        Number of channel groups that do not see each other; C is a multiple of it.
+    group_broadcasting : bool
+        Apply all O kernels to every group (out has O * groups channels) instead of sharing them out.
+    kind : {"conv", "corr"}
+        Whether the kernel is mirrored (a convolution) or not (a correlation).
+    method : {"auto", "direct", "reference"}
+        "auto" picks the fastest that is right here. "direct" insists on the compiled kernels,
+        "reference" on plain array loops.
+
+    Returns
+    -------
+    array (B, O or O * groups, \*out)
+        C-contiguous, of img's library, device and dtype;
+        out = floor((S + begin + end - dilation (K - 1) - 1) / stride + 1).
+
+    Raises
+    ------
+    TypeError
+        Arrays of different libraries or dtypes, or a dtype that the semifield has no meaning for.
+    ValueError
+        Shapes or arguments that do not fit; the message names the argument and its value.
+    BackendUnavailableError
+        A method asked for by name that cannot run on this machine.
+
+    Notes
+    -----
+    float16 and bfloat16 are computed in float32. Integer selections saturate instead of wrapping;
+    bool is or/and. Of equal terms the first in the kernel's memory order wins. NaN is never
+    selected, and a window of nothing but NaN gives the zero; other additions propagate it.
+    Mathematics: van den Boomgaard and Smeulders, "The morphological structure of images", 1994;
+    Maragos, "Slope transforms", 1995.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> img = np.array([[[0.0, 0.0, 5.0, 0.0, 1.0]]], dtype=np.float32)
+    >>> krn = np.array([[[-1.0, 0.0, -1.0]]], dtype=np.float32)
+    >>> sc.semifield_conv(img, krn, "tropical_max", padding="same")
+    array([[[0., 4., 5., 4., 1.]]], dtype=float32)
+    """
+    if isinstance(semifield, str):
+        semifield = named(semifield)
+    try:
+        key = (
+            img.shape, img.strides, img.dtype, krn.shape, krn.strides, krn.dtype, type(img),
+            type(krn), semifield, stride, padding, dilation, groups, group_broadcasting, kind,
+            method,
+        )  # fmt: skip
+        call = _calls.get(key)
+    except (AttributeError, TypeError):  # no arrays, or lists among the arguments
+        key, call = None, None
+    if call is None:
+        call = _plan(
+            img, krn, semifield, method,
+            dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
+                 group_broadcasting=group_broadcasting, kind=kind),
+        )  # fmt: skip
+        if key is not None:
+            if len(_calls) >= _MOST_CALLS:
+                _calls.clear()
+            _calls[key] = call
+    return call(img, krn)
+
+
+# Calls already planned, by everything that a plan depends on.
+_calls: dict[tuple[Any, ...], Callable[[Array, Array], Array]] = {}
+_MOST_CALLS = 1024
+
+
+def _plan(
+    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
+) -> Callable[[Array, Array], Array]:
+    """Check everything once; return what computes the convolution of such arrays."""
+    xp = array_module(img=img, krn=krn)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if img.dtype != krn.dtype:
+        raise TypeError(
+            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; convert one "
+            f"of them, e.g. krn.astype(img.dtype)"
+        )
+    geometry = Geometry.plan(img.shape, krn.shape, **arguments)
+    if isinstance(semifield, BroadcastSemifield):
+        if method == "direct":
+            raise ValueError(
+                "method='direct' has no kernels for a BroadcastSemifield; use a SelectSemifield or "
+                "SubtractSemifield, or method='auto'"
+            )
+        return lambda img, krn: broadcast_conv(xp, img, krn, semifield, geometry)
+    if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
+        raise TypeError(
+            "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
+            f"got {semifield!r}"
+        )
+    storage = storage_of(img.dtype, semifield)
+    served = method == "reference" or serves(xp, geometry, method)
+    if method == "reference" or not served:
+        return lambda img, krn: _by_reference(xp, img, krn, semifield, geometry, storage)
+    if xp is np:
+        return host.forward_call(img, krn, semifield, geometry, storage)
+
+    def launch(img: Array, krn: Array) -> Array:
+        device = cuda.device()
+        out = device.empty(geometry.out_shape, img.dtype)
+        cuda.forward(device, img, krn, semifield, geometry, storage, out)
+        return out
+
+    return launch
+
+
+def storage_of(dtype: Any, semifield: Semifield) -> str:
+    """The storage name of an array's dtype, or a TypeError if the semifield has no meaning there."""
+    name = str(dtype.name)
+    if name in source.FLOATING:
+        return name
+    if name in source.INTEGER or name == source.BOOLEAN:
+        semifield.definitions(source.arithmetic_of(name))  # raises what is wrong, and for whom
+        return name
+    supported = ", ".join((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
+    raise TypeError(f"img has dtype {dtype}; supported are {supported}")
+
+
+def serves(xp: Any, geometry: Geometry, method: str) -> bool:
+    """Whether compiled kernels serve this geometry here; if not, say so once or raise."""
+    if geometry.rank > host.MAX_RANK:
+        reason = f"kernels serve up to {host.MAX_RANK} spatial axes, got {geometry.rank}"
+    elif xp is np and host.compiler() is None:
+        reason = host.missing_compiler()
+    else:
+        return True
+    if method == "direct":
+        raise BackendUnavailableError(f"method='direct' cannot run here: {reason}")
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"semifield convolutions run as slow array loops: {reason}",
+            BackendWarning,
+            stacklevel=4,
+        )
+    return False
+
+
+_warned = False
+
+
+def _by_reference(
+    xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, storage: str
+) -> Array:
+    if storage == source.BOOLEAN:
+        assert isinstance(semifield, SelectSemifield)
+        semifield = semifield.boolean_equivalent or semifield
+    dtype = np.dtype(source.ARITHMETIC[storage])
+    with np.errstate(all="ignore"):
+        result = reference.forward(xp, img, krn, semifield, geometry, dtype)
+    return result.astype(img.dtype, copy=False)
+
+
+__all__ = ["residual_of", "semifield_conv"]

@@ -1,0 +1,278 @@
+"""The geometry of a convolution: shapes in, a frozen, array-free plan out.
+
+Everything about padding, strides, dilation, groups and output sizes is decided here and nowhere
+else; no arrays, no dtypes, no semifields. Called by ``conv`` and by the PyTorch bridge; its
+struct twin for the kernels is ``kernels_cu/geometry.cuh``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+IntOrTuple = int | tuple[int, ...]
+Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | Literal["valid", "same"]
+Kind = Literal["conv", "corr"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the windows of one convolution lie in its image.
+
+    Sizes are in elements, one entry per spatial axis. `in_channels` counts the channels of one
+    group (the kernel's second axis), `outputs_per_group` the output channels of one group, and
+    `kernels` the kernel's first axis.
+    """
+
+    batch: int
+    groups: int
+    in_channels: int
+    outputs_per_group: int
+    kernels: int
+    image_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pad_begin: tuple[int, ...]
+    pad_end: tuple[int, ...]
+    mirrored: bool
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.image_size)
+
+    @cached_property
+    def out_size(self) -> tuple[int, ...]:
+        """floor((S + begin + end - d (K - 1) - 1) / s + 1) on each axis."""
+        return tuple(
+            (size + begin + end - d * (k - 1) - 1) // s + 1
+            for size, begin, end, d, k, s in zip(
+                self.image_size,
+                self.pad_begin,
+                self.pad_end,
+                self.dilation,
+                self.kernel_size,
+                self.stride,
+                strict=True,
+            )
+        )
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.groups * self.outputs_per_group
+
+    @property
+    def shares_kernels(self) -> bool:
+        """Whether all kernels serve every group (group broadcasting)."""
+        return self.groups > 1 and self.outputs_per_group == self.kernels
+
+    @cached_property
+    def img_shape(self) -> tuple[int, ...]:
+        """(B, C, *S)."""
+        return (self.batch, self.groups * self.in_channels, *self.image_size)
+
+    @cached_property
+    def krn_shape(self) -> tuple[int, ...]:
+        """(O, I, *K)."""
+        return (self.kernels, self.in_channels, *self.kernel_size)
+
+    @cached_property
+    def out_shape(self) -> tuple[int, ...]:
+        """(B, out_channels, *out_size)."""
+        return (self.batch, self.out_channels, *self.out_size)
+
+    @cached_property
+    def taps(self) -> int:
+        """Terms of one window: I * prod(K)."""
+        return self.in_channels * math.prod(self.kernel_size)
+
+    def step(self, axis: int, index: int) -> int:
+        """The image offset, in dilation steps, of kernel index `index` on spatial axis `axis`."""
+        return self.kernel_size[axis] - 1 - index if self.mirrored else index
+
+    @cached_property
+    def transposed_padding(self) -> tuple[tuple[int, int], ...]:
+        """The padding of the adjoint operation: (end, begin) on each axis."""
+        return tuple((end, begin) for begin, end in zip(self.pad_begin, self.pad_end, strict=True))
+
+    @staticmethod
+    def plan(
+        img_shape: tuple[int, ...],
+        krn_shape: tuple[int, ...],
+        *,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        groups: int = 1,
+        group_broadcasting: bool = False,
+        kind: Kind = "conv",
+    ) -> Geometry:
+        """Check all arguments against the shapes and return the (cached) geometry.
+
+        Raises
+        ------
+        ValueError
+            A shape or value that does not fit; the message names the argument and its value.
+        TypeError
+            A value of the wrong type.
+
+        Examples
+        --------
+        >>> Geometry.plan((1, 1, 5), (1, 1, 4), padding="same", dilation=2).out_size
+        (5,)
+        """
+        return _plan(
+            tuple(img_shape),
+            tuple(krn_shape),
+            _hashable(stride),
+            _hashable(padding),
+            _hashable(dilation),
+            groups,
+            group_broadcasting,
+            kind,
+        )
+
+
+def _hashable(value: object) -> object:
+    """Lists and arrays of a geometry argument as (nested) tuples, so that plans can be cached."""
+    if isinstance(value, (str, int, tuple)):
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return tuple(_hashable(entry) for entry in value)
+    return value
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _plan(
+    img_shape: tuple[int, ...],
+    krn_shape: tuple[int, ...],
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: int,
+    group_broadcasting: bool,
+    kind: str,
+) -> Geometry:
+    if len(img_shape) < 3:
+        raise ValueError(
+            f"img must have shape (B, C, *S) with at least one spatial axis, got {img_shape}; "
+            "a single picture is img[None, None]"
+        )
+    if len(krn_shape) != len(img_shape):
+        raise ValueError(
+            f"krn must have shape (O, I, *K) with as many axes as img: got krn {krn_shape} "
+            f"and img {img_shape}"
+        )
+    rank = len(img_shape) - 2
+    batch, channels, *image_size = img_shape
+    kernels, in_channels, *kernel_size = krn_shape
+    if min(krn_shape) < 1:
+        raise ValueError(f"krn must not be empty, got shape {krn_shape}")
+
+    groups = _integer("groups", groups)
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}")
+    if channels % groups:
+        raise ValueError(f"groups must divide the channels of img: {channels=}, {groups=}")
+    if in_channels != channels // groups:
+        raise ValueError(
+            f"krn must have {channels // groups} input channels (img channels / groups = "
+            f"{channels} / {groups}), got krn of shape {krn_shape}"
+        )
+    if not isinstance(group_broadcasting, (bool, int)):
+        raise TypeError(f"group_broadcasting must be a bool, got {group_broadcasting!r}")
+    if group_broadcasting or groups == 1:
+        outputs_per_group = kernels
+    else:
+        if kernels % groups:
+            raise ValueError(
+                f"groups must divide the output channels of krn unless group_broadcasting: "
+                f"{kernels=}, {groups=}"
+            )
+        outputs_per_group = kernels // groups
+    if kind not in ("conv", "corr"):
+        raise ValueError(f'kind must be "conv" or "corr", got {kind!r}')
+
+    strides = _per_axis("stride", stride, rank)
+    dilations = _per_axis("dilation", dilation, rank)
+    pads = _padding(padding, rank, dilations, tuple(kernel_size))
+    geometry = Geometry(
+        batch=batch,
+        groups=groups,
+        in_channels=in_channels,
+        outputs_per_group=outputs_per_group,
+        kernels=kernels,
+        image_size=tuple(image_size),
+        kernel_size=tuple(kernel_size),
+        stride=strides,
+        dilation=dilations,
+        pad_begin=tuple(begin for begin, _ in pads),
+        pad_end=tuple(end for _, end in pads),
+        mirrored=kind == "conv",
+    )
+    if min(geometry.out_size) < 1:
+        raise ValueError(
+            f"the window does not fit into the padded image: image size {geometry.image_size}, "
+            f"padding {pads}, kernel size {geometry.kernel_size}, dilation {dilations} give "
+            f"output size {geometry.out_size}"
+        )
+    return geometry
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _per_axis(name: str, value: object, rank: int) -> tuple[int, ...]:
+    if isinstance(value, tuple):
+        entries = tuple(_integer(name, entry) for entry in value)
+        if len(entries) != rank:
+            raise ValueError(f"{name} must have one entry per spatial axis ({rank}), got {value!r}")
+    else:
+        entries = (_integer(name, value),) * rank
+    if min(entries) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return entries
+
+
+def _padding(
+    value: object, rank: int, dilation: tuple[int, ...], kernel_size: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    if isinstance(value, str):
+        if value == "valid":
+            return ((0, 0),) * rank
+        if value == "same":
+            return tuple(
+                (d * ((k - 1) // 2), d * (k // 2))
+                for d, k in zip(dilation, kernel_size, strict=True)
+            )
+        raise ValueError(f'padding must be "valid", "same" or integers, got {value!r}')
+    if not isinstance(value, tuple):
+        pads: tuple[tuple[int, int], ...] = ((_integer("padding", value),) * 2,) * rank
+    else:
+        if len(value) != rank:
+            raise ValueError(f"padding must have one entry per spatial axis ({rank}), got {value!r}")
+        entries = []
+        for entry in value:
+            if isinstance(entry, tuple):
+                if len(entry) != 2:
+                    raise ValueError(f"padding pairs are (begin, end), got {entry!r} in {value!r}")
+                entries.append((_integer("padding", entry[0]), _integer("padding", entry[1])))
+            else:
+                entries.append((_integer("padding", entry),) * 2)
+        pads = tuple(entries)
+    if min(min(pair) for pair in pads) < 0:
+        raise ValueError(f"padding must not be negative, got {value!r}")
+    return pads

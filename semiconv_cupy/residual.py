@@ -1,0 +1,53 @@
+"""What a forward pass leaves for the derivative: which arrays, of which dtype and shape.
+
+Array-free, like the geometry; the values themselves are described in ``kernels_cu/accumulators.cuh``.
+Called by the backends and by the PyTorch bridge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.source import ARITHMETIC
+
+if TYPE_CHECKING:
+    from semiconv_cupy.source import Semifield
+
+
+class Residual(NamedTuple):
+    """One array: `shape`, its `dtype`, and how many planes of one output's shape it stacks."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    arrays: int
+
+
+def is_provenance(semifield: Semifield) -> bool:
+    """Whether the derivative needs which tap won, and no numbers."""
+    return semifield.accumulator == "select" and not semifield.spread_gradient
+
+
+def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Residual | None:
+    """The residual of a semifield, None where the derivative needs none.
+
+    Selections: the index of the winning tap, flat over (channel, kernel position), in the smallest
+    unsigned integer that fits; its largest value says that nothing was selected. Selections that
+    share gradients: the selected value and how many terms equal it. log and root: the scale and the
+    sum that the window's terms are relative to. Everything else with a nonlinear addition: the
+    accumulator before post_sum.
+    """
+    shape = geometry.out_shape
+    if semifield.accumulator == "select" and semifield.channels_add:
+        shape = (*shape[:2], geometry.in_channels, *shape[2:])
+    if is_provenance(semifield):
+        for candidate in (np.uint8, np.uint16, np.uint32):
+            if geometry.taps < np.iinfo(candidate).max:
+                return Residual(shape, np.dtype(candidate), 1)
+        raise ValueError(f"a window of {geometry.taps} taps has no provenance in 32 bits")
+    if semifield.accumulator == "sum" and "post_sum" not in semifield.expressions:
+        return None
+    arrays = 2 if semifield.accumulator in ("log", "root", "select") else 1
+    return Residual((arrays, *shape), np.dtype(ARITHMETIC[storage]), arrays)

@@ -1,0 +1,111 @@
+"""From a kernel's specification to its final source text.
+
+Python writes ``#define`` lines and names files; the C++ itself lives in ``kernels_cu`` and is
+inlined here, so that one text (and its hash) is all that a compiler and a cache need. Called by the
+backends and by ``python -m kernels_cu report``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
+
+    Semifield = SelectSemifield | SubtractSemifield
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+INTEGER = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+BOOLEAN = "bool"
+_STORAGE = {name: name for name in FLOATING + INTEGER} | {BOOLEAN: "boolean"}
+# The dtype of arithmetic, and so of gradients' weights and residuals, on a storage dtype.
+ARITHMETIC = {name: name for name in FLOATING + INTEGER} | {
+    "float16": "float32",
+    "bfloat16": "float32",
+    BOOLEAN: "uint8",
+}
+_INCLUDE = re.compile(r'^#include "([^"]+)"\s*$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """One function ready for a compiler: its name, the whole text, the compiler's options."""
+
+    name: str
+    text: str
+    options: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=None)
+def inlined(path: str) -> str:
+    """The text of ``kernels_cu/<path>`` with every quoted include replaced by its text, once."""
+    seen: set[str] = set()
+
+    def expand(name: str, folder: str) -> str:
+        root = resources.files("kernels_cu")
+        for candidate in (f"{folder}/{name}" if folder else name, name):
+            if root.joinpath(candidate).is_file():
+                break
+        else:
+            raise FileNotFoundError(f"kernels_cu/{path} includes {name}, which is not there")
+        if candidate in seen:
+            return ""
+        seen.add(candidate)
+        text = root.joinpath(candidate).read_text().replace("#pragma once\n", "")
+        inside = candidate.rpartition("/")[0]
+        return _INCLUDE.sub(lambda match: expand(match[1], inside), text)
+
+    return expand(path, "")
+
+
+def arithmetic_of(storage: str) -> str:
+    """Which printing of a semifield's functions serves a storage dtype."""
+    if storage in FLOATING:
+        return "floating"
+    return "bool" if storage == BOOLEAN else "integer"
+
+
+def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
+    """The macros of one semifield on one storage dtype; ``kernels_cu/README.md`` explains each."""
+    arithmetic = arithmetic_of(storage)
+    macros = {"SEMICONV_STORAGE": _STORAGE[storage]}
+    macros |= semifield.definitions(arithmetic)
+    if semifield.accumulator in ("log", "root", "sum"):
+        macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
+        macros.pop("SEMICONV_ADD", None)
+    if semifield.accumulator == "select":
+        select = re.sub(r"[\s()]", "", macros["SEMICONV_SELECT"])
+        if select in ("right>left", "left<right"):
+            macros["SEMICONV_SELECT_GREATER"] = ""
+        elif select in ("right<left", "left>right"):
+            macros["SEMICONV_SELECT_LESS"] = ""
+        times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
+        if arithmetic == "floating" and times in (
+            "img+krn", "krn+img", "img-krn", "-krn+img", "img*krn", "krn*img",
+        ):  # fmt: skip
+            macros["SEMICONV_DROP_ZERO_WEIGHTS"] = ""
+        if semifield.spread_gradient:
+            macros["SEMICONV_SPREAD_GRADIENT"] = ""
+        if semifield.channels_add:
+            macros["SEMICONV_CHANNELS_ADD"] = ""
+    if arithmetic != "floating":
+        macros["SEMICONV_INTEGER"] = ""
+        if "narrow<" in macros["SEMICONV_TIMES"]:
+            macros["SEMICONV_WIDE_TIMES"] = ""
+    return macros
+
+
+def assemble(path: str, macros: dict[str, str]) -> str:
+    """The final text of ``kernels_cu/<path>`` under the given macros."""
+    lines = [f"#define {name} {text}".rstrip() for name, text in macros.items()]
+    return "\n".join(lines) + "\n" + inlined(path)
+
+
+def host_library(semifield: Semifield, storage: str, part: str) -> str:
+    """The source of a shared object for one semifield and dtype; part names a host/*.cpp file."""
+    return assemble(f"host/{part}.cpp", definitions(semifield, storage))
