@@ -1,15 +1,16 @@
-"""Scalar functions as expressions: a Python callable -> SymPy -> C++ text, array function, derivative.
+"""A scalar callable -> SymPy expression, and its derivative.
 
 Nothing here knows what a semifield is; `semifields.py` is the caller. A callable is run once, on
-symbols that record what it does to them; only NumPy and SymPy are imported.
+symbols that record what it does to them. How expressions become C++ and array functions is in
+`printing.py`. Only NumPy and SymPy are imported.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import inspect
 import math
-import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,20 +18,29 @@ from typing import Any
 import numpy as np
 import sympy
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import Boolean, BooleanFunction
-from sympy.printing.precedence import PRECEDENCE, precedence
-from sympy.printing.str import StrPrinter
+from sympy.logic.boolalg import Boolean
 
-__all__ = [
-    "ArrayFunction",
-    "cpp_bool",
-    "cpp_floating",
-    "cpp_integer",
-    "derivative",
-    "symbol",
-    "trace",
-    "where",
-]
+from semiconv_cupy.printing import (
+    CIRCULAR,
+    CPP_FUNCTIONS,
+    HALF,
+    Absolute,
+    ArrayFunction,
+    Ceil,
+    Expm1,
+    ExpressionError,
+    Floor,
+    Grouped,
+    Log1p,
+    Maximum,
+    Minimum,
+    Sign,
+    Where,
+    array_module,
+    readable,
+)
+
+__all__ = ["derivative", "symbol", "trace", "where"]
 
 BRANCH_REMEDY = (
     "write semiconv_cupy.where(condition, a, b) instead, and combine conditions with & | ~"
@@ -44,144 +54,6 @@ FUNCTION_REMEDY = (
 def symbol(name: str) -> sympy.Symbol:
     """The symbol of a parameter: a real number or +-inf."""
     return sympy.Symbol(name, extended_real=True)
-
-
-# ---- the functions whose SymPy twins would reorder their arguments, simplify, or differentiate
-# ---- into distributions
-
-
-class _Elementary(sympy.Function):
-    is_extended_real = True
-    is_commutative = True
-
-
-class Maximum(_Elementary):
-    """max(a, b); the derivative goes to the first argument at ties."""
-
-    nargs = 2
-
-    @classmethod
-    def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
-        return sympy.Max(a, b) if a.is_number and b.is_number else a if a == b else None
-
-    def _eval_is_extended_nonnegative(self) -> bool | None:
-        return any(argument.is_extended_nonnegative for argument in self.args) or None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        a, b = self.args
-        return Where(a >= b, *((1, 0) if argindex == 1 else (0, 1)))
-
-
-class Minimum(_Elementary):
-    """min(a, b); the derivative goes to the first argument at ties."""
-
-    nargs = 2
-
-    @classmethod
-    def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
-        return sympy.Min(a, b) if a.is_number and b.is_number else a if a == b else None
-
-    def _eval_is_extended_nonpositive(self) -> bool | None:
-        return any(argument.is_extended_nonpositive for argument in self.args) or None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        a, b = self.args
-        return Where(a <= b, *((1, 0) if argindex == 1 else (0, 1)))
-
-
-class Grouped(_Elementary):
-    """Brackets: SymPy would multiply out 2 (a - b) and (a / b)^3, and so cancel or overflow where
-    the formula as it was written does not."""
-
-    nargs = 1
-
-    @classmethod
-    def eval(cls, a: sympy.Expr) -> sympy.Expr | None:
-        return None if not a.is_number and (a.is_Add or a.is_Mul or a.is_Pow) else a
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return sympy.Integer(1)
-
-
-class Where(_Elementary):
-    """a where the condition holds, else b."""
-
-    nargs = 3
-
-    @classmethod
-    def eval(cls, condition: Boolean, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
-        if condition in (sympy.true, sympy.false):
-            return a if condition else b
-        return a if a == b else None
-
-    def _eval_derivative(self, s: sympy.Symbol) -> sympy.Expr:
-        condition, a, b = self.args
-        return Where(condition, a.diff(s), b.diff(s))
-
-
-class Absolute(_Elementary):
-    """|a|, with derivative 0 at 0."""
-
-    nargs = 1
-
-    @classmethod
-    def eval(cls, a: sympy.Expr) -> sympy.Expr | None:
-        return sympy.Abs(a) if a.is_number else None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return Sign(self.args[0])
-
-
-class _Step(_Elementary):
-    """Piecewise constant: the derivative is 0."""
-
-    nargs = 1
-    twin: Callable[[sympy.Expr], sympy.Expr]
-
-    @classmethod
-    def eval(cls, a: sympy.Expr) -> sympy.Expr | None:
-        return cls.twin(a) if a.is_number else None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return sympy.Integer(0)
-
-
-class Sign(_Step):
-    twin = sympy.sign
-
-
-class Floor(_Step):
-    twin = sympy.floor
-
-
-class Ceil(_Step):
-    twin = sympy.ceiling
-
-
-class Expm1(_Elementary):
-    """exp(a) - 1 without cancellation."""
-
-    nargs = 1
-
-    @classmethod
-    def eval(cls, a: sympy.Expr) -> sympy.Expr | None:
-        return sympy.exp(a) - 1 if a.is_number else None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return sympy.exp(self.args[0])
-
-
-class Log1p(_Elementary):
-    """log(1 + a) without cancellation."""
-
-    nargs = 1
-
-    @classmethod
-    def eval(cls, a: sympy.Expr) -> sympy.Expr | None:
-        return sympy.log(1 + a) if a.is_number else None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return 1 / (1 + self.args[0])
 
 
 # ---- what each known function name means, in SymPy ---------------------------------------------
@@ -207,7 +79,7 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
     if exponent.is_Float and float(exponent).is_integer():
         exponent = sympy.Integer(int(exponent))  # x**2.0 is x*x
     elif exponent.is_Float and abs(exponent) == 0.5:
-        exponent = sympy.Rational(1, 2) * (1 if exponent > 0 else -1)
+        exponent = HALF if exponent > 0 else -HALF
     return sympy.Pow(Grouped(base), exponent)
 
 
@@ -233,116 +105,84 @@ def _left_fold(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return fold
 
 
-_HALF_PI_FUNCTIONS = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+def _exclusive_or(a: Boolean, b: Boolean) -> Boolean:
+    return (a & ~b) | (~a & b)
 
+
+def _sigmoid(a: sympy.Expr) -> sympy.Expr:  # neither it nor its derivative overflows
+    small = sympy.exp(-Absolute(a))
+    return Where(a < 0, small / (1 + small), 1 / (1 + small))
+
+
+# Every name that NumPy, math, torch, SciPy or SymPy has for a function.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "exp": sympy.exp,
-    "expm1": Expm1,
-    "exp2": lambda a: sympy.Pow(2, a),
-    "log": lambda a, base=sympy.E: sympy.log(a) / sympy.log(base),
-    "log1p": Log1p,
-    "log2": lambda a: sympy.log(a) / sympy.log(2),
-    "log10": lambda a: sympy.log(a) / sympy.log(10),
-    "sqrt": lambda a: sympy.sqrt(Grouped(a)),
-    "rsqrt": lambda a: 1 / sympy.sqrt(Grouped(a)),
-    "cbrt": lambda a: Sign(a) * Absolute(a) ** sympy.Rational(1, 3),
-    "square": lambda a: Grouped(a) ** 2,
-    "reciprocal": lambda a: 1 / Grouped(a),
-    "pow": _power,
-    "power": _power,
-    "float_power": _power,
-    "hypot": lambda a, b: sympy.sqrt(Grouped(a) ** 2 + Grouped(b) ** 2),
-    "logaddexp": _logaddexp,
-    "sigmoid": lambda a: 1 / (1 + sympy.exp(-a)),
-    "expit": lambda a: 1 / (1 + sympy.exp(-a)),
-    "relu": lambda a: Maximum(sympy.Integer(0), a),  # its derivative at 0 is 0, as torch's
-    "erf": sympy.erf,
-    "erfc": sympy.erfc,
-    "gamma": sympy.gamma,
-    "lgamma": sympy.loggamma,
-    "gammaln": sympy.loggamma,
-    "loggamma": sympy.loggamma,
-    "radians": lambda a: Grouped(a) * sympy.pi / 180,
-    "deg2rad": lambda a: Grouped(a) * sympy.pi / 180,
-    "degrees": lambda a: Grouped(a) * 180 / sympy.pi,
-    "rad2deg": lambda a: Grouped(a) * 180 / sympy.pi,
-    "arctan2": sympy.atan2,
-    "atan2": sympy.atan2,
-    "abs": Absolute,
-    "fabs": Absolute,
-    "absolute": Absolute,
-    "Abs": Absolute,
-    "sign": Sign,
-    "sgn": Sign,
-    "floor": Floor,
-    "ceil": Ceil,
-    "ceiling": Ceil,
-    "trunc": lambda a: Where(a < 0, Ceil(a), Floor(a)),
-    "heaviside": lambda a, middle: Where(a < 0, 0, Where(a > 0, 1, middle)),
-    "Heaviside": lambda a, middle=sympy.Rational(1, 2): Where(a < 0, 0, Where(a > 0, 1, middle)),
-    "maximum": Maximum,
-    "fmax": Maximum,
-    "max": _left_fold(Maximum),
-    "Max": _left_fold(Maximum),
-    "minimum": Minimum,
-    "fmin": Minimum,
-    "min": _left_fold(Minimum),
-    "Min": _left_fold(Minimum),
-    "clip": _clip,
-    "clamp": _clip,
-    "where": Where,
-    "ITE": Where,
-    "add": _add,
-    "subtract": lambda a, b: _add(a, -b),
-    "sub": lambda a, b: _add(a, -b),
-    "rsub": lambda a, b: _add(b, -a),
-    "multiply": _multiply,
-    "mul": _multiply,
-    "divide": _divide,
-    "true_divide": _divide,
-    "div": _divide,
-    "floor_divide": lambda a, b: Floor(_divide(a, b)),
-    "floordiv": lambda a, b: Floor(_divide(a, b)),
-    "remainder": _remainder,
-    "mod": _remainder,
-    "negative": lambda a: -a,
-    "neg": lambda a: -a,
-    "positive": lambda a: a,
-    "greater": sympy.Gt,
-    "gt": sympy.Gt,
-    "greater_equal": sympy.Ge,
-    "ge": sympy.Ge,
-    "less": sympy.Lt,
-    "lt": sympy.Lt,
-    "less_equal": sympy.Le,
-    "le": sympy.Le,
-    "equal": sympy.Eq,
-    "eq": sympy.Eq,
-    "not_equal": sympy.Ne,
-    "ne": sympy.Ne,
-    "logical_and": sympy.And,
-    "bitwise_and": sympy.And,
-    "logical_or": sympy.Or,
-    "bitwise_or": sympy.Or,
-    "logical_xor": lambda a, b: (a & ~b) | (~a & b),
-    "bitwise_xor": lambda a, b: (a & ~b) | (~a & b),
-    "logical_not": sympy.Not,
-    "bitwise_not": sympy.Not,
-    "invert": sympy.Not,
-    "isinf": lambda a: sympy.Eq(a, sympy.oo) | sympy.Eq(a, -sympy.oo),
-    "isfinite": lambda a: (a < sympy.oo) & (a > -sympy.oo),
+    name: meaning
+    for names, meaning in (
+        ("add", _add),
+        ("subtract sub", lambda a, b: _add(a, -b)),
+        ("rsub", lambda a, b: _add(b, -a)),
+        ("multiply mul", _multiply),
+        ("divide true_divide truediv div", _divide),
+        ("rdiv rtruediv", lambda a, b: _divide(b, a)),
+        ("floor_divide floordiv", lambda a, b: Floor(_divide(a, b))),
+        ("remainder mod", _remainder),
+        ("negative neg", lambda a: -a),
+        ("positive", lambda a: a),
+        ("reciprocal", lambda a: 1 / Grouped(a)),
+        ("power pow float_power", _power),
+        ("rpow", lambda a, b: _power(b, a)),
+        ("square", lambda a: Grouped(a) ** 2),
+        ("sqrt", lambda a: sympy.sqrt(Grouped(a))),
+        ("rsqrt", lambda a: 1 / sympy.sqrt(Grouped(a))),
+        ("cbrt", lambda a: Sign(a) * Absolute(a) ** sympy.Rational(1, 3)),
+        ("hypot", lambda a, b: sympy.sqrt(Grouped(a) ** 2 + Grouped(b) ** 2)),
+        ("exp", sympy.exp),
+        ("exp2", lambda a: sympy.Pow(2, a)),
+        ("expm1", Expm1),
+        ("log", lambda a, base=sympy.E: sympy.log(a) / sympy.log(base)),
+        ("log2", lambda a: sympy.log(a) / sympy.log(2)),
+        ("log10", lambda a: sympy.log(a) / sympy.log(10)),
+        ("log1p", Log1p),
+        ("logaddexp", _logaddexp),
+        ("sigmoid expit", _sigmoid),
+        ("relu", lambda a: Maximum(sympy.Integer(0), a)),  # derivative 0 at 0, as torch's
+        ("erf", sympy.erf),
+        ("erfc", sympy.erfc),
+        ("gamma", sympy.gamma),
+        ("lgamma gammaln loggamma", sympy.loggamma),
+        ("radians deg2rad", lambda a: Grouped(a) * (sympy.pi / 180)),
+        ("degrees rad2deg", lambda a: Grouped(a) * (180 / sympy.pi)),
+        *((name, getattr(sympy, name)) for name in CIRCULAR),
+        *((f"a{name} arc{name}", getattr(sympy, "a" + name)) for name in CIRCULAR),
+        ("atan2 arctan2", sympy.atan2),
+        ("abs absolute fabs Abs", Absolute),
+        ("sign sgn", Sign),
+        ("floor", Floor),
+        ("ceil ceiling", Ceil),
+        ("trunc", lambda a: Where(a < 0, Ceil(a), Floor(a))),
+        ("heaviside Heaviside", lambda a, at_0=HALF: Where(a < 0, 0, Where(a > 0, 1, at_0))),
+        ("maximum fmax max Max", _left_fold(Maximum)),
+        ("minimum fmin min Min", _left_fold(Minimum)),
+        ("clip clamp", _clip),
+        ("where ITE", Where),
+        ("greater gt", sympy.Gt),
+        ("greater_equal ge", sympy.Ge),
+        ("less lt", sympy.Lt),
+        ("less_equal le", sympy.Le),
+        ("equal eq", sympy.Eq),
+        ("not_equal ne", sympy.Ne),
+        ("logical_and bitwise_and and", sympy.And),
+        ("logical_or bitwise_or or", sympy.Or),
+        ("logical_xor bitwise_xor xor Xor", _exclusive_or),
+        ("logical_not bitwise_not invert", sympy.Not),
+        ("isinf", lambda a: sympy.Eq(a, sympy.oo) | sympy.Eq(a, -sympy.oo)),
+        ("isfinite", lambda a: (a < sympy.oo) & (a > -sympy.oo)),
+    )
+    for name in names.split()
 }
-for _name in _HALF_PI_FUNCTIONS:
-    _FUNCTIONS[_name] = getattr(sympy, _name)
-    for _inverse in ("a", "arc"):
-        _FUNCTIONS[_inverse + _name] = getattr(sympy, "a" + _name)
 
 
 # ---- tracing -----------------------------------------------------------------------------------
-
-
-class TracingError(TypeError):
-    """A callable does something that cannot be written as one expression."""
 
 
 def _is_symbolic(value: Any) -> bool:
@@ -363,19 +203,21 @@ def _to_sympy(value: Any) -> sympy.Basic:
         return sympy.Integer(value)
     if isinstance(value, float):
         if math.isnan(value):
-            raise TracingError("a constant is NaN")
+            raise ExpressionError("a constant is NaN")
         if math.isinf(value):
             return sympy.oo if value > 0 else -sympy.oo
         return sympy.Float(value, precision=53)
     shape = getattr(value, "shape", None)
     described = f"an array of shape {tuple(shape)}" if shape is not None else repr(value)
-    raise TracingError(f"{described} is not a scalar: only numbers and 0-d arrays can be captured")
+    raise ExpressionError(
+        f"{described} is not a scalar: only numbers and 0-d arrays can be captured"
+    )
 
 
 def _apply(name: str, arguments: Sequence[Any], keywords: dict[str, Any] | None = None) -> Traced:
     function = _FUNCTIONS.get(name)
     if function is None:
-        raise TracingError(f"the function {name!r} cannot be traced: {FUNCTION_REMEDY}")
+        raise ExpressionError(f"the function {name!r} cannot be traced: {FUNCTION_REMEDY}")
     converted = [None if value is None else _to_sympy(value) for value in arguments]
     named = {
         key: None if value is None else _to_sympy(value)
@@ -384,11 +226,11 @@ def _apply(name: str, arguments: Sequence[Any], keywords: dict[str, Any] | None 
     }
     try:
         return Traced(_normalised(function(*converted, **named)))
-    except TracingError:
+    except ExpressionError:
         raise
     except (TypeError, AttributeError) as error:
         shown = ", ".join(map(str, converted))
-        raise TracingError(f"{name}({shown}) cannot be traced: {error}") from None
+        raise ExpressionError(f"{name}({shown}) cannot be traced: {error}") from None
 
 
 class Traced:
@@ -409,13 +251,13 @@ class Traced:
     def __bool__(self) -> bool:
         if self.expression in (sympy.true, sympy.false):
             return bool(self.expression)
-        raise TracingError(
+        raise ExpressionError(
             f"a Python branch (if, and, or, not, a chained comparison) depends on the value of "
             f"{self!r}: {BRANCH_REMEDY}"
         )
 
     def _no_number(self, *_: Any) -> Any:
-        raise TracingError(
+        raise ExpressionError(
             f"{self!r} was asked for its number (by float(), int(), round() or a function that "
             f"cannot be traced): {FUNCTION_REMEDY}"
         )
@@ -425,7 +267,7 @@ class Traced:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> Traced:
         if method != "__call__":
-            raise TracingError(f"numpy.{ufunc.__name__}.{method} cannot be traced")
+            raise ExpressionError(f"numpy.{ufunc.__name__}.{method} cannot be traced")
         return _apply(ufunc.__name__, inputs, keywords)
 
     def __array_function__(self, function: Any, _types: Any, args: Any, keywords: Any) -> Traced:
@@ -466,23 +308,22 @@ def _operator(name: str, swapped: bool) -> Callable[..., Any]:
     return operator
 
 
-for _symbol, _name in {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "divide",
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "pow": "power",
-    "and": "logical_and",
-    "or": "logical_or",
-    "xor": "logical_xor",
-}.items():
-    setattr(Traced, f"__{_symbol}__", _operator(_name, swapped=False))
-    setattr(Traced, f"__r{_symbol}__", _operator(_name, swapped=True))
+for _method, _name in (
+    ("add", "add"),
+    ("sub", "subtract"),
+    ("mul", "multiply"),
+    ("truediv", "divide"),
+    ("floordiv", "floor_divide"),
+    ("mod", "remainder"),
+    ("pow", "power"),
+    ("and", "logical_and"),
+    ("or", "logical_or"),
+    ("xor", "logical_xor"),
+):
+    setattr(Traced, f"__{_method}__", _operator(_name, swapped=False))
+    setattr(Traced, f"__r{_method}__", _operator(_name, swapped=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Traced, f"__{_name}__", _operator(_name, swapped=False))
-del _symbol, _name, _inverse
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -551,7 +392,7 @@ def _extremum(name: str) -> Callable[..., Any]:
         if not any(map(_is_symbolic, values)):
             return original(*([values] if len(arguments) == 1 else values), **keywords)
         if keywords:
-            raise TracingError(f"{name}() with {', '.join(keywords)}= cannot be traced")
+            raise ExpressionError(f"{name}() with {', '.join(keywords)}= cannot be traced")
         return _apply(name, values) if len(values) > 1 else values[0]
 
     return call
@@ -561,22 +402,25 @@ _EXTREMA = {id(getattr(builtins, name)): _extremum(name) for name in ("min", "ma
 
 
 def _is_random(value: Any) -> bool:
+    """Whether it is a source of values that change from call to call, or a part of one."""
+    name, owner = getattr(value, "__name__", ""), getattr(value, "__self__", None)
     if isinstance(value, types.ModuleType):
-        return value.__name__ in _RANDOM
-    owner = getattr(value, "__self__", None)
-    module = getattr(value, "__module__", None) or type(owner).__module__
-    name = getattr(value, "__name__", "")
-    return callable(value) and (
-        module in _RANDOM
-        or type(owner).__module__ in _RANDOM
-        or (isinstance(owner, types.ModuleType) and owner.__name__ in _RANDOM)
-        or ("torch" in module and name.startswith("rand"))
-    )
+        return name in _RANDOM
+    homes = {
+        getattr(value, "__module__", None) or "",
+        type(value).__module__,
+        type(owner).__module__,
+    }
+    if isinstance(owner, types.ModuleType):
+        homes.add(owner.__name__)
+    return any(
+        home in _RANDOM or home.startswith(("numpy.random.", "cupy.random.")) for home in homes
+    ) or (name.startswith("rand") and any("torch" in home for home in homes))
 
 
 def _refuse(name: str) -> Callable[..., Any]:
     def call(*_: Any, **__: Any) -> Any:
-        raise TracingError(
+        raise ExpressionError(
             f"{name} cannot be traced: the function is run once, so its value would be frozen"
         )
 
@@ -590,12 +434,11 @@ def _traceable(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in _EXTREMA:
         return _EXTREMA[id(value)]
     if _is_random(value):
-        name = getattr(value, "__name__", repr(value))
-        if isinstance(value, types.ModuleType):
-            return types.SimpleNamespace(
-                **{attribute: _refuse(f"{name}.{attribute}") for attribute in dir(value)}
-            )
-        return _refuse(name)
+        name = getattr(value, "__name__", type(value).__name__)
+        if callable(value):
+            return _refuse(name)
+        attributes = {attribute: _refuse(f"{name}.{attribute}") for attribute in dir(value)}
+        return types.SimpleNamespace(**attributes)
     if isinstance(value, types.ModuleType):
         if value.__name__.partition(".")[0] in {"sympy", __name__.split(".")[0]}:
             return value
@@ -643,6 +486,7 @@ def _traceable_function(function: types.FunctionType, memo: dict[int, Any]) -> C
         function.__code__, scope, function.__name__, function.__defaults__, cells or None
     )
     copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__wrapped__ = function  # type: ignore[attr-defined]  # keeps its id from being reused
     memo[id(function)] = copy  # before its names: it may call itself
     for name in set(_names(function.__code__)) & set(function.__globals__):
         scope[name] = _traceable(function.__globals__[name], memo)
@@ -697,13 +541,14 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
                 function.xreplace({s: by_name.get(s.name, s) for s in function.free_symbols})
             )
         elif callable(function):
+            _check_signature(function, names)
             result = _to_sympy(_traceable(function, {})(*map(Traced, symbols)))
         else:
-            raise TracingError(f"needs a callable or a SymPy expression, not {function!r}")
+            raise ExpressionError(f"needs a callable or a SymPy expression, not {function!r}")
         if isinstance(result, Grouped):
             result = result.args[0]
         _check(result, symbols, condition)
-    except TracingError as error:
+    except ExpressionError as error:
         raise TypeError(f"{what}({', '.join(names)}): {error}") from error
     except Exception as error:
         error.add_note(f"while tracing {what}({', '.join(names)})")
@@ -711,24 +556,39 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
     return result
 
 
+def _check_signature(function: Callable[..., Any], names: Sequence[str]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise ExpressionError(
+            f"is called with {len(names)} arguments, but {function!r} takes {signature}"
+        ) from None
+
+
 def _check(expression: sympy.Basic, symbols: Sequence[sympy.Symbol], condition: bool) -> None:
     strangers = expression.free_symbols - set(symbols)
     if strangers:
-        raise TracingError(f"unknown symbols {', '.join(sorted(map(str, strangers)))}")
-    if isinstance(expression, Boolean) != condition and not expression.is_Symbol:
+        raise ExpressionError(f"unknown symbols {', '.join(sorted(map(str, strangers)))}")
+    if (isinstance(expression, Boolean) and not expression.is_Symbol) != condition:
         wanted, got = ("a condition", "a number") if condition else ("a number", "a condition")
-        raise TracingError(f"must give {wanted}, but {readable(expression)} is {got}")
+        raise ExpressionError(f"must give {wanted}, but {readable(expression)} is {got}")
+    if expression in (sympy.true, sympy.false):
+        raise ExpressionError(f"is always {expression}, whatever its arguments are")
     for node in sympy.preorder_traversal(expression):
         if node in (sympy.nan, sympy.zoo, sympy.I):
-            raise TracingError("the expression is not a real number (division by 0, or complex)")
+            raise ExpressionError("the expression is not a real number (division by 0, or complex)")
         known = (
             isinstance(node, _KNOWN_NODES)
             or node.is_Symbol
             or node.is_number
-            or type(node).__name__ in _CPP_FUNCTIONS
+            or type(node).__name__ in CPP_FUNCTIONS
         )
         if not known:
-            raise TracingError(
+            raise ExpressionError(
                 f"the function {type(node).__name__!r} cannot be compiled: {FUNCTION_REMEDY}"
             )
 
@@ -740,7 +600,7 @@ def _normalised(expression: Any) -> sympy.Basic:
     if isinstance(expression, sympy.Piecewise):
         *branches, (last, condition) = expression.args
         if condition != sympy.true:
-            raise TracingError(f"{expression} has no default: end it with (value, True)")
+            raise ExpressionError(f"{expression} has no default: end it with (value, True)")
         result = _normalised(last)
         for value, condition in reversed(branches):
             result = Where(_normalised(condition), _normalised(value), result)
@@ -749,10 +609,10 @@ def _normalised(expression: Any) -> sympy.Basic:
         return expression
     arguments = [_normalised(argument) for argument in expression.args]
     name = type(expression).__name__
-    if isinstance(expression, _REPLACED) or (
-        type(expression).__module__.startswith("sympy.codegen") and name.lower() in _FUNCTIONS
-    ):
-        return _FUNCTIONS.get(name, _FUNCTIONS.get(name.lower()))(*arguments)  # type: ignore[misc]
+    if isinstance(expression, _REPLACED):
+        return _FUNCTIONS[name](*arguments)
+    if type(expression).__module__.startswith("sympy.codegen") and name.lower() in _FUNCTIONS:
+        return _FUNCTIONS[name.lower()](*arguments)
     if all(new is old for new, old in zip(arguments, expression.args, strict=True)):
         return expression
     return expression.func(*arguments)
@@ -767,13 +627,18 @@ _REPLACED = (
     sympy.ceiling,
     sympy.Heaviside,
     sympy.ITE,
+    sympy.Xor,
 )
-_KNOWN_NODES = (sympy.Add, sympy.Mul, sympy.Pow, Relational, BooleanFunction)
+_KNOWN_NODES = (sympy.Add, sympy.Mul, sympy.Pow, Relational, sympy.And, sympy.Or, sympy.Not)
 
 
-def ungrouped(expression: sympy.Basic) -> sympy.Basic:
-    """The expression without the brackets that keep SymPy from rearranging it."""
-    return expression.replace(Grouped, lambda inner: inner)
+def plain(expression: sympy.Basic) -> sympy.Basic:
+    """The expression in SymPy's own functions alone, for its solvers."""
+    return (
+        expression.replace(Grouped, lambda a: a)
+        .replace(Expm1, lambda a: sympy.exp(a) - 1)
+        .replace(Log1p, lambda a: sympy.log(1 + a))
+    )
 
 
 def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
@@ -788,492 +653,9 @@ def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
     result = _normalised(expression.diff(symbol(name)))
     try:
         _check(result, list(expression.free_symbols), condition=False)
-    except TracingError as error:
+    except ExpressionError as error:
         raise TypeError(
             f"{what}: the derivative {result} of {readable(expression)} cannot be compiled "
             f"({error}); pass {what} yourself"
         ) from None
     return result
-
-
-# ---- printing ----------------------------------------------------------------------------------
-
-_CPP_FUNCTIONS = {
-    **{name: name for name in ("exp", "log", "erf", "erfc", "atan2", *_HALF_PI_FUNCTIONS)},
-    **{"a" + name: "a" + name for name in _HALF_PI_FUNCTIONS},
-    "gamma": "tgamma",
-    "loggamma": "lgamma",
-    "Expm1": "expm1",
-    "Log1p": "log1p",
-    "Maximum": "maximum",
-    "Minimum": "minimum",
-    "Absolute": "absolute",
-    "Sign": "sign",
-    "Floor": "floor",
-    "Ceil": "ceil",
-    "Where": "where",
-    "Grouped": "",
-}
-_NUMPY_FUNCTIONS = {
-    **_CPP_FUNCTIONS,
-    **{"a" + name: "arc" + name for name in _HALF_PI_FUNCTIONS},
-    "atan2": "arctan2",
-}
-
-
-class _Printer(StrPrinter):
-    """Sums, products, comparisons and calls, the same in C++ and Python; subclasses fill in."""
-
-    functions: dict[str, str] = _CPP_FUNCTIONS
-
-    def constant(self, value: sympy.Expr) -> str:
-        raise NotImplementedError
-
-    def integer_power(self, base: sympy.Expr, exponent: int) -> str:
-        raise NotImplementedError
-
-    def call(self, name: str, arguments: Sequence[str]) -> str:
-        return f"{name}({', '.join(arguments)})"
-
-    def _print(self, expression: Any, **keywords: Any) -> str:
-        if isinstance(expression, sympy.Expr) and expression.is_number:
-            return self.constant(expression)
-        return super()._print(expression, **keywords)
-
-    def operand(self, expression: sympy.Expr, level: str, strict: bool = False) -> str:
-        """The text, in brackets where it binds no tighter than the level."""
-        text = self._print(expression)
-        if expression.is_number:
-            return text
-        if isinstance(expression, Grouped):
-            expression, strict = expression.args[0], True
-        own, outer = precedence(expression), PRECEDENCE[level]
-        if expression.is_Pow and expression.exp.is_number and expression.exp.is_negative:
-            own = PRECEDENCE["Mul"]  # printed as a division
-        return f"({text})" if own < outer or (strict and own == outer) else text
-
-    def _print_Symbol(self, expression: sympy.Symbol) -> str:
-        return str(expression.name)
-
-    def _print_Add(self, expression: sympy.Add, order: Any = None) -> str:
-        terms = sorted(
-            self._as_ordered_terms(expression, order=None),
-            key=lambda term: bool(term.could_extract_minus_sign()),  # a - b rather than -b + a
-        )
-        text = self.operand(terms[0], "Add")
-        for term in terms[1:]:
-            if term.could_extract_minus_sign():
-                text += " - " + self.operand(-term, "Add", strict=True)
-            else:
-                text += " + " + self.operand(term, "Add", strict=True)
-        return text
-
-    def _print_Mul(self, expression: sympy.Mul) -> str:
-        coefficient, rest = expression.as_coeff_Mul()
-        above: list[sympy.Expr] = []
-        below: list[sympy.Expr] = []
-        for factor in rest.as_ordered_factors():
-            if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative:
-                below.append(factor.base ** (-factor.exp))
-            else:
-                above.append(factor)
-        sign = ""
-        if coefficient.is_Rational:
-            if coefficient.p < 0 and (above or coefficient.p == -1):
-                sign, coefficient = "-", -coefficient
-            if coefficient.q != 1:
-                below.insert(0, sympy.Integer(coefficient.q))
-            coefficient = sympy.Integer(coefficient.p)
-        if float(coefficient) != 1 or not above:
-            above.insert(0, coefficient)
-        text = " * ".join(self.operand(factor, "Mul") for factor in above)
-        if below:
-            if len(below) == 1:
-                text += " / " + self.operand(below[0], "Mul", strict=True)
-            else:
-                text += " / (" + " * ".join(self.operand(f, "Mul") for f in below) + ")"
-        return sign + text
-
-    def _print_Pow(self, expression: sympy.Pow, rational: bool = False) -> str:
-        base, exponent = expression.args
-        if exponent.is_number and exponent.is_negative:
-            inverse = self.operand(base ** (-exponent), "Mul", strict=True)
-            return f"{self.constant(sympy.Integer(1))} / {inverse}"
-        if exponent == sympy.Rational(1, 2):
-            return self.call("sqrt", [self._print(base)])
-        if exponent.is_Integer and exponent <= 16:
-            return self.integer_power(base, int(exponent))
-        return self.power(base, exponent)
-
-    def power(self, base: sympy.Expr, exponent: sympy.Expr) -> str:
-        return self.call("pow", [self._print(base), self._print(exponent)])
-
-    def _print_Function(self, expression: sympy.Function) -> str:
-        name = self.functions[type(expression).__name__]
-        return self.call(name, [self._print(argument) for argument in expression.args])
-
-    _print_Where = _print_ExpBase = _print_Function
-
-    def _print_Grouped(self, expression: Grouped) -> str:
-        return self._print(expression.args[0])
-
-    def _print_Relational(self, expression: Any) -> str:
-        a, b = (self.operand(argument, "Relational", True) for argument in expression.args)
-        operator = {"Eq": "==", "Ne": "!="}.get(expression.rel_op, expression.rel_op)
-        return f"({a} {operator} {b})"
-
-    def joined(self, expression: BooleanFunction, operator: str) -> str:
-        arguments = sorted(expression.args, key=sympy.default_sort_key)
-        return "(" + f" {operator} ".join(map(self._print, arguments)) + ")"
-
-    def _print_And(self, expression: sympy.And) -> str:
-        return self.joined(expression, "&")
-
-    def _print_Or(self, expression: sympy.Or) -> str:
-        return self.joined(expression, "|")
-
-    def _print_Not(self, expression: sympy.Not) -> str:
-        return self.call("logical_not", [self._print(expression.args[0])])
-
-
-class _FloatingPrinter(_Printer):
-    """C++ on V: every constant has the type V, so nothing is computed in double by accident."""
-
-    def constant(self, value: sympy.Expr) -> str:
-        if value.is_infinite:
-            return "infinity<V>()" if value.is_extended_positive else "-infinity<V>()"
-        return f"constant<V>({float(value)!r})"
-
-    def integer_power(self, base: sympy.Expr, exponent: int) -> str:
-        return self.call(f"power<{exponent}>", [self._print(base)])
-
-
-class _IntegerPrinter(_Printer):
-    """C++ on integers V: in wider numbers, or a single operation by a function that saturates."""
-
-    def __init__(self, wide: bool) -> None:
-        super().__init__()
-        self.wide = wide
-
-    def constant(self, value: sympy.Expr) -> str:
-        if value.is_infinite:
-            positive = value.is_extended_positive
-            text = "infinity<V>()" if positive else "negative_infinity<V>()"
-            return f"widen({text})" if self.wide else text
-        if not float(value).is_integer():
-            raise TracingError(f"the constant {float(value)} is no integer")
-        return f"constant<{'Wide<V>' if self.wide else 'V'}>({int(value)})"
-
-    def integer_power(self, base: sympy.Expr, exponent: int) -> str:
-        return self.call(f"power<{exponent}>", [self._print(base)])
-
-    def power(self, base: sympy.Expr, exponent: sympy.Expr) -> str:
-        raise TracingError(f"the power {readable(base**exponent)} gives no integer")
-
-    def _print_Symbol(self, expression: sympy.Symbol) -> str:
-        return f"widen({expression.name})" if self.wide else str(expression.name)
-
-    def _print_Pow(self, expression: sympy.Pow, rational: bool = False) -> str:
-        base, exponent = expression.args
-        if not (exponent.is_Integer and 0 < exponent <= 16):
-            return self.power(base, exponent)
-        return self.integer_power(base, int(exponent))
-
-    def _print_Add(self, expression: sympy.Add, order: Any = None) -> str:
-        if self.wide:
-            return super()._print_Add(expression)
-        first, second = sorted(
-            self._as_ordered_terms(expression, order=None), key=lambda term: not term.is_Symbol
-        )
-        if second.is_Symbol:
-            return f"saturating_add({first}, {second})"
-        return f"saturating_subtract({first}, {-second})"
-
-    def _print_Mul(self, expression: sympy.Mul) -> str:
-        if not self.wide:
-            first, second = expression.as_ordered_factors()
-            return f"saturating_multiply({first}, {second})"
-        if any(factor.is_Pow and not factor.exp.is_Integer for factor in expression.args):
-            raise TracingError(f"{readable(expression)} gives no integer")
-        if expression.as_numer_denom()[1] != 1:
-            raise TracingError(f"the division in {readable(expression)} gives no integer")
-        return super()._print_Mul(expression)
-
-    def _print_Function(self, expression: sympy.Function) -> str:
-        name = type(expression).__name__
-        if name in ("Floor", "Ceil"):
-            return self._print(expression.args[0])
-        if name not in ("Maximum", "Minimum", "Absolute", "Sign", "Where"):
-            raise TracingError(f"the function {self.functions[name]} gives no integer")
-        return super()._print_Function(expression)
-
-    _print_Where = _print_ExpBase = _print_Function
-
-
-class _BoolPrinter(_Printer):
-    """C++ on V = unsigned char, 0 or 1."""
-
-    def constant(self, value: sympy.Expr) -> str:
-        return f"constant<V>({int(bool(value > 0))})"
-
-    def _print_Function(self, expression: sympy.Function) -> str:
-        operator = {"Maximum": "|", "Minimum": "&"}.get(type(expression).__name__)
-        if operator is None:
-            return super()._print_Function(expression)
-        a, b = map(self._print, expression.args)
-        return f"V({a} {operator} {b})"
-
-    def joined(self, expression: BooleanFunction, operator: str) -> str:
-        return "V" + super().joined(expression, operator)
-
-    def _print_Not(self, expression: sympy.Not) -> str:
-        return f"(constant<V>(1) ^ {self._print(expression.args[0])})"
-
-
-class _ArrayPrinter(_Printer):
-    """Python on arrays; every function is an attribute of ``prefix``."""
-
-    functions = _NUMPY_FUNCTIONS
-
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self.prefix = prefix
-
-    def constant(self, value: sympy.Expr) -> str:
-        if value.is_infinite:
-            text = self.prefix + "inf"
-            return text if value.is_extended_positive else f"-{text}"
-        return repr(int(value) if value.is_Integer else float(value))
-
-    def call(self, name: str, arguments: Sequence[str]) -> str:
-        return super().call(self.prefix + name, arguments)
-
-    def integer_power(self, base: sympy.Expr, exponent: int) -> str:
-        return f"{self.operand(base, 'Pow', strict=True)}**{exponent}"
-
-    def power(self, base: sympy.Expr, exponent: sympy.Expr) -> str:
-        return f"{self.operand(base, 'Pow', strict=True)}**{self.operand(exponent, 'Pow', strict=True)}"
-
-
-def readable(expression: sympy.Basic) -> str:
-    """The expression for people: as one would write it in Python.
-
-    Examples
-    --------
-    >>> readable(trace(lambda a, b: max(a, b) - 1.5, ["a", "b"], "f"))
-    'maximum(a, b) - 1.5'
-    """
-    text = _ArrayPrinter("").doprint(expression)
-    return text[1:-1] if isinstance(expression, Relational) else text
-
-
-def cpp_floating(expression: sympy.Basic) -> str:
-    """C++ text for floating values of type V.
-
-    Examples
-    --------
-    >>> cpp_floating(trace(lambda a, b: 3 * a - b**2, ["a", "b"], "f"))
-    'constant<V>(3.0) * a - power<2>(b)'
-    """
-    return _FloatingPrinter().doprint(expression)
-
-
-def _needs_wide(expression: sympy.Basic) -> bool:
-    """Whether integers need wider numbers than their own: all but one saturating operation."""
-    if expression.is_Symbol or expression in (0, 1, sympy.oo, -sympy.oo):
-        return False
-    if expression.is_Add or expression.is_Mul:
-        symbols = sum(term.is_Symbol for term in expression.args)
-        negated = sum((-term).is_Symbol for term in expression.args) if expression.is_Add else 0
-        return len(expression.args) != 2 or symbols == 0 or symbols + negated != 2
-    if isinstance(expression, Maximum | Minimum | Where | BooleanFunction | Relational):
-        return any(map(_needs_wide, expression.args))
-    return True
-
-
-def cpp_integer(expression: sympy.Basic) -> str:
-    """C++ text for integer values of type V, exact in wider numbers or saturating.
-
-    Raises
-    ------
-    TypeError
-        Where the expression has a division, a function or a constant that gives no integer.
-
-    Examples
-    --------
-    >>> cpp_integer(trace(lambda a, b: a - b, ["a", "b"], "f"))
-    'saturating_subtract(a, b)'
-    >>> cpp_integer(trace(lambda a, b: 3 * a - b, ["a", "b"], "f"))
-    'narrow<V>(constant<Wide<V>>(3) * widen(a) - widen(b))'
-    """
-    wide = _needs_wide(expression)
-    text = _IntegerPrinter(wide).doprint(expression)
-    return f"narrow<V>({text})" if wide and not isinstance(expression, Boolean) else text
-
-
-def cpp_bool(expression: sympy.Basic) -> str:
-    """C++ text for V = unsigned char, 0 or 1.
-
-    Examples
-    --------
-    >>> cpp_bool(trace(min, ["a", "b"], "f"))
-    'V(a & b)'
-    """
-    return _BoolPrinter().doprint(expression)
-
-
-# ---- array functions ---------------------------------------------------------------------------
-
-
-def array_module(*arguments: Any) -> Any:
-    """The module (numpy, cupy or torch) whose arrays are among the arguments; None for scalars.
-
-    Raises
-    ------
-    TypeError
-        Where arrays of two libraries are mixed.
-    """
-    names = {type(argument).__module__.partition(".")[0] for argument in arguments}
-    names &= {"numpy", "cupy", "torch"}
-    if all(np.isscalar(argument) for argument in arguments):
-        return None
-    if len(names) > 1 and any(isinstance(argument, np.ndarray) for argument in arguments):
-        raise TypeError(f"arrays of different libraries: {' and '.join(sorted(names))}")
-    names = names - {"numpy"} or names
-    return sys.modules[names.pop()] if names else np
-
-
-class _ArrayFunctions:
-    """The functions that the text of an `ArrayFunction` names, from NumPy or CuPy."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._module, name, None)
-        if found is None:
-            found = self._special(name)
-        setattr(self, name, found)
-        return found
-
-    def _special(self, name: str) -> Any:
-        if self._module is np:  # NumPy has none of these; the package does not need SciPy
-            return np.vectorize(_guarded(getattr(math, {"tgamma": "gamma"}.get(name, name))))
-        import cupyx.scipy.special as special
-
-        return getattr(special, {"tgamma": "gamma", "lgamma": "gammaln"}.get(name, name))
-
-    # As the kernels: the second argument only where it is strictly better.
-    def maximum(self, a: Any, b: Any) -> Any:
-        return self._module.where(a < b, b, a)
-
-    def minimum(self, a: Any, b: Any) -> Any:
-        return self._module.where(b < a, b, a)
-
-
-def _guarded(function: Callable[[float], float]) -> Callable[[float], float]:
-    def call(value: float) -> float:
-        try:
-            return float(function(value))
-        except (OverflowError, ValueError):  # a pole
-            return math.inf
-
-    return call
-
-
-@functools.cache
-def _array_functions(name: str) -> _ArrayFunctions:
-    return _ArrayFunctions(sys.modules[name])
-
-
-class ArrayFunction:
-    """An expression as a function of NumPy or CuPy arrays, or of Python numbers.
-
-    Parameters
-    ----------
-    expression
-        As `trace` gives it.
-    names
-        The parameters, in order.
-    never_nan
-        The name of a parameter for which a condition is False where that parameter is NaN.
-
-    Notes
-    -----
-    The arguments broadcast; the result has their common shape and floating dtype. On integers it
-    saturates, exactly as the kernels do; a result that is no integer is a TypeError.
-
-    Examples
-    --------
-    >>> f = ArrayFunction(trace(lambda a, b: a + b, ["a", "b"], "f"), ["a", "b"])
-    >>> f(1.0, 2.0)
-    3.0
-    >>> f(np.array([100, 1], np.int8), np.int8(100))
-    array([127, 101], dtype=int8)
-    """
-
-    def __init__(
-        self, expression: sympy.Basic, names: Sequence[str], never_nan: str | None = None
-    ) -> None:
-        self.expression = expression
-        self.names = tuple(names)
-        self.never_nan = never_nan
-        self.condition = isinstance(expression, Boolean) and not expression.is_Symbol
-
-    def __repr__(self) -> str:
-        return f"<({', '.join(self.names)}) -> {readable(self.expression)}>"
-
-    def __reduce__(self) -> Any:
-        return ArrayFunction, (self.expression, self.names, self.never_nan)
-
-    @functools.cached_property
-    def _calculates(self) -> bool:
-        """Whether there is anything that can overflow."""
-        return not all(
-            node.is_Symbol
-            or node in (0, 1)
-            or isinstance(node, Maximum | Minimum | Where | BooleanFunction | Relational)
-            for node in sympy.preorder_traversal(self.expression)
-        )
-
-    @functools.cached_property
-    def _evaluate(self) -> Callable[..., Any]:
-        text = _ArrayPrinter("xp.").doprint(self.expression)
-        if self.never_nan is not None:
-            text = f"{text} & ({self.never_nan} == {self.never_nan})"
-        return eval(f"lambda xp, {', '.join(self.names)}: {text}", {})
-
-    def __call__(self, *arguments: Any) -> Any:
-        if len(arguments) != len(self.names):
-            raise TypeError(
-                f"takes {len(self.names)} arguments ({', '.join(self.names)}), got {len(arguments)}"
-            )
-        module = array_module(*arguments)
-        scalars = module is None
-        module = module or np
-        if module.__name__ not in ("numpy", "cupy"):
-            raise TypeError(f"needs NumPy or CuPy arrays or numbers, got {module.__name__} arrays")
-        if scalars and not any(isinstance(argument, np.generic) for argument in arguments):
-            arrays = [np.float64(argument) for argument in arguments]
-        else:
-            arrays = [module.asarray(argument) for argument in arguments]
-        with np.errstate(all="ignore"):
-            result = self._on_arrays(module, arrays)
-        return result.item() if scalars else result
-
-    def _on_arrays(self, module: Any, arrays: list[Any]) -> Any:
-        dtype = module.result_type(*arrays)
-        shape = np.broadcast_shapes(*(array.shape for array in arrays))
-        exact = dtype.kind in "iu" and self._calculates
-        if exact:
-            cpp_integer(self.expression)  # refuses what gives no integer
-            if module is not np:
-                raise TypeError(f"{self!r} on integers is evaluated on NumPy arrays only")
-            arrays = [array.astype(object) for array in arrays]  # Python's own unbounded integers
-        result = self._evaluate(_array_functions(module.__name__), *arrays)
-        if exact and not self.condition:
-            limits = np.iinfo(dtype)
-            result = np.minimum(np.maximum(result, limits.min), limits.max)
-        wanted = np.dtype(bool) if self.condition else dtype
-        result = module.asarray(result).astype(wanted, copy=False)
-        return result if result.shape == shape else module.broadcast_to(result, shape)

@@ -18,23 +18,24 @@ from typing import Any, TypeAlias
 import numpy as np
 import sympy
 
-from . import expressions as _expressions
-from .expressions import (
+from semiconv_cupy.expressions import derivative, plain, symbol, trace, where
+from semiconv_cupy.printing import (
     ArrayFunction,
     Minimum,
     array_module,
-    derivative,
+    cpp_bool,
+    cpp_floating,
+    cpp_integer,
     readable,
-    symbol,
-    trace,
-    ungrouped,
 )
 
 __all__ = ["BroadcastSemifield", "SelectSemifield", "Semifield", "SubtractSemifield", "named"]
 
 ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
 
-IMG, KRN, LEFT, RIGHT, ACC, RES, VAL = map(symbol, "img krn left right acc res val".split())
+IMG, KRN, LEFT, RIGHT, ACC, RES, VAL = (
+    symbol(name) for name in ("img", "krn", "left", "right", "acc", "res", "val")
+)
 
 # The parameters of each function, by the name that `expressions` and `functions` use.
 _PARAMETERS = {
@@ -148,10 +149,10 @@ class _CompiledSemifield:
                 f"{self!r} works on floating arrays only; integers and bool need a SelectSemifield"
             )
         texts = {
-            f"SEMICONV_{name.upper()}": _expressions.cpp_floating(expression)
+            f"SEMICONV_{name.upper()}": cpp_floating(expression)
             for name, expression in self.expressions.items()
         }
-        texts["SEMICONV_ZERO"] = _expressions.cpp_floating(sympy.sympify(self.zero))
+        texts["SEMICONV_ZERO"] = cpp_floating(sympy.sympify(self.zero))
         if self.parameter is not None:
             texts["SEMICONV_PARAMETER"] = repr(self.parameter)
         return texts
@@ -364,9 +365,9 @@ class SelectSemifield(_CompiledSemifield):
         if arithmetic == "integer":
             try:
                 return {
-                    "SEMICONV_SELECT": _expressions.cpp_integer(select),
-                    "SEMICONV_TIMES": _expressions.cpp_integer(times),
-                    "SEMICONV_ZERO": _expressions.cpp_integer(_number(self.zero)),
+                    "SEMICONV_SELECT": cpp_integer(select),
+                    "SEMICONV_TIMES": cpp_integer(times),
+                    "SEMICONV_ZERO": cpp_integer(_number(self.zero)),
                 }
             except TypeError as error:
                 raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
@@ -375,9 +376,9 @@ class SelectSemifield(_CompiledSemifield):
             if equivalent is None:
                 raise TypeError(f"{self!r} cannot work on bool arrays: it has no or/and equivalent")
             return {
-                "SEMICONV_SELECT": _expressions.cpp_bool(equivalent.expressions["select"]),
-                "SEMICONV_TIMES": _expressions.cpp_bool(equivalent.expressions["times"]),
-                "SEMICONV_ZERO": _expressions.cpp_bool(_number(equivalent.zero)),
+                "SEMICONV_SELECT": cpp_bool(equivalent.expressions["select"]),
+                "SEMICONV_TIMES": cpp_bool(equivalent.expressions["times"]),
+                "SEMICONV_ZERO": cpp_bool(_number(equivalent.zero)),
             }
         raise ValueError(
             f"arithmetic must be 'floating', 'integer' or 'bool', got arithmetic={arithmetic!r}"
@@ -508,15 +509,15 @@ class SubtractSemifield(_CompiledSemifield):
             # Scaled by the larger (p < 0: the smaller) term, so that no power overflows.
             scale = (np.maximum if p > 0 else np.minimum)(abs(left), abs(right))
             scaled = scale * ((left / scale) ** p + (right / scale) ** p) ** (1 / p)
-            return _expressions.where((scale > 0) & (scale < math.inf), scaled, scale)
+            return where((scale > 0) & (scale < math.inf), scaled, scale)
 
         def subtract(res: Any, val: Any) -> Any:
             remainder = res * np.maximum(1 - (val / res) ** p, 0) ** (1 / p)
-            return _expressions.where(res == val, zero, remainder)
+            return where(res == val, zero, remainder)
 
         def d_add_d_right(acc: Any, val: Any) -> Any:
             nothing = (acc == val) & (val == zero)
-            return _expressions.where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
+            return where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
 
         made = cls(add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
         return made._specialised("root", p=value)  # type: ignore[no-any-return]
@@ -535,15 +536,15 @@ class SubtractSemifield(_CompiledSemifield):
         def add(left: Any, right: Any) -> Any:
             extremum = (np.maximum if mu > 0 else np.minimum)(left, right)
             apart = extremum + np.log1p(np.exp(-abs(mu) * abs(left - right))) / mu
-            return _expressions.where(left == right, left + math.log(2) / mu, apart)
+            return where(left == right, left + math.log(2) / mu, apart)
 
         def subtract(res: Any, val: Any) -> Any:
             remainder = np.maximum(-np.expm1(mu * (val - res)), 0)
-            return _expressions.where(res == val, zero, res + np.log(remainder) / mu)
+            return where(res == val, zero, res + np.log(remainder) / mu)
 
         def d_add_d_right(acc: Any, val: Any) -> Any:
-            tie = _expressions.where(val == zero, 0.0, 0.5)
-            return _expressions.where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
+            tie = where(val == zero, 0.0, 0.5)
+            return where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
 
         made = cls(add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
         return made._specialised("log", mu=value)  # type: ignore[no-any-return]
@@ -578,7 +579,7 @@ def _inverse(expression: sympy.Expr, what: str, argument: str) -> sympy.Expr:
         f"pass {argument} yourself"
     )
     try:
-        solutions = sympy.solve(sympy.Eq(ungrouped(expression), RES), ACC)
+        solutions = sympy.solve(sympy.Eq(plain(expression), RES), ACC)
     except NotImplementedError:
         raise ValueError(message) from None
     samples = np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6])
