@@ -1,0 +1,73 @@
+"""Semifield convolutions for PyTorch: differentiable, compiled, on CPU and CUDA tensors.
+
+``import torch_bridge as semiconv`` takes the place of ``import pytorch_nd_semiconv as semiconv``;
+the kernels in any number of dimensions, openings and ready-made layers come in addition.
+"""
+
+from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
+from torch_bridge import functional
+from torch_bridge.layers import (
+    Closing,
+    Dilation,
+    DilationPool1d,
+    DilationPool2d,
+    DilationPool3d,
+    Erosion,
+    Opening,
+)
+from torch_bridge.modules import (
+    BroadcastConv,
+    GenericClosing,
+    GenericConv,
+    GenericOpening,
+    SemifieldConv,
+    TorchLinearConv2D,
+    TorchMaxPool2D,
+)
+from torch_bridge.quadratic import (
+    CovCholesky,
+    CovCholesky2D,
+    CovSpectral,
+    CovSpectral2D,
+    LearnedKernel,
+    LearnedKernel2D,
+    QuadraticKernelCholesky,
+    QuadraticKernelCholesky2D,
+    QuadraticKernelIso,
+    QuadraticKernelIso2D,
+    QuadraticKernelSpectral,
+    QuadraticKernelSpectral2D,
+)
+
+__all__ = [
+    "BroadcastConv",
+    "BroadcastSemifield",
+    "Closing",
+    "CovCholesky",
+    "CovCholesky2D",
+    "CovSpectral",
+    "CovSpectral2D",
+    "Dilation",
+    "DilationPool1d",
+    "DilationPool2d",
+    "DilationPool3d",
+    "Erosion",
+    "GenericClosing",
+    "GenericConv",
+    "GenericOpening",
+    "LearnedKernel",
+    "LearnedKernel2D",
+    "Opening",
+    "QuadraticKernelCholesky",
+    "QuadraticKernelCholesky2D",
+    "QuadraticKernelIso",
+    "QuadraticKernelIso2D",
+    "QuadraticKernelSpectral",
+    "QuadraticKernelSpectral2D",
+    "SelectSemifield",
+    "SemifieldConv",
+    "SubtractSemifield",
+    "TorchLinearConv2D",
+    "TorchMaxPool2D",
+    "functional",
+]

@@ -34,21 +34,21 @@ KernelSize = int | tuple[int, ...]
 Init = Mapping[str, str | float]
 
 
-def spatial_sizes(kernel_size: KernelSize, ndim: int | None) -> tuple[int, ...]:
-    """`kernel_size` as one size per axis; an int needs `ndim`, a tuple brings its own."""
-    if isinstance(kernel_size, (tuple, list)):
-        if ndim is not None and len(kernel_size) != ndim:
-            raise ValueError(f"kernel_size must have {ndim} entries, got {kernel_size!r}")
-        if not kernel_size:
-            raise ValueError(f"kernel_size must have at least one entry, got {kernel_size!r}")
-        return tuple(_positive("kernel_size", size) for size in kernel_size)
-    size = _positive("kernel_size", kernel_size)
+def per_axis(
+    name: str, value: int | tuple[int, ...], ndim: int | None, at_least: int = 1
+) -> tuple[int, ...]:
+    """`value` as one integer per spatial axis; an int needs `ndim`, a tuple brings its own."""
+    if isinstance(value, (tuple, list)):
+        if not value or (ndim is not None and len(value) != ndim):
+            raise ValueError(f"{name} must have {ndim or 'one or more'} entries, got {value!r}")
+        return tuple(_integer(name, entry, at_least) for entry in value)
+    number = _integer(name, value, at_least)
     if ndim is None:
         raise ValueError(
-            f"kernel_size={kernel_size!r} does not say the number of dimensions: "
-            "give one size per axis, or ndim"
+            f"{name}={value!r} does not say the number of dimensions: "
+            "give one entry per axis, or ndim"
         )
-    return (size,) * _positive("ndim", ndim)
+    return (number,) * _integer("ndim", ndim)
 
 
 def _fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | None:
@@ -57,11 +57,11 @@ def _fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | N
     return ndim if fixed is None else fixed
 
 
-def _positive(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, at_least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
     return int(value)
 
 
@@ -219,8 +219,8 @@ class _Channels(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.in_channels = _positive("in_channels", in_channels)
-        self.out_channels = _positive("out_channels", out_channels)
+        self.in_channels = _integer("in_channels", in_channels)
+        self.out_channels = _integer("out_channels", out_channels)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}"
@@ -246,11 +246,11 @@ class _Covariance(_Channels):
         super().__init__(in_channels, out_channels)
         ndim = _fixed_dimensions(type(self), ndim, self.fixed_ndim)
         if kernel_size is not None:
-            sizes = spatial_sizes(kernel_size, ndim)
+            sizes = per_axis("kernel_size", kernel_size, ndim)
             self.ndim = len(sizes)
         elif ndim is not None:
             sizes = None
-            self.ndim = _positive("ndim", ndim)
+            self.ndim = _integer("ndim", ndim)
         else:
             raise ValueError(f"{type(self).__name__} needs ndim, or a kernel_size tuple")
         for name, value in self._initial(init, sizes).items():
@@ -455,7 +455,7 @@ class CovCholesky2D(CovCholesky):
 
 def _plot(kernel: Tensor, at_most: int) -> Any:
     """Draw the first `at_most` of the kernels (O, I, *K) side by side; return the axes."""
-    at_most = _positive("at_most", at_most)
+    at_most = _integer("at_most", at_most)
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -507,8 +507,8 @@ class _Kernel(_Channels):
     ) -> None:
         super().__init__(in_channels, out_channels)
         self.kernel_size = kernel_size
-        self._sizes = spatial_sizes(
-            kernel_size, _fixed_dimensions(type(self), ndim, self.fixed_ndim)
+        self._sizes = per_axis(
+            "kernel_size", kernel_size, _fixed_dimensions(type(self), ndim, self.fixed_ndim)
         )
 
     def extra_repr(self) -> str:

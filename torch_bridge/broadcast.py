@@ -1,0 +1,96 @@
+"""The convolution of a BroadcastSemifield on tensors: whole windows as one tensor.
+
+Every step is torch's own and so differentiable by it. `semiconv_cupy.broadcast` has the same for
+arrays. Called by `functional` and `modules`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from semiconv_cupy.geometry import Geometry
+
+if TYPE_CHECKING:
+    from semiconv_cupy.semifields import BroadcastSemifield
+
+
+def broadcast_conv(
+    img: Tensor,
+    krn: Tensor,
+    semifield: BroadcastSemifield,
+    geometry: Geometry,
+    unfold_copy: bool = False,
+) -> Tensor:
+    """Pad with the zero, view all windows, multiply by the kernels, reduce the window axes."""
+    rank = geometry.rank
+    img = _touched(img, geometry, semifield.zero)
+    windows = _copied_windows(img, geometry) if unfold_copy else _viewed_windows(img, geometry)
+    # (G, O / G) kernels, or (1, O) where they are shared, each spread over the outputs.
+    kernels = krn.unflatten(0, (1 if geometry.shares_kernels else geometry.groups, -1))
+    kernels = kernels[:, :, *(None,) * rank]
+    products = semifield.multiply(windows, kernels)  # (B, G, O / G, *out, I, *K)
+    channel, *taps = range(3 + rank, 4 + 2 * rank)
+    if semifield.add_reduce_channels is None:
+        out = semifield.add_reduce(products, (channel, *taps))
+    else:
+        out = semifield.add_reduce_channels(semifield.add_reduce(products, tuple(taps)), channel)
+    out = out.flatten(1, 2)
+    if geometry.mirrored:
+        out = out.flip(_spatial(geometry))
+    if math.isinf(semifield.zero):
+        # A window of nothing but the zero depends on no element of image or kernel.
+        out = out.masked_fill(out == semifield.zero, semifield.zero)
+    return out
+
+
+def _spatial(geometry: Geometry) -> tuple[int, ...]:
+    return tuple(range(2, 2 + geometry.rank))
+
+
+def _touched(img: Tensor, geometry: Geometry, zero: float) -> Tensor:
+    """The part of the padded image that windows touch, mirrored where the kernel is.
+
+    Taps then lie in the kernel's own memory order, so that ties are resolved as everywhere; with a
+    mirrored kernel the outputs come in reverse order.
+    """
+    pads: list[int] = []
+    for n in reversed(range(geometry.rank)):
+        length = geometry.stride[n] * (geometry.out_size[n] - 1) + _reach(geometry, n)
+        begin = geometry.pad_begin[n]
+        pads += [begin, length - begin - geometry.image_size[n]]  # a negative end crops
+    if any(pads):
+        img = F.pad(img, pads, value=zero)
+    return img.flip(_spatial(geometry)) if geometry.mirrored else img
+
+
+def _reach(geometry: Geometry, axis: int) -> int:
+    """Elements from a window's first tap to its last, both counted."""
+    return geometry.dilation[axis] * (geometry.kernel_size[axis] - 1) + 1
+
+
+def _viewed_windows(img: Tensor, geometry: Geometry) -> Tensor:
+    """All windows, (B, G, 1, *out, I, *K), as a view."""
+    rank = geometry.rank
+    for n in range(rank):
+        img = img.unfold(2 + n, _reach(geometry, n), geometry.stride[n])
+        img = img[..., :: geometry.dilation[n]]
+    windows = img.unflatten(1, (geometry.groups, geometry.in_channels))
+    out, taps = range(3, 3 + rank), range(3 + rank, 3 + 2 * rank)
+    return windows.permute(0, 1, *out, 2, *taps).unsqueeze(2)
+
+
+def _copied_windows(img: Tensor, geometry: Geometry) -> Tensor:
+    """The same as a copy, by torch's im2col."""
+    if geometry.rank != 2:
+        raise ValueError(f"unfold_copy=True serves 2 spatial axes, got {geometry.rank}")
+    columns = F.unfold(
+        img, geometry.kernel_size, dilation=geometry.dilation, stride=geometry.stride
+    )
+    windows = columns.unflatten(2, geometry.out_size).unflatten(
+        1, (geometry.groups, geometry.in_channels, *geometry.kernel_size)
+    )
+    return windows.permute(0, 1, 5, 6, 2, 3, 4).unsqueeze(2)

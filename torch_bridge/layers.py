@@ -1,0 +1,381 @@
+"""Ready-made layers: morphology with learned structuring functions, in one line of a model.
+
+Here: pooling that takes the place of torch.nn.MaxPool1d/2d/3d, and dilation, erosion, opening and
+closing that keep the image's size. They join a kernel of `quadratic` with a fused convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from semiconv_cupy.geometry import Geometry, Padding
+from semiconv_cupy.semifields import SelectSemifield
+from torch_bridge.functional import plan, semifield_conv
+from torch_bridge.quadratic import (
+    Init,
+    KernelSize,
+    LearnedKernel,
+    QuadraticKernelCholesky,
+    QuadraticKernelIso,
+    QuadraticKernelSpectral,
+    per_axis,
+)
+
+__all__ = [
+    "Closing",
+    "Dilation",
+    "DilationPool1d",
+    "DilationPool2d",
+    "DilationPool3d",
+    "Erosion",
+    "Opening",
+]
+
+Structuring = Literal["spectral", "cholesky", "iso", "free"]
+
+_QUADRATIC: dict[str, Callable[..., nn.Module]] = {
+    "spectral": QuadraticKernelSpectral,
+    "cholesky": QuadraticKernelCholesky,
+    "iso": QuadraticKernelIso,
+}
+
+
+def _structuring_functions(
+    sizes: tuple[int, ...],
+    channels: int | None,
+    structuring: Structuring,
+    init: Init | None,
+    device: Any,
+    dtype: Any,
+) -> nn.Module:
+    """A kernel (channels or 1, 1, *sizes)."""
+    count = 1 if channels is None else channels
+    if structuring in _QUADRATIC:
+        return _QUADRATIC[structuring](1, count, sizes, init, device=device, dtype=dtype)
+    if structuring != "free":
+        raise ValueError(f"structuring must be one of {[*_QUADRATIC, 'free']}, got {structuring!r}")
+    if init is not None:
+        raise ValueError(f'structuring="free" starts flat and has no init, got {init!r}')
+    kernel = LearnedKernel(1, count, sizes, device=device, dtype=dtype)
+    nn.init.zeros_(kernel.kernel)
+    return kernel
+
+
+class _ChannelwiseLayer(nn.Module):
+    """One structuring function for each channel, or one for all of them."""
+
+    kernel: nn.Module
+    channels: int | None
+
+    def forward(self, img: Tensor) -> Tensor:
+        """`img` (B, C, *S) or (C, *S), and the result in the same way."""
+        krn = self.kernel()
+        if img.dim() == krn.dim() - 1:
+            return self._convolve(img[None], krn)[0]
+        return self._convolve(img, krn)
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _groups(self, img: Tensor) -> dict[str, Any]:
+        """Each channel of `img` a group."""
+        channels = img.shape[1]
+        if self.channels is not None and channels != self.channels:
+            raise ValueError(
+                f"img must have {self.channels} channels, got an image of shape {tuple(img.shape)}"
+            )
+        return {"groups": channels, "group_broadcasting": self.channels is None}
+
+
+class _DilationPool(_ChannelwiseLayer):
+    """Pooling; the subclasses say in how many dimensions."""
+
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: KernelSize,
+        stride: int | tuple[int, ...] | None = None,
+        padding: int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        channels: int | None = None,
+        structuring: Structuring = "spectral",
+        init: Init | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if return_indices:
+            raise ValueError(
+                "return_indices=True is not offered: the maximum of image plus structuring "
+                "function has no place in the image that max_unpool could use"
+            )
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = ceil_mode
+        self.channels = channels
+        sizes = per_axis("kernel_size", kernel_size, self.ndim)
+        self._strides = per_axis("stride", self.stride, self.ndim)
+        self._pads = per_axis("padding", padding, self.ndim, at_least=0)
+        self._reach = tuple(
+            d * (k - 1) + 1
+            for d, k in zip(per_axis("dilation", dilation, self.ndim), sizes, strict=True)
+        )
+        if any(2 * pad > reach for pad, reach in zip(self._pads, self._reach, strict=True)):
+            raise ValueError(
+                f"padding must be at most half the window (as in torch), got {padding!r} for "
+                f"windows of {self._reach} elements"
+            )
+        self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
+
+    def extra_repr(self) -> str:
+        channels = "" if self.channels is None else f", channels={self.channels}"
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}{channels}"
+        )
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        return semifield_conv(
+            img,
+            krn,
+            SelectSemifield.tropical_max(),
+            stride=self._strides,
+            padding=self._padding(img),
+            dilation=self.dilation,
+            **self._groups(img),
+        )
+
+    def _padding(self, img: Tensor) -> Padding:
+        """With `ceil_mode`, the end is padded until the last window fits that begins inside."""
+        if not self.ceil_mode:
+            return self._pads
+        pairs = []
+        for size, pad, stride, reach in zip(
+            img.shape[2:], self._pads, self._strides, self._reach, strict=True
+        ):
+            last = -(-(size + 2 * pad - reach) // stride) * stride  # where the last window begins
+            if last >= size + pad:
+                last -= stride
+            pairs.append((pad, max(pad, last + reach - size - pad)))
+        return tuple(pairs)
+
+
+class DilationPool1d(_DilationPool):
+    """`DilationPool2d` in one dimension: in place of `torch.nn.MaxPool1d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> DilationPool1d(3, stride=2, ceil_mode=True)(torch.zeros(2, 4, 10)).shape
+    torch.Size([2, 4, 5])
+    """
+
+    ndim = 1
+
+
+class DilationPool2d(_DilationPool):
+    r"""Max-pooling with a learned structuring function, in place of `torch.nn.MaxPool2d`.
+
+    .. math:: out[b, c, x] = \max_y img[b, c, s x + d y - p] + h_c[K - 1 - y]
+
+    Arguments and output sizes are those of `torch.nn.MaxPool2d`; a structuring function h of
+    nothing but zeros is max-pooling itself.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool2d`; positions outside the image do not take part.
+    return_indices : bool
+        Must be False: indices mean nothing to `torch.nn.MaxUnpool2d` here.
+    channels : int, optional
+        One structuring function for each of so many channels; None: one shared by all.
+    structuring : {"spectral", "cholesky", "iso", "free"}
+        Its parametrisation: `QuadraticKernelSpectral`, `QuadraticKernelCholesky`,
+        `QuadraticKernelIso`, or all taps free (`LearnedKernel`, starting at zero, as max-pooling).
+    init : mapping, optional
+        Initial values of a quadratic one; see its class.
+    device, dtype : optional
+        As in torch's modules.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    References
+    ----------
+    Groenendijk, Dorst and Gevers, "MorphPool: efficient non-linear pooling & unpooling in CNNs",
+    BMVC 2022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pool = DilationPool2d(3, stride=2, padding=1, channels=16)
+    >>> pool(torch.randn(8, 16, 28, 28)).shape
+    torch.Size([8, 16, 14, 14])
+    """
+
+    ndim = 2
+
+
+class DilationPool3d(_DilationPool):
+    """`DilationPool2d` in three dimensions: in place of `torch.nn.MaxPool3d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> DilationPool3d(2)(torch.zeros(1, 3, 8, 8, 8)).shape
+    torch.Size([1, 3, 4, 4, 4])
+    """
+
+    ndim = 3
+
+
+class _Morphology(_ChannelwiseLayer):
+    """Dilations and erosions that keep the image's size and are adjoint to each other."""
+
+    def __init__(
+        self,
+        kernel_size: KernelSize,
+        channels: int | None = None,
+        *,
+        ndim: int | None = None,
+        dilation: int | tuple[int, ...] = 1,
+        structuring: Structuring = "spectral",
+        init: Init | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        sizes = per_axis("kernel_size", kernel_size, ndim)
+        self.kernel_size = kernel_size
+        self.channels = channels
+        self.dilation = per_axis("dilation", dilation, len(sizes))
+        self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
+
+    def extra_repr(self) -> str:
+        shown = [f"kernel_size={self.kernel_size}"]
+        if self.channels is not None:
+            shown.append(f"channels={self.channels}")
+        if max(self.dilation) > 1:
+            shown.append(f"dilation={self.dilation}")
+        return ", ".join(shown)
+
+    def _dilate(self, img: Tensor, krn: Tensor) -> Tensor:
+        return semifield_conv(
+            img,
+            krn,
+            SelectSemifield.tropical_max(),
+            padding="same",
+            dilation=self.dilation,
+            **self._groups(img),
+        )
+
+    def _erode(self, img: Tensor, krn: Tensor) -> Tensor:
+        return semifield_conv(
+            img,
+            krn,
+            SelectSemifield.tropical_min_negated(),
+            padding=self._geometry(img, krn).transposed_padding,
+            dilation=self.dilation,
+            kind="corr",
+            **self._groups(img),
+        )
+
+    def _geometry(self, img: Tensor, krn: Tensor) -> Geometry:
+        return plan(img, krn, padding="same", dilation=self.dilation, **self._groups(img))
+
+
+class Dilation(_Morphology):
+    r"""Dilation by a learned structuring function; it keeps the image's size.
+
+    .. math:: out[b, c, x] = \max_y img[b, c, x - y] + h_c[y]
+
+    y runs over the integer offsets from -((K - 1) // 2) upward, times `dilation`; positions outside
+    the image do not take part. For even K the image is read one step further (x - y + 1), as in
+    `scipy.ndimage.grey_dilation`. `Erosion` is its adjoint, for even K too.
+
+    Parameters
+    ----------
+    kernel_size : int or tuple of int
+        K: one size for all axes, or one per axis.
+    channels : int, optional
+        One structuring function for each of so many channels; None: one shared by all.
+    ndim : int, optional
+        Number of spatial axes; needed where `kernel_size` is an int.
+    dilation : int or tuple of int
+        Distance of the taps in image elements.
+    structuring, init, device, dtype
+        As in `DilationPool2d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Dilation(5, channels=3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
+    """
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        return self._dilate(img, krn)
+
+
+class Erosion(_Morphology):
+    r"""Erosion by a learned structuring function; it keeps the image's size.
+
+    .. math:: out[b, c, x] = \min_y img[b, c, x + y] - h_c[y]
+
+    For even K, the image is read at x + y - 1. Everything else is as in `Dilation`, whose adjoint
+    it is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Erosion((5, 4))(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
+    """
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        return self._erode(img, krn)
+
+
+class Opening(_Morphology):
+    """Opening by a learned structuring function: `Erosion`, then `Dilation`.
+
+    The result is nowhere above the image, and opening it again changes nothing. Parameters as in
+    `Dilation`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Opening(3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
+    """
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        return self._dilate(self._erode(img, krn), krn)
+
+
+class Closing(_Morphology):
+    """Closing by a learned structuring function: `Dilation`, then `Erosion`.
+
+    The result is nowhere below the image, and closing it again changes nothing. Parameters as in
+    `Dilation`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Closing(3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 3, 16, 16])
+    """
+
+    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        return self._erode(self._dilate(img, krn), krn)
