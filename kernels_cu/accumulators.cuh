@@ -102,6 +102,7 @@ template <class V> struct SharedSelection {
   SEMICONV_FN V residual(int i) const { return i == 0 ? best : count; }
   struct Weight {
     V best, share;
+    Weight() = default;
     SEMICONV_FN Weight(V best_, V count)
         : best(best_), share(where(count > constant<V>(0), constant<V>(1) / count, constant<V>(0))) {}
     SEMICONV_FN V operator()(V val) const { return where(val == best, share, constant<V>(0)); }
@@ -153,11 +154,12 @@ template <class V> struct LogSum {
   SEMICONV_FN V residual(int i) const { return i == 0 ? shift : sum.result(); }
   struct Weight {
     V shift, scale;
+    Weight() = default;
     SEMICONV_FN Weight(V shift_, V total)
         : shift(shift_),
           scale(where(total > constant<V>(0), constant<V>(1) / total, constant<V>(0))) {}
     SEMICONV_FN V operator()(V val) const {
-      return exp_of_nonpositive(mu() * (val - shift)) * scale;
+      return exp_of_nonpositive(select_less(mu() * (val - shift), constant<V>(0))) * scale;
     }
   };
 };
@@ -224,6 +226,7 @@ template <class V> struct PowerSum {
   SEMICONV_FN V residual(int i) const { return i == 0 ? scale : sum.result(); }
   struct Weight {
     V inverse, factor;
+    Weight() = default;
     SEMICONV_FN Weight(V scale, V total) : inverse(constant<V>(1) / scale) {
       const V none = constant<V>(0);
       const V power = exp(log(total) * constant<V>(1 / p - 1));
@@ -236,7 +239,16 @@ template <class V> struct PowerSum {
   };
 };
 
-#elif defined(SEMICONV_SUM)
+#else
+
+// The slope of post_sum, 0 where an empty sum (the zero) has none: sqrt at 0.
+template <class V> SEMICONV_FN V slope_of_post_sum(V acc) {
+  const V slope = d_post_d_acc(acc), none = constant<V>(0);
+  const V finite = where(absolute(slope) < infinity<V>(), slope, none);
+  return where(acc == semifield_zero<V>(), finite, slope);
+}
+
+#if defined(SEMICONV_SUM)
 
 // Ordinary addition, then post_sum.
 template <class V> struct Summation {
@@ -255,7 +267,7 @@ template <class V> struct Summation {
   struct Weight {
     V slope;
     SEMICONV_FN Weight() : slope(constant<V>(1)) {}
-    SEMICONV_FN Weight(V acc) : slope(d_post_d_acc(acc)) {}
+    SEMICONV_FN Weight(V acc) : slope(slope_of_post_sum(acc)) {}
     SEMICONV_FN V operator()(V) const { return slope; }
   };
 };
@@ -275,7 +287,8 @@ template <class V> struct Folding {
 #if defined(SEMICONV_SUBTRACT)
   struct Weight {
     V acc, slope;
-    SEMICONV_FN Weight(V acc_) : acc(acc_), slope(d_post_d_acc(acc_)) {}
+    Weight() = default;
+    SEMICONV_FN Weight(V acc_) : acc(acc_), slope(slope_of_post_sum(acc_)) {}
     SEMICONV_FN V operator()(V val) const {
       return d_add_d_right(subtract(acc, val), val) * slope;
     }
@@ -283,6 +296,7 @@ template <class V> struct Folding {
 #endif
 };
 
+#endif
 #endif
 
 // The accumulator that gives values, and the one whose residuals the derivative needs.

@@ -6,7 +6,7 @@
 """
 
 from semiconv_cupy import structuring
-from semiconv_cupy.conv import semifield_conv
+from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 from semiconv_cupy.expressions import where
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
@@ -20,6 +20,7 @@ __all__ = [
     "SelectSemifield",
     "SubtractSemifield",
     "semifield_conv",
+    "semifield_conv_vjp",
     "structuring",
     "where",
 ]

@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import residual_of
+from semiconv_cupy.residual import needs_arrays, residual_of
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
 
 Array = Any
@@ -222,4 +222,161 @@ def _by_reference(
     return result.astype(img.dtype, copy=False)
 
 
-__all__ = ["residual_of", "semifield_conv"]
+
+# ---- derivatives -------------------------------------------------------------------------------
+
+
+def semifield_conv_vjp(
+    img: Array,
+    krn: Array,
+    semifield: Semifield | str,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    group_broadcasting: bool = False,
+    kind: Kind = "conv",
+    method: str = "auto",
+) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    r"""Convolve, and return what pulls a gradient of the result back to image and kernel.
+
+    .. math:: grad\_img[p] = \sum_{o, x, y} grad\_out[o, x]\,
+              \frac{\partial out[o, x]}{\partial term} \frac{\partial term}{\partial img[p]}
+
+    and likewise for the kernel. A selection sends the whole gradient to the term that won (the
+    first of equal ones, unless the semifield spreads it); log and root weigh the terms by their own
+    scaled values, so that the weights sum to 1 (log) at any magnitude. Windows of nothing but zeros
+    have gradient 0. On the CPU the bits do not depend on the number of threads.
+
+    Parameters are as in `semifield_conv`, floating dtypes only, no BroadcastSemifield.
+
+    Returns
+    -------
+    out : array
+        As `semifield_conv` returns it.
+    pullback : callable
+        ``pullback(grad_out) -> (grad_img, grad_krn)``, of the shapes and dtype of img and krn. It
+        holds img and krn only where the derivative needs them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> img = np.array([[[0.0, 0.0, 5.0, 0.0, 1.0]]])
+    >>> krn = np.array([[[-1.0, 0.0, -1.0]]])
+    >>> out, pullback = sc.semifield_conv_vjp(img, krn, "tropical_max", padding="same")
+    >>> grad_img, grad_krn = pullback(np.ones_like(out))
+    >>> grad_img
+    array([[[1., 0., 3., 0., 1.]]])
+    >>> grad_krn
+    array([[[1., 3., 1.]]])
+    """
+    if isinstance(semifield, str):
+        semifield = named(semifield)
+    if isinstance(semifield, BroadcastSemifield):
+        raise TypeError(
+            "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
+            "is differentiated by PyTorch (torch_bridge)"
+        )
+    xp = array_module(img=img, krn=krn)
+    call = _plan(
+        img, krn, semifield, method,
+        dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
+             group_broadcasting=group_broadcasting, kind=kind),
+    )  # fmt: skip
+    del call  # only its checks
+    storage = storage_of(img.dtype, semifield)
+    if storage not in source.FLOATING:
+        raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
+    geometry = Geometry.plan(
+        img.shape, krn.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        group_broadcasting=group_broadcasting, kind=kind,
+    )  # fmt: skip
+    out = xp.empty(geometry.out_shape, img.dtype)
+    described = residual_of(semifield, storage, geometry)
+    residual = None if described is None else xp.empty(described.shape, described.dtype)
+    forward(img, krn, out, residual, semifield, geometry, storage, method=method)
+    saved = (img, krn) if needs_arrays(semifield) else (None, None)
+    dtype = img.dtype
+
+    def pullback(grad_out: Array) -> tuple[Array, Array]:
+        array_module(out=out_like, grad_out=grad_out)
+        if grad_out.shape != geometry.out_shape or grad_out.dtype != dtype:
+            raise ValueError(
+                f"grad_out must have the result's shape {geometry.out_shape} and dtype {dtype}, got "
+                f"{grad_out.shape} and {grad_out.dtype}"
+            )
+        real = source.ARITHMETIC[storage]
+        grad_img = xp.zeros(geometry.img_shape, real)
+        grad_krn = xp.empty(geometry.krn_shape, real)
+        backward(
+            grad_out, *saved, residual, grad_img, grad_krn, semifield, geometry, storage,
+            method=method,
+        )  # fmt: skip
+        return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
+
+    out_like = out[:0]
+    return out, pullback
+
+
+def forward(
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    *,
+    method: str = "auto",
+    device: cuda.Device | None = None,
+) -> None:
+    """Compute into given arrays: for callers that allocate themselves and have checked everything.
+
+    `out` (img's dtype) and `residual` (see `residual.residual_of`; None: not wanted) are
+    C-contiguous. `storage` names the dtype that the bits of img, krn and out stand for, so that
+    bfloat16 may come as uint16.
+    """
+    xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
+    if device is not None or (xp is not np and method != "reference"):
+        launcher = device or cuda.device()
+        cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual)
+    elif method != "reference" and serves(xp, geometry, method):
+        host.forward(img, krn, out, residual, semifield, geometry, storage)
+    else:
+        dtype = np.dtype(source.ARITHMETIC[storage])
+        with np.errstate(all="ignore"):
+            value, left = reference.forward_residual(xp, img, krn, semifield, geometry, dtype)
+        out[...] = value
+        if residual is not None:
+            residual[...] = left
+
+
+def backward(
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    *,
+    method: str = "auto",
+    device: cuda.Device | None = None,
+) -> None:
+    """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
+
+    `grad_img` comes zeroed. `img` and `krn` may be None where `residual.needs_arrays` is False.
+    """
+    xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
+    arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+    if device is not None or (xp is not np and method != "reference"):
+        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage)
+    elif method != "reference" and serves(xp, geometry, method):
+        host.backward(*arrays, semifield, geometry, storage)
+    else:
+        with np.errstate(all="ignore"):
+            reference.backward(xp, *arrays, semifield, geometry, np.dtype(source.ARITHMETIC[storage]))

@@ -51,3 +51,8 @@ def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Resid
         return None
     arrays = 2 if semifield.accumulator in ("log", "root", "select") else 1
     return Residual((arrays, *shape), np.dtype(ARITHMETIC[storage]), arrays)
+
+
+def needs_arrays(semifield: Semifield) -> bool:
+    """Whether the derivative needs img and krn themselves, besides the residual."""
+    return not (is_provenance(semifield) and semifield.d_times_constant)

@@ -93,6 +93,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
             macros["SEMICONV_SPREAD_GRADIENT"] = ""
         if semifield.channels_add:
             macros["SEMICONV_CHANNELS_ADD"] = ""
+    if semifield.d_times_constant:
+        macros["SEMICONV_CONSTANT_DERIVATIVES"] = ""
     if arithmetic != "floating":
         macros["SEMICONV_INTEGER"] = ""
         if "narrow<" in macros["SEMICONV_TIMES"]:

@@ -267,11 +267,7 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
         fill_channel(g, tiling, origin, image + i * g.img_strides[1], g.img_strides + 2,
                      scratch + i * tiling.channel_size, semifield_zero<Real>());
       const bool masked = !may_pad && !inside_image(g, origin, size);
-      if (masked) {
-        static const Everywhere everywhere;
-        const int64 none[max_rank] = {};
-        fill_channel(g, tiling, origin, &everywhere, none, mask, (MaskLane)0);
-      }
+      if (masked) fill_mask(g, tiling, origin, mask);
       const int64 n = strips_of(g, tiling, origin, size, strips);
       // Registers left over at the end work on the last strip again, and drop the result.
       for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];

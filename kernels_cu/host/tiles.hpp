@@ -73,6 +73,17 @@ struct Tiling {
     while (g.batch * g.groups * tiles < 4 * threads && threads > 1 && halve(last, false)) measure(g);
   }
 
+  // Make tiles at least as long as their windows reach beyond them, so that a tile overlaps with
+  // its direct neighbours only.
+  void cover_reach(const Geometry& g) {
+    for (int a = 0; a < g.rank; ++a) {
+      const int64 least = ceil_div((g.kernel_size[a] - 1) * g.dilation[a], g.stride[a]);
+      const int64 unit = a == g.rank - 1 ? lanes : 1;
+      tile[a] = lowest_of(g.out_size[a], highest_of(tile[a], ceil_div(least, unit) * unit));
+    }
+    measure(g);
+  }
+
  private:
   // Halve the longest axis; the last one only down to `least` outputs.
   bool halve(int last, bool cut_rows) {
@@ -122,7 +133,7 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
   }
 }
 
-// An image that is -1 everywhere (read with strides 0): filling with it gives the mask of the inside.
+// An image that is -1 everywhere (read with strides 0): filling with it gives the mask.
 struct Everywhere {};
 SEMICONV_FN int load(Everywhere) { return -1; }
 
@@ -175,6 +186,13 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
   for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
 }
 
+// The scratch's twin that tells which of its positions lie inside the image.
+inline void fill_mask(const Geometry& g, const Tiling& t, const int64* origin, MaskLane* mask) {
+  const Everywhere everywhere;
+  const int64 strides[max_rank] = {};
+  fill_channel(g, t, origin, &everywhere, strides, mask, (MaskLane)0);
+}
+
 // Whether every position that the tile's windows touch lies in the image.
 inline bool inside_image(const Geometry& g, const int64* origin, const int64* size) {
   for (int a = 0; a < g.rank; ++a) {
@@ -217,6 +235,13 @@ inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* orig
     size[a] = lowest_of(t.tile[a], g.out_size[a] - origin[a]);
     n /= t.count[a];
   }
+}
+
+// The first `count` elements as Real, 0 behind them.
+template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count) {
+  Real buffer[lanes] = {};
+  for (int i = 0; i < count; ++i) buffer[i] = load(from[i]);
+  return load_vector<Vector>(buffer);
 }
 
 // Store the first `count` lanes.

@@ -254,6 +254,7 @@ _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
+    "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
 }
 
 
@@ -319,9 +320,9 @@ def forward_call(
         out = empty(shape, dtype)
         status = run(
             reference,
-            img.__array_interface__["data"][0],
-            krn.__array_interface__["data"][0],
-            out.__array_interface__["data"][0],
+            _address(img),
+            _address(krn),
+            _address(out),
             absorbing,
             1 if small else threads(loaded),
         )
@@ -337,3 +338,91 @@ _SMALL = 200_000  # terms: below, waking a second thread costs more than it save
 
 def _elements(array: np.ndarray) -> list[int]:
     return [stride // array.itemsize for stride in array.strides]
+
+
+def forward(
+    img: np.ndarray,
+    krn: np.ndarray,
+    out: np.ndarray,
+    residual: np.ndarray | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> None:
+    """Fill `out`, and `residual` where it is given; both C-contiguous."""
+    if out.size == 0:
+        return
+    img, krn = _usable(img), _usable(krn)
+    struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
+    arrays = (ctypes.byref(struct), _address(img), _address(krn), _address(out))
+    absorbing = int(storage in source.FLOATING and semifield.absorbing)
+    part = "forward" if residual is None else "forward_residual"
+    loaded = library(semifield, storage, part)
+    workers = _workers(loaded, geometry)
+    if residual is None:
+        status = loaded.semiconv_forward(*arrays, absorbing, workers)
+    else:
+        plane = math.prod(residual.shape[1:])
+        status = loaded.semiconv_forward_residual(
+            *arrays, _address(residual), residual.itemsize, plane, absorbing, workers
+        )
+    check(status, "semifield_conv")
+
+
+def backward(
+    grad_out: np.ndarray,
+    img: np.ndarray | None,
+    krn: np.ndarray | None,
+    residual: np.ndarray | None,
+    grad_img: np.ndarray | None,
+    grad_krn: np.ndarray | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> None:
+    """Fill the gradients that are given: C-contiguous, in arithmetic dtype, grad_img zeroed.
+
+    img and krn may be None where `residual.needs_arrays` says so. The bits do not depend on the
+    number of threads.
+    """
+    if grad_out.size == 0:
+        if grad_krn is not None:
+            grad_krn[...] = 0
+        return
+    grad_out = np.ascontiguousarray(grad_out)
+    img = None if img is None else _usable(img)
+    krn = None if krn is None else np.ascontiguousarray(_usable(krn))
+    none = (0,) * (geometry.rank + 2)
+    struct = GeometryStruct.of(
+        geometry,
+        none if img is None else _elements(img),
+        none if krn is None else _elements(krn),
+    )
+    loaded = library(semifield, storage, "backward")
+    plane = 0 if residual is None else math.prod(residual.shape[1:])
+    status = loaded.semiconv_backward(
+        ctypes.byref(struct),
+        *(None if array is None else _address(array) for array in (grad_out, img, krn, residual)),
+        0 if residual is None else residual.itemsize,
+        plane,
+        *(None if array is None else _address(array) for array in (grad_img, grad_krn)),
+        int(semifield.absorbing),
+        _workers(loaded, geometry),
+    )
+    check(status, "the gradient of semifield_conv")
+
+
+def _usable(array: np.ndarray) -> np.ndarray:
+    if _aligned(array):
+        return array
+    return array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _workers(loaded: ctypes.CDLL, geometry: Geometry) -> int:
+    small = geometry.taps * math.prod(geometry.out_shape) < _SMALL
+    return 1 if small else threads(loaded)

@@ -1,0 +1,15 @@
+// Exports semiconv_backward: gradients of image and kernel; called through ctypes by backends/host.py.
+//
+// One shared object serves one semifield and one storage type, any shape.
+#include "backward.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+SEMICONV_EXPORT int semiconv_backward(const Geometry* g, const Storage* grad_out, const Storage* img,
+                                      const Storage* krn, const void* residual, int64 itemsize,
+                                      int64 plane, Real* grad_img, Real* grad_krn, int absorbing,
+                                      int threads) {
+  const Backward call{grad_out, img, krn, residual, itemsize, plane, grad_img, grad_krn};
+  return backward(*g, call, absorbing, threads);
+}

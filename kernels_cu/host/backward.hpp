@@ -1,0 +1,385 @@
+// The backward pass on the host: gradients of image and kernel in one walk over the outputs.
+//
+// Needs what forward.hpp needs and the derivatives of times. A tile adds into the gradient of the
+// image where its windows lie; neighbouring tiles overlap there, so tiles are coloured and colours
+// follow each other. Kernel gradients go to a partial sum per slot, added up in order. Tiles, colours
+// and slots depend on the geometry alone: any number of threads gives the same bits.
+#pragma once
+#include "forward.hpp"
+
+namespace semiconv {
+
+#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+#define SEMICONV_PROVENANCE
+#endif
+
+// The arguments of one call. img and krn may be null where the derivatives are constants;
+// grad_img (C-contiguous, zeroed) and grad_krn (C-contiguous) where they are not wanted.
+struct Backward {
+  const Storage *grad_out, *img, *krn;
+  const void* residual;
+  int64 itemsize, plane;
+  Real *grad_img, *grad_krn;
+};
+
+// How the work is cut: every slot owns one partial sum of the kernel's gradient.
+struct Partition {
+  static constexpr int64 most_chunks = 16;
+  int64 chunks, colours, slots;
+
+  Partition(const Geometry& g, const Tiling& t) {
+    chunks = lowest_of(highest_of(g.batch, 1), most_chunks);
+    colours = (int64)1 << g.rank;
+    slots = chunks * t.tiles * (g.shares_kernels ? g.groups : 1);
+  }
+  int64 first_batch(const Geometry& g, int64 chunk) const { return g.batch * chunk / chunks; }
+  int64 slot(const Geometry& g, const Tiling& t, int64 chunk, int64 group, int64 tile) const {
+    return (chunk * t.tiles + tile) * (g.shares_kernels ? g.groups : 1) +
+           (g.shares_kernels ? group : 0);
+  }
+};
+
+inline int64 colour_of(const Geometry& g, const Tiling& t, int64 tile) {
+  int64 colour = 0;
+  for (int a = (int)g.rank - 1; a >= 0; --a) {
+    colour = colour * 2 + tile % t.count[a] % 2;
+    tile /= t.count[a];
+  }
+  return colour;
+}
+
+// Add one channel's scratch back to where fill_channel took it from.
+inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* origin, const Real* scratch,
+                           Real* gradient) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= t.extent[a];
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
+  const int64 size = g.image_size[last], phases = t.phases, length = t.phase_length;
+  for (int64 r = 0; r < rows; ++r, scratch += phases * length) {
+    int64 offset = 0;
+    bool inside = true;
+    for (int a = 0; a < last; ++a) {
+      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+      inside = inside && position >= 0 && position < g.image_size[a];
+      offset = (offset + position) * g.image_size[a + 1];
+    }
+    for (int64 phase = 0; inside && phase < phases; ++phase) {
+      const int64 start = first + phase;
+      const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
+      const int64 end = start >= size ? 0 : lowest_of(length, ceil_div(size - start, phases));
+      Real* to = gradient + offset + start;
+      const Real* from = scratch + phase * length;
+      if (phases == 1)
+        for (int64 q = begin; q < end; ++q) to[q] += from[q];
+      else
+        for (int64 q = begin; q < end; ++q) to[q * phases] += from[q];
+    }
+    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
+  }
+}
+
+#if defined(SEMICONV_PROVENANCE)
+
+// Where every tap lies relative to the image position of dilation step 0: in a C-contiguous image,
+// and in img with its own strides.
+inline void image_offsets(const Geometry& g, int64* contiguous, int64* strided) {
+  int64 channel = 1;
+  for (int a = 0; a < g.rank; ++a) channel *= g.image_size[a];
+  const int64 window = g.window_size();
+  for (int64 n = 0; n < g.in_channels * window; ++n) {
+    int64 rest = n % window, pitch = 1;
+    contiguous[n] = n / window * channel;
+    strided[n] = n / window * g.img_strides[1];
+    for (int a = (int)g.rank - 1; a >= 0; --a) {
+      const int64 step = g.step(a, rest % g.kernel_size[a]) * g.dilation[a];
+      contiguous[n] += step * pitch;
+      strided[n] += step * g.img_strides[a + 2];
+      rest /= g.kernel_size[a];
+      pitch *= g.image_size[a];
+    }
+  }
+}
+
+// One tile of one output channel: every output sends its gradient to the tap that won.
+template <class I>
+inline void scatter_tile(const Geometry& g, const int64* origin, const int64* size,
+                         const Storage* grad_out, const I* winners, const int64* taps,
+                         const int64* img_taps, const Storage* img, const Storage* krn, Real* grad_img,
+                         double* bins) {
+  constexpr I nobody = (I)-1;
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= size[a];
+  (void)img, (void)krn, (void)img_taps;
+  for (int64 r = 0; r < rows; ++r) {
+    int64 from = 0, to = 0, at = 0;
+    for (int a = 0; a < g.rank; ++a) {
+      const int64 corner = (origin[a] + index[a]) * g.stride[a] - g.pad_begin[a];
+      from = from * g.out_size[a] + origin[a] + index[a];
+      to = to * g.image_size[a] + corner;
+      at += corner * g.img_strides[a + 2];
+    }
+    const I* winner = winners + from;
+    const Storage* slopes = grad_out + from;
+    for (int64 x = 0; x < size[last]; ++x, to += g.stride[last], at += g.stride[last] * g.img_strides[last + 2]) {
+      const I tap = winner[x];
+      if (tap == nobody) continue;
+      const Real slope = load(slopes[x]);
+#if defined(SEMICONV_CONSTANT_DERIVATIVES)
+      const Real a = 0, b = 0;
+#else
+      const Real a = load(img[at + img_taps[tap]]), b = load(krn[tap]);
+#endif
+      if (grad_img) grad_img[to + taps[tap]] += slope * d_times_d_img(a, b);
+      if (bins) bins[tap] += slope * d_times_d_krn(a, b);
+    }
+    for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
+  }
+}
+
+#else
+
+template <class W, int RESIDUALS = Differentiable<Vector>::residuals>
+SEMICONV_FN W load_weight(const Backward& call, int64 at, int count) {
+  if constexpr (RESIDUALS == 0) return W();
+  else {
+    const Real* residual = (const Real*)call.residual + at;
+    const Vector first = load_lanes(residual, count);
+    if constexpr (RESIDUALS == 1) return W(first);
+    else return W(first, load_lanes(residual + call.plane, count));
+  }
+}
+
+// N strips of one output channel: their slopes, and which lanes have any.
+template <int N> struct Slopes {
+  Vector of[N];
+  Mask live[N];
+  SEMICONV_FN Slopes(const Storage* grad_out, const Strip* strips, int used) {
+    for (int j = 0; j < N; ++j) {
+      of[j] = load_lanes(grad_out + strips[j].to, j < used ? strips[j].count : 0);
+      live[j] = of[j] != Vector{};
+    }
+  }
+};
+
+// All taps of one input channel. order: the taps of one column of the kernel behind each other, so
+// that what was just stored is not loaded again at once.
+template <int N, bool MASKED, class W>
+SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask, Real* gradient,
+                                       Vector* bins, const Strip* strips, const Taps& taps,
+                                       const int32* order, const W* weights, const Slopes<N>& slopes) {
+  for (int64 n = 0; n < taps.count; ++n) {
+    const int64 t = order[n], offset = taps.offsets[t];
+    const Vector krn = broadcast(taps.values[t]);
+    Vector to_krn{};
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      const int64 place = strips[j].from + offset;
+      const Vector img = load_vector<Vector>(scratch + place);
+      const Vector weight = weights[j](times(img, krn)) * slopes.of[j];
+      // Lanes without a slope, and positions outside, may have no finite derivative.
+      Mask keep = slopes.live[j];
+      if constexpr (MASKED) keep &= load_vector<Mask>(mask + place);
+      if (gradient) {
+        const Vector part = where(keep, weight * d_times_d_img(img, krn), Vector{});
+        store_vector(gradient + place, load_vector<Vector>(gradient + place) + part);
+      }
+      to_krn = to_krn + where(keep, weight * d_times_d_krn(img, krn), Vector{});
+    }
+    if (bins) bins[t] = bins[t] + to_krn;
+  }
+}
+
+template <int N, bool MASKED>
+__attribute__((noinline)) void differentiate_strips(
+    const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch, int64 channel_size,
+    const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
+    int used, const Backward& call, int64 plane, int64 pixels, int64 window) {
+  using W = typename Differentiable<Vector>::Weight;
+  const Slopes<N> slopes(call.grad_out + plane * pixels, strips, used);
+  W weights[N];
+  for (int64 i = 0; i < g.in_channels; ++i) {
+    if (i == 0 || channels_add) {
+      const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
+      for (int j = 0; j < N; ++j)
+        weights[j] = load_weight<W>(call, at + strips[j].to, strips[j].count);
+    }
+    differentiate_channel<N, MASKED>(
+        scratch + i * channel_size, mask, gradient ? gradient + i * channel_size : nullptr,
+        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, weights, slopes);
+  }
+}
+
+#endif
+
+// Memory of one thread, and one (batch element, group, tile) at a time.
+struct TileBackward {
+  const Geometry& g;
+  const Tiling& tiling;
+  const Backward& call;
+  const TapTable* table;
+  const int64 *image_taps, *strided_taps;  // provenance: offsets into grad_img and into img
+  const int32* order;
+  bool may_pad;
+  int64 window, pixels, image_pixels;
+
+  size_t bytes() const {
+#if defined(SEMICONV_PROVENANCE)
+    return 0;
+#else
+    int64 strips = 1;
+    for (int a = 0; a < g.rank; ++a)
+      strips *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes);
+    return 2 * g.in_channels * tiling.channel_size * sizeof(Real) +
+           tiling.channel_size * sizeof(MaskLane) + g.in_channels * window * sizeof(Vector) +
+           (strips + 8) * sizeof(Strip) + 256;
+#endif
+  }
+
+  // partial: the slot's kernel gradient (kernels x taps), or null.
+  void run(char* memory, int64 b, int64 group, int64 tile, double* partial) const {
+    int64 origin[max_rank], size[max_rank];
+    locate_tile(g, tiling, tile, origin, size);
+    const int64 first_plane = (b * g.groups + group) * g.outputs_per_group;
+    const int64 taps = g.in_channels * window;
+    Real* grad_img = call.grad_img
+                         ? call.grad_img + (b * g.groups + group) * g.in_channels * image_pixels
+                         : nullptr;
+    const Storage* img =
+        call.img ? call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1] : nullptr;
+#if defined(SEMICONV_PROVENANCE)
+    (void)memory;
+    for (int64 o = 0; o < g.outputs_per_group; ++o) {
+      const int64 kernel = g.kernel_of(group, o), plane = first_plane + o;
+      const Storage* krn = call.krn ? call.krn + kernel * taps : nullptr;
+      double* bins = partial ? partial + kernel * taps : nullptr;
+      for (int64 i = 0; i < (channels_add ? g.in_channels : 1); ++i) {
+        const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
+        const Storage* slopes = call.grad_out + plane * pixels;
+        const auto scatter = [&](const auto* winners) {
+          scatter_tile(g, origin, size, slopes, winners + at, image_taps, strided_taps, img, krn,
+                       grad_img, bins);
+        };
+        if (call.itemsize == 1) scatter((const uint8*)call.residual);
+        else if (call.itemsize == 2) scatter((const uint16*)call.residual);
+        else scatter((const uint32*)call.residual);
+      }
+    }
+#else
+    constexpr int N = 2;
+    const int64 channel = tiling.channel_size, all = g.in_channels * channel;
+    Vector* bins = (Vector*)memory;
+    Real* scratch = (Real*)(bins + taps);
+    Real* gradient = grad_img ? scratch + all : nullptr;
+    MaskLane* mask = (MaskLane*)(scratch + 2 * all);
+    Strip* strips = (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64);
+    for (int64 i = 0; i < g.in_channels; ++i)
+      fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
+                   scratch + i * channel, semifield_zero<Real>());
+    const bool masked = !may_pad && !inside_image(g, origin, size);
+    if (masked) fill_mask(g, tiling, origin, mask);
+    if (gradient) memset(gradient, 0, all * sizeof(Real));
+    const int64 n = strips_of(g, tiling, origin, size, strips);
+    for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+    for (int64 o = 0; o < g.outputs_per_group; ++o) {
+      const int64 kernel = g.kernel_of(group, o);
+      memset((void*)bins, 0, taps * sizeof(Vector));
+      const auto run = masked ? differentiate_strips<N, true> : differentiate_strips<N, false>;
+      for (int64 j = 0; j < n; j += N)
+        run(g, *table, kernel, scratch, channel, mask, gradient, partial ? bins : nullptr, order,
+            strips + j, (int)lowest_of(N, n - j), call, first_plane + o, pixels, window);
+      for (int64 t = 0; partial && t < taps; ++t)
+        for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
+    }
+    for (int64 i = 0; gradient && i < g.in_channels; ++i)
+      unfill_channel(g, tiling, origin, gradient + i * channel, grad_img + i * image_pixels);
+#endif
+  }
+};
+
+// The taps ordered by column (last axis first).
+inline void column_order(const Geometry& g, int32* order) {
+  const int64 width = g.kernel_size[g.rank - 1], window = g.window_size();
+  int64 n = 0;
+  for (int64 x = 0; x < width; ++x)
+    for (int64 t = x; t < window; t += width) order[n++] = (int32)t;
+}
+
+inline int backward(const Geometry& g, const Backward& call, bool absorbing, int threads) {
+  Tiling tiling(g, 4);
+  tiling.cover_reach(g);
+  const Partition partition(g, tiling);
+  const int64 window = g.window_size(), taps = g.in_channels * window, weights = g.kernels * taps;
+  Buffer<double> partials;
+  Buffer<int64> image_taps, strided_taps;
+  Buffer<int32> order;
+  if (!image_taps.allocate(taps) || !strided_taps.allocate(taps) || !order.allocate(window))
+    return out_of_memory;
+  if (call.grad_krn && !partials.allocate(partition.slots * weights)) return out_of_memory;
+  column_order(g, order.data);
+  int64 image_pixels = 1;
+  for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
+
+#if defined(SEMICONV_PROVENANCE)
+  const TapTable* table = nullptr;
+  const bool may_pad = true;
+  (void)absorbing;
+  image_offsets(g, image_taps.data, strided_taps.data);
+#else
+  const TapTable all_taps(g, tiling, call.krn);
+  if (!all_taps.complete) return out_of_memory;
+  const TapTable* table = &all_taps;
+  // Below p = 1 the power has no finite slope at 0, which outside positions would hold.
+#if defined(SEMICONV_ROOT)
+  const bool may_pad = absorbing && all_taps.finite && SEMICONV_PARAMETER >= 1;
+#else
+  const bool may_pad = absorbing && all_taps.finite;
+#endif
+#endif
+  const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
+                          may_pad, window, g.pixels(), image_pixels};
+  const int64 items = partition.chunks * g.groups * tiling.tiles;
+  int status = success;
+
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    thread_local Workspace workspace;
+    const size_t bytes = body.bytes();
+    char* memory = (char*)workspace.reserve(bytes + 1);
+    if (!memory) {
+#pragma omp atomic write
+      status = out_of_memory;
+    }
+    if (call.grad_krn) {
+#pragma omp for
+      for (int64 slot = 0; slot < partition.slots; ++slot)
+        memset(partials.data + slot * weights, 0, weights * sizeof(double));
+    }
+    for (int64 colour = 0; colour < partition.colours; ++colour) {
+#pragma omp for schedule(dynamic)
+      for (int64 item = 0; item < items; ++item) {
+        const int64 tile = item % tiling.tiles, group = item / tiling.tiles % g.groups;
+        const int64 chunk = item / tiling.tiles / g.groups;
+        if (!memory || colour_of(g, tiling, tile) != colour) continue;
+        double* partial =
+            call.grad_krn ? partials.data + partition.slot(g, tiling, chunk, group, tile) * weights
+                          : nullptr;
+        for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
+          body.run(memory, b, group, tile, partial);
+      }
+    }
+    if (call.grad_krn) {
+#pragma omp for
+      for (int64 n = 0; n < weights; ++n) {
+        double sum = 0;
+        for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials.data[slot * weights + n];
+        call.grad_krn[n] = (Real)sum;
+      }
+    }
+    workspace.release_beyond(kept_bytes);
+  }
+  return status;
+}
+
+}  // namespace semiconv
