@@ -353,7 +353,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 _RANDOM = {"random", "secrets", "time", "numpy.random", "cupy.random", "torch.random"}
-_LEFT_ALONE = {"numpy", "torch", "sympy", "scipy", "builtins", "operator", __name__.split(".")[0]}
+_LEFT_ALONE = {"numpy", "torch", "sympy", "scipy", "builtins", "operator"}
 
 
 def _root_module(value: Any) -> str:
@@ -431,6 +431,8 @@ def _traceable(value: Any, memo: dict[int, Any]) -> Any:
     """The value as a traced function must see it: functions and modules replaced, data as it is."""
     if id(value) in memo:
         return memo[id(value)]
+    if value is where:
+        return value
     if id(value) in _EXTREMA:
         return _EXTREMA[id(value)]
     if _is_random(value):
@@ -632,13 +634,54 @@ _REPLACED = (
 _KNOWN_NODES = (sympy.Add, sympy.Mul, sympy.Pow, Relational, sympy.And, sympy.Or, sympy.Not)
 
 
-def plain(expression: sympy.Basic) -> sympy.Basic:
-    """The expression in SymPy's own functions alone, for its solvers."""
-    return (
+def solutions(expression: Any, unknown: Any, result: Any) -> Iterator[Any]:
+    """Expressions for the unknown where ``expression == result``; the caller tests which is meant.
+
+    Examples
+    --------
+    >>> a, b, y = map(symbol, "aby")
+    >>> readable(next(solutions((a**3 + b**3) ** 0.5, a, y)))
+    '(y**2 - b**3)**0.3333333333333333'
+    """
+    unwound = _unwound(expression, unknown, result)
+    if unwound is not None:
+        yield unwound
+    plain = (
         expression.replace(Grouped, lambda a: a)
         .replace(Expm1, lambda a: sympy.exp(a) - 1)
         .replace(Log1p, lambda a: sympy.log(1 + a))
     )
+    # Fractional powers of floats take SymPy minutes.
+    if not any(power.exp.is_Float for power in plain.atoms(sympy.Pow)):
+        try:
+            yield from sympy.solve(sympy.Eq(plain, result), unknown)
+        except NotImplementedError:
+            return
+
+
+def _unwound(expression: Any, unknown: Any, result: Any) -> Any:
+    """The solution by undoing one operation after the other; None where two hold the unknown."""
+    while expression != unknown:
+        parts = [argument for argument in expression.args if argument.has(unknown)]
+        if len(parts) != 1:
+            return None
+        (part,) = parts
+        if expression.is_Add:
+            result = result - (expression - part)
+        elif expression.is_Mul:
+            result = Grouped(result) / (expression / part)
+        elif expression.is_Pow and part is expression.base:
+            result = _power(result, 1 / expression.exp)
+        elif isinstance(expression, sympy.exp):
+            result = sympy.log(result)
+        elif isinstance(expression, sympy.log):
+            result = sympy.exp(result)
+        elif isinstance(expression, Expm1 | Log1p):
+            result = (Log1p if isinstance(expression, Expm1) else Expm1)(result)
+        elif not isinstance(expression, Grouped):
+            return None
+        expression = part
+    return result
 
 
 def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:

@@ -1,8 +1,8 @@
 """The semifields: three ways to define one, and the ready-made ones.
 
-A semifield is written once, as scalar Python functions; `expressions.py` turns them into C++ for
-the kernels and into array functions. What a convolution does with it is in `conv.py`. Importing
-this module imports neither torch nor CuPy.
+A semifield is written once, as scalar Python functions; `expressions.py` traces them, `printing.py`
+turns them into C++ for the kernels and into array functions, `laws.py` checks them. What a
+convolution does with one is in `conv.py`. Importing this module imports neither torch nor CuPy.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import sympy
 
-from semiconv_cupy.expressions import derivative, plain, symbol, trace, where
+from semiconv_cupy.expressions import derivative, solutions, symbol, trace, where
 from semiconv_cupy.printing import (
     ArrayFunction,
     Minimum,
@@ -28,6 +28,9 @@ from semiconv_cupy.printing import (
     cpp_integer,
     readable,
 )
+
+if TYPE_CHECKING:
+    from semiconv_cupy.laws import LawReport
 
 __all__ = ["BroadcastSemifield", "SelectSemifield", "Semifield", "SubtractSemifield", "named"]
 
@@ -50,37 +53,54 @@ _PARAMETERS = {
     "undo_post_sum": ("res",),
     "d_post_d_acc": ("acc",),
 }
+# What users call them, where it differs.
+_ARGUMENTS = {"select": "add_select", "d_times_d_krn": "d_times_d_kernel"}
 
 
 class _CompiledSemifield:
-    """What the two kinds that are compiled into kernels share. Immutable; equality by content."""
+    """What the two kinds share that are compiled into kernels. Immutable; equality by content.
+
+    Attributes
+    ----------
+    zero : float
+        The neutral element of the addition.
+    cache_name : str or None
+        As given; no part of the identity.
+    accumulator : str
+        How kernels add: "select", "sum", "log", "root" or "custom".
+    parameter : float or None
+        mu of "log", p of "root".
+    expressions : mapping
+        The scalar functions as SymPy expressions, by name.
+    content : tuple
+        What equality and hash compare.
+    """
 
     zero: float
+    cache_name: str | None
     accumulator: str
     parameter: float | None
-    expressions: Mapping[str, sympy.Basic]
+    expressions: Mapping[str, Any]
     content: tuple[Any, ...]
+    _hash: int
+    _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it
 
     def _define(
         self,
-        functions: dict[str, sympy.Basic],
-        zero: Any,
+        functions: dict[str, Any],
+        zero: float,
         accumulator: str,
         parameter: float | None = None,
+        cache_name: str | None = None,
         **flags: bool,
     ) -> None:
         texts = tuple((name, sympy.srepr(functions[name])) for name in sorted(functions))
-        content = (
-            type(self).__name__,
-            texts,
-            zero,
-            accumulator,
-            parameter,
-            tuple(sorted(flags.items())),
-        )
-        self.__dict__.update(
+        options = tuple(sorted(flags.items()))
+        content = (type(self).__name__, texts, zero, accumulator, parameter, options)
+        vars(self).update(
             expressions=types.MappingProxyType(functions),
             zero=zero,
+            cache_name=cache_name,
             accumulator=accumulator,
             parameter=parameter,
             content=content,
@@ -89,18 +109,21 @@ class _CompiledSemifield:
             **flags,
         )
 
+    def _made_by(self, name: str, **keywords: Any) -> None:
+        vars(self)["_recipe"] = (name, keywords)
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a {type(self).__name__} cannot be changed: {name}")
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if type(other) is not type(self):
+        if not isinstance(other, _CompiledSemifield):
             return NotImplemented
-        return self._hash == other._hash and self.content == other.content  # type: ignore[attr-defined]
+        return self._hash == other._hash and self.content == other.content
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined, no-any-return]
+        return self._hash
 
     def __copy__(self) -> Any:
         return self
@@ -108,19 +131,83 @@ class _CompiledSemifield:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
 
+    def __reduce__(self) -> Any:
+        if self._recipe is not None:
+            name, keywords = self._recipe
+            return _rebuilt, (getattr(type(self), name), keywords)
+        return _rebuilt, (type(self), self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        """What makes the same semifield again: expressions, so that lambdas can be pickled."""
+        functions = {_ARGUMENTS.get(name, name): f for name, f in self.expressions.items()}
+        return {**functions, "zero": self.zero, "cache_name": self.cache_name}
+
+    def __repr__(self) -> str:
+        if self._recipe is not None:
+            name, keywords = self._recipe
+            return f"{type(self).__name__}.{name}({_shown(keywords)})"
+        texts = {
+            _ARGUMENTS.get(name, name): readable(self.expressions[name])
+            for name in ("select", "add", "times", "post_sum")
+            if name in self.expressions
+        }
+        flags = {name: value for name, value in self._arguments().items() if value is True}
+        parts = [f"{name}={text}" for name, text in texts.items()]
+        parts += [f"zero={self.zero!r}", *([_shown(flags)] if flags else [])]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     @functools.cached_property
     def functions(self) -> types.SimpleNamespace:
-        """The scalar functions on NumPy and CuPy arrays: times, select or add, derivatives, ..."""
-        return types.SimpleNamespace(
-            **{
-                name: ArrayFunction(
-                    expression,
-                    _PARAMETERS[name],
-                    never_nan="right" if name == "select" else None,
-                )
-                for name, expression in self.expressions.items()
-            }
-        )
+        """The scalar functions on numbers, NumPy and CuPy arrays, by the names of `expressions`."""
+        made = {
+            name: ArrayFunction(
+                expression, _PARAMETERS[name], never_nan="right" if name == "select" else None
+            )
+            for name, expression in self.expressions.items()
+        }
+        return types.SimpleNamespace(**made)
+
+    @property
+    def times(self) -> ArrayFunction:
+        """The multiplication, as a function of numbers or arrays ``img`` and ``krn``."""
+        return self.functions.times  # type: ignore[no-any-return]
+
+    @property
+    def d_times_d_img(self) -> ArrayFunction:
+        """The derivative of times by ``img``, as a function of ``img`` and ``krn``."""
+        return self.functions.d_times_d_img  # type: ignore[no-any-return]
+
+    @property
+    def d_times_d_kernel(self) -> ArrayFunction:
+        """The derivative of times by ``krn``, as a function of ``img`` and ``krn``."""
+        return self.functions.d_times_d_krn  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def d_times_constant(self) -> bool:
+        """Whether both derivatives of times are constants: backward needs neither img nor krn."""
+        by_img, by_krn = (self.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
+        return not by_img.free_symbols and not by_krn.free_symbols
+
+    @functools.cached_property
+    def absorbing(self) -> bool:
+        """Whether a tap that meets the zero changes nothing, for every finite kernel value.
+
+        Then padding an image with the zero is the same as leaving those taps out. A selection never
+        takes such a tap; a sum gets exactly the zero. A custom addition is not trusted: its formula
+        may round or overflow where it meets the zero.
+        """
+        zero, weight = _number(self.zero), sympy.Symbol("k", real=True)
+        product = self.expressions["times"].subs({IMG: zero, KRN: weight}, simultaneous=True)
+        largest = float(np.finfo(np.float64).max)
+        weights = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, -1e-300, largest, -largest])
+        products = self.functions.times(np.full_like(weights, self.zero), weights)
+        if self.accumulator == "select":
+            replaced = {LEFT: zero, RIGHT: product}
+            wins = self.expressions["select"].subs(replaced, simultaneous=True)
+            return wins == sympy.false and not self.functions.select(self.zero, products).any()
+        if self.accumulator == "custom":
+            return False
+        return bool(product == zero and (products == self.zero).all())
 
     @functools.cached_property
     def _definitions(self) -> dict[str, dict[str, str]]:
@@ -131,100 +218,84 @@ class _CompiledSemifield:
 
         Parameters
         ----------
-        arithmetic
-            "floating", "integer" (selections; saturating) or "bool" (selections; 0 or 1).
+        arithmetic : {"floating", "integer", "bool"}
+            Integers saturate; bool values are 0 or 1. Both serve selections only.
 
         Raises
         ------
         TypeError
             Where the semifield has no meaning in this arithmetic.
+
+        Examples
+        --------
+        >>> SelectSemifield.tropical_max().definitions("integer")["SEMICONV_TIMES"]
+        'saturating_add(img, krn)'
         """
+        if arithmetic not in ("floating", "integer", "bool"):
+            raise ValueError(
+                f"arithmetic must be 'floating', 'integer' or 'bool', got arithmetic={arithmetic!r}"
+            )
         if arithmetic not in self._definitions:
-            self._definitions[arithmetic] = self._print_definitions(arithmetic)
+            printed = {
+                "floating": self._floating_definitions,
+                "integer": self._integer_definitions,
+                "bool": self._bool_definitions,
+            }
+            self._definitions[arithmetic] = printed[arithmetic]()
         return dict(self._definitions[arithmetic])
 
-    def _print_definitions(self, arithmetic: str) -> dict[str, str]:
-        if arithmetic != "floating":
-            raise TypeError(
-                f"{self!r} works on floating arrays only; integers and bool need a SelectSemifield"
-            )
+    def _floating_definitions(self) -> dict[str, str]:
         texts = {
             f"SEMICONV_{name.upper()}": cpp_floating(expression)
             for name, expression in self.expressions.items()
         }
-        texts["SEMICONV_ZERO"] = cpp_floating(sympy.sympify(self.zero))
+        texts["SEMICONV_ZERO"] = cpp_floating(_number(self.zero))
         if self.parameter is not None:
             texts["SEMICONV_PARAMETER"] = repr(self.parameter)
         return texts
 
-    @functools.cached_property
-    def d_times_constant(self) -> bool:
-        """Whether both derivatives of times are constants: backward needs neither img nor krn."""
-        return not any(
-            self.expressions[name].free_symbols for name in ("d_times_d_img", "d_times_d_krn")
-        )
+    def _integer_definitions(self) -> dict[str, str]:
+        raise TypeError(f"{self!r} works on floating arrays only; integers need a SelectSemifield")
 
-    @functools.cached_property
-    def absorbing(self) -> bool:
-        """Whether a tap that meets the zero changes nothing, for every finite kernel value, so that
-        padding an image with the zero is the same as leaving those taps out."""
-        product = self.expressions["times"].subs(IMG, _number(self.zero))
-        product = product.subs(KRN, sympy.Symbol("k", real=True))
-        largest = float(np.finfo(np.float64).max)
-        weights = np.array([0.0, 1.0, -1.0, 0.1, -1e-300, largest, -largest])
-        products = self.functions.times(np.full_like(weights, self.zero), weights)
-        if self.accumulator == "select":
-            left, right = _number(self.zero), product
-            wins = self.expressions["select"].subs({LEFT: left, RIGHT: right}, simultaneous=True)
-            never = not self.functions.select(self.zero, products).any()
-            return bool(wins == sympy.false) and never
-        if self.accumulator == "custom":
-            return False  # its author's formula may round, or overflow, where it meets the zero
-        return bool(product == _number(self.zero)) and bool((products == self.zero).all())
-
-    def _function(self, name: str) -> Any:
-        return getattr(self.functions, name, None)
+    def _bool_definitions(self) -> dict[str, str]:
+        raise TypeError(f"{self!r} works on floating arrays only; bool needs a SelectSemifield")
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
-    ) -> Any:
-        """Test the laws."""
-        raise NotImplementedError
+    ) -> LawReport:
+        """Test the laws of a semifield, and the derivatives, on random numbers.
 
-    def __reduce__(self) -> Any:
-        if self._recipe is not None:  # type: ignore[attr-defined]
-            name, keywords = self._recipe  # type: ignore[attr-defined]
-            return _ready_made, (type(self), name, keywords)
-        return _restore, (type(self), self._state())
+        Parameters
+        ----------
+        samples : int
+            Numbers drawn for each variable.
+        seed : int
+            Of the random numbers.
+        domain : (float, float), optional
+            The interval of the semifield's set to draw from. By default (0.1, 4) where the zero is
+            0, as only numbers >= 0 may be meant, else (-4, 4).
 
-    def _state(self) -> dict[str, Any]:
-        raise NotImplementedError
+        Returns
+        -------
+        LawReport
+            Prints one line a law, with an example where it fails; ``.ok``, ``.raise_if_failed()``.
 
-    def _named(self, name: str, **keywords: Any) -> Any:
-        self.__dict__["_recipe"] = (name, keywords)
-        return self
+        Examples
+        --------
+        >>> SelectSemifield.tropical_max().check().ok
+        True
+        """
+        from semiconv_cupy.laws import check
 
-    def _described(self) -> dict[str, str]:
-        return {}
-
-    def __repr__(self) -> str:
-        kind = type(self).__name__
-        if self._recipe is not None:  # type: ignore[attr-defined]
-            name, keywords = self._recipe  # type: ignore[attr-defined]
-            shown = ", ".join(
-                f"{key}={value!r}" for key, value in keywords.items() if value is not False
-            )
-            return f"{kind}.{name}({shown})"
-        parts = {**self._described(), "zero": repr(self.zero)}
-        return f"{kind}({', '.join(f'{key}={text}' for key, text in parts.items())})"
+        return check(self, samples, seed, domain)  # type: ignore[arg-type]
 
 
-def _ready_made(kind: Any, name: str, keywords: dict[str, Any]) -> Any:
-    return getattr(kind, name)(**keywords)
+def _rebuilt(maker: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+    return maker(**keywords)
 
 
-def _restore(kind: Any, state: dict[str, Any]) -> Any:
-    return kind(**state)
+def _shown(keywords: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in keywords.items())
 
 
 def _number(value: float) -> sympy.Expr:
@@ -239,7 +310,7 @@ def _checked_zero(zero: Any) -> float:
         raise TypeError("zero is missing: pass the neutral element of the addition")
     value = float(zero)
     if math.isnan(value):
-        raise ValueError("zero must be a number or +-inf, got nan")
+        raise ValueError("zero must be a number or +-inf, got zero=nan")
     return value
 
 
@@ -250,30 +321,71 @@ def _checked_parameter(name: str, value: Any) -> float:
     return number
 
 
-def _traced(name: str, function: ScalarFunction, argument: str, condition: bool = False) -> Any:
-    return trace(function, _PARAMETERS[name], argument, condition)
+def _traced(name: str, function: ScalarFunction) -> Any:
+    argument = _ARGUMENTS.get(name, name)
+    return trace(function, _PARAMETERS[name], argument, condition=name == "select")
 
 
 def _times_and_derivatives(
-    times: ScalarFunction,
-    d_times_d_img: ScalarFunction | None,
-    d_times_d_kernel: ScalarFunction | None,
-) -> dict[str, sympy.Basic]:
-    functions = {"times": _traced("times", times, "times")}
-    for name, argument, function, by in (
-        ("d_times_d_img", "d_times_d_img", d_times_d_img, "img"),
-        ("d_times_d_krn", "d_times_d_kernel", d_times_d_kernel, "krn"),
-    ):
-        functions[name] = (
-            derivative(functions["times"], by, argument)
-            if function is None
-            else _traced(name, function, argument)
-        )
+    times: ScalarFunction, d_img: ScalarFunction | None, d_krn: ScalarFunction | None
+) -> dict[str, Any]:
+    product = _traced("times", times)
+    functions = {"times": product}
+    for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
+        if given is None:
+            functions[name] = derivative(product, by, _ARGUMENTS.get(name, name))
+        else:
+            functions[name] = _traced(name, given)
     return functions
 
 
 class SelectSemifield(_CompiledSemifield):
-    """A semifield whose addition picks one of its arguments, such as max or min."""
+    """A semifield whose addition picks one of its two arguments, such as max or min.
+
+    Every function is a Python callable of scalars, traced once with symbols (arithmetic, ``math``,
+    ``numpy`` and ``torch`` functions, helpers, captured constants; `semiconv_cupy.where` in place
+    of branches), or a SymPy expression in symbols called as the parameters below.
+
+    Parameters
+    ----------
+    add_select : (left, right) -> bool
+        Whether a ⊕ b takes ``right``. False where there is no difference, so that the first of
+        equal taps is kept. NaN is never taken, whatever this says.
+    times : (img, krn) -> number
+        The multiplication.
+    d_times_d_img, d_times_d_kernel : (img, krn) -> number, optional
+        Its derivatives; derived where they are None. At kinks they are one-sided.
+    zero : float
+        The neutral element of the addition, such as -inf.
+    cache_name : str, optional
+        Accepted for programs written for ``pytorch_nd_semiconv`` and not part of the identity: two
+        semifields are equal if and only if their formulas are.
+    channels_add : bool
+        Add ordinarily, +, along the channel axis, and select in the window of each channel.
+    spread_gradient : bool
+        Share the gradient evenly among equal extrema; by default the first one gets it.
+
+    Raises
+    ------
+    TypeError
+        Where a function cannot be traced; the message says what to write.
+
+    Notes
+    -----
+    Integer arrays are computed exactly and saturate; bool arrays work where `boolean_equivalent`
+    says how.
+
+    Examples
+    --------
+    >>> import math
+    >>> semifield = SelectSemifield(lambda a, b: b > a, lambda img, krn: img + krn, zero=-math.inf)
+    >>> semifield
+    SelectSemifield(add_select=right > left, times=img + krn, zero=-inf)
+    >>> semifield == SelectSemifield.tropical_max()
+    True
+    >>> semifield.times(1.0, 2.0)
+    3.0
+    """
 
     channels_add: bool
     spread_gradient: bool
@@ -292,150 +404,242 @@ class SelectSemifield(_CompiledSemifield):
     ) -> None:
         self._define(
             {
-                "select": _traced("select", add_select, "add_select", condition=True),
+                "select": _traced("select", add_select),
                 **_times_and_derivatives(times, d_times_d_img, d_times_d_kernel),
             },
             _checked_zero(zero),
             "select",
+            cache_name=cache_name,
             channels_add=bool(channels_add),
             spread_gradient=bool(spread_gradient),
         )
 
-    @classmethod
-    @functools.cache
-    def _simple(
-        cls,
-        name: str,
-        select: sympy.Basic,
-        times: sympy.Basic,
-        zero: float,
-        channels_add: bool = False,
-        spread_gradient: bool = False,
-    ) -> SelectSemifield:
-        flags = {"channels_add": channels_add, "spread_gradient": spread_gradient}
-        made = cls(select, times, zero=zero, **flags)
-        return made._named(name, **{key: value for key, value in flags.items() if value})  # type: ignore[no-any-return]
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), **_flags(self.channels_add, self.spread_gradient)}
+
+    def _made(self, name: str) -> SelectSemifield:
+        flags = _flags(self.channels_add, self.spread_gradient)
+        self._made_by(name, **{flag: value for flag, value in flags.items() if value})
+        return self
 
     @classmethod
+    @functools.cache
     def tropical_max(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
-        """max, img + krn: dilation."""
-        flags = bool(channels_add), bool(spread_gradient)
-        return cls._simple("tropical_max", RIGHT > LEFT, IMG + KRN, -math.inf, *flags)
+        """a ⊕ b = max(a, b), img ⊗ krn = img + krn, zero -inf: dilation.
+
+        Parameters
+        ----------
+        channels_add, spread_gradient : bool
+            As in `SelectSemifield`.
+        """
+        flags = _flags(channels_add, spread_gradient)
+        return cls(RIGHT > LEFT, IMG + KRN, zero=-math.inf, **flags)._made("tropical_max")
 
     @classmethod
+    @functools.cache
     def tropical_min_negated(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
-        """min, img - krn: erosion by the dilation's kernel."""
-        flags = bool(channels_add), bool(spread_gradient)
-        return cls._simple("tropical_min_negated", RIGHT < LEFT, IMG - KRN, math.inf, *flags)
+        """a ⊕ b = min(a, b), img ⊗ krn = img - krn, zero +inf: erosion by the dilation's kernel.
+
+        Parameters
+        ----------
+        channels_add, spread_gradient : bool
+            As in `SelectSemifield`.
+        """
+        flags = _flags(channels_add, spread_gradient)
+        return cls(RIGHT < LEFT, IMG - KRN, zero=math.inf, **flags)._made("tropical_min_negated")
 
     @classmethod
+    @functools.cache
     def tropical_min(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
-        """min, img + krn."""
-        flags = bool(channels_add), bool(spread_gradient)
-        return cls._simple("tropical_min", RIGHT < LEFT, IMG + KRN, math.inf, *flags)
+        """a ⊕ b = min(a, b), img ⊗ krn = img + krn, zero +inf: the kernel is not negated.
+
+        Parameters
+        ----------
+        channels_add, spread_gradient : bool
+            As in `SelectSemifield`.
+        """
+        flags = _flags(channels_add, spread_gradient)
+        return cls(RIGHT < LEFT, IMG + KRN, zero=math.inf, **flags)._made("tropical_min")
 
     @classmethod
+    @functools.cache
     def max_times(cls) -> SelectSemifield:
-        """max, img * krn on numbers >= 0 (Viterbi)."""
-        return cls._simple("max_times", RIGHT > LEFT, IMG * KRN, 0.0)
+        """a ⊕ b = max(a, b), img ⊗ krn = img * krn, zero 0, one 1: the likeliest path (Viterbi).
+
+        On numbers >= 0.
+        """
+        return cls(RIGHT > LEFT, IMG * KRN, zero=0.0)._made("max_times")
 
     @classmethod
+    @functools.cache
     def boolean(cls) -> SelectSemifield:
-        """or, and; on numbers >= 0, max and min."""
-        return cls._simple("boolean", RIGHT > LEFT, Minimum(IMG, KRN), 0.0)
+        """or and and, zero False, one True; on numbers in [0, 1] max and min, zero 0, one 1."""
+        return cls(RIGHT > LEFT, Minimum(IMG, KRN), zero=0.0)._made("boolean")
+
+    @property
+    def add_select(self) -> ArrayFunction:
+        """Whether the right one is taken, as a function of numbers or arrays."""
+        return self.functions.select  # type: ignore[no-any-return]
 
     @property
     def boolean_equivalent(self) -> SelectSemifield | None:
-        """The semifield that or/and arithmetic uses for bool arrays, None where there is none."""
+        """The semifield that or/and arithmetic uses for bool arrays, None where there is none.
+
+        In a bool kernel True means one, that is, 0 of the tropical semifields, and False zero.
+        """
         return _boolean_equivalents().get(self)
 
-    def _print_definitions(self, arithmetic: str) -> dict[str, str]:
-        select, times = self.expressions["select"], self.expressions["times"]
-        if arithmetic == "floating":
-            texts = super()._print_definitions(arithmetic)
-            if select not in (RIGHT > LEFT, RIGHT < LEFT, LEFT < RIGHT, LEFT > RIGHT):
-                texts["SEMICONV_SELECT"] += " & (right == right)"  # NaN is never selected
-            return texts
-        if arithmetic == "integer":
-            try:
-                return {
-                    "SEMICONV_SELECT": cpp_integer(select),
-                    "SEMICONV_TIMES": cpp_integer(times),
-                    "SEMICONV_ZERO": cpp_integer(_number(self.zero)),
-                }
-            except TypeError as error:
-                raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
-        if arithmetic == "bool":
-            equivalent = self.boolean_equivalent
-            if equivalent is None:
-                raise TypeError(f"{self!r} cannot work on bool arrays: it has no or/and equivalent")
+    def _floating_definitions(self) -> dict[str, str]:
+        texts = super()._floating_definitions()
+        strict = (RIGHT > LEFT, LEFT < RIGHT, RIGHT < LEFT, LEFT > RIGHT)
+        if self.expressions["select"] not in strict:  # those are False for NaN by themselves
+            texts["SEMICONV_SELECT"] += " & (right == right)"
+        return texts
+
+    def _integer_definitions(self) -> dict[str, str]:
+        try:
             return {
-                "SEMICONV_SELECT": cpp_bool(equivalent.expressions["select"]),
-                "SEMICONV_TIMES": cpp_bool(equivalent.expressions["times"]),
-                "SEMICONV_ZERO": cpp_bool(_number(equivalent.zero)),
+                "SEMICONV_SELECT": cpp_integer(self.expressions["select"]),
+                "SEMICONV_TIMES": cpp_integer(self.expressions["times"]),
+                "SEMICONV_ZERO": cpp_integer(_number(self.zero)),
             }
-        raise ValueError(
-            f"arithmetic must be 'floating', 'integer' or 'bool', got arithmetic={arithmetic!r}"
-        )
+        except TypeError as error:
+            raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
 
-    add_select = property(lambda self: self._function("select"))
-    times = property(lambda self: self._function("times"))
-    d_times_d_img = property(lambda self: self._function("d_times_d_img"))
-    d_times_d_kernel = property(lambda self: self._function("d_times_d_krn"))
-
-    def _state(self) -> dict[str, Any]:
+    def _bool_definitions(self) -> dict[str, str]:
+        equivalent = self.boolean_equivalent
+        if equivalent is None:
+            raise TypeError(f"{self!r} cannot work on bool arrays: it has no or/and equivalent")
         return {
-            "add_select": self.expressions["select"],
-            "times": self.expressions["times"],
-            "d_times_d_img": self.expressions["d_times_d_img"],
-            "d_times_d_kernel": self.expressions["d_times_d_krn"],
-            "zero": self.zero,
-            "channels_add": self.channels_add,
-            "spread_gradient": self.spread_gradient,
+            "SEMICONV_SELECT": cpp_bool(equivalent.expressions["select"]),
+            "SEMICONV_TIMES": cpp_bool(equivalent.expressions["times"]),
+            "SEMICONV_ZERO": cpp_bool(_number(equivalent.zero)),
         }
 
-    def _described(self) -> dict[str, str]:
-        flags = {name: "True" for name in ("channels_add", "spread_gradient") if vars(self)[name]}
-        return {
-            "add_select": readable(self.expressions["select"]),
-            "times": readable(self.expressions["times"]),
-            **flags,
-        }
+    def dynamic(
+        self,
+        thread_block_size: int | None = None,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """A torch module ``conv(img, krn, stride=1, padding=0, ...)`` for inputs of any shape.
+
+        Parameters
+        ----------
+        thread_block_size, to_extension, kernel_inflation
+            Accepted for programs written for ``pytorch_nd_semiconv``, and without effect: each
+            kernel brings its block size, is compiled when it is first used and kept on disk, and
+            its gradient needs no inflated buffer.
+        debug : bool
+            Print what is compiled.
+        """
+        return _module(self, False, thread_block_size, to_extension, debug, kernel_inflation)
+
+    def lazy_fixed(
+        self,
+        thread_block_size: int | None = None,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """As `dynamic`, but fixed to the shapes and parameters of the first call.
+
+        Only the batch size may change afterwards; anything else is a ValueError.
+        """
+        return _module(self, True, thread_block_size, to_extension, debug, kernel_inflation)
+
+
+def _flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
+    return {"channels_add": bool(channels_add), "spread_gradient": bool(spread_gradient)}
+
+
+def _module(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:
+    from torch_bridge.modules import SemifieldConv
+
+    names = ("thread_block_size", "to_extension", "debug", "kernel_inflation")
+    options = dict(zip(names, tuning, strict=True))
+    return SemifieldConv(semifield, lazy_fixed=lazy_fixed, **options)
 
 
 @functools.cache
 def _boolean_equivalents() -> dict[SelectSemifield, SelectSemifield]:
+    def conjunction(times: Any) -> SelectSemifield:
+        semifield = object.__new__(SelectSemifield)
+        functions = {"select": RIGHT < LEFT, "times": times}
+        semifield._define(functions, 1.0, "select", channels_add=False, spread_gradient=False)
+        return semifield
+
     boolean = SelectSemifield.boolean()
-
-    def conjunction(name: str, times: sympy.Basic) -> SelectSemifield:
-        made = object.__new__(SelectSemifield)
-        made._define(
-            {"select": RIGHT < LEFT, "times": times},
-            1.0,
-            "select",
-            channels_add=False,
-            spread_gradient=False,
-        )
-        return made
-
-    eroding = conjunction("and", sympy.Or(IMG, sympy.Not(KRN)))
-    dual = conjunction("and", sympy.Or(IMG, KRN))
-    table = {boolean: boolean, SelectSemifield.max_times(): boolean, eroding: eroding, dual: dual}
-    for spread in (False, True):
+    erosion = conjunction(sympy.Or(IMG, sympy.Not(KRN)))
+    dual = conjunction(sympy.Or(IMG, KRN))
+    table = {boolean: boolean, SelectSemifield.max_times(): boolean}
+    for spread in (False, True):  # without effect on bool arrays, which have no gradient
         table[SelectSemifield.tropical_max(spread_gradient=spread)] = boolean
-        table[SelectSemifield.tropical_min_negated(spread_gradient=spread)] = eroding
+        table[SelectSemifield.tropical_min_negated(spread_gradient=spread)] = erosion
         table[SelectSemifield.tropical_min(spread_gradient=spread)] = dual
     return table
 
 
 class SubtractSemifield(_CompiledSemifield):
-    """A semifield whose addition has an inverse."""
+    """A semifield whose addition has an inverse, such as + or the log-sum-exp.
+
+    Functions are given as in `SelectSemifield`; those that are None are derived.
+
+    Parameters
+    ----------
+    add : (left, right) -> number
+        The addition; with ``post_sum``, of untransformed accumulators.
+    times : (img, krn) -> number
+        The multiplication.
+    d_times_d_img, d_times_d_kernel : (img, krn) -> number, optional
+        Its derivatives.
+    subtract : (res, val) -> number, optional
+        The acc with ``add(acc, val) == res``.
+    d_add_d_right : (acc, val) -> number, optional
+        The derivative of ``add(acc, val)`` by ``val``.
+    zero : float
+        The neutral element of the addition: where an accumulator starts.
+    cache_name : str, optional
+        Accepted for programs written for ``pytorch_nd_semiconv`` and not part of the identity.
+    post_sum : (acc) -> number, optional
+        What makes the output of an accumulator; None for the identity.
+    undo_post_sum : (res) -> number, optional
+        Its inverse.
+    d_post_d_acc : (acc) -> number, optional
+        Its derivative.
+
+    Raises
+    ------
+    TypeError
+        Where a function cannot be traced.
+    ValueError
+        Where an inverse was left out and SymPy cannot solve for it.
+
+    Notes
+    -----
+    `log` and `root` are computed with accumulators that cannot overflow. Any other semifield is
+    computed by the very formulas that are given here.
+
+    Examples
+    --------
+    >>> import math
+    >>> norm = SubtractSemifield(lambda a, b: math.sqrt(a**2 + b**2), lambda a, b: a * b, zero=0.0)
+    >>> norm
+    SubtractSemifield(add=sqrt(left**2 + right**2), times=img * krn, zero=0.0)
+    >>> norm.subtract(5.0, 3.0)
+    4.0
+    >>> norm.d_add_d_right(4.0, 3.0)
+    0.6
+    """
+
+    boolean_equivalent: None = None
 
     def __init__(
         self,
@@ -451,59 +655,75 @@ class SubtractSemifield(_CompiledSemifield):
         undo_post_sum: ScalarFunction | None = None,
         d_post_d_acc: ScalarFunction | None = None,
     ) -> None:
-        value = _checked_zero(zero)
         functions = _times_and_derivatives(times, d_times_d_img, d_times_d_kernel)
-        total = functions["add"] = _traced("add", add, "add")
+        total = functions["add"] = _traced("add", add)
+        as_acc_and_val = {LEFT: ACC, RIGHT: VAL}
         if subtract is None:
-            functions["subtract"] = _inverse(
-                total.xreplace({LEFT: ACC, RIGHT: VAL}), "add(acc, val)", "subtract"
-            )
+            functions["subtract"] = _inverse(total.xreplace(as_acc_and_val), "subtract", "add")
         else:
-            functions["subtract"] = _traced("subtract", subtract, "subtract")
+            functions["subtract"] = _traced("subtract", subtract)
         if d_add_d_right is None:
             slope = derivative(total, "right", "d_add_d_right")
-            functions["d_add_d_right"] = slope.xreplace({LEFT: ACC, RIGHT: VAL})
+            functions["d_add_d_right"] = slope.xreplace(as_acc_and_val)
         else:
-            functions["d_add_d_right"] = _traced("d_add_d_right", d_add_d_right, "d_add_d_right")
+            functions["d_add_d_right"] = _traced("d_add_d_right", d_add_d_right)
         if post_sum is not None:
-            post = functions["post_sum"] = _traced("post_sum", post_sum, "post_sum")
+            post = functions["post_sum"] = _traced("post_sum", post_sum)
             functions["undo_post_sum"] = (
-                _inverse(post, "post_sum(acc)", "undo_post_sum")
+                _inverse(post, "undo_post_sum", "post_sum")
                 if undo_post_sum is None
-                else _traced("undo_post_sum", undo_post_sum, "undo_post_sum")
+                else _traced("undo_post_sum", undo_post_sum)
             )
             functions["d_post_d_acc"] = (
                 derivative(post, "acc", "d_post_d_acc")
                 if d_post_d_acc is None
-                else _traced("d_post_d_acc", d_post_d_acc, "d_post_d_acc")
+                else _traced("d_post_d_acc", d_post_d_acc)
             )
         elif undo_post_sum is not None or d_post_d_acc is not None:
-            raise TypeError("undo_post_sum and d_post_d_acc need post_sum")
-        self._define(functions, value, "sum" if total == LEFT + RIGHT else "custom")
+            raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
+        accumulator = "sum" if total == LEFT + RIGHT else "custom"
+        self._define(functions, _checked_zero(zero), accumulator, cache_name=cache_name)
 
-    def _specialised(self, accumulator: str, **parameter: float) -> SubtractSemifield:
-        """Marked as the one for which the kernels have an accumulator that cannot overflow."""
+    def _specialise(self, accumulator: str, **parameter: float) -> None:
+        """Mark it as one for which the kernels have an accumulator that cannot overflow."""
         (value,) = parameter.values()
         self._define(dict(self.expressions), self.zero, accumulator, value)
-        return self._named(accumulator, **parameter)  # type: ignore[no-any-return]
+        self._made_by(accumulator, **parameter)
 
     @classmethod
     @functools.cache
     def linear(cls) -> SubtractSemifield:
-        """+, img * krn: the ordinary convolution."""
-        made = cls(LEFT + RIGHT, IMG * KRN, subtract=RES - VAL, zero=0.0)
-        return made._named("linear")  # type: ignore[no-any-return]
+        """a ⊕ b = a + b, img ⊗ krn = img * krn, zero 0: the ordinary convolution."""
+        semifield = cls(operator.add, operator.mul, subtract=operator.sub, zero=0.0)
+        semifield._made_by("linear")
+        return semifield
 
     @classmethod
     def root(cls, p: float) -> SubtractSemifield:
-        """(a^p + b^p)^(1/p), img * krn: the p-norm."""
+        """a ⊕ b = (a^p + b^p)^(1/p), img ⊗ krn = img * krn, on numbers >= 0: the p-norm.
+
+        Parameters
+        ----------
+        p : float
+            Finite, not 0. The zero is 0, or +inf where p < 0 (then 1/0 = inf: a window with a 0
+            gives 0).
+
+        Raises
+        ------
+        ValueError
+            Where p is 0 or not finite.
+
+        Examples
+        --------
+        >>> SubtractSemifield.root(2.0).add(3.0, 4.0)
+        5.0
+        """
         return cls._root(_checked_parameter("p", p))
 
     @classmethod
     @functools.lru_cache(256)
-    def _root(cls, value: float) -> SubtractSemifield:
-        zero = 0.0 if value > 0 else math.inf
-        p = value
+    def _root(cls, p: float) -> SubtractSemifield:
+        zero = 0.0 if p > 0 else math.inf
 
         def add(left: Any, right: Any) -> Any:
             # Scaled by the larger (p < 0: the smaller) term, so that no power overflows.
@@ -519,19 +739,38 @@ class SubtractSemifield(_CompiledSemifield):
             nothing = (acc == val) & (val == zero)
             return where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
 
-        made = cls(add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
-        return made._specialised("root", p=value)  # type: ignore[no-any-return]
+        semifield = cls(
+            add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
+        )
+        semifield._specialise("root", p=p)
+        return semifield
 
     @classmethod
     def log(cls, mu: float) -> SubtractSemifield:
-        """ln(e^(mu a) + e^(mu b)) / mu, img + krn: the soft maximum (mu < 0: minimum)."""
+        """a ⊕ b = ln(e^(mu a) + e^(mu b)) / mu, img ⊗ krn = img + krn: the soft maximum.
+
+        Parameters
+        ----------
+        mu : float
+            Finite, not 0; the larger, the nearer to the maximum. The zero is -inf; where mu < 0
+            this is the soft minimum and the zero is +inf.
+
+        Raises
+        ------
+        ValueError
+            Where mu is 0 or not finite.
+
+        Examples
+        --------
+        >>> SubtractSemifield.log(1.0).add(0.0, 0.0)
+        0.6931471805599453
+        """
         return cls._log(_checked_parameter("mu", mu))
 
     @classmethod
     @functools.lru_cache(256)
-    def _log(cls, value: float) -> SubtractSemifield:
-        zero = -math.inf if value > 0 else math.inf
-        mu = value
+    def _log(cls, mu: float) -> SubtractSemifield:
+        zero = -math.inf if mu > 0 else math.inf
 
         def add(left: Any, right: Any) -> Any:
             extremum = (np.maximum if mu > 0 else np.minimum)(left, right)
@@ -546,64 +785,87 @@ class SubtractSemifield(_CompiledSemifield):
             tie = where(val == zero, 0.0, 0.5)
             return where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
 
-        made = cls(add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
-        return made._specialised("log", mu=value)  # type: ignore[no-any-return]
+        semifield = cls(
+            add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
+        )
+        semifield._specialise("log", mu=mu)
+        return semifield
 
-    add = property(lambda self: self._function("add"))
-    times = property(lambda self: self._function("times"))
-    d_times_d_img = property(lambda self: self._function("d_times_d_img"))
-    d_times_d_kernel = property(lambda self: self._function("d_times_d_krn"))
-    subtract = property(lambda self: self._function("subtract"))
-    d_add_d_right = property(lambda self: self._function("d_add_d_right"))
-    post_sum = property(lambda self: self._function("post_sum"))
-    undo_post_sum = property(lambda self: self._function("undo_post_sum"))
-    d_post_d_acc = property(lambda self: self._function("d_post_d_acc"))
-    boolean_equivalent = None
+    @property
+    def add(self) -> ArrayFunction:
+        """The addition, as a function of numbers or arrays."""
+        return self.functions.add  # type: ignore[no-any-return]
 
-    def _state(self) -> dict[str, Any]:
-        arguments = dict(self.expressions)
-        arguments["d_times_d_kernel"] = arguments.pop("d_times_d_krn")
-        return {**arguments, "zero": self.zero}
+    @property
+    def subtract(self) -> ArrayFunction:
+        """The inverse of the addition, as a function of ``res`` and ``val``."""
+        return self.functions.subtract  # type: ignore[no-any-return]
 
-    def _described(self) -> dict[str, str]:
-        shown = ("add", "times", "post_sum")
-        return {
-            name: readable(self.expressions[name]) for name in shown if name in self.expressions
-        }
+    @property
+    def d_add_d_right(self) -> ArrayFunction:
+        """The derivative of ``add(acc, val)`` by ``val``."""
+        return self.functions.d_add_d_right  # type: ignore[no-any-return]
+
+    @property
+    def post_sum(self) -> ArrayFunction | None:
+        """What makes the output of an accumulator; None for the identity."""
+        return getattr(self.functions, "post_sum", None)
+
+    @property
+    def undo_post_sum(self) -> ArrayFunction | None:
+        """The inverse of `post_sum`."""
+        return getattr(self.functions, "undo_post_sum", None)
+
+    @property
+    def d_post_d_acc(self) -> ArrayFunction | None:
+        """The derivative of `post_sum`."""
+        return getattr(self.functions, "d_post_d_acc", None)
+
+    def dynamic(
+        self,
+        thread_block_size: int = 256,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """As `SelectSemifield.dynamic`."""
+        return _module(self, False, thread_block_size, to_extension, debug, kernel_inflation)
+
+    def lazy_fixed(
+        self,
+        thread_block_size: int = 256,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """As `SelectSemifield.lazy_fixed`."""
+        return _module(self, True, thread_block_size, to_extension, debug, kernel_inflation)
 
 
-def _inverse(expression: sympy.Expr, what: str, argument: str) -> sympy.Expr:
-    """The expression in res (and val) that undoes an expression of acc."""
-    message = (
-        f"{argument} cannot be derived: {what} = {readable(expression)} was not solved for acc; "
-        f"pass {argument} yourself"
-    )
-    try:
-        solutions = sympy.solve(sympy.Eq(plain(expression), RES), ACC)
-    except NotImplementedError:
-        raise ValueError(message) from None
-    samples = np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6])
-    names = [s.name for s in (ACC, VAL) if s in expression.free_symbols]
-    forward = ArrayFunction(expression, names)
-    results = forward(*samples[: len(names)])
-    for solution in solutions:
+# Where a derived inverse is tried: values of acc, and of val.
+_SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
+
+
+def _inverse(expression: Any, argument: str, function: str) -> Any:
+    """The expression of res (and val) that undoes an expression of acc (and val)."""
+    names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
+    accs, *vals = _SAMPLES[: len(names)]
+    results = ArrayFunction(expression, names)(accs, *vals)
+    for solution in solutions(expression, ACC, RES):
         try:
-            candidate = trace(solution, ("res", *names[1:]), argument)
-        except TypeError:
+            inverse = trace(solution, ("res", *names[1:]), argument)
+        except TypeError:  # a solution in complex numbers, or in functions that have no C++
             continue
-        back = ArrayFunction(candidate, ("res", *names[1:]))
-        found = back(results, *samples[1 : len(names)])
-        if np.allclose(found, samples[0], rtol=1e-6):
-            return candidate
-    raise ValueError(message)
+        found = ArrayFunction(inverse, ("res", *names[1:]))(results, *vals)
+        if np.allclose(found, accs, rtol=1e-6):
+            return inverse
+    raise ValueError(
+        f"{argument} is missing, and {function}({', '.join(names)}) = {readable(expression)} could "
+        f"not be solved for acc; pass {argument}"
+    )
 
 
 # ---- reductions of whole arrays ----------------------------------------------------------------
-
-
-def _module(array: Any) -> Any:
-    module = array_module(array)
-    return np if module is None else module
 
 
 def _detached(array: Any) -> Any:
@@ -623,18 +885,25 @@ class _Sum:
 
 @dataclass(frozen=True)
 class _Extremum:
-    """Maximum or minimum. In torch the gradient goes to one of equal extrema, or evenly to all."""
+    """Maximum or minimum. In torch, the gradient goes to one of equal extrema, or evenly to all,
+    and to none where all are the zero."""
 
     largest: bool
     spread_gradient: bool = False
 
     def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes = _module(array), _axes(array, dims)
-        if module.__name__ != "torch" or self.spread_gradient:
-            return (module.amax if self.largest else module.amin)(array, axes)
-        ends = tuple(range(array.ndim - len(axes), array.ndim))
-        flat = array.movedim(axes, ends).flatten(ends[0])
-        return (flat.max(-1) if self.largest else flat.min(-1)).values
+        module, axes = array_module(array), _axes(array, dims)
+        reduce = module.amax if self.largest else module.amin
+        if module.__name__ != "torch":
+            return reduce(array, axes)
+        if self.spread_gradient:
+            values = reduce(array, axes)
+        else:
+            ends = tuple(range(array.ndim - len(axes), array.ndim))
+            flat = array.movedim(axes, ends).flatten(ends[0])
+            values = (flat.max(-1) if self.largest else flat.min(-1)).values
+        zero = -math.inf if self.largest else math.inf
+        return module.where(values == zero, values.detach(), values)
 
 
 @dataclass(frozen=True)
@@ -645,7 +914,7 @@ class _Root:
     p: float
 
     def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes, p = _module(array), _axes(array, dims), self.p
+        module, axes, p = array_module(array), _axes(array, dims), self.p
         if p == 1:
             return array.sum(axes)
         extremum = module.amax if p > 0 else module.amin
@@ -669,7 +938,7 @@ def _expanded(array: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _nonzero(array: Any) -> Any:
-    return _module(array).where(array == 0, 1, array)
+    return array_module(array).where(array == 0, 1, array)
 
 
 @dataclass(frozen=True)
@@ -680,7 +949,7 @@ class _Log:
     mu: float
 
     def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes, mu = _module(array), _axes(array, dims), self.mu
+        module, axes, mu = array_module(array), _axes(array, dims), self.mu
         extremum = (module.amax if mu > 0 else module.amin)(_detached(array), axes)
         finite = module.isfinite(extremum)
         origin = module.where(finite, extremum, 0)
@@ -714,7 +983,7 @@ class BroadcastSemifield:
     >>> semifield
     BroadcastSemifield.log(mu=2.0)
     >>> float(semifield.add_reduce(np.array([1e4, 1e4]), (0,)))
-    10000.346573590279
+    10000.34657359028
     """
 
     add_reduce: Callable[..., Any]
@@ -765,8 +1034,16 @@ class BroadcastSemifield:
         value = _checked_parameter("mu", mu)
         return cls(_Log(value), operator.add, -math.inf if value > 0 else math.inf)
 
+    def check(
+        self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
+    ) -> LawReport:
+        """As `SelectSemifield.check`."""
+        from semiconv_cupy.laws import check
+
+        return check(self, samples, seed, domain)
+
     def dynamic(self, unfold_copy: bool = False) -> Any:
-        """A torch module that computes this semifield's convolution.
+        """A torch module ``conv(img, krn, stride=1, padding=0, ...)`` for this semifield.
 
         Parameters
         ----------
@@ -774,9 +1051,9 @@ class BroadcastSemifield:
             Gather the windows by ``torch.nn.functional.unfold``, which copies; 2-D only. By
             default they are a strided view.
         """
-        from torch_bridge.modules import SemifieldConv
+        from torch_bridge.modules import BroadcastConv
 
-        return SemifieldConv(self, lazy_fixed=False, unfold_copy=unfold_copy)
+        return BroadcastConv(self, unfold_copy=unfold_copy)
 
     def __repr__(self) -> str:
         reduce, channels = self.add_reduce, self.add_reduce_channels is not None
@@ -790,8 +1067,8 @@ class BroadcastSemifield:
             name = "root" if isinstance(reduce, _Root) else "log"
             keywords = vars(reduce)
         if name is not None and self == getattr(BroadcastSemifield, name)(**keywords):
-            shown = (f"{key}={value!r}" for key, value in keywords.items() if value is not False)
-            return f"BroadcastSemifield.{name}({', '.join(shown)})"
+            shown = {key: value for key, value in keywords.items() if value is not False}
+            return f"BroadcastSemifield.{name}({_shown(shown)})"
         parts = [f"add_reduce={reduce!r}", f"multiply={self.multiply!r}", f"zero={self.zero!r}"]
         if channels:
             parts.append(f"add_reduce_channels={self.add_reduce_channels!r}")
