@@ -32,7 +32,8 @@ _SANITIZER_FLAGS += ("-fno-sanitize-recover=all",)
 # What NVRTC understands and has no meaning for g++ on a CPU.
 _GPU_OPTIONS = re.compile(
     r"--?(std=c\+\+17|ftz=|fmad=|prec-div=|prec-sqrt=|use_fast_math|lineinfo|generate-line-info"
-    r"|maxrregcount=|ptxas-options=|device-as-default-execution-space|default-device|arch=).*"
+    r"|maxrregcount=|ptxas-options=|device-as-default-execution-space|default-device|arch="
+    r"|device-int128).*"
 )
 
 _BLOCK_LIMIT = (1024, 1024, 64)
@@ -194,7 +195,11 @@ class HarnessDevice:
         with tempfile.TemporaryDirectory(dir=self._cache) as folder:
             library = Path(folder) / "kernel.so"
             command = [compiler, "-x", "c++", "-", "-o", str(library), "-x", "none", *flags]
-            result = subprocess.run(command, input=text, capture_output=True, text=True)
+            # The compiler itself need not be sanitized.
+            environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+            result = subprocess.run(
+                command, input=text, capture_output=True, text=True, env=environment
+            )
             if result.returncode:
                 raise CompileError(f"{' '.join(command)}\n{result.stderr[:8000]}")
             library.replace(path)
