@@ -358,10 +358,10 @@ class GenericClosing(_Generic):
     mirrored (end, begin), and the kernel's channel axes exchanged (within each group); so it is the
     adjoint for even kernel sizes and for kernels that mix channels, too. At stride 1 the result is
     a closing: extensive (not below the image), increasing, and idempotent where the padding keeps
-    the size ("same"). With less padding it is the middle of that closing, d (K - 1) - begin - end
-    elements less at both ends, where all windows are complete; with more it continues outside the
-    image. With stride > 1 both the dilation and the erosion are strided, as in
-    pytorch_nd_semiconv: the result does not lie on the image's grid, and has no such law.
+    the size ("same"). With less padding it is the middle of such a closing, d (K - 1) - begin - end
+    elements less at both ends; with more it continues outside the image. With stride > 1 both the
+    dilation and the erosion are strided, as in pytorch_nd_semiconv: the result does not lie on the
+    image's grid, and has no such law.
 
     Parameters
     ----------
