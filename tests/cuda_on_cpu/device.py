@@ -24,11 +24,15 @@ from .translate import translate
 
 _HERE = Path(__file__).parent
 _SANITIZE_VARIABLE = "CUDA_ON_CPU_SANITIZE"
-_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fvisibility=hidden")
-# Libraries of several kernels must not share static variables; CUDA code reinterprets bytes.
-_FLAGS += ("-fno-gnu-unique", "-fno-strict-aliasing")
-_SANITIZER_FLAGS = ("-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined")
-_SANITIZER_FLAGS += ("-fno-sanitize-recover=all",)
+_FLAGS = (
+    *("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fvisibility=hidden"),
+    "-fno-gnu-unique",  # libraries of several kernels must not share their static variables
+    "-fno-strict-aliasing",  # CUDA code reinterprets bytes
+)
+_SANITIZER_FLAGS = (
+    *("-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"),
+    "-fno-sanitize-recover=all",
+)
 # What NVRTC understands and has no meaning for g++ on a CPU.
 _GPU_OPTIONS = re.compile(
     r"--?(std=c\+\+17|ftz=|fmad=|prec-div=|prec-sqrt=|use_fast_math|lineinfo|generate-line-info"
