@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
 
 Array = Any
+Channel = tuple[int, Array, Array]  # its number in the group, image, kernel
 
 
 def forward(
@@ -28,31 +29,100 @@ def forward(
     Sub-dtype storage (float16) is the caller's: arrays come in and go out in `dtype`. Booleans come
     as uint8 0/1 with the boolean equivalent of their semifield.
     """
+    return forward_residual(xp, img, krn, semifield, geometry, dtype)[0]
+
+
+def forward_residual(
+    xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, dtype: np.dtype
+) -> tuple[Array, Array | None]:
+    """The convolution and its residual (see residual.py), in whatever integer type indices have."""
     img = img.astype(dtype, copy=False)
     krn = krn.astype(dtype, copy=False)
     add = _ADDITIONS[semifield.accumulator]
     out = xp.empty(geometry.out_shape, dtype)
     times = _times(xp, semifield, dtype)
-    for group in range(geometry.groups):
-        for output in range(geometry.outputs_per_group):
-            plane = group * geometry.outputs_per_group + output
-            kernel = krn[output if geometry.shares_kernels else plane]
-            channels = [
-                (img[:, group * geometry.in_channels + i], kernel[i])
-                for i in range(geometry.in_channels)
-            ]
-            shape = (geometry.batch, *geometry.out_size)
-            if semifield.accumulator == "select" and semifield.channels_add:
-                parts = [
-                    add(xp, semifield, dtype, shape, lambda one=one: _terms(geometry, [one], times))
-                    for one in channels
-                ]
-                out[:, plane] = _sum_of(parts, dtype)
-            else:
-                out[:, plane] = add(
-                    xp, semifield, dtype, shape, lambda: _terms(geometry, channels, times)
-                )
-    return out
+    shape = (geometry.batch, *geometry.out_size)
+    residuals: list[Any] = []
+    for plane, channels in _planes(geometry, img, krn):
+        groups = _addends(semifield, channels)
+        parts = [
+            add(xp, semifield, dtype, shape, lambda some=some: _terms(geometry, some, times))
+            for some in groups
+        ]
+        out[:, plane] = _sum_of([value for value, _ in parts], dtype)
+        residuals.append([residual for _, residual in parts])
+    if residuals[0][0] is None:
+        return out, None
+    # (plane, part, [array,] batch, pixels) -> ([array,] batch, plane, [part,] pixels)
+    left = xp.asarray(residuals) if xp is np else xp.stack([xp.stack(row) for row in residuals])
+    stacked = left.ndim == geometry.rank + 4
+    left = xp.moveaxis(left, (2, 3), (0, 1)) if stacked else xp.moveaxis(left, 2, 0)
+    if not _per_channel(semifield):
+        left = left[:, :, :, 0] if stacked else left[:, :, 0]
+    return out, left
+
+
+def backward(
+    xp: Any,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    dtype: np.dtype,
+) -> None:
+    """Fill the gradients that are given; `grad_img` comes zeroed."""
+    ones = xp.ones((1,) * (geometry.rank + 2), dtype)
+    img = xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)
+    krn = xp.broadcast_to(ones, geometry.krn_shape) if krn is None else krn.astype(dtype, copy=False)
+    grad_out = grad_out.astype(dtype, copy=False)
+    if grad_krn is not None:
+        grad_krn[...] = 0
+    functions = semifield.functions
+    for plane, channels in _planes(geometry, img, krn):
+        group, output = divmod(plane, geometry.outputs_per_group)
+        kernel = output if geometry.shares_kernels else plane
+        for channel, image, weights in channels:
+            at = (plane, channel) if _per_channel(semifield) else (plane,)
+            weight_of = _weight(xp, semifield, residual, at)
+            for index, tap in _taps(geometry, channel):
+                places = _places(geometry, tap)
+                if places is None:
+                    continue
+                outputs, inputs = places
+                slope = grad_out[:, plane][outputs]
+                pixel, weight = image[inputs], weights[tap]
+                share = weight_of(outputs, functions.times(pixel, weight), index)
+                flow = xp.where(slope == 0, dtype.type(0), share * slope)
+                if grad_img is not None:
+                    part = xp.where(slope == 0, 0, flow * functions.d_times_d_img(pixel, weight))
+                    grad_img[:, group * geometry.in_channels + channel][inputs] += part
+                if grad_krn is not None:
+                    part = xp.where(slope == 0, 0, flow * functions.d_times_d_krn(pixel, weight))
+                    grad_krn[(kernel, channel, *tap)] += part.sum()
+
+
+def _planes(
+    geometry: Geometry, img: Array, krn: Array
+) -> Iterator[tuple[int, list[Channel]]]:
+    """(output channel, its input channels with their kernels)."""
+    for plane in range(geometry.out_channels):
+        group, output = divmod(plane, geometry.outputs_per_group)
+        kernel = krn[output if geometry.shares_kernels else plane]
+        first = group * geometry.in_channels
+        yield plane, [(i, img[:, first + i], kernel[i]) for i in range(geometry.in_channels)]
+
+
+def _per_channel(semifield: Semifield) -> bool:
+    return semifield.accumulator == "select" and semifield.channels_add
+
+
+def _addends(semifield: Semifield, channels: list[Any]) -> list[list[Any]]:
+    """The channels that the semifield's own addition joins."""
+    return [[one] for one in channels] if _per_channel(semifield) else [channels]
 
 
 def _sum_of(parts: list[Array], dtype: np.dtype) -> Array:
@@ -62,52 +132,71 @@ def _sum_of(parts: list[Array], dtype: np.dtype) -> Array:
     return total
 
 
+def _places(
+    geometry: Geometry, tap: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+    """The outputs that see this tap inside the image, and the image positions they see there."""
+    outputs: list[slice] = [slice(None)]
+    inputs: list[slice] = [slice(None)]
+    for axis, index in enumerate(tap):
+        stride = geometry.stride[axis]
+        corner = geometry.dilation[axis] * geometry.step(axis, index) - geometry.pad_begin[axis]
+        first = max(0, -(corner // stride))
+        last = min(geometry.out_size[axis] - 1, (geometry.image_size[axis] - 1 - corner) // stride)
+        if last < first:
+            return None
+        outputs.append(slice(first, last + 1))
+        inputs.append(slice(corner + first * stride, corner + last * stride + 1, stride))
+    return tuple(outputs), tuple(inputs)
+
+
 def _terms(
-    geometry: Geometry, channels: list[tuple[Array, Array]], times: Callable[[Array, Array], Array]
-) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    """(outputs that see this tap inside the image, the term there), in the kernel's memory order."""
-    for image, kernel in channels:
-        for tap in itertools.product(*(range(k) for k in geometry.kernel_size)):
-            outputs: list[slice] = [slice(None)]
-            inputs: list[slice] = [slice(None)]
-            for axis, index in enumerate(tap):
-                stride = geometry.stride[axis]
-                corner = geometry.dilation[axis] * geometry.step(axis, index)
-                corner -= geometry.pad_begin[axis]
-                size = geometry.image_size[axis]
-                first = max(0, -(corner // stride))
-                last = min(geometry.out_size[axis] - 1, (size - 1 - corner) // stride)
-                if last < first:
-                    break
-                outputs.append(slice(first, last + 1))
-                start = corner + first * stride
-                inputs.append(slice(start, corner + last * stride + 1, stride))
-            else:
-                yield tuple(outputs), times(image[tuple(inputs)], kernel[tap])
+    geometry: Geometry, channels: list[Channel], times: Callable[[Array, Array], Array]
+) -> Iterator[tuple[int, tuple[slice, ...], Array]]:
+    """(tap, outputs that see it inside the image, the terms), in the kernel's memory order."""
+    for channel, image, kernel in channels:
+        for index, tap in _taps(geometry, channel):
+            places = _places(geometry, tap)
+            if places is not None:
+                yield index, places[0], times(image[places[1]], kernel[tap])
 
 
-# ---- additions: (xp, semifield, dtype, shape, terms) -> the windows' values ----------------------
+def _taps(geometry: Geometry, channel: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(index in the kernel's memory order, position in the kernel) of one channel's taps."""
+    positions = itertools.product(*(range(k) for k in geometry.kernel_size))
+    return enumerate(positions, channel * (geometry.taps // geometry.in_channels))
+
+
+# ---- additions: (xp, semifield, dtype, shape, terms) -> the windows' values and residuals --------
 
 
 def _select(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
-) -> Array:
+) -> tuple[Array, Array | None]:
     best = xp.full(shape, _saturated_zero(semifield, dtype), dtype)
-    for where, value in terms():
+    winner = xp.full(shape, -1, np.int64)
+    for index, where, value in terms():
         seen = best[where]
         better = semifield.functions.select(seen, value)
         best[where] = xp.where(better, value, seen)
-    return best
+        winner[where] = xp.where(better, index, winner[where])
+    if not semifield.spread_gradient:
+        return best, winner
+    count = xp.zeros(shape, dtype)
+    for _, where, value in terms():
+        count[where] += (value == best[where]) & (value != semifield.zero)
+    return best, xp.stack([best, count])
 
 
 def _sum(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
-) -> Array:
+) -> tuple[Array, Array | None]:
     # One compensated addition a term (Knuth's TwoSum): as accurate as the kernels' blocks or better.
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
-    for where, value in terms():
+    for _, where, value in terms():
         _compensated_add(xp, total, correction, where, value)
-    return _post(semifield, total + correction)
+    acc = total + correction
+    return _post(semifield, acc), acc[None] if "post_sum" in semifield.expressions else None
 
 
 def _compensated_add(
@@ -128,46 +217,81 @@ def _post(semifield: Semifield, acc: Array) -> Array:
 
 def _log(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
-) -> Array:
+) -> tuple[Array, Array | None]:
     mu = dtype.type(semifield.parameter)
     extreme = xp.full(shape, semifield.zero, dtype)
-    for where, value in terms():
+    for _, where, value in terms():
         extreme[where] = (xp.fmax if mu > 0 else xp.fmin)(extreme[where], value)
     shift = xp.where(xp.isfinite(extreme), extreme, 0)
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
-    for where, value in terms():
+    for _, where, value in terms():
         _compensated_add(xp, total, correction, where, xp.exp(mu * (value - shift[where])))
-    return shift + xp.log(total + correction) / mu
+    total = total + correction
+    return shift + xp.log(total) / mu, xp.stack([shift, total])
 
 
 def _root(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
-) -> Array:
+) -> tuple[Array, Array | None]:
     p = semifield.parameter
     extreme = xp.full(shape, semifield.zero, dtype)
     negative = xp.zeros(shape, bool)
-    for where, value in terms():
+    for _, where, value in terms():
         extreme[where] = (xp.fmax if p > 0 else xp.fmin)(extreme[where], value)
         negative[where] |= value < 0
     smallest = np.finfo(dtype).tiny
     scale = xp.where(xp.isfinite(extreme), xp.maximum(extreme, smallest), dtype.type(1))
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
-    for where, value in terms():
+    for _, where, value in terms():
         _compensated_add(xp, total, correction, where, (value / scale[where]) ** dtype.type(p))
-    result = scale * (total + correction) ** dtype.type(1 / p)
-    return xp.where(negative, dtype.type(np.nan), result)
+    total = total + correction
+    result = scale * total ** dtype.type(1 / p)
+    return xp.where(negative, dtype.type(np.nan), result), xp.stack([scale, total])
 
 
 def _custom(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
-) -> Array:
+) -> tuple[Array, Array | None]:
     acc = xp.full(shape, semifield.zero, dtype)
-    for where, value in terms():
+    for _, where, value in terms():
         acc[where] = semifield.functions.add(acc[where], value)
-    return _post(semifield, acc)
+    return _post(semifield, acc), acc[None]
 
 
 _ADDITIONS = {"select": _select, "sum": _sum, "log": _log, "root": _root, "custom": _custom}
+
+
+def _weight(xp: Any, semifield: Semifield, residual: Any, at: tuple[int, ...]) -> Callable[..., Any]:
+    """(outputs, terms, tap) -> d result / d term, from the residual of one output channel."""
+    kind, functions = semifield.accumulator, semifield.functions
+    if residual is None:
+        return lambda outputs, value, tap: 1
+    if kind == "select" and not semifield.spread_gradient:
+        winner = residual[(slice(None), *at)]
+        return lambda outputs, value, tap: (winner[outputs] == tap).astype(value.dtype)
+    first = residual[(0, slice(None), *at)]
+    if kind in ("sum", "custom"):
+        slope = functions.d_post_d_acc(first) if "post_sum" in semifield.expressions else first * 0 + 1
+        slope = xp.where((first == semifield.zero) & ~xp.isfinite(slope), 0, slope)
+        if kind == "sum":
+            return lambda outputs, value, tap: slope[outputs]
+        return lambda outputs, value, tap: slope[outputs] * functions.d_add_d_right(
+            functions.subtract(first[outputs], value), value
+        )
+    second = residual[(1, slice(None), *at)]
+    if kind == "select":
+        share = xp.where(second > 0, 1 / second, 0)
+        return lambda outputs, value, tap: xp.where(value == first[outputs], share[outputs], 0)
+    parameter = first.dtype.type(semifield.parameter)
+    if kind == "log":
+        share = xp.where(second > 0, 1 / second, 0)
+        return lambda outputs, value, tap: share[outputs] * xp.exp(
+            xp.fmin(parameter * (value - first[outputs]), 0)
+        )
+    share = xp.where(second > 0, second ** (1 / parameter - 1), parameter == 1)
+    return lambda outputs, value, tap: xp.where(
+        share[outputs] == 0, 0, share[outputs] * (value / first[outputs]) ** (parameter - 1)
+    )
 
 
 # ---- integers: exact, saturating ----------------------------------------------------------------
