@@ -1,0 +1,26 @@
+"""What all tests share: hypothesis' settings, and the backend as an argument.
+
+The table of cases is in `cases.py`, comparisons in `compare.py`, expected values in `oracle.py`.
+"""
+
+import os
+
+import cases
+import pytest
+from hypothesis import settings
+
+# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(
+    params=[pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in cases.BACKENDS]
+)
+def backend(request):
+    """The name of a backend, for `cases.run`; a GPU that is not there skips, with the reason."""
+    reason = cases.unavailable(request.param)
+    if reason:
+        pytest.skip(reason)
+    return request.param
