@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     # The one place where this package asks the core, which alone knows the semifields that ship.
-    from semiconv_cupy.source import shipping_variants
+    from semiconv_cupy.backends.cuda import shipping_variants
 
     sources = [source for source in shipping_variants() if options.filter in source.name]
     if not sources:

@@ -6,8 +6,9 @@ tests, so that the very launch code is tested without a GPU. The only module tha
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -108,19 +109,26 @@ def is_cupy(array: object) -> bool:
 # ---- kernels -----------------------------------------------------------------------------------
 
 
-def forward_kernel(
-    semifield: Semifield, storage: str, geometry: Geometry, offset: str, residual: str | None
+def kernel_source(
+    file: str,
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    offset: str = "int64",
+    residual: str | None = None,
 ) -> source.KernelSource:
-    """The `direct` forward kernel for one specialisation."""
+    """``kernels_cu/cuda/<file>.cu`` for one specialisation."""
     name = "_".join(
-        ("semiconv_forward", _word(semifield), storage, "x".join(map(str, geometry.kernel_size)))
+        ("semiconv", file, _word(semifield), storage, "x".join(map(str, geometry.kernel_size)))
     )
     macros = source.definitions(semifield, storage)
     macros |= _geometry_macros(geometry, offset)
     macros["SEMICONV_KERNEL"] = name
+    if file == "grad_kernel":
+        macros["SEMICONV_KERNEL_SUM"] = f"{name}_sum"
     if residual is not None:
         macros["SEMICONV_RESIDUAL"] = residual if residual.startswith("uint") else "Real"
-    return source.KernelSource(name, source.assemble("cuda/forward.cu", macros), _OPTIONS)
+    return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
 def _word(semifield: Semifield) -> str:
@@ -143,14 +151,70 @@ def _geometry_macros(geometry: Geometry, offset: str) -> dict[str, str]:
     }
 
 
+def shipping_variants() -> Iterator[source.KernelSource]:
+    """One source of every kernel file for each semifield, dtype and rank that it is written for.
+
+    What ``python -m kernels_cu report`` compiles for GPUs that are not there.
+    """
+    from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
+
+    dilation = SelectSemifield.tropical_max()
+    floating: list[Semifield] = [
+        dilation,
+        SelectSemifield.tropical_min_negated(),
+        SelectSemifield.max_times(),
+        SelectSemifield.tropical_max(spread_gradient=True),
+        SelectSemifield.tropical_max(channels_add=True),
+        SubtractSemifield.linear(),
+        SubtractSemifield.log(2.0),
+        SubtractSemifield.log(-2.0),
+        SubtractSemifield.root(3.0),
+        SubtractSemifield.root(2.5),
+    ]
+    plane = Geometry.plan((1, 1, 8, 8), (1, 1, 3, 3))
+    cases = [(semifield, "float32", plane) for semifield in floating]
+    cases += [
+        (semifield, storage, plane)
+        for semifield in (dilation, SubtractSemifield.log(2.0))
+        for storage in ("float16", "bfloat16", "float64")
+    ]
+    cases += [
+        (dilation, "float32", Geometry.plan((1, 1) + (9,) * rank, (1, 1) + (3,) * rank))
+        for rank in (1, 3, 4)
+    ]
+    for semifield, storage, geometry in cases:
+        residual = residual_of(semifield, storage, geometry)
+        element = None if residual is None else str(residual.dtype)
+        yield kernel_source("forward", semifield, storage, geometry, "int32")
+        yield kernel_source("forward", semifield, storage, geometry, "int64", element)
+        for file in ("grad_image", "grad_kernel"):
+            yield kernel_source(file, semifield, storage, geometry, "int64", element)
+    for storage in (*source.INTEGER, source.BOOLEAN):
+        yield kernel_source("forward", dilation, storage, plane, "int32")
+
+
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 
 
-def _compiled(device: Device, key: tuple[Any, ...], build: Callable[[], source.KernelSource]) -> Kernel:
+def _kernel(
+    device: Device,
+    file: str,
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    offset: str,
+    residual: str | None,
+    suffix: str = "",
+) -> Kernel:
+    """The compiled kernel of one specialisation, compiled once."""
+    key = (
+        device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
+        geometry.dilation, offset, residual,
+    )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
-        kernel = build()
-        found = _kernels[key] = device.compile(kernel.text, kernel.name, kernel.options)
+        made = kernel_source(file, semifield, storage, geometry, offset, residual)
+        found = _kernels[key] = device.compile(made.text, made.name + suffix, made.options)
     return found
 
 
@@ -192,20 +256,10 @@ def forward(
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
     residual_type = None if residual is None else str(residual.dtype)
-    key = (
-        id(type(device)), semifield, storage, geometry.kernel_size, geometry.stride,
-        geometry.dilation, offset, residual_type,
-    )  # fmt: skip
-    kernel = _compiled(
-        device, key, lambda: forward_kernel(semifield, storage, geometry, offset, residual_type)
-    )
-    blocks = min(-(-out.size // THREADS), 2**31 - 1)
-    plane = 0
-    if residual is not None:
-        described = residual_of(semifield, storage, geometry)
-        plane = residual.size // described.arrays if described else 0
+    kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual_type)
+    plane = _plane(semifield, storage, geometry, residual)
     kernel(
-        (blocks,),
+        (_blocks(out.size),),
         (THREADS,),
         (
             struct_of(geometry, img, krn),
@@ -232,3 +286,87 @@ def _overhang(geometry: Geometry, img: Array) -> int:
             strict=True,
         )
     )
+
+
+def _blocks(threads: int) -> int:
+    return min(-(-threads // THREADS), 2**31 - 1)
+
+
+def _plane(
+    semifield: Semifield, storage: str, geometry: Geometry, residual: Array | None
+) -> int:
+    """Elements between the arrays that a residual stacks."""
+    described = residual_of(semifield, storage, geometry)
+    if residual is None or described is None:
+        return 0
+    return int(residual.size) // described.arrays
+
+
+_MOST_CHUNKS = 256
+_CHUNK = 16 * THREADS  # outputs that one block of a kernel's gradient adds up, at least
+
+
+def backward(
+    device: Device,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> None:
+    """Launch the gradient kernels that are wanted on the device's current stream.
+
+    Gradients are C-contiguous and in arithmetic dtype. The results do not differ between runs.
+    """
+    xp = device.array_module
+    grad_out = xp.ascontiguousarray(grad_out)
+    if grad_out.size == 0:
+        if grad_krn is not None:
+            grad_krn[...] = 0
+        return
+    none = (0,) * (geometry.rank + 2)
+    filled = GeometryStruct.of(
+        geometry,
+        none if img is None else elements(img),
+        none if krn is None else elements(krn),
+    )
+    struct = np.frombuffer(bytes(filled), GEOMETRY)[0]
+    residual_type = None if residual is None else str(residual.dtype)
+    arrays = tuple(
+        grad_out if array is None else array for array in (grad_out, img, krn, residual)
+    )
+    plane = np.int64(_plane(semifield, storage, geometry, residual))
+    if grad_img is not None and grad_img.size:
+        kernel = _kernel(
+            device, "grad_image", semifield, storage, geometry, "int64", residual_type
+        )
+        kernel(
+            (_blocks(grad_img.size),),
+            (THREADS,),
+            (struct, *arrays, grad_img, plane, np.int64(grad_img.size)),
+            0,
+        )
+    if grad_krn is not None:
+        outputs = geometry.batch * math.prod(geometry.out_size)
+        outputs *= geometry.groups if geometry.shares_kernels else 1
+        chunk = max(_CHUNK, -(-outputs // _MOST_CHUNKS))
+        chunks = -(-outputs // chunk)
+        weights = int(grad_krn.size)
+        partial = device.empty((chunks, weights), np.float64)
+        specialisation = (semifield, storage, geometry, "int64", residual_type)
+        _kernel(device, "grad_kernel", *specialisation)(
+            (weights, chunks),
+            (THREADS,),
+            (struct, *arrays, partial, plane, np.int64(chunk)),
+            0,
+        )
+        _kernel(device, "grad_kernel", *specialisation, suffix="_sum")(
+            (_blocks(weights),),
+            (THREADS,),
+            (partial, grad_krn, np.int64(weights), np.int64(chunks)),
+            0,
+        )

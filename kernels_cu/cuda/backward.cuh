@@ -1,0 +1,78 @@
+// What both gradient kernels share: the derivative of one output by one of its terms.
+//
+// Needs what forward.cu needs; SEMICONV_RESIDUAL is the provenance's type or Real.
+#pragma once
+#include "../window.cuh"
+
+namespace semiconv {
+
+#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+#define SEMICONV_PROVENANCE
+#endif
+
+// The arrays of one call; grad_out is C-contiguous. img and krn are not read where the derivative
+// needs neither (a provenance whose times has constant derivatives).
+struct Differentiated {
+  const Storage *grad_out, *img, *krn;
+  const void* residual;
+  int64 plane;  // elements between the residual's arrays
+};
+
+// d result / d term at the output whose residual lies at `at`.
+struct Share {
+#if defined(SEMICONV_PROVENANCE)
+  int32 winner;
+  SEMICONV_FN Share(const Differentiated& d, int64 at)
+      : winner((int32)((const SEMICONV_RESIDUAL*)d.residual)[at]) {}
+  SEMICONV_FN Real operator()(Real, int32 tap) const { return winner == tap ? Real(1) : Real(0); }
+#else
+  using Weight = typename Differentiable<Real>::Weight;
+  Weight weight;
+  SEMICONV_FN Share(const Differentiated& d, int64 at)
+      : weight(make<Weight, Differentiable<Real>::residuals>(d, at)) {}
+  SEMICONV_FN Real operator()(Real val, int32) const { return weight(val); }
+
+ private:
+  template <class W, int RESIDUALS> static SEMICONV_FN W make(const Differentiated& d, int64 at) {
+    const Real* residual = (const Real*)d.residual + at;
+    if constexpr (RESIDUALS == 0) return W();
+    else if constexpr (RESIDUALS == 1) return W(residual[0]);
+    else return W(residual[0], residual[d.plane]);
+  }
+#endif
+};
+
+// The places of one (output, tap) in the arrays.
+struct Term {
+  int64 img, krn;  // elements from the arrays' first
+  int32 tap;       // flat index over (channel, kernel position)
+};
+
+// grad_out times d out / d term, and the term's factors; 0 where there is no slope.
+struct Flow {
+  Real value, img, krn;
+  SEMICONV_FN Flow(const Differentiated& d, const Term& term, int64 output, int64 residual_at)
+      : value(load(d.grad_out[output])), img(0), krn(0) {
+    if (value == 0) return;
+#if defined(SEMICONV_PROVENANCE) && defined(SEMICONV_CONSTANT_DERIVATIVES)
+    value *= Share(d, residual_at)(Real(0), term.tap);
+#else
+    img = load(d.img[term.img]);
+    krn = load(d.krn[term.krn]);
+    value *= Share(d, residual_at)(times(img, krn), term.tap);
+#endif
+  }
+  SEMICONV_FN Real to_img() const { return value == 0 ? Real(0) : value * d_times_d_img(img, krn); }
+  SEMICONV_FN Real to_krn() const { return value == 0 ? Real(0) : value * d_times_d_krn(img, krn); }
+};
+
+// Where an output's residual lies.
+SEMICONV_FN int64 residual_place(const Geometry& g, int64 plane, int32 channel, int64 pixel, int64 pixels) {
+#if defined(SEMICONV_CHANNELS_ADD)
+  return (plane * g.in_channels + channel) * pixels + pixel;
+#else
+  return plane * pixels + pixel;
+#endif
+}
+
+}  // namespace semiconv
