@@ -56,7 +56,7 @@ SEMICONV_FN Real sum_of_channels(const Geometry& g, const Window& window, const 
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, long long outputs) {

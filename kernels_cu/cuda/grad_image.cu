@@ -26,7 +26,7 @@ SEMICONV_FN void visit_outputs(const Geometry& g, const int64* position, int64 p
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
                 const void* __restrict__ residual, semiconv::Real* __restrict__ grad_img,

@@ -16,7 +16,7 @@ SEMICONV_FN int64 outputs_of_kernel(const Geometry& g) {
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
                 const void* __restrict__ residual, double* __restrict__ partial,
@@ -69,7 +69,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   if (threadIdx.x == 0) partial[(int64)blockIdx.y * gridDim.x + weight] = sums[0];
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL_SUM(const double* __restrict__ partial, semiconv::Real* __restrict__ grad_krn,
                     long long weights, long long chunks) {
   using namespace semiconv;

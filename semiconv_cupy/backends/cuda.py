@@ -7,6 +7,7 @@ tests, so that the very launch code is tested without a GPU. The only module tha
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -133,9 +134,10 @@ def kernel_source(
 
 def _word(semifield: Semifield) -> str:
     """A word for a profiler's list; the content, not the name, tells kernels apart."""
-    return {"select": "selection", "custom": "custom"}.get(
-        semifield.accumulator, semifield.accumulator
-    )
+    kind, _, made = repr(semifield).partition(".")
+    if "(" in kind:  # of the user's own
+        return "selection" if semifield.accumulator == "select" else semifield.accumulator
+    return re.sub(r"\W+", "_", made.replace("=True", "").replace("-", "minus_")).strip("_")
 
 
 def _geometry_macros(geometry: Geometry, offset: str) -> dict[str, str]:
