@@ -70,6 +70,14 @@ def arithmetic_of(storage: str) -> str:
     return "bool" if storage == BOOLEAN else "integer"
 
 
+def storage_macros(storage: str) -> dict[str, str]:
+    """The macros of a kernel that needs no semifield, only a storage dtype."""
+    macros = {"SEMICONV_STORAGE": _STORAGE[storage]}
+    if arithmetic_of(storage) != "floating":
+        macros["SEMICONV_INTEGER"] = ""
+    return macros
+
+
 def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     """The macros of one semifield on one storage dtype; ``kernels_cu/README.md`` explains each."""
     arithmetic = arithmetic_of(storage)
