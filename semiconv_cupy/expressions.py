@@ -145,7 +145,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         ("log1p", Log1p),
         ("logaddexp", _logaddexp),
         ("sigmoid expit", _sigmoid),
-        ("relu", lambda a: Maximum(sympy.Integer(0), a)),  # derivative 0 at 0, as torch's
+        ("relu", lambda a, inplace=None: Maximum(sympy.Integer(0), a)),  # 0 has the slope 0
         ("erf", sympy.erf),
         ("erfc", sympy.erfc),
         ("gamma", sympy.gamma),

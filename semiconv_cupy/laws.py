@@ -108,8 +108,7 @@ def check(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got samples={samples}")
     zero = semifield.zero
-    positive = zero == 0 or getattr(semifield, "accumulator", None) == "root"
-    low, high = domain or ((0.1, 4.0) if positive else (-4.0, 4.0))
+    low, high = domain or ((0.1, 4.0) if semifield.of_positive_numbers else (-4.0, 4.0))
     if not low < high:
         raise ValueError(f"domain must be (low, high) with low < high, got domain={domain}")
     a, b, c, k = np.random.default_rng(seed).uniform(low, high, (4, samples))

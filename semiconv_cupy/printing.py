@@ -496,8 +496,11 @@ def cpp_bool(expression: sympy.Basic) -> str:
 
 
 def _library(argument: Any) -> str:
-    roots = (base.__module__.partition(".")[0] for base in type(argument).__mro__)
-    return next((root for root in roots if root in ("numpy", "cupy", "torch")), "numpy")
+    for name, kind in (("torch", "Tensor"), ("cupy", "ndarray")):
+        module = sys.modules.get(name)
+        if module is not None and isinstance(argument, getattr(module, kind, ())):
+            return name
+    return "numpy"
 
 
 def array_module(*arguments: Any) -> Any:
@@ -508,10 +511,13 @@ def array_module(*arguments: Any) -> Any:
     TypeError
         Where arrays of two libraries are mixed.
     """
-    names = {_library(argument) for argument in arguments if not np.isscalar(argument)}
+    names = {_library(value) for value in arguments if not isinstance(value, _SCALARS)}
     if len(names) > 1:
         raise TypeError(f"arrays of {' and '.join(sorted(names))} are mixed")
     return sys.modules[names.pop()] if names else None
+
+
+_SCALARS = (int, float, np.generic)
 
 
 class _ArrayFunctions:
@@ -610,18 +616,15 @@ class ArrayFunction:
             raise TypeError(
                 f"takes {len(self.names)} arguments ({', '.join(self.names)}), got {len(arguments)}"
             )
-        module = array_module(*arguments)
-        scalars = module is None
-        module = module or np
-        if module.__name__ not in ("numpy", "cupy"):
-            raise TypeError(f"needs NumPy or CuPy arrays or numbers, got {module.__name__} arrays")
-        if scalars and not any(isinstance(argument, np.generic) for argument in arguments):
-            arrays = [np.float64(argument) for argument in arguments]
-        else:
-            arrays = [module.asarray(argument) for argument in arguments]
+        module = array_module(*arguments) or np
+        if module.__name__ == "torch":
+            raise TypeError("needs NumPy or CuPy arrays or numbers, got a torch tensor")
+        numbers = all(isinstance(argument, int | float) for argument in arguments)
+        dtype = np.float64 if numbers else None
+        arrays = [module.asarray(argument, dtype=dtype) for argument in arguments]
         with np.errstate(all="ignore"):
             result = self._on_arrays(module, arrays)
-        return result.item() if scalars else result
+        return result.item() if numbers else result
 
     def _on_arrays(self, module: Any, arrays: list[Any]) -> Any:
         dtype = module.result_type(*arrays)

@@ -182,6 +182,11 @@ class _CompiledSemifield:
         """The derivative of times by ``krn``, as a function of ``img`` and ``krn``."""
         return self.functions.d_times_d_krn  # type: ignore[no-any-return]
 
+    @property
+    def of_positive_numbers(self) -> bool:
+        """Whether the semifield may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        return self.zero == 0 or self.accumulator == "root"
+
     @functools.cached_property
     def d_times_constant(self) -> bool:
         """Whether both derivatives of times are constants: backward needs neither img nor krn."""
@@ -272,8 +277,8 @@ class _CompiledSemifield:
         seed : int
             Of the random numbers.
         domain : (float, float), optional
-            The interval of the semifield's set to draw from. By default (0.1, 4) where the zero is
-            0, as only numbers >= 0 may be meant, else (-4, 4).
+            The interval of the semifield's set to draw from. By default (0.1, 4) where
+            `of_positive_numbers`, else (-4, 4).
 
         Returns
         -------
@@ -1033,6 +1038,11 @@ class BroadcastSemifield:
         """The log-sum-exp and img + krn, as `SubtractSemifield.log`."""
         value = _checked_parameter("mu", mu)
         return cls(_Log(value), operator.add, -math.inf if value > 0 else math.inf)
+
+    @property
+    def of_positive_numbers(self) -> bool:
+        """Whether the semifield may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        return self.zero == 0 or isinstance(self.add_reduce, _Root)
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
