@@ -109,11 +109,11 @@ def semifield_conv(
     try:
         key = (
             img.shape, img.strides, img.dtype, krn.shape, krn.strides, krn.dtype, type(img),
-            type(krn), semifield, stride, padding, dilation, groups, group_broadcasting, kind,
-            method,
+            type(krn), semifield, group_broadcasting, kind, method,
+            f"{stride!r} {padding!r} {dilation!r} {groups!r}",  # 1 == 1.0 == True, and differ here
         )  # fmt: skip
         call = _calls.get(key)
-    except (AttributeError, TypeError):  # no arrays, or lists among the arguments
+    except (AttributeError, TypeError):  # no arrays, or nothing that can be hashed
         key, call = None, None
     if call is None:
         call = _plan(

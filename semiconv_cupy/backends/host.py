@@ -302,26 +302,29 @@ def forward_call(
     shape = geometry.out_shape
     if 0 in shape:
         return lambda img, krn: np.empty(shape, dtype)
+
+    def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+        img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
+        return forward_call(img, krn, semifield, geometry, storage)(img, krn)
+
     if not (_aligned(img) and _aligned(krn)):
-
-        def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
-            img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
-            return forward_call(img, krn, semifield, geometry, storage)(img, krn)
-
         return convert
     struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
     reference = ctypes.byref(struct)
     run = loaded.semiconv_forward
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
     small = geometry.taps * math.prod(shape) < _SMALL
-    empty = np.empty
+    empty, alignment = np.empty, dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+        image, kernel = _address(img), _address(krn)
+        if (image | kernel) % alignment:  # unlike the arrays that this was planned for
+            return convert(img, krn)
         out = empty(shape, dtype)
         status = run(
             reference,
-            _address(img),
-            _address(krn),
+            image,
+            kernel,
             _address(out),
             absorbing,
             1 if small else threads(loaded),
