@@ -457,7 +457,7 @@ def _traceable(value: Any, memo: dict[int, Any]) -> Any:
         return _traceable_function(value, memo)
     if type(value).__module__.startswith("cupy.") and hasattr(value, "name"):  # a CuPy ufunc
         return _by_name(value.name.removeprefix("cupy_"), value)
-    call = vars(type(value)).get("__call__")
+    call = inspect.getattr_static(type(value), "__call__", None)
     if isinstance(call, types.FunctionType) and _root_module(value) not in _LEFT_ALONE:
         return types.MethodType(_traceable(call, memo), value)
     return value

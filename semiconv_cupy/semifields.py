@@ -11,7 +11,7 @@ import functools
 import math
 import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,12 +22,12 @@ from semiconv_cupy.expressions import derivative, solutions, symbol, trace, wher
 from semiconv_cupy.printing import (
     ArrayFunction,
     Minimum,
-    array_module,
     cpp_bool,
     cpp_floating,
     cpp_integer,
     readable,
 )
+from semiconv_cupy.reductions import Extremum, Log, Root, Sum
 
 if TYPE_CHECKING:
     from semiconv_cupy.laws import LawReport
@@ -184,7 +184,7 @@ class _CompiledSemifield:
 
     @property
     def of_positive_numbers(self) -> bool:
-        """Whether the semifield may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
         return self.zero == 0 or self.accumulator == "root"
 
     @functools.cached_property
@@ -870,99 +870,6 @@ def _inverse(expression: Any, argument: str, function: str) -> Any:
     )
 
 
-# ---- reductions of whole arrays ----------------------------------------------------------------
-
-
-def _detached(array: Any) -> Any:
-    return array.detach() if hasattr(array, "detach") else array
-
-
-def _axes(array: Any, dims: int | Sequence[int]) -> tuple[int, ...]:
-    given = (dims,) if isinstance(dims, int) else tuple(dims)
-    return tuple(sorted(dim % array.ndim for dim in given))
-
-
-@dataclass(frozen=True)
-class _Sum:
-    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        return array.sum(_axes(array, dims))
-
-
-@dataclass(frozen=True)
-class _Extremum:
-    """Maximum or minimum. In torch, the gradient goes to one of equal extrema, or evenly to all,
-    and to none where all are the zero."""
-
-    largest: bool
-    spread_gradient: bool = False
-
-    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes = array_module(array), _axes(array, dims)
-        reduce = module.amax if self.largest else module.amin
-        if module.__name__ != "torch":
-            return reduce(array, axes)
-        if self.spread_gradient:
-            values = reduce(array, axes)
-        else:
-            ends = tuple(range(array.ndim - len(axes), array.ndim))
-            flat = array.movedim(axes, ends).flatten(ends[0])
-            values = (flat.max(-1) if self.largest else flat.min(-1)).values
-        zero = -math.inf if self.largest else math.inf
-        return module.where(values == zero, values.detach(), values)
-
-
-@dataclass(frozen=True)
-class _Root:
-    """(sum of |a|^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
-    no power leaves the range; gradient 0 where all are zero."""
-
-    p: float
-
-    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes, p = array_module(array), _axes(array, dims), self.p
-        if p == 1:
-            return array.sum(axes)
-        extremum = module.amax if p > 0 else module.amin
-        scale = extremum(module.abs(_detached(array)), axes)
-        inside = (scale > 0) & (scale < math.inf)
-        divisor = module.where(inside, scale, 1)
-        ratio = array / _expanded(divisor, axes)
-        ratio = module.where(_expanded(inside, axes), ratio, 1)
-        if p < 1:  # the slope of x^p at 0 is infinite; there it counts as 0
-            powers = module.where(ratio == 0, 0 if p > 0 else math.inf, _nonzero(ratio) ** p)
-        else:
-            powers = ratio**p
-        return module.where(inside, powers.sum(axes) ** (1 / p) * divisor, scale)
-
-
-def _expanded(array: Any, axes: tuple[int, ...]) -> Any:
-    """With the reduced axes back as axes of length 1."""
-    for axis in axes:
-        array = array[(slice(None),) * axis + (None,)]
-    return array
-
-
-def _nonzero(array: Any) -> Any:
-    return array_module(array).where(array == 0, 1, array)
-
-
-@dataclass(frozen=True)
-class _Log:
-    """ln(sum of e^(mu a)) / mu, relative to the extremum of each window, so that nothing overflows;
-    gradient 0 where all are the zero."""
-
-    mu: float
-
-    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
-        module, axes, mu = array_module(array), _axes(array, dims), self.mu
-        extremum = (module.amax if mu > 0 else module.amin)(_detached(array), axes)
-        finite = module.isfinite(extremum)
-        origin = module.where(finite, extremum, 0)
-        distance = module.where(_expanded(finite, axes), array - _expanded(origin, axes), 0)
-        total = module.exp(mu * distance).sum(axes)
-        return module.where(finite, origin + module.log(total) / mu, extremum)
-
-
 @dataclass(frozen=True)
 class BroadcastSemifield:
     """A semifield of whole-array functions, for any device; torch differentiates it by itself.
@@ -1011,38 +918,38 @@ class BroadcastSemifield:
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> BroadcastSemifield:
         """max, img + krn, as `SelectSemifield.tropical_max`."""
-        reduce = _Extremum(largest=True, spread_gradient=bool(spread_gradient))
-        return cls(reduce, operator.add, -math.inf, _Sum() if channels_add else None)
+        reduce = Extremum(largest=True, spread_gradient=bool(spread_gradient))
+        return cls(reduce, operator.add, -math.inf, Sum() if channels_add else None)
 
     @classmethod
     def tropical_min_negated(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> BroadcastSemifield:
         """min, img - krn, as `SelectSemifield.tropical_min_negated`."""
-        reduce = _Extremum(largest=False, spread_gradient=bool(spread_gradient))
-        return cls(reduce, operator.sub, math.inf, _Sum() if channels_add else None)
+        reduce = Extremum(largest=False, spread_gradient=bool(spread_gradient))
+        return cls(reduce, operator.sub, math.inf, Sum() if channels_add else None)
 
     @classmethod
     def linear(cls) -> BroadcastSemifield:
         """+, img * krn, as `SubtractSemifield.linear`."""
-        return cls(_Sum(), operator.mul, 0.0)
+        return cls(Sum(), operator.mul, 0.0)
 
     @classmethod
     def root(cls, p: float) -> BroadcastSemifield:
         """The p-norm and img * krn, as `SubtractSemifield.root`."""
         value = _checked_parameter("p", p)
-        return cls(_Root(value), operator.mul, 0.0 if value > 0 else math.inf)
+        return cls(Root(value), operator.mul, 0.0 if value > 0 else math.inf)
 
     @classmethod
     def log(cls, mu: float) -> BroadcastSemifield:
         """The log-sum-exp and img + krn, as `SubtractSemifield.log`."""
         value = _checked_parameter("mu", mu)
-        return cls(_Log(value), operator.add, -math.inf if value > 0 else math.inf)
+        return cls(Log(value), operator.add, -math.inf if value > 0 else math.inf)
 
     @property
     def of_positive_numbers(self) -> bool:
-        """Whether the semifield may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
-        return self.zero == 0 or isinstance(self.add_reduce, _Root)
+        """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        return self.zero == 0 or isinstance(self.add_reduce, Root)
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
@@ -1068,13 +975,13 @@ class BroadcastSemifield:
     def __repr__(self) -> str:
         reduce, channels = self.add_reduce, self.add_reduce_channels is not None
         name, keywords = None, {}
-        if isinstance(reduce, _Extremum):
+        if isinstance(reduce, Extremum):
             name = "tropical_max" if reduce.largest else "tropical_min_negated"
             keywords = {"channels_add": channels, "spread_gradient": reduce.spread_gradient}
-        elif isinstance(reduce, _Sum):
+        elif isinstance(reduce, Sum):
             name = "linear"
-        elif isinstance(reduce, _Root | _Log):
-            name = "root" if isinstance(reduce, _Root) else "log"
+        elif isinstance(reduce, Root | Log):
+            name = "root" if isinstance(reduce, Root) else "log"
             keywords = vars(reduce)
         if name is not None and self == getattr(BroadcastSemifield, name)(**keywords):
             shown = {key: value for key, value in keywords.items() if value is not False}

@@ -1,0 +1,103 @@
+"""Reductions of whole arrays over several axes: the additions of the ready-made BroadcastSemifields.
+
+They serve NumPy and CuPy arrays and torch tensors, which torch differentiates by itself, and are
+stable at any magnitude. Called by `semifields.py`; the kernels have their own accumulators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semiconv_cupy.printing import array_module
+
+
+def _detached(array: Any) -> Any:
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def _axes(array: Any, dims: int | Sequence[int]) -> tuple[int, ...]:
+    given = (dims,) if isinstance(dims, int) else tuple(dims)
+    return tuple(sorted(dim % array.ndim for dim in given))
+
+
+def _expanded(array: Any, axes: tuple[int, ...]) -> Any:
+    """With the reduced axes back as axes of length 1."""
+    for axis in axes:
+        array = array[(slice(None),) * axis + (None,)]
+    return array
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The ordinary sum."""
+
+    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
+        return array.sum(_axes(array, dims))
+
+
+@dataclass(frozen=True)
+class Extremum:
+    """Maximum or minimum. In torch, the gradient goes to one of equal extrema, or evenly to all,
+    and to none where all are the zero."""
+
+    largest: bool
+    spread_gradient: bool = False
+
+    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
+        module, axes = array_module(array), _axes(array, dims)
+        reduce = module.amax if self.largest else module.amin
+        if module.__name__ != "torch":
+            return reduce(array, axes)
+        if self.spread_gradient:
+            values = reduce(array, axes)
+        else:
+            ends = tuple(range(array.ndim - len(axes), array.ndim))
+            flat = array.movedim(axes, ends).flatten(ends[0])
+            values = (flat.max(-1) if self.largest else flat.min(-1)).values
+        zero = -math.inf if self.largest else math.inf
+        return module.where(values == zero, values.detach(), values)
+
+
+@dataclass(frozen=True)
+class Root:
+    """(sum of |a|^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
+    no power leaves the range; gradient 0 where all are zero."""
+
+    p: float
+
+    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
+        module, axes, p = array_module(array), _axes(array, dims), self.p
+        if p == 1:
+            return array.sum(axes)
+        extremum = module.amax if p > 0 else module.amin
+        scale = extremum(module.abs(_detached(array)), axes)
+        inside = (scale > 0) & (scale < math.inf)
+        divisor = module.where(inside, scale, 1)
+        ratio = array / _expanded(divisor, axes)
+        ratio = module.where(_expanded(inside, axes), ratio, 1)
+        if 0 < p < 1:  # the slope of a^p at 0 is infinite; there it counts as 0
+            nothing = ratio == 0
+            powers = module.where(nothing, 0, module.where(nothing, 1, ratio) ** p)
+        else:
+            powers = ratio**p
+        return module.where(inside, powers.sum(axes) ** (1 / p) * divisor, scale)
+
+
+@dataclass(frozen=True)
+class Log:
+    """ln(sum of e^(mu a)) / mu, relative to the extremum of each window, so that nothing overflows;
+    gradient 0 where all are the zero."""
+
+    mu: float
+
+    def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
+        module, axes, mu = array_module(array), _axes(array, dims), self.mu
+        extremum = (module.amax if mu > 0 else module.amin)(_detached(array), axes)
+        finite = module.isfinite(extremum)
+        origin = module.where(finite, extremum, 0)
+        distance = module.where(_expanded(finite, axes), array - _expanded(origin, axes), 0)
+        total = module.exp(mu * distance).sum(axes)
+        return module.where(finite, origin + module.log(total) / mu, extremum)
