@@ -1,4 +1,4 @@
-"""Reductions of whole arrays over several axes: the additions of the ready-made BroadcastSemifields.
+"""Reductions of whole arrays over several axes: how the ready-made BroadcastSemifields add.
 
 They serve NumPy and CuPy arrays and torch tensors, which torch differentiates by itself, and are
 stable at any magnitude. Called by `semifields.py`; the kernels have their own accumulators.
