@@ -620,7 +620,9 @@ class ArrayFunction:
         if module.__name__ == "torch":
             raise TypeError("needs NumPy or CuPy arrays or numbers, got a torch tensor")
         numbers = all(isinstance(argument, int | float) for argument in arguments)
-        dtype = np.float64 if numbers else None
+        dtype: Any = np.float64 if numbers else None
+        if any(getattr(argument, "dtype", None) == object for argument in arguments):
+            dtype = object  # all of them, or a Python integer would become one of 64 bits
         arrays = [module.asarray(argument, dtype=dtype) for argument in arguments]
         with np.errstate(all="ignore"):
             result = self._on_arrays(module, arrays)

@@ -370,6 +370,11 @@ def test_array_functions_keep_shape_and_dtype():
     assert pickle.loads(pickle.dumps(f))(1.0, 2.0) == f(1.0, 2.0)
 
 
+def test_arrays_of_python_integers_are_exact():
+    f = traced(lambda a, b: 3 * a - 2 * b)
+    assert f(np.array([1], object), 2**62)[0] == 3 - 2**63
+
+
 def test_array_functions_refuse_other_arrays():
     torch = pytest.importorskip("torch")
     f = traced(lambda a, b: a + b)
