@@ -621,7 +621,7 @@ class ArrayFunction:
             raise TypeError("needs NumPy or CuPy arrays or numbers, got a torch tensor")
         numbers = all(isinstance(argument, int | float) for argument in arguments)
         dtype: Any = np.float64 if numbers else None
-        if any(getattr(argument, "dtype", None) == object for argument in arguments):
+        if any(getattr(argument, "dtype", None) == np.dtype(object) for argument in arguments):
             dtype = object  # all of them, or a Python integer would become one of 64 bits
         arrays = [module.asarray(argument, dtype=dtype) for argument in arguments]
         with np.errstate(all="ignore"):
