@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 IntOrTuple = int | tuple[int, ...]
@@ -24,7 +24,9 @@ class Geometry:
 
     Sizes are in elements, one entry per spatial axis. `in_channels` counts the channels of one
     group (the kernel's second axis), `outputs_per_group` the output channels of one group, and
-    `kernels` the kernel's first axis.
+    `kernels` the kernel's first axis. Derived: `out_size` is floor((S + begin + end - d (K - 1) - 1)
+    / s + 1), the shapes are (B, C, *S), (O, I, *K) and (B, out_channels, *out_size), and `taps`
+    counts the terms of one window, I * prod(K).
     """
 
     batch: int
@@ -40,15 +42,16 @@ class Geometry:
     pad_end: tuple[int, ...]
     mirrored: bool
 
-    @property
-    def rank(self) -> int:
-        """Number of spatial axes."""
-        return len(self.image_size)
+    # Derived, and so no part of identity; plain fields because torch.compile traces through plans.
+    out_size: tuple[int, ...] = field(init=False, compare=False)
+    out_channels: int = field(init=False, compare=False)
+    img_shape: tuple[int, ...] = field(init=False, compare=False)
+    krn_shape: tuple[int, ...] = field(init=False, compare=False)
+    out_shape: tuple[int, ...] = field(init=False, compare=False)
+    taps: int = field(init=False, compare=False)
 
-    @cached_property
-    def out_size(self) -> tuple[int, ...]:
-        """floor((S + begin + end - d (K - 1) - 1) / s + 1) on each axis."""
-        return tuple(
+    def __post_init__(self) -> None:
+        out_size = tuple(
             (size + begin + end - d * (k - 1) - 1) // s + 1
             for size, begin, end, d, k, s in zip(
                 self.image_size,
@@ -60,42 +63,33 @@ class Geometry:
                 strict=True,
             )
         )
+        out_channels = self.groups * self.outputs_per_group
+        derived = {
+            "out_size": out_size,
+            "out_channels": out_channels,
+            "img_shape": (self.batch, self.groups * self.in_channels, *self.image_size),
+            "krn_shape": (self.kernels, self.in_channels, *self.kernel_size),
+            "out_shape": (self.batch, out_channels, *out_size),
+            "taps": self.in_channels * math.prod(self.kernel_size),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self.groups * self.outputs_per_group
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.image_size)
 
     @property
     def shares_kernels(self) -> bool:
         """Whether all kernels serve every group (group broadcasting)."""
         return self.groups > 1 and self.outputs_per_group == self.kernels
 
-    @cached_property
-    def img_shape(self) -> tuple[int, ...]:
-        """(B, C, *S)."""
-        return (self.batch, self.groups * self.in_channels, *self.image_size)
-
-    @cached_property
-    def krn_shape(self) -> tuple[int, ...]:
-        """(O, I, *K)."""
-        return (self.kernels, self.in_channels, *self.kernel_size)
-
-    @cached_property
-    def out_shape(self) -> tuple[int, ...]:
-        """(B, out_channels, *out_size)."""
-        return (self.batch, self.out_channels, *self.out_size)
-
-    @cached_property
-    def taps(self) -> int:
-        """Terms of one window: I * prod(K)."""
-        return self.in_channels * math.prod(self.kernel_size)
-
     def step(self, axis: int, index: int) -> int:
         """The image offset, in dilation steps, of kernel index `index` on spatial axis `axis`."""
         return self.kernel_size[axis] - 1 - index if self.mirrored else index
 
-    @cached_property
+    @property
     def transposed_padding(self) -> tuple[tuple[int, int], ...]:
         """The padding of the adjoint operation: (end, begin) on each axis."""
         return tuple((end, begin) for begin, end in zip(self.pad_begin, self.pad_end, strict=True))
@@ -126,6 +120,30 @@ class Geometry:
         >>> Geometry.plan((1, 1, 5), (1, 1, 4), padding="same", dilation=2).out_size
         (5,)
         """
+        return _cached_plan(
+            tuple(img_shape),
+            tuple(krn_shape),
+            _hashable(stride),
+            _hashable(padding),
+            _hashable(dilation),
+            groups,
+            group_broadcasting,
+            kind,
+        )
+
+    @staticmethod
+    def plan_anew(
+        img_shape: tuple[int, ...],
+        krn_shape: tuple[int, ...],
+        *,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        groups: int = 1,
+        group_broadcasting: bool = False,
+        kind: Kind = "conv",
+    ) -> Geometry:
+        """`plan` without the cache, for sizes that cannot be hashed (torch.compile's symbols)."""
         return _plan(
             tuple(img_shape),
             tuple(krn_shape),
@@ -149,7 +167,6 @@ def _hashable(value: object) -> object:
     return value
 
 
-@lru_cache(maxsize=4096, typed=True)
 def _plan(
     img_shape: tuple[int, ...],
     krn_shape: tuple[int, ...],
@@ -224,6 +241,9 @@ def _plan(
             f"output size {geometry.out_size}"
         )
     return geometry
+
+
+_cached_plan = lru_cache(maxsize=4096, typed=True)(_plan)
 
 
 def _integer(name: str, value: object) -> int:

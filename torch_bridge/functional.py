@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from semiconv_cupy import geometry as _geometry
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
 from torch_bridge.autograd import fused_conv
@@ -43,19 +42,11 @@ def plan(
     for name, value in (("img", img), ("krn", krn)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    arguments = (stride, padding, dilation)
-    if torch.compiler.is_compiling():  # sizes may be symbols: traced, not looked up in a cache
-        return _geometry._plan.__wrapped__(
-            tuple(img.shape),
-            tuple(krn.shape),
-            *map(_geometry._hashable, arguments),
-            groups,
-            group_broadcasting,
-            kind,
-        )
-    return Geometry.plan(
-        img.shape,
-        krn.shape,
+    # While compiling, sizes may be symbols: traced, not looked up in a cache.
+    make_plan = Geometry.plan_anew if torch.compiler.is_compiling() else Geometry.plan
+    return make_plan(
+        tuple(img.shape),
+        tuple(krn.shape),
         stride=stride,
         padding=padding,
         dilation=dilation,

@@ -276,7 +276,8 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
         const int64 kernel = g.kernel_of(group, o);
         for (int64 j = 0; j < n; j += N) {
           const int used = (int)lowest_of(N, n - j);
-          const bool row = strips[j + N - 1].from == strips[j].from + (N - 1) * lanes;
+          bool row = true;
+          for (int64 k = j + 1; k < j + N; ++k) row = row && strips[k].from == strips[k - 1].from + lanes;
           const auto run = masked ? run_strips<A, N, scattered, true>
                            : row  ? run_strips<A, N, adjoining, false>
                                   : run_strips<A, N, scattered, false>;
