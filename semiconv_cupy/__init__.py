@@ -5,7 +5,7 @@
 ``ndimage`` offers SciPy's names. Importing this package imports neither torch nor CuPy.
 """
 
-from semiconv_cupy import structuring
+from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 from semiconv_cupy.expressions import where
@@ -19,6 +19,7 @@ __all__ = [
     "CompileError",
     "SelectSemifield",
     "SubtractSemifield",
+    "ndimage",
     "semifield_conv",
     "semifield_conv_vjp",
     "structuring",

@@ -1,0 +1,184 @@
+// Exports semiconv_correlate: weighted sums in double precision for every pair of dtypes; called by
+// semiconv_cupy/ndimage/host.py.
+//
+// One shared object for all. Sums are formed tap by tap in the given order without fused
+// multiplications, which is what makes the results SciPy's to the last bit.
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+#include "mapped.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+namespace {
+
+// Order of the storage types in `type` arguments.
+#define SEMICONV_EACH_TYPE(DO)                                                               \
+  DO(0, boolean) DO(1, int8) DO(2, uint8) DO(3, int16) DO(4, uint16) DO(5, int32) DO(6, uint32) \
+  DO(7, int64) DO(8, uint64) DO(9, float16) DO(10, bfloat16) DO(11, float32) DO(12, float64)
+
+template <class S> void convert_from(const void* from, double* to, int64 n) {
+  for (int64 i = 0; i < n; ++i) to[i] = (double)load(((const S*)from)[i]);
+}
+
+// The conversion of C on x86, written out: towards zero, then modulo the type's range; what no
+// 32-bit (64-bit for the longer types) integer holds becomes that type's lowest.
+template <class S> struct Converted {
+  static S from(double sum) {
+    if constexpr (!Limits<S>::integer) {
+      return (S)sum;
+    } else if constexpr (Limits<S>::lowest == 0) {
+      return sum > -1 ? magnitude(sum) : (S)(0 - magnitude(-sum));
+    } else {
+      return magnitude(sum);
+    }
+  }
+  static S magnitude(double sum) {
+    if constexpr (sizeof(S) < 4 || SameType<S, int32>::value) {
+      return (S)(sum > -2147483649.0 && sum < 2147483648.0 ? (int32)sum : Limits<int32>::lowest);
+    } else {
+      if (SameType<S, uint64>::value && sum >= 9223372036854775808.0 && sum < 18446744073709551616.0)
+        return (S)(uint64)sum;
+      return (S)(sum >= -9223372036854775808.0 && sum < 9223372036854775808.0
+                     ? (int64)sum
+                     : Limits<int64>::lowest);
+    }
+  }
+};
+template <> struct Converted<boolean> {
+  static boolean from(double sum) { return boolean{(unsigned char)(sum != 0)}; }
+};
+template <> struct Converted<float16> {
+  static float16 from(double sum) { return Store<float16>::from((float)sum); }
+};
+template <> struct Converted<bfloat16> {
+  static bfloat16 from(double sum) { return Store<bfloat16>::from((float)sum); }
+};
+template <class S> void convert_to(const double* from, void* to, int64 at, int n) {
+  for (int i = 0; i < n; ++i) ((S*)to)[at + i] = Converted<S>::from(from[i]);
+}
+
+using Sums = Lanes<double>;
+
+struct Weighted {
+  using Lane = double;
+  using Value = Sums;
+  const int64* offsets;
+  const double* weights;
+  SEMICONV_FN Sums start() const { return Sums{}; }
+  SEMICONV_FN Sums step(Sums sum, const double* window, int64 tap) const {
+    return sum + load_vector<Sums>(window + offsets[tap]) * weights[tap];
+  }
+};
+// Pairs of taps with equal (SIGN 1) or opposite (-1) weights; the first tap stands alone.
+template <int SIGN> struct Symmetric {
+  using Lane = double;
+  using Value = Sums;
+  const int64* offsets;
+  const double* weights;
+  int64 taps;
+  SEMICONV_FN Sums start() const { return Sums{}; }
+  SEMICONV_FN Sums step(Sums sum, const double* window, int64 tap) const {
+    const Sums a = load_vector<Sums>(window + offsets[tap]);
+    if (tap == 0) return a * weights[0];
+    const Sums b = load_vector<Sums>(window + offsets[taps - tap]);
+    return sum + (SIGN > 0 ? a + b : a - b) * weights[tap];
+  }
+};
+
+int itemsize(int type) {
+  switch (type) {
+#define SEMICONV_SIZE(code, S) \
+  case code: return sizeof(S);
+    SEMICONV_EACH_TYPE(SEMICONV_SIZE)
+#undef SEMICONV_SIZE
+  }
+  return 0;
+}
+
+using Reader = void (*)(const void*, double*, int64);
+using Writer = void (*)(const double*, void*, int64, int);
+Reader reader(int type) {
+  switch (type) {
+#define SEMICONV_READER(code, S) \
+  case code: return convert_from<S>;
+    SEMICONV_EACH_TYPE(SEMICONV_READER)
+#undef SEMICONV_READER
+  }
+  return nullptr;
+}
+Writer writer(int type) {
+  switch (type) {
+#define SEMICONV_WRITER(code, S) \
+  case code: return convert_to<S>;
+    SEMICONV_EACH_TYPE(SEMICONV_WRITER)
+#undef SEMICONV_WRITER
+  }
+  return nullptr;
+}
+
+// An element of a type that is known at run time: only its bytes count.
+template <int SIZE> struct Bytes {
+  unsigned char bytes[SIZE];
+};
+
+template <class Reducer, int SIZE>
+bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps,
+               const void* source, int source_type, void* out, int out_type, double outside,
+               int threads) {
+  constexpr int width = lanes_of<double>;
+  const Reader read = reader(source_type);
+  const Writer write = writer(out_type);
+  const auto convert = [&](const Bytes<SIZE>* from, double* to, int64 n) { read(from, to, n); };
+  const auto put = [&](const MappedStrip& strip, Sums sums) {
+    double buffer[width];
+    store_vector(buffer, sums);
+    write(buffer, out, strip.to, strip.count);
+  };
+  const auto work = [&](double* scratch, MappedStrip* strips, const int64* origin,
+                        const int64* outputs) {
+    fill_mapped(m, t, origin, (const Bytes<SIZE>*)source, scratch, outside, convert);
+    const int64 n = strips_of_tile(m, t, origin, outputs, width, strips);
+    reduce_tile<8>(reducer, taps, scratch, strips, n, put);
+  };
+  return for_each_tile<double>(m, t, t.positions + 2 * width, width, threads, work);
+}
+
+template <class Reducer>
+bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps,
+               const void* source, int source_type, void* out, int out_type, double outside,
+               int threads) {
+  switch (itemsize(source_type)) {
+    case 1: return correlate<Reducer, 1>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+    case 2: return correlate<Reducer, 2>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+    case 4: return correlate<Reducer, 4>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+    default: return correlate<Reducer, 8>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+  }
+}
+
+}  // namespace
+
+// symmetry 0: a weighted sum. +1, -1: the taps are (centre, all before it in order, all behind it in
+// order); tap k and tap count - k lie opposite and are added (subtracted) before they are weighted.
+SEMICONV_EXPORT int semiconv_correlate(const Mapped* mapped, const long long* indices,
+                                       const double* weights, long long count, int symmetry,
+                                       const void* source, int source_type, void* out, int out_type,
+                                       double outside, int threads) {
+  const Mapped& m = *mapped;
+  const MappedTiles t(m, sizeof(double), lanes_of<double>, threads);
+  Scratch<int64> offsets;
+  if (!offsets.allocate(count)) return 1;
+  for (int64 n = 0; n < count; ++n) {
+    offsets.data[n] = 0;
+    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * t.pitch[a];
+  }
+  const auto run = [&](const auto& reducer, int64 taps) {
+    return !correlate(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+  };
+  if (symmetry > 0) return run(Symmetric<1>{offsets.data, weights, count}, count / 2 + 1);
+  if (symmetry < 0) return run(Symmetric<-1>{offsets.data, weights, count}, count / 2 + 1);
+  return run(Weighted{offsets.data, weights}, count);
+}

@@ -1,0 +1,18 @@
+// Exports the flat erosions and dilations of one storage type; called by semiconv_cupy/ndimage/host.py.
+#include "flat.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+SEMICONV_EXPORT int semiconv_flat(const Box* box, const Storage* source, Storage* out,
+                                  const Storage* outside, int minimum, int threads) {
+  const auto run = minimum ? box_extremum<true> : box_extremum<false>;
+  return !run(*box, (const Key*)source, (Key*)out, bits_of(*outside), threads);
+}
+
+SEMICONV_EXPORT int semiconv_footprint(const Mapped* mapped, const Lookup* lookups, long long count,
+                                       long long levels, const Storage* source, Storage* out,
+                                       const Storage* outside, int minimum, int threads) {
+  const auto run = minimum ? footprint_extremum<true> : footprint_extremum<false>;
+  return !run(*mapped, lookups, count, levels, (const Key*)source, (Key*)out, bits_of(*outside), threads);
+}

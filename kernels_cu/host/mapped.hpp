@@ -1,0 +1,246 @@
+// Neighbourhoods whose positions are looked up: the border mode is a table, not code.
+//
+// Needs SEMICONV_STORAGE. Defines Mapped (one call's sizes and tables; struct twin of
+// semiconv_cupy/ndimage/host.py), the tiles of its outputs, the scratch copy behind a tile, and the
+// loop that reduces a list of taps over the tile. Included by flat, structure, correlate.
+#pragma once
+#include "simd.hpp"
+
+#include <stdlib.h>
+
+namespace semiconv {
+
+constexpr int mapped_rank = 8;
+
+// Output x of axis a sees the extended positions x .. x + window[a] - 1; extended position p is
+// source element map[a][p], or no element where that is -1 (the constant beyond the border). The
+// positions before[a] .. before[a] + size[a] - 1 are the source in its own order.
+struct Mapped {
+  int64 rank;
+  int64 size[mapped_rank], window[mapped_rank], before[mapped_rank];
+  const int64* map[mapped_rank];
+};
+
+inline int64 ceil_division(int64 a, int64 b) { return (a + b - 1) / b; }
+inline int64 smaller_of(int64 a, int64 b) { return a < b ? a : b; }
+inline int64 larger_of(int64 a, int64 b) { return a > b ? a : b; }
+
+// Memory that frees itself; data is nullptr where the machine has no such memory.
+template <class T> struct Scratch {
+  T* data = nullptr;
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { free(data); }
+  bool allocate(int64 count) {
+    const size_t bytes = ((size_t)count * sizeof(T) + 127) / 64 * 64;
+    data = (T*)aligned_alloc(64, bytes);
+    return data != nullptr;
+  }
+};
+
+template <class T> using Lanes = typename VectorOf<T>::type;
+template <class T> constexpr int lanes_of = register_bytes / (int)sizeof(T);
+
+// ---- the selections on any type of lane --------------------------------------------------------
+
+// The better of two; `right` must be strictly better, so that a NaN there never wins.
+template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {
+  if constexpr (MINIMUM) return select_less(left, right);
+  else return select_greater(left, right);
+}
+// What never wins against anything.
+template <bool MINIMUM, class T> SEMICONV_FN T worst() {
+  return MINIMUM ? Extreme<T>::highest() : Extreme<T>::lowest();
+}
+
+// ---- tiles -------------------------------------------------------------------------------------
+
+struct MappedTiles {
+  int64 tile[mapped_rank], count[mapped_rank], tiles;    // outputs per tile, tiles per axis, in all
+  int64 extent[mapped_rank], pitch[mapped_rank], positions;  // of the scratch; pitch in elements
+  int64 row;                                             // readable elements of a scratch row
+
+  static constexpr int64 budget = 256 * 1024;  // bytes: half of a common core's L2
+
+  // bytes: of scratch per position.
+  MappedTiles(const Mapped& m, int64 bytes, int lanes, int threads) {
+    for (int a = 0; a < m.rank; ++a) tile[a] = m.size[a];
+    measure(m, lanes);
+    while (positions * bytes > budget && halve(m, lanes)) measure(m, lanes);
+    while (threads > 1 && tiles < 4 * threads && halve(m, lanes)) measure(m, lanes);
+  }
+  void locate(int64 n, const Mapped& m, int64* origin, int64* outputs) const {
+    for (int a = (int)m.rank - 1; a >= 0; --a) {
+      origin[a] = n % count[a] * tile[a];
+      outputs[a] = smaller_of(tile[a], m.size[a] - origin[a]);
+      n /= count[a];
+    }
+  }
+
+ private:
+  // Halve the axis on which that repeats least work; the last one stays a few registers long.
+  bool halve(const Mapped& m, int lanes) {
+    int best = -1;
+    double most = 0;
+    for (int a = 0; a < m.rank; ++a) {
+      const bool last = a == m.rank - 1;
+      if (tile[a] < 2 || (last && tile[a] < 8 * lanes)) continue;
+      const double worth = (double)tile[a] / (double)(m.window[a] + (last ? 4 * lanes : 0));
+      if (worth > most) {
+        most = worth;
+        best = a;
+      }
+    }
+    if (best < 0) return false;
+    tile[best] = ceil_division(tile[best], 2);
+    if (best == m.rank - 1) tile[best] = ceil_division(tile[best], lanes) * lanes;
+    return true;
+  }
+  void measure(const Mapped& m, int lanes) {
+    tiles = 1;
+    positions = 1;
+    for (int a = (int)m.rank - 1; a >= 0; --a) {
+      count[a] = ceil_division(m.size[a], tile[a]);
+      tiles *= count[a];
+      extent[a] = tile[a] + m.window[a] - 1;
+      pitch[a] = positions;
+      if (a == m.rank - 1) {
+        row = ceil_division(tile[a], lanes) * lanes + m.window[a] - 1;
+        positions = ceil_division(row + lanes, lanes) * lanes;
+      } else {
+        positions *= extent[a];
+      }
+    }
+  }
+};
+
+// Copy what the tile at `origin` sees into its scratch. convert(from, to, n) copies a stretch of
+// storage; `outside` stands for positions without an element.
+template <class S, class T, class Convert>
+inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin, const S* source,
+                        T* scratch, T outside, Convert convert) {
+  const int last = (int)m.rank - 1;
+  int64 strides[mapped_rank], index[mapped_rank] = {}, rows = 1, stride = 1;
+  for (int a = last; a >= 0; --a) {
+    strides[a] = stride;
+    stride *= m.size[a];
+    if (a < last) rows *= t.extent[a];
+  }
+  const int64* along = m.map[last];
+  const int64 end = m.size[last] + m.window[last] - 1;  // of the extended axis
+  const int64 first = origin[last], stop = smaller_of(first + t.row, end);
+  const int64 body = smaller_of(larger_of(first, m.before[last]), stop);
+  const int64 body_end = larger_of(body, smaller_of(stop, m.before[last] + m.size[last]));
+  for (int64 r = 0; r < rows; ++r) {
+    int64 at = 0;
+    bool inside = true;
+    for (int a = 0; a < last; ++a) {
+      const int64 p = origin[a] + index[a];
+      const int64 element = p < m.size[a] + m.window[a] - 1 ? m.map[a][p] : -1;
+      inside = inside && element >= 0;
+      at += element * strides[a];
+    }
+    T* row = scratch + r * t.pitch[larger_of(last - 1, 0)];
+    if (last == 0) row = scratch;
+    if (inside) {
+      const S* from = source + at;
+      const auto gather = [&](int64 begin, int64 finish) {
+        for (int64 p = begin; p < finish; ++p) {
+          if (along[p] < 0) row[p - first] = outside;
+          else convert(from + along[p], row + (p - first), (int64)1);
+        }
+      };
+      gather(first, body);
+      convert(from + (body - m.before[last]), row + (body - first), body_end - body);
+      gather(body_end, stop);
+    } else {
+      for (int64 p = first; p < stop; ++p) row[p - first] = outside;
+    }
+    for (int64 q = stop - first; q < t.row; ++q) row[q] = outside;  // in the last register only
+    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
+  }
+}
+
+// ---- reducing a list of taps -------------------------------------------------------------------
+
+// A register of outputs: where its windows start in the scratch, where it goes, how many are real.
+struct MappedStrip {
+  int64 from, to;
+  int32 count;
+};
+
+inline int64 strips_of_tile(const Mapped& m, const MappedTiles& t, const int64* origin,
+                            const int64* outputs, int lanes, MappedStrip* strips) {
+  const int last = (int)m.rank - 1;
+  int64 index[mapped_rank] = {}, rows = 1, n = 0;
+  for (int a = 0; a < last; ++a) rows *= outputs[a];
+  for (int64 r = 0; r < rows; ++r) {
+    int64 from = 0, to = 0;
+    for (int a = 0; a < m.rank; ++a) {
+      to = to * m.size[a] + origin[a] + index[a];
+      from += index[a] * t.pitch[a];
+    }
+    for (int64 x = 0; x < outputs[last]; x += lanes)
+      strips[n++] = {from + x, to + x, (int32)smaller_of(lanes, outputs[last] - x)};
+    for (int a = last - 1; a >= 0 && ++index[a] == outputs[a]; --a) index[a] = 0;
+  }
+  return n;
+}
+
+// Reducer: using Lane, Value; Value start(); Value step(Value, const Lane* window, int64 tap).
+template <int STRIPS, class Reducer, class Put>
+SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
+                               const typename Reducer::Lane* scratch, const MappedStrip* strips,
+                               Put put) {
+  typename Reducer::Value values[STRIPS];
+  const typename Reducer::Lane* windows[STRIPS];
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s) {
+    values[s] = reducer.start();
+    windows[s] = scratch + strips[s].from;
+  }
+  for (int64 tap = 0; tap < taps; ++tap) {
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], windows[s], tap);
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s) put(strips[s], values[s]);
+}
+template <int STRIPS, class Reducer, class Put>
+inline void reduce_tile(const Reducer& reducer, int64 taps, const typename Reducer::Lane* scratch,
+                        const MappedStrip* strips, int64 count, Put put) {
+  int64 n = 0;
+  for (; n + STRIPS <= count; n += STRIPS)
+    reduce_strips<STRIPS>(reducer, taps, scratch, strips + n, put);
+  for (; n < count; ++n) reduce_strips<1>(reducer, taps, scratch, strips + n, put);
+}
+
+// Run work(scratch, strips, origin, outputs) for every tile, in parallel; false: no memory.
+template <class T, class Work>
+inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_size, int lanes,
+                          int threads, Work work) {
+  int64 most = 1;
+  for (int a = 0; a < m.rank - 1; ++a) most *= t.tile[a];
+  most *= ceil_division(t.tile[m.rank - 1], lanes);
+  bool complete = true;
+#pragma omp parallel num_threads(threads) if (threads > 1 && t.tiles > 1)
+  {
+    Scratch<T> scratch;
+    Scratch<MappedStrip> strips;
+    const bool ready = scratch.allocate(scratch_size) && strips.allocate(most);
+    if (!ready) {
+#pragma omp atomic write
+      complete = false;
+    }
+#pragma omp for schedule(dynamic)
+    for (int64 n = 0; n < t.tiles; ++n) {
+      if (!ready) continue;
+      int64 origin[mapped_rank], outputs[mapped_rank];
+      t.locate(n, m, origin, outputs);
+      work(scratch.data, strips.data, origin, outputs);
+    }
+  }
+  return complete;
+}
+
+}  // namespace semiconv

@@ -1,0 +1,159 @@
+// Exports semiconv_reconstruct: values spread from a seed under (over) a mask until nothing changes.
+//
+// Vincent's hybrid algorithm (IEEE Trans. Image Processing 2, 1993): a raster scan each way does most
+// of it, a queue the rest. Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host.py.
+#include "flat.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+namespace {
+
+// First in, first out; memory follows the number of waiting entries.
+class Queue {
+  int64 *front = nullptr, *back = nullptr;
+  int64 front_size = 0, taken = 0, back_size = 0, back_room = 0, front_room = 0;
+
+ public:
+  bool complete = true;
+  ~Queue() {
+    free(front);
+    free(back);
+  }
+  void push(int64 entry) {
+    if (back_size == back_room) {
+      const int64 room = back_room ? 2 * back_room : 4096;
+      int64* grown = (int64*)realloc(back, (size_t)room * sizeof(int64));
+      if (!grown) {
+        complete = false;
+        return;
+      }
+      back = grown;
+      back_room = room;
+    }
+    back[back_size++] = entry;
+  }
+  bool pop(int64& entry) {
+    if (taken == front_size) {
+      if (back_size == 0) return false;
+      int64* swapped = front;
+      front = back;
+      back = swapped;
+      const int64 room = front_room;
+      front_room = back_room;
+      back_room = room;
+      front_size = back_size;
+      back_size = taken = 0;
+    }
+    entry = front[taken++];
+    return true;
+  }
+};
+
+struct Sizes {
+  int64 rank;
+  int64 size[mapped_rank], reach[mapped_rank];  // reach: elements around the arrays
+};
+
+template <bool MINIMUM> struct Reconstruction {
+  const Key* mask;
+  Key* value;
+  // How far (in elements of the padded arrays) values spread in one step: forward and backward.
+  const int64 *forward, *backward;
+  int64 forward_count, backward_count;
+  Queue queue;
+
+  static bool wins(Key a, Key b) { return MINIMUM ? a < b : a > b; }
+  static Key limited(Key a, Key limit) { return wins(a, limit) ? limit : a; }
+
+  void pull(int64 at, const int64* offsets, int64 count) {
+    Key best = value[at];
+    for (int64 k = 0; k < count; ++k) best = better<MINIMUM>(best, value[at - offsets[k]]);
+    value[at] = limited(best, mask[at]);
+  }
+  bool may_spread(int64 at, const int64* offsets, int64 count) const {
+    for (int64 k = 0; k < count; ++k) {
+      const int64 to = at + offsets[k];
+      if (wins(value[at], value[to]) && wins(mask[to], value[to])) return true;
+    }
+    return false;
+  }
+  void spread(int64 at, const int64* offsets, int64 count) {
+    for (int64 k = 0; k < count; ++k) {
+      const int64 to = at + offsets[k];
+      if (wins(value[at], value[to]) && wins(mask[to], value[to])) {
+        value[to] = limited(value[at], mask[to]);
+        queue.push(to);
+      }
+    }
+  }
+};
+
+// Visit all rows of the inner array in order or against it: visit(first element, length).
+template <class Visit> void each_row(const Sizes& s, bool reversed, Visit visit) {
+  const int last = (int)s.rank - 1;
+  int64 pitch[mapped_rank], rows = 1, step = 1;
+  for (int a = last; a >= 0; --a) {
+    pitch[a] = step;
+    step *= s.size[a] + 2 * s.reach[a];
+    if (a < last) rows *= s.size[a];
+  }
+  for (int64 r = 0; r < rows; ++r) {
+    int64 rest = reversed ? rows - 1 - r : r, at = s.reach[last];
+    const int64 dense = rest * s.size[last];
+    for (int a = last - 1; a >= 0; --a) {
+      at += (rest % s.size[a] + s.reach[a]) * pitch[a];
+      rest /= s.size[a];
+    }
+    visit(at, dense, s.size[last]);
+  }
+}
+
+template <bool MINIMUM>
+bool reconstruct(const Sizes& s, const int64* offsets, int64 forward_count, int64 backward_count,
+                 const Key* seed, const Key* limit, Key* out) {
+  int64 padded = 1;
+  for (int a = 0; a < s.rank; ++a) padded *= s.size[a] + 2 * s.reach[a];
+  Scratch<Key> mask, value;
+  if (!mask.allocate(padded) || !value.allocate(padded)) return false;
+  for (int64 n = 0; n < padded; ++n) mask.data[n] = value.data[n] = worst_key<MINIMUM>();
+  each_row(s, false, [&](int64 at, int64 dense, int64 n) {
+    for (int64 i = 0; i < n; ++i) {
+      mask.data[at + i] = clean_key<MINIMUM>(limit[dense + i]);
+      value.data[at + i] = clean_key<MINIMUM>(seed[dense + i]);
+    }
+  });
+  Reconstruction<MINIMUM> r{mask.data, value.data, offsets, offsets + forward_count, forward_count,
+                            backward_count, {}};
+  each_row(s, false, [&](int64 at, int64, int64 n) {
+    for (int64 i = 0; i < n; ++i) r.pull(at + i, r.forward, forward_count);
+  });
+  each_row(s, true, [&](int64 at, int64, int64 n) {
+    for (int64 i = n - 1; i >= 0; --i) {
+      r.pull(at + i, r.backward, backward_count);
+      // What lies behind is done; what lies ahead pulls from here when its turn comes.
+      if (r.may_spread(at + i, r.forward, forward_count)) r.queue.push(at + i);
+    }
+  });
+  int64 at;
+  while (r.queue.pop(at)) {
+    r.spread(at, r.forward, forward_count);
+    r.spread(at, r.backward, backward_count);
+  }
+  each_row(s, false, [&](int64 from, int64 dense, int64 n) {
+    for (int64 i = 0; i < n; ++i) out[dense + i] = stored_key(value.data[from + i]);
+  });
+  return r.queue.complete;
+}
+
+}  // namespace
+
+// offsets: spreading steps as offsets into the padded arrays, the positive ones first.
+SEMICONV_EXPORT int semiconv_reconstruct(const Sizes* sizes, const long long* offsets,
+                                         long long forward_count, long long backward_count,
+                                         const Storage* seed, const Storage* mask, Storage* out,
+                                         int minimum) {
+  const auto run = minimum ? reconstruct<true> : reconstruct<false>;
+  return !run(*sizes, offsets, forward_count, backward_count, (const Key*)seed, (const Key*)mask,
+              (Key*)out);
+}

@@ -1,0 +1,40 @@
+// Exports the erosions and dilations by a structure of one storage type; called by
+// semiconv_cupy/ndimage/host.py. Values are to be added, also in an erosion.
+#include "structure.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+namespace {
+
+template <class W>
+bool sums_in(const Mapped& m, const int64* indices, const void* values, int64 count,
+             const Storage* source, Storage* out, const void* outside, int minimum, int threads) {
+  const auto run = minimum ? structure_extremum<true, StructureReducer<W, true>, W>
+                           : structure_extremum<false, StructureReducer<W, false>, W>;
+  return run(m, indices, (const W*)values, count, source, out, *(const W*)outside, threads);
+}
+
+// Sums in SumOf<R>; 64-bit integers have no wider type and saturate step by step.
+template <class R, bool SATURATING = Limits<R>::integer && sizeof(R) == 8> struct Exact {
+  static constexpr auto run = sums_in<typename SumOf<R>::type>;
+};
+template <class R> struct Exact<R, true> {
+  static bool run(const Mapped& m, const int64* indices, const void* values, int64 count,
+                  const Storage* source, Storage* out, const void* outside, int minimum,
+                  int threads) {
+    const auto extremum = minimum ? structure_extremum<true, SaturatingReducer<R, true>, int64>
+                                  : structure_extremum<false, SaturatingReducer<R, false>, int64>;
+    return extremum(m, indices, (const int64*)values, count, source, out, *(const R*)outside, threads);
+  }
+};
+
+}  // namespace
+
+// values and outside: doubles where `precise`, else of SumOf<Real> (values of 64 bits: signed).
+SEMICONV_EXPORT int semiconv_structure(const Mapped* m, const long long* indices, const void* values,
+                                       long long count, const Storage* source, Storage* out,
+                                       const void* outside, int precise, int minimum, int threads) {
+  const auto run = precise ? sums_in<double> : Exact<Real>::run;
+  return !run(*m, indices, values, count, source, out, outside, minimum, threads);
+}

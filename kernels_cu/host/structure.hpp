@@ -1,0 +1,101 @@
+// Erosions and dilations by a structure that is not flat: the best of (element + value) over taps.
+//
+// Needs SEMICONV_STORAGE (and SEMICONV_INTEGER for integers). Sums are formed in a type that holds
+// them exactly, or in double where the caller asks; results saturate. NaN is never selected.
+// Exported by structure.cpp.
+#pragma once
+#include "mapped.hpp"
+
+namespace semiconv {
+
+// The type of exact sums. 8 to 32 bits: twice as many; 64 bits: saturating steps.
+template <class T> struct SumOf { using type = T; };
+template <> struct SumOf<int8> { using type = int16; };
+template <> struct SumOf<uint8> { using type = int16; };
+template <> struct SumOf<int16> { using type = int32; };
+template <> struct SumOf<uint16> { using type = int32; };
+template <> struct SumOf<int32> { using type = int64; };
+template <> struct SumOf<uint32> { using type = int64; };
+
+template <class W, bool MINIMUM> struct StructureReducer {
+  using Lane = W;
+  using Value = Lanes<W>;
+  const int64* offsets;
+  const W* values;
+  SEMICONV_FN Value start() const { return Value{} + worst<MINIMUM, W>(); }
+  SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
+    return better<MINIMUM>(best, load_vector<Value>(window + offsets[tap]) + values[tap]);
+  }
+};
+
+// 64-bit integers: values are signed; a sum beyond the range is its nearer end.
+template <class W, bool MINIMUM> struct SaturatingReducer {
+  using Lane = W;
+  using Value = Lanes<W>;
+  const int64* offsets;
+  const int64* values;
+  SEMICONV_FN Value start() const { return Value{} + worst<MINIMUM, W>(); }
+  SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
+    const Value element = load_vector<Value>(window + offsets[tap]);
+    using U = Lanes<uint64>;
+    const Value sum = (Value)((U)element + (uint64)values[tap]);
+    const Value kept = values[tap] >= 0 ? (sum < element ? Value{} + Limits<W>::highest : sum)
+                                        : (sum > element ? Value{} + Limits<W>::lowest : sum);
+    return better<MINIMUM>(best, kept);
+  }
+};
+
+// A sum as a stored number: towards zero, then to the nearer end of the range.
+template <class W, class S = Storage, class R = Real> SEMICONV_FN S stored_sum(W sum) {
+  if constexpr (!Limits<R>::integer) {
+    return store((R)sum);
+  } else {
+    constexpr R low = Limits<R>::lowest, high = Limits<R>::highest;
+    if constexpr (!Limits<W>::integer) {
+      if (!(sum > (W)low)) return S(low);
+      if (sum >= (W)high) return S(high);
+    } else if constexpr (sizeof(W) > sizeof(R)) {
+      if (sum < (W)low) return S(low);
+      if (sum > (W)high) return S(high);
+    }
+    return S((R)sum);
+  }
+}
+
+template <bool MINIMUM, class Reducer, class V>
+inline bool structure_extremum(const Mapped& m, const int64* indices, const V* values, int64 count,
+                               const Storage* source, Storage* out,
+                               typename Reducer::Lane outside, int threads) {
+  using W = typename Reducer::Lane;
+  constexpr int width = lanes_of<W>;
+  const MappedTiles t(m, sizeof(W), width, threads);
+  Scratch<int64> offsets;
+  if (!offsets.allocate(count)) return false;
+  for (int64 n = 0; n < count; ++n) {
+    offsets.data[n] = 0;
+    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * t.pitch[a];
+  }
+  const Reducer reducer{offsets.data, values};
+  const auto convert = [](const Storage* from, W* to, int64 n) {
+    for (int64 i = 0; i < n; ++i) {
+      const W element = (W)load(from[i]);
+      to[i] = element == element ? element : worst<MINIMUM, W>();
+    }
+  };
+  const auto put = [&](const MappedStrip& strip, Lanes<W> sums) {
+    if constexpr (SameType<W, Storage>::value) {
+      if (strip.count == width) return store_vector(out + strip.to, sums);
+    }
+    W buffer[width];
+    store_vector(buffer, sums);
+    for (int i = 0; i < strip.count; ++i) out[strip.to + i] = stored_sum(buffer[i]);
+  };
+  const auto work = [&](W* scratch, MappedStrip* strips, const int64* origin, const int64* outputs) {
+    fill_mapped(m, t, origin, source, scratch, outside, convert);
+    const int64 n = strips_of_tile(m, t, origin, outputs, width, strips);
+    reduce_tile<8>(reducer, count, scratch, strips, n, put);
+  };
+  return for_each_tile<W>(m, t, t.positions + 2 * width, width, threads, work);
+}
+
+}  // namespace semiconv

@@ -1,0 +1,61 @@
+"""The morphology and the filters of scipy.ndimage, for NumPy and CuPy arrays, and faster.
+
+Names, signatures, conventions and results are SciPy's; docstrings say where SciPy is wrong and this
+is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``linear``) to a few primitives
+(``neighbourhood``) that ``kernels_cu`` computes.
+"""
+
+from semiconv_cupy.ndimage.binary import (
+    binary_closing,
+    binary_dilation,
+    binary_erosion,
+    binary_fill_holes,
+    binary_hit_or_miss,
+    binary_opening,
+    binary_propagation,
+    generate_binary_structure,
+    iterate_structure,
+)
+from semiconv_cupy.ndimage.grey import (
+    black_tophat,
+    grey_closing,
+    grey_dilation,
+    grey_erosion,
+    grey_opening,
+    maximum_filter,
+    maximum_filter1d,
+    minimum_filter,
+    minimum_filter1d,
+    morphological_gradient,
+    morphological_laplace,
+    white_tophat,
+)
+from semiconv_cupy.ndimage.linear import convolve, convolve1d, correlate, correlate1d
+
+__all__ = [
+    "binary_closing",
+    "binary_dilation",
+    "binary_erosion",
+    "binary_fill_holes",
+    "binary_hit_or_miss",
+    "binary_opening",
+    "binary_propagation",
+    "black_tophat",
+    "convolve",
+    "convolve1d",
+    "correlate",
+    "correlate1d",
+    "generate_binary_structure",
+    "grey_closing",
+    "grey_dilation",
+    "grey_erosion",
+    "grey_opening",
+    "iterate_structure",
+    "maximum_filter",
+    "maximum_filter1d",
+    "minimum_filter",
+    "minimum_filter1d",
+    "morphological_gradient",
+    "morphological_laplace",
+    "white_tophat",
+]

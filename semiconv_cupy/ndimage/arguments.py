@@ -1,0 +1,181 @@
+"""SciPy's conventions for arguments: arrays, axes, per-axis sequences, origins and `output`.
+
+Error classes are SciPy's (a RuntimeError here and there where one expects a ValueError), so that
+programs and their tests can be moved without a change. No computing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends import array_module, cuda
+
+Array = Any
+_SUPPORTED = frozenset((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
+
+
+def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
+    """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
+    if cuda.is_cupy(value):
+        return array_module(**{name: value}), value
+    return np, np.asarray(value)
+
+
+def as_numpy(value: Any, dtype: Any = None) -> np.ndarray:
+    """A small array (footprint, structure, weights) on the host, wherever it was."""
+    if cuda.is_cupy(value):
+        value = value.get()
+    return np.asarray(value, dtype=dtype)
+
+
+def require_real(array: Array, what: str = "Complex type not supported") -> None:
+    """TypeError for complex numbers."""
+    if array.dtype.kind == "c":
+        raise TypeError(what)
+
+
+def readable(xp: Any, array: Array) -> Array:
+    """The array as kernels read it: C-contiguous, aligned, in the machine's byte order."""
+    if array.dtype.name not in _SUPPORTED:
+        if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:
+            array = array.astype(array.dtype.newbyteorder("="))
+        else:
+            raise RuntimeError(f"data type not supported: {array.dtype}")
+    array = xp.ascontiguousarray(array).reshape(array.shape)
+    if xp is np and not (array.flags.aligned and array.dtype.isnative):
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
+    """`axes` as distinct numbers from 0 to ndim - 1."""
+    if axes is None:
+        return tuple(range(ndim))
+    if np.isscalar(axes):
+        axes = (axes,)
+    elif not isinstance(axes, Iterable):
+        raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
+    numbers = [operator.index(axis) for axis in axes]
+    for axis in numbers:
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"specified axis: {axis} is out of range for {ndim} axes")
+    found = tuple(axis % ndim for axis in numbers)
+    if len(set(found)) != len(found):
+        raise ValueError(f"axes must be unique, got {axes!r}")
+    return found
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """One axis number; numpy.exceptions.AxisError out of range."""
+    axis = operator.index(axis)
+    if not -ndim <= axis < ndim:
+        raise np.exceptions.AxisError(axis, ndim)
+    return axis % ndim
+
+
+def per_axis(value: Any, count: int) -> list[Any]:
+    """One entry per axis: a sequence of that length, or one value for all."""
+    if not isinstance(value, str) and np.iterable(value):
+        entries = list(value)
+        if len(entries) != count:
+            raise RuntimeError(
+                f"sequence argument must have length equal to input rank: got {value!r} "
+                f"for {count} axes"
+            )
+        return entries
+    return [value] * count
+
+
+def spread(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) -> list[Any]:
+    """Entries given for `axes` as one per axis of the array; `other` for the rest."""
+    result = [other] * ndim
+    for axis, entry in zip(axes, entries, strict=True):
+        result[axis] = entry
+    return result
+
+
+def place(
+    array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str, *, exact: bool = True
+) -> np.ndarray:
+    """A footprint (structure, weights) on some axes as one on all, of size 1 on the others."""
+    if array.ndim != len(axes):
+        raise RuntimeError(f"{name}.ndim ({array.ndim}) must match len(axes) ({len(axes)})")
+    if len(axes) == ndim:
+        return array
+    # As in SciPy, the k-th axis of the footprint belongs to the k-th of the sorted axes.
+    return np.expand_dims(array, tuple(axis for axis in range(ndim) if axis not in axes))
+
+
+def begin(window: int, origin: Any) -> int:
+    """How many positions before its output a window starts; ValueError if it does not cover it."""
+    before = window // 2 + operator.index(origin)
+    if not 0 <= before < window:
+        raise ValueError(
+            f"invalid origin {origin}: it must satisfy "
+            f"-({window} // 2) <= origin <= ({window} - 1) // 2"
+        )
+    return before
+
+
+def reflected_origin(origin: Any, window: int) -> int:
+    """The origin of the reflected window."""
+    return -origin - (1 - window % 2)
+
+
+def is_output_array(xp: Any, output: Any) -> bool:
+    """Whether `output` is an array to write to rather than a dtype or None."""
+    return isinstance(output, xp.ndarray)
+
+
+def get_output(xp: Any, output: Any, input: Array, complex_output: bool = False) -> Array:
+    """The array that a function fills: the given one, or a new one of the dtype that is asked for."""
+    if output is None:
+        dtype = input.dtype.newbyteorder("=")
+        if complex_output:
+            dtype = np.promote_types(dtype, np.complex64)
+        return xp.zeros(input.shape, dtype)
+    if isinstance(output, (type, np.dtype)):
+        dtype = np.dtype(output)
+        if complex_output and dtype.kind != "c":
+            import warnings
+
+            warnings.warn("promoting specified output dtype to complex", stacklevel=4)
+            dtype = np.promote_types(dtype, np.complex64)
+        return xp.zeros(input.shape, dtype)
+    if isinstance(output, str):
+        dtype = np.dtype(output)
+        if complex_output and dtype.kind != "c":
+            raise RuntimeError(f"output must have complex dtype, got {output!r}")
+        if not issubclass(dtype.type, np.number):
+            raise RuntimeError(f"output must have numeric dtype, got {output!r}")
+        return xp.zeros(input.shape, dtype)
+    if cuda.is_cupy(output) != cuda.is_cupy(input):
+        raise TypeError("output must be of the same array library as input")
+    output = output if cuda.is_cupy(output) or xp is not np else np.asarray(output)
+    if output.shape != input.shape:
+        raise RuntimeError(
+            f"output shape not correct: got {output.shape} for an input of {input.shape}"
+        )
+    if complex_output and output.dtype.kind != "c":
+        raise RuntimeError(f"output must have complex dtype, got {output.dtype}")
+    return output
+
+
+def deliver(xp: Any, result: Array, output: Any, input: Array) -> Array:
+    """Put a finished result where the caller wants it, converted as C does.
+
+    `result` never shares memory with the caller's arrays, which is why `output` may be the input.
+    """
+    if output is None:
+        return result
+    target = get_output(xp, output, input)
+    if not is_output_array(xp, output) and target.dtype == result.dtype:
+        return result
+    with np.errstate(invalid="ignore", over="ignore"):
+        xp.copyto(target, result, casting="unsafe")
+    return target

@@ -1,0 +1,741 @@
+"""Minimum and maximum filters and grey-scale morphology, with SciPy's signatures.
+
+Arguments are resolved to one of three primitives of ``neighbourhood`` (box, footprint, structure);
+everything else is a composition.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.arguments import (
+    as_array,
+    as_numpy,
+    begin,
+    check_axes,
+    check_axis,
+    deliver,
+    get_output,
+    is_output_array,
+    per_axis,
+    place,
+    readable,
+    reflected_origin,
+    require_real,
+    spread,
+)
+from semiconv_cupy.ndimage.borders import check_mode
+
+Array = Any
+
+__all__ = [
+    "black_tophat",
+    "grey_closing",
+    "grey_dilation",
+    "grey_erosion",
+    "grey_opening",
+    "maximum_filter",
+    "maximum_filter1d",
+    "minimum_filter",
+    "minimum_filter1d",
+    "morphological_gradient",
+    "morphological_laplace",
+    "white_tophat",
+]
+
+
+def _warn_of_ignored_size(size: Any, footprint: Any, depth: int) -> None:
+    if size is not None and footprint is not None:
+        warnings.warn("ignoring size because footprint is set", UserWarning, stacklevel=depth + 1)
+
+
+# ---- one extremum ------------------------------------------------------------------------------
+
+
+def _extremum(
+    input: Any,
+    size: Any,
+    footprint: Any,
+    structure: Any,
+    output: Any,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    minimum: bool,
+    axes: Any,
+    reflected: bool = False,
+) -> Array:
+    """The one door to the primitives; `reflected`: the window is mirrored, as in a dilation."""
+    xp, input = as_array(input)
+    require_real(input)
+    factors = getattr(structure, "factors", None) if footprint is None else None
+    if structure is not None:
+        structure = as_numpy(structure)
+        require_real(structure)
+    if footprint is not None:
+        footprint = as_numpy(footprint, bool)
+        if not footprint.any():
+            raise ValueError("All-zero footprint is not supported.")
+    elif structure is None and size is None:
+        raise RuntimeError("no footprint provided")
+    if reflected:
+        axes, origin = _reflect(input.ndim, axes, origin, size, footprint, structure)
+        mirror = (slice(None, None, -1),)
+        if footprint is not None:
+            footprint = footprint[mirror * footprint.ndim]
+        if structure is not None:
+            structure = structure[mirror * structure.ndim]
+            factors = factors and tuple(factor[::-1] for factor in factors)
+    target = get_output(xp, output, input)
+    require_real(target, "Complex output type not supported")
+    axes = check_axes(axes, input.ndim)
+    wide = _in_dtype_of_output(xp, input, output, target)
+    if structure is not None and input.dtype.kind == "b":
+        footprint, structure = _boolean_footprint(footprint, structure), None
+    if structure is None and (footprint is None or footprint.all()):
+        result = _separable(
+            xp, wide, footprint.shape if footprint is not None else size,
+            mode, cval, origin, minimum, axes,
+        )  # fmt: skip
+    else:
+        if input.dtype.kind in "iu":  # as in SciPy, numbers of the input's dtype from here on
+            cval = neighbourhood.constant(cval, input.dtype, minimum)[()]
+            structure = _whole(structure, footprint)
+        result = _neighbourhood(
+            xp, wide, footprint, structure, factors, mode, cval, origin, minimum, axes
+        )
+    return deliver(xp, result, output, input)
+
+
+def _in_dtype_of_output(xp: Any, input: Array, output: Any, target: Array) -> Array:
+    """The input in the output's dtype if that holds all its values: results then do, too."""
+    if output is not None and target.dtype != input.dtype:
+        kind = target.dtype.newbyteorder("=")
+        if np.can_cast(input.dtype, kind, "safe") and input.dtype.kind != "b":
+            return readable(xp, input.astype(kind))
+    return readable(xp, input)
+
+
+def _reflect(
+    ndim: int, axes: Any, origin: Any, size: Any, footprint: Any, structure: Any
+) -> tuple[tuple[int, ...], list[Any]]:
+    axes = check_axes(axes, ndim)
+    origins = per_axis(origin, len(axes))
+    if footprint is not None:
+        sizes = footprint.shape
+    elif structure is not None:
+        sizes = structure.shape
+    else:
+        sizes = per_axis(size, len(axes))
+    if len(sizes) < len(axes):
+        raise RuntimeError(f"footprint.ndim ({len(sizes)}) must match len(axes) ({len(axes)})")
+    return axes, [
+        reflected_origin(o, int(k)) for o, k in zip(origins, sizes[: len(axes)], strict=True)
+    ]
+
+
+def _boolean_footprint(footprint: np.ndarray | None, structure: np.ndarray) -> np.ndarray:
+    """The set that a structure is to a bool image: its taps that are not zero.
+
+    A structure of nothing but zeros, which is flat to the arithmetic of numbers, is all of them.
+    """
+    taps = structure != 0
+    if not taps.any():
+        taps = np.ones(structure.shape, np.bool_)
+    if footprint is not None:
+        if footprint.shape != taps.shape:
+            raise RuntimeError(
+                f"structure array has incorrect shape: {taps.shape} with a footprint of "
+                f"{footprint.shape}"
+            )
+        taps &= footprint
+        if not taps.any():
+            raise ValueError("All-zero footprint is not supported.")
+    return taps
+
+
+def _whole(structure: np.ndarray | None, footprint: np.ndarray | None) -> np.ndarray | None:
+    """A structure as SciPy adds it to integers: towards zero, but for the first tap."""
+    if structure is None or structure.dtype.kind in "biu":
+        return structure
+    whole = np.trunc(structure)
+    first = (0,) * structure.ndim
+    if footprint is not None and footprint.shape == structure.shape:
+        first = tuple(np.argwhere(footprint)[0])
+    if structure.size:
+        whole[first] = structure[first]
+    return whole
+
+
+def _separable(
+    xp: Any,
+    input: Array,
+    size: Any,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    minimum: bool,
+    axes: tuple[int, ...],
+) -> Array:
+    origins = per_axis(origin, len(axes))
+    sizes = [int(k) for k in per_axis(size, len(axes))]
+    modes = per_axis(mode, len(axes))
+    window, before = [1] * input.ndim, [0] * input.ndim
+    rules = ["constant"] * input.ndim
+    for axis, k, shift, name in zip(axes, sizes, origins, modes, strict=True):
+        if k > 1:
+            window[axis], before[axis], rules[axis] = k, begin(k, shift), check_mode(name)
+    return neighbourhood.box(xp, input, window, before, rules, cval, minimum)
+
+
+def _neighbourhood(
+    xp: Any,
+    input: Array,
+    footprint: np.ndarray | None,
+    structure: np.ndarray | None,
+    factors: tuple[np.ndarray, ...] | None,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    minimum: bool,
+    axes: tuple[int, ...],
+) -> Array:
+    ndim = input.ndim
+    if footprint is None:
+        assert structure is not None
+        footprint = np.ones(structure.shape, np.bool_)
+    origins = per_axis(origin, len(axes))
+    if len(axes) < ndim:
+        origins = spread(origins, axes, ndim, 0)
+    taps = place(footprint, axes, ndim, "footprint")
+    before = [begin(k, o) for k, o in zip(taps.shape, origins, strict=True)]
+    if structure is not None:
+        if structure.ndim != len(axes):
+            raise RuntimeError(
+                f"structure array has incorrect shape: {structure.ndim} axes for {len(axes)}"
+            )
+        structure = place(structure, axes, ndim, "structure")
+        if structure.shape != taps.shape:
+            raise RuntimeError(
+                f"structure array has incorrect shape: {structure.shape} with a footprint of "
+                f"{taps.shape}"
+            )
+    if not isinstance(mode, str) and isinstance(mode, Iterable):
+        raise RuntimeError(
+            f"A sequence of modes is not supported for non-separable footprints, got {mode!r}"
+        )
+    rules = [check_mode(mode)] * ndim
+    if structure is None:
+        return neighbourhood.footprint(xp, input, taps, before, rules, cval, minimum)
+    values = _signed(structure[taps], minimum)
+    if factors is not None and len(axes) > 1 and input.dtype in (np.float32, np.float64):
+        placed = spread(factors, sorted(axes), ndim, None)
+        if all(factor.dtype == input.dtype for factor in factors):
+            return _by_factors(xp, input, placed, before, rules, cval, minimum)
+    return neighbourhood.structure(xp, input, taps, values, before, rules, cval, minimum)
+
+
+def _signed(values: np.ndarray, minimum: bool) -> np.ndarray:
+    """A structure's values as they are added: negated in an erosion."""
+    if values.dtype.kind in "biu":
+        if values.dtype == np.uint64 and int(values.max(initial=0)) >= 2**63:
+            values = values.astype(np.float64)
+        else:
+            values = values.astype(np.int64)
+            if minimum and int(values.min(initial=0)) == -(2**63):
+                values = values.astype(np.float64)
+    else:
+        values = values.astype(np.float64)
+    return -values if minimum else values
+
+
+def _by_factors(
+    xp: Any,
+    input: Array,
+    factors: list[Any],
+    before: list[int],
+    rules: list[str],
+    cval: Any,
+    minimum: bool,
+) -> Array:
+    """A structure that is an outer sum, one axis after another: O(N K) instead of O(N K^2)."""
+    for axis, factor in enumerate(factors):
+        if factor is None:
+            continue
+        values = _signed(factor, minimum)
+        shape = [1] * input.ndim
+        shape[axis] = len(values)
+        begins = [before[a] if a == axis else 0 for a in range(input.ndim)]
+        input = neighbourhood.structure(
+            xp, input, np.ones(shape, np.bool_), values, begins, rules, cval, minimum
+        )
+        # Beyond the other axes' borders, this axis has made of the constant:
+        cval = cval + (values.min() if minimum else values.max())
+    return input
+
+
+# ---- filters -----------------------------------------------------------------------------------
+
+
+def _extremum1d(
+    input: Any, size: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any, minimum: bool
+) -> Array:
+    xp, input = as_array(input)
+    require_real(input)
+    axis = check_axis(axis, input.ndim)
+    if size < 1:
+        raise RuntimeError(f"incorrect filter size: {size}")
+    target = get_output(xp, output, input)
+    size = int(size)
+    if not 0 <= size // 2 + origin < size:
+        raise ValueError(f"invalid origin {origin} for a filter of size {size}")
+    rule = check_mode(mode)
+    window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
+    window[axis], before[axis], rules[axis] = size, size // 2 + int(origin), rule
+    wide = _in_dtype_of_output(xp, input, output, target)
+    result = neighbourhood.box(xp, wide, window, before, rules, cval, minimum)
+    return deliver(xp, result, output, input)
+
+
+def minimum_filter1d(
+    input: Any,
+    size: int,
+    axis: int = -1,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    origin: int = 0,
+) -> Array:
+    """The minimum of every `size` neighbours along one axis.
+
+    Parameters
+    ----------
+    input, output, mode, cval, origin
+        As in `minimum_filter`.
+    size : int
+        Number of neighbours.
+    axis : int
+        The axis.
+
+    Returns
+    -------
+    array
+        Of the input's shape.
+
+    Examples
+    --------
+    >>> minimum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
+    array([2, 0, 0, 0, 1, 1])
+    """
+    return _extremum1d(input, size, axis, output, mode, cval, origin, True)
+
+
+def maximum_filter1d(
+    input: Any,
+    size: int,
+    axis: int = -1,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    origin: int = 0,
+) -> Array:
+    """The maximum of every `size` neighbours along one axis; arguments as in `minimum_filter1d`.
+
+    Examples
+    --------
+    >>> maximum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
+    array([8, 8, 8, 4, 9, 9])
+    """
+    return _extremum1d(input, size, axis, output, mode, cval, origin, False)
+
+
+def minimum_filter(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    r"""The minimum over a neighbourhood: `scipy.ndimage.minimum_filter` for NumPy and CuPy arrays.
+
+    .. math:: out[x] = \min_{y \in F} input[x + y - \lfloor K / 2 \rfloor - origin]
+
+    Parameters
+    ----------
+    input : array_like
+        NumPy or CuPy, any number of axes; bool, integers, float16 (which SciPy does not know),
+        float32 and float64.
+    size : int or sequence of int
+        The neighbourhood is a box of so many elements along each of `axes`.
+    footprint : array_like of bool
+        Or it is this set, of shape K; `size` is then ignored, with a warning.
+    output : array or dtype, optional
+        Where the result goes, which may be the input itself, or what dtype it has. A result that
+        does not fit is converted as C does.
+    mode : str or sequence of str
+        What lies beyond the border: "reflect" (d c b a | a b c d | d c b a, also "grid-mirror"),
+        "mirror" (d c b | a b c d | c b a), "nearest", "wrap" (also "grid-wrap"), "constant" (also
+        "grid-constant"). With `size`, one for each of `axes` if wanted.
+    cval : float
+        The constant; for an integer dtype rounded towards zero and limited to its range.
+    origin : int or sequence of int
+        Shifts the neighbourhood; positive values to lower indices.
+    axes : int or tuple of int, optional
+        The axes of the neighbourhood; all by default.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    Notes
+    -----
+    Any size costs nearly the same: boxes are built from windows that double, footprints from their
+    runs. Nothing is compiled for another size, origin or mode. NaN is never selected (SciPy's
+    result depends on the direction of its loop); where there is nothing but NaN, the result is
+    +inf (-inf for the maximum).
+
+    Examples
+    --------
+    >>> image = np.array([[5, 3, 8], [7, 1, 6], [4, 9, 2]])
+    >>> minimum_filter(image, size=2)
+    array([[5, 3, 3],
+           [5, 1, 1],
+           [4, 1, 1]])
+    >>> minimum_filter(image, footprint=[[0, 1, 0], [1, 1, 1], [0, 1, 0]], mode="nearest")
+    array([[3, 1, 3],
+           [1, 1, 1],
+           [4, 1, 2]])
+    """
+    _warn_of_ignored_size(size, footprint, 2)
+    return _extremum(input, size, footprint, None, output, mode, cval, origin, True, axes)
+
+
+def maximum_filter(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """The maximum over a neighbourhood; parameters and notes as in `minimum_filter`.
+
+    Examples
+    --------
+    >>> maximum_filter(np.array([5, 3, 8, 1, 2]), size=3)
+    array([5, 8, 8, 8, 2])
+    """
+    _warn_of_ignored_size(size, footprint, 2)
+    return _extremum(input, size, footprint, None, output, mode, cval, origin, False, axes)
+
+
+# ---- grey-scale morphology ---------------------------------------------------------------------
+
+
+def _require_window(size: Any, footprint: Any, structure: Any) -> None:
+    if size is None and footprint is None and structure is None:
+        raise ValueError("size, footprint, or structure must be specified")
+
+
+def grey_erosion(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    r"""Grey-scale erosion: `scipy.ndimage.grey_erosion` for NumPy and CuPy arrays.
+
+    .. math:: out[x] = \min_{y \in F} input[x + y - c] - structure[y], \quad
+              c = \lfloor K / 2 \rfloor + origin
+
+    Parameters
+    ----------
+    input, size, footprint, output, mode, cval, origin, axes
+        As in `minimum_filter`. At least one of `size`, `footprint`, `structure` is needed.
+    structure : array_like, optional
+        The structuring function, of shape K; zero everywhere by default. Where a footprint is given
+        as well, only its taps take part. An outer sum that knows its factors
+        (`semiconv_cupy.structuring.quadratic`) is applied one axis at a time.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    Notes
+    -----
+    To an integer image a structure is rounded towards zero (but its first tap, as in SciPy).
+
+    Where SciPy is wrong this differs. Integers are exact in 64 bits and saturate (SciPy computes in
+    double and wraps: 250 + 10 is 4 in uint8). To a bool image a structure is a set, its taps that
+    are not zero (SciPy's result is True everywhere). NaN is never selected. `output` may be the
+    input, in the compositions too.
+
+    Mathematics: Serra, "Image Analysis and Mathematical Morphology", 1982; Heijmans, "Theoretical
+    aspects of gray-level morphology", IEEE TPAMI 13 (1991).
+
+    Examples
+    --------
+    >>> grey_erosion(np.array([3, 9, 9, 9, 3, 9]), structure=[-2, 0, -2], mode="nearest")
+    array([3, 5, 9, 5, 3, 5])
+    """
+    _require_window(size, footprint, structure)
+    _warn_of_ignored_size(size, footprint, 2)
+    return _extremum(input, size, footprint, structure, output, mode, cval, origin, True, axes)
+
+
+def grey_dilation(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    r"""Grey-scale dilation: `scipy.ndimage.grey_dilation` for NumPy and CuPy arrays.
+
+    .. math:: out[x] = \max_{y \in F} input[x - y + c] + structure[y]
+
+    The adjoint of `grey_erosion`; parameters, errors and notes as there.
+
+    Examples
+    --------
+    >>> grey_dilation(np.array([0, 0, 5, 0, 0, 0, 0]), structure=[-1, 0, -1])
+    array([0, 4, 5, 4, 0, 0, 0])
+    >>> grey_dilation(np.array([250, 3], np.uint8), structure=[0, 10, 0])  # saturates
+    array([255, 250], dtype=uint8)
+    """
+    _require_window(size, footprint, structure)
+    _warn_of_ignored_size(size, footprint, 2)
+    return _extremum(
+        input, size, footprint, structure, output, mode, cval, origin, False, axes, reflected=True
+    )
+
+
+def _window(
+    size: Any, footprint: Any, structure: Any, mode: Any, cval: Any, origin: Any, axes: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of an erosion and of a dilation with the same window."""
+    _require_window(size, footprint, structure)
+    _warn_of_ignored_size(size, footprint, 3)
+    common = dict(
+        size=size, footprint=footprint, structure=structure, mode=mode, cval=cval, origin=origin,
+        axes=axes,
+    )  # fmt: skip
+    return common | dict(minimum=True), common | dict(minimum=False, reflected=True)
+
+
+def grey_opening(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """Erosion, then dilation with the same window; parameters and notes as in `grey_erosion`.
+
+    Examples
+    --------
+    >>> grey_opening(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
+    array([0, 0, 0, 5, 5, 5, 0])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    eroded = _extremum(input, output=None, **erosion)
+    return _extremum(eroded, output=output, **dilation)
+
+
+def grey_closing(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """Dilation, then erosion with the same window; parameters and notes as in `grey_erosion`.
+
+    Examples
+    --------
+    >>> grey_closing(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
+    array([5, 5, 5, 0, 0, 0, 5])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    dilated = _extremum(input, output=None, **dilation)
+    return _extremum(dilated, output=output, **erosion)
+
+
+def morphological_gradient(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """Dilation minus erosion; parameters and notes as in `grey_erosion`.
+
+    An `output` that is a dtype is ignored, as in SciPy. Of a bool image it is the set difference
+    (SciPy raises).
+
+    Examples
+    --------
+    >>> morphological_gradient(np.array([0, 0, 0, 7, 7, 7]), size=3)
+    array([0, 0, 7, 7, 0, 0])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    xp, input = as_array(input)
+    output = output if is_output_array(xp, output) else None
+    dilated = _extremum(input, output=None, **dilation)
+    eroded = _extremum(input, output=output, **erosion)
+    if dilated.dtype.kind == "b" and eroded.dtype.kind == "b":
+        return xp.bitwise_xor(dilated, eroded, out=eroded)
+    return xp.subtract(dilated, eroded, out=eroded)
+
+
+def morphological_laplace(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """Dilation plus erosion minus twice the input; parameters and notes as in `grey_erosion`.
+
+    An `output` that is a dtype is ignored, as in SciPy. Integers are added modulo their range.
+
+    Examples
+    --------
+    >>> morphological_laplace(np.array([0, 0, 0, 7, 7, 7]), size=3)
+    array([ 0,  0,  7, -7,  0,  0])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    xp, input = as_array(input)
+    if is_output_array(xp, output):
+        input = _kept(xp, input, output)
+    else:
+        output = None
+    dilated = _extremum(input, output=None, **dilation)
+    result = _extremum(input, output=output, **erosion)
+    xp.add(dilated, result, out=result)
+    xp.subtract(result, input, out=result)
+    return xp.subtract(result, input, out=result)
+
+
+def _kept(xp: Any, input: Array, output: Any) -> Array:
+    """The input, copied if writing to `output` might change it."""
+    if is_output_array(xp, output) and xp.may_share_memory(input, output):
+        return input.copy()
+    return input
+
+
+def white_tophat(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """The input minus its opening: what is bright and small; parameters as in `grey_erosion`.
+
+    Right for an `output` that is the input, where SciPy's is zero.
+
+    Examples
+    --------
+    >>> white_tophat(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
+    array([0, 7, 0, 0, 0, 0, 0])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    xp, input = as_array(input)
+    input = _kept(xp, input, output)
+    opened = _extremum(_extremum(input, output=None, **erosion), output=output, **dilation)
+    return _difference(xp, input, opened, opened)
+
+
+def black_tophat(
+    input: Any,
+    size: Any = None,
+    footprint: Any = None,
+    structure: Any = None,
+    output: Any = None,
+    mode: Any = "reflect",
+    cval: float = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    """The closing minus the input: what is dark and small; parameters as in `grey_erosion`.
+
+    Right for an `output` that is the input, where SciPy's is zero.
+
+    Examples
+    --------
+    >>> black_tophat(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
+    array([0, 5, 0, 0, 0, 0, 0])
+    """
+    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    xp, input = as_array(input)
+    input = _kept(xp, input, output)
+    closed = _extremum(_extremum(input, output=None, **dilation), output=output, **erosion)
+    return _difference(xp, closed, input, closed)
+
+
+def _difference(xp: Any, left: Array, right: Array, out: Array) -> Array:
+    if left.dtype.kind == "b" and right.dtype.kind == "b":
+        return xp.bitwise_xor(left, right, out=out)
+    return xp.subtract(left, right, out=out)

@@ -1,0 +1,293 @@
+"""The neighbourhood operations on NumPy arrays: calls of the compiled ``kernels_cu/host`` by ctypes.
+
+C-contiguous arrays of a supported dtype, checked arguments, tables of border positions in; new
+arrays out. Called by ``neighbourhood``, which is the only one to know what serves where.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends import host
+from semiconv_cupy.ndimage.borders import positions
+
+MAX_RANK = host.MAX_RANK
+_Axes = ctypes.c_int64 * MAX_RANK
+_Pair = ctypes.c_int64 * 2
+_POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "flat": {
+        "semiconv_flat": (_POINTER,) * 4 + (_FLAG, _FLAG),
+        "semiconv_footprint": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG),
+    },
+    "structure": {
+        "semiconv_structure": (
+            *(_POINTER,) * 3, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG,
+        ),
+    },
+    "correlate": {
+        "semiconv_correlate": (
+            *(_POINTER,) * 3, _COUNT, _FLAG, _POINTER, _FLAG, _POINTER, _FLAG, ctypes.c_double,
+            _FLAG,
+        ),
+    },
+    "reconstruct": {
+        "semiconv_reconstruct": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG),
+    },
+}  # fmt: skip
+# The codes of SEMICONV_EACH_TYPE in kernels_cu/host/correlate.cpp.
+_TYPES = (
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16",
+    "bfloat16", "float32", "float64",
+)  # fmt: skip
+TYPE_CODES = {name: code for code, name in enumerate(_TYPES)}
+
+_lock = threading.Lock()
+_libraries: dict[tuple[str, str], ctypes.CDLL] = {}
+
+
+def _library(part: str, storage: str) -> ctypes.CDLL:
+    found = _libraries.get((part, storage))
+    if found is None:
+        with _lock:
+            text = source.assemble(f"host/{part}.cpp", source.storage_macros(storage))
+            found = ctypes.CDLL(str(host.build(text, f"{part} on {storage}")))
+            for name, arguments in _ARGUMENTS[part].items():
+                getattr(found, name).argtypes = arguments
+            _libraries[part, storage] = found
+    return found
+
+
+class _Box(ctypes.Structure):
+    """``semiconv::Box`` of kernels_cu/host/flat.hpp."""
+
+    _fields_ = (
+        ("planes", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("window", _Pair),
+        ("before", _Pair),
+        ("map", ctypes.c_void_p * 2),
+    )
+
+
+class _Mapped(ctypes.Structure):
+    """``semiconv::Mapped`` of kernels_cu/host/mapped.hpp."""
+
+    _fields_ = (
+        ("rank", ctypes.c_int64),
+        ("size", _Axes),
+        ("window", _Axes),
+        ("before", _Axes),
+        ("map", ctypes.c_void_p * MAX_RANK),
+    )
+
+
+class _Sizes(ctypes.Structure):
+    """``semiconv::Sizes`` of kernels_cu/host/reconstruct.cpp."""
+
+    _fields_ = (("rank", ctypes.c_int64), ("size", _Axes), ("reach", _Axes))
+
+
+def _tables(
+    shape: Sequence[int], window: Sequence[int], before: Sequence[int], rules: Sequence[str]
+) -> tuple[np.ndarray, ...]:
+    return tuple(
+        positions(n, b, k - 1 - b, rule)
+        for n, k, b, rule in zip(shape, window, before, rules, strict=True)
+    )
+
+
+@lru_cache(maxsize=256)
+def _mapped(
+    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+) -> tuple[_Mapped, tuple[np.ndarray, ...]]:
+    """The struct and the tables that it points to."""
+    tables = _tables(shape, window, before, rules)
+    addresses = (ctypes.c_void_p * MAX_RANK)(*(table.ctypes.data for table in tables))
+    struct = _Mapped(len(shape), _Axes(*shape), _Axes(*window), _Axes(*before), addresses)
+    return struct, tables
+
+
+@lru_cache(maxsize=256)
+def _box_passes(
+    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+) -> tuple[tuple[_Box, tuple[np.ndarray, ...]], ...]:
+    """The passes over planes that a box needs: the last two axes in one, the others one each."""
+    passes = []
+
+    def add(rows_axis: int | None, planes: int, rows: int, columns: int, last: bool) -> None:
+        axes = (rows_axis, len(shape) - 1 if last else None)
+        windows = tuple(1 if a is None else window[a] for a in axes)
+        begins = tuple(0 if a is None else before[a] for a in axes)
+        borders = tuple("constant" if a is None else rules[a] for a in axes)
+        tables = _tables((rows, columns), windows, begins, borders)
+        addresses = (ctypes.c_void_p * 2)(*(table.ctypes.data for table in tables))
+        box = _Box(planes, rows, columns, _Pair(*windows), _Pair(*begins), addresses)
+        passes.append((box, tables))
+
+    axes = [a for a, k in enumerate(window) if k > 1]
+    last = len(shape) - 1
+    if last in axes:
+        axes.pop()
+        if axes and axes[-1] == last - 1:
+            axes.pop()
+            add(last - 1, math.prod(shape[:-2]), shape[-2], shape[-1], True)
+        else:
+            add(None, 1, math.prod(shape[:-1]), shape[-1], True)
+    for a in reversed(axes):
+        add(a, math.prod(shape[:a]), shape[a], math.prod(shape[a + 1 :]), False)
+    return tuple(passes)
+
+
+_SMALL = 1 << 15  # look-ups: below, waking a second thread costs more than it saves
+
+
+def _threads(loaded: ctypes.CDLL, work: int) -> int:
+    return 1 if work < _SMALL else host.threads(loaded)
+
+
+def box(
+    array: np.ndarray,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> np.ndarray:
+    """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
+    loaded = _library("flat", array.dtype.name)
+    passes = _box_passes(array.shape, window, before, rules)
+    threads = _threads(loaded, array.size * array.itemsize)
+    out = np.empty_like(array)
+    spare: np.ndarray | None = None
+    given = array
+    for number, (struct, _) in enumerate(passes):
+        left = len(passes) - 1 - number
+        to = out
+        if left % 2:
+            spare = to = np.empty_like(array) if spare is None else spare
+        status = loaded.semiconv_flat(
+            ctypes.byref(struct), given.ctypes.data, to.ctypes.data, outside.ctypes.data,
+            int(minimum), threads,
+        )  # fmt: skip
+        host.check(status, "a flat filter")
+        given = to
+    return out
+
+
+@lru_cache(maxsize=64)
+def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """A footprint as look-ups in tables of 2^level neighbours along the last axis."""
+    taps = np.frombuffer(footprint, np.bool_).reshape(shape)
+    edges = np.diff(np.pad(taps, [(0, 0)] * (taps.ndim - 1) + [(1, 1)]).view(np.int8), axis=-1)
+    begins, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
+    lengths = ends[:, -1] - begins[:, -1]
+    levels = np.frexp(lengths)[1] - 1
+    index = np.zeros((len(begins), 1 + MAX_RANK), np.int64)
+    index[:, 0] = levels
+    index[:, 1 : 1 + taps.ndim] = begins
+    second = index[lengths > 1 << levels]
+    second[:, taps.ndim] += (lengths - (1 << levels))[lengths > 1 << levels]
+    both = np.concatenate([index, second])
+    both = both[np.lexsort(both.T[::-1])]
+    return np.ascontiguousarray(both), int(levels.max()) + 1
+
+
+def footprint(
+    array: np.ndarray,
+    taps: np.ndarray,
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> np.ndarray:
+    """The extremum over any footprint that is not empty."""
+    loaded = _library("flat", array.dtype.name)
+    lookups, levels = _lookups(np.ascontiguousarray(taps).tobytes(), taps.shape)
+    struct, _ = _mapped(array.shape, taps.shape, before, rules)
+    out = np.empty_like(array)
+    status = loaded.semiconv_footprint(
+        ctypes.byref(struct), lookups.ctypes.data, len(lookups), levels, array.ctypes.data,
+        out.ctypes.data, outside.ctypes.data, int(minimum),
+        _threads(loaded, array.size * array.itemsize * len(lookups)),
+    )  # fmt: skip
+    host.check(status, "a flat filter")
+    return out
+
+
+def structure(
+    array: np.ndarray,
+    taps: np.ndarray,
+    values: np.ndarray,
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> np.ndarray:
+    """The extremum of element + value; `values` is flat, in the order of the taps.
+
+    float64 values of another dtype's array ask for sums in double.
+    """
+    loaded = _library("structure", array.dtype.name)
+    precise = values.dtype == np.float64 and array.dtype != np.float64
+    indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
+    values = np.ascontiguousarray(values)
+    struct, _ = _mapped(array.shape, taps.shape, before, rules)
+    out = np.empty_like(array)
+    status = loaded.semiconv_structure(
+        ctypes.byref(struct), indices.ctypes.data, values.ctypes.data, len(indices),
+        array.ctypes.data, out.ctypes.data, outside.ctypes.data, int(precise), int(minimum),
+        _threads(loaded, array.size * len(indices)),
+    )  # fmt: skip
+    host.check(status, "a filter by a structure")
+    return out
+
+
+def correlate(
+    array: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    cval: float,
+    symmetry: int,
+    out: np.ndarray,
+) -> None:
+    """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
+    loaded = _library("correlate", "float64")
+    struct, _ = _mapped(array.shape, window, before, rules)
+    status = loaded.semiconv_correlate(
+        ctypes.byref(struct), indices.ctypes.data, weights.ctypes.data, len(weights), symmetry,
+        array.ctypes.data, TYPE_CODES[array.dtype.name], out.ctypes.data,
+        TYPE_CODES[out.dtype.name], float(cval), _threads(loaded, array.size * len(weights)),
+    )  # fmt: skip
+    host.check(status, "a correlation")
+
+
+def reconstruct(seed: np.ndarray, mask: np.ndarray, steps: np.ndarray, minimum: bool) -> np.ndarray:
+    """What spreads from `seed` within `mask`, by `steps` (one row of offsets each)."""
+    loaded = _library("reconstruct", seed.dtype.name)
+    reach = np.abs(steps).max(axis=0, initial=0)
+    pitch = np.ones(seed.ndim, np.int64)
+    for axis in range(seed.ndim - 2, -1, -1):
+        pitch[axis] = pitch[axis + 1] * (seed.shape[axis + 1] + 2 * reach[axis + 1])
+    offsets = steps.astype(np.int64) @ pitch
+    forward, backward = offsets[offsets > 0], offsets[offsets < 0]
+    ordered = np.concatenate([forward, backward])
+    struct = _Sizes(seed.ndim, _Axes(*seed.shape), _Axes(*(int(r) for r in reach)))
+    out = np.empty_like(seed)
+    status = loaded.semiconv_reconstruct(
+        ctypes.byref(struct), ordered.ctypes.data, len(forward), len(backward), seed.ctypes.data,
+        mask.ctypes.data, out.ctypes.data, int(minimum),
+    )  # fmt: skip
+    host.check(status, "a reconstruction")
+    return out

@@ -1,0 +1,321 @@
+"""Correlation and convolution, with SciPy's signatures: the linear semifield in double precision.
+
+Taps are summed in SciPy's order and in its precision, so that results are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.arguments import (
+    as_array,
+    as_numpy,
+    check_axes,
+    check_axis,
+    get_output,
+    per_axis,
+    place,
+    readable,
+    reflected_origin,
+    spread,
+)
+from semiconv_cupy.ndimage.borders import check_mode
+
+Array = Any
+_NEGLIGIBLE = float(np.finfo(np.float64).eps)
+
+__all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
+
+
+def _check_origin(origin: Any, length: int, name: str) -> int:
+    if not -(length // 2) <= origin <= (length - 1) // 2:
+        raise ValueError(
+            f"Invalid origin {origin}; origin must satisfy "
+            f"-({name} // 2) <= origin <= ({name} - 1) // 2, with {name} = {length}"
+        )
+    return length // 2 + int(origin)
+
+
+def _by_components(
+    xp: Any, function: Any, input: Array, weights: np.ndarray, output: Array, cval: Any, **rest: Any
+) -> Array:
+    """A complex correlation from real ones; each part of `output` is written once."""
+    pairs = {"real": [], "imag": []}  # type: dict[str, list[tuple[int, Array, np.ndarray, Any]]]
+    if weights.dtype.kind != "c":
+        weights = weights + 0j
+        parts = (False,)
+    else:
+        parts = (False, True)
+    if input.dtype.kind != "c" and np.iscomplexobj(cval):
+        raise ValueError(
+            f"Cannot provide a complex-valued cval when the input is real, got {cval!r}"
+        )
+    for imaginary in parts:
+        values = weights.imag if imaginary else weights.real
+        pairs["imag" if imaginary else "real"].append((1, input.real, values, np.real(cval)))
+        if input.dtype.kind == "c":
+            entry = (-1 if imaginary else 1, input.imag, values, np.imag(cval))
+            pairs["real" if imaginary else "imag"].append(entry)
+    results = {}
+    kind = output.real.dtype
+    for name, entries in pairs.items():
+        total: Any = None
+        for sign, part, values, constant in entries:
+            term = function(part, values, output=kind, cval=constant, **rest)
+            total = term if total is None else (total + term if sign > 0 else total - term)
+        results[name] = 0 if total is None else total
+    output.real[...] = results["real"]
+    output.imag[...] = results["imag"]
+    return output
+
+
+def _apply(
+    xp: Any,
+    input: Array,
+    output: Any,
+    target: Array,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    window: list[int],
+    before: list[int],
+    rules: list[str],
+    cval: Any,
+    symmetry: int,
+) -> Array:
+    """Run the primitive into `target`, around whatever keeps it from being written to at once."""
+    input = readable(xp, input)
+    name = target.dtype.name
+    direct = (
+        target.flags.c_contiguous
+        and (xp is not np or (target.flags.aligned and target.dtype.isnative))
+        and not xp.may_share_memory(input, target)
+    )
+    out = target if direct else xp.empty(target.shape, name)
+    if target.dtype.kind not in "biuf" or target.dtype.itemsize > 8:
+        raise RuntimeError(f"data type not supported: {target.dtype}")
+    indices, weights = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(weights)
+    neighbourhood.correlate(
+        xp, input, indices, weights, window, before, rules, float(cval), symmetry, out
+    )
+    if out is not target:
+        target[...] = out
+    return target
+
+
+def correlate1d(
+    input: Any,
+    weights: Any,
+    axis: int = -1,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: Any = 0.0,
+    origin: int = 0,
+) -> Array:
+    """Correlate along one axis with one-dimensional weights.
+
+    Parameters
+    ----------
+    input, output, mode, cval, origin
+        As in `correlate`.
+    weights : array_like
+        One-dimensional.
+    axis : int
+        The axis.
+
+    Returns
+    -------
+    array
+        Of the input's shape.
+
+    Examples
+    --------
+    >>> correlate1d(np.array([2, 8, 0, 4, 1, 9, 9, 0]), weights=[1, 3])
+    array([ 8, 26,  8, 12,  7, 28, 36,  9])
+    """
+    xp, input = as_array(input)
+    weights = as_numpy(weights)
+    if input.dtype.kind == "c" or weights.dtype.kind == "c":
+        output = get_output(xp, output, input, complex_output=True)
+        return _by_components(
+            xp, correlate1d, input, weights.conj(), output, cval,
+            axis=axis, mode=mode, origin=origin,
+        )  # fmt: skip
+    target = get_output(xp, output, input)
+    weights = weights.astype(np.float64)
+    if weights.ndim != 1 or len(weights) < 1:
+        raise RuntimeError(f"no filter weights given: weights has shape {weights.shape}")
+    axis = check_axis(axis, input.ndim)
+    length = len(weights)
+    rule = check_mode(mode)
+    window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
+    window[axis], rules[axis] = length, rule
+    before[axis] = _check_origin(origin, length, "len(weights)")
+    order, symmetry = _order(weights)
+    indices = np.zeros((length, input.ndim), np.int64)
+    indices[:, axis] = order
+    return _apply(
+        xp, input, output, target, indices, weights[order], window, before, rules, cval, symmetry
+    )
+
+
+def _order(weights: np.ndarray) -> tuple[np.ndarray, int]:
+    """The order in which SciPy adds the taps, and whether it joins those that lie opposite.
+
+    The first tap is the centre of a symmetric filter, the last tap of any other.
+    """
+    taps = np.arange(len(weights))
+    half = len(weights) // 2
+    if len(weights) % 2:
+        ahead, behind = weights[half + 1 :], weights[:half][::-1]
+        for sign in (1, -1):
+            if np.all(np.abs(ahead - sign * behind) <= _NEGLIGIBLE):
+                return np.concatenate([[half], taps[:half], taps[half + 1 :]]), sign
+    return np.roll(taps, 1), 0
+
+
+def convolve1d(
+    input: Any,
+    weights: Any,
+    axis: int = -1,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: Any = 0.0,
+    origin: int = 0,
+) -> Array:
+    """Convolve along one axis; parameters as in `correlate1d`.
+
+    Examples
+    --------
+    >>> convolve1d(np.array([2, 8, 0, 4, 1, 9, 9, 0]), weights=[1, 3])
+    array([14, 24,  4, 13, 12, 36, 27,  0])
+    """
+    weights = as_numpy(weights)[::-1]
+    if weights.dtype.kind == "c":
+        weights = weights.conj()  # correlate1d conjugates, a convolution does not
+    return correlate1d(
+        input, weights, axis, output, mode, cval, reflected_origin(origin, len(weights))
+    )
+
+
+def correlate(
+    input: Any,
+    weights: Any,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: Any = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    r"""Correlation with weights: `scipy.ndimage.correlate` for NumPy and CuPy arrays.
+
+    .. math:: out[x] = \sum_y weights[y]\, input[x + y - \lfloor K / 2 \rfloor - origin]
+
+    Parameters
+    ----------
+    input : array_like
+        Any number of axes; bool, integers, floating or complex.
+    weights : array_like
+        Of shape K; complex ones are conjugated.
+    output : array or dtype, optional
+        Where the result goes (it may be the input itself), or its dtype; by default the input's, to
+        which sums are converted as C does: towards zero, modulo an integer's range.
+    mode, cval, origin, axes
+        As in `minimum_filter`; one mode for all axes.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    Notes
+    -----
+    Sums are formed in double precision in SciPy's order: on a CPU the results are the same bits.
+
+    Examples
+    --------
+    >>> image = np.arange(9.0).reshape(3, 3)
+    >>> correlate(image, [[0, 1, 0], [1, -4, 1], [0, 1, 0]], mode="nearest")
+    array([[ 4.,  3.,  2.],
+           [ 1.,  0., -1.],
+           [-2., -3., -4.]])
+    """
+    return _correlate(input, weights, output, mode, cval, origin, False, axes)
+
+
+def convolve(
+    input: Any,
+    weights: Any,
+    output: Any = None,
+    mode: str = "reflect",
+    cval: Any = 0.0,
+    origin: Any = 0,
+    *,
+    axes: Any = None,
+) -> Array:
+    r"""Convolution with weights: `correlate` with the weights reflected (and not conjugated).
+
+    .. math:: out[x] = \sum_y weights[y]\, input[x - y + \lfloor K / 2 \rfloor + origin]
+
+    Examples
+    --------
+    >>> convolve(np.array([0.0, 0.0, 1.0, 0.0]), [1.0, 2.0, 3.0], mode="constant")
+    array([0., 1., 2., 3.])
+    """
+    return _correlate(input, weights, output, mode, cval, origin, True, axes)
+
+
+def _correlate(
+    input: Any,
+    weights: Any,
+    output: Any,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    convolution: bool,
+    axes: Any,
+) -> Array:
+    xp, input = as_array(input)
+    weights = as_numpy(weights)
+    if input.dtype.kind == "c" or weights.dtype.kind == "c":
+        if not convolution:
+            weights = weights.conj()
+
+        def real(part: Array, values: np.ndarray, output: Any, cval: Any) -> Array:
+            return _correlate(part, values, output, mode, cval, origin, convolution, axes)
+
+        output = get_output(xp, output, input, complex_output=True)
+        return _by_components(xp, real, input, weights, output, cval)
+    ndim = input.ndim
+    axes = check_axes(axes, ndim)
+    weights = weights.astype(np.float64)
+    if weights.size == 0:
+        raise RuntimeError(f"weights must not be empty, got shape {weights.shape}")
+    weights = place(weights, axes, ndim, "weights")
+    origins = per_axis(origin, len(axes))
+    if len(axes) < ndim:
+        origins = spread(origins, axes, ndim, 0)
+    if convolution:
+        weights = weights[(slice(None, None, -1),) * ndim]
+        origins = [reflected_origin(o, k) for o, k in zip(origins, weights.shape, strict=True)]
+    before = [
+        _check_origin(o, k, "weights.shape[k]") for o, k in zip(origins, weights.shape, strict=True)
+    ]
+    target = get_output(xp, output, input)
+    if not isinstance(mode, str) and isinstance(mode, Iterable):
+        raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")
+    rules = [check_mode(mode)] * ndim
+    taps = np.abs(weights) > _NEGLIGIBLE
+    return _apply(
+        xp, input, output, target, np.argwhere(taps), weights[taps], list(weights.shape), before,
+        rules, cval, 0,
+    )  # fmt: skip

@@ -1,0 +1,225 @@
+"""The neighbourhood operations by array operations alone: slow, of O(1) arrays, for any array kind.
+
+Serves where nothing is compiled (no C++ compiler, more than eight axes) and as the oracle of the
+tests. Same functions as ``host``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.backends import array_module
+from semiconv_cupy.ndimage.borders import positions
+
+Array = Any
+
+
+def _extended(
+    xp: Any, array: Array, axis: int, window: int, before: int, rule: str, outside: Any
+) -> Array:
+    """The array with what its border shows, on one axis."""
+    table = positions(array.shape[axis], before, window - 1 - before, rule)
+    wider = xp.take(array, xp.asarray(table.clip(0)), axis=axis)
+    if table.min() < 0:
+        wider[(slice(None),) * axis + (xp.asarray(np.flatnonzero(table < 0)),)] = outside
+    return wider
+
+
+def _all_extended(
+    xp: Any,
+    array: Array,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: Any,
+) -> Array:
+    for axis in range(array.ndim):
+        if window[axis] > 1:
+            array = _extended(xp, array, axis, window[axis], before[axis], rules[axis], outside)
+    return array
+
+
+def _worst(dtype: np.dtype, minimum: bool) -> Any:
+    if dtype.kind == "b":
+        return minimum
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).max if minimum else np.iinfo(dtype).min
+    return np.inf if minimum else -np.inf
+
+
+def _better(xp: Any, left: Array, right: Array, minimum: bool) -> Array:
+    return xp.where(right < left if minimum else right > left, right, left)
+
+
+def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
+    if array.dtype.kind in "biu":
+        return array
+    return xp.where(array == array, array, array.dtype.type(_worst(array.dtype, minimum)))
+
+
+def _view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    return array[tuple(slice(i, i + n) for i, n in zip(index, shape, strict=True))]
+
+
+def box(
+    array: Array,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> Array:
+    """The extremum over a box, by windows of doubled width."""
+    xp = array_module(input=array)
+    array = _without_nan(xp, array, minimum)
+    outside = _without_nan(np, outside, minimum)[()]
+    for axis, size in enumerate(array.shape):
+        if window[axis] == 1:
+            continue
+        wide = _extended(xp, array, axis, window[axis], before[axis], rules[axis], outside)
+
+        def part(start: int, length: int, wide: Array = wide, axis: int = axis) -> Array:
+            return wide[(slice(None),) * axis + (slice(start, start + length),)]
+
+        width = 1
+        while width < window[axis]:
+            step = min(width, window[axis] - width)
+            length = wide.shape[axis] - step
+            wide = _better(xp, part(0, length, wide), part(step, length, wide), minimum)
+            width += step
+        array = part(0, size, wide)
+    return xp.ascontiguousarray(array)
+
+
+def footprint(
+    array: Array,
+    taps: np.ndarray,
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> Array:
+    """The extremum over any footprint that is not empty."""
+    xp = array_module(input=array)
+    wide = _all_extended(xp, array, taps.shape, before, rules, outside[()])
+    best = xp.full(array.shape, _worst(array.dtype, minimum), array.dtype)
+    for index in np.argwhere(taps):
+        best = _better(xp, best, _view(wide, index, array.shape), minimum)
+    return best
+
+
+def structure(
+    array: Array,
+    taps: np.ndarray,
+    values: np.ndarray,
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    outside: np.ndarray,
+    minimum: bool,
+) -> Array:
+    """The extremum of element + value; integers saturate."""
+    xp = array_module(input=array)
+    saturating = array.dtype.itemsize == 8 and values.dtype.kind == "i"
+    kind = array.dtype if saturating else values.dtype
+    wide = _all_extended(
+        xp, array.astype(kind), taps.shape, before, rules, outside.astype(kind)[()]
+    )
+    best = xp.full(array.shape, _worst(kind, minimum), kind)
+    for index, value in zip(np.argwhere(taps), values, strict=True):
+        part = _view(wide, index, array.shape)
+        if saturating:
+            part = _saturating_add(xp, part, int(value))
+        else:
+            with np.errstate(invalid="ignore"):
+                part = part + value
+        best = _better(xp, best, part, minimum)
+    if array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        if kind.kind == "f" and array.dtype.itemsize == 8:
+            # The highest 64-bit integers are no doubles.
+            high = best >= float(info.max)
+            inside = xp.trunc(xp.where(high, 0, best.clip(float(info.min), None)))
+            return xp.where(high, array.dtype.type(info.max), inside.astype(array.dtype))
+        best = best.clip(info.min, info.max)
+    with np.errstate(over="ignore"):
+        return best.astype(array.dtype)
+
+
+def _saturating_add(xp: Any, array: Array, value: int) -> Array:
+    info = np.iinfo(array.dtype)
+    kind = array.dtype.type
+    if value >= 0:
+        value = min(value, int(info.max) - int(info.min))
+        room = int(info.max) - value
+        if room < int(info.min):
+            return xp.full_like(array, info.max)
+        return xp.where(array > kind(room), kind(info.max), array + kind(min(value, info.max)))
+    room = int(info.min) - value
+    if room > int(info.max):
+        return xp.full_like(array, info.min)
+    if info.min == 0:
+        return xp.where(array < kind(room), kind(0), array - kind(-value))
+    return xp.where(array < kind(room), kind(info.min), array + kind(value))
+
+
+def correlate(
+    array: Array,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    cval: float,
+    symmetry: int,
+    out: Array,
+) -> None:
+    """Weighted sums in double precision into `out`."""
+    xp = array_module(input=array)
+    wide = _all_extended(xp, array.astype(np.float64), window, before, rules, float(cval))
+    total = xp.zeros(array.shape, np.float64)
+    taps = len(weights) // 2 + 1 if symmetry else len(weights)
+    for n in range(taps):
+        part = _view(wide, indices[n], array.shape)
+        if symmetry and n:
+            other = _view(wide, indices[len(weights) - n], array.shape)
+            part = part + other if symmetry > 0 else part - other
+        term = part * weights[n]
+        total = term if symmetry and n == 0 else total + term
+    with np.errstate(invalid="ignore", over="ignore"):
+        out[...] = c_cast(xp, total, out.dtype)
+
+
+def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
+    """Doubles as C on x86 converts them: towards zero, then modulo the range."""
+    if dtype.kind == "b":
+        return total != 0
+    if dtype.kind == "u" and dtype.itemsize == 8:
+        return xp.where(
+            total < 0, (-(-total).astype(dtype)).astype(dtype), abs(total).astype(dtype)
+        )
+    if dtype.kind in "iu":
+        return total.astype(np.int64).astype(dtype)
+    return total.astype(dtype)
+
+
+def reconstruct(seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+    """What spreads from `seed` within `mask`: dilations limited by the mask, until none changes."""
+    xp = array_module(input=seed)
+    reach = np.abs(steps).max(axis=0)
+    window = tuple(int(2 * r + 1) for r in reach)
+    taps = np.zeros(window, np.bool_)
+    # Values spread by a step: an output sees what lies one step back.
+    taps[tuple((reach - steps).T)] = True
+    taps[tuple(reach)] = True
+    before = tuple(int(r) for r in reach)
+    outside = np.array(_worst(seed.dtype, minimum), seed.dtype)
+    value = _better(xp, mask, seed, not minimum)
+    rules = ("constant",) * seed.ndim
+    while True:
+        spread = footprint(value, taps, before, rules, outside, minimum)
+        limited = xp.where((spread < mask) if minimum else (spread > mask), mask, spread)
+        if not bool((limited != value).any()):
+            return limited
+        value = limited
