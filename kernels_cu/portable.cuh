@@ -83,7 +83,7 @@ SEMICONV_INTEGER_LIMITS(uint8, uint8, int64, 0, 255)
 SEMICONV_INTEGER_LIMITS(int16, uint16, int64, -32768, 32767)
 SEMICONV_INTEGER_LIMITS(uint16, uint16, int64, 0, 65535)
 SEMICONV_INTEGER_LIMITS(int32, uint32, int64, -2147483647 - 1, 2147483647)
-SEMICONV_INTEGER_LIMITS(uint32, uint32, int64, 0u, 4294967295u)
+SEMICONV_INTEGER_LIMITS(uint32, uint32, __int128, 0u, 4294967295u)  // int64 holds no product
 SEMICONV_INTEGER_LIMITS(int64, uint64, __int128, -9223372036854775807ll - 1, 9223372036854775807ll)
 SEMICONV_INTEGER_LIMITS(uint64, uint64, __int128, 0ull, 18446744073709551615ull)
 #undef SEMICONV_INTEGER_LIMITS
@@ -294,6 +294,10 @@ template <class V> SEMICONV_FN V saturating_subtract(V a, V b) {
   return overflow < 0 ? (a < 0 ? Limits<V>::lowest : Limits<V>::highest) : difference;
 }
 template <class V> SEMICONV_FN V saturating_multiply(V a, V b) { return narrow<V>(widen(a) * widen(b)); }
+template <> SEMICONV_FN uint32 saturating_multiply(uint32 a, uint32 b) {
+  const uint64 product = (uint64)a * b;
+  return product > Limits<uint32>::highest ? Limits<uint32>::highest : (uint32)product;
+}
 template <> SEMICONV_FN uint64 saturating_multiply(uint64 a, uint64 b) {
   return a != 0 && b > Limits<uint64>::highest / a ? Limits<uint64>::highest : a * b;
 }

@@ -161,7 +161,14 @@ def _plan(
     storage = storage_of(img.dtype, semifield)
     served = method == "reference" or serves(xp, geometry, method)
     if method == "reference" or not served:
-        return lambda img, krn: _by_reference(xp, img, krn, semifield, geometry, storage)
+
+        def loop(img: Array, krn: Array) -> Array:
+            native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
+            out = xp.empty(geometry.out_shape, native)
+            _by_reference(xp, img, krn, out, None, semifield, geometry, storage)
+            return out
+
+        return loop
     if xp is np:
         return host.forward_call(img, krn, semifield, geometry, storage)
 
@@ -211,16 +218,45 @@ _warned = False
 
 
 def _by_reference(
-    xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, storage: str
-) -> Array:
+    xp: Any,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> None:
+    """`forward` by array loops."""
     if storage == source.BOOLEAN:
         assert isinstance(semifield, SelectSemifield)
         semifield = semifield.boolean_equivalent or semifield
+    arrays = _numbers(img, storage), _numbers(krn, storage)
     dtype = np.dtype(source.ARITHMETIC[storage])
     with np.errstate(all="ignore"):
-        result = reference.forward(xp, img, krn, semifield, geometry, dtype)
-    return result.astype(img.dtype, copy=False)
+        value, left = reference.forward(xp, *arrays, semifield, geometry, dtype)
+        out[...] = _bits(xp, value) if _holds_bits(out, storage) else value
+    if residual is not None:
+        residual[...] = left
 
+
+def _holds_bits(array: Array, storage: str) -> bool:
+    """Whether an array holds bfloat16 as the bits of integers."""
+    return storage == "bfloat16" and array.dtype == np.uint16
+
+
+def _numbers(array: Array, storage: str) -> Array:
+    """What an array's bits stand for; None stays None."""
+    if array is None or not _holds_bits(array, storage):
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def _bits(xp: Any, values: Array) -> Array:
+    """The nearest bfloat16 of float32 numbers, ties to even, as bits."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return xp.where(xp.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
 # ---- derivatives -------------------------------------------------------------------------------
@@ -345,12 +381,7 @@ def forward(
     elif method != "reference" and serves(xp, geometry, method):
         host.forward(img, krn, out, residual, semifield, geometry, storage)
     else:
-        dtype = np.dtype(source.ARITHMETIC[storage])
-        with np.errstate(all="ignore"):
-            value, left = reference.forward_residual(xp, img, krn, semifield, geometry, dtype)
-        out[...] = value
-        if residual is not None:
-            residual[...] = left
+        _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
 
 
 def backward(
@@ -378,5 +409,9 @@ def backward(
     elif method != "reference" and serves(xp, geometry, method):
         host.backward(*arrays, semifield, geometry, storage)
     else:
+        inputs = (_numbers(array, storage) for array in (grad_out, img, krn))
+        dtype = np.dtype(source.ARITHMETIC[storage])
         with np.errstate(all="ignore"):
-            reference.backward(xp, *arrays, semifield, geometry, np.dtype(source.ARITHMETIC[storage]))
+            reference.backward(
+                xp, *inputs, residual, grad_img, grad_krn, semifield, geometry, dtype
+            )

@@ -23,19 +23,13 @@ Channel = tuple[int, Array, Array]  # its number in the group, image, kernel
 
 def forward(
     xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, dtype: np.dtype
-) -> Array:
-    """The convolution in arithmetic `dtype`, shape geometry.out_shape.
+) -> tuple[Array, Array | None]:
+    """The convolution in arithmetic `dtype`, shape geometry.out_shape, and its residual.
 
     Sub-dtype storage (float16) is the caller's: arrays come in and go out in `dtype`. Booleans come
-    as uint8 0/1 with the boolean equivalent of their semifield.
+    as uint8 0/1 with the boolean equivalent of their semifield. The residual is as residual.py says,
+    in whatever integer type indices have.
     """
-    return forward_residual(xp, img, krn, semifield, geometry, dtype)[0]
-
-
-def forward_residual(
-    xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, dtype: np.dtype
-) -> tuple[Array, Array | None]:
-    """The convolution and its residual (see residual.py), in whatever integer type indices have."""
     img = img.astype(dtype, copy=False)
     krn = krn.astype(dtype, copy=False)
     add = _ADDITIONS[semifield.accumulator]
@@ -76,8 +70,12 @@ def backward(
 ) -> None:
     """Fill the gradients that are given; `grad_img` comes zeroed."""
     ones = xp.ones((1,) * (geometry.rank + 2), dtype)
-    img = xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)
-    krn = xp.broadcast_to(ones, geometry.krn_shape) if krn is None else krn.astype(dtype, copy=False)
+    img = (
+        xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)
+    )
+    krn = (
+        xp.broadcast_to(ones, geometry.krn_shape) if krn is None else krn.astype(dtype, copy=False)
+    )
     grad_out = grad_out.astype(dtype, copy=False)
     if grad_krn is not None:
         grad_krn[...] = 0
@@ -105,9 +103,7 @@ def backward(
                     grad_krn[(kernel, channel, *tap)] += part.sum()
 
 
-def _planes(
-    geometry: Geometry, img: Array, krn: Array
-) -> Iterator[tuple[int, list[Channel]]]:
+def _planes(geometry: Geometry, img: Array, krn: Array) -> Iterator[tuple[int, list[Channel]]]:
     """(output channel, its input channels with their kernels)."""
     for plane in range(geometry.out_channels):
         group, output = divmod(plane, geometry.outputs_per_group)
@@ -261,7 +257,9 @@ def _custom(
 _ADDITIONS = {"select": _select, "sum": _sum, "log": _log, "root": _root, "custom": _custom}
 
 
-def _weight(xp: Any, semifield: Semifield, residual: Any, at: tuple[int, ...]) -> Callable[..., Any]:
+def _weight(
+    xp: Any, semifield: Semifield, residual: Any, at: tuple[int, ...]
+) -> Callable[..., Any]:
     """(outputs, terms, tap) -> d result / d term, from the residual of one output channel."""
     kind, functions = semifield.accumulator, semifield.functions
     if residual is None:
@@ -271,12 +269,15 @@ def _weight(xp: Any, semifield: Semifield, residual: Any, at: tuple[int, ...]) -
         return lambda outputs, value, tap: (winner[outputs] == tap).astype(value.dtype)
     first = residual[(0, slice(None), *at)]
     if kind in ("sum", "custom"):
-        slope = functions.d_post_d_acc(first) if "post_sum" in semifield.expressions else first * 0 + 1
+        slope = (
+            functions.d_post_d_acc(first) if "post_sum" in semifield.expressions else first * 0 + 1
+        )
         slope = xp.where((first == semifield.zero) & ~xp.isfinite(slope), 0, slope)
         if kind == "sum":
             return lambda outputs, value, tap: slope[outputs]
-        return lambda outputs, value, tap: slope[outputs] * functions.d_add_d_right(
-            functions.subtract(first[outputs], value), value
+        return lambda outputs, value, tap: (
+            slope[outputs]
+            * functions.d_add_d_right(functions.subtract(first[outputs], value), value)
         )
     second = residual[(1, slice(None), *at)]
     if kind == "select":
@@ -285,8 +286,8 @@ def _weight(xp: Any, semifield: Semifield, residual: Any, at: tuple[int, ...]) -
     parameter = first.dtype.type(semifield.parameter)
     if kind == "log":
         share = xp.where(second > 0, 1 / second, 0)
-        return lambda outputs, value, tap: share[outputs] * xp.exp(
-            xp.fmin(parameter * (value - first[outputs]), 0)
+        return lambda outputs, value, tap: (
+            share[outputs] * xp.exp(xp.fmin(parameter * (value - first[outputs]), 0))
         )
     share = xp.where(second > 0, second ** (1 / parameter - 1), parameter == 1)
     return lambda outputs, value, tap: xp.where(
@@ -325,7 +326,8 @@ def _times(xp: Any, semifield: Semifield, dtype: np.dtype) -> Callable[[Array, A
 
     def saturating(image: Array, weight: Array) -> Array:
         with np.errstate(over="ignore"):
-            value = times(image.astype(exact), weight.astype(exact))
+            # A single Python integer would become a number of 64 bits again.
+            value = times(image.astype(exact), xp.asarray(weight).astype(exact))
         return _saturate(value, dtype)
 
     return saturating
