@@ -140,8 +140,9 @@ template <class V> struct LogSum {
     shift = settled;
   }
   template <class I> SEMICONV_FN void add(V val, I) {
-    // An infinite term would leave the range of exp_of_nonpositive; result() gives it back.
-    sum.add(exp_of_nonpositive(select_less(mu() * (val - shift), constant<V>(0))));
+    // An infinite term would leave the range of exp_of_nonpositive; result() gives it back. NaN
+    // stays NaN in minimum(), not in select_less().
+    sum.add(exp_of_nonpositive(minimum(mu() * (val - shift), constant<V>(0))));
   }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
@@ -159,7 +160,7 @@ template <class V> struct LogSum {
         : shift(shift_),
           scale(where(total > constant<V>(0), constant<V>(1) / total, constant<V>(0))) {}
     SEMICONV_FN V operator()(V val) const {
-      return exp_of_nonpositive(select_less(mu() * (val - shift), constant<V>(0))) * scale;
+      return exp_of_nonpositive(minimum(mu() * (val - shift), constant<V>(0))) * scale;
     }
   };
 };

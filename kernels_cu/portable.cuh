@@ -237,10 +237,10 @@ SEMICONV_FN double exp_of_nonpositive(double a) { return ::exp(a); }
 
 // The two selections of the ready-made semifields: right if it is strictly better, else left, so
 // that NaN on the right never wins. The GPU's fmaxf does the same in half the instructions (of two
-// zeros it returns the positive one).
+// zeros it returns the positive one), but a NaN on the left is lost there: left must be a number.
 template <class T> SEMICONV_FN T select_greater(T left, T right) { return right > left ? right : left; }
 template <class T> SEMICONV_FN T select_less(T left, T right) { return right < left ? right : left; }
-#if defined(SEMICONV_GPU)
+#if defined(SEMICONV_GPU) || defined(SEMICONV_CUDA_ON_CPU)
 template <> SEMICONV_FN float select_greater(float left, float right) { return fmaxf(left, right); }
 template <> SEMICONV_FN float select_less(float left, float right) { return fminf(left, right); }
 template <> SEMICONV_FN double select_greater(double left, double right) { return fmax(left, right); }

@@ -75,8 +75,8 @@ class TapTable {
   // A weight at the semifield's zero (-inf in a dilation) makes every term the zero.
   static bool never_matters(Real weight) {
 #if defined(SEMICONV_DROP_ZERO_WEIGHTS)
-    const Real zero = semifield_zero<Real>();
-    return times<Real>(1, weight) == zero && times<Real>(2, weight) == zero;
+    const Real zero = semifield_zero<Real>(), large = 1 / Limits<Real>::smallest_normal;
+    return times<Real>(large, weight) == zero && times<Real>(-large, weight) == zero;
 #else
     (void)weight;
     return false;
