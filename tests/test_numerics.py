@@ -1,0 +1,335 @@
+"""The extremes: nothing overflows, vanishes or turns into NaN that the exact mathematics keeps.
+
+Errors count in ulp of the scale that `oracle.py` defines for each semifield.
+"""
+
+import math
+
+import cases
+import numpy as np
+import oracle
+import pytest
+from compare import ULPS, assert_matches, distance
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import Log, Root
+
+from semiconv_cupy import SelectSemifield, SubtractSemifield
+
+TROPICAL_MAX = SelectSemifield.tropical_max()
+MINUS_INFINITY = np.float32(-np.inf)
+
+
+def check(backend, semifield, algebra, img, krn, dtype="float32", **arguments):
+    img, krn = np.asarray(img, dtype), np.asarray(krn, dtype)
+    expected = oracle.convolve(img, krn, algebra, **arguments)
+    got = cases.run(backend, img, krn, semifield, **arguments)
+    assert_matches(got, expected, dtype=dtype, library=cases.library_of(backend))
+
+
+def row(*numbers):
+    """An image or a kernel of one channel and one axis."""
+    return np.array([[numbers]], "float64")
+
+
+# ---- log ---------------------------------------------------------------------------------------
+
+SMALL_KERNEL = row(0.0, -0.25, 0.0078125)
+
+
+@pytest.mark.parametrize("mu", [50.0, -50.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_where_the_exponentials_overflow(backend, mu, dtype):
+    """mu v = 5e6: e^(mu v) has two million digits."""
+    steps = [0, 0, 1, -1, 0.03125, 0.0625, 3, 0, -7, 0.25, 0, 0]
+    for level in (1e5, -1e5, 0.0, 1e5 * 2.0**60):
+        img = row(*(level + step for step in steps))
+        check(backend, SubtractSemifield.log(mu), Log(mu), img, SMALL_KERNEL, dtype, padding=1)
+
+
+def test_log_of_equal_terms(backend):
+    """v + ln(N)/mu at any magnitude."""
+    for level in (0.0, 1.0, 1e4, -1e30):
+        out = cases.run(
+            backend, np.full((1, 1, 40), level, "f4"), np.zeros((1, 1, 3), "f4"),
+            cases.SEMIFIELDS["log(2)"].semifield,
+        )  # fmt: skip
+        wanted = np.full((1, 1, 38), np.float32(level + math.log(3) / 2))
+        expected = oracle.Expected(wanted, np.abs(wanted))
+        assert_matches(out, expected, dtype="float32", library=cases.library_of(backend))
+
+
+@pytest.mark.parametrize("name", ["log(2)", "log(-0.7)"])
+def test_log_of_any_finite_numbers(name):
+    case = cases.SEMIFIELDS[name]
+    number = st.floats(-(2.0**100), 2.0**100, width=32)
+
+    @given(
+        img=st.lists(number, min_size=12, max_size=12), krn=st.lists(number, min_size=3, max_size=3)
+    )
+    def agrees(img, krn):
+        for backend in ("host", "reference"):
+            check(backend, case.semifield, case.algebra, row(*img), row(*krn), padding=1)
+
+    agrees()
+
+
+# ---- root --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [3.0, 2.5, 0.5, -2.0])
+@pytest.mark.parametrize("level", [1e-30, 1e-12, 1.0, 1e14, 1e30])
+def test_root_where_the_powers_leave_the_range(backend, p, level):
+    steps = [1, 1, 2, 0.5, 0, 3, 1.75, 0, 0, 0, 0, 1e-6, 1e-3, 1]
+    img, krn = row(*(level * step for step in steps)), row(1.0, 0.5, 1.5)
+    check(backend, SubtractSemifield.root(p), Root(p), img, krn, padding=1)
+
+
+def test_root_at_both_ends_of_the_range(backend):
+    """Double precision; the scale's own reciprocal is a denormal number."""
+    for level in (1e-307, 1.6e308):
+        img, krn = row(*(level * step for step in (0.5, 1, 1, 0.25, 0.75))), row(0.5, 0.25)
+        check(backend, SubtractSemifield.root(2.5), Root(2.5), img, krn, "float64", padding=1)
+
+
+@pytest.mark.parametrize("p", [3.0, 2.5, -2.0])
+def test_root_of_zeros_is_zero(backend, p):
+    """Also where one zero among others makes the result: p < 0."""
+    zeros = np.zeros((1, 1, 40))
+    check(backend, SubtractSemifield.root(p), Root(p), zeros, row(1.0, 2.0, 0.0))
+    check(backend, SubtractSemifield.root(p), Root(p), zeros + 1, row(1.0, 2.0, 0.0))
+
+
+@pytest.mark.parametrize("p", [3.0, 2.5, -2.0])
+def test_root_of_negative_numbers_is_nan_and_only_there(backend, p):
+    img = row(1.0, 2.0, 3.0, -1.0, 2.0, 1.0, 4.0, 0.0, -0.0, 1.0)
+    check(backend, SubtractSemifield.root(p), Root(p), img, row(1.0, 0.5))
+
+
+@pytest.mark.parametrize("name", ["root(3)", "root(2.5)", "root(-2)"])
+def test_root_of_any_magnitudes(name):
+    case = cases.SEMIFIELDS[name]
+    number = st.one_of(st.just(0.0), st.floats(2.0**-100, 2.0**100, width=32))
+    weight = st.one_of(st.just(0.0), st.floats(2.0**-20, 2.0**20, width=32))
+
+    @given(
+        img=st.lists(number, min_size=12, max_size=12), krn=st.lists(weight, min_size=3, max_size=3)
+    )
+    def agrees(img, krn):
+        for backend in ("host", "reference"):
+            check(backend, case.semifield, case.algebra, row(*img), row(*krn), padding=1)
+
+    agrees()
+
+
+# ---- long sums ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["linear", "log(2)", "root(3)", "tropical_max"])
+def test_windows_of_a_thousand_terms(backend, name):
+    """961 taps of 3 channels; positive terms, so that errors count relative to the result."""
+    case = cases.SEMIFIELDS[name]
+    img = cases.numbers((1, 3, 33, 36), "f4", cases.MAGNITUDES, seed=1)
+    krn = cases.numbers((1, 3, 31, 31), "f4", cases.MAGNITUDES, seed=2)
+    check(backend, case.semifield, case.algebra, img, krn)
+
+
+# ---- infinities and NaN ------------------------------------------------------------------------
+
+SPECIAL = [
+    1.0,
+    np.inf,
+    2.0,
+    -np.inf,
+    0.0,
+    np.nan,
+    -3.0,
+    -np.inf,
+    -np.inf,
+    -np.inf,
+    5.0,
+    np.inf,
+    np.inf,
+]
+SPECIAL_KERNELS = {
+    "finite": (0.5, 1.0, 2.0),
+    "an infinity": (np.inf, 0.0, 1.0),
+    "a negative infinity": (0.0, -np.inf, 1.0),
+    "only negative infinities": (-np.inf, -np.inf, -np.inf),
+    "NaN": (1.0, np.nan, 2.0),
+}
+
+
+@pytest.mark.parametrize("kernel", SPECIAL_KERNELS)
+@pytest.mark.parametrize("name", cases.SEMIFIELDS)
+def test_infinities_and_nan(backend, name, kernel):
+    """A selection never takes NaN; every other addition passes it on to the windows that see it."""
+    case = cases.SEMIFIELDS[name]
+    if name in ("hypotenuse", "norm"):
+        pytest.skip("what a user's own formula makes of infinities is the user's")
+    img, krn = np.array(SPECIAL), np.array(SPECIAL_KERNELS[kernel])
+    if case.domain == cases.MAGNITUDES and not case.selects:
+        img, krn = np.abs(img), np.abs(krn)
+    check(backend, case.semifield, case.algebra, row(*img), row(*krn), padding=((2, 4),))
+
+
+@pytest.mark.parametrize("name", [name for name, case in cases.SEMIFIELDS.items() if case.selects])
+def test_windows_of_nothing_but_nan_give_the_zero(backend, name):
+    case = cases.SEMIFIELDS[name]
+    out = cases.run(
+        backend, np.full((1, 1, 40), np.nan, "f4"), np.ones((1, 1, 3), "f4"), case.semifield
+    )
+    wanted = np.full((1, 1, 38), np.float32(case.semifield.zero))
+    assert_matches(out, wanted, dtype="float32", library=cases.library_of(backend))
+
+
+@pytest.mark.parametrize("name", cases.SEMIFIELDS)
+def test_windows_outside_and_windows_of_zeros_give_the_zero(backend, name):
+    """And nothing beside them: the neighbours' terms stay their own."""
+    case = cases.SEMIFIELDS[name]
+    zero = np.float32(case.semifield.zero)
+    img = np.array([[[zero] * 6 + [2.0]]], "f4")
+    out = cases.run(backend, img, np.ones((1, 1, 3), "f4"), case.semifield, padding=5)
+    got = np.asarray(out.get() if hasattr(out, "get") else out)
+    if name != "signed_max_times":  # -inf * 1 is the zero, but so would be inf * -1
+        assert (got[0, 0, :9] == zero).all()
+    assert (got[0, 0, :3] == zero).all()
+    assert (got[0, 0, 12:] == zero).all()
+    assert (got[0, 0, 9:12] != zero).all()
+
+
+# ---- which term wins ---------------------------------------------------------------------------
+
+SELECTIONS = [name for name, case in cases.SEMIFIELDS.items() if case.selects]
+
+
+def winners(backend, img, krn, semifield, **arguments):
+    """Winning taps, -1 where nothing was selected."""
+    out, residual = cases.run_with_residual(
+        backend, img, krn, semifield, str(img.dtype), **arguments
+    )
+    nobody = np.iinfo(residual.dtype).max
+    return out, np.where(residual == nobody, -1, residual.astype(np.int64))
+
+
+@pytest.mark.parametrize("geometry", ["same", "everything", "windows wholly outside", "long rows"])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_ties_go_to_the_first_tap(backend, name, geometry):
+    """Numbers of three values: nearly every window has ties, across taps and channels."""
+    case, geometry = cases.SEMIFIELDS[name], cases.GEOMETRIES[geometry]
+    low = 0 if case.domain == cases.MAGNITUDES else -1
+    rng = np.random.default_rng(7)
+    img = rng.integers(low, 2, geometry.img).astype("f4")
+    krn = rng.integers(low, 2, geometry.krn).astype("f4")
+    expected = oracle.convolve(img, krn, case.algebra, **geometry.arguments)
+    out, winner = winners(backend, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(out, expected, dtype="float32")
+    assert_matches(winner, expected.winner, dtype="int64")
+
+
+@pytest.mark.parametrize("name", ["tropical_max", "largest_magnitude"])
+def test_nan_never_wins(backend, name):
+    case = cases.SEMIFIELDS[name]
+    img, krn = row(*SPECIAL).astype("f4"), row(np.nan, 1.0, 2.0).astype("f4")
+    expected = oracle.convolve(img, krn, case.algebra, padding=3)
+    _, winner = winners(backend, img, krn, case.semifield, padding=3)
+    assert_matches(winner, expected.winner, dtype="int64")
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [((2, 127), "uint8"), ((5, 51), "uint16"), ((257, 256), "uint32")]
+)
+def test_provenance_is_as_small_as_the_window_allows(backend, size, dtype):
+    """254 taps fit into a byte beside "nobody", 255 do not."""
+    if backend == "reference" and dtype == "uint32":
+        pytest.skip("65792 array operations take long, and are no other than 255 of them")
+    img = cases.numbers((1, 1, size[0], size[1] + 2), "f4", seed=1)
+    krn = np.zeros((2, 1, *size), "f4")
+    krn[1, 0, -1, -1] = 1000  # the last tap wins
+    expected = oracle.convolve(img, krn, oracle.TROPICAL_MAX, kind="corr")
+    _, residual = cases.run_with_residual(backend, img, krn, TROPICAL_MAX, "float32", kind="corr")
+    assert residual.dtype == dtype
+    assert expected.winner.max() == math.prod(size) - 1
+    assert_matches(residual.astype("int64"), expected.winner, dtype="int64")
+
+
+@pytest.mark.parametrize("backend", ["host", "reference"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tropical_max", "corr"), ("tropical_max", "conv"), ("tropical_min", "corr")]
+)
+def test_of_two_zeros_the_first_wins(backend, name, kind):
+    """Bit by bit. (A GPU's maximum gives +0: its instruction ranks the two.)"""
+    img = row(-0.0, 0.0, -0.0, -0.0, 0.0, 0.0).astype("f4")
+    krn = row(-0.0, -0.0).astype("f4")
+    case = cases.SEMIFIELDS[name]
+    expected = oracle.convolve(img, krn, case.algebra, kind=kind, padding=1)
+    out = cases.run(backend, img, krn, case.semifield, kind=kind, padding=1)
+    assert_matches(out, expected, dtype="float32", signed_zeros=True)
+
+
+# ---- what the derivative is given --------------------------------------------------------------
+
+
+def test_shared_extrema_are_counted(backend):
+    geometry = cases.GEOMETRIES["everything"]
+    rng = np.random.default_rng(3)
+    img, krn = (rng.integers(-1, 2, shape).astype("f4") for shape in (geometry.img, geometry.krn))
+    images, kernels, inside = oracle.windows(img, krn, **geometry.arguments)
+    terms = np.where(inside, images + kernels, MINUS_INFINITY)
+    best = terms.max(-1)
+    count = np.where(best > MINUS_INFINITY, (terms == best[..., None]).sum(-1), 0)
+    semifield = SelectSemifield.tropical_max(spread_gradient=True)
+    out, residual = cases.run_with_residual(
+        backend, img, krn, semifield, "float32", **geometry.arguments
+    )
+    assert_matches(out, best, dtype="float32")
+    assert_matches(residual, np.stack([best, count]), dtype="float32")
+
+
+def test_channels_are_added_after_their_own_selections(backend):
+    geometry = cases.GEOMETRIES["everything"]
+    img, krn = cases.arrays_of(cases.SEMIFIELDS["tropical_max"], geometry, "float32")
+    images, kernels, inside = oracle.windows(img, krn, **geometry.arguments)
+    terms = np.where(inside, images + kernels, MINUS_INFINITY)
+    each = terms.reshape(*terms.shape[:-1], krn.shape[1], -1)
+    best, first = each.max(-1), each.argmax(-1)
+    channel = np.arange(krn.shape[1]) * each.shape[-1]
+    wanted = np.where(best > MINUS_INFINITY, first + channel, -1)
+    semifield = SelectSemifield.tropical_max(channels_add=True)
+    out, winner = winners(backend, img, krn, semifield, **geometry.arguments)
+    assert_matches(out, best[..., 0] + best[..., 1], dtype="float32")  # float32's own sum
+    assert_matches(winner, np.moveaxis(wanted, -1, 2), dtype="int64")
+
+
+@pytest.mark.parametrize("level", [1.0, 1e6, 1e8])
+@pytest.mark.parametrize("name", ["log(2)", "root(3)"])
+def test_weights_of_a_window_sum_to_one(backend, name, level):
+    """From the window's own scale and sum, not from a rounded result: at any magnitude."""
+    case = cases.SEMIFIELDS[name]
+    steps = np.array([0, 1, 0.5, 2, 2, 0.25, 1.5, 3, 0])
+    spacing = np.spacing(np.float32(level)) if name == "log(2)" else level
+    img = row(*(level + steps * spacing)).astype("f4")
+    krn = row(0.0, 0.0, 0.0) if name == "log(2)" else row(1.0, 1.0, 1.0)
+    out, (scale, total) = cases.run_with_residual(
+        backend, img, krn.astype("f4"), case.semifield, "float32", padding=1
+    )
+    images, _, inside = oracle.windows(img.astype("f8"), krn, padding=1)
+    if name == "log(2)":
+        powers, result = np.exp(2 * (images - scale[..., None])), scale + np.log(total) / 2
+    else:
+        powers, result = (images / scale[..., None]) ** 3, scale * total ** (1 / 3)
+    weights = np.where(inside, powers, 0).sum(-1) / total
+    assert abs(weights - 1).max() < ULPS * 2.0**-23
+    assert distance(out, oracle.Expected(result, np.maximum(abs(result), 0.5)), "f4").max() <= ULPS
+
+
+def test_windows_of_zeros_have_no_weight(backend):
+    """log and root: the sum that weights are divided by is 0, and marks them."""
+    for name, zero in (("log(2)", -np.inf), ("root(3)", 0.0)):
+        case = cases.SEMIFIELDS[name]
+        img = np.full((1, 1, 5), zero, "f4")
+        _, (scale, total) = cases.run_with_residual(
+            backend, img, np.ones((1, 1, 3), "f4"), case.semifield, "float32", padding=4
+        )
+        assert np.isfinite(scale).all()
+        assert (total == 0).all()
