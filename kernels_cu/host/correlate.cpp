@@ -68,7 +68,8 @@ struct Weighted {
   using Value = Sums;
   const int64* offsets;
   const double* weights;
-  SEMICONV_FN Sums start() const { return Sums{}; }
+  SEMICONV_FN int64 begin() const { return 0; }
+  SEMICONV_FN Sums start(const double*) const { return Sums{}; }
   SEMICONV_FN Sums step(Sums sum, const double* window, int64 tap) const {
     return sum + load_vector<Sums>(window + offsets[tap]) * weights[tap];
   }
@@ -80,10 +81,12 @@ template <int SIGN> struct Symmetric {
   const int64* offsets;
   const double* weights;
   int64 taps;
-  SEMICONV_FN Sums start() const { return Sums{}; }
+  SEMICONV_FN int64 begin() const { return 1; }
+  SEMICONV_FN Sums start(const double* window) const {
+    return load_vector<Sums>(window + offsets[0]) * weights[0];
+  }
   SEMICONV_FN Sums step(Sums sum, const double* window, int64 tap) const {
     const Sums a = load_vector<Sums>(window + offsets[tap]);
-    if (tap == 0) return a * weights[0];
     const Sums b = load_vector<Sums>(window + offsets[taps - tap]);
     return sum + (SIGN > 0 ? a + b : a - b) * weights[tap];
   }

@@ -1,4 +1,7 @@
 // Exports the flat erosions and dilations of one storage type; called by semiconv_cupy/ndimage/host.py.
+#if !defined(__clang__)
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#endif
 #include "flat.hpp"
 #include "exports.hpp"
 

@@ -56,7 +56,7 @@ constexpr int most_parts = 6;
 // to[i] = best of parts[0][i] .. parts[PARTS - 1][i], i < n. Keys have room for a whole register at
 // the end and may be stepped in place towards lower addresses; storage is never over-run.
 template <bool MINIMUM, int PARTS, bool FROM_RAW, bool TO_RAW>
-inline void step(const Key* const* given, Key* to, int64 n) {
+__attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
   const Key* parts[PARTS];  // a copy that no store can change stays in registers
 #pragma GCC unroll 6
   for (int p = 0; p < PARTS; ++p) parts[p] = given[p];
@@ -316,7 +316,8 @@ template <bool MINIMUM> struct FlatReducer {
   using Lane = Key;
   using Value = Keys;
   const int64* offsets;
-  SEMICONV_FN Keys start() const { return spread_worst<Keys, MINIMUM>(); }
+  SEMICONV_FN int64 begin() const { return 0; }
+  SEMICONV_FN Keys start(const Key*) const { return spread_worst<Keys, MINIMUM>(); }
   SEMICONV_FN Keys step(Keys value, const Key* window, int64 tap) const {
     return better<MINIMUM>(value, load_vector<Keys>(window + offsets[tap]));
   }

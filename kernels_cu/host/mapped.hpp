@@ -187,7 +187,8 @@ inline int64 strips_of_tile(const Mapped& m, const MappedTiles& t, const int64* 
   return n;
 }
 
-// Reducer: using Lane, Value; Value start(); Value step(Value, const Lane* window, int64 tap).
+// Reducer: using Lane, Value; Value start(const Lane* window), which may have taken tap 0 already
+// (then int64 begin() is 1); Value step(Value, const Lane* window, int64 tap).
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
                                const typename Reducer::Lane* scratch, const MappedStrip* strips,
@@ -196,10 +197,10 @@ SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
   const typename Reducer::Lane* windows[STRIPS];
 #pragma GCC unroll 8
   for (int s = 0; s < STRIPS; ++s) {
-    values[s] = reducer.start();
     windows[s] = scratch + strips[s].from;
+    values[s] = reducer.start(windows[s]);
   }
-  for (int64 tap = 0; tap < taps; ++tap) {
+  for (int64 tap = reducer.begin(); tap < taps; ++tap) {
 #pragma GCC unroll 8
     for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], windows[s], tap);
   }

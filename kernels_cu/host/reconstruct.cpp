@@ -2,6 +2,9 @@
 //
 // Vincent's hybrid algorithm (IEEE Trans. Image Processing 2, 1993): a raster scan each way does most
 // of it, a queue the rest. Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host.py.
+#if !defined(__clang__)
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#endif
 #include "flat.hpp"
 #include "exports.hpp"
 

@@ -1,5 +1,8 @@
 // Exports the erosions and dilations by a structure of one storage type; called by
 // semiconv_cupy/ndimage/host.py. Values are to be added, also in an erosion.
+#if !defined(__clang__)
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#endif
 #include "structure.hpp"
 #include "exports.hpp"
 
@@ -8,11 +11,12 @@ using namespace semiconv;
 namespace {
 
 template <class W>
-bool sums_in(const Mapped& m, const int64* indices, const void* values, int64 count,
+bool sums_in(const Mapped& m, const int64* indices, const void* values,
+             const double* first, int64 count,
              const Storage* source, Storage* out, const void* outside, int minimum, int threads) {
   const auto run = minimum ? structure_extremum<true, StructureReducer<W, true>, W>
                            : structure_extremum<false, StructureReducer<W, false>, W>;
-  return run(m, indices, (const W*)values, count, source, out, *(const W*)outside, threads);
+  return run(m, indices, (const W*)values, first, count, source, out, *(const W*)outside, threads);
 }
 
 // Sums in SumOf<R>; 64-bit integers have no wider type and saturate step by step.
@@ -20,21 +24,23 @@ template <class R, bool SATURATING = Limits<R>::integer && sizeof(R) == 8> struc
   static constexpr auto run = sums_in<typename SumOf<R>::type>;
 };
 template <class R> struct Exact<R, true> {
-  static bool run(const Mapped& m, const int64* indices, const void* values, int64 count,
+  static bool run(const Mapped& m, const int64* indices, const void* values,
+             const double* first, int64 count,
                   const Storage* source, Storage* out, const void* outside, int minimum,
                   int threads) {
     const auto extremum = minimum ? structure_extremum<true, SaturatingReducer<R, true>, int64>
                                   : structure_extremum<false, SaturatingReducer<R, false>, int64>;
-    return extremum(m, indices, (const int64*)values, count, source, out, *(const R*)outside, threads);
+    return extremum(m, indices, (const int64*)values, first, count, source, out, *(const R*)outside, threads);
   }
 };
 
 }  // namespace
 
 // values and outside: doubles where `precise`, else of SumOf<Real> (values of 64 bits: signed).
+// first: nullptr, or what the first value is before it was rounded.
 SEMICONV_EXPORT int semiconv_structure(const Mapped* m, const long long* indices, const void* values,
-                                       long long count, const Storage* source, Storage* out,
+                                       const double* first, long long count, const Storage* source, Storage* out,
                                        const void* outside, int precise, int minimum, int threads) {
   const auto run = precise ? sums_in<double> : Exact<Real>::run;
-  return !run(*m, indices, values, count, source, out, outside, minimum, threads);
+  return !run(*m, indices, values, first, count, source, out, outside, minimum, threads);
 }

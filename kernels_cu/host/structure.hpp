@@ -1,7 +1,8 @@
 // Erosions and dilations by a structure that is not flat: the best of (element + value) over taps.
 //
-// Needs SEMICONV_STORAGE (and SEMICONV_INTEGER for integers). Sums are formed in a type that holds
-// them exactly, or in double where the caller asks; results saturate. NaN is never selected.
+// Needs SEMICONV_STORAGE (and SEMICONV_INTEGER for integers). Integer sums are formed in a type that
+// holds them, or in double where the caller asks, and saturate; floating ones in the element's
+// arithmetic. As in SciPy the first tap's value alone is not rounded to it. NaN is never selected.
 // Exported by structure.cpp.
 #pragma once
 #include "mapped.hpp"
@@ -22,7 +23,18 @@ template <class W, bool MINIMUM> struct StructureReducer {
   using Value = Lanes<W>;
   const int64* offsets;
   const W* values;
-  SEMICONV_FN Value start() const { return Value{} + worst<MINIMUM, W>(); }
+  const double* first;  // the first tap's value where W does not hold it, else nullptr
+
+  SEMICONV_FN int64 begin() const { return first ? 1 : 0; }
+  SEMICONV_FN Value start(const W* window) const {
+    Value value = Value{} + worst<MINIMUM, W>();
+    if (first) {
+      W sums[lanes_of<W>];
+      for (int i = 0; i < lanes_of<W>; ++i) sums[i] = (W)((double)window[offsets[0] + i] + *first);
+      value = better<MINIMUM>(value, load_vector<Value>(sums));
+    }
+    return value;
+  }
   SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
     return better<MINIMUM>(best, load_vector<Value>(window + offsets[tap]) + values[tap]);
   }
@@ -34,7 +46,10 @@ template <class W, bool MINIMUM> struct SaturatingReducer {
   using Value = Lanes<W>;
   const int64* offsets;
   const int64* values;
-  SEMICONV_FN Value start() const { return Value{} + worst<MINIMUM, W>(); }
+  const double* first;
+
+  SEMICONV_FN int64 begin() const { return 0; }
+  SEMICONV_FN Value start(const W*) const { return Value{} + worst<MINIMUM, W>(); }
   SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
     const Value element = load_vector<Value>(window + offsets[tap]);
     using U = Lanes<uint64>;
@@ -63,8 +78,8 @@ template <class W, class S = Storage, class R = Real> SEMICONV_FN S stored_sum(W
 }
 
 template <bool MINIMUM, class Reducer, class V>
-inline bool structure_extremum(const Mapped& m, const int64* indices, const V* values, int64 count,
-                               const Storage* source, Storage* out,
+inline bool structure_extremum(const Mapped& m, const int64* indices, const V* values,
+                               const double* first, int64 count, const Storage* source, Storage* out,
                                typename Reducer::Lane outside, int threads) {
   using W = typename Reducer::Lane;
   constexpr int width = lanes_of<W>;
@@ -75,7 +90,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
     offsets.data[n] = 0;
     for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * t.pitch[a];
   }
-  const Reducer reducer{offsets.data, values};
+  const Reducer reducer{offsets.data, values, first};
   const auto convert = [](const Storage* from, W* to, int64 n) {
     for (int64 i = 0; i < n; ++i) {
       const W element = (W)load(from[i]);

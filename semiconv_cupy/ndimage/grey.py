@@ -103,9 +103,8 @@ def _extremum(
             mode, cval, origin, minimum, axes,
         )  # fmt: skip
     else:
-        if input.dtype.kind in "iu":  # as in SciPy, numbers of the input's dtype from here on
-            cval = neighbourhood.constant(cval, input.dtype, minimum)[()]
-            structure = _whole(structure, footprint)
+        # As in SciPy, the constant is a number of the input's dtype here.
+        cval = neighbourhood.constant(cval, input.dtype, minimum)[()]
         result = _neighbourhood(
             xp, wide, footprint, structure, factors, mode, cval, origin, minimum, axes
         )
@@ -157,19 +156,6 @@ def _boolean_footprint(footprint: np.ndarray | None, structure: np.ndarray) -> n
         if not taps.any():
             raise ValueError("All-zero footprint is not supported.")
     return taps
-
-
-def _whole(structure: np.ndarray | None, footprint: np.ndarray | None) -> np.ndarray | None:
-    """A structure as SciPy adds it to integers: towards zero, but for the first tap."""
-    if structure is None or structure.dtype.kind in "biu":
-        return structure
-    whole = np.trunc(structure)
-    first = (0,) * structure.ndim
-    if footprint is not None and footprint.shape == structure.shape:
-        first = tuple(np.argwhere(footprint)[0])
-    if structure.size:
-        whole[first] = structure[first]
-    return whole
 
 
 def _separable(

@@ -1,4 +1,4 @@
-"""The neighbourhood operations on NumPy arrays: calls of the compiled ``kernels_cu/host`` by ctypes.
+"""The neighbourhood operations on NumPy arrays: calls of compiled ``kernels_cu/host`` by ctypes.
 
 C-contiguous arrays of a supported dtype, checked arguments, tables of border positions in; new
 arrays out. Called by ``neighbourhood``, which is the only one to know what serves where.
@@ -17,6 +17,7 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends import host
 from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.sums import Sums
 
 MAX_RANK = host.MAX_RANK
 _Axes = ctypes.c_int64 * MAX_RANK
@@ -29,7 +30,7 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "structure": {
         "semiconv_structure": (
-            *(_POINTER,) * 3, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG,
+            *(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG,
         ),
     },
     "correlate": {
@@ -226,26 +227,21 @@ def footprint(
 def structure(
     array: np.ndarray,
     taps: np.ndarray,
-    values: np.ndarray,
+    sums: Sums,
     before: tuple[int, ...],
     rules: tuple[str, ...],
-    outside: np.ndarray,
     minimum: bool,
 ) -> np.ndarray:
-    """The extremum of element + value; `values` is flat, in the order of the taps.
-
-    float64 values of another dtype's array ask for sums in double.
-    """
+    """The extremum of element + value over the taps."""
     loaded = _library("structure", array.dtype.name)
-    precise = values.dtype == np.float64 and array.dtype != np.float64
     indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
-    values = np.ascontiguousarray(values)
     struct, _ = _mapped(array.shape, taps.shape, before, rules)
     out = np.empty_like(array)
+    first = None if sums.first is None else ctypes.byref(ctypes.c_double(sums.first))
     status = loaded.semiconv_structure(
-        ctypes.byref(struct), indices.ctypes.data, values.ctypes.data, len(indices),
-        array.ctypes.data, out.ctypes.data, outside.ctypes.data, int(precise), int(minimum),
-        _threads(loaded, array.size * len(indices)),
+        ctypes.byref(struct), indices.ctypes.data, sums.values.ctypes.data, first, len(indices),
+        array.ctypes.data, out.ctypes.data, sums.outside.ctypes.data, int(sums.in_double),
+        int(minimum), _threads(loaded, array.size * len(indices)),
     )  # fmt: skip
     host.check(status, "a filter by a structure")
     return out

@@ -16,6 +16,7 @@ from semiconv_cupy.backends import cuda as cuda_backend
 from semiconv_cupy.backends import host as host_backend
 from semiconv_cupy.errors import BackendWarning
 from semiconv_cupy.ndimage import cuda, host, reference
+from semiconv_cupy.ndimage.sums import sums_of
 
 Array = Any
 _warned = False
@@ -105,9 +106,9 @@ def structure(
     """
     if array.size == 0:
         return array.copy()
-    values, outside = sums_of(array.dtype, values, cval, minimum)
+    sums = sums_of(array.dtype, values, cval, minimum)
     served = backend(xp, array.ndim)
-    return served.structure(array, taps, values, tuple(before), tuple(rules), outside, minimum)
+    return served.structure(array, taps, sums, tuple(before), tuple(rules), minimum)
 
 
 def correlate(
@@ -150,46 +151,3 @@ def constant(cval: Any, dtype: np.dtype, minimum: bool) -> np.ndarray:
     if cval != cval:  # NaN is never selected
         return np.array(high if minimum else low, dtype)
     return np.array(min(max(low, cval), high), dtype)
-
-
-# The types of exact sums, as in kernels_cu/host/structure.hpp, and the numbers that may be added
-# twice without leaving them.
-_SUMS: dict[str, tuple[type, int]] = {
-    "int8": (np.int16, 2**14 - 1),
-    "uint8": (np.int16, 2**14 - 1),
-    "int16": (np.int32, 2**30 - 1),
-    "uint16": (np.int32, 2**30 - 1),
-    "int32": (np.int64, 2**62 - 1),
-    "uint32": (np.int64, 2**62 - 1),
-}
-
-
-def sums_of(
-    dtype: np.dtype, values: np.ndarray, cval: Any, minimum: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values and constant in the type of sums: the narrowest that is exact, else double."""
-    if dtype.kind in "iu":
-        whole = values.dtype.kind in "biu" or bool(np.all(np.trunc(values) == values))
-        if whole and cval == cval and abs(cval) < 2**64 and int(cval) == cval:
-            cval = int(cval)
-            most = int(max(values.max(), -int(values.min())))
-            if dtype.name in _SUMS:
-                kind, limit = _SUMS[dtype.name]
-                if max(most, abs(cval)) <= limit:
-                    return values.astype(kind), np.array(cval, kind)
-            elif most < 2**63 and np.iinfo(dtype).min <= cval <= np.iinfo(dtype).max:
-                return values.astype(np.int64), np.array(cval, dtype)
-        return values.astype(np.float64), np.array(_known(cval, minimum), np.float64)
-    kind = np.float64 if dtype == np.float64 else np.float32
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded, outside = values.astype(kind), np.array(cval, kind)
-    if np.array_equal(rounded.astype(np.float64), values, equal_nan=True) and (
-        float(outside) == cval or cval != cval
-    ):
-        return rounded, np.array(_known(outside, minimum), kind)
-    return values.astype(np.float64), np.array(_known(cval, minimum), np.float64)
-
-
-def _known(cval: Any, minimum: bool) -> Any:
-    """The constant, or what is never selected in the place of NaN."""
-    return cval if cval == cval else (np.inf if minimum else -np.inf)

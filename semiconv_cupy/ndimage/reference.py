@@ -12,6 +12,7 @@ import numpy as np
 
 from semiconv_cupy.backends import array_module
 from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.sums import Sums
 
 Array = Any
 
@@ -113,26 +114,27 @@ def footprint(
 def structure(
     array: Array,
     taps: np.ndarray,
-    values: np.ndarray,
+    sums: Sums,
     before: tuple[int, ...],
     rules: tuple[str, ...],
-    outside: np.ndarray,
     minimum: bool,
 ) -> Array:
     """The extremum of element + value; integers saturate."""
     xp = array_module(input=array)
-    saturating = array.dtype.itemsize == 8 and values.dtype.kind == "i"
-    kind = array.dtype if saturating else values.dtype
+    saturating = array.dtype.itemsize == 8 and sums.values.dtype.kind == "i"
+    kind = array.dtype if saturating else sums.values.dtype
     wide = _all_extended(
-        xp, array.astype(kind), taps.shape, before, rules, outside.astype(kind)[()]
+        xp, array.astype(kind), taps.shape, before, rules, sums.outside.astype(kind)[()]
     )
     best = xp.full(array.shape, _worst(kind, minimum), kind)
-    for index, value in zip(np.argwhere(taps), values, strict=True):
-        part = _view(wide, index, array.shape)
-        if saturating:
-            part = _saturating_add(xp, part, int(value))
-        else:
-            with np.errstate(invalid="ignore"):
+    for n, index in enumerate(np.argwhere(taps)):
+        part, value = _view(wide, index, array.shape), sums.values[n]
+        with np.errstate(invalid="ignore"):
+            if saturating:
+                part = _saturating_add(xp, part, int(value))
+            elif n == 0 and sums.first is not None:
+                part = (part.astype(np.float64) + sums.first).astype(kind)
+            else:
                 part = part + value
         best = _better(xp, best, part, minimum)
     if array.dtype.kind in "iu":
