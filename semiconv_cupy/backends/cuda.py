@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,7 +69,7 @@ class CupyDevice:
 
     def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
         """Compile by NVRTC; CuPy keeps the binary in memory per device and on disk."""
-        function = self.array_module.RawModule(code=text, options=options).get_function(name)
+        function = self.array_module.RawKernel(text, name, options)
 
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int
@@ -117,6 +118,7 @@ def kernel_source(
     geometry: Geometry,
     offset: str = "int64",
     residual: str | None = None,
+    tile: Tile | None = None,
 ) -> source.KernelSource:
     """``kernels_cu/cuda/<file>.cu`` for one specialisation."""
     name = "_".join(
@@ -124,11 +126,15 @@ def kernel_source(
     )
     macros = source.definitions(semifield, storage)
     macros |= _geometry_macros(geometry, offset)
+    if residual is not None:
+        macros["SEMICONV_RESIDUAL"] = residual if residual.startswith("uint") else "Real"
+        name += "_residual" if file.startswith("forward") else ""
+    if tile is not None:
+        name += f"_{tile.channels}x{tile.rows}x{tile.columns}"
+        macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
     if file == "grad_kernel":
         macros["SEMICONV_KERNEL_SUM"] = f"{name}_sum"
-    if residual is not None:
-        macros["SEMICONV_RESIDUAL"] = residual if residual.startswith("uint") else "Real"
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
@@ -193,6 +199,30 @@ def shipping_variants() -> Iterator[source.KernelSource]:
             yield kernel_source(file, semifield, storage, geometry, "int64", element)
     for storage in (*source.INTEGER, source.BOOLEAN):
         yield kernel_source("forward", dilation, storage, plane, "int32")
+    shapes = [
+        Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
+        Geometry.plan((8, 64, 256, 256), (64, 1, 3, 3), padding="same", groups=64),
+        Geometry.plan((8, 64, 256, 256), (64, 1, 7, 7), padding="same", groups=64, stride=2),
+        Geometry.plan((1, 1, 512, 512), (1, 1, 21, 21), padding="same"),
+        Geometry.plan((1, 1, 4096), (1, 1, 9), padding="same"),
+        Geometry.plan((1, 1, 64, 64, 64), (1, 1, 3, 3, 3), padding="same"),
+    ]
+    works: list[tuple[Semifield, str]] = [
+        (dilation, "float32"),
+        (dilation, "float16"),
+        (SubtractSemifield.linear(), "float32"),
+        (SubtractSemifield.log(2.0), "float32"),
+        (SubtractSemifield.root(3.0), "float32"),
+    ]
+    for geometry in shapes:
+        for semifield, storage in works:
+            residual = residual_of(semifield, storage, geometry)
+            for element in {None, None if residual is None else str(residual.dtype)}:
+                tile = tile_of(semifield, storage, geometry, element)
+                if tile is not None:
+                    yield kernel_source(
+                        "forward_tiled", semifield, storage, geometry, "int64", element, tile
+                    )
 
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
@@ -206,18 +236,123 @@ def _kernel(
     geometry: Geometry,
     offset: str,
     residual: str | None,
+    tile: Tile | None = None,
     suffix: str = "",
 ) -> Kernel:
     """The compiled kernel of one specialisation, compiled once."""
     key = (
         device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
-        geometry.dilation, offset, residual,
+        geometry.dilation, offset, residual, tile, tile is not None and geometry.mirrored,
     )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
-        made = kernel_source(file, semifield, storage, geometry, offset, residual)
+        made = kernel_source(file, semifield, storage, geometry, offset, residual, tile)
         found = _kernels[key] = device.compile(made.text, made.name + suffix, made.options)
     return found
+
+
+# ---- tiles ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The shape of the tiled kernels' work: what a thread holds in registers, threads of a block."""
+
+    channels: int
+    rows: int
+    columns: int
+    threads_y: int
+    threads_x: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/tile.cuh."""
+        return {
+            "SEMICONV_MIRRORED": str(int(geometry.mirrored)),
+            "SEMICONV_CHANNELS": str(self.channels),
+            "SEMICONV_ROWS": str(self.rows),
+            "SEMICONV_COLUMNS": str(self.columns),
+            "SEMICONV_THREADS_Y": str(self.threads_y),
+            "SEMICONV_THREADS_X": str(self.threads_x),
+        }
+
+    def count(self, geometry: Geometry) -> tuple[int, int]:
+        """Tiles along the last two axes."""
+        height = geometry.out_size[-2] if geometry.rank > 1 else 1
+        return (
+            -(-height // (self.rows * self.threads_y)),
+            -(-geometry.out_size[-1] // (self.columns * self.threads_x)),
+        )
+
+    def grid(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Blocks of a launch: tiles, channel blocks of all groups, batch."""
+        tiles = math.prod(self.count(geometry)) * math.prod(geometry.out_size[:-2])
+        blocks = -(-geometry.outputs_per_group // self.channels)
+        return tiles, blocks * geometry.groups, geometry.batch
+
+    def shared_bytes(self, geometry: Geometry, itemsize: int) -> int:
+        """Shared memory of a block: the patch of the image and the weights of one plane."""
+        size, stride, dilation = (
+            values[-2:] if geometry.rank > 1 else (one, values[0])
+            for values, one in (
+                (geometry.kernel_size, 1), (geometry.stride, 1), (geometry.dilation, 1),
+            )
+        )  # fmt: skip
+        tile = (self.rows * self.threads_y, self.columns * self.threads_x)
+        height, width = (
+            (t - 1) * s + (k - 1) * d + 1
+            for t, s, k, d in zip(tile, stride, size, dilation, strict=True)
+        )
+        return (height * -(-width // 4) * 4 + size[0] * size[1] * self.channels) * itemsize
+
+
+_SHARED = 48 * 1024
+_WIDEST = 33  # columns of a kernel that a thread's registers hold a line for
+
+
+def tile_of(
+    semifield: Semifield, storage: str, geometry: Geometry, residual: str | None
+) -> Tile | None:
+    """The tile for a forward launch, None where only `direct` serves.
+
+    Channel mixing (many outputs share an input) holds eight output channels by four pixels in a
+    thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
+    registers hold less. Narrow images get narrow tiles, so one geometry has at most three kernels.
+    """
+    if storage not in source.FLOATING or not semifield.absorbing:
+        return None
+    if semifield.accumulator == "select" and semifield.channels_add:
+        return None
+    if max(geometry.stride[-2:]) > 2 or geometry.kernel_size[-1] * geometry.dilation[-1] > _WIDEST:
+        return None
+    itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
+    # Values of one output that stay in registers: a selection alone 1, its provenance or a
+    # compensated sum 2 to 3, log and root 5.
+    weight = 1 if semifield.accumulator == "select" and residual is None else 2
+    weight = 4 if semifield.accumulator in ("log", "root") else weight
+    weight *= 2 if itemsize == 8 else 1
+    width = geometry.out_size[-1]
+    threads_x = 8 if width <= 32 else 16 if width <= 64 else 32
+    threads_y = THREADS // threads_x if geometry.rank > 1 else 1
+    if geometry.rank == 1:
+        threads_x = THREADS
+    if geometry.outputs_per_group >= 4:
+        channels, rows, columns = max(1, 8 // weight), 1, 4
+    else:
+        channels, rows, columns = 1, max(1, 4 // weight), 4
+    if geometry.rank == 1:
+        rows = 1
+    while True:
+        tile = Tile(channels, rows, columns, threads_y, threads_x)
+        if tile.shared_bytes(geometry, itemsize) <= _SHARED:
+            break
+        if rows > 1:
+            rows //= 2
+        elif threads_y > 4:
+            threads_y //= 2
+        else:
+            return None
+    grid = tile.grid(geometry)
+    return tile if grid[0] < 2**31 and grid[1] < 2**16 and grid[2] < 2**16 else None
 
 
 # ---- launches ----------------------------------------------------------------------------------
@@ -247,9 +382,30 @@ def forward(
     storage: str,
     out: Array,
     residual: Array | None = None,
+    method: str = "auto",
 ) -> None:
-    """Launch the forward kernel on the device's current stream; `out` is C-contiguous."""
+    """Launch the forward kernel on the device's current stream; `out` is C-contiguous.
+
+    `method` "auto" takes the tiled kernel where `tile_of` finds a tile, "tiled" insists on it.
+    """
     if out.size == 0:
+        return
+    residual_type = None if residual is None else str(residual.dtype)
+    struct = struct_of(geometry, img, krn)
+    plane = np.int64(_plane(semifield, storage, geometry, residual))
+    arrays = (img, krn, out, out if residual is None else residual)
+    tile = None if method == "direct" else tile_of(semifield, storage, geometry, residual_type)
+    if tile is not None:
+        kernel = _kernel(
+            device, "forward_tiled", semifield, storage, geometry, "int64", residual_type, tile
+        )
+        tiles = tile.count(geometry)
+        kernel(
+            tile.grid(geometry),
+            (tile.threads_y * tile.threads_x,),
+            (struct, *arrays, plane, np.int64(tiles[0]), np.int64(tiles[1])),
+            0,
+        )
         return
     far = max(
         _reach(img.shape, elements(img)) + _overhang(geometry, img),
@@ -257,23 +413,8 @@ def forward(
         out.size,
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
-    residual_type = None if residual is None else str(residual.dtype)
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual_type)
-    plane = _plane(semifield, storage, geometry, residual)
-    kernel(
-        (_blocks(out.size),),
-        (THREADS,),
-        (
-            struct_of(geometry, img, krn),
-            img,
-            krn,
-            out,
-            out if residual is None else residual,
-            np.int64(plane),
-            np.int64(out.size),
-        ),
-        0,
-    )
+    kernel((_blocks(out.size),), (THREADS,), (struct, *arrays, plane, np.int64(out.size)), 0)
 
 
 def _overhang(geometry: Geometry, img: Array) -> int:

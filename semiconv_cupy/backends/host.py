@@ -14,10 +14,12 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -258,9 +260,28 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
+@contextmanager
+def _waiting_passively() -> Iterator[None]:
+    """Let an OpenMP runtime that is loaded now put waiting threads to sleep.
+
+    By default they spin; on a machine where another process holds a core, that costs a scheduler's
+    time slice at the end of every call. The user's own setting stays.
+    """
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        yield
+        return
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_WAIT_POLICY"]
+
+
 def load(text: str, what: str, part: str) -> ctypes.CDLL:
     """Build a library and declare its function."""
-    loaded = ctypes.CDLL(str(build(text, what)))
+    library = str(build(text, what))
+    with _waiting_passively():
+        loaded = ctypes.CDLL(library)
     getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
     size = loaded.semiconv_geometry_size()
     if size != ctypes.sizeof(GeometryStruct):
@@ -351,17 +372,18 @@ def forward(
     semifield: Semifield,
     geometry: Geometry,
     storage: str,
+    threads: int | None = None,
 ) -> None:
-    """Fill `out`, and `residual` where it is given; both C-contiguous."""
+    """Fill `out`, and `residual` where it is given; both C-contiguous. At most `threads` threads."""
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
-    struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
+    struct = _struct(geometry, (*img.strides, *krn.strides), img.itemsize)
     arrays = (ctypes.byref(struct), _address(img), _address(krn), _address(out))
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
     part = "forward" if residual is None else "forward_residual"
     loaded = library(semifield, storage, part)
-    workers = _workers(loaded, geometry)
+    workers = _workers(loaded, geometry, threads)
     if residual is None:
         status = loaded.semiconv_forward(*arrays, absorbing, workers)
     else:
@@ -382,6 +404,7 @@ def backward(
     semifield: Semifield,
     geometry: Geometry,
     storage: str,
+    threads: int | None = None,
 ) -> None:
     """Fill the gradients that are given: C-contiguous, in arithmetic dtype, grad_img zeroed.
 
@@ -396,11 +419,8 @@ def backward(
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
     none = (0,) * (geometry.rank + 2)
-    struct = GeometryStruct.of(
-        geometry,
-        none if img is None else _elements(img),
-        none if krn is None else _elements(krn),
-    )
+    strides = (none if array is None else array.strides for array in (img, krn))
+    struct = _struct(geometry, sum(strides, ()), grad_out.itemsize)
     loaded = library(semifield, storage, "backward")
     plane = 0 if residual is None else math.prod(residual.shape[1:])
     status = loaded.semiconv_backward(
@@ -410,9 +430,17 @@ def backward(
         plane,
         *(None if array is None else _address(array) for array in (grad_img, grad_krn)),
         int(semifield.absorbing),
-        _workers(loaded, geometry),
+        _workers(loaded, geometry, threads),
     )
     check(status, "the gradient of semifield_conv")
+
+
+@lru_cache(maxsize=1024)
+def _struct(geometry: Geometry, strides: tuple[int, ...], itemsize: int) -> GeometryStruct:
+    """The struct for an image and a kernel of these strides, one after the other, in bytes."""
+    elements = [stride // itemsize for stride in strides]
+    axes = geometry.rank + 2
+    return GeometryStruct.of(geometry, elements[:axes], elements[axes:])
 
 
 def _usable(array: np.ndarray) -> np.ndarray:
@@ -426,6 +454,6 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-def _workers(loaded: ctypes.CDLL, geometry: Geometry) -> int:
+def _workers(loaded: ctypes.CDLL, geometry: Geometry, most: int | None) -> int:
     small = geometry.taps * math.prod(geometry.out_shape) < _SMALL
-    return 1 if small else threads(loaded)
+    return 1 if small else min(threads(loaded), most or sys.maxsize)
