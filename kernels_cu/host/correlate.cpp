@@ -24,39 +24,6 @@ template <class S> void convert_from(const void* from, double* to, int64 n) {
   for (int64 i = 0; i < n; ++i) to[i] = (double)load(((const S*)from)[i]);
 }
 
-// The conversion of C on x86, written out: towards zero, then modulo the type's range; what no
-// 32-bit (64-bit for the longer types) integer holds becomes that type's lowest.
-template <class S> struct Converted {
-  static S from(double sum) {
-    if constexpr (!Limits<S>::integer) {
-      return (S)sum;
-    } else if constexpr (Limits<S>::lowest == 0) {
-      return sum > -1 ? magnitude(sum) : (S)(0 - magnitude(-sum));
-    } else {
-      return magnitude(sum);
-    }
-  }
-  static S magnitude(double sum) {
-    if constexpr (sizeof(S) < 4 || SameType<S, int32>::value) {
-      return (S)(sum > -2147483649.0 && sum < 2147483648.0 ? (int32)sum : Limits<int32>::lowest);
-    } else {
-      if (SameType<S, uint64>::value && sum >= 9223372036854775808.0 && sum < 18446744073709551616.0)
-        return (S)(uint64)sum;
-      return (S)(sum >= -9223372036854775808.0 && sum < 9223372036854775808.0
-                     ? (int64)sum
-                     : Limits<int64>::lowest);
-    }
-  }
-};
-template <> struct Converted<boolean> {
-  static boolean from(double sum) { return boolean{(unsigned char)(sum != 0)}; }
-};
-template <> struct Converted<float16> {
-  static float16 from(double sum) { return Store<float16>::from((float)sum); }
-};
-template <> struct Converted<bfloat16> {
-  static bfloat16 from(double sum) { return Store<bfloat16>::from((float)sum); }
-};
 template <class S> void convert_to(const double* from, void* to, int64 at, int n) {
   for (int i = 0; i < n; ++i) ((S*)to)[at + i] = Converted<S>::from(from[i]);
 }

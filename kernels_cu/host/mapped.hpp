@@ -5,6 +5,7 @@
 // loop that reduces a list of taps over the tile. Included by flat, structure, correlate.
 #pragma once
 #include "simd.hpp"
+#include "sums.cuh"
 
 #include <stdlib.h>
 
@@ -40,18 +41,6 @@ template <class T> struct Scratch {
 
 template <class T> using Lanes = typename VectorOf<T>::type;
 template <class T> constexpr int lanes_of = register_bytes / (int)sizeof(T);
-
-// ---- the selections on any type of lane --------------------------------------------------------
-
-// The better of two; `right` must be strictly better, so that a NaN there never wins.
-template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {
-  if constexpr (MINIMUM) return select_less(left, right);
-  else return select_greater(left, right);
-}
-// What never wins against anything.
-template <bool MINIMUM, class T> SEMICONV_FN T worst() {
-  return MINIMUM ? Extreme<T>::highest() : Extreme<T>::lowest();
-}
 
 // ---- tiles -------------------------------------------------------------------------------------
 

@@ -9,15 +9,6 @@
 
 namespace semiconv {
 
-// The type of exact sums. 8 to 32 bits: twice as many; 64 bits: saturating steps.
-template <class T> struct SumOf { using type = T; };
-template <> struct SumOf<int8> { using type = int16; };
-template <> struct SumOf<uint8> { using type = int16; };
-template <> struct SumOf<int16> { using type = int32; };
-template <> struct SumOf<uint16> { using type = int32; };
-template <> struct SumOf<int32> { using type = int64; };
-template <> struct SumOf<uint32> { using type = int64; };
-
 template <class W, bool MINIMUM> struct StructureReducer {
   using Lane = W;
   using Value = Lanes<W>;
@@ -59,23 +50,6 @@ template <class W, bool MINIMUM> struct SaturatingReducer {
     return better<MINIMUM>(best, kept);
   }
 };
-
-// A sum as a stored number: towards zero, then to the nearer end of the range.
-template <class W, class S = Storage, class R = Real> SEMICONV_FN S stored_sum(W sum) {
-  if constexpr (!Limits<R>::integer) {
-    return store((R)sum);
-  } else {
-    constexpr R low = Limits<R>::lowest, high = Limits<R>::highest;
-    if constexpr (!Limits<W>::integer) {
-      if (!(sum > (W)low)) return S(low);
-      if (sum >= (W)high) return S(high);
-    } else if constexpr (sizeof(W) > sizeof(R)) {
-      if (sum < (W)low) return S(low);
-      if (sum > (W)high) return S(high);
-    }
-    return S((R)sum);
-  }
-}
 
 template <bool MINIMUM, class Reducer, class V>
 inline bool structure_extremum(const Mapped& m, const int64* indices, const V* values,

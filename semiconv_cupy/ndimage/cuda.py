@@ -1,6 +1,252 @@
+"""The neighbourhood operations on a GPU: picks, compiles and launches ``kernels_cu/cuda``.
+
+Same functions as ``host``, as methods of a `Backend` on a device (of ``backends.cuda``), which is
+CuPy's in production and the CPU harness in tests. Called by ``neighbourhood``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda import THREADS, Device, Kernel
+from semiconv_cupy.backends.host import MAX_RANK
 from semiconv_cupy.ndimage import reference
+from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.sums import Sums
+
+Array = Any
+_OPTIONS = ("-std=c++17", "--device-int128")
+_AXES = (np.int64, MAX_RANK)
+# semiconv::Neighbourhood of kernels_cu/cuda/neighbourhood.cu.
+_NEIGHBOURHOOD = np.dtype(
+    [
+        ("rank", np.int64), ("taps", np.int64), ("outputs", np.int64), ("size", *_AXES),
+        ("stride", *_AXES), ("window", *_AXES), ("before", *_AXES), ("table", *_AXES),
+    ],
+    align=True,
+)  # fmt: skip
+_SHARED_BYTES = 48 * 1024
+_MOST_BLOCKS = 2**31 - 1
+
+_kernels: dict[tuple[Any, ...], Kernel] = {}
+
+
+def flat_kernel(storage: str, minimum: bool) -> source.KernelSource:
+    """The extremum over a window along one axis."""
+    name = f"semiconv_flat_{'minimum' if minimum else 'maximum'}_{storage}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+    }
+    return source.KernelSource(name, source.assemble("cuda/flat.cu", macros), _OPTIONS)
+
+
+def taps_kernel(
+    operation: str, storage: str, lane: str, out: str, minimum: bool = False, symmetry: int = 0
+) -> source.KernelSource:
+    """The reduction of a list of taps; operation: "flat", "structure", "saturating" or "sum"."""
+    which = f"symmetry{symmetry}".replace("-", "_") if operation == "sum" else (
+        "minimum" if minimum else "maximum"
+    )  # fmt: skip
+    name = f"semiconv_{operation}_{which}_{storage}_{lane}_{out}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_LANE": lane,
+        "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
+        f"SEMICONV_{operation.upper()}": "",
+    }
+    if operation == "sum":
+        macros["SEMICONV_SYMMETRY"] = str(symmetry)
+    else:
+        macros["SEMICONV_MINIMUM"] = str(minimum).lower()
+    # Without fused multiplications sums are the host's bits.
+    options = (*_OPTIONS, "-fmad=false") if operation == "sum" else _OPTIONS
+    return source.KernelSource(name, source.assemble("cuda/neighbourhood.cu", macros), options)
 
 
 class Backend:
-    def __init__(self, device):
-        pass
+    """The operations on one device's arrays."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def _kernel(self, build: Callable[..., source.KernelSource], *arguments: Any) -> Kernel:
+        key = (type(self.device), build, *arguments)
+        found = _kernels.get(key)
+        if found is None:
+            kernel = build(*arguments)
+            found = _kernels[key] = self.device.compile(kernel.text, kernel.name, kernel.options)
+        return found
+
+    def _there(self, array: np.ndarray) -> Array:
+        return self.device.array_module.asarray(np.ascontiguousarray(array))
+
+    def box(
+        self,
+        array: Array,
+        window: tuple[int, ...],
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        outside: np.ndarray,
+        minimum: bool,
+    ) -> Array:
+        """The extremum over a box, axis by axis."""
+        storage = array.dtype.name
+        kernel = self._kernel(flat_kernel, storage, minimum)
+        real = np.dtype(source.ARITHMETIC[storage])
+        for axis, k in enumerate(window):
+            if k == 1:
+                continue
+            size, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
+            outer = math.prod(array.shape[:axis])
+            columns = min(inner, 32)
+            while True:
+                room = _SHARED_BYTES // (2 * real.itemsize * columns) - (k - 1)
+                if room >= min(size, k, 64) or columns == 1:
+                    break
+                columns //= 2
+            if room < 1:  # a window as long as this leaves shared memory no room for outputs
+                rest = [1] * array.ndim
+                rest[axis] = k
+                array = reference.box(array, tuple(rest), before, rules, outside, minimum)
+                continue
+            tile = min(room, size, max(THREADS * 4 // columns, k))
+            table = self._there(positions(size, before[axis], k - 1 - before[axis], rules[axis]))
+            out = self.device.empty(array.shape, array.dtype)
+            tiles = outer * -(-size // tile) * -(-inner // columns)
+            kernel(
+                (min(tiles, _MOST_BLOCKS),),
+                (THREADS,),
+                (
+                    array, out, table, outside.astype(real)[()],
+                    *map(np.int64, (outer, size, inner, k, tile, columns)),
+                ),
+                2 * (tile + k - 1) * columns * real.itemsize,
+            )  # fmt: skip
+            array = out
+        return array
+
+    def footprint(
+        self,
+        array: Array,
+        taps: np.ndarray,
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        outside: np.ndarray,
+        minimum: bool,
+    ) -> Array:
+        """The extremum over any footprint that is not empty."""
+        storage = array.dtype.name
+        lane = source.ARITHMETIC[storage]
+        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, minimum)
+        out = self.device.empty(array.shape, array.dtype)
+        indices = np.argwhere(taps)
+        self._reduce(
+            kernel, array, indices, taps.shape, before, rules, None, outside.astype(lane), None, out
+        )
+        return out
+
+    def structure(
+        self,
+        array: Array,
+        taps: np.ndarray,
+        sums: Sums,
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        minimum: bool,
+    ) -> Array:
+        """The extremum of element + value over the taps."""
+        storage, lane = array.dtype.name, sums.values.dtype.name
+        operation = "structure"
+        if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not sums.in_double:
+            operation, lane = "saturating", storage
+        kernel = self._kernel(taps_kernel, operation, storage, lane, storage, minimum)
+        out = self.device.empty(array.shape, array.dtype)
+        self._reduce(
+            kernel, array, np.argwhere(taps), taps.shape, before, rules, sums.values,
+            sums.outside.astype(lane), sums.first, out,
+        )  # fmt: skip
+        return out
+
+    def correlate(
+        self,
+        array: Array,
+        indices: np.ndarray,
+        weights: np.ndarray,
+        window: tuple[int, ...],
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        cval: float,
+        symmetry: int,
+        out: Array,
+    ) -> None:
+        """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
+        arguments = ("sum", array.dtype.name, "float64", out.dtype.name, False, symmetry)
+        kernel = self._kernel(taps_kernel, *arguments)
+        outside = np.array(cval, np.float64)
+        self._reduce(kernel, array, indices, window, before, rules, weights, outside, None, out)
+
+    def _reduce(
+        self,
+        kernel: Kernel,
+        array: Array,
+        indices: np.ndarray,
+        window: tuple[int, ...],
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        values: np.ndarray | None,
+        outside: np.ndarray,
+        first: float | None,
+        out: Array,
+    ) -> None:
+        tables = [
+            positions(n, b, k - 1 - b, rule)
+            for n, k, b, rule in zip(array.shape, window, before, rules, strict=True)
+        ]
+        strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+        described = np.zeros((), _NEIGHBOURHOOD)
+        described["rank"], described["taps"] = array.ndim, len(indices)
+        described["outputs"] = array.size
+        starts = np.cumsum([0, *(len(table) for table in tables)])[:-1]
+        entries = zip(
+            ("size", "stride", "window", "before", "table"),
+            (array.shape, strides, window, before, starts),
+            strict=True,
+        )
+        for name, entry in entries:
+            described[name][: array.ndim] = entry
+        indices = np.ascontiguousarray(indices, np.int64).reshape(-1, array.ndim)
+        offsets = indices @ np.array(strides, np.int64).reshape(array.ndim)
+        none = self._there(np.zeros(1, np.float64))
+        kernel(
+            (min(-(-array.size // THREADS), _MOST_BLOCKS),),
+            (THREADS,),
+            (
+                described[()], array, out,
+                self._there(np.concatenate([*tables, np.zeros(1, np.int64)])),
+                self._there(indices), self._there(offsets),
+                none if values is None else self._there(values),
+                outside[()], np.float64(first or 0), np.int32(first is not None),
+            ),
+            0,
+        )  # fmt: skip
+
+    def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+        """Dilations limited by the mask until none changes anything; asks after every eighth."""
+        xp = self.device.array_module
+        taps, before = reference.spreading(steps)
+        outside = np.array(reference.worst(seed.dtype, minimum), seed.dtype)
+        rules = ("constant",) * seed.ndim
+        value = reference.limit(xp, seed, mask, minimum)
+        while True:
+            start = value
+            for _ in range(8):
+                spread = self.footprint(value, taps, before, rules, outside, minimum)
+                value = reference.limit(xp, spread, mask, minimum)
+            if not bool((value != start).any()):
+                return value

@@ -42,7 +42,8 @@ def _all_extended(
     return array
 
 
-def _worst(dtype: np.dtype, minimum: bool) -> Any:
+def worst(dtype: np.dtype, minimum: bool) -> Any:
+    """What never wins against anything."""
     if dtype.kind == "b":
         return minimum
     if dtype.kind in "iu":
@@ -57,7 +58,7 @@ def _better(xp: Any, left: Array, right: Array, minimum: bool) -> Array:
 def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
     if array.dtype.kind in "biu":
         return array
-    return xp.where(array == array, array, array.dtype.type(_worst(array.dtype, minimum)))
+    return xp.where(array == array, array, array.dtype.type(worst(array.dtype, minimum)))
 
 
 def _view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
@@ -105,7 +106,7 @@ def footprint(
     """The extremum over any footprint that is not empty."""
     xp = array_module(input=array)
     wide = _all_extended(xp, array, taps.shape, before, rules, outside[()])
-    best = xp.full(array.shape, _worst(array.dtype, minimum), array.dtype)
+    best = xp.full(array.shape, worst(array.dtype, minimum), array.dtype)
     for index in np.argwhere(taps):
         best = _better(xp, best, _view(wide, index, array.shape), minimum)
     return best
@@ -126,7 +127,7 @@ def structure(
     wide = _all_extended(
         xp, array.astype(kind), taps.shape, before, rules, sums.outside.astype(kind)[()]
     )
-    best = xp.full(array.shape, _worst(kind, minimum), kind)
+    best = xp.full(array.shape, worst(kind, minimum), kind)
     for n, index in enumerate(np.argwhere(taps)):
         part, value = _view(wide, index, array.shape), sums.values[n]
         with np.errstate(invalid="ignore"):
@@ -206,22 +207,30 @@ def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
     return total.astype(dtype)
 
 
+def spreading(steps: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The footprint, and its centre, in which an output sees what lies one of the steps back."""
+    reach = np.abs(steps).max(axis=0)
+    taps = np.zeros(2 * reach + 1, np.bool_)
+    taps[tuple((reach - steps).T)] = True
+    taps[tuple(reach)] = True
+    return taps, tuple(int(r) for r in reach)
+
+
+def limit(xp: Any, value: Array, mask: Array, minimum: bool) -> Array:
+    """The values where the mask allows them, else the mask's."""
+    return xp.where(value < mask if minimum else value > mask, mask, value)
+
+
 def reconstruct(seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
     """What spreads from `seed` within `mask`: dilations limited by the mask, until none changes."""
     xp = array_module(input=seed)
-    reach = np.abs(steps).max(axis=0)
-    window = tuple(int(2 * r + 1) for r in reach)
-    taps = np.zeros(window, np.bool_)
-    # Values spread by a step: an output sees what lies one step back.
-    taps[tuple((reach - steps).T)] = True
-    taps[tuple(reach)] = True
-    before = tuple(int(r) for r in reach)
-    outside = np.array(_worst(seed.dtype, minimum), seed.dtype)
-    value = _better(xp, mask, seed, not minimum)
+    taps, before = spreading(steps)
+    outside = np.array(worst(seed.dtype, minimum), seed.dtype)
     rules = ("constant",) * seed.ndim
+    value = limit(xp, seed, mask, minimum)
     while True:
         spread = footprint(value, taps, before, rules, outside, minimum)
-        limited = xp.where((spread < mask) if minimum else (spread > mask), mask, spread)
+        limited = limit(xp, spread, mask, minimum)
         if not bool((limited != value).any()):
             return limited
         value = limited

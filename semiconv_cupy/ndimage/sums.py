@@ -58,7 +58,9 @@ def _of_integers(dtype: np.dtype, values: np.ndarray, cval: Any) -> Sums:
             first = float(values[0])
     else:
         whole = values
-    largest = max(abs(int(whole.max())), abs(int(whole.min()))) if np.isfinite(whole).all() else None
+    largest = (
+        max(abs(int(whole.max())), abs(int(whole.min()))) if np.isfinite(whole).all() else None
+    )
     inside = np.isfinite(cval) and int(cval) == cval
     if largest is not None and inside:
         cval = int(cval)
@@ -66,7 +68,9 @@ def _of_integers(dtype: np.dtype, values: np.ndarray, cval: Any) -> Sums:
             kind, limit = _EXACT[dtype.name]
             if max(largest, abs(cval)) <= limit:
                 return Sums(whole.astype(kind), np.array(cval, kind), first)
-        elif largest < 2**63 and np.iinfo(dtype).min <= cval <= np.iinfo(dtype).max and first is None:
+        elif (
+            largest < 2**63 and np.iinfo(dtype).min <= cval <= np.iinfo(dtype).max and first is None
+        ):
             return Sums(whole.astype(np.int64), np.array(cval, dtype))
     exact = whole.astype(np.float64)
     exact[0] = values[0]

@@ -32,7 +32,7 @@ def outcome(module, name, args, kwargs):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return getattr(module, name)(*args, **kwargs), None
-    except Exception as error:  # noqa: BLE001, the class is what is compared
+    except Exception as error:
         return None, error
 
 

@@ -1,0 +1,90 @@
+// What the neighbourhood filters compute per element, for GPU and host: selections on any type,
+// sums of an element and a structure's value, and C's conversion of a double to each storage type.
+//
+// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/flat.cu.
+#pragma once
+#include "portable.cuh"
+
+namespace semiconv {
+
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
+
+// The better of two; `right` must be strictly better, so that a NaN there never wins.
+template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {
+  if constexpr (MINIMUM) return select_less(left, right);
+  else return select_greater(left, right);
+}
+// What never wins against anything.
+template <bool MINIMUM, class T> SEMICONV_FN T worst() {
+  return MINIMUM ? Extreme<T>::highest() : Extreme<T>::lowest();
+}
+
+// The type of exact sums. 8 to 32 bits: twice as many; 64 bits: saturating steps.
+template <class T> struct SumOf { using type = T; };
+template <> struct SumOf<int8> { using type = int16; };
+template <> struct SumOf<uint8> { using type = int16; };
+template <> struct SumOf<int16> { using type = int32; };
+template <> struct SumOf<uint16> { using type = int32; };
+template <> struct SumOf<int32> { using type = int64; };
+template <> struct SumOf<uint32> { using type = int64; };
+
+// element + value where both have 64 bits and value a sign: beyond the range is its nearer end.
+template <class T> SEMICONV_FN T saturating_sum(T element, int64 value) {
+  const T sum = (T)((uint64)element + (uint64)value);
+  if (value >= 0) return sum < element ? Limits<T>::highest : sum;
+  return sum > element ? Limits<T>::lowest : sum;
+}
+
+// A sum as a stored number: towards zero, then to the nearer end of the range.
+template <class W, class S = Storage, class R = Real> SEMICONV_FN S stored_sum(W sum) {
+  if constexpr (!Limits<R>::integer) {
+    return store((R)sum);
+  } else {
+    constexpr R low = Limits<R>::lowest, high = Limits<R>::highest;
+    if constexpr (!Limits<W>::integer) {
+      if (!(sum > (W)low)) return S(low);
+      if (sum >= (W)high) return S(high);
+    } else if constexpr (sizeof(W) > sizeof(R)) {
+      if (sum < (W)low) return S(low);
+      if (sum > (W)high) return S(high);
+    }
+    return S((R)sum);
+  }
+}
+
+// C's conversion of a double on x86, written out: towards zero, then modulo the type's range; what
+// no 32-bit (64-bit for the longer types) integer holds becomes that type's lowest.
+template <class S> struct Converted {
+  static SEMICONV_FN S from(double sum) {
+    if constexpr (!Limits<S>::integer) {
+      return (S)sum;
+    } else if constexpr (Limits<S>::lowest == 0) {
+      return sum > -1 ? magnitude(sum) : (S)(0 - magnitude(-sum));
+    } else {
+      return magnitude(sum);
+    }
+  }
+  static SEMICONV_FN S magnitude(double sum) {
+    if constexpr (sizeof(S) < 4 || Same<S, int32>::value) {
+      return (S)(sum > -2147483649.0 && sum < 2147483648.0 ? (int32)sum : Limits<int32>::lowest);
+    } else {
+      if (Same<S, uint64>::value && sum >= 9223372036854775808.0 && sum < 18446744073709551616.0)
+        return (S)(uint64)sum;
+      return (S)(sum >= -9223372036854775808.0 && sum < 9223372036854775808.0
+                     ? (int64)sum
+                     : Limits<int64>::lowest);
+    }
+  }
+};
+template <> struct Converted<boolean> {
+  static SEMICONV_FN boolean from(double sum) { return boolean{(unsigned char)(sum != 0)}; }
+};
+template <> struct Converted<float16> {
+  static SEMICONV_FN float16 from(double sum) { return Store<float16>::from((float)sum); }
+};
+template <> struct Converted<bfloat16> {
+  static SEMICONV_FN bfloat16 from(double sum) { return Store<bfloat16>::from((float)sum); }
+};
+
+}  // namespace semiconv

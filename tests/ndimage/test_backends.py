@@ -1,0 +1,110 @@
+"""The CUDA sources on the CPU harness, NVRTC, and the array loops: each the same as the host's."""
+
+import numpy as np
+import pytest
+from cuda_on_cpu.device import HarnessDevice
+
+from semiconv_cupy import ndimage
+from semiconv_cupy.ndimage import cuda, neighbourhood, reference
+
+DTYPES = ("bool", "uint8", "int16", "int64", "uint64", "float16", "float32", "float64")
+
+
+def image_of(dtype, shape=(13, 17)):
+    random = np.random.default_rng(7)
+    if dtype == "bool":
+        return random.random(shape) < 0.4
+    if dtype.startswith("float"):
+        return random.standard_normal(shape).astype(dtype)
+    return random.integers(0, 120, shape).astype(dtype)
+
+
+def calls(dtype):
+    """Public calls that between them reach every primitive; name -> a function of the image."""
+    random = np.random.default_rng(8)
+    footprint = random.random((3, 5)) < 0.6
+    footprint[1, 2] = True
+    structure = random.integers(-9, 9, (3, 4))
+    found = {
+        "box": lambda a: ndimage.maximum_filter(a, (4, 7), mode="mirror", origin=(1, -2)),
+        "constant": lambda a: ndimage.minimum_filter(a, 3, mode="constant", cval=1),
+        "long": lambda a: ndimage.maximum_filter1d(a, 40, mode="wrap"),
+        "footprint": lambda a: ndimage.grey_erosion(a, footprint=footprint, mode="constant"),
+        "opening": lambda a: ndimage.grey_opening(a, footprint=footprint, mode="nearest"),
+    }
+    if dtype == "bool":
+        more = {
+            "iterated": lambda a: ndimage.binary_dilation(a, iterations=3, mask=~a[::-1]),
+            "holes": ndimage.binary_fill_holes,
+            "propagation": lambda a: ndimage.binary_propagation(a & a[::-1], mask=a),
+            "erosion": lambda a: ndimage.binary_erosion(a, iterations=-1, border_value=1),
+        }
+        return found | more
+    more = {
+        "structure": lambda a: ndimage.grey_dilation(a, structure=structure, mode="reflect"),
+        "fractions": lambda a: ndimage.grey_erosion(
+            a, structure=structure + 0.3, mode="constant", cval=3
+        ),
+        "correlate": lambda a: ndimage.correlate(a, structure * 0.7, output=np.float64),
+        "symmetric": lambda a: ndimage.correlate1d(a, [0.3, 2, 0.3], 0, mode="wrap"),
+        "antisymmetric": lambda a: ndimage.convolve1d(a, [0.3, 0, -0.3], output=np.int16),
+    }
+    return found | more
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_array_loops_agree_with_the_host(dtype, monkeypatch):
+    image = image_of(dtype)
+    expected = {name: call(image) for name, call in calls(dtype).items()}
+    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: reference)
+    for name, call in calls(dtype).items():
+        np.testing.assert_array_equal(call(image), expected[name], err_msg=f"{name} of {dtype}")
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "float16", "float32"])
+def test_cuda_kernels_agree_with_the_host(dtype, order, monkeypatch):
+    image = image_of(dtype)
+    expected = {name: call(image) for name, call in calls(dtype).items()}
+    monkeypatch.setattr(cuda, "_kernels", {})
+    device = HarnessDevice(order=order)
+    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: cuda.Backend(device))
+    for name, call in calls(dtype).items():
+        result = call(image)
+        assert result.dtype == expected[name].dtype
+        np.testing.assert_array_equal(result, expected[name], err_msg=f"{name} of {dtype}")
+
+
+@pytest.mark.parametrize("shape", [(5,), (300,), (3, 4, 5), (2, 3, 2, 70)])
+def test_cuda_boxes_of_any_rank(shape, monkeypatch):
+    image = image_of("float32", shape)
+    size = tuple(range(2, 2 + len(shape)))
+    expected = ndimage.grey_closing(image, size, mode="reflect")
+    device = HarnessDevice()
+    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: cuda.Backend(device))
+    np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
+
+
+def kernels():
+    yield cuda.flat_kernel("uint8", True)
+    yield cuda.flat_kernel("float16", False)
+    yield cuda.flat_kernel("bool", False)
+    yield cuda.taps_kernel("flat", "float32", "float32", "float32", True)
+    yield cuda.taps_kernel("structure", "uint8", "int16", "uint8", False)
+    yield cuda.taps_kernel("structure", "float16", "float32", "float16", True)
+    yield cuda.taps_kernel("structure", "int32", "float64", "int32", True)
+    yield cuda.taps_kernel("saturating", "uint64", "uint64", "uint64", False)
+    yield cuda.taps_kernel("sum", "uint8", "float64", "bool", symmetry=-1)
+    yield cuda.taps_kernel("sum", "float32", "float64", "float16")
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("kernel", list(kernels()), ids=lambda kernel: kernel.name)
+def test_nvrtc_compiles_without_spills(kernel, architecture):
+    nvrtc = pytest.importorskip("kernels_cu.nvrtc")
+    try:
+        compiler = nvrtc.load()
+    except nvrtc.LibraryNotFoundError as error:
+        pytest.skip(str(error))
+    compiled = compiler.compile(kernel.text, architecture, kernel.options)
+    assert not compiled.kernels[kernel.name].spills
