@@ -6,6 +6,7 @@
 """
 
 from semiconv_cupy import ndimage, structuring
+from semiconv_cupy.background import reconstruction, rolling_ball
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 from semiconv_cupy.expressions import where
@@ -20,6 +21,8 @@ __all__ = [
     "SelectSemifield",
     "SubtractSemifield",
     "ndimage",
+    "reconstruction",
+    "rolling_ball",
     "semifield_conv",
     "semifield_conv_vjp",
     "structuring",

@@ -1,0 +1,195 @@
+"""What lies beneath an image: the rolling ball, and reconstruction by dilation or erosion.
+
+Compositions of ``ndimage``'s primitives with scikit-image's meaning; no kernels here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.backends import array_module
+from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.arguments import as_array, as_numpy, readable, require_real
+
+Array = Any
+
+__all__ = ["reconstruction", "rolling_ball"]
+
+
+def rolling_ball(
+    image: Any, radius: float = 100, kernel: Any = None, nansafe: bool = False
+) -> Array:
+    r"""The background under which a ball rolls: `skimage.restoration.rolling_ball`.
+
+    .. math:: out[x] = \min_y\ image[x + y] + kernel[0] - kernel[y]
+
+    An erosion by the ball's upper half, whose apex is where the background is read off [1]_.
+
+    Parameters
+    ----------
+    image : array_like
+        NumPy or CuPy, any number of axes; dark is background.
+    radius : float
+        Of the ball, in pixels and in intensity alike; larger than the objects.
+    kernel : array_like, optional
+        Another body instead: its heights, infinite where it is not, the apex in the middle of the
+        array. `radius` is then ignored.
+    nansafe : bool
+        Whether a NaN spreads over its neighbourhood. By default it is passed over.
+
+    Returns
+    -------
+    array
+        Of the image's shape, dtype (integers are rounded towards zero), library and device.
+
+    Raises
+    ------
+    ValueError
+        A radius below 0, or a kernel with another number of axes than the image.
+    TypeError
+        A complex image.
+
+    Notes
+    -----
+    Computed in float32 for floating images up to that precision, else in float64, as there.
+
+    References
+    ----------
+    .. [1] S. R. Sternberg, "Biomedical image processing", Computer 16 (1983), 22-34.
+
+    Examples
+    --------
+    >>> image = np.full((7, 7), 10.0)
+    >>> image[3, 3] = 50.0  # a small bright object
+    >>> bool((rolling_ball(image, radius=3) == 10).all())
+    True
+    """
+    xp, image = as_array(image, "image")
+    require_real(image)
+    kind = np.dtype(np.float32 if image.dtype.name in ("float16", "float32") else np.float64)
+    if kernel is None:
+        if not 0 <= radius < math.inf:
+            raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
+        body = _ball(radius, image.ndim)
+    else:
+        body = as_numpy(kernel)
+        if body.ndim != image.ndim:
+            raise ValueError(
+                f"kernel must have as many axes as image: got {body.ndim} and {image.ndim}"
+            )
+    body = body.astype(kind)
+    centre = tuple(k // 2 for k in body.shape)
+    taps = body != np.inf
+    with np.errstate(invalid="ignore"):
+        drop = (body[centre] - body)[taps]
+    plain = readable(xp, image.astype(kind, copy=False))
+    rules = ("constant",) * image.ndim
+    if not taps.any():
+        result = xp.full(image.shape, np.inf, kind)
+    else:
+        result = neighbourhood.structure(xp, plain, taps, drop, centre, rules, np.inf, True)
+    if nansafe and kind.kind == "f" and bool(xp.isnan(plain).any()):
+        # scikit-image looks at the whole array of the kernel, also where the body is not.
+        window = body.shape
+        spread = neighbourhood.box(xp, xp.isnan(plain), window, centre, rules, 0, False)
+        result[spread] = np.nan
+    with np.errstate(invalid="ignore"):
+        return result.astype(image.dtype, copy=False)
+
+
+def _ball(radius: float, ndim: int) -> np.ndarray:
+    """The heights of a ball's upper half, infinite beside it."""
+    half = math.ceil(radius)
+    squares = np.arange(-half, half + 1, dtype=np.float64) ** 2
+    distance = sum(np.ix_(*[squares] * ndim), start=np.zeros(()))
+    height = np.sqrt(np.clip(radius**2 - distance, 0, None))
+    height[np.sqrt(distance) > radius] = np.inf
+    return height
+
+
+def reconstruction(
+    seed: Any, mask: Any, method: str = "dilation", footprint: Any = None, offset: Any = None
+) -> Array:
+    r"""Reconstruction of `mask` from `seed`: `skimage.morphology.reconstruction`.
+
+    .. math:: out = \lim_n f^n(seed), \quad f(g) = \min(g \oplus footprint,\ mask)
+
+    and with erosion and maximum for ``method="erosion"``.
+
+    Parameters
+    ----------
+    seed : array_like
+        The values that spread; at most (erosion: at least) the mask's.
+    mask : array_like
+        What limits them; of the same shape and library.
+    method : {"dilation", "erosion"}
+        In which direction values spread.
+    footprint : array_like of bool, optional
+        How far they spread in one step: from its `offset` to every tap. The box of size 3 by
+        default.
+    offset : sequence of int, optional
+        The footprint's centre; by default its middle, and then its sizes must be odd.
+
+    Returns
+    -------
+    array
+        Of the dtype that holds both arrays' values (scikit-image's is floating).
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, a seed beyond the mask, a footprint or an offset that does not fit, an
+        unknown method.
+
+    Notes
+    -----
+    On a CPU two raster scans and a queue [1]_; on a GPU steps, eight between two looks at whether it
+    is finished. NaN never spreads.
+
+    References
+    ----------
+    .. [1] L. Vincent, "Morphological grayscale reconstruction in image analysis", IEEE Trans. Image
+       Processing 2 (1993), 176-201.
+
+    Examples
+    --------
+    >>> mask = np.array([0, 3, 5, 3, 0, 4, 0])
+    >>> reconstruction(np.array([0, 0, 2, 0, 0, 0, 0]), mask)
+    array([0, 2, 2, 2, 0, 0, 0])
+    """
+    xp, seed = as_array(seed, "seed")
+    _, mask = as_array(mask, "mask")
+    array_module(seed=seed, mask=mask)
+    if seed.shape != mask.shape:
+        raise ValueError(f"seed and mask must have one shape, got {seed.shape} and {mask.shape}")
+    if method not in ("dilation", "erosion"):
+        raise ValueError(f"method must be 'dilation' or 'erosion', got {method!r}")
+    minimum = method == "erosion"
+    if bool(((seed < mask) if minimum else (seed > mask)).any()):
+        raise ValueError(
+            f"seed must be {'at least' if minimum else 'at most'} the mask for "
+            f"reconstruction by {method}"
+        )
+    if footprint is None:
+        taps = np.ones((3,) * seed.ndim, np.bool_)
+    else:
+        taps = as_numpy(footprint, bool)
+    if taps.ndim != seed.ndim:
+        raise ValueError(f"footprint must have {seed.ndim} axes like seed, got {taps.ndim}")
+    if offset is None:
+        if any(k % 2 == 0 for k in taps.shape):
+            raise ValueError(f"footprint dimensions must all be odd, got {taps.shape}")
+        centre = np.array(taps.shape) // 2
+    else:
+        centre = as_numpy(offset)
+        if centre.shape != (taps.ndim,):
+            raise ValueError(f"offset must have {taps.ndim} entries, got {offset!r}")
+        if not all(0 <= o < k for o, k in zip(centre, taps.shape, strict=True)):
+            raise ValueError(f"offset must lie inside the footprint {taps.shape}, got {offset!r}")
+    steps = np.argwhere(taps) - centre
+    kind = np.result_type(seed.dtype, mask.dtype)
+    seed, mask = (readable(xp, array.astype(kind, copy=False)) for array in (seed, mask))
+    return neighbourhood.reconstruct(xp, seed, mask, steps[steps.any(axis=1)], minimum)
