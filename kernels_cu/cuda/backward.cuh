@@ -24,13 +24,13 @@ struct Share {
   int32 winner;
   SEMICONV_FN Share(const Differentiated& d, int64 at)
       : winner((int32)((const SEMICONV_RESIDUAL*)d.residual)[at]) {}
-  SEMICONV_FN Real operator()(Real, int32 tap) const { return winner == tap ? Real(1) : Real(0); }
+  SEMICONV_FN bool won(int32 tap) const { return winner == tap; }
 #else
   using Weight = typename Differentiable<Real>::Weight;
   Weight weight;
   SEMICONV_FN Share(const Differentiated& d, int64 at)
       : weight(make<Weight, Differentiable<Real>::residuals>(d, at)) {}
-  SEMICONV_FN Real operator()(Real val, int32) const { return weight(val); }
+  SEMICONV_FN Real operator()(Real val) const { return weight(val); }
 
  private:
   template <class W, int RESIDUALS> static SEMICONV_FN W make(const Differentiated& d, int64 at) {
@@ -48,18 +48,25 @@ struct Term {
   int32 tap;       // flat index over (channel, kernel position)
 };
 
-// grad_out times d out / d term, and the term's factors; 0 where there is no slope.
+// grad_out times d out / d term, and the term's factors; 0 where there is no slope. A provenance is
+// asked first: most taps did not win, and their outputs' slopes need no load.
 struct Flow {
   Real value, img, krn;
   SEMICONV_FN Flow(const Differentiated& d, const Term& term, int64 output, int64 residual_at)
-      : value(load(d.grad_out[output])), img(0), krn(0) {
-    if (value == 0) return;
-#if defined(SEMICONV_PROVENANCE) && defined(SEMICONV_CONSTANT_DERIVATIVES)
-    value *= Share(d, residual_at)(Real(0), term.tap);
-#else
+      : value(0), img(0), krn(0) {
+#if defined(SEMICONV_PROVENANCE)
+    if (!Share(d, residual_at).won(term.tap)) return;
+    value = load(d.grad_out[output]);
+#if !defined(SEMICONV_CONSTANT_DERIVATIVES)
     img = load(d.img[term.img]);
     krn = load(d.krn[term.krn]);
-    value *= Share(d, residual_at)(times(img, krn), term.tap);
+#endif
+#else
+    value = load(d.grad_out[output]);
+    if (value == 0) return;
+    img = load(d.img[term.img]);
+    krn = load(d.krn[term.krn]);
+    value *= Share(d, residual_at)(times(img, krn));
 #endif
   }
   SEMICONV_FN Real to_img() const { return value == 0 ? Real(0) : value * d_times_d_img(img, krn); }
@@ -67,9 +74,10 @@ struct Flow {
 };
 
 // Where an output's residual lies.
-SEMICONV_FN int64 residual_place(const Geometry& g, int64 plane, int32 channel, int64 pixel, int64 pixels) {
+template <class I>
+SEMICONV_FN I residual_place(const Geometry& g, I plane, int32 channel, I pixel, I pixels) {
 #if defined(SEMICONV_CHANNELS_ADD)
-  return (plane * g.in_channels + channel) * pixels + pixel;
+  return (plane * (I)g.in_channels + channel) * pixels + pixel;
 #else
   return plane * pixels + pixel;
 #endif

@@ -20,7 +20,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.host import MAX_RANK, GeometryStruct
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import residual_of
+from semiconv_cupy.residual import is_provenance, residual_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -135,6 +135,8 @@ def kernel_source(
     macros["SEMICONV_KERNEL"] = name
     if file == "grad_kernel":
         macros["SEMICONV_KERNEL_SUM"] = f"{name}_sum"
+        macros["SEMICONV_BINNED"] = str(_BINNED)
+        macros["SEMICONV_SLICE"] = str(_slice(geometry, storage))
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
@@ -223,6 +225,15 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                     yield kernel_source(
                         "forward_tiled", semifield, storage, geometry, "int64", element, tile
                     )
+
+
+_BINNED = 128
+
+
+def _slice(geometry: Geometry, storage: str) -> int:
+    """Taps whose bins (one per thread) fit into a block's shared memory."""
+    itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
+    return min(geometry.taps, 32 * 1024 // (_BINNED * itemsize))
 
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
@@ -483,10 +494,16 @@ def backward(
         grad_out if array is None else array for array in (grad_out, img, krn, residual)
     )
     plane = np.int64(_plane(semifield, storage, geometry, residual))
+    far = max(
+        0 if img is None else _reach(img.shape, elements(img)),
+        0 if krn is None else _reach(krn.shape, elements(krn)),
+        0 if residual is None else residual.size,
+        grad_out.size,
+        math.prod(geometry.img_shape),
+    )
+    offset = "int32" if far < 2**31 - 1 else "int64"
     if grad_img is not None and grad_img.size:
-        kernel = _kernel(
-            device, "grad_image", semifield, storage, geometry, "int64", residual_type
-        )
+        kernel = _kernel(device, "grad_image", semifield, storage, geometry, offset, residual_type)
         kernel(
             (_blocks(grad_img.size),),
             (THREADS,),
@@ -500,12 +517,14 @@ def backward(
         chunks = -(-outputs // chunk)
         weights = int(grad_krn.size)
         partial = device.empty((chunks, weights), np.float64)
+        if is_provenance(semifield):
+            slices = -(-geometry.taps // _slice(geometry, storage))
+            grid, block = (geometry.kernels, chunks, slices), _BINNED
+        else:
+            grid, block = (weights, chunks, 1), THREADS
         specialisation = (semifield, storage, geometry, "int64", residual_type)
         _kernel(device, "grad_kernel", *specialisation)(
-            (weights, chunks),
-            (THREADS,),
-            (struct, *arrays, partial, plane, np.int64(chunk)),
-            0,
+            grid, (block,), (struct, *arrays, partial, plane, np.int64(chunk)), 0
         )
         _kernel(device, "grad_kernel", *specialisation, suffix="_sum")(
             (_blocks(weights),),
