@@ -333,13 +333,18 @@ def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **argume
 
 
 def run_on(
-    device: Any, img: np.ndarray, krn: np.ndarray, semifield: Any, **arguments: Any
+    device: Any,
+    img: np.ndarray,
+    krn: np.ndarray,
+    semifield: Any,
+    method: str = "auto",
+    **arguments: Any,
 ) -> np.ndarray:
-    """One convolution by the CUDA launch code on a given device."""
+    """One convolution by the CUDA launch code on a given device; `method` as of cuda.forward."""
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     out: np.ndarray = device.empty(geometry.out_shape, img.dtype)
     storage = storage_of(img.dtype, semifield)
-    forward(img, krn, out, None, semifield, geometry, storage, device=device)
+    cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
     return out
 
 
