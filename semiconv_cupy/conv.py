@@ -367,19 +367,20 @@ def forward(
     *,
     method: str = "auto",
     device: cuda.Device | None = None,
+    threads: int | None = None,
 ) -> None:
     """Compute into given arrays: for callers that allocate themselves and have checked everything.
 
     `out` (img's dtype) and `residual` (see `residual.residual_of`; None: not wanted) are
     C-contiguous. `storage` names the dtype that the bits of img, krn and out stand for, so that
-    bfloat16 may come as uint16.
+    bfloat16 may come as uint16. At most `threads` threads of the CPU work (None: OpenMP's default).
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     if device is not None or (xp is not np and method != "reference"):
         launcher = device or cuda.device()
         cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual)
     elif method != "reference" and serves(xp, geometry, method):
-        host.forward(img, krn, out, residual, semifield, geometry, storage)
+        host.forward(img, krn, out, residual, semifield, geometry, storage, threads)
     else:
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
 
@@ -397,6 +398,7 @@ def backward(
     *,
     method: str = "auto",
     device: cuda.Device | None = None,
+    threads: int | None = None,
 ) -> None:
     """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
 
@@ -407,7 +409,7 @@ def backward(
     if device is not None or (xp is not np and method != "reference"):
         cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage)
     elif method != "reference" and serves(xp, geometry, method):
-        host.backward(*arrays, semifield, geometry, storage)
+        host.backward(*arrays, semifield, geometry, storage, threads)
     else:
         inputs = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
