@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -73,14 +74,22 @@ def _reach(geometry: Geometry, axis: int) -> int:
 
 
 def _viewed_windows(img: Tensor, geometry: Geometry) -> Tensor:
-    """All windows, (B, G, 1, *out, I, *K), as a view."""
+    """All windows, (B, G, 1, *out, I, *K), as a view; while compiling as what is fused anyway."""
     rank = geometry.rank
     for n in range(rank):
-        img = img.unfold(2 + n, _reach(geometry, n), geometry.stride[n])
-        img = img[..., :: geometry.dilation[n]]
+        stride, dilation = geometry.stride[n], geometry.dilation[n]
+        if torch.compiler.is_compiling():
+            # Inductor writes the gradient of unfold out of bounds (torch 2.13, CPU).
+            outputs = torch.arange(geometry.out_size[n], device=img.device)
+            taps = torch.arange(geometry.kernel_size[n], device=img.device)
+            places = stride * outputs[:, None] + dilation * taps
+            img = img[(slice(None),) * (2 + n) + (places,)].movedim(3 + n, -1)
+        else:
+            img = img.unfold(2 + n, _reach(geometry, n), stride)[..., ::dilation]
     windows = img.unflatten(1, (geometry.groups, geometry.in_channels))
-    out, taps = range(3, 3 + rank), range(3 + rank, 3 + 2 * rank)
-    return windows.permute(0, 1, *out, 2, *taps).unsqueeze(2)
+    return windows.permute(0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank)).unsqueeze(
+        2
+    )
 
 
 def _copied_windows(img: Tensor, geometry: Geometry) -> Tensor:

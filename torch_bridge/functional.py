@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
+from semiconv_cupy.semifields import BroadcastSemifield
 from torch_bridge.autograd import fused_conv
 from torch_bridge.broadcast import broadcast_conv
 
@@ -99,16 +99,9 @@ def semifield_conv(
     """
     geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
     img, krn = one_kind(img, krn)
-    if isinstance(semifield, str):
-        semifield = named(semifield)
     if isinstance(semifield, BroadcastSemifield):
         return broadcast_conv(img, krn, semifield, geometry)
-    if isinstance(semifield, (SelectSemifield, SubtractSemifield)):
-        return fused_conv(img, krn, semifield, geometry)
-    raise TypeError(
-        "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
-        f"got {semifield!r}"
-    )
+    return fused_conv(img, krn, semifield, geometry)
 
 
 def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from semiconv_cupy.geometry import Geometry, Padding
-from semiconv_cupy.semifields import SelectSemifield
 from torch_bridge.functional import plan, semifield_conv
 from torch_bridge.quadratic import (
     Init,
@@ -147,7 +146,7 @@ class _DilationPool(_ChannelwiseLayer):
         return semifield_conv(
             img,
             krn,
-            SelectSemifield.tropical_max(),
+            "tropical_max",
             stride=self._strides,
             padding=self._padding(img),
             dilation=self.dilation,
@@ -274,7 +273,7 @@ class _Morphology(_ChannelwiseLayer):
         return semifield_conv(
             img,
             krn,
-            SelectSemifield.tropical_max(),
+            "tropical_max",
             padding="same",
             dilation=self.dilation,
             **self._groups(img),
@@ -284,7 +283,7 @@ class _Morphology(_ChannelwiseLayer):
         return semifield_conv(
             img,
             krn,
-            SelectSemifield.tropical_min_negated(),
+            "tropical_min_negated",
             padding=self._geometry(img, krn).transposed_padding,
             dilation=self.dilation,
             kind="corr",

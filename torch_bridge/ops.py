@@ -1,0 +1,372 @@
+"""The raw operators of torch.library: semiconv::forward and semiconv::backward.
+
+Each has its shapes (for torch.compile's fake tensors) and its vmap rule right below it. They know
+no autograd (that is `autograd`'s), take checked arguments, and fill what torch allocates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import conv
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
+from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named
+from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
+from torch_bridge.dlpack import array_of, guest
+
+Semifield = SelectSemifield | SubtractSemifield
+Shape = Sequence[int]
+
+_library = torch.library.Library("semiconv", "DEF")
+# How an operator says a geometry; padding is (begin, end) of the first axis, then of the next.
+_GEOMETRY = (
+    "int[] stride, int[] padding, int[] dilation, int groups, bool group_broadcasting, "
+    "bool mirrored"
+)
+
+
+class GeometryArguments(NamedTuple):
+    """`_GEOMETRY` in Python."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    group_broadcasting: bool
+    mirrored: bool
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> GeometryArguments:
+        """Those that plan this geometry again."""
+        pads = zip(geometry.pad_begin, geometry.pad_end, strict=True)
+        return cls(
+            geometry.stride,
+            tuple(pad for pair in pads for pad in pair),
+            geometry.dilation,
+            geometry.groups,
+            geometry.shares_kernels,
+            geometry.mirrored,
+        )
+
+    @classmethod
+    def received(cls, arguments: Sequence[Any]) -> GeometryArguments:
+        """As the dispatcher hands them over: with lists in place of tuples."""
+        stride, padding, dilation, *rest = arguments
+        return cls(tuple(stride), tuple(padding), tuple(dilation), *rest)
+
+    def plan(self, img_shape: Shape, krn_shape: Shape) -> Geometry:
+        """The geometry for these shapes, planned anew, so that sizes may be symbols."""
+        return Geometry.plan_anew(
+            tuple(img_shape),
+            tuple(krn_shape),
+            stride=self.stride,
+            padding=tuple(zip(self.padding[::2], self.padding[1::2], strict=True)),
+            dilation=self.dilation,
+            groups=self.groups,
+            group_broadcasting=self.group_broadcasting,
+            kind="conv" if self.mirrored else "corr",
+        )
+
+
+# ---- semifields and dtypes -----------------------------------------------------------------------
+
+
+class Handle(NamedTuple):
+    """What traced code may know of a semifield: plain constants, and a string for the operators."""
+
+    key: str
+    needs_arrays: bool  # whether the derivative needs img and krn besides the residual
+    slopes: tuple[float, float] | None  # of times by img and krn, where a winner's index and they
+    # are all that the derivative needs
+
+
+_handles: dict[Semifield | str, Handle] = {}
+_semifields: dict[str, Semifield] = {}
+
+
+@torch.compiler.assume_constant_result
+def handle_of(semifield: Semifield | str) -> Handle:
+    """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
+    found = _handles.get(semifield)
+    if found is not None:
+        return found
+    known = named(semifield) if isinstance(semifield, str) else semifield
+    if not isinstance(known, (SelectSemifield, SubtractSemifield)):
+        raise TypeError(
+            "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
+            f"got {semifield!r}"
+        )
+    digest = hashlib.sha256(repr(known.content).encode()).hexdigest()[:16]
+    slopes = None
+    if not needs_arrays(known):
+        by_img, by_krn = (known.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
+        slopes = (float(by_img), float(by_krn))
+    found = Handle(f"{known.accumulator}-{digest}", needs_arrays(known), slopes)
+    _semifields[found.key] = known
+    _handles[semifield] = found
+    return found
+
+
+def _semifield(key: str) -> Semifield:
+    try:
+        return _semifields[key]
+    except KeyError:
+        raise RuntimeError(
+            f"this process knows no semifield {key!r}: call a convolution with it once before "
+            "running a program that was traced elsewhere"
+        ) from None
+
+
+# ---- plans ---------------------------------------------------------------------------------------
+
+_STORAGES = {getattr(torch, name): name for name in (*FLOATING, *INTEGER, BOOLEAN)}
+
+
+class Plan(NamedTuple):
+    """All that an operator needs besides its tensors."""
+
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+    residual: tuple[tuple[int, ...], torch.dtype] | None  # shape and dtype; None where not needed
+
+
+def _plan(
+    key: str,
+    dtype: torch.dtype,
+    img_shape: Shape,
+    krn_shape: Shape,
+    arguments: GeometryArguments,
+) -> Plan:
+    """The plan of one call; TypeError for a dtype that the semifield has no meaning for."""
+    semifield, storage = _semifield(key), _STORAGES.get(dtype)
+    if storage is None:
+        supported = ", ".join(_STORAGES.values())
+        raise TypeError(f"img has dtype {dtype}; supported are {supported}")
+    if storage not in FLOATING:
+        semifield.definitions(arithmetic_of(storage))  # raises what is wrong, and for whom
+    geometry = arguments.plan(img_shape, krn_shape)
+    described = residual_of(semifield, storage, geometry)
+    residual = described and (described.shape, getattr(torch, described.dtype.name))
+    return Plan(semifield, geometry, storage, residual)
+
+
+_cached_plan = lru_cache(maxsize=4096)(_plan)
+
+
+# ---- forward: the convolution, and on demand what its derivative needs ---------------------------
+
+_library.define(
+    f"forward(Tensor img, Tensor krn, str semifield, {_GEOMETRY}, bool residual)"
+    " -> (Tensor out, Tensor residual)"
+)
+
+
+def _forward_results(img: Tensor, plan: Plan, residual: bool) -> tuple[Tensor, Tensor]:
+    """Both tensors, uninitialised; an empty residual where it is not wanted or there is none."""
+    out = img.new_empty(plan.geometry.out_shape)
+    if not residual or plan.residual is None:
+        return out, img.new_empty(0)
+    shape, dtype = plan.residual
+    return out, img.new_empty(shape, dtype=dtype)
+
+
+def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+    geometry = GeometryArguments.received(arguments[:-1])
+    plan = _cached_plan(semifield, img.dtype, img.shape, krn.shape, geometry)
+    out, residual = _forward_results(img, plan, arguments[-1])
+    if out.numel():
+        with _place(img) as where:
+            conv.forward(
+                array_of(img),
+                array_of(krn),
+                array_of(out),
+                _array_or_none(residual),
+                plan.semifield,
+                plan.geometry,
+                plan.storage,
+                **where,
+            )
+    return out, residual
+
+
+_library.impl("forward", _forward, "CPU")
+_library.impl("forward", _forward, "CUDA")
+
+
+def _place(tensor: Tensor) -> contextlib.AbstractContextManager[dict[str, Any]]:
+    """Where the core shall run: with as many threads as torch may use, or as its guest on a GPU."""
+    if tensor.is_cuda:
+        return guest(tensor)
+    return contextlib.nullcontext({"threads": torch.get_num_threads()})
+
+
+def _array_or_none(residual: Tensor) -> Any:
+    return array_of(residual) if residual.numel() else None
+
+
+@torch.library.register_fake("semiconv::forward", lib=_library)
+def _forward_fake(
+    img: Tensor, krn: Tensor, semifield: str, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    geometry = GeometryArguments.received(arguments[:-1])
+    plan = _plan(semifield, img.dtype, img.shape, krn.shape, geometry)
+    return _forward_results(img, plan, arguments[-1])
+
+
+def _forward_vmap(
+    info: Any, in_dims: tuple[Any, ...], img: Tensor, krn: Tensor, semifield: str, *arguments: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+    count, geometry = info.batch_size, GeometryArguments.received(arguments[:-1])
+    if in_dims[1] is None:  # as a larger batch
+        folded = img.movedim(in_dims[0], 0).flatten(0, 1)
+        axis = 0
+    else:  # as more groups
+        folded = _with_batch(img, in_dims[0], count, 1).flatten(1, 2)
+        krn, geometry = _as_groups(_with_batch(krn, in_dims[1], count, 0), geometry)
+        axis = 1
+    out, residual = torch.ops.semiconv.forward(folded, krn, semifield, *geometry, arguments[-1])
+    out = out.unflatten(axis, (count, -1))
+    if residual.numel() == 0 and out.numel():
+        return (out, residual), (axis, None)
+    stacked = axis + (not is_provenance(_semifield(semifield)))
+    return (out, residual.unflatten(stacked, (count, -1))), (axis, stacked)
+
+
+def _with_batch(tensor: Tensor, dim: int | None, count: int, to: int) -> Tensor:
+    """The tensor with vmap's dimension at `to`, repeated where it has none."""
+    if dim is not None:
+        return tensor.movedim(dim, to)
+    shape = [*tensor.shape[:to], count, *tensor.shape[to:]]
+    return tensor.unsqueeze(to).expand(shape)
+
+
+def _as_groups(krn: Tensor, geometry: GeometryArguments) -> tuple[Tensor, GeometryArguments]:
+    """Kernels (V, O, I, *K) and their geometry as one convolution of V times the groups."""
+    groups = geometry.groups
+    if geometry.group_broadcasting and groups > 1:
+        krn = krn.unsqueeze(1).expand(-1, groups, *krn.shape[1:]).flatten(1, 2)
+    grouped = geometry._replace(groups=krn.shape[0] * groups, group_broadcasting=False)
+    return krn.flatten(0, 1), grouped
+
+
+torch.library.register_vmap("semiconv::forward", _forward_vmap, lib=_library)
+
+
+# ---- backward: the gradients of image and kernel that are wanted ---------------------------------
+
+_library.define(
+    "backward(Tensor grad_out, Tensor? img, Tensor? krn, Tensor residual, str semifield, "
+    f"SymInt[] img_shape, SymInt[] krn_shape, {_GEOMETRY}, bool want_img, bool want_krn)"
+    " -> (Tensor grad_img, Tensor grad_krn)"
+)
+
+
+def _backward(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    img_shape: Shape,
+    krn_shape: Shape,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor]:
+    geometry = GeometryArguments.received(arguments[:-2])
+    plan = _cached_plan(semifield, grad_out.dtype, tuple(img_shape), tuple(krn_shape), geometry)
+    real = getattr(torch, ARITHMETIC[plan.storage])
+    want_img, want_krn = arguments[-2:]
+    grad_img = grad_out.new_zeros(img_shape if want_img else 0, dtype=real)
+    grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
+    with _place(grad_out) as where:
+        conv.backward(
+            array_of(grad_out),
+            None if img is None else array_of(img),
+            None if krn is None else array_of(krn),
+            _array_or_none(residual),
+            array_of(grad_img) if want_img else None,
+            array_of(grad_krn) if want_krn else None,
+            plan.semifield,
+            plan.geometry,
+            plan.storage,
+            **where,
+        )
+    return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
+
+
+_library.impl("backward", _backward, "CPU")
+_library.impl("backward", _backward, "CUDA")
+
+
+@torch.library.register_fake("semiconv::backward", lib=_library)
+def _backward_fake(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    img_shape: Shape,
+    krn_shape: Shape,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor]:
+    grad_img, grad_krn = (
+        grad_out.new_empty(shape if want else 0)
+        for shape, want in zip((img_shape, krn_shape), arguments[-2:], strict=True)
+    )
+    return grad_img, grad_krn
+
+
+def _backward_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    img_shape: Shape,
+    krn_shape: Shape,
+    *arguments: Any,
+) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
+    """As more groups, so that each entry has a kernel gradient of its own."""
+    count, geometry = info.batch_size, GeometryArguments.received(arguments[:-2])
+    kernels = torch.empty(count, *krn_shape, device="meta")
+    grouped = _as_groups(kernels, geometry)
+    grad_out = _with_batch(grad_out, in_dims[0], count, 1).flatten(1, 2)
+    if img is not None:
+        img = _with_batch(img, in_dims[1], count, 1).flatten(1, 2)
+    if krn is not None:
+        krn = _as_groups(_with_batch(krn, in_dims[2], count, 0), geometry)[0]
+    if residual.numel():
+        to = 1 + (not is_provenance(_semifield(semifield)))
+        residual = _with_batch(residual, in_dims[3], count, to).flatten(to, to + 1)
+    grad_img, grad_krn = torch.ops.semiconv.backward(
+        grad_out,
+        img,
+        krn,
+        residual,
+        semifield,
+        [img_shape[0], count * img_shape[1], *img_shape[2:]],
+        grouped[0].shape,
+        *grouped[1],
+        *arguments[-2:],
+    )
+    want_img, want_krn = arguments[-2:]
+    if want_img:
+        grad_img = grad_img.unflatten(1, (count, -1))
+    if want_krn:
+        repeats = math.prod(grouped[0].shape[:1]) // (count * krn_shape[0])
+        grad_krn = grad_krn.unflatten(0, (count, repeats, krn_shape[0])).sum(1)
+    return (grad_img, grad_krn), (1 if want_img else None, 0 if want_krn else None)
+
+
+torch.library.register_vmap("semiconv::backward", _backward_vmap, lib=_library)
