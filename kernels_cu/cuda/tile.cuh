@@ -52,16 +52,24 @@ SEMICONV_FN Place place_of_block(const int64* sizes, int64 tiles_y, int64 tiles_
   return place;
 }
 
-// Copy a HEIGHT x WIDTH patch into shared memory; positions outside get `outside`.
+// Copy a HEIGHT x WIDTH patch into shared memory, a warp per row; positions outside get `outside`.
 template <int HEIGHT, int WIDTH, class S, class T>
 SEMICONV_FN void load_patch(T* patch, const S* source, int64 first_y, int64 first_x, int64 size_of_y,
                             int64 size_of_x, int64 pitch_y, int64 pitch_x, T outside) {
-  constexpr int patch_size = HEIGHT * WIDTH;
-#pragma unroll 4
-  for (int n = threadIdx.x; n < patch_size; n += threads) {
-    const int64 y = first_y + n / WIDTH, x = first_x + n % WIDTH;
-    const bool inside = y >= 0 && y < size_of_y && x >= 0 && x < size_of_x;
-    patch[n] = inside ? (T)load(source[y * pitch_y + x * pitch_x]) : outside;
+  constexpr int warps = threads / 32 > 0 ? threads / 32 : 1;
+  const int lane = threadIdx.x % 32;
+  // Columns of the patch that lie in the image.
+  const int64 room = size_of_x - first_x;
+  const int from = first_x < 0 ? (int)(-first_x < WIDTH ? -first_x : WIDTH) : 0;
+  const int to = room < WIDTH ? (int)(room > 0 ? room : 0) : WIDTH;
+#pragma unroll 2
+  for (int row = threadIdx.x / 32; row < HEIGHT; row += warps) {
+    const int64 y = first_y + row;
+    const bool inside = y >= 0 && y < size_of_y;
+    const S* line = source + y * pitch_y + first_x * pitch_x;
+#pragma unroll
+    for (int x = lane; x < WIDTH; x += 32)
+      patch[row * WIDTH + x] = inside && x >= from && x < to ? (T)load(line[x * pitch_x]) : outside;
   }
 }
 

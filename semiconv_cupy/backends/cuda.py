@@ -317,6 +317,7 @@ class Tile:
 
 
 _SHARED = 48 * 1024
+_LEAST_FILLED = 0.3  # of a tile's outputs: below, idle threads cost more than tiles save
 _WIDEST = 33  # columns of a kernel that a thread's registers hold a line for
 
 
@@ -362,6 +363,9 @@ def tile_of(
             threads_y //= 2
         else:
             return None
+    area = math.prod(tile.count(geometry)) * tile.rows * tile.threads_y * tile.columns * tile.threads_x
+    if math.prod(geometry.out_size[-2:]) < _LEAST_FILLED * area:
+        return None
     grid = tile.grid(geometry)
     return tile if grid[0] < 2**31 and grid[1] < 2**16 and grid[2] < 2**16 else None
 
