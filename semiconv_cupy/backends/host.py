@@ -6,6 +6,7 @@ and ``ndimage``; knows NumPy arrays and raw addresses, no other array kind.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import math
@@ -71,9 +72,7 @@ class GeometryStruct(ctypes.Structure):
                 continue
             value = getattr(geometry, name)
             fields[name] = kind(*value) if kind is _Axes else int(value)
-        return cls(
-            img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields
-        )
+        return cls(img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields)
 
 
 # ---- the compiler ------------------------------------------------------------------------------
@@ -114,7 +113,16 @@ def _toolchain() -> tuple[tuple[str, ...], str]:
     version = subprocess.run(
         [*command, "--version"], capture_output=True, text=True, check=False
     ).stdout
-    flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-w", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fPIC",
+        "-shared",
+        "-w",
+        "-fvisibility=hidden",
+        "-ffp-contract=fast",
+        "-fno-math-errno",
+    ]
     for optional in ("-march=native", "-mcpu=native", "-fopenmp"):
         if optional == "-mcpu=native" and "-march=native" in flags:
             continue
@@ -175,6 +183,7 @@ def cache_folder() -> Path:
 
 def _temporary_folder(reason: OSError) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="semiconv_cupy-"))
+    atexit.register(_remove, folder, os.getpid())
     warnings.warn(
         f"the cache of compiled kernels cannot be used ({reason}); this process uses {folder}, "
         "and the next one will compile again. Set SEMICONV_CACHE_DIR to a folder of your own.",
@@ -182,6 +191,11 @@ def _temporary_folder(reason: OSError) -> Path:
         stacklevel=2,
     )
     return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not a child that was forked
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(text: str, what: str) -> Path:
@@ -214,8 +228,7 @@ def _compile(text: str, what: str, command: tuple[str, ...], library: Path) -> P
             if "No space left" in done.stderr:
                 raise OSError(f"no space left on the device of {library.parent}")
             raise CompileError(
-                f"{what} does not compile for the CPU\n{' '.join(command)}\n"
-                f"{done.stderr[-4000:]}"
+                f"{what} does not compile for the CPU\n{' '.join(command)}\n{done.stderr[-4000:]}"
             )
         os.replace(made, library)
     return library
