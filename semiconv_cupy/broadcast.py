@@ -13,14 +13,14 @@ Array = Any
 _ELEMENTS = 1 << 22  # products held at a time
 
 
-def broadcast_conv(
-    xp: Any, img: Array, krn: Array, semifield: Any, geometry: Geometry
-) -> Array:
+def broadcast_conv(xp: Any, img: Array, krn: Array, semifield: Any, geometry: Geometry) -> Array:
     """Multiply windows by kernels, reduce the window axes; a few outputs' rows at a time."""
     rank, size = geometry.rank, geometry.kernel_size
     pads = list(zip(geometry.pad_begin, geometry.pad_end, strict=True))
     padded = xp.pad(img, [(0, 0), (0, 0), *pads], constant_values=semifield.zero)
-    padded = padded.reshape(geometry.batch, geometry.groups, geometry.in_channels, *padded.shape[2:])
+    padded = padded.reshape(
+        geometry.batch, geometry.groups, geometry.in_channels, *padded.shape[2:]
+    )
     spatial = padded.strides[3:]
     shape = (*padded.shape[:3], *geometry.out_size, *size)
     strides = (
@@ -49,7 +49,9 @@ def broadcast_conv(
             part = slice(first, first + rows)
             terms = semifield.multiply(windows[b, :, :, :, part], kernels)
             if semifield.add_reduce_channels is None:
-                value = semifield.add_reduce(terms, (2, *(axis + terms.ndim for axis in window_axes)))
+                value = semifield.add_reduce(
+                    terms, (2, *(axis + terms.ndim for axis in window_axes))
+                )
             else:
                 value = semifield.add_reduce(terms, tuple(a + terms.ndim for a in window_axes))
                 value = semifield.add_reduce_channels(value, 2)

@@ -22,7 +22,7 @@ from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, Subtra
 
 Array = Any
 Semifield = SelectSemifield | SubtractSemifield
-METHODS = ("auto", "direct", "reference")
+METHODS = ("auto", "direct", "tiled", "reference")
 
 
 def semifield_conv(
@@ -65,12 +65,13 @@ def semifield_conv(
     groups : int
         Number of channel groups that do not see each other; C is a multiple of it.
     group_broadcasting : bool
-        Apply all O kernels to every group (out has O * groups channels) instead of sharing them out.
+        Apply all O kernels to every group (out has O * groups channels), not O / groups to each.
     kind : {"conv", "corr"}
         Whether the kernel is mirrored (a convolution) or not (a correlation).
-    method : {"auto", "direct", "reference"}
-        "auto" picks the fastest that is right here. "direct" insists on the compiled kernels,
-        "reference" on plain array loops.
+    method : {"auto", "direct", "tiled", "reference"}
+        "auto" picks the fastest that is right here. "direct" insists on the compiled kernel that
+        serves every geometry, "tiled" (CuPy arrays, floating dtypes, small strides) on the one that
+        works in shared memory, "reference" on plain array loops.
 
     Returns
     -------
@@ -142,8 +143,8 @@ def _plan(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if img.dtype != krn.dtype:
         raise TypeError(
-            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; convert one "
-            f"of them, e.g. krn.astype(img.dtype)"
+            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; convert "
+            f"one of them, e.g. krn.astype(img.dtype)"
         )
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     if isinstance(semifield, BroadcastSemifield):
@@ -169,20 +170,22 @@ def _plan(
             return out
 
         return loop
+    if xp is np and method == "tiled":
+        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
     if xp is np:
         return host.forward_call(img, krn, semifield, geometry, storage)
 
     def launch(img: Array, krn: Array) -> Array:
         device = cuda.device()
         out = device.empty(geometry.out_shape, img.dtype)
-        cuda.forward(device, img, krn, semifield, geometry, storage, out)
+        cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
         return out
 
     return launch
 
 
 def storage_of(dtype: Any, semifield: Semifield) -> str:
-    """The storage name of an array's dtype, or a TypeError if the semifield has no meaning there."""
+    """The storage name of an array's dtype; a TypeError where the semifield has no meaning."""
     name = str(dtype.name)
     if name in source.FLOATING:
         return name
@@ -308,21 +311,20 @@ def semifield_conv_vjp(
     >>> grad_krn
     array([[[1., 3., 1.]]])
     """
-    if isinstance(semifield, str):
-        semifield = named(semifield)
-    if isinstance(semifield, BroadcastSemifield):
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    if isinstance(algebra, BroadcastSemifield):
         raise TypeError(
             "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
             "is differentiated by PyTorch (torch_bridge)"
         )
     xp = array_module(img=img, krn=krn)
     call = _plan(
-        img, krn, semifield, method,
+        img, krn, algebra, method,
         dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
              group_broadcasting=group_broadcasting, kind=kind),
     )  # fmt: skip
     del call  # only its checks
-    storage = storage_of(img.dtype, semifield)
+    storage = storage_of(img.dtype, algebra)
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
     geometry = Geometry.plan(
@@ -330,24 +332,24 @@ def semifield_conv_vjp(
         group_broadcasting=group_broadcasting, kind=kind,
     )  # fmt: skip
     out = xp.empty(geometry.out_shape, img.dtype)
-    described = residual_of(semifield, storage, geometry)
+    described = residual_of(algebra, storage, geometry)
     residual = None if described is None else xp.empty(described.shape, described.dtype)
-    forward(img, krn, out, residual, semifield, geometry, storage, method=method)
-    saved = (img, krn) if needs_arrays(semifield) else (None, None)
+    forward(img, krn, out, residual, algebra, geometry, storage, method=method)
+    saved = (img, krn) if needs_arrays(algebra) else (None, None)
     dtype = img.dtype
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
         array_module(out=out_like, grad_out=grad_out)
         if grad_out.shape != geometry.out_shape or grad_out.dtype != dtype:
             raise ValueError(
-                f"grad_out must have the result's shape {geometry.out_shape} and dtype {dtype}, got "
-                f"{grad_out.shape} and {grad_out.dtype}"
+                f"grad_out must have the result's shape {geometry.out_shape} and dtype {dtype}, "
+                f"got {grad_out.shape} and {grad_out.dtype}"
             )
         real = source.ARITHMETIC[storage]
         grad_img = xp.zeros(geometry.img_shape, real)
         grad_krn = xp.empty(geometry.krn_shape, real)
         backward(
-            grad_out, *saved, residual, grad_img, grad_krn, semifield, geometry, storage,
+            grad_out, saved[0], saved[1], residual, grad_img, grad_krn, algebra, geometry, storage,
             method=method,
         )  # fmt: skip
         return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
@@ -378,7 +380,7 @@ def forward(
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     if device is not None or (xp is not np and method != "reference"):
         launcher = device or cuda.device()
-        cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual)
+        cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual, method=method)
     elif method != "reference" and serves(xp, geometry, method):
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads)
     else:
@@ -411,9 +413,9 @@ def backward(
     elif method != "reference" and serves(xp, geometry, method):
         host.backward(*arrays, semifield, geometry, storage, threads)
     else:
-        inputs = (_numbers(array, storage) for array in (grad_out, img, krn))
+        slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
         with np.errstate(all="ignore"):
             reference.backward(
-                xp, *inputs, residual, grad_img, grad_krn, semifield, geometry, dtype
+                xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )

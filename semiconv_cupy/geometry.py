@@ -24,9 +24,9 @@ class Geometry:
 
     Sizes are in elements, one entry per spatial axis. `in_channels` counts the channels of one
     group (the kernel's second axis), `outputs_per_group` the output channels of one group, and
-    `kernels` the kernel's first axis. Derived: `out_size` is floor((S + begin + end - d (K - 1) - 1)
-    / s + 1), the shapes are (B, C, *S), (O, I, *K) and (B, out_channels, *out_size), and `taps`
-    counts the terms of one window, I * prod(K).
+    `kernels` the kernel's first axis. Derived: `out_size` is
+    floor((S + begin + end - d (K - 1) - 1) / s + 1), the shapes are (B, C, *S), (O, I, *K) and
+    (B, out_channels, *out_size), and `taps` counts the terms of one window, I * prod(K).
     """
 
     batch: int
@@ -283,7 +283,7 @@ def _padding(
         pads: tuple[tuple[int, int], ...] = ((_integer("padding", value),) * 2,) * rank
     else:
         if len(value) != rank:
-            raise ValueError(f"padding must have one entry per spatial axis ({rank}), got {value!r}")
+            raise ValueError(f"padding must have one entry per axis ({rank}), got {value!r}")
         entries = []
         for entry in value:
             if isinstance(entry, tuple):

@@ -26,9 +26,9 @@ def forward(
 ) -> tuple[Array, Array | None]:
     """The convolution in arithmetic `dtype`, shape geometry.out_shape, and its residual.
 
-    Sub-dtype storage (float16) is the caller's: arrays come in and go out in `dtype`. Booleans come
-    as uint8 0/1 with the boolean equivalent of their semifield. The residual is as residual.py says,
-    in whatever integer type indices have.
+    Storage of fewer bits (float16) is the caller's: arrays come in and go out in `dtype`. Booleans
+    come as uint8 0/1 with the boolean equivalent of their semifield. The residual is as residual.py
+    says, in whatever integer type indices have.
     """
     img = img.astype(dtype, copy=False)
     krn = krn.astype(dtype, copy=False)
@@ -113,7 +113,7 @@ def _planes(geometry: Geometry, img: Array, krn: Array) -> Iterator[tuple[int, l
 
 
 def _per_channel(semifield: Semifield) -> bool:
-    return semifield.accumulator == "select" and semifield.channels_add
+    return semifield.channels_add
 
 
 def _addends(semifield: Semifield, channels: list[Any]) -> list[list[Any]]:
@@ -187,7 +187,7 @@ def _select(
 def _sum(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
 ) -> tuple[Array, Array | None]:
-    # One compensated addition a term (Knuth's TwoSum): as accurate as the kernels' blocks or better.
+    # A compensated addition per term (Knuth's TwoSum): as accurate as the kernels' blocks.
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
     for _, where, value in terms():
         _compensated_add(xp, total, correction, where, value)
@@ -229,7 +229,7 @@ def _log(
 def _root(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
 ) -> tuple[Array, Array | None]:
-    p = semifield.parameter
+    p = float(semifield.parameter or 0)
     extreme = xp.full(shape, semifield.zero, dtype)
     negative = xp.zeros(shape, bool)
     for _, where, value in terms():

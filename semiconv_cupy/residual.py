@@ -1,7 +1,7 @@
 """What a forward pass leaves for the derivative: which arrays, of which dtype and shape.
 
-Array-free, like the geometry; the values themselves are described in ``kernels_cu/accumulators.cuh``.
-Called by the backends and by the PyTorch bridge.
+Array-free, like the geometry; the values are described in ``kernels_cu/accumulators.cuh``. Called
+by the backends and by the PyTorch bridge.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Resid
     accumulator before post_sum.
     """
     shape = geometry.out_shape
-    if semifield.accumulator == "select" and semifield.channels_add:
+    if semifield.channels_add:
         shape = (*shape[:2], geometry.in_channels, *shape[2:])
     if is_provenance(semifield):
         for candidate in (np.uint8, np.uint16, np.uint32):

@@ -74,6 +74,8 @@ class _CompiledSemifield:
         The scalar functions as SymPy expressions, by name.
     content : tuple
         What equality and hash compare.
+    channels_add, spread_gradient : bool
+        Selections only: channels are summed by ordinary +; equal extrema share the gradient.
     """
 
     zero: float
@@ -82,6 +84,8 @@ class _CompiledSemifield:
     parameter: float | None
     expressions: Mapping[str, Any]
     content: tuple[Any, ...]
+    channels_add: bool = False
+    spread_gradient: bool = False
     _hash: int
     _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it
 

@@ -8,16 +8,16 @@ backends and by ``python -m kernels_cu report``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 
-    Semifield = SelectSemifield | SubtractSemifield
+# The semifields that are compiled.
+Semifield: TypeAlias = "SelectSemifield | SubtractSemifield"
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -41,7 +41,7 @@ class KernelSource:
     options: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def inlined(path: str) -> str:
     """The text of ``kernels_cu/<path>`` with every quoted include replaced by its text, once."""
     seen: set[str] = set()

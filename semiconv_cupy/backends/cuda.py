@@ -45,7 +45,11 @@ class Kernel(Protocol):
     """A compiled CUDA function; arrays are passed as pointers, NumPy scalars by value."""
 
     def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        shared_bytes: int,
     ) -> None: ...
 
 
@@ -267,7 +271,7 @@ def _kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """The shape of the tiled kernels' work: what a thread holds in registers, threads of a block."""
+    """The shape of the tiled kernels' work: what a thread holds, and the threads of a block."""
 
     channels: int
     rows: int
@@ -332,7 +336,7 @@ def tile_of(
     """
     if storage not in source.FLOATING or not semifield.absorbing:
         return None
-    if semifield.accumulator == "select" and semifield.channels_add:
+    if semifield.channels_add:
         return None
     if max(geometry.stride[-2:]) > 2 or geometry.kernel_size[-1] * geometry.dilation[-1] > _WIDEST:
         return None
@@ -363,7 +367,9 @@ def tile_of(
             threads_y //= 2
         else:
             return None
-    area = math.prod(tile.count(geometry)) * tile.rows * tile.threads_y * tile.columns * tile.threads_x
+    area = (
+        math.prod(tile.count(geometry)) * tile.rows * tile.threads_y * tile.columns * tile.threads_x
+    )
     if math.prod(geometry.out_size[-2:]) < _LEAST_FILLED * area:
         return None
     grid = tile.grid(geometry)
@@ -410,6 +416,10 @@ def forward(
     plane = np.int64(_plane(semifield, storage, geometry, residual))
     arrays = (img, krn, out, out if residual is None else residual)
     tile = None if method == "direct" else tile_of(semifield, storage, geometry, residual_type)
+    if tile is None and method == "tiled":
+        raise ValueError(
+            f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"
+        )
     if tile is not None:
         kernel = _kernel(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual_type, tile
@@ -450,9 +460,7 @@ def _blocks(threads: int) -> int:
     return min(-(-threads // THREADS), 2**31 - 1)
 
 
-def _plane(
-    semifield: Semifield, storage: str, geometry: Geometry, residual: Array | None
-) -> int:
+def _plane(semifield: Semifield, storage: str, geometry: Geometry, residual: Array | None) -> int:
     """Elements between the arrays that a residual stacks."""
     described = residual_of(semifield, storage, geometry)
     if residual is None or described is None:
@@ -494,9 +502,7 @@ def backward(
     )
     struct = np.frombuffer(bytes(filled), GEOMETRY)[0]
     residual_type = None if residual is None else str(residual.dtype)
-    arrays = tuple(
-        grad_out if array is None else array for array in (grad_out, img, krn, residual)
-    )
+    arrays = tuple(grad_out if array is None else array for array in (grad_out, img, krn, residual))
     plane = np.int64(_plane(semifield, storage, geometry, residual))
     far = max(
         0 if img is None else _reach(img.shape, elements(img)),

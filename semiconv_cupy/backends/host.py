@@ -387,7 +387,7 @@ def forward(
     storage: str,
     threads: int | None = None,
 ) -> None:
-    """Fill `out`, and `residual` where it is given; both C-contiguous. At most `threads` threads."""
+    """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads."""
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
