@@ -292,7 +292,7 @@ def _backward(
             array_of(grad_out),
             None if img is None else array_of(img),
             None if krn is None else array_of(krn),
-            _array_or_none(residual),
+            _array_or_none(residual.contiguous()),
             array_of(grad_img) if want_img else None,
             array_of(grad_krn) if want_krn else None,
             plan.semifield,

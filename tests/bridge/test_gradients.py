@@ -1,0 +1,257 @@
+"""Gradients of the fused convolutions: by differences, by the peer, at extremes, to the bit."""
+
+import math
+
+import problems
+import pytest
+import torch
+from problems import GEOMETRIES, SEMIFIELDS, TWICE, inputs, with_gradients
+
+from torch_bridge import BroadcastConv, SelectSemifield, SubtractSemifield
+from torch_bridge.functional import semifield_conv
+
+
+def fused(name):
+    semifield = SEMIFIELDS[name][0]
+    return lambda img, krn, **arguments: semifield_conv(img, krn, semifield, **arguments)
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_gradcheck(name, case):
+    img, krn, arguments = case
+    tensors = inputs(img, krn)
+    conv = fused(name)
+    assert torch.autograd.gradcheck(lambda *t: conv(*t, **arguments), tensors, fast_mode=True)
+    if name in TWICE:
+        assert torch.autograd.gradgradcheck(
+            lambda *t: conv(*t, **arguments), tensors, fast_mode=True
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, pair in SEMIFIELDS.items() if pair[1]])
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+def test_fused_is_what_torch_differentiates_itself(name, case):
+    img, krn, arguments = case
+    tensors = inputs(img, krn)
+    if name == "max, shared":  # with ties
+        tensors = [(4 * tensor.detach()).round().requires_grad_() for tensor in tensors]
+    expected = with_gradients(BroadcastConv(SEMIFIELDS[name][1]), tensors, **arguments)
+    found = with_gradients(fused(name), tensors, **arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.parametrize("name", ["max", "min", "linear", "root", "log"])
+def test_fused_equals_pytorch_nd_semiconv(name, seed):
+    other = pytest.importorskip("pytorch_nd_semiconv", reason="the package being replaced")
+    img, krn, arguments = problems.random_geometry(seed)
+    theirs = {
+        "max": other.BroadcastSemifield.tropical_max,
+        "min": other.BroadcastSemifield.tropical_min_negated,
+        "linear": other.BroadcastSemifield.linear,
+        "root": lambda: other.BroadcastSemifield.root(3.0),
+        "log": lambda: other.BroadcastSemifield.log(-2.0),
+    }[name]().dynamic()
+    tensors = inputs(img, krn, seed=seed)
+    found = with_gradients(fused(name), tensors, **arguments)
+    expected = with_gradients(theirs, tensors, **arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_only_the_gradients_that_are_wanted():
+    img, krn = inputs((1, 2, 7), (3, 2, 3))
+    for wanting in ((True, False), (False, True)):
+        tensors = [
+            tensor.detach().requires_grad_(want)
+            for tensor, want in zip((img, krn), wanting, strict=True)
+        ]
+        for name in SEMIFIELDS:
+            out = fused(name)(*tensors)
+            assert out.requires_grad
+            out.sum().backward()
+            both = torch.autograd.grad(fused(name)(img, krn).sum(), [img, krn])
+            for tensor, want, expected in zip(tensors, wanting, both, strict=True):
+                assert (tensor.grad is not None) == want
+                if want:
+                    torch.testing.assert_close(tensor.grad, expected)
+                tensor.grad = None
+    with torch.no_grad():
+        assert not fused("max")(img, krn).requires_grad
+
+
+def test_a_dilation_saves_one_byte_an_output():
+    img, krn = inputs((1, 2, 9, 9), (3, 2, 3, 3), torch.float32)
+    saved = fused("max")(img, krn).grad_fn.saved_tensors
+    assert [(t.dtype, tuple(t.shape)) for t in saved] == [(torch.uint8, (1, 3, 7, 7))]
+    assert len(fused("log")(img, krn).grad_fn.saved_tensors) == 3
+
+
+def test_a_second_derivative_that_is_not_offered_is_an_error():
+    for name in ("log", "max_times", "max, shared"):
+        img, krn = inputs((1, 1, 7), (1, 1, 3))
+        (grad,) = torch.autograd.grad(fused(name)(img, krn).square().sum(), img, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivative"):
+            grad.sum().backward()
+
+
+def test_changing_a_saved_tensor_is_an_error():
+    img, krn = inputs((1, 1, 7), (1, 1, 3))
+    out = fused("log")(img, krn)
+    with torch.no_grad():
+        img.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+# ---- extremes ------------------------------------------------------------------------------------
+
+
+def gradients(semifield, img, krn, **arguments):
+    img, krn = (torch.as_tensor(t)[None, None].clone().requires_grad_() for t in (img, krn))
+    out = semifield_conv(img, krn, semifield, **arguments)
+    return out.detach(), *torch.autograd.grad(out.sum(), [img, krn])
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e4, 1e8, -1e8, 1e30])
+@pytest.mark.parametrize("mu", [3.0, -3.0])
+def test_weights_of_log_sum_to_one_at_any_magnitude(mu, magnitude):
+    img = magnitude + torch.linspace(-1, 1, 20)
+    out, grad_img, grad_krn = gradients(SubtractSemifield.log(mu), img, torch.zeros(5))
+    assert out.isfinite().all()
+    assert grad_img.isfinite().all()
+    torch.testing.assert_close(grad_img.sum(), torch.tensor(16.0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad_krn.sum(), torch.tensor(16.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-15, 1e15])
+def test_root_has_gradients_at_zeros_and_at_any_scale(scale):
+    root = SubtractSemifield.root(3.0)
+    img = scale * torch.tensor([0.0, 3.0, 0.0, 4.0, 0.0, 0.0, 0.0])
+    out, grad_img, grad_krn = gradients(root, img, torch.ones(2))
+    norm = (27 + 64) ** (1 / 3)
+    expected = scale * torch.tensor([3.0, 3.0, 4.0, 4.0, 0.0, 0.0])
+    torch.testing.assert_close(out[0, 0], expected)
+    assert grad_img.flatten().tolist() == pytest.approx([0, 2, 0, 2, 0, 0, 0])
+    assert grad_krn.isfinite().all()
+    both, grad_img, _ = gradients(root, img[[1, 3]], torch.ones(2))
+    assert both.item() == pytest.approx(scale * norm)
+    assert grad_img.flatten().tolist() == pytest.approx([9 / norm**2, 16 / norm**2])
+
+
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_windows_of_nothing_have_gradient_zero(name):
+    semifield = SEMIFIELDS[name][0]
+    out, grad_img, grad_krn = gradients(
+        semifield, torch.full((3,), semifield.zero), torch.full((2,), 0.5), padding=4
+    )
+    zero = semifield.zero
+    assert (out == zero).all()
+    assert grad_img.isfinite().all()
+    assert not grad_krn.any()
+    if name != "linear":  # and max_times' zero is a number like others
+        assert name == "max_times" or not grad_img.any()
+
+
+@pytest.mark.parametrize("name", ["max", "min", "max, channels added", "max, shared", "log"])
+def test_zeros_beside_numbers(name):
+    semifield = SEMIFIELDS[name][0]
+    img = torch.tensor([1.0, semifield.zero, 2.0, semifield.zero, semifield.zero, 1.0])
+    out, grad_img, grad_krn = gradients(semifield, img, torch.zeros(2))
+    assert out.isfinite().sum() == 4
+    assert torch.equal(grad_img.flatten(), torch.tensor([1.0, 0, 2, 0, 0, 1]))
+    assert grad_krn.abs().sum() == 4
+
+
+# ---- bits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
+    tensors = inputs((4, 4, 40, 40), (4, 2, 5, 5), torch.float32)
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (2, 2, 1):
+            torch.set_num_threads(count)
+            runs.append(with_gradients(fused(name), tensors, groups=2, padding="same"))
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        for found, expected in zip(run, runs[0], strict=True):
+            assert torch.equal(found, expected)
+
+
+# ---- dtypes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_half_precision(name, dtype):
+    tensors = [t.detach().to(dtype).requires_grad_() for t in inputs((2, 3, 9, 9), (4, 3, 3, 3))]
+    wide = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    found = with_gradients(fused(name), tensors, padding=1)
+    expected = with_gradients(fused(name), wide, padding=1)
+    for half, full in zip(found, expected, strict=True):
+        assert half.dtype == dtype
+        torch.testing.assert_close(half.float(), full, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.bool])
+def test_integers_saturate(dtype):
+    largest = 1 if dtype == torch.bool else torch.iinfo(dtype).max
+    img = torch.tensor([[[0, largest, 1]]]).to(dtype)
+    krn = torch.tensor([[[0, 1, 0]]]).to(dtype)
+    out = semifield_conv(img, krn, "tropical_max", padding="same")
+    assert out.dtype == dtype
+    assert out[0, 0, 1] == largest
+    with pytest.raises(TypeError, match="floating"):
+        semifield_conv(img, krn, SubtractSemifield.linear())
+    with pytest.raises(TypeError, match="complex64"):
+        semifield_conv(img.to(torch.complex64), krn.to(torch.complex64), "tropical_max")
+
+
+def test_any_strides_without_a_copy():
+    img, krn = inputs((6, 5, 4, 7), (3, 3, 4, 2))
+    img = img.detach().permute(2, 0, 3, 1)[:, ::2].requires_grad_()
+    krn = krn.detach().permute(2, 1, 0, 3).requires_grad_()
+    for name in SEMIFIELDS:
+        found = with_gradients(fused(name), [img, krn], padding=1)
+        copies = [tensor.detach().contiguous().requires_grad_() for tensor in (img, krn)]
+        expected = with_gradients(fused(name), copies, padding=1)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_empty_batches_and_images():
+    img, krn = inputs((0, 2, 5), (3, 2, 3))
+    out, *grads = with_gradients(fused("max"), [img, krn])
+    assert out.shape == (0, 3, 3)
+    assert not grads[1].any()
+    img, krn = inputs((1, 2, 0), (3, 2, 3))
+    out, *grads = with_gradients(fused("max"), [img, krn], padding=2)
+    assert (out == -math.inf).all()
+    assert not grads[1].any()
+
+
+def test_without_a_compiler(monkeypatch):
+    from semiconv_cupy import conv
+    from semiconv_cupy.backends import host
+
+    tensors = inputs((1, 2, 6, 6), (2, 2, 3, 3))
+    compiled = with_gradients(fused("log"), tensors)
+    monkeypatch.setattr(host, "compiler", lambda: None)
+    monkeypatch.setattr(conv, "_warned", False)
+    with pytest.warns(UserWarning, match="compiler"):
+        found = with_gradients(fused("log"), tensors)
+    torch.testing.assert_close(found, compiled)
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
+    assert with_gradients(fused("max"), half)[1].dtype == torch.bfloat16
+
+
+def test_the_users_own_semifield():
+    semifield = SelectSemifield(lambda a, b: abs(b) > abs(a), lambda img, krn: img * krn, zero=0.0)
+    img, krn = inputs((2, 2, 7), (2, 2, 3))
+    assert torch.autograd.gradcheck(
+        lambda *t: semifield_conv(*t, semifield), (img, krn), fast_mode=True
+    )

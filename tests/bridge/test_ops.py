@@ -1,0 +1,142 @@
+"""The operators themselves: what torch.library and torch.func ask of them, and who owns memory."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from problems import GEOMETRIES, SEMIFIELDS, inputs
+from torch.func import grad, jacrev, vmap
+
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import needs_arrays
+from torch_bridge import SelectSemifield, dlpack, ops
+from torch_bridge.functional import semifield_conv
+
+FORWARD, BACKWARD = torch.ops.semiconv.forward.default, torch.ops.semiconv.backward.default
+
+
+def calls(name, case, dtype=torch.float32):
+    """Arguments for both operators."""
+    semifield = SEMIFIELDS[name][0]
+    handle = ops.handle_of(semifield)
+    img, krn = (tensor.detach() for tensor in inputs(*case[:2], dtype))
+    plan = Geometry.plan(tuple(img.shape), tuple(krn.shape), **case[2])
+    geometry = ops.GeometryArguments.of(plan)
+    forward = (img, krn, handle.key, *geometry, True)
+    out, residual = FORWARD(*forward)
+    arrays = (img, krn) if needs_arrays(semifield) else (None, None)
+    shapes = [list(tensor.shape) for tensor in (img, krn)]
+    backward = (torch.ones_like(out), *arrays, residual, handle.key, *shapes, *geometry, True, True)
+    return forward, backward
+
+
+@pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
+@pytest.mark.parametrize("name", ["max", "max, channels added", "log"])
+def test_opcheck(name, case):
+    forward, backward = calls(name, case)
+    torch.library.opcheck(FORWARD, forward)
+    torch.library.opcheck(FORWARD, (*forward[:-1], False))
+    torch.library.opcheck(BACKWARD, backward)
+    torch.library.opcheck(BACKWARD, (*backward[:-1], False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_an_array_is_the_tensors_own_memory(dtype):
+    tensor = torch.ones(2, 3, 4, dtype=dtype).transpose(1, 2)[:, 1:]
+    array = dlpack.array_of(tensor)
+    assert array.ctypes.data == tensor.data_ptr()
+    assert array.shape == tensor.shape
+    assert array.strides == tuple(s * tensor.element_size() for s in tensor.stride())
+
+
+def test_the_core_fills_what_torch_allocates(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        ops.conv, "forward", lambda img, krn, out, *_, **__: seen.extend((img, krn, out))
+    )
+    forward, _ = calls("max", GEOMETRIES[0])
+    out, _ = FORWARD(*forward)
+    addresses = [array.ctypes.data for array in seen[-3:]]
+    assert addresses == [tensor.data_ptr() for tensor in (*forward[:2], out)]
+
+
+def test_handles_are_contents():
+    handle = ops.handle_of("tropical_max")
+    assert ops.handle_of(SelectSemifield.tropical_max()) == handle
+    mine = SelectSemifield(lambda a, b: b > a, lambda img, krn: img + krn, zero=-float("inf"))
+    assert ops.handle_of(mine) == handle
+    assert ops.handle_of(pickle.loads(pickle.dumps(mine))) == handle
+    assert ops.handle_of(SelectSemifield.tropical_max(channels_add=True)) != handle
+    code = "from torch_bridge import ops; print(ops.handle_of('tropical_max').key)"
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert other.strip() == handle.key
+    with pytest.raises(RuntimeError, match="knows no semifield 'sum-0'"):
+        FORWARD(torch.zeros(1, 1, 3), torch.zeros(1, 1, 1), "sum-0", [1], [0, 0], [1], 1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("semifield", ["tropical", 3, None, torch.nn.ReLU()], ids=repr)
+def test_what_is_no_semifield(semifield):
+    with pytest.raises((TypeError, ValueError), match="semifield"):
+        semifield_conv(torch.zeros(1, 1, 3), torch.zeros(1, 1, 1), semifield)
+
+
+# ---- torch.func ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("name", ["max", "max, channels added", "linear", "log"])
+def test_vmap_is_a_loop(name, case):
+    img, krn, arguments = case
+    semifield = SEMIFIELDS[name][0]
+
+    def conv(img, krn):
+        return semifield_conv(img, krn, semifield, **arguments)
+
+    def loss(img, krn):
+        return conv(img, krn).square().sum()
+
+    img, krn = (tensor.detach() for tensor in inputs((3, *img), (3, *krn)))
+    for dims in ((0, 0), (0, None), (None, 0)):
+        one = [tensor if d == 0 else tensor[0] for tensor, d in zip((img, krn), dims, strict=True)]
+        for function in (conv, grad(loss, (0, 1))):
+            found = vmap(function, dims)(*one)
+            loop = [
+                function(*(t[n] if d == 0 else t for t, d in zip(one, dims, strict=True)))
+                for n in range(3)
+            ]
+            if isinstance(found, torch.Tensor):
+                torch.testing.assert_close(found, torch.stack(loop))
+            else:
+                torch.testing.assert_close(found, tuple(map(torch.stack, zip(*loop, strict=True))))
+    moved = vmap(conv, (2, None), out_dims=1)(img.movedim(0, 2), krn[0])
+    torch.testing.assert_close(moved.movedim(1, 0), vmap(conv, (0, None))(img, krn[0]))
+
+
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_func_grad_and_jacobian(name):
+    semifield = SEMIFIELDS[name][0]
+    img, krn = inputs((1, 2, 6), (2, 2, 3))
+
+    def conv(img, krn):
+        return semifield_conv(img, krn, semifield, padding=1)
+
+    expected = torch.autograd.grad(conv(img, krn).square().sum(), [img, krn])
+    found = grad(lambda *t: conv(*t).square().sum(), (0, 1))(img.detach(), krn.detach())
+    torch.testing.assert_close(found, expected)
+    by_rows = torch.autograd.functional.jacobian(conv, (img, krn))
+    torch.testing.assert_close(jacrev(conv, (0, 1))(img.detach(), krn.detach()), by_rows)
+
+
+def test_func_second_derivative_of_a_selection():
+    img, krn = (tensor.detach() for tensor in inputs((1, 1, 6), (1, 1, 3)))
+
+    def loss(img):
+        return semifield_conv(img, krn, "tropical_max").pow(3).sum()
+
+    expected = torch.autograd.functional.hessian(loss, img)
+    torch.testing.assert_close(jacrev(jacrev(loss))(img), expected)
+    assert expected.any()
