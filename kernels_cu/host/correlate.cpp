@@ -103,18 +103,16 @@ bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, in
   const Reader read = reader(source_type);
   const Writer write = writer(out_type);
   const auto convert = [&](const Bytes<SIZE>* from, double* to, int64 n) { read(from, to, n); };
-  const auto put = [&](const MappedStrip& strip, Sums sums) {
+  const auto put = [&](int64 to, Sums sums, int n) {
     double buffer[width];
     store_vector(buffer, sums);
-    write(buffer, out, strip.to, strip.count);
+    write(buffer, out, to, n);
   };
-  const auto work = [&](double* scratch, MappedStrip* strips, const int64* origin,
-                        const int64* outputs) {
+  const auto work = [&](double* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, (const Bytes<SIZE>*)source, scratch, outside, convert);
-    const int64 n = strips_of_tile(m, t, origin, outputs, width, strips);
-    reduce_tile<8>(reducer, taps, scratch, strips, n, put);
+    reduce_tile(m, t, origin, outputs, reducer, taps, scratch, put);
   };
-  return for_each_tile<double>(m, t, t.positions + 2 * width, width, threads, work);
+  return for_each_tile<double>(m, t, t.positions + 2 * width, threads, work);
 }
 
 template <class Reducer>

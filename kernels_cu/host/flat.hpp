@@ -338,17 +338,14 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
   const auto convert = [](const Key* from, Key* to, int64 n) {
     for (int64 i = 0; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
   };
-  const auto put = [&](const MappedStrip& strip, Keys value) {
+  const auto put = [&](int64 to, Keys value, int n) {
     value = stored_key(value);
-    if (strip.count == key_lanes) {
-      store_vector(out + strip.to, value);
-    } else {
-      Key buffer[key_lanes];
-      store_vector(buffer, value);
-      for (int i = 0; i < strip.count; ++i) out[strip.to + i] = buffer[i];
-    }
+    if (n == key_lanes) return store_vector(out + to, value);
+    Key buffer[key_lanes];
+    store_vector(buffer, value);
+    for (int i = 0; i < n; ++i) out[to + i] = buffer[i];
   };
-  const auto work = [&](Key* scratch, MappedStrip* strips, const int64* origin, const int64* outputs) {
+  const auto work = [&](Key* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, source, scratch, clean_key<MINIMUM>(outside), convert);
     for (int64 level = 1; level < levels; ++level) {
       const Key* before = scratch + (level - 1) * t.positions;
@@ -357,11 +354,10 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
       step<MINIMUM, 2, false, false>(parts, scratch + level * t.positions,
                                      t.positions - ((int64)1 << (level - 1)));
     }
-    const int64 n = strips_of_tile(m, t, origin, outputs, key_lanes, strips);
-    reduce_tile<8>(reducer, count, scratch, strips, n, put);
+    reduce_tile(m, t, origin, outputs, reducer, count, scratch, put);
   };
   const int64 size = levels * t.positions + 2 * key_lanes;
-  return for_each_tile<Key>(m, t, size, key_lanes, threads, work);
+  return for_each_tile<Key>(m, t, size, threads, work);
 }
 
 }  // namespace semiconv

@@ -152,72 +152,68 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
 
 // ---- reducing a list of taps -------------------------------------------------------------------
 
-// A register of outputs: where its windows start in the scratch, where it goes, how many are real.
-struct MappedStrip {
-  int64 from, to;
-  int32 count;
-};
+template <int N> struct Strips { static constexpr int value = N; };
 
-inline int64 strips_of_tile(const Mapped& m, const MappedTiles& t, const int64* origin,
-                            const int64* outputs, int lanes, MappedStrip* strips) {
+// Reducer: using Lane, Value; Value start(const Lane* window), which may have taken tap 0 already
+// (then int64 begin() is 1); Value step(Value, const Lane* window, int64 tap).
+// Reduce the STRIPS registers of outputs whose windows start at `window` and go to `to`.
+template <int STRIPS, class Reducer, class Put>
+SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
+                               const typename Reducer::Lane* window, int64 to, int64 outputs,
+                               const Put& put) {
+  constexpr int width = lanes_of<typename Reducer::Lane>;
+  typename Reducer::Value values[STRIPS];
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s) values[s] = reducer.start(window + s * width);
+  for (int64 tap = reducer.begin(); tap < taps; ++tap) {
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], window + s * width, tap);
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s)
+    put(to + s * width, values[s], (int)smaller_of(width, outputs - s * width));
+}
+
+// Reduce a tile row by row; put(first output, values, how many of them are outputs).
+template <class Reducer, class Put>
+inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* origin,
+                        const int64* outputs, const Reducer& reducer, int64 taps,
+                        const typename Reducer::Lane* scratch, const Put& put) {
+  constexpr int width = lanes_of<typename Reducer::Lane>;
   const int last = (int)m.rank - 1;
-  int64 index[mapped_rank] = {}, rows = 1, n = 0;
+  int64 index[mapped_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= outputs[a];
   for (int64 r = 0; r < rows; ++r) {
-    int64 from = 0, to = 0;
+    const typename Reducer::Lane* from = scratch;
+    int64 to = 0, left = outputs[last];
     for (int a = 0; a < m.rank; ++a) {
       to = to * m.size[a] + origin[a] + index[a];
       from += index[a] * t.pitch[a];
     }
-    for (int64 x = 0; x < outputs[last]; x += lanes)
-      strips[n++] = {from + x, to + x, (int32)smaller_of(lanes, outputs[last] - x)};
+    const auto reduce = [&](auto strips) __attribute__((always_inline)) {
+      constexpr int count = decltype(strips)::value;
+      reduce_strips<count>(reducer, taps, from, to, left, put);
+      from += count * width;
+      to += count * width;
+      left -= count * width;
+    };
+    while (left >= 8 * width) reduce(Strips<8>{});
+    if (left >= 4 * width) reduce(Strips<4>{});
+    if (left >= 2 * width) reduce(Strips<2>{});
+    while (left > 0) reduce(Strips<1>{});
     for (int a = last - 1; a >= 0 && ++index[a] == outputs[a]; --a) index[a] = 0;
   }
-  return n;
 }
 
-// Reducer: using Lane, Value; Value start(const Lane* window), which may have taken tap 0 already
-// (then int64 begin() is 1); Value step(Value, const Lane* window, int64 tap).
-template <int STRIPS, class Reducer, class Put>
-SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
-                               const typename Reducer::Lane* scratch, const MappedStrip* strips,
-                               Put put) {
-  typename Reducer::Value values[STRIPS];
-  const typename Reducer::Lane* windows[STRIPS];
-#pragma GCC unroll 8
-  for (int s = 0; s < STRIPS; ++s) {
-    windows[s] = scratch + strips[s].from;
-    values[s] = reducer.start(windows[s]);
-  }
-  for (int64 tap = reducer.begin(); tap < taps; ++tap) {
-#pragma GCC unroll 8
-    for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], windows[s], tap);
-  }
-#pragma GCC unroll 8
-  for (int s = 0; s < STRIPS; ++s) put(strips[s], values[s]);
-}
-template <int STRIPS, class Reducer, class Put>
-inline void reduce_tile(const Reducer& reducer, int64 taps, const typename Reducer::Lane* scratch,
-                        const MappedStrip* strips, int64 count, Put put) {
-  int64 n = 0;
-  for (; n + STRIPS <= count; n += STRIPS)
-    reduce_strips<STRIPS>(reducer, taps, scratch, strips + n, put);
-  for (; n < count; ++n) reduce_strips<1>(reducer, taps, scratch, strips + n, put);
-}
-
-// Run work(scratch, strips, origin, outputs) for every tile, in parallel; false: no memory.
+// Run work(scratch, origin, outputs) for every tile, in parallel; false: no memory.
 template <class T, class Work>
-inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_size, int lanes,
-                          int threads, Work work) {
-  int64 most = 1;
-  for (int a = 0; a < m.rank - 1; ++a) most *= t.tile[a];
-  most *= ceil_division(t.tile[m.rank - 1], lanes);
+inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_size, int threads,
+                          Work work) {
   bool complete = true;
 #pragma omp parallel num_threads(threads) if (threads > 1 && t.tiles > 1)
   {
     Scratch<T> scratch;
-    Scratch<MappedStrip> strips;
-    const bool ready = scratch.allocate(scratch_size) && strips.allocate(most);
+    const bool ready = scratch.allocate(scratch_size);
     if (!ready) {
 #pragma omp atomic write
       complete = false;
@@ -227,7 +223,7 @@ inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_s
       if (!ready) continue;
       int64 origin[mapped_rank], outputs[mapped_rank];
       t.locate(n, m, origin, outputs);
-      work(scratch.data, strips.data, origin, outputs);
+      work(scratch.data, origin, outputs);
     }
   }
   return complete;

@@ -71,20 +71,19 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
       to[i] = element == element ? element : worst<MINIMUM, W>();
     }
   };
-  const auto put = [&](const MappedStrip& strip, Lanes<W> sums) {
+  const auto put = [&](int64 to, Lanes<W> sums, int n) {
     if constexpr (SameType<W, Storage>::value) {
-      if (strip.count == width) return store_vector(out + strip.to, sums);
+      if (n == width) return store_vector(out + to, sums);
     }
     W buffer[width];
     store_vector(buffer, sums);
-    for (int i = 0; i < strip.count; ++i) out[strip.to + i] = stored_sum(buffer[i]);
+    for (int i = 0; i < n; ++i) out[to + i] = stored_sum(buffer[i]);
   };
-  const auto work = [&](W* scratch, MappedStrip* strips, const int64* origin, const int64* outputs) {
+  const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, source, scratch, outside, convert);
-    const int64 n = strips_of_tile(m, t, origin, outputs, width, strips);
-    reduce_tile<8>(reducer, count, scratch, strips, n, put);
+    reduce_tile(m, t, origin, outputs, reducer, count, scratch, put);
   };
-  return for_each_tile<W>(m, t, t.positions + 2 * width, width, threads, work);
+  return for_each_tile<W>(m, t, t.positions + 2 * width, threads, work);
 }
 
 }  // namespace semiconv

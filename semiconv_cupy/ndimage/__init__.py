@@ -1,8 +1,8 @@
 """The morphology and the filters of scipy.ndimage, for NumPy and CuPy arrays, and faster.
 
-Names, signatures, conventions and results are SciPy's; docstrings say where SciPy is wrong and this
-is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``linear``) to a few primitives
-(``neighbourhood``) that ``kernels_cu`` computes.
+Names, signatures, conventions and results are SciPy's; docstrings say where SciPy is wrong and
+this is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``linear``) to a few
+primitives (``neighbourhood``) that ``kernels_cu`` computes.
 """
 
 from semiconv_cupy.ndimage.binary import (

@@ -7,6 +7,7 @@ programs and their tests can be moved without a change. No computing.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -132,38 +133,41 @@ def is_output_array(xp: Any, output: Any) -> bool:
     return isinstance(output, xp.ndarray)
 
 
-def get_output(xp: Any, output: Any, input: Array, complex_output: bool = False) -> Array:
-    """The array that a function fills: the given one, or a new one of the dtype that is asked for."""
+def output_dtype(xp: Any, output: Any, input: Array, complex_output: bool = False) -> np.dtype:
+    """The dtype that `output` (array, dtype or None) asks for, checked; nothing is allocated."""
     if output is None:
         dtype = input.dtype.newbyteorder("=")
-        if complex_output:
-            dtype = np.promote_types(dtype, np.complex64)
-        return xp.zeros(input.shape, dtype)
+        return np.promote_types(dtype, np.complex64) if complex_output else dtype
     if isinstance(output, (type, np.dtype)):
         dtype = np.dtype(output)
         if complex_output and dtype.kind != "c":
-            import warnings
-
-            warnings.warn("promoting specified output dtype to complex", stacklevel=4)
+            warnings.warn("promoting specified output dtype to complex", stacklevel=5)
             dtype = np.promote_types(dtype, np.complex64)
-        return xp.zeros(input.shape, dtype)
+        return dtype
     if isinstance(output, str):
         dtype = np.dtype(output)
         if complex_output and dtype.kind != "c":
             raise RuntimeError(f"output must have complex dtype, got {output!r}")
         if not issubclass(dtype.type, np.number):
             raise RuntimeError(f"output must have numeric dtype, got {output!r}")
-        return xp.zeros(input.shape, dtype)
-    if cuda.is_cupy(output) != cuda.is_cupy(input):
-        raise TypeError("output must be of the same array library as input")
-    output = output if cuda.is_cupy(output) or xp is not np else np.asarray(output)
+        return dtype
+    if not is_output_array(xp, output):
+        raise TypeError(
+            f"output must be an array of input's library, a dtype or None, got {type(output)}"
+        )
     if output.shape != input.shape:
         raise RuntimeError(
             f"output shape not correct: got {output.shape} for an input of {input.shape}"
         )
     if complex_output and output.dtype.kind != "c":
         raise RuntimeError(f"output must have complex dtype, got {output.dtype}")
-    return output
+    return output.dtype
+
+
+def get_output(xp: Any, output: Any, input: Array, complex_output: bool = False) -> Array:
+    """The array that a function fills: the given one, or a new one of the dtype asked for."""
+    dtype = output_dtype(xp, output, input, complex_output)
+    return output if is_output_array(xp, output) else xp.empty(input.shape, dtype)
 
 
 def deliver(xp: Any, result: Array, output: Any, input: Array) -> Array:
@@ -173,9 +177,10 @@ def deliver(xp: Any, result: Array, output: Any, input: Array) -> Array:
     """
     if output is None:
         return result
-    target = get_output(xp, output, input)
-    if not is_output_array(xp, output) and target.dtype == result.dtype:
+    dtype = output_dtype(xp, output, input)
+    if not is_output_array(xp, output) and dtype == result.dtype:
         return result
+    target = get_output(xp, output, input)
     with np.errstate(invalid="ignore", over="ignore"):
         xp.copyto(target, result, casting="unsafe")
     return target

@@ -1,6 +1,7 @@
-"""Binary morphology with SciPy's signatures: the flat filters on bool, iterated without Python's help.
+"""Binary morphology with SciPy's signatures: the flat filters on bool, iterated.
 
-An erosion is a minimum, a dilation a maximum; what runs "until nothing changes" is a reconstruction.
+An erosion is a minimum, a dilation a maximum; what runs "until nothing changes" is a
+reconstruction.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from semiconv_cupy.ndimage.arguments import (
     begin,
     check_axes,
     deliver,
-    get_output,
     is_output_array,
+    output_dtype,
     per_axis,
     place,
     readable,
@@ -151,7 +152,7 @@ def _morph(
     before = tuple(begin(k, o) for k, o in zip(taps.shape, origins, strict=True))
     if is_output_array(xp, output):
         require_real(output, "Complex output type not supported")
-        get_output(xp, output, input)
+        output_dtype(xp, output, input)
     else:
         output = None
     image = readable(xp, input if input.dtype.kind == "b" else input != 0)
@@ -219,16 +220,17 @@ def _iterated(
         shape = tuple(iterations * (k - 1) + 1 for k in taps.shape)
         return np.ones(shape, np.bool_), tuple(iterations * b for b in before)
     sizes = [k for k in taps.shape if k > 1]
+    centred = all(b == k // 2 for b, k in zip(before, taps.shape, strict=True))
     if (
         sizes == [3, 3]
         and iterations <= 32
-        and all(b == k // 2 for b, k in zip(before, taps.shape, strict=True))
+        and centred
+        and np.array_equal(taps.reshape(3, 3), generate_binary_structure(2, 1))
     ):
-        if np.array_equal(taps.reshape(3, 3), generate_binary_structure(2, 1)):
-            distance = np.abs(np.arange(-iterations, iterations + 1))
-            diamond = distance[:, None] + distance <= iterations
-            shape = tuple(2 * iterations + 1 if k > 1 else 1 for k in taps.shape)
-            return diamond.reshape(shape), tuple(k // 2 for k in shape)
+        distance = np.abs(np.arange(-iterations, iterations + 1))
+        diamond = distance[:, None] + distance <= iterations
+        shape = tuple(2 * iterations + 1 if k > 1 else 1 for k in taps.shape)
+        return diamond.reshape(shape), tuple(k // 2 for k in shape)
     return None
 
 
@@ -279,8 +281,8 @@ def binary_erosion(
 
     Notes
     -----
-    Iterations of a box or of the two-dimensional cross are one pass; what runs until nothing changes
-    is a reconstruction by a queue [1]_.
+    Iterations of a box or of the two-dimensional cross are one pass; what runs until nothing
+    changes is a reconstruction by a queue [1]_.
 
     References
     ----------
@@ -309,7 +311,7 @@ def binary_dilation(
     *,
     axes: Any = None,
 ) -> Array:
-    r"""Binary dilation, or over the reflected structure; parameters and notes as in `binary_erosion`.
+    r"""Binary dilation; parameters and notes as in `binary_erosion`.
 
     .. math:: out[x] = \bigvee_{y:\, structure[y]} input[x - y + \lfloor K / 2 \rfloor + origin]
 
@@ -403,7 +405,8 @@ def binary_hit_or_miss(
 
     Examples
     --------
-    >>> binary_hit_or_miss([0, 1, 0, 1, 1, 0], structure1=[0, 1, 0], structure2=[1, 0, 1]).astype(int)
+    >>> alone = [0, 1, 0]
+    >>> binary_hit_or_miss([0, 1, 0, 1, 1, 0], alone, np.logical_not(alone)).astype(int)
     array([0, 1, 0, 0, 0, 0])
     """
     xp, input = as_array(input)
@@ -414,7 +417,7 @@ def binary_hit_or_miss(
     if origin2 is None:
         origin2 = origin1
     hit = _morph(input, structure1, 1, None, None, 0, origin1, False, False, axes)
-    # The erosion of the complement is the complement of a maximum over the same, unreflected window.
+    # The erosion of the complement is the complement of a maximum over the same window.
     structure2 = as_numpy(structure2)
     mirror = (slice(None, None, -1),) * structure2.ndim
     origins = [

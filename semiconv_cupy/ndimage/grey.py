@@ -20,8 +20,8 @@ from semiconv_cupy.ndimage.arguments import (
     check_axes,
     check_axis,
     deliver,
-    get_output,
     is_output_array,
+    output_dtype,
     per_axis,
     place,
     readable,
@@ -91,10 +91,11 @@ def _extremum(
         if structure is not None:
             structure = structure[mirror * structure.ndim]
             factors = factors and tuple(factor[::-1] for factor in factors)
-    target = get_output(xp, output, input)
-    require_real(target, "Complex output type not supported")
+    dtype = output_dtype(xp, output, input)
+    if dtype.kind == "c":
+        raise TypeError(f"Complex output type not supported: {dtype}")
     axes = check_axes(axes, input.ndim)
-    wide = _in_dtype_of_output(xp, input, output, target)
+    wide = _in_dtype_of_output(xp, input, output, dtype)
     if structure is not None and input.dtype.kind == "b":
         footprint, structure = _boolean_footprint(footprint, structure), None
     if structure is None and (footprint is None or footprint.all()):
@@ -111,10 +112,10 @@ def _extremum(
     return deliver(xp, result, output, input)
 
 
-def _in_dtype_of_output(xp: Any, input: Array, output: Any, target: Array) -> Array:
+def _in_dtype_of_output(xp: Any, input: Array, output: Any, dtype: np.dtype) -> Array:
     """The input in the output's dtype if that holds all its values: results then do, too."""
-    if output is not None and target.dtype != input.dtype:
-        kind = target.dtype.newbyteorder("=")
+    if output is not None and dtype != input.dtype:
+        kind = dtype.newbyteorder("=")
         if np.can_cast(input.dtype, kind, "safe") and input.dtype.kind != "b":
             return readable(xp, input.astype(kind))
     return readable(xp, input)
@@ -276,14 +277,14 @@ def _extremum1d(
     axis = check_axis(axis, input.ndim)
     if size < 1:
         raise RuntimeError(f"incorrect filter size: {size}")
-    target = get_output(xp, output, input)
+    dtype = output_dtype(xp, output, input)
     size = int(size)
     if not 0 <= size // 2 + origin < size:
         raise ValueError(f"invalid origin {origin} for a filter of size {size}")
     rule = check_mode(mode)
     window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
     window[axis], before[axis], rules[axis] = size, size // 2 + int(origin), rule
-    wide = _in_dtype_of_output(xp, input, output, target)
+    wide = _in_dtype_of_output(xp, input, output, dtype)
     result = neighbourhood.box(xp, wide, window, before, rules, cval, minimum)
     return deliver(xp, result, output, input)
 

@@ -148,7 +148,9 @@ def _box_passes(
     return tuple(passes)
 
 
-_SMALL = 1 << 15  # look-ups: below, waking a second thread costs more than it saves
+# Bytes that pass through registers: below, about a millisecond, a second thread is not worth
+# waiting for; on a busy machine it may take longer to come than the work to be done.
+_SMALL = 1 << 26
 
 
 def _threads(loaded: ctypes.CDLL, work: int) -> int:
@@ -166,7 +168,7 @@ def box(
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
     loaded = _library("flat", array.dtype.name)
     passes = _box_passes(array.shape, window, before, rules)
-    threads = _threads(loaded, array.size * array.itemsize)
+    threads = _threads(loaded, 8 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
     given = array
@@ -218,7 +220,7 @@ def footprint(
     status = loaded.semiconv_footprint(
         ctypes.byref(struct), lookups.ctypes.data, len(lookups), levels, array.ctypes.data,
         out.ctypes.data, outside.ctypes.data, int(minimum),
-        _threads(loaded, array.size * array.itemsize * len(lookups)),
+        _threads(loaded, array.nbytes * (4 + len(lookups))),
     )  # fmt: skip
     host.check(status, "a flat filter")
     return out
@@ -241,7 +243,7 @@ def structure(
     status = loaded.semiconv_structure(
         ctypes.byref(struct), indices.ctypes.data, sums.values.ctypes.data, first, len(indices),
         array.ctypes.data, out.ctypes.data, sums.outside.ctypes.data, int(sums.in_double),
-        int(minimum), _threads(loaded, array.size * len(indices)),
+        int(minimum), _threads(loaded, sums.values.itemsize * array.size * (8 + len(indices))),
     )  # fmt: skip
     host.check(status, "a filter by a structure")
     return out
@@ -261,10 +263,11 @@ def correlate(
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", "float64")
     struct, _ = _mapped(array.shape, window, before, rules)
+    threads = _threads(loaded, 8 * array.size * (8 + len(weights)))
     status = loaded.semiconv_correlate(
         ctypes.byref(struct), indices.ctypes.data, weights.ctypes.data, len(weights), symmetry,
         array.ctypes.data, TYPE_CODES[array.dtype.name], out.ctypes.data,
-        TYPE_CODES[out.dtype.name], float(cval), _threads(loaded, array.size * len(weights)),
+        TYPE_CODES[out.dtype.name], float(cval), threads,
     )  # fmt: skip
     host.check(status, "a correlation")
 

@@ -44,12 +44,8 @@ def _by_components(
     xp: Any, function: Any, input: Array, weights: np.ndarray, output: Array, cval: Any, **rest: Any
 ) -> Array:
     """A complex correlation from real ones; each part of `output` is written once."""
-    pairs = {"real": [], "imag": []}  # type: dict[str, list[tuple[int, Array, np.ndarray, Any]]]
-    if weights.dtype.kind != "c":
-        weights = weights + 0j
-        parts = (False,)
-    else:
-        parts = (False, True)
+    pairs: dict[str, list[tuple[int, Array, np.ndarray, Any]]] = {"real": [], "imag": []}
+    parts = (False, True) if weights.dtype.kind == "c" else (False,)
     if input.dtype.kind != "c" and np.iscomplexobj(cval):
         raise ValueError(
             f"Cannot provide a complex-valued cval when the input is real, got {cval!r}"

@@ -1,7 +1,7 @@
 """In which type an element and a structure's value are added, and the numbers that go with it.
 
-Integers: exactly, or in double where a value is too large; floating numbers: in their own arithmetic
-(float32 for the halves). No arrays of images, no kernels; called by ``neighbourhood``.
+Integers: exactly, or in double where a value is too large; floating numbers: in their own
+arithmetic (float32 for the halves). No images, no kernels; called by ``neighbourhood``.
 """
 
 from __future__ import annotations
