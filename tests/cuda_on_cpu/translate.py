@@ -16,7 +16,7 @@ _KERNEL = re.compile(
     rf"(?P<parameters>{_PARENTHESES})\s*(?P<open>[{{;])"
 )
 _DYNAMIC_SHARED = re.compile(
-    r"(?P<align>__align__\s*\([^()]*\)|alignas\s*\([^()]*\))?\s*\bextern\s+(?P<volatile>volatile\s+)?"
+    r"(?:(?P<align>(?:__align__|alignas)\s*\([^()]*\))\s*)?\bextern\s+(?P<volatile>volatile\s+)?"
     r"__shared__\s+(?:__align__\s*\([^()]*\)\s*|alignas\s*\([^()]*\)\s*)?"
     r"(?P<type>[\w:<>, ]*?[\w>])\s+(?P<name>[A-Za-z_]\w*)\s*\[\s*\]\s*;"
 )
@@ -35,10 +35,11 @@ def translate(source: str) -> str:
         text,
     )
     text = _STATIC_SHARED.sub(_static_shared, text)
-    left = re.search(r".*\b__shared__\b.*", text)
+    left = re.search(r"\b__shared__\b", text)
     if left:
         line = text.count("\n", 0, left.start()) + 1
-        raise ValueError(f"line {line}: cannot read this __shared__ declaration: {left[0].strip()}")
+        shown = text.splitlines()[line - 1].strip()
+        raise ValueError(f"line {line}: cannot read this __shared__ declaration: {shown}")
     return text
 
 
