@@ -35,6 +35,15 @@ template <bool GUARDED> SEMICONV_FN Real term_of(Real img, Real weight) {
   return times(img, weight);
 }
 
+template <class A> SEMICONV_FN void fold_all(A (&acc)[channels][rows][columns]) {
+#pragma unroll
+  for (int c = 0; c < channels; ++c)
+#pragma unroll
+    for (int row = 0; row < rows; ++row)
+#pragma unroll
+      for (int x = 0; x < columns; ++x) acc[c][row][x].fold();
+}
+
 // One plane of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
 // in the kernel's memory order, each loaded into registers once for all outputs that see it.
 template <int PASS, bool GUARDED, class A>
@@ -46,6 +55,7 @@ SEMICONV_FN void visit_plane(A (&acc)[channels][rows][columns], const Real* patc
   constexpr int unrolled = size_y() * row_taps * rows * columns * channels <= most ? 64 : 1;
   constexpr int seen = (columns - 1) * stride_x() + (row_taps - 1) * dilation_x() + 1;
   constexpr int reach = (rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
+  constexpr int folded = row_taps < block ? block / row_taps : 1;  // rows between two folds
 #pragma unroll unrolled
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
@@ -72,6 +82,7 @@ SEMICONV_FN void visit_plane(A (&acc)[channels][rows][columns], const Real* patc
         }
       }
     }
+    if (PASS == 1 && reach > folded && (n + 1) % folded == 0) fold_all(acc);
   }
 }
 template <bool GUARDED, class A>
@@ -87,12 +98,7 @@ SEMICONV_FN void accumulate_plane(A (&acc)[channels][rows][columns], const Real*
         for (int x = 0; x < columns; ++x) acc[c][row][x].settle();
   }
   visit_plane<1, GUARDED>(acc, patch, weights, first_tap);
-#pragma unroll
-  for (int c = 0; c < channels; ++c)
-#pragma unroll
-    for (int row = 0; row < rows; ++row)
-#pragma unroll
-      for (int x = 0; x < columns; ++x) acc[c][row][x].fold();
+  fold_all(acc);
 }
 
 struct alignas(columns * sizeof(Storage)) Line {
