@@ -3,6 +3,7 @@
 //
 // Needs what tile.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
 //   SEMICONV_CHANNELS     output channels of one thread (1 for depthwise work)
+//   SEMICONV_BLOCKS       blocks of a multiprocessor that the registers must suffice for
 // For floating semifields whose zero is absorbing: positions outside are loaded as the zero.
 // Same accumulators and tap order as `direct`.
 #include "tile.cuh"
@@ -14,6 +15,7 @@ constexpr int patch_height = (tile_rows - 1) * stride_y() + (size_y() - 1) * dil
 constexpr int patch_width_used = (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1;
 constexpr int patch_width = (patch_width_used + 3) / 4 * 4;  // so that lines load as vectors
 constexpr int plane_taps = size_y() * size_x();
+constexpr int weights_of_thread = (plane_taps * channels + threads - 1) / threads;
 struct alignas(16) Patch {
   Real of[patch_height * patch_width];
 };
@@ -34,6 +36,12 @@ template <bool GUARDED> SEMICONV_FN Real term_of(Real img, Real weight) {
   if constexpr (GUARDED) return img == semifield_zero<Real>() ? img : times(img, weight);
   return times(img, weight);
 }
+
+#if defined(SEMICONV_SELECT)
+constexpr bool may_guard = false;
+#else
+constexpr bool may_guard = true;
+#endif
 
 template <class A> SEMICONV_FN void fold_all(A (&acc)[channels][rows][columns]) {
 #pragma unroll
@@ -118,7 +126,7 @@ SEMICONV_FN void store_residual(const Chosen& acc, void* residual, int64 plane_s
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(SEMICONV_THREADS_X * SEMICONV_THREADS_Y, 2)
+extern "C" __global__ void __launch_bounds__(SEMICONV_THREADS_X * SEMICONV_THREADS_Y, SEMICONV_BLOCKS)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, long long tiles_y,
@@ -146,52 +154,93 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                          place.group * g.in_channels * g.img_strides[1];
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
-  const int64 first_y = (int64)place.y * stride_y() - along_y(g.pad_begin, 0);
-  const int64 first_x = (int64)place.x * stride_x() - along_x(g.pad_begin);
+  const PatchSource<patch_height, patch_width> source(g, place);
   const Real* corner =
       patch.of + thread_y * rows * stride_y() * patch_width + thread_x * columns * stride_x();
 
+  // A plane of taps: one input channel at one tap of the outer axes. Where work is bound by
+  // arithmetic, the next plane is loaded into registers while this one is computed; where it is
+  // bound by memory, other blocks hide the loads and the registers serve them.
   const int32 planes = (int32)g.in_channels * outer_taps;
-  for (int32 p = 0; p < planes; ++p) {
-    // One input channel at one tap of the outer axes.
-    const int32 channel = p / outer_taps;
-    int32 rest = p % outer_taps;
-    int64 image_at = channel * g.img_strides[1], krn_at = channel * g.krn_strides[1];
-    bool inside = true;
-    for (int a = outer - 1; a >= 0; --a) {
-      const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
-      rest /= SEMICONV_KERNEL_SIZE[a];
-      const int64 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
-      const int64 position = place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
-                             step * SEMICONV_DILATIONS[a];
-      inside = inside && position >= 0 && position < g.image_size[a];
-      image_at += position * g.img_strides[a + 2];
-      krn_at += index * g.krn_strides[a + 2];
+  constexpr bool ahead = channels > 1;
+  using Source = PatchSource<patch_height, patch_width>;
+  Real held[Source::rows_of_team][Source::columns_of_lane], held_weights[weights_of_thread];
+  const Storage *plane_image = image, *plane_krn = krn;
+  // The first plane from p on that lies inside the image along the outer axes.
+  const auto find = [&](int32 p) {
+    for (; p < planes; ++p) {
+      int32 rest = p % outer_taps;
+      const int32 channel = p / outer_taps;
+      int64 image_at = channel * g.img_strides[1], krn_at = channel * g.krn_strides[1];
+      bool inside = true;
+      for (int a = outer - 1; a >= 0; --a) {
+        const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
+        rest /= SEMICONV_KERNEL_SIZE[a];
+        const int64 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
+        const int64 position = place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
+                               step * SEMICONV_DILATIONS[a];
+        inside = inside && position >= 0 && position < g.image_size[a];
+        image_at += position * g.img_strides[a + 2];
+        krn_at += index * g.krn_strides[a + 2];
+      }
+      if (!inside) continue;
+      plane_image = image + image_at;
+      plane_krn = krn + krn_at;
+      break;
     }
-    if (!inside) continue;  // the same for all threads of the block
+    return p;
+  };
+  const auto weight_at = [&](int n) {
+    const int tap = n / channels, c = n % channels;
+    const int64 output = first_output + c < g.outputs_per_group ? first_output + c : first_output;
+    return (Real)load(plane_krn[g.kernel_of(place.group, output) * g.krn_strides[0] +
+                                tap / size_x() * along_y(g.krn_strides + 2, 0) +
+                                tap % size_x() * along_x(g.krn_strides + 2)]);
+  };
+  const auto hold = [&] {
+    source.visit<64>(plane_image, semifield_zero<Real>(),
+                     [&](int n, int m, Real value) { held[n][m] = value; });
+#pragma unroll
+    for (int k = 0; k < weights_of_thread; ++k) {
+      const int n = threadIdx.x + k * threads;
+      held_weights[k] = n < plane_taps * channels ? weight_at(n) : Real(0);
+    }
+  };
+
+  int32 p = find(0);
+  if (ahead && p < planes) hold();
+  while (p < planes) {
     __syncthreads();
-    load_patch<patch_height, patch_width>(
-        patch.of, image + image_at, first_y, first_x, along_y(g.image_size, 1), along_x(g.image_size),
-        along_y(g.img_strides + 2, 0), along_x(g.img_strides + 2), semifield_zero<Real>());
     bool infinite = false;
-    for (int n = threadIdx.x; n < plane_taps * channels; n += threads) {
-      const int tap = n / channels, c = n % channels;
-      const int64 output = first_output + c < g.outputs_per_group ? first_output + c : first_output;
-      const int64 at = g.kernel_of(place.group, output) * g.krn_strides[0] + krn_at +
-                       tap / size_x() * along_y(g.krn_strides + 2, 0) +
-                       tap % size_x() * along_x(g.krn_strides + 2);
-      const Real weight = load(krn[at]);
-      weights.of[tap][c] = weight;
+    if constexpr (ahead) {
+#pragma unroll
+      for (int n = 0; n < Source::rows_of_team; ++n)
+#pragma unroll
+        for (int m = 0; m < Source::columns_of_lane; ++m) source.put(patch.of, n, m, held[n][m]);
+    } else {
+      source.visit<1>(plane_image, semifield_zero<Real>(),
+                      [&](int n, int m, Real value) { Source::put(patch.of, n, m, value); });
+    }
+#pragma unroll
+    for (int k = 0; k < weights_of_thread; ++k) {
+      const int n = threadIdx.x + k * threads;
+      if (n >= plane_taps * channels) continue;
+      const Real weight = ahead ? held_weights[k] : weight_at(n);
+      weights.of[n / channels][n % channels] = weight;
       infinite = infinite || !(absolute(weight) < infinity<Real>());
     }
 #if defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
-    __syncthreads();
     (void)infinite;
-    accumulate_plane<false>(acc, corner, weights.of, p * plane_taps);
+    __syncthreads();
+    const bool guarded = false;
 #else
-    if (__syncthreads_or(infinite)) accumulate_plane<true>(acc, corner, weights.of, p * plane_taps);
-    else accumulate_plane<false>(acc, corner, weights.of, p * plane_taps);
+    const bool guarded = __syncthreads_or(infinite);
 #endif
+    const int32 next = find(p + 1);
+    if (ahead && next < planes) hold();
+    if (guarded) accumulate_plane<may_guard>(acc, corner, weights.of, p * plane_taps);
+    else accumulate_plane<false>(acc, corner, weights.of, p * plane_taps);
+    p = next;
   }
 
   int64 outer_at = 0;

@@ -29,7 +29,7 @@ struct View {
   bool inside;
   int64 position[most_axes];
 
-  SEMICONV_FN View(const Neighbourhood& n, const Storage* source, int64 output) {
+  SEMICONV_FN void look(const Neighbourhood& n, const Storage* source, int64 output) {
     at = source;
     inside = true;
     for (int a = (int)n.rank - 1; a >= 0; --a) {
@@ -40,63 +40,138 @@ struct View {
       at += begin * n.stride[a];
     }
   }
-  SEMICONV_FN Lane element(const Neighbourhood& n, const Storage* source, const int64* tables,
-                           const int64* indices, const int64* offsets, Lane outside, int64 tap) const {
-    if (inside) return (Lane)load(at[offsets[tap]]);
+};
+
+// Where terms come from: what several outputs of a thread share.
+struct Source {
+  const Storage* elements;
+  const int64 *tables, *indices;
+  Lane outside;
+};
+
+// One output next to the border: every position is looked up.
+struct Looked {
+  const Neighbourhood& n;
+  const Source& source;
+  View view;
+
+  SEMICONV_FN Lane operator()(int64 tap, int64) const {
     int64 offset = 0;
     for (int a = 0; a < n.rank; ++a) {
-      const int64 element = tables[n.table[a] + position[a] + indices[tap * n.rank + a]];
-      if (element < 0) return outside;
+      const int64 element =
+          source.tables[n.table[a] + view.position[a] + source.indices[tap * n.rank + a]];
+      if (element < 0) return source.outside;
       offset += element * n.stride[a];
     }
-    return (Lane)load(source[offset]);
+    return (Lane)load(source.elements[offset]);
   }
 };
+// One output inside.
+struct Straight {
+  const Storage* at;
+  SEMICONV_FN Lane operator()(int64, int64 offset) const { return (Lane)load(at[offset]); }
+};
+
+struct Taps {
+  const int64* offsets;
+  const void* given;
+  double first;
+  int first_apart;
+};
+
+// Reduce all taps for COUNT outputs at once, so that a tap is read once for all of them.
+template <int COUNT, class Element>
+SEMICONV_FN void reduce(const Neighbourhood& n, const Taps& taps, const Element* element, Out* out,
+                        int64 apart) {
+#if defined(SEMICONV_SUM)
+  const double* weights = (const double*)taps.given;
+  double sum[COUNT];
+#if SEMICONV_SYMMETRY
+  for (int k = 0; k < COUNT; ++k) sum[k] = element[k](0, taps.offsets[0]) * weights[0];
+  for (int64 tap = 1; tap <= n.taps / 2; ++tap) {
+    const int64 other = n.taps - tap;
+    for (int k = 0; k < COUNT; ++k)
+      sum[k] += (element[k](tap, taps.offsets[tap]) +
+                 SEMICONV_SYMMETRY * element[k](other, taps.offsets[other])) * weights[tap];
+  }
+#else
+  for (int k = 0; k < COUNT; ++k) sum[k] = 0;
+  for (int64 tap = 0; tap < n.taps; ++tap) {
+    const int64 offset = taps.offsets[tap];
+    const double weight = weights[tap];
+    for (int k = 0; k < COUNT; ++k) sum[k] += element[k](tap, offset) * weight;
+  }
+#endif
+  for (int k = 0; k < COUNT; ++k) out[k * apart] = Converted<Out>::from(sum[k]);
+#else
+  constexpr bool minimum = SEMICONV_MINIMUM;
+  Lane best[COUNT];
+  for (int k = 0; k < COUNT; ++k) best[k] = worst<minimum, Lane>();
+#if defined(SEMICONV_FLAT)
+  for (int64 tap = 0; tap < n.taps; ++tap) {
+    const int64 offset = taps.offsets[tap];
+    for (int k = 0; k < COUNT; ++k) best[k] = better<minimum>(best[k], element[k](tap, offset));
+  }
+  for (int k = 0; k < COUNT; ++k) out[k * apart] = Store<Out>::from(best[k]);
+#else
+#if defined(SEMICONV_SATURATING)
+  const int64* values = (const int64*)taps.given;
+  const int64 begin = 0;
+#else
+  const Lane* values = (const Lane*)taps.given;
+  const int64 begin = taps.first_apart ? 1 : 0;
+  if (taps.first_apart)
+    for (int k = 0; k < COUNT; ++k)
+      best[k] = better<minimum>(best[k], (Lane)((double)element[k](0, taps.offsets[0]) + taps.first));
+#endif
+  for (int64 tap = begin; tap < n.taps; ++tap) {
+    const int64 offset = taps.offsets[tap];
+    const auto value = values[tap];
+    for (int k = 0; k < COUNT; ++k) {
+#if defined(SEMICONV_SATURATING)
+      best[k] = better<minimum>(best[k], saturating_sum(element[k](tap, offset), value));
+#else
+      best[k] = better<minimum>(best[k], (Lane)(element[k](tap, offset) + value));
+#endif
+    }
+  }
+  for (int k = 0; k < COUNT; ++k) out[k * apart] = stored_sum(best[k]);
+#endif
+#endif
+}
 
 }  // namespace semiconv
 
 extern "C" __global__ void __launch_bounds__(256)
-SEMICONV_KERNEL(const semiconv::Neighbourhood n, const semiconv::Storage* __restrict__ source,
+SEMICONV_KERNEL(const semiconv::Neighbourhood n, const semiconv::Storage* __restrict__ elements,
                 semiconv::Out* __restrict__ out, const long long* __restrict__ tables,
                 const long long* __restrict__ indices, const long long* __restrict__ offsets,
                 const void* __restrict__ given, semiconv::Lane outside, double first,
                 int first_apart) {
   using namespace semiconv;
-  const int64 step = (int64)blockDim.x * gridDim.x;
-  for (int64 o = (int64)blockIdx.x * blockDim.x + threadIdx.x; o < n.outputs; o += step) {
-    const View view(n, source, o);
-    const auto element = [&](int64 tap) {
-      return view.element(n, source, tables, indices, offsets, outside, tap);
-    };
-#if defined(SEMICONV_SUM)
-    const double* weights = (const double*)given;
-#if SEMICONV_SYMMETRY
-    double sum = element(0) * weights[0];
-    for (int64 tap = 1; tap <= n.taps / 2; ++tap)
-      sum += (element(tap) + SEMICONV_SYMMETRY * element(n.taps - tap)) * weights[tap];
-#else
-    double sum = 0;
-    for (int64 tap = 0; tap < n.taps; ++tap) sum += element(tap) * weights[tap];
-#endif
-    out[o] = Converted<Out>::from(sum);
-#else
-    constexpr bool minimum = SEMICONV_MINIMUM;
-    Lane best = worst<minimum, Lane>();
-#if defined(SEMICONV_FLAT)
-    for (int64 tap = 0; tap < n.taps; ++tap) best = better<minimum>(best, element(tap));
-    out[o] = Store<Out>::from(best);
-#elif defined(SEMICONV_SATURATING)
-    const int64* values = (const int64*)given;
-    for (int64 tap = 0; tap < n.taps; ++tap)
-      best = better<minimum>(best, saturating_sum(element(tap), values[tap]));
-    out[o] = stored_sum(best);
-#else
-    const Lane* values = (const Lane*)given;
-    if (first_apart) best = better<minimum>(best, (Lane)((double)element(0) + first));
-    for (int64 tap = first_apart ? 1 : 0; tap < n.taps; ++tap)
-      best = better<minimum>(best, (Lane)(element(tap) + values[tap]));
-    out[o] = stored_sum(best);
-#endif
-#endif
+  constexpr int together = 4;  // outputs of a thread, a block apart
+  const Source source{elements, tables, indices, outside};
+  const Taps taps{offsets, given, first, first_apart};
+  const int64 apart = blockDim.x, block = together * apart;
+  for (int64 o = blockIdx.x * block + threadIdx.x; o < n.outputs; o += gridDim.x * block) {
+    Straight straight[together];
+    bool all = o + (together - 1) * apart < n.outputs;
+    for (int k = 0; k < together && all; ++k) {
+      View view;
+      view.look(n, elements, o + k * apart);
+      straight[k].at = view.at;
+      all = view.inside;
+    }
+    if (all) {
+      reduce<together>(n, taps, straight, out + o, apart);
+      continue;
+    }
+    for (int64 each = o; each < n.outputs && each < o + block; each += apart) {
+      Looked looked{n, source, {}};
+      looked.view.look(n, elements, each);
+      const Straight direct{looked.view.at};
+      if (looked.view.inside) reduce<1>(n, taps, &direct, out + each, apart);
+      else reduce<1>(n, taps, &looked, out + each, apart);
+    }
   }
 }

@@ -52,25 +52,47 @@ SEMICONV_FN Place place_of_block(const int64* sizes, int64 tiles_y, int64 tiles_
   return place;
 }
 
-// Copy a HEIGHT x WIDTH patch into shared memory, a warp per row; positions outside get `outside`.
-template <int HEIGHT, int WIDTH, class S, class T>
-SEMICONV_FN void load_patch(T* patch, const S* source, int64 first_y, int64 first_x, int64 size_of_y,
-                            int64 size_of_x, int64 pitch_y, int64 pitch_x, T outside) {
-  constexpr int warps = threads / 32 > 0 ? threads / 32 : 1;
-  const int lane = threadIdx.x % 32;
-  // Columns of the patch that lie in the image.
-  const int64 room = size_of_x - first_x;
-  const int from = first_x < 0 ? (int)(-first_x < WIDTH ? -first_x : WIDTH) : 0;
-  const int to = room < WIDTH ? (int)(room > 0 ? room : 0) : WIDTH;
-#pragma unroll 2
-  for (int row = threadIdx.x / 32; row < HEIGHT; row += warps) {
-    const int64 y = first_y + row;
-    const bool inside = y >= 0 && y < size_of_y;
-    const S* line = source + y * pitch_y + first_x * pitch_x;
-#pragma unroll
-    for (int x = lane; x < WIDTH; x += 32)
-      patch[row * WIDTH + x] = inside && x >= from && x < to ? (T)load(line[x * pitch_x]) : outside;
+// A HEIGHT x WIDTH patch of the image: where it lies, and its way into shared memory, a warp per row
+// (all threads on the one row of a signal). Positions outside the image get `outside`.
+template <int HEIGHT, int WIDTH> struct PatchSource {
+  static constexpr int lanes = rank > 1 ? 32 : threads;
+  static constexpr int teams = threads / lanes;
+  static constexpr int rows_of_team = (HEIGHT + teams - 1) / teams;
+  static constexpr int columns_of_lane = (WIDTH + lanes - 1) / lanes;
+  int64 first_y, first_x, size_of_y, pitch_y, pitch_x;
+  int from, to;  // columns of the patch that lie in the image
+
+  SEMICONV_FN PatchSource(const Geometry& g, const Place& place)
+      : first_y((int64)place.y * stride_y() - along_y(g.pad_begin, 0)),
+        first_x((int64)place.x * stride_x() - along_x(g.pad_begin)),
+        size_of_y(along_y(g.image_size, 1)),
+        pitch_y(along_y(g.img_strides + 2, 0)),
+        pitch_x(along_x(g.img_strides + 2)) {
+    const int64 room = along_x(g.image_size) - first_x;
+    from = first_x < 0 ? (int)(-first_x < WIDTH ? -first_x : WIDTH) : 0;
+    to = room < WIDTH ? (int)(room > 0 ? room : 0) : WIDTH;
   }
-}
+  // use(n, m, value) for this thread's elements, UNROLL rows' loads under way at a time.
+  template <int UNROLL, class F>
+  SEMICONV_FN void visit(const Storage* source, Real outside, F&& use) const {
+    const int lane = threadIdx.x % lanes;
+#pragma unroll UNROLL
+    for (int n = 0; n < rows_of_team; ++n) {
+      const int row = threadIdx.x / lanes + n * teams;
+      const int64 y = first_y + row;
+      const bool inside = row < HEIGHT && y >= 0 && y < size_of_y;
+      const Storage* line = source + y * pitch_y + first_x * pitch_x;
+#pragma unroll
+      for (int m = 0; m < columns_of_lane; ++m) {
+        const int x = lane + m * lanes;
+        use(n, m, inside && x >= from && x < to ? (Real)load(line[x * pitch_x]) : outside);
+      }
+    }
+  }
+  static SEMICONV_FN void put(Real* patch, int n, int m, Real value) {
+    const int row = threadIdx.x / lanes + n * teams, x = threadIdx.x % lanes + m * lanes;
+    if (row < HEIGHT && x < WIDTH) patch[row * WIDTH + x] = value;
+  }
+};
 
 }  // namespace semiconv

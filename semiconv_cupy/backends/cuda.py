@@ -271,13 +271,14 @@ def _kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """The shape of the tiled kernels' work: what a thread holds, and the threads of a block."""
+    """The shape of the tiled kernels' work: what a thread holds, the threads of a block."""
 
     channels: int
     rows: int
     columns: int
     threads_y: int
     threads_x: int
+    blocks: int
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
         """The macros of kernels_cu/cuda/tile.cuh."""
@@ -288,6 +289,7 @@ class Tile:
             "SEMICONV_COLUMNS": str(self.columns),
             "SEMICONV_THREADS_Y": str(self.threads_y),
             "SEMICONV_THREADS_X": str(self.threads_x),
+            "SEMICONV_BLOCKS": str(self.blocks),
         }
 
     def count(self, geometry: Geometry) -> tuple[int, int]:
@@ -326,7 +328,11 @@ _WIDEST = 33  # columns of a kernel that a thread's registers hold a line for
 
 
 def tile_of(
-    semifield: Semifield, storage: str, geometry: Geometry, residual: str | None
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: str | None,
+    least_filled: float = _LEAST_FILLED,
 ) -> Tile | None:
     """The tile for a forward launch, None where only `direct` serves.
 
@@ -357,8 +363,9 @@ def tile_of(
         channels, rows, columns = 1, max(1, 4 // weight), 4
     if geometry.rank == 1:
         rows = 1
+    blocks = 3 if channels == 1 and weight < 4 else 2
     while True:
-        tile = Tile(channels, rows, columns, threads_y, threads_x)
+        tile = Tile(channels, rows, columns, threads_y, threads_x, blocks)
         if tile.shared_bytes(geometry, itemsize) <= _SHARED:
             break
         if rows > 1:
@@ -370,7 +377,7 @@ def tile_of(
     area = (
         math.prod(tile.count(geometry)) * tile.rows * tile.threads_y * tile.columns * tile.threads_x
     )
-    if math.prod(geometry.out_size[-2:]) < _LEAST_FILLED * area:
+    if math.prod(geometry.out_size[-2:]) < least_filled * area:
         return None
     grid = tile.grid(geometry)
     return tile if grid[0] < 2**31 and grid[1] < 2**16 and grid[2] < 2**16 else None
@@ -415,7 +422,10 @@ def forward(
     struct = struct_of(geometry, img, krn)
     plane = np.int64(_plane(semifield, storage, geometry, residual))
     arrays = (img, krn, out, out if residual is None else residual)
-    tile = None if method == "direct" else tile_of(semifield, storage, geometry, residual_type)
+    tile = None
+    if method != "direct":
+        filled = 0.0 if method == "tiled" else _LEAST_FILLED
+        tile = tile_of(semifield, storage, geometry, residual_type, filled)
     if tile is None and method == "tiled":
         raise ValueError(
             f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"

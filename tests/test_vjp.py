@@ -1,0 +1,171 @@
+"""Gradients of arrays: by differences, on every backend, at extremes, and to the bit.
+
+The PyTorch bridge's tests go deeper into geometry; here are the core's own promises.
+"""
+
+import numpy as np
+import pytest
+from cuda_on_cpu.device import HarnessDevice
+
+import semiconv_cupy as sc
+from semiconv_cupy import conv
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import residual_of
+
+SEMIFIELDS = {
+    "max": sc.SelectSemifield.tropical_max(),
+    "min negated": sc.SelectSemifield.tropical_min_negated(),
+    "max shared": sc.SelectSemifield.tropical_max(spread_gradient=True),
+    "max of channels": sc.SelectSemifield.tropical_max(channels_add=True),
+    "max times": sc.SelectSemifield.max_times(),
+    "linear": sc.SubtractSemifield.linear(),
+    "log": sc.SubtractSemifield.log(2.0),
+    "log below": sc.SubtractSemifield.log(-1.5),
+    "root 3": sc.SubtractSemifield.root(3.0),
+    "root -2": sc.SubtractSemifield.root(-2.0),
+    "norm": sc.SubtractSemifield(
+        add=lambda a, b: a + b,
+        times=lambda a, b: (a * b) ** 2,
+        zero=0.0,
+        post_sum=lambda a: a**0.5,
+        undo_post_sum=lambda r: r**2,
+    ),
+    "sum and product": sc.SubtractSemifield(
+        add=lambda a, b: a + b + a * b,
+        times=lambda a, b: a * b,
+        zero=0.0,
+        subtract=lambda r, v: (r - v) / (1 + v),
+    ),
+}
+GEOMETRIES = {
+    "plain": ((2, 3, 6, 7), (2, 3, 3, 2), dict(padding="same")),
+    "strided": (
+        (2, 4, 6, 7),
+        (4, 2, 3, 2),
+        dict(stride=2, padding=((1, 2), (0, 1)), dilation=(2, 1), groups=2, kind="corr"),
+    ),
+    "broadcast": ((1, 4, 5, 4), (3, 2, 2, 3), dict(groups=2, group_broadcasting=True, padding=3)),
+    "signal": ((2, 2, 9), (3, 2, 4), dict(padding=2)),
+    "volume": ((1, 1, 4, 3, 5), (2, 1, 2, 3, 2), dict(padding="same")),
+}
+
+
+def problem(geometry):
+    img_shape, krn_shape, arguments = GEOMETRIES[geometry]
+    rng = np.random.default_rng(7)
+    img, krn = rng.random(img_shape) + 0.1, rng.random(krn_shape) + 0.1
+    plan = Geometry.plan(img_shape, krn_shape, **arguments)
+    slopes = rng.standard_normal(plan.out_shape)
+    return img, krn, slopes, arguments, plan
+
+
+def differences(function, array, step=1e-6):
+    gradient = np.zeros_like(array)
+    for index in np.ndindex(array.shape):
+        moved = array.copy()
+        moved[index] += step
+        above = function(moved)
+        moved[index] -= 2 * step
+        gradient[index] = (above - function(moved)) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_by_differences(name, geometry):
+    img, krn, slopes, arguments, _ = problem(geometry)
+
+    def value(img, krn):
+        out = sc.semifield_conv(img, krn, SEMIFIELDS[name], **arguments)
+        return (np.where(np.isfinite(out), out, 0) * slopes).sum()
+
+    _, pullback = sc.semifield_conv_vjp(img, krn, SEMIFIELDS[name], **arguments)
+    grad_img, grad_krn = pullback(slopes)
+    np.testing.assert_allclose(grad_img, differences(lambda x: value(x, krn), img), atol=2e-5)
+    np.testing.assert_allclose(grad_krn, differences(lambda x: value(img, x), krn), atol=2e-5)
+
+
+@pytest.mark.parametrize("geometry", ["plain", "strided", "broadcast"])
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_reference_agrees(name, geometry):
+    img, krn, slopes, arguments, _ = problem(geometry)
+    out, pullback = sc.semifield_conv_vjp(img, krn, SEMIFIELDS[name], **arguments)
+    same, reference = sc.semifield_conv_vjp(
+        img, krn, SEMIFIELDS[name], method="reference", **arguments
+    )
+    np.testing.assert_allclose(same, out, rtol=1e-11)
+    for got, expected in zip(reference(slopes), pullback(slopes), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("geometry", ["plain", "strided", "broadcast", "volume"])
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_cuda_kernels_agree(name, geometry):
+    img, krn, slopes, arguments, plan = problem(geometry)
+    semifield, device = SEMIFIELDS[name], HarnessDevice()
+    out, pullback = sc.semifield_conv_vjp(img, krn, semifield, **arguments)
+    described = residual_of(semifield, "float64", plan)
+    residual = described and device.empty(described.shape, described.dtype)
+    filled, grads = device.empty(out.shape, "f8"), [device.empty(a.shape, "f8") for a in (img, krn)]
+    conv.forward(img, krn, filled, residual, semifield, plan, "float64", device=device)
+    np.testing.assert_allclose(filled, out, rtol=1e-12)
+    conv.backward(slopes, img, krn, residual, *grads, semifield, plan, "float64", device=device)
+    for got, expected in zip(grads, pullback(slopes), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["max", "max shared", "log", "linear"])
+def test_threads_do_not_change_a_bit(name):
+    rng = np.random.default_rng(3)
+    img = rng.standard_normal((1, 2, 200, 180)).astype(np.float32)
+    krn = rng.standard_normal((2, 2, 7, 5)).astype(np.float32)
+    plan = Geometry.plan(img.shape, krn.shape, padding="same")
+    semifield = SEMIFIELDS[name]
+    described = residual_of(semifield, "float32", plan)
+    out = np.empty(plan.out_shape, np.float32)
+    slopes = rng.standard_normal(plan.out_shape).astype(np.float32)
+    results = []
+    for threads in (1, 2, 3):
+        residual = described and np.empty(described.shape, described.dtype)
+        conv.forward(img, krn, out, residual, semifield, plan, "float32", threads=threads)
+        grads = np.zeros_like(img), np.empty_like(krn)
+        conv.backward(
+            slopes, img, krn, residual, *grads, semifield, plan, "float32", threads=threads
+        )
+        results.append(grads)
+    for grads in results[1:]:
+        for got, expected in zip(grads, results[0], strict=True):
+            assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e6, 1e8])
+def test_log_weights_sum_to_one_at_any_magnitude(magnitude):
+    img = (magnitude + np.linspace(0, 1, 25)).astype(np.float32).reshape(1, 1, 5, 5)
+    krn = np.zeros((1, 1, 3, 3), np.float32)
+    out, pullback = sc.semifield_conv_vjp(img, krn, sc.SubtractSemifield.log(3.0))
+    grad_img, grad_krn = pullback(np.ones_like(out))
+    assert abs(grad_img.sum() - out.size) < 1e-4
+    assert abs(grad_krn.sum() - out.size) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["max", "max shared", "log", "root 3", "norm"])
+def test_windows_of_nothing_have_gradient_zero(name):
+    semifield = SEMIFIELDS[name]
+    img = np.full((1, 1, 4, 4), semifield.zero)
+    krn = np.ones((1, 1, 3, 3))
+    out, pullback = sc.semifield_conv_vjp(img, krn, semifield, padding=5)
+    assert (out == semifield.zero).all()
+    for gradient in pullback(np.ones_like(out)):
+        assert (gradient == 0).all()
+
+
+def test_errors_name_what_is_wrong():
+    img, krn = np.zeros((1, 1, 4)), np.zeros((1, 1, 2))
+    out, pullback = sc.semifield_conv_vjp(img, krn, "tropical_max")
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 3\) and dtype float64, got \(1, 1, 4\)"):
+        pullback(img)
+    with pytest.raises(TypeError, match="derivatives need a floating dtype, got int32"):
+        sc.semifield_conv_vjp(img.astype("i4"), krn.astype("i4"), "tropical_max")
+    with pytest.raises(TypeError, match="differentiated by PyTorch"):
+        sc.semifield_conv_vjp(img, krn, sc.BroadcastSemifield.linear())
+    assert out.shape == (1, 1, 3)
