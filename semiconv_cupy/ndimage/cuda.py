@@ -34,6 +34,8 @@ _SHARED_BYTES = 48 * 1024
 _MOST_BLOCKS = 2**31 - 1
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
+_uploaded: dict[tuple[Any, ...], Array] = {}
+_MOST_UPLOADED = 256
 
 
 def flat_kernel(storage: str, minimum: bool) -> source.KernelSource:
@@ -86,6 +88,17 @@ class Backend:
     def _there(self, array: np.ndarray) -> Array:
         return self.device.array_module.asarray(np.ascontiguousarray(array))
 
+    def _kept(self, like: Array, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
+        """A small array on the device of `like`, uploaded once."""
+        number = getattr(getattr(like, "device", None), "id", None)
+        whole = (type(self.device), number, *key)
+        found = _uploaded.get(whole)
+        if found is None:
+            if len(_uploaded) >= _MOST_UPLOADED:
+                _uploaded.clear()
+            found = _uploaded[whole] = self._there(make())
+        return found
+
     def box(
         self,
         array: Array,
@@ -116,7 +129,8 @@ class Backend:
                 array = reference.box(array, tuple(rest), before, rules, outside, minimum)
                 continue
             tile = min(room, size, max(THREADS * 4 // columns, k))
-            table = self._there(positions(size, before[axis], k - 1 - before[axis], rules[axis]))
+            where = (size, before[axis], k - 1 - before[axis], rules[axis])
+            table = self._kept(array, where, lambda where=where: positions(*where))  # type: ignore[misc]
             out = self.device.empty(array.shape, array.dtype)
             tiles = outer * -(-size // tile) * -(-inner // columns)
             kernel(
@@ -204,15 +218,12 @@ class Backend:
         first: float | None,
         out: Array,
     ) -> None:
-        tables = [
-            positions(n, b, k - 1 - b, rule)
-            for n, k, b, rule in zip(array.shape, window, before, rules, strict=True)
-        ]
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+        lengths = [n + k - 1 for n, k in zip(array.shape, window, strict=True)]
         described = np.zeros((), _NEIGHBOURHOOD)
         described["rank"], described["taps"] = array.ndim, len(indices)
         described["outputs"] = array.size
-        starts = np.cumsum([0, *(len(table) for table in tables)])[:-1]
+        starts = np.cumsum([0, *lengths])[:-1]
         entries = zip(
             ("size", "stride", "window", "before", "table"),
             (array.shape, strides, window, before, starts),
@@ -222,15 +233,22 @@ class Backend:
             described[name][: array.ndim] = entry
         indices = np.ascontiguousarray(indices, np.int64).reshape(-1, array.ndim)
         offsets = indices @ np.array(strides, np.int64).reshape(array.ndim)
-        none = self._there(np.zeros(1, np.float64))
+
+        def tables() -> np.ndarray:
+            each = zip(array.shape, window, before, rules, strict=True)
+            parts = [positions(n, b, k - 1 - b, rule) for n, k, b, rule in each]
+            return np.concatenate([*parts, np.zeros(1, np.int64)])
+
         kernel(
-            (min(-(-array.size // THREADS), _MOST_BLOCKS),),
+            (min(-(-array.size // (4 * THREADS)), _MOST_BLOCKS),),
             (THREADS,),
             (
                 described[()], array, out,
-                self._there(np.concatenate([*tables, np.zeros(1, np.int64)])),
-                self._there(indices), self._there(offsets),
-                none if values is None else self._there(values),
+                self._kept(array, (array.shape, window, before, rules), tables),
+                self._kept(array, (indices.tobytes(), array.ndim), lambda: indices),
+                self._kept(array, (offsets.tobytes(),), lambda: offsets),
+                self._kept(array, (), lambda: np.zeros(1)) if values is None
+                else self._there(values),
                 outside[()], np.float64(first or 0), np.int32(first is not None),
             ),
             0,

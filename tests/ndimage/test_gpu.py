@@ -1,0 +1,68 @@
+"""CuPy arrays on a real GPU: the host's results, on the array's device."""
+
+import numpy as np
+import pytest
+from test_backends import DTYPES, calls, image_of
+
+import semiconv_cupy as sc
+from semiconv_cupy import ndimage
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    cupy = pytest.importorskip("cupy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"no GPU: {error}")
+    return cupy
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_are_the_hosts(cupy, dtype):
+    image = image_of(dtype, (70, 133))
+    for name, call in calls(dtype).items():
+        result = call(cupy.asarray(image))
+        assert isinstance(result, cupy.ndarray)
+        expected = call(image)
+        assert result.dtype == expected.dtype
+        np.testing.assert_array_equal(result.get(), expected, err_msg=f"{name} of {dtype}")
+
+
+@pytest.mark.parametrize("name", ["white_tophat", "morphological_laplace", "grey_erosion"])
+def test_output_may_be_the_input(cupy, name):
+    image = image_of("float32")
+    there = cupy.asarray(image)
+    result = getattr(ndimage, name)(there, size=(3, 5), output=there)
+    assert result is there
+    np.testing.assert_array_equal(there.get(), getattr(ndimage, name)(image, size=(3, 5)))
+
+
+def test_long_windows_volumes_and_strides(cupy):
+    for shape, size in (((3000,), 999), ((40, 50, 60), (3, 9, 20)), ((9000, 3), (5000, 1))):
+        image = image_of("uint8", shape)
+        expected = ndimage.minimum_filter(image, size, mode="mirror")
+        result = ndimage.minimum_filter(cupy.asarray(image), size, mode="mirror")
+        np.testing.assert_array_equal(result.get(), expected)
+    image = image_of("float32", (60, 80))
+    result = ndimage.maximum_filter(cupy.asarray(image)[::-2, 3:].T, 5)
+    np.testing.assert_array_equal(result.get(), ndimage.maximum_filter(image[::-2, 3:].T, 5))
+
+
+def test_rolling_ball_and_reconstruction(cupy):
+    image = image_of("uint8", (90, 80))
+    result = sc.rolling_ball(cupy.asarray(image), 7)
+    np.testing.assert_array_equal(result.get(), sc.rolling_ball(image, 7))
+    seed = np.minimum(image, image[::-1])
+    result = sc.reconstruction(cupy.asarray(seed), cupy.asarray(image))
+    np.testing.assert_array_equal(result.get(), sc.reconstruction(seed, image))
+
+
+def test_arrays_of_two_libraries_are_refused(cupy):
+    image = image_of("float32")
+    with pytest.raises(TypeError, match="output"):
+        ndimage.maximum_filter(cupy.asarray(image), 3, output=image)
+    with pytest.raises(TypeError, match="seed"):
+        sc.reconstruction(cupy.asarray(image), image)
