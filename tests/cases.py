@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 from cuda_on_cpu.device import HarnessDevice
 from hypothesis import strategies as st
 from oracle import Algebra, Expected
@@ -268,6 +270,31 @@ def numbers(shape: tuple[int, ...], dtype: Any, domain: str = REALS, seed: int =
     return np.asarray(np.abs(values) if domain == MAGNITUDES else values).astype(dtype)
 
 
+# One image and kernels with everything that is no number.
+SPECIAL = [
+    1.0,
+    np.inf,
+    2.0,
+    -np.inf,
+    0.0,
+    np.nan,
+    -3.0,
+    -np.inf,
+    -np.inf,
+    -np.inf,
+    5.0,
+    np.inf,
+    np.inf,
+]
+SPECIAL_KERNELS = {
+    "finite": (0.5, 1.0, 2.0),
+    "an infinity": (np.inf, 0.0, 1.0),
+    "a negative infinity": (0.0, -np.inf, 1.0),
+    "only negative infinities": (-np.inf, -np.inf, -np.inf),
+    "NaN": (1.0, np.nan, 2.0),
+}
+
+
 def arrays_of(case: Case, geometry: GeometryCase, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """An image and a kernel for a case."""
     return (
@@ -287,6 +314,8 @@ def expected_of(name: str, geometry: GeometryCase, dtype: str) -> Expected:
 # ---- backends ----------------------------------------------------------------------------------
 
 BACKENDS = ("host", "reference", "cuda_on_cpu", "cupy")
+# CUDA's tiled kernel, which the launch code picks for larger images than the table's.
+TILED = "cuda_tiled_on_cpu"
 _METHODS = {"host": "direct", "reference": "reference"}
 
 
@@ -298,8 +327,8 @@ def harness() -> HarnessDevice:
 
 def known(backend: str) -> None:
     """Raise where there is no such backend."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+    if backend not in (*BACKENDS, TILED):
+        raise ValueError(f"backend must be one of {BACKENDS} or {TILED!r}, got {backend!r}")
 
 
 def unavailable(backend: str) -> str | None:
@@ -329,7 +358,8 @@ def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **argume
         return sc.semifield_conv(
             xp.asarray(img), xp.asarray(krn), semifield, method="direct", **arguments
         )
-    return run_on(harness(), img, krn, semifield, **arguments)
+    method = "tiled" if backend == TILED else "auto"
+    return run_on(harness(), img, krn, semifield, method, **arguments)
 
 
 def run_on(
@@ -344,8 +374,24 @@ def run_on(
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     out: np.ndarray = device.empty(geometry.out_shape, img.dtype)
     storage = storage_of(img.dtype, semifield)
-    cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+    with small_tiles(method == "tiled", semifield, storage, geometry, None):
+        cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
     return out
+
+
+@contextlib.contextmanager
+def small_tiles(
+    wanted: bool, semifield: Any, storage: str, geometry: Geometry, residual: str | None
+) -> Iterator[None]:
+    """Within, small images have tiles; skips the test of a convolution that has none."""
+    if not wanted:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_LEAST_FILLED", 0)
+        if cuda.tile_of(semifield, storage, geometry, residual) is None:
+            pytest.skip("the tiled kernel does not serve this convolution")
+        yield
 
 
 def run_with_residual(
@@ -362,11 +408,17 @@ def run_with_residual(
     if backend == "cupy":
         device = cuda.device()
         img, krn = (device.array_module.asarray(array) for array in (img, krn))
-    elif backend == "cuda_on_cpu":
+    elif backend in ("cuda_on_cpu", TILED):
         device = harness()
     empty = np.empty if device is None else device.empty
     out = empty(geometry.out_shape, img.dtype)
     residual = None if described is None else empty(described.shape, described.dtype)
+    if backend == TILED:
+        assert residual is not None
+        with small_tiles(True, semifield, storage, geometry, str(residual.dtype)):
+            launched = (device, img, krn, semifield, geometry, storage, out, residual)
+            cuda.forward(*launched, method="tiled")
+        return out, residual
     method = _METHODS.get(backend, "auto")
     forward(img, krn, out, residual, semifield, geometry, storage, method=method, device=device)
     if backend == "cupy":

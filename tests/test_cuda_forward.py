@@ -1,7 +1,7 @@
 """The CUDA forward kernels, launched by the real launch code, on the CPU.
 
-`test_forward.py` and others run what the launch code picks: the tiled kernel, where there is a
-tile. Here: the direct kernel on the whole table, that every element is written, 64-bit offsets, the
+`test_forward.py` and others run what the launch code picks: on small images the direct kernel.
+Here: the tiled kernel on the whole table, that every element is written, 64-bit offsets, the
 grid-stride loop, the order of threads, memory errors.
 """
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import cases
 import numpy as np
+import oracle
 import pytest
 from cases import GEOMETRIES, SEMIFIELDS
 from compare import assert_matches
 from cuda_on_cpu.device import HarnessDevice, sanitizer_environment
 
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
 HERE = Path(__file__).parent
@@ -48,49 +50,108 @@ def check(device, name, geometry, dtype="float32", method="direct"):
     assert_matches(out, cases.expected_of(name, geometry, dtype), dtype=dtype)
 
 
-@pytest.mark.parametrize("name", ["tropical_max", "linear"])
+def tiled(name, geometry, dtype="float32"):
+    case = SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, dtype)
+    out = cases.run(cases.TILED, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(out, cases.expected_of(name, geometry, dtype), dtype=dtype)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_direct_on_every_geometry(geometry, name):
-    check(cases.harness(), name, GEOMETRIES[geometry])
+def test_tiles_on_every_geometry(geometry):
+    tiled("tropical_max", GEOMETRIES[geometry])
 
 
+@pytest.mark.parametrize("geometry", ["groups", "everything", "3-D", "1-D, stride 2"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
-def test_direct_on_every_semifield(name):
-    check(cases.harness(), name, GEOMETRIES["everything"])
+def test_tiles_on_every_semifield(name, geometry):
+    more = {"1-D, stride 2": cases.GeometryCase((2, 3, 17), (4, 3, 4), dict(stride=2, padding=3))}
+    tiled(name, {**GEOMETRIES, **more}[geometry])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("name", ["tropical_max", "linear"])
+def test_tiles_on_other_dtypes(name, dtype):
+    tiled(name, GEOMETRIES["everything"], dtype)
+
+
+@pytest.mark.parametrize("name", ["tropical_max", "tropical_min_negated"])
+def test_ties_in_tiles_go_to_the_first_tap(name):
+    case, geometry = SEMIFIELDS[name], GEOMETRIES["everything"]
+    rng = np.random.default_rng(7)
+    img, krn = (rng.integers(-1, 2, shape).astype("f4") for shape in (geometry.img, geometry.krn))
+    expected = oracle.convolve(img, krn, case.algebra, **geometry.arguments)
+    out, residual = cases.run_with_residual(
+        cases.TILED, img, krn, case.semifield, "float32", **geometry.arguments
+    )
+    assert_matches(out, expected, dtype="float32")
+    winner = np.where(residual == 255, -1, residual.astype(int))
+    assert_matches(winner, expected.winner, dtype=int)
+
+
+@pytest.mark.parametrize("name", ["linear", "log(2)", "tropical_max"])
+def test_tiles_of_a_thousand_terms(name):
+    case = SEMIFIELDS[name]
+    img = cases.numbers((1, 3, 33, 36), "f4", cases.MAGNITUDES, seed=1)
+    krn = cases.numbers((1, 3, 31, 31), "f4", cases.MAGNITUDES, seed=2)
+    out = cases.run(cases.TILED, img, krn, case.semifield)
+    assert_matches(out, oracle.convolve(img, krn, case.algebra), dtype="float32")
+
+
+@pytest.mark.parametrize("kernel", cases.SPECIAL_KERNELS)
+@pytest.mark.parametrize("name", ["tropical_max", "max_times", "linear", "log(2)", "root(3)"])
+def test_infinities_and_nan_in_tiles(name, kernel, request):
+    case = SEMIFIELDS[name]
+    if not case.selects and not np.isfinite(cases.SPECIAL_KERNELS[kernel]).all():
+        reason = (
+            "in a tile the zero takes part in no term with an infinite weight, inside as outside"
+        )
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    img, krn = np.array([[cases.SPECIAL]], "f4"), np.array([[cases.SPECIAL_KERNELS[kernel]]], "f4")
+    if name == "root(3)":
+        img, krn = np.abs(img), np.abs(krn)
+    arguments = dict(padding=((2, 4),))
+    out = cases.run(cases.TILED, img, krn, case.semifield, **arguments)
+    assert_matches(out, oracle.convolve(img, krn, case.algebra, **arguments), dtype="float32")
 
 
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "root(3)", "norm"])
-def test_the_table_has_tiles(name):
-    """Where both kernels serve they agree, and they are two."""
+def test_large_images_are_tiled(name):
+    """By the launch code's own choice; small ones and forced ones are not."""
     device = Recorder()
-    for method in ("direct", "auto"):
-        check(device, name, GEOMETRIES["same"], method=method)
-    direct, tiled = (len(grid) for grid in device.grids)
-    assert (direct, tiled) == (1, 3)
+    large = cases.GeometryCase((1, 2, 40, 70), (4, 2, 3, 3), dict(padding="same"))
+    check(device, name, large, method="auto")
+    check(device, name, large, method="direct")
+    check(device, name, GEOMETRIES["same"], method="auto")
+    assert [len(grid) for grid in device.grids] == [3, 1, 1]  # tiles have a grid of three axes
 
 
-@pytest.mark.parametrize("method", ["direct", "auto"])
+def test_tiled_by_name_is_honoured_or_refused():
+    with pytest.raises(ValueError, match="method='tiled' does not serve"):
+        check(cases.harness(), "signed_max_times", GEOMETRIES["same"], method="tiled")
+
+
+@pytest.mark.parametrize("method", ["direct", "tiled"])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
-@pytest.mark.parametrize("geometry", ["groups", "everything"])
-def test_every_element_is_written(geometry, name, residual, method):
+def test_every_element_is_written(name, residual, method):
     """From two different poisons the same bits."""
-    case, geometry = SEMIFIELDS[name], GEOMETRIES[geometry]
+    case, geometry = SEMIFIELDS[name], GEOMETRIES["everything"]
     img, krn = cases.arrays_of(case, geometry, "float32")
     plan = geometry.plan()
+    described = residual_of(case.semifield, "float32", plan)
     results = []
     for poison in (0xA5, 0x3C):
-        arrays = [np.empty(plan.out_shape, "f4")]
-        if residual:
-            described = residual_of(case.semifield, "float32", plan)
-            arrays.append(np.empty(described.shape, described.dtype))
+        arrays = [np.empty(plan.out_shape, "f4"), np.empty(described.shape, described.dtype)]
         for array in arrays:
             array.view(np.uint8)[...] = poison
-        where = (arrays[0], arrays[1] if residual else None)
-        cuda.forward(
-            cases.harness(), img, krn, case.semifield, plan, "float32", *where, method=method
-        )
-        results.append([array.tobytes() for array in arrays])
+        where = arrays if residual else [arrays[0], None]
+        element = str(described.dtype) if residual else None
+        with cases.small_tiles(method == "tiled", case.semifield, "float32", plan, element):
+            cuda.forward(
+                cases.harness(), img, krn, case.semifield, plan, "float32", *where, method=method
+            )
+        results.append([array.tobytes() for array in where if array is not None])
     assert results[0] == results[1]
 
 
@@ -140,23 +201,26 @@ def test_another_image_compiles_nothing():
     assert len(device.sources) == 1
 
 
-def test_tiles_of_images_are_few():
+def test_tiles_of_images_are_few(monkeypatch):
     """The tiled kernel adapts to narrow images only: three kernels for all sizes."""
-    device = Recorder()
+    monkeypatch.setattr(cuda, "_LEAST_FILLED", 0)
     semifield = SEMIFIELDS["tropical_max"].semifield
-    krn = cases.numbers((1, 1, 3, 3), "f4", seed=2)
-    for width in (5, 17, 31, 40, 63, 70, 200, 999):
-        img = cases.numbers((1, 1, 9, width), "f4", seed=1)
-        cases.run_on(device, img, krn, semifield, padding=1)
-    assert len(device.sources) == 3
+    tiles = {
+        cuda.tile_of(
+            semifield, "float32", Geometry.plan((1, 1, 9, width), (1, 1, 3, 3), padding=1), None
+        )
+        for width in range(1, 2000)
+    }
+    assert None not in tiles
+    assert len(tiles) == 3
 
 
-@pytest.mark.parametrize("method", ["direct", "auto"])
+@pytest.mark.parametrize("method", ["direct", "tiled"])
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_no_result_depends_on_the_order_of_threads(name, method):
     """A missing barrier shows in one order or the other."""
     device = HarnessDevice(order="reverse")
-    for geometry in ("same", "everything", "3-D"):
+    for geometry in ("same", "everything"):
         check(device, name, GEOMETRIES[geometry], method=method)
 
 
@@ -171,15 +235,16 @@ for name in {names!r}:
     for geometry in map(cases.GEOMETRIES.get, {geometries!r}):
         img, krn = cases.arrays_of(case, geometry, "float32")
         expected = cases.expected_of(name, geometry, "float32")
-        for method in ("direct", "auto"):
+        for method in ("direct", "tiled"):
             out = cases.run_on(
                 cases.harness(), img, krn, case.semifield, method, **geometry.arguments
             )
             assert_matches(out, expected, dtype="float32")
-    out, residual = cases.run_with_residual(
-        "cuda_on_cpu", img, krn, case.semifield, "float32", **geometry.arguments
-    )
-    assert_matches(out, expected, dtype="float32")
+    for backend in ("cuda_on_cpu", cases.TILED):
+        out, residual = cases.run_with_residual(
+            backend, img, krn, case.semifield, "float32", **geometry.arguments
+        )
+        assert_matches(out, expected, dtype="float32")
 print("clean")
 """
 

@@ -33,7 +33,7 @@ def check(backend, semifield, algebra, img, krn, **arguments):
 
 # Each (semifield, dtype) is a library to compile: all dtypes for sums, the ends for differences.
 SUMS = [("tropical_max", dtype) for dtype in INTEGERS]
-DIFFERENCES = [("tropical_min_negated", dtype) for dtype in ("int8", "uint8", "int64", "uint64")]
+DIFFERENCES = [("tropical_min_negated", dtype) for dtype in ("int8", "uint64")]
 
 
 @pytest.mark.parametrize(("name", "dtype"), SUMS + DIFFERENCES)
@@ -44,14 +44,14 @@ def test_integers(backend, name, dtype):
     check(backend, case.semifield, case.algebra, img, krn, **EVERYTHING.arguments)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("dtype", ["uint32", "int64"])
 def test_integer_products(backend, dtype):
     case = SEMIFIELDS["max_times"]
     img, krn = cases.arrays_of(case, EVERYTHING, dtype)
     check(backend, case.semifield, case.algebra, img, krn, **EVERYTHING.arguments)
 
 
-@pytest.mark.parametrize("dtype", ["int16", "int64"])
+@pytest.mark.parametrize("dtype", ["int64"])
 def test_integer_expressions_leave_the_range_only_on_the_way(backend, dtype):
     """3 img - 2 krn: exact in between, saturated once at the end."""
     algebra = Selection(oracle.larger, lambda img, krn: 3 * img - 2 * krn, -np.inf)
@@ -113,7 +113,7 @@ def test_bool_from_bytes_that_are_neither_0_nor_1(backend):
 # ---- 16-bit floating point ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)"])
+@pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_float16(backend, name):
     case = SEMIFIELDS[name]
     img, krn = cases.arrays_of(case, EVERYTHING, "float16")

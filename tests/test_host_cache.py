@@ -104,6 +104,12 @@ def script(path, text):
 
 
 @pytest.fixture(scope="module")
+def quick_compiler(tmp_path_factory):
+    """A compiler that does not optimise, where only what is compiled when matters."""
+    return script(tmp_path_factory.mktemp("compiler") / "cxx", f'exec {COMPILER} "$@" -O0')
+
+
+@pytest.fixture(scope="module")
 def recording_compiler(tmp_path_factory):
     """A compiler that writes down what it is asked to do."""
     folder = tmp_path_factory.mktemp("compiler")
@@ -146,9 +152,9 @@ def test_a_second_process_compiles_nothing_and_is_quick(filled, arrays, recordin
 
 
 @needs_compiler
-def test_two_processes_race_on_an_empty_cache(arrays, tmp_path):
+def test_two_processes_race_on_an_empty_cache(arrays, tmp_path, quick_compiler):
     cache = tmp_path / "cache"
-    racing = [start([PROBE, *arrays], cache) for _ in range(2)]
+    racing = [start([PROBE, *arrays], cache, CXX=quick_compiler) for _ in range(2)]
     for process in racing:
         found = finish(process)
         assert_right(found)
@@ -178,7 +184,7 @@ UNUSABLE = {
 
 @needs_compiler
 @pytest.mark.parametrize("what", [*UNUSABLE, "cannot be made"])
-def test_an_unusable_folder_is_replaced_with_one_warning(what, arrays, tmp_path):
+def test_an_unusable_folder_is_replaced_with_one_warning(what, arrays, tmp_path, quick_compiler):
     if what == "read-only" and os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     if what == "cannot be made" and not Path("/proc").is_dir():
@@ -188,7 +194,7 @@ def test_an_unusable_folder_is_replaced_with_one_warning(what, arrays, tmp_path)
         UNUSABLE[what](cache)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    found = probe(arrays, cache, TMPDIR=temporary)
+    found = probe(arrays, cache, TMPDIR=temporary, CXX=quick_compiler)
     assert_right(found)
     (warning,) = found["warnings"]
     assert warning[0] == "BackendWarning"
@@ -205,7 +211,7 @@ def test_a_folder_that_fills_up_is_replaced_with_one_warning(arrays, tmp_path):
     compiler = script(
         tmp_path / "cxx",
         f'case "$*" in *{cache}*) echo "fatal error: No space left on device" >&2; exit 1;; esac\n'
-        f'exec {COMPILER} "$@"',
+        f'exec {COMPILER} "$@" -O0',
     )
     found = probe(arrays, cache, CXX=compiler, TMPDIR=temporary)
     assert_right(found)
