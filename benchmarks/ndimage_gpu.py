@@ -1,4 +1,4 @@
-"""semiconv_cupy.ndimage beside cupyx.scipy.ndimage, on a GPU: ``python benchmarks/ndimage_gpu.py``."""
+"""semiconv_cupy.ndimage beside cupyx.scipy.ndimage: ``python benchmarks/ndimage_gpu.py``."""
 
 import time
 from collections.abc import Callable

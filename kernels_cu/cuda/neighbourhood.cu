@@ -1,7 +1,7 @@
 // One thread per output reduces a list of taps: footprints, structures and weighted sums.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_LANE (the type of terms),
-// SEMICONV_OUT (the output's storage type), and one of
+// SEMICONV_OUT (the output's storage type), SEMICONV_RANK (number of axes), and one of
 //   SEMICONV_FLAT        the best element           SEMICONV_STRUCTURE   the best element + value
 //   SEMICONV_SATURATING  the same of 64-bit integers, values of int64
 //   SEMICONV_SUM         the sum of element * value; SEMICONV_SYMMETRY 1 (-1): opposite taps joined
@@ -11,11 +11,11 @@
 
 namespace semiconv {
 
-constexpr int most_axes = 8;
+constexpr int most_axes = 8, rank = SEMICONV_RANK;
 
 // Twin of semiconv_cupy/ndimage/cuda.py. All strides are in elements.
 struct Neighbourhood {
-  int64 rank, taps, outputs;
+  int64 taps, outputs;
   int64 size[most_axes], stride[most_axes], window[most_axes], before[most_axes];
   int64 table[most_axes];  // where the axis' border positions start in the tables
 };
@@ -27,12 +27,13 @@ using Out = SEMICONV_OUT;
 struct View {
   const Storage* at;  // the window's first element, where all of it lies inside
   bool inside;
-  int64 position[most_axes];
+  int64 position[rank];
 
   SEMICONV_FN void look(const Neighbourhood& n, const Storage* source, int64 output) {
     at = source;
     inside = true;
-    for (int a = (int)n.rank - 1; a >= 0; --a) {
+#pragma unroll
+    for (int a = rank - 1; a >= 0; --a) {
       position[a] = output % n.size[a];
       output /= n.size[a];
       const int64 begin = position[a] - n.before[a];
@@ -57,9 +58,10 @@ struct Looked {
 
   SEMICONV_FN Lane operator()(int64 tap, int64) const {
     int64 offset = 0;
-    for (int a = 0; a < n.rank; ++a) {
+#pragma unroll
+    for (int a = 0; a < rank; ++a) {
       const int64 element =
-          source.tables[n.table[a] + view.position[a] + source.indices[tap * n.rank + a]];
+          source.tables[n.table[a] + view.position[a] + source.indices[tap * rank + a]];
       if (element < 0) return source.outside;
       offset += element * n.stride[a];
     }

@@ -100,6 +100,47 @@ inline void step(int count, const Key* const* parts, Key* to, int64 n) {
   }
 }
 
+// Two rows of windows of PARTS consecutive rows: to[r][i] = best of rows[r][i] .. rows[r + PARTS - 1][i].
+// What both share is found once.
+template <bool MINIMUM, int PARTS, bool TO_RAW>
+__attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to, int64 n) {
+  if (n < key_lanes) {
+    step<MINIMUM, true, TO_RAW>(PARTS, rows, to[0], n);
+    step<MINIMUM, true, TO_RAW>(PARTS, rows + 1, to[1], n);
+    return;
+  }
+  const Key* row[PARTS + 1];
+#pragma GCC unroll 7
+  for (int p = 0; p <= PARTS; ++p) row[p] = rows[p];
+  Key *const upper = to[0], *const lower = to[1];
+  const auto key_at = [&](int p, int64 i) __attribute__((always_inline)) {
+    return clean_key<MINIMUM>(load_vector<Keys>(row[p] + i));
+  };
+  const auto both_at = [&](int64 i) __attribute__((always_inline)) {
+    Keys shared = key_at(1, i);
+#pragma GCC unroll 6
+    for (int p = 2; p < PARTS; ++p) {
+      if constexpr (halves) shared = better<MINIMUM>(shared, key_at(p, i));
+      else shared = better<MINIMUM>(shared, load_vector<Keys>(row[p] + i));
+    }
+    Keys first = better<MINIMUM>(shared, key_at(0, i));
+    Keys second = better<MINIMUM>(shared, key_at(PARTS, i));
+    store_vector(upper + i, TO_RAW ? stored_key(first) : first);
+    store_vector(lower + i, TO_RAW ? stored_key(second) : second);
+  };
+  for (int64 i = 0; i + key_lanes <= n; i += key_lanes) both_at(i);
+  if (n % key_lanes) both_at(n - key_lanes);
+}
+template <bool MINIMUM, bool TO_RAW>
+inline void step_pair(int count, const Key* const* rows, Key* const* to, int64 n) {
+  switch (count) {
+    case 3: return step_pair<MINIMUM, 3, TO_RAW>(rows, to, n);
+    case 4: return step_pair<MINIMUM, 4, TO_RAW>(rows, to, n);
+    case 5: return step_pair<MINIMUM, 5, TO_RAW>(rows, to, n);
+    default: return step_pair<MINIMUM, 6, TO_RAW>(rows, to, n);
+  }
+}
+
 // How a window of K is built from windows of 1: each step joins `count` windows of the step before
 // at the given offsets. The last ones overlap, which a selection does not mind.
 struct Steps {
@@ -177,7 +218,7 @@ template <bool MINIMUM> class BoxBand {
   }
   bool run() {
     const int64 raw_rows = end_row - first_row + box.window[0] - 1;
-    int64 rows = 2;  // the line and the row of nothing
+    int64 rows = 3;  // two lines and the row of nothing
     for (int s = 0; s + 1 < down.steps; ++s) {
       ring_rows[s] = down.reach(s + 1) + 1;
       rows += ring_rows[s];
@@ -186,19 +227,33 @@ template <bool MINIMUM> class BoxBand {
     const int64 edge = left + right;
     if (!memory.allocate(rows * pitch + raw_rows * edge + 2 * key_lanes)) return false;
     line = memory.data;
-    nothing = line + pitch;
+    nothing = line + 2 * pitch;
     Key* next = nothing + pitch;
     for (int s = 0; s + 1 < down.steps; ++s, next += ring_rows[s - 1] * pitch) ring[s] = next;
     edges = next;
     for (int64 i = 0; i < pitch; ++i) nothing[i] = outside;
     if (edge) gather_edges(raw_rows);
+    const bool in_pairs = down.steps == 1 && down.count[0] >= 3;
     for (int64 y = first_row; y < end_row; ++y) {
       Key* to = out + y * box.columns + first_column;
+      if (in_pairs && y + 1 < end_row) {
+        Key* const outs[] = {to, to + box.columns};
+        Key* const lines[] = {line, line + pitch};
+        if (across.steps == 0) {
+          vertical_pair<true>(y, outs);
+        } else {
+          vertical_pair<false>(y, lines);
+          horizontal(line, outs[0]);
+          horizontal(line + pitch, outs[1]);
+        }
+        ++y;
+        continue;
+      }
       if (across.steps == 0) {
         vertical<true>(down.steps - 1, y, to);
       } else {
         vertical<false>(down.steps - 1, y, line);
-        horizontal(to);
+        horizontal(line, to);
       }
     }
     return true;
@@ -251,8 +306,26 @@ template <bool MINIMUM> class BoxBand {
       parts[p] = ring[s - 1] + (y + down.offset[s][p]) % ring_rows[s - 1] * pitch;
     step<MINIMUM, false, TO_RAW>(down.count[s], parts, to, width);
   }
+  // The rows y and y + 1 of a window that is one step.
+  template <bool TO_RAW> void vertical_pair(int64 y, Key* const* to) {
+    const Key *rows[most_parts + 1], *edge_rows[most_parts + 1];
+    const int count = down.count[0];
+    const int64 edge = left + right;
+    for (int p = 0; p <= count; ++p) {
+      const Key* row = raw(y + p);
+      rows[p] = row ? row + middle_source : nothing;
+      edge_rows[p] = edges + (y + p - first_row) * edge;
+    }
+    for (int r = 0; r < 2 && left; ++r)
+      step<MINIMUM, false, false>(count, edge_rows + r, to[r], left);
+    Key* const middles[] = {to[0] + left, to[1] + left};
+    step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
+    for (int p = 0; p <= count; ++p) edge_rows[p] += left;
+    for (int r = 0; r < 2 && right; ++r)
+      step<MINIMUM, false, false>(count, edge_rows + r, to[r] + left + middle, right);
+  }
   // In place in the line, the last step to where the outputs lie.
-  void horizontal(Key* to) {
+  void horizontal(Key* line, Key* to) {
     int64 valid = width;
     for (int s = 0; s < across.steps; ++s) {
       const Key* parts[most_parts];

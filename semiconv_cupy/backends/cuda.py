@@ -170,6 +170,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
     What ``python -m kernels_cu report`` compiles for GPUs that are not there.
     """
+    from semiconv_cupy.ndimage import cuda as neighbourhoods
     from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 
     dilation = SelectSemifield.tropical_max()
@@ -229,6 +230,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                     yield kernel_source(
                         "forward_tiled", semifield, storage, geometry, "int64", element, tile
                     )
+    yield from neighbourhoods.shipping_variants()
 
 
 _BINNED = 128

@@ -18,6 +18,7 @@ from semiconv_cupy.backends import array_module, cuda
 
 Array = Any
 _SUPPORTED = frozenset((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
+_NATIVE = frozenset(np.dtype(name) for name in _SUPPORTED - {"bfloat16"})
 
 
 def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
@@ -42,6 +43,12 @@ def require_real(array: Array, what: str = "Complex type not supported") -> None
 
 def readable(xp: Any, array: Array) -> Array:
     """The array as kernels read it: C-contiguous, aligned, in the machine's byte order."""
+    if (
+        array.dtype in _NATIVE
+        and array.flags.c_contiguous
+        and (xp is not np or array.flags.aligned)
+    ):
+        return array
     if array.dtype.name not in _SUPPORTED:
         if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:
             array = array.astype(array.dtype.newbyteorder("="))
@@ -81,7 +88,7 @@ def check_axis(axis: Any, ndim: int) -> int:
 
 def per_axis(value: Any, count: int) -> list[Any]:
     """One entry per axis: a sequence of that length, or one value for all."""
-    if not isinstance(value, str) and np.iterable(value):
+    if not isinstance(value, (int, str)) and np.iterable(value):
         entries = list(value)
         if len(entries) != count:
             raise RuntimeError(

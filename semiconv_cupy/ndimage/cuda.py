@@ -7,7 +7,7 @@ CuPy's in production and the CPU harness in tests. Called by ``neighbourhood``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ _AXES = (np.int64, MAX_RANK)
 # semiconv::Neighbourhood of kernels_cu/cuda/neighbourhood.cu.
 _NEIGHBOURHOOD = np.dtype(
     [
-        ("rank", np.int64), ("taps", np.int64), ("outputs", np.int64), ("size", *_AXES),
+        ("taps", np.int64), ("outputs", np.int64), ("size", *_AXES),
         ("stride", *_AXES), ("window", *_AXES), ("before", *_AXES), ("table", *_AXES),
     ],
     align=True,
@@ -49,16 +49,23 @@ def flat_kernel(storage: str, minimum: bool) -> source.KernelSource:
 
 
 def taps_kernel(
-    operation: str, storage: str, lane: str, out: str, minimum: bool = False, symmetry: int = 0
+    operation: str,
+    storage: str,
+    lane: str,
+    out: str,
+    rank: int,
+    minimum: bool = False,
+    symmetry: int = 0,
 ) -> source.KernelSource:
     """The reduction of a list of taps; operation: "flat", "structure", "saturating" or "sum"."""
     which = f"symmetry{symmetry}".replace("-", "_") if operation == "sum" else (
         "minimum" if minimum else "maximum"
     )  # fmt: skip
-    name = f"semiconv_{operation}_{which}_{storage}_{lane}_{out}"
+    name = f"semiconv_{operation}_{which}_{storage}_{lane}_{out}_{rank}d"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_LANE": lane,
+        "SEMICONV_RANK": str(rank),
         "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
         f"SEMICONV_{operation.upper()}": "",
     }
@@ -69,6 +76,23 @@ def taps_kernel(
     # Without fused multiplications sums are the host's bits.
     options = (*_OPTIONS, "-fmad=false") if operation == "sum" else _OPTIONS
     return source.KernelSource(name, source.assemble("cuda/neighbourhood.cu", macros), options)
+
+
+def shipping_variants() -> Iterator[source.KernelSource]:
+    """A kernel of each kind for the dtypes that differ in it: for the report and the tests."""
+    for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
+        yield flat_kernel(storage, False)
+        yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
+    for storage, lane in (
+        ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
+        ("uint8", "int16"), ("int32", "int64"), ("int32", "float64"),
+    ):  # fmt: skip
+        yield taps_kernel("structure", storage, lane, storage, 2, True)
+    yield taps_kernel("saturating", "uint64", "uint64", "uint64", 3)
+    for symmetry in (0, 1, -1):
+        yield taps_kernel("sum", "float32", "float64", "float32", 2, symmetry=symmetry)
+    yield taps_kernel("sum", "uint8", "float64", "bool", 8)
+    yield taps_kernel("sum", "float32", "float64", "float16", 1)
 
 
 class Backend:
@@ -157,7 +181,7 @@ class Backend:
         """The extremum over any footprint that is not empty."""
         storage = array.dtype.name
         lane = source.ARITHMETIC[storage]
-        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, minimum)
+        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
         out = self.device.empty(array.shape, array.dtype)
         indices = np.argwhere(taps)
         self._reduce(
@@ -179,7 +203,7 @@ class Backend:
         operation = "structure"
         if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not sums.in_double:
             operation, lane = "saturating", storage
-        kernel = self._kernel(taps_kernel, operation, storage, lane, storage, minimum)
+        kernel = self._kernel(taps_kernel, operation, storage, lane, storage, array.ndim, minimum)
         out = self.device.empty(array.shape, array.dtype)
         self._reduce(
             kernel, array, np.argwhere(taps), taps.shape, before, rules, sums.values,
@@ -200,7 +224,15 @@ class Backend:
         out: Array,
     ) -> None:
         """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
-        arguments = ("sum", array.dtype.name, "float64", out.dtype.name, False, symmetry)
+        arguments = (
+            "sum",
+            array.dtype.name,
+            "float64",
+            out.dtype.name,
+            array.ndim,
+            False,
+            symmetry,
+        )
         kernel = self._kernel(taps_kernel, *arguments)
         outside = np.array(cval, np.float64)
         self._reduce(kernel, array, indices, window, before, rules, weights, outside, None, out)
@@ -221,8 +253,7 @@ class Backend:
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
         lengths = [n + k - 1 for n, k in zip(array.shape, window, strict=True)]
         described = np.zeros((), _NEIGHBOURHOOD)
-        described["rank"], described["taps"] = array.ndim, len(indices)
-        described["outputs"] = array.size
+        described["taps"], described["outputs"] = len(indices), array.size
         starts = np.cumsum([0, *lengths])[:-1]
         entries = zip(
             ("size", "stride", "window", "before", "table"),

@@ -24,14 +24,14 @@ _warned = False
 
 def backend(xp: Any, ndim: int) -> Any:
     """What serves arrays of this kind and rank: a module or object with the same functions."""
-    if xp is not np:
-        if ndim <= host.MAX_RANK:
-            return cuda.Backend(cuda_backend.device())
+    if not 1 <= ndim <= host.MAX_RANK:
         return reference
-    if host_backend.compiler() is not None and ndim <= host.MAX_RANK:
+    if xp is not np:
+        return cuda.Backend(cuda_backend.device())
+    if host_backend.compiler() is not None:
         return host
     global _warned
-    if host_backend.compiler() is None and not _warned:
+    if not _warned:
         _warned = True
         warnings.warn(
             f"semiconv_cupy.ndimage runs as slow array loops: {host_backend.missing_compiler()}",

@@ -85,21 +85,8 @@ def test_cuda_boxes_of_any_rank(shape, monkeypatch):
     np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
 
 
-def kernels():
-    yield cuda.flat_kernel("uint8", True)
-    yield cuda.flat_kernel("float16", False)
-    yield cuda.flat_kernel("bool", False)
-    yield cuda.taps_kernel("flat", "float32", "float32", "float32", True)
-    yield cuda.taps_kernel("structure", "uint8", "int16", "uint8", False)
-    yield cuda.taps_kernel("structure", "float16", "float32", "float16", True)
-    yield cuda.taps_kernel("structure", "int32", "float64", "int32", True)
-    yield cuda.taps_kernel("saturating", "uint64", "uint64", "uint64", False)
-    yield cuda.taps_kernel("sum", "uint8", "float64", "bool", symmetry=-1)
-    yield cuda.taps_kernel("sum", "float32", "float64", "float16")
-
-
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-@pytest.mark.parametrize("kernel", list(kernels()), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("architecture", ["sm_90"])
+@pytest.mark.parametrize("kernel", list(cuda.shipping_variants()), ids=lambda kernel: kernel.name)
 def test_nvrtc_compiles_without_spills(kernel, architecture):
     nvrtc = pytest.importorskip("kernels_cu.nvrtc")
     try:

@@ -133,6 +133,8 @@ def test_empty_and_scalar_images():
     assert ndimage.maximum_filter(np.zeros((0, 4)), 3).shape == (0, 4)
     assert ndimage.maximum_filter(np.array(5), 3) == 5
     assert ndimage.binary_erosion(np.array(True)).shape == ()
+    assert ndimage.grey_dilation(np.array(5), structure=np.array(2)) == 7
+    assert ndimage.correlate(np.array(5.0), np.array(2.0)) == 10
 
 
 def test_a_window_far_longer_than_the_image():
