@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -374,24 +373,18 @@ def run_on(
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     out: np.ndarray = device.empty(geometry.out_shape, img.dtype)
     storage = storage_of(img.dtype, semifield)
-    with small_tiles(method == "tiled", semifield, storage, geometry, None):
-        cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+    if method == "tiled":
+        skip_without_tile(semifield, storage, geometry, None)
+    cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
     return out
 
 
-@contextlib.contextmanager
-def small_tiles(
-    wanted: bool, semifield: Any, storage: str, geometry: Geometry, residual: str | None
-) -> Iterator[None]:
-    """Within, small images have tiles; skips the test of a convolution that has none."""
-    if not wanted:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_LEAST_FILLED", 0)
-        if cuda.tile_of(semifield, storage, geometry, residual) is None:
-            pytest.skip("the tiled kernel does not serve this convolution")
-        yield
+def skip_without_tile(
+    semifield: Any, storage: str, geometry: Geometry, residual: str | None
+) -> None:
+    """Skip the test of a convolution that the tiled kernel does not serve."""
+    if cuda.tile_of(semifield, storage, geometry, residual, least_filled=0) is None:
+        pytest.skip("the tiled kernel does not serve this convolution")
 
 
 def run_with_residual(
@@ -415,9 +408,9 @@ def run_with_residual(
     residual = None if described is None else empty(described.shape, described.dtype)
     if backend == TILED:
         assert residual is not None
-        with small_tiles(True, semifield, storage, geometry, str(residual.dtype)):
-            launched = (device, img, krn, semifield, geometry, storage, out, residual)
-            cuda.forward(*launched, method="tiled")
+        skip_without_tile(semifield, storage, geometry, str(residual.dtype))
+        launched = (device, img, krn, semifield, geometry, storage, out, residual)
+        cuda.forward(*launched, method="tiled")
         return out, residual
     method = _METHODS.get(backend, "auto")
     forward(img, krn, out, residual, semifield, geometry, storage, method=method, device=device)

@@ -62,6 +62,17 @@ def test_tiles_on_every_geometry(geometry):
     tiled("tropical_max", GEOMETRIES[geometry])
 
 
+def test_most_of_the_table_has_tiles():
+    """So that the tests of tiles do not all skip."""
+    semifields = [case.semifield for case in SEMIFIELDS.values()]
+    served = [
+        cuda.tile_of(semifield, "float32", geometry.plan(), None, least_filled=0) is not None
+        for semifield in semifields
+        for geometry in GEOMETRIES.values()
+    ]
+    assert np.mean(served) > 0.7
+
+
 @pytest.mark.parametrize("geometry", ["groups", "everything", "3-D", "1-D, stride 2"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
@@ -98,14 +109,15 @@ def test_tiles_of_a_thousand_terms(name):
     assert_matches(out, oracle.convolve(img, krn, case.algebra), dtype="float32")
 
 
+GUARDED = [("log(2)", "an infinity"), ("log(2)", "NaN"), ("root(3)", "only negative infinities")]
+
+
 @pytest.mark.parametrize("kernel", cases.SPECIAL_KERNELS)
 @pytest.mark.parametrize("name", ["tropical_max", "max_times", "linear", "log(2)", "root(3)"])
 def test_infinities_and_nan_in_tiles(name, kernel, request):
     case = SEMIFIELDS[name]
-    if not case.selects and not np.isfinite(cases.SPECIAL_KERNELS[kernel]).all():
-        reason = (
-            "in a tile the zero takes part in no term with an infinite weight, inside as outside"
-        )
+    if (name, kernel) in GUARDED:
+        reason = "in a tile an image value that is the zero takes no infinite weight"
         request.applymarker(pytest.mark.xfail(reason=reason))
     img, krn = np.array([[cases.SPECIAL]], "f4"), np.array([[cases.SPECIAL_KERNELS[kernel]]], "f4")
     if name == "root(3)":
@@ -146,11 +158,9 @@ def test_every_element_is_written(name, residual, method):
         for array in arrays:
             array.view(np.uint8)[...] = poison
         where = arrays if residual else [arrays[0], None]
-        element = str(described.dtype) if residual else None
-        with cases.small_tiles(method == "tiled", case.semifield, "float32", plan, element):
-            cuda.forward(
-                cases.harness(), img, krn, case.semifield, plan, "float32", *where, method=method
-            )
+        cuda.forward(
+            cases.harness(), img, krn, case.semifield, plan, "float32", *where, method=method
+        )
         results.append([array.tobytes() for array in where if array is not None])
     assert results[0] == results[1]
 
@@ -201,16 +211,11 @@ def test_another_image_compiles_nothing():
     assert len(device.sources) == 1
 
 
-def test_tiles_of_images_are_few(monkeypatch):
+def test_tiles_of_images_are_few():
     """The tiled kernel adapts to narrow images only: three kernels for all sizes."""
-    monkeypatch.setattr(cuda, "_LEAST_FILLED", 0)
     semifield = SEMIFIELDS["tropical_max"].semifield
-    tiles = {
-        cuda.tile_of(
-            semifield, "float32", Geometry.plan((1, 1, 9, width), (1, 1, 3, 3), padding=1), None
-        )
-        for width in range(1, 2000)
-    }
+    plans = (Geometry.plan((1, 1, 9, n), (1, 1, 3, 3), padding=1) for n in range(1, 2000))
+    tiles = {cuda.tile_of(semifield, "float32", plan, None, least_filled=0) for plan in plans}
     assert None not in tiles
     assert len(tiles) == 3
 
