@@ -13,6 +13,7 @@ import numpy as np
 from semiconv_cupy.backends import array_module
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import as_array, as_numpy, readable, require_real
+from semiconv_cupy.ndimage.sums import never_least
 
 Array = Any
 
@@ -83,8 +84,13 @@ def rolling_ball(
     taps = body != np.inf
     with np.errstate(invalid="ignore"):
         drop = (body[centre] - body)[taps]
-    plain = readable(xp, image.astype(kind, copy=False))
     rules = ("constant",) * image.ndim
+    if image.dtype.name in ("uint8", "uint16", "uint32") and _floors(drop, bool(taps[centre])):
+        never = never_least(image.dtype)
+        steps = np.floor(drop).astype(np.int64)
+        plain = readable(xp, image)
+        return neighbourhood.structure(xp, plain, taps, steps, centre, rules, never, True)
+    plain = readable(xp, image.astype(kind, copy=False))
     if not taps.any():
         result = xp.full(image.shape, np.inf, kind)
     else:
@@ -96,6 +102,18 @@ def rolling_ball(
         result[spread] = np.nan
     with np.errstate(invalid="ignore"):
         return result.astype(image.dtype, copy=False)
+
+
+def _floors(drop: np.ndarray, has_apex: bool) -> bool:
+    """Whether unsigned element + drop, rounded towards zero, is element + floor(drop).
+
+    So it is for drops from 0 up, unless one lies so little below a whole number that the double
+    sum with an element of 32 bits is rounded to it. The apex keeps the constant from being least.
+    """
+    if not has_apex or not np.all((drop >= 0) & (drop < 2**13)):
+        return False
+    missing = np.ceil(drop) - drop
+    return bool(np.all((missing == 0) | (missing >= 2.0**-20)))
 
 
 def _ball(radius: float, ndim: int) -> np.ndarray:

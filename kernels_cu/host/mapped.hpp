@@ -49,14 +49,16 @@ struct MappedTiles {
   int64 extent[mapped_rank], pitch[mapped_rank], positions;  // of the scratch; pitch in elements
   int64 row;                                             // readable elements of a scratch row
 
-  static constexpr int64 budget = 256 * 1024;  // bytes: half of a common core's L2
+  static constexpr int64 budget = 256 * 1024;     // bytes: half of a common core's L2
+  static constexpr int64 most = 8 * 1024 * 1024;  // a core's part of L3
+  static constexpr int64 repeated = 4;            // positions per output: smaller tiles repeat more
 
   // bytes: of scratch per position.
   MappedTiles(const Mapped& m, int64 bytes, int lanes, int threads) {
     for (int a = 0; a < m.rank; ++a) tile[a] = m.size[a];
     measure(m, lanes);
-    while (positions * bytes > budget && halve(m, lanes)) measure(m, lanes);
-    while (threads > 1 && tiles < 4 * threads && halve(m, lanes)) measure(m, lanes);
+    while (positions * bytes > budget && cut(m, lanes, positions * bytes <= most)) continue;
+    while (threads > 1 && tiles < 4 * threads && cut(m, lanes, true)) continue;
   }
   void locate(int64 n, const Mapped& m, int64* origin, int64* outputs) const {
     for (int a = (int)m.rank - 1; a >= 0; --a) {
@@ -67,6 +69,17 @@ struct MappedTiles {
   }
 
  private:
+  // Smaller tiles; not where they would repeat too much and that may be avoided.
+  bool cut(const Mapped& m, int lanes, bool thrifty) {
+    const MappedTiles before = *this;
+    if (!halve(m, lanes)) return false;
+    measure(m, lanes);
+    int64 outputs = 1;
+    for (int a = 0; a < m.rank; ++a) outputs *= tile[a];
+    if (!thrifty || positions <= repeated * outputs) return true;
+    *this = before;
+    return false;
+  }
   // Halve the axis on which that repeats least work; the last one stays a few registers long.
   bool halve(const Mapped& m, int lanes) {
     int best = -1;

@@ -174,7 +174,7 @@ def box(
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
     loaded = _library("flat", array.dtype)
     passes = _box_passes(array.shape, window, before, rules)
-    threads = _threads(loaded, 8 * len(passes) * array.nbytes)
+    threads = _threads(loaded, 16 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
     given = array

@@ -37,6 +37,11 @@ class Sums:
     in_double: bool = False
 
 
+def never_least(dtype: np.dtype) -> int:
+    """A constant for integers of up to 32 bits that is above any sum of an element and a value."""
+    return _EXACT[dtype.name][1]
+
+
 def sums_of(dtype: np.dtype, values: np.ndarray, cval: Any, minimum: bool) -> Sums:
     """The sums of a dtype's elements with values (flat, integers or float64) and the constant."""
     if cval != cval:  # NaN is never selected
