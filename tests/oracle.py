@@ -279,7 +279,8 @@ class Log(_Exact):
 class Root(_Exact):
     """(sum of (img * krn)^p)^(1/p) of products >= 0; a negative one gives NaN.
 
-    Scale: the result; nothing can cancel.
+    Scale: the result, as nothing can cancel; divided by |p| where that is below 1, since a sum that
+    is right to a unit of the last place gives a root that is right to that unit, divided by p.
     """
 
     p: float
@@ -302,7 +303,7 @@ class Root(_Exact):
         p = Decimal(self.p)
         total = sum(term**p for term in kept)
         result = float((total.ln() / p).exp())
-        return result, result
+        return result, result / min(1.0, abs(self.p))
 
 
 @dataclass(frozen=True)
