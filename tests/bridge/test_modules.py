@@ -388,5 +388,12 @@ def test_documented_examples():
     assert pooled.shape == (2, 5, 4, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert root(img).shape == (2, 10, 8, 8)
-        assert (closed >= img - 1e-6).all()
+        rooted = root(img)
+    assert rooted.shape == (2, 10, 8, 8)
+    assert (closed >= img - 1e-6).all()
+    for module, out in ((pooling, pooled), (closing, closed)):
+        out.sum().backward()
+        assert all(p.grad.isfinite().all() for p in module.parameters())
+        assert any(p.grad.any() for p in module.parameters())
+    (gradient,) = torch.autograd.grad(rooted[:, ::2].sum(), root.kernel.log_std)
+    assert gradient.shape == (10, 5)
