@@ -194,7 +194,9 @@ template <class V> struct PowerSum {
   static SEMICONV_FN V scale_of(V extreme) {
     const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal);
     const V one = constant<V>(1);
-    return where(extreme < infinity<V>(), maximum(extreme, smallest), one);
+    // Not so large that its inverse is subnormal.
+    const V largest = constant<V>(0.125) / smallest;
+    return where(extreme < infinity<V>(), minimum(maximum(extreme, smallest), largest), one);
   }
   SEMICONV_FN void start() {
     extreme = upwards ? constant<V>(0) : infinity<V>();
@@ -260,7 +262,10 @@ template <class V> struct Summation {
   static constexpr int residuals = 0;
 #endif
   BlockedSum<V> sum;
-  SEMICONV_FN void start() { sum.start(); }
+  SEMICONV_FN void start() {
+    sum.start();
+    sum.total = semifield_zero<V>();
+  }
   template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const { return post_sum(sum.result()); }

@@ -38,7 +38,8 @@ def broadcast_conv(xp: Any, img: Array, krn: Array, semifield: Any, geometry: Ge
     kernels = kernels.reshape(*kernels.shape[:3], *(1,) * rank, *size)
 
     out = xp.empty(geometry.out_shape, img.dtype)
-    result = out.reshape(geometry.batch, geometry.groups, -1, *geometry.out_size)
+    per_group = geometry.outputs_per_group
+    result = out.reshape(geometry.batch, geometry.groups, per_group, *geometry.out_size)
     row = geometry.taps * geometry.out_channels
     for extent in geometry.out_size[1:]:
         row *= extent

@@ -132,6 +132,7 @@ def semifield_conv(
 # Calls already planned, by everything that a plan depends on.
 _calls: dict[tuple[Any, ...], Callable[[Array, Array], Array]] = {}
 _MOST_CALLS = 1024
+_MOST_SCRATCH = 1 << 27  # elements: beyond, array loops without a scratch serve on the CPU
 
 
 def _plan(
@@ -148,10 +149,10 @@ def _plan(
         )
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     if isinstance(semifield, BroadcastSemifield):
-        if method == "direct":
+        if method in ("direct", "tiled"):
             raise ValueError(
-                "method='direct' has no kernels for a BroadcastSemifield; use a SelectSemifield or "
-                "SubtractSemifield, or method='auto'"
+                f"method={method!r} has no kernels for a BroadcastSemifield; use a "
+                "SelectSemifield or SubtractSemifield, or method='auto'"
             )
         return lambda img, krn: broadcast_conv(xp, img, krn, semifield, geometry)
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
@@ -160,6 +161,8 @@ def _plan(
             f"got {semifield!r}"
         )
     storage = storage_of(img.dtype, semifield)
+    if xp is not np and img.device != krn.device:
+        raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
     served = method == "reference" or serves(xp, geometry, method)
     if method == "reference" or not served:
 
@@ -177,8 +180,9 @@ def _plan(
 
     def launch(img: Array, krn: Array) -> Array:
         device = cuda.device()
-        out = device.empty(geometry.out_shape, img.dtype)
-        cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+        with img.device:
+            out = device.empty(geometry.out_shape, img.dtype)
+            cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
         return out
 
     return launch
@@ -188,6 +192,11 @@ def storage_of(dtype: Any, semifield: Semifield) -> str:
     """The storage name of an array's dtype; a TypeError where the semifield has no meaning."""
     name = str(dtype.name)
     if name in source.FLOATING:
+        if semifield.parameter is not None:
+            with np.errstate(over="ignore", under="ignore"):
+                parameter = np.dtype(source.ARITHMETIC[name]).type(semifield.parameter)
+            if parameter == 0 or not np.isfinite(parameter):
+                raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
         return name
     if name in source.INTEGER or name == source.BOOLEAN:
         semifield.definitions(source.arithmetic_of(name))  # raises what is wrong, and for whom
@@ -200,12 +209,14 @@ def serves(xp: Any, geometry: Geometry, method: str) -> bool:
     """Whether compiled kernels serve this geometry here; if not, say so once or raise."""
     if geometry.rank > host.MAX_RANK:
         reason = f"kernels serve up to {host.MAX_RANK} spatial axes, got {geometry.rank}"
+    elif xp is np and host.scratch_elements(geometry) > _MOST_SCRATCH:
+        reason = f"windows of {geometry.kernel_size} at dilation {geometry.dilation} span too much"
     elif xp is np and host.compiler() is None:
         reason = host.missing_compiler()
     else:
         return True
-    if method == "direct":
-        raise BackendUnavailableError(f"method='direct' cannot run here: {reason}")
+    if method in ("direct", "tiled"):
+        raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
     global _warned
     if not _warned:
         _warned = True
@@ -331,12 +342,12 @@ def semifield_conv_vjp(
         img.shape, krn.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
         group_broadcasting=group_broadcasting, kind=kind,
     )  # fmt: skip
-    out = xp.empty(geometry.out_shape, img.dtype)
+    dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
+    out = xp.empty(geometry.out_shape, dtype)
     described = residual_of(algebra, storage, geometry)
     residual = None if described is None else xp.empty(described.shape, described.dtype)
     forward(img, krn, out, residual, algebra, geometry, storage, method=method)
     saved = (img, krn) if needs_arrays(algebra) else (None, None)
-    dtype = img.dtype
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
         array_module(out=out_like, grad_out=grad_out)

@@ -11,8 +11,9 @@ import math
 import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
+_LARGEST = 2**31 - 1  # stride, dilation or padding: no offset leaves 64 bits
 IntOrTuple = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | Literal["valid", "same"]
 Kind = Literal["conv", "corr"]
@@ -123,11 +124,11 @@ class Geometry:
         return _cached_plan(
             tuple(img_shape),
             tuple(krn_shape),
-            _hashable(stride),
-            _hashable(padding),
-            _hashable(dilation),
+            _normalised("stride", stride),
+            _normalised("padding", padding),
+            _normalised("dilation", dilation),
             groups,
-            group_broadcasting,
+            _flag("group_broadcasting", group_broadcasting),
             kind,
         )
 
@@ -147,24 +148,27 @@ class Geometry:
         return _plan(
             tuple(img_shape),
             tuple(krn_shape),
-            _hashable(stride),
-            _hashable(padding),
-            _hashable(dilation),
+            _normalised("stride", stride),
+            _normalised("padding", padding),
+            _normalised("dilation", dilation),
             groups,
-            group_broadcasting,
+            _flag("group_broadcasting", group_broadcasting),
             kind,
         )
 
 
-def _hashable(value: object) -> object:
-    """Lists and arrays of a geometry argument as (nested) tuples, so that plans can be cached."""
-    if isinstance(value, (str, int, tuple)):
+def _normalised(name: str, value: object) -> Any:
+    """A geometry argument with lists and arrays as (nested) tuples and integers as Python's own.
+
+    So that it can be hashed, and equal arguments mean the same: 1.0 and True are refused here.
+    """
+    if isinstance(value, str):
         return value
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return tuple(_hashable(entry) for entry in value)
-    return value
+    if isinstance(value, (tuple, list)):
+        return tuple(_normalised(name, entry) for entry in value)
+    if getattr(value, "ndim", 0):
+        return _normalised(name, value.tolist())  # type: ignore[attr-defined]
+    return _integer(name, value)
 
 
 def _plan(
@@ -203,8 +207,6 @@ def _plan(
             f"krn must have {channels // groups} input channels (img channels / groups = "
             f"{channels} / {groups}), got krn of shape {krn_shape}"
         )
-    if not isinstance(group_broadcasting, (bool, int)):
-        raise TypeError(f"group_broadcasting must be a bool, got {group_broadcasting!r}")
     if group_broadcasting or groups == 1:
         outputs_per_group = kernels
     else:
@@ -234,6 +236,13 @@ def _plan(
         pad_end=tuple(end for _, end in pads),
         mirrored=kind == "conv",
     )
+    for name, values in (
+        ("stride", strides),
+        ("dilation", dilations),
+        ("padding", tuple(max(pair) for pair in pads)),
+    ):
+        if max(values) > _LARGEST:
+            raise ValueError(f"{name} must be below 2**31, got {max(values)}")
     if min(geometry.out_size) < 1:
         raise ValueError(
             f"the window does not fit into the padded image: image size {geometry.image_size}, "
@@ -241,6 +250,12 @@ def _plan(
             f"output size {geometry.out_size}"
         )
     return geometry
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, (bool, int)) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
 _cached_plan = lru_cache(maxsize=4096, typed=True)(_plan)

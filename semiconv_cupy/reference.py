@@ -188,7 +188,7 @@ def _sum(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
 ) -> tuple[Array, Array | None]:
     # A compensated addition per term (Knuth's TwoSum): as accurate as the kernels' blocks.
-    total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
+    total, correction = xp.full(shape, semifield.zero, dtype), xp.zeros(shape, dtype)
     for _, where, value in terms():
         _compensated_add(xp, total, correction, where, value)
     acc = total + correction

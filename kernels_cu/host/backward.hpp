@@ -28,7 +28,13 @@ struct Partition {
   int64 chunks, colours, slots;
 
   Partition(const Geometry& g, const Tiling& t) {
-    chunks = lowest_of(highest_of(g.batch, 1), most_chunks);
+    // Slots together hold about as much as the arrays do, or two where work could not be shared.
+    int64 image = g.batch * g.groups * g.in_channels;
+    for (int a = 0; a < g.rank; ++a) image *= g.image_size[a];
+    const int64 outputs = g.batch * g.groups * g.outputs_per_group * g.pixels();
+    const int64 weights = g.kernels * g.in_channels * g.window_size();
+    const int64 affordable = highest_of(2, (image + outputs) / (2 * weights * t.tiles));
+    chunks = lowest_of(lowest_of(highest_of(g.batch, 1), most_chunks), affordable);
     colours = (int64)1 << g.rank;
     slots = chunks * t.tiles * (g.shares_kernels ? g.groups : 1);
   }

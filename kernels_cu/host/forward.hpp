@@ -146,15 +146,40 @@ template <int N, Layout LAYOUT, bool MASKED> struct Terms {
       valid[j] = MASKED ? mask + strips[j].from : nullptr;
     }
   }
+  static constexpr bool masked = MASKED;
   SEMICONV_FN Vector at(int j, int64 offset, Vector krn) const {
     const int base = LAYOUT == adjoining ? 0 : j;
     const int64 place = LAYOUT == adjoining ? offset + j * lanes : offset;
-    const Vector term = times(load_vector<Vector>(from[base] + place), krn);
-    if constexpr (MASKED)
-      return where(load_vector<Mask>(valid[base] + place), term, semifield_zero<Vector>());
-    return term;
+    return times(load_vector<Vector>(from[base] + place), krn);
+  }
+  SEMICONV_FN Mask inside(int j, int64 offset) const {
+    const int base = LAYOUT == adjoining ? 0 : j;
+    return load_vector<Mask>(valid[base] + (LAYOUT == adjoining ? offset + j * lanes : offset));
   }
 };
+
+// The accumulator as it becomes in the lanes of `mask`, as it was in the others: a position outside
+// takes no part, whatever the semifield's author wrote. An accumulator is nothing but vectors.
+template <class A> SEMICONV_FN A where_inside(Mask mask, A becomes, A was) {
+  constexpr int count = sizeof(A) / sizeof(Vector);
+  static_assert(sizeof(A) == count * sizeof(Vector), "accumulators hold vectors of one width");
+  Vector now[count], before[count];
+  __builtin_memcpy(now, &becomes, sizeof(A));
+  __builtin_memcpy(before, &was, sizeof(A));
+  for (int n = 0; n < count; ++n) now[n] = where(mask, now[n], before[n]);
+  __builtin_memcpy(&becomes, now, sizeof(A));
+  return becomes;
+}
+template <class A, class T, class F>
+SEMICONV_FN void change(A& acc, const T& terms, int j, int64 offset, F change_it) {
+  if constexpr (T::masked) {
+    A becomes = acc;
+    change_it(becomes);
+    acc = where_inside(terms.inside(j, offset), becomes, acc);
+  } else {
+    change_it(acc);
+  }
+}
 
 template <int N, class A, class T>
 SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
@@ -162,7 +187,8 @@ SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
     const Vector krn = broadcast(taps.values[t]);
     const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[j].observe(terms.at(j, offset, krn));
+    for (int j = 0; j < N; ++j)
+      change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn)); });
   }
 }
 template <int N, class A, class T>
@@ -174,7 +200,8 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
       const Mask index = Mask{} + taps.indices[t];
       const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) acc[j].add(terms.at(j, offset, krn), index);
+      for (int j = 0; j < N; ++j)
+        change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index); });
     }
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) acc[j].fold();

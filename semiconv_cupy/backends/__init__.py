@@ -23,6 +23,8 @@ def array_module(**arrays: Any) -> Any:
     """
     kinds = {}
     for name, array in arrays.items():
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first")
         if isinstance(array, np.ndarray):
             kinds[name] = "NumPy"
         elif cuda.is_cupy(array):

@@ -448,10 +448,26 @@ def forward(
         _reach(img.shape, elements(img)) + _overhang(geometry, img),
         _reach(krn.shape, elements(krn)),
         out.size,
+        _furthest_position(geometry),
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual_type)
     kernel((_blocks(out.size),), (THREADS,), (struct, *arrays, plane, np.int64(out.size)), 0)
+
+
+def _furthest_position(geometry: Geometry) -> int:
+    """The largest image position, inside or not, that a window computes."""
+    return max(
+        pad + size * step + k * d
+        for pad, size, step, k, d in zip(
+            geometry.pad_begin,
+            geometry.out_size,
+            geometry.stride,
+            geometry.kernel_size,
+            geometry.dilation,
+            strict=True,
+        )
+    )
 
 
 def _overhang(geometry: Geometry, img: Array) -> int:

@@ -71,6 +71,11 @@ class GeometryStruct(ctypes.Structure):
             if name in ("img_strides", "krn_strides"):
                 continue
             value = getattr(geometry, name)
+            if name == "stride":  # of an axis with one output: any serves, and 1 needs no memory
+                value = tuple(
+                    1 if size == 1 else step
+                    for size, step in zip(geometry.out_size, value, strict=True)
+                )
             fields[name] = kind(*value) if kind is _Axes else int(value)
         return cls(img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields)
 
@@ -159,13 +164,20 @@ def has_openmp() -> bool:
 # ---- the cache ---------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
+_replacement: Path | None = None  # of a cache folder that cannot be used
+
+
 def cache_folder() -> Path:
     """Where compiled libraries are kept: $SEMICONV_CACHE_DIR, else the user's cache folder.
 
     A folder that cannot be written, or that somebody else may write, is replaced by a temporary
     one for this process, with one warning.
     """
+    return _replacement or _usual_folder()
+
+
+@lru_cache(maxsize=1)
+def _usual_folder() -> Path:
     named = os.environ.get("SEMICONV_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     folder = Path(named) if named else Path(base, "semiconv_cupy")
@@ -182,7 +194,8 @@ def cache_folder() -> Path:
 
 
 def _temporary_folder(reason: OSError) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="semiconv_cupy-"))
+    global _replacement
+    _replacement = folder = Path(tempfile.mkdtemp(prefix="semiconv_cupy-"))
     atexit.register(_remove, folder, os.getpid())
     warnings.warn(
         f"the cache of compiled kernels cannot be used ({reason}); this process uses {folder}, "
@@ -211,7 +224,7 @@ def build(text: str, what: str) -> Path:
     try:
         return _compile(text, what, command, library)
     except OSError as error:  # the folder filled up or vanished since it was checked
-        if library.parent.name.startswith("semiconv_cupy-"):
+        if library.parent == _replacement and _replacement.is_dir():
             raise
         folder = _temporary_folder(error)
         return _compile(text, what, command, folder / library.name)
@@ -243,8 +256,9 @@ _after_fork = False
 
 def _child_runs_alone() -> None:
     # GNU OpenMP's threads do not survive a fork and a parallel region in the child would hang.
-    global _after_fork
+    global _after_fork, _lock
     _after_fork = True
+    _lock = threading.Lock()  # another thread may have held the old one
 
 
 if hasattr(os, "register_at_fork"):
@@ -292,9 +306,13 @@ def _waiting_passively() -> Iterator[None]:
 
 def load(text: str, what: str, part: str) -> ctypes.CDLL:
     """Build a library and declare its function."""
-    library = str(build(text, what))
+    library = build(text, what)
     with _waiting_passively():
-        loaded = ctypes.CDLL(library)
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError:  # damaged in the cache: once more from the source
+            library.unlink(missing_ok=True)
+            loaded = ctypes.CDLL(str(build(text, what)))
     getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
     size = loaded.semiconv_geometry_size()
     if size != ctypes.sizeof(GeometryStruct):
@@ -428,7 +446,7 @@ def backward(
         if grad_krn is not None:
             grad_krn[...] = 0
         return
-    grad_out = np.ascontiguousarray(grad_out)
+    grad_out = np.ascontiguousarray(_usable(grad_out))
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
     none = (0,) * (geometry.rank + 2)
@@ -470,3 +488,9 @@ def _address(array: np.ndarray) -> int:
 def _workers(loaded: ctypes.CDLL, geometry: Geometry, most: int | None) -> int:
     small = geometry.taps * math.prod(geometry.out_shape) < _SMALL
     return 1 if small else min(threads(loaded), most or sys.maxsize)
+
+
+def scratch_elements(geometry: Geometry) -> int:
+    """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
+    spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
+    return geometry.in_channels * math.prod(spans)
