@@ -330,7 +330,7 @@ def known(backend: str) -> None:
         raise ValueError(f"backend must be one of {BACKENDS} or {TILED!r}, got {backend!r}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def unavailable(backend: str) -> str | None:
     """Why a backend cannot run here; None where it can."""
     known(backend)

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy.geometry import Geometry
-from torch_bridge.ops import GeometryArguments, Handle, Semifield, handle_of
+from torch_bridge.ops import GeometryArguments, Handle, Known, Semifield, handle_of
 
 
-def fused_conv(img: Tensor, krn: Tensor, semifield: Semifield | str, geometry: Geometry) -> Tensor:
+def fused_conv(
+    img: Tensor, krn: Tensor, semifield: Semifield | Known | str, geometry: Geometry
+) -> Tensor:
     """The convolution of checked tensors; the derivative's needs are computed only for one."""
-    handle = handle_of(semifield)
+    handle = semifield.handle if isinstance(semifield, Known) else handle_of(semifield)
     arguments = GeometryArguments.of(geometry)
     out: Tensor
     if torch.is_grad_enabled() and (img.requires_grad or krn.requires_grad):

@@ -18,6 +18,7 @@ from torch_bridge.broadcast import broadcast_conv
 
 if TYPE_CHECKING:
     from semiconv_cupy.semifields import Semifield
+    from torch_bridge.ops import Known
 
 __all__ = ["semifield_conv"]
 
@@ -59,7 +60,7 @@ def plan(
 def semifield_conv(
     img: Tensor,
     krn: Tensor,
-    semifield: Semifield | str,
+    semifield: Semifield | Known | str,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = 0,

@@ -19,6 +19,7 @@ from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv
+from torch_bridge.ops import Known
 from torch_bridge.quadratic import per_axis
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class SemifieldConv(nn.Module):
     ) -> None:
         super().__init__()
         self.semifield = semifield
+        self._known = Known(semifield)
         self.lazy_fixed = lazy_fixed
         self.debug = debug
         self.fixed: dict[str, Any] | None = None
@@ -155,7 +157,7 @@ class SemifieldConv(nn.Module):
             "kind": kind,
         }
         if not self.lazy_fixed:
-            return semifield_conv(img, krn, self.semifield, **arguments)
+            return semifield_conv(img, krn, self._known, **arguments)
         now = {
             "img.shape[1:]": tuple(int(size) for size in img.shape[1:]),
             "krn.shape": tuple(int(size) for size in krn.shape),
@@ -163,7 +165,7 @@ class SemifieldConv(nn.Module):
         }
         if self.fixed is not None and self.fixed != now:
             raise ValueError(self._refusal(now))
-        out = semifield_conv(img, krn, self.semifield, **arguments)
+        out = semifield_conv(img, krn, self._known, **arguments)
         self.fixed = now
         return out
 

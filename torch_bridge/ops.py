@@ -116,6 +116,20 @@ def handle_of(semifield: Semifield | str) -> Handle:
     return found
 
 
+class Known:
+    """A semifield with its handle made beforehand, for modules: a plain attribute in traced code.
+
+    (Not every version of Dynamo takes a semifield for a constant.) Made again by unpickling.
+    """
+
+    def __init__(self, semifield: Semifield) -> None:
+        self.semifield = semifield
+        self.handle = handle_of(semifield)
+
+    def __reduce__(self) -> Any:
+        return Known, (self.semifield,)
+
+
 def _semifield(key: str) -> Semifield:
     try:
         return _semifields[key]

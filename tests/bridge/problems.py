@@ -67,5 +67,5 @@ def random_geometry(seed):
 def with_gradients(conv, tensors, **arguments):
     """(out, gradient of the image, gradient of the kernel) for uneven weights of the outputs."""
     out = conv(*tensors, **arguments)
-    weights = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape)
-    return (out, *torch.autograd.grad(out, tensors, weights.to(out)))
+    weights = torch.linspace(-1, 2, out.numel(), dtype=torch.float64, device=out.device)
+    return (out, *torch.autograd.grad(out, tensors, weights.view(out.shape).to(out)))
