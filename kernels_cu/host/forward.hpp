@@ -208,15 +208,15 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   }
 }
 
-// N strips of one output channel, over all input channels and taps.
+// N strips of one output channel, over all input channels and taps; `out` is the channel's first.
 template <class A, int N, Layout LAYOUT, bool MASKED>
-__attribute__((noinline)) void run_strips(const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch,
-                int64 channel_size, const MaskLane* mask, const Strip* strips, int used,
-                const Results& results, int64 plane) {
+SEMICONV_FN void run_strips(const Geometry& g, const TapTable& table, int64 kernel,
+                            const Real* scratch, int64 channel_size, const MaskLane* mask,
+                            const Strip* strips, int used, const Results& results, int64 plane,
+                            int64 pixels, Storage* out) {
   using T = Terms<N, LAYOUT, MASKED>;
   A acc[N];
   Vector totals[N] = {};
-  const int64 pixels = results.residual ? g.pixels() : 0;
   for (int64 first = 0; first < (channels_add ? g.in_channels : 1); ++first) {
     const int64 begin = channels_add ? first : 0;
     const int64 end = channels_add ? first + 1 : g.in_channels;
@@ -240,10 +240,38 @@ __attribute__((noinline)) void run_strips(const Geometry& g, const TapTable& tab
         if (j < used) store_residual(acc[j], results, at + strips[j].to, strips[j].count);
     }
   }
-  Storage* out = results.out + plane * (results.residual ? pixels : g.pixels());
 #pragma GCC unroll 8
-  for (int j = 0; j < N; ++j)
-    if (j < used) store_lanes(out + strips[j].to, totals[j], strips[j].count);
+  for (int j = 0; j < N; ++j) {
+    if constexpr (LAYOUT == adjoining) store_lanes(out + strips[0].to + j * lanes, totals[j], lanes);
+    else if (j < used) store_lanes(out + strips[j].to, totals[j], strips[j].count);
+  }
+}
+template <class A, int N, bool MASKED>
+__attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& table, int64 kernel,
+                                             const Real* scratch, int64 channel_size,
+                                             const MaskLane* mask, const Strip* strips, int used,
+                                             const Results& results, int64 plane, int64 pixels,
+                                             Storage* out) {
+  run_strips<A, N, scattered, MASKED>(g, table, kernel, scratch, channel_size, mask, strips, used,
+                                      results, plane, pixels, out);
+}
+
+// All n strips of one output channel in a tile.
+template <class A, int N, bool MASKED>
+__attribute__((noinline)) void run_tile(const Geometry& g, const TapTable& table, int64 kernel,
+                                        const Real* scratch, int64 channel_size,
+                                        const MaskLane* mask, const Strip* strips, int64 n,
+                                        const Results& results, int64 plane) {
+  const int64 pixels = g.pixels();
+  Storage* out = results.out + plane * pixels;
+  for (int64 j = 0; j < n; j += N) {
+    if (!MASKED && strips[j].adjoining >= N)
+      run_strips<A, N, adjoining, false>(g, table, kernel, scratch, channel_size, mask, strips + j,
+                                         N, results, plane, pixels, out);
+    else
+      run_scattered<A, N, MASKED>(g, table, kernel, scratch, channel_size, mask, strips + j,
+                                  (int)lowest_of(N, n - j), results, plane, pixels, out);
+  }
 }
 
 enum Status { success = 0, out_of_memory = 1 };
@@ -301,15 +329,8 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
         const int64 kernel = g.kernel_of(group, o);
-        for (int64 j = 0; j < n; j += N) {
-          const int used = (int)lowest_of(N, n - j);
-          bool row = true;
-          for (int64 k = j + 1; k < j + N; ++k) row = row && strips[k].from == strips[k - 1].from + lanes;
-          const auto run = masked ? run_strips<A, N, scattered, true>
-                           : row  ? run_strips<A, N, adjoining, false>
-                                  : run_strips<A, N, scattered, false>;
-          run(g, table, kernel, scratch, tiling.channel_size, mask, strips + j, used, results, plane);
-        }
+        const auto run = masked ? run_tile<A, N, true> : run_tile<A, N, false>;
+        run(g, table, kernel, scratch, tiling.channel_size, mask, strips, n, results, plane);
       }
     }
     workspace.release_beyond(kept_bytes);

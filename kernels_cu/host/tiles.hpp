@@ -203,10 +203,11 @@ inline bool inside_image(const Geometry& g, const int64* origin, const int64* si
   return true;
 }
 
-// A vector of outputs: where its windows start in the scratch, where it goes, how many are real.
+// A vector of outputs: where its windows start in the scratch, where it goes, how many are real, and
+// how many whole strips adjoin from this one on, itself included.
 struct Strip {
   int64 from, to;
-  int32 count;
+  int32 count, adjoining;
 };
 
 // Cut a tile of `size` outputs at `origin` into strips; returns how many.
@@ -222,7 +223,8 @@ inline int64 strips_of(const Geometry& g, const Tiling& t, const int64* origin, 
       if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
     }
     for (int64 x = 0; x < size[last]; x += lanes)
-      strips[n++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x)};
+      strips[n++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x),
+                          (int32)((size[last] - x) / lanes)};
     for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
   }
   return n;
