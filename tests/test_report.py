@@ -5,12 +5,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from kernels_cu import folder, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Row, as_json, main, report, table
+from semiconv_cupy.backends import cuda
 
 TOY = r"""
 extern "C" __global__ void staged(const float* in, float* out) {
@@ -69,10 +69,7 @@ def ships(monkeypatch):
     """Let the core ship the given kernels."""
 
     def set_variants(*sources):
-        core = ModuleType("semiconv_cupy.source")
-        core.shipping_variants = lambda: iter(sources)
-        monkeypatch.setitem(sys.modules, "semiconv_cupy", ModuleType("semiconv_cupy"))
-        monkeypatch.setitem(sys.modules, "semiconv_cupy.source", core)
+        monkeypatch.setattr(cuda, "shipping_variants", lambda: iter(sources))
 
     return set_variants
 

@@ -349,10 +349,9 @@ def tile_of(
     if max(geometry.stride[-2:]) > 2 or geometry.kernel_size[-1] * geometry.dilation[-1] > _WIDEST:
         return None
     itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
-    # Values of one output that stay in registers: a selection alone 1, its provenance or a
-    # compensated sum 2 to 3, log and root 5.
-    weight = 1 if semifield.accumulator == "select" and residual is None else 2
-    weight = 4 if semifield.accumulator in ("log", "root") else weight
+    # Values of one output that stay in registers: a selection alone 1, with its provenance 2, a
+    # compensated sum 3, log and root 5.
+    weight = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
     weight *= 2 if itemsize == 8 else 1
     width = geometry.out_size[-1]
     threads_x = 8 if width <= 32 else 16 if width <= 64 else 32
