@@ -364,7 +364,8 @@ def tile_of(
         channels, rows, columns = 1, max(1, 4 // weight), 4
     if geometry.rank == 1:
         rows = 1
-    blocks = 3 if channels == 1 and weight < 4 else 2
+    small = math.prod(geometry.kernel_size[-2:]) <= 25  # larger windows want registers more
+    blocks = 3 if channels == 1 and weight < 4 and small else 2
     while True:
         tile = Tile(channels, rows, columns, threads_y, threads_x, blocks)
         if tile.shared_bytes(geometry, itemsize) <= _SHARED:
