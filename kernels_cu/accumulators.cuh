@@ -44,6 +44,12 @@ template <class V> struct BlockedSum {
 
 #if defined(SEMICONV_SELECT)
 
+#if defined(SEMICONV_SELECT_GREATER) || defined(SEMICONV_SELECT_LESS)
+constexpr bool plain_extremum = true;  // the selection is max or min
+#else
+constexpr bool plain_extremum = false;
+#endif
+
 // One of the terms: the first in the kernel's memory order that no other beats.
 template <class V> struct Selection {
   static constexpr bool two_pass = false;
@@ -69,11 +75,8 @@ template <class V, class I> struct Provenance {
   SEMICONV_FN void add(V val, I index) {
     const auto better = selects_right(best, val);
     winner = where(better, index, winner);
-#if defined(SEMICONV_SELECT_GREATER) || defined(SEMICONV_SELECT_LESS)
-    best = select(best, val);
-#else
-    best = where(better, val, best);
-#endif
+    if constexpr (plain_extremum && !moves_apart) best = select(best, val);
+    else assign_where(better, best, val);
   }
   SEMICONV_FN void fold() {}
   SEMICONV_FN V result() const { return best; }

@@ -247,6 +247,19 @@ template <> SEMICONV_FN double select_greater(double left, double right) { retur
 template <> SEMICONV_FN double select_less(double left, double right) { return fmin(left, right); }
 #endif
 
+// to = from where `mask`. A GPU compares, selects and takes extrema on one pipe, which provenance
+// fills: there a predicated addition (of -0, which changes nothing) moves the value on another.
+template <class M, class V> SEMICONV_FN void assign_where(M mask, V& to, V from) { to = where(mask, from, to); }
+#if defined(SEMICONV_GPU)
+SEMICONV_FN void assign_where(bool mask, float& to, float from) {
+  asm("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p add.f32 %0, %1, 0f80000000; }"
+      : "+f"(to) : "f"(from), "r"((int)mask));
+}
+constexpr bool moves_apart = true;
+#else
+constexpr bool moves_apart = false;
+#endif
+
 // One definition for scalars and SIMD vectors: comparisons give masks, where() chooses.
 template <class V> SEMICONV_FN V maximum(V a, V b) { return where(a < b, b, a); }
 template <class V> SEMICONV_FN V minimum(V a, V b) { return where(b < a, b, a); }

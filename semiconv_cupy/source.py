@@ -13,6 +13,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 
@@ -29,6 +31,13 @@ ARITHMETIC = {name: name for name in FLOATING + INTEGER} | {
     "bfloat16": "float32",
     BOOLEAN: "uint8",
 }
+
+
+def itemsize(storage: str) -> int:
+    """Bytes of one element."""
+    return 2 if storage == "bfloat16" else np.dtype(storage).itemsize
+
+
 _INCLUDE = re.compile(r'^#include "([^"]+)"\s*$', re.MULTILINE)
 
 

@@ -281,7 +281,8 @@ def test_the_geometry_struct_has_one_layout(tmp_path):
 
 def test_the_struct_holds_the_plan():
     geometry = cases.GEOMETRIES["everything"].plan()
-    filled = cuda.struct_of(geometry, np.zeros(geometry.img_shape), np.zeros(geometry.krn_shape))
+    arrays = np.zeros(geometry.img_shape), np.zeros(geometry.krn_shape)
+    filled = cuda.struct_of(geometry, *map(cuda.elements, arrays))
     for name in ("batch", "groups", "in_channels", "outputs_per_group", "kernels", "rank"):
         assert filled[name] == getattr(geometry, name)
     for name in ("image_size", "kernel_size", "out_size", "stride", "dilation", "pad_begin"):

@@ -1,26 +1,31 @@
 // The `tiled` forward kernel: image tile and weights in shared memory, a block of output channels,
 // rows and columns in each thread's registers.
 //
-// Needs what tile.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
+// Needs what patch.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
 //   SEMICONV_CHANNELS     output channels of one thread (1 for depthwise work)
 //   SEMICONV_BLOCKS       blocks of a multiprocessor that the registers must suffice for
 // For floating semifields whose zero is absorbing: positions outside are loaded as the zero.
 // Same accumulators and tap order as `direct`.
-#include "tile.cuh"
+#include "patch.cuh"
 
 namespace semiconv {
 
 constexpr int channels = SEMICONV_CHANNELS;
 constexpr int patch_height = (tile_rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
-constexpr int patch_width_used = (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1;
-constexpr int patch_width = (patch_width_used + 3) / 4 * 4;  // so that lines load as vectors
-constexpr int plane_taps = size_y() * size_x();
-constexpr int weights_of_thread = (plane_taps * channels + threads - 1) / threads;
-struct alignas(16) Patch {
-  Real of[patch_height * patch_width];
+constexpr int patch_chunks =
+    chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);
+using Source = PatchSource<patch_height, patch_chunks>;
+struct Patch {
+  Chunk<Storage> of[Source::chunks];
 };
-struct alignas(16) Weights {
-  Real of[plane_taps][channels];
+
+// Weights of one plane in chunks, a row of taps after the other; a tap's channels lie together.
+constexpr int plane_taps = size_y() * size_x();
+constexpr int weight_chunks = chunks_for(size_x() * channels);  // of a row of taps
+constexpr int weights_pitch = weight_chunks * columns;
+constexpr int weights_of_thread = (size_y() * weights_pitch + threads - 1) / threads;
+struct Weights {
+  Chunk<Storage> of[size_y() * weight_chunks];
 };
 
 #if !defined(SEMICONV_RESIDUAL)
@@ -30,141 +35,244 @@ using Chosen = Provenance<Real, int32>;
 #else
 using Chosen = Differentiable<Real>;
 #endif
-
-// A term whose weight may be infinite: the zero, which outside positions hold, absorbs it.
-template <bool GUARDED> SEMICONV_FN Real term_of(Real img, Real weight) {
-  if constexpr (GUARDED) return img == semifield_zero<Real>() ? img : times(img, weight);
-  return times(img, weight);
-}
-
-#if defined(SEMICONV_SELECT)
-constexpr bool may_guard = false;
+// Winners of extrema are told by runs of taps where windows are large enough: one comparison a run,
+// and in the end which tap of the winning run it was. A run is a part of a row of taps.
+#if defined(SEMICONV_RESIDUAL) && defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+constexpr bool provenance = true;
+constexpr bool by_runs = plain_extremum && size_x() > 2 && (channels > 1 || plane_taps > 25);
 #else
-constexpr bool may_guard = true;
+constexpr bool provenance = false, by_runs = false;
 #endif
+constexpr int runs = (size_x() + 3) / 4;  // of a row
+constexpr int run = (size_x() + runs - 1) / runs;
 
-template <class A> SEMICONV_FN void fold_all(A (&acc)[channels][rows][columns]) {
+template <class A> using Accumulators = A[channels][rows][columns];
+template <class A, class F> SEMICONV_FN void for_each(Accumulators<A>& acc, F&& visit) {
 #pragma unroll
   for (int c = 0; c < channels; ++c)
 #pragma unroll
     for (int row = 0; row < rows; ++row)
 #pragma unroll
-      for (int x = 0; x < columns; ++x) acc[c][row][x].fold();
+      for (int x = 0; x < columns; ++x) visit(acc[c][row][x]);
 }
+
+#if defined(SEMICONV_SELECT)
+SEMICONV_FN Real extremum(Real a, Real b) { return select(a, b); }
+#else
+SEMICONV_FN Real extremum(Real a, Real) { return a; }
+#endif
+
+// What a thread sees of a plane: the patch from its own corner on, and the weights.
+struct View {
+  const Chunk<Storage> *patch, *weights;
+};
 
 // One plane of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
 // in the kernel's memory order, each loaded into registers once for all outputs that see it.
-template <int PASS, bool GUARDED, class A>
-SEMICONV_FN void visit_plane(A (&acc)[channels][rows][columns], const Real* patch,
-                             const Real (*weights)[channels], int32 first_tap) {
+// inside(row, column) is asked for the positions of the thread's part of the patch that are in the image.
+template <int PASS, int UNROLL, class A, class F>
+SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, int32 first_tap, F&& inside) {
   constexpr int row_taps = size_x();
-  // Code grows with the unrolled terms; beyond this it outgrows the instruction cache.
-  constexpr int most = GUARDED ? 0 : A::two_pass ? 64 : 2048;
-  constexpr int unrolled = size_y() * row_taps * rows * columns * channels <= most ? 64 : 1;
-  constexpr int seen = (columns - 1) * stride_x() + (row_taps - 1) * dilation_x() + 1;
+  constexpr int seen = chunks_for(shift + (columns - 1) * stride_x() + (row_taps - 1) * dilation_x() + 1);
   constexpr int reach = (rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
   constexpr int folded = row_taps < block ? block / row_taps : 1;  // rows between two folds
-#pragma unroll unrolled
+#pragma unroll UNROLL
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
-    Real line[seen];
+    Real line[seen * columns];
 #pragma unroll
-    for (int x = 0; x < seen; ++x) line[x] = patch[r * patch_width + x];
+    for (int k = 0; k < seen; ++k) {
+      const Chunk<Storage> stored = view.patch[r * patch_chunks + k];
+#pragma unroll
+      for (int x = 0; x < columns; ++x) line[k * columns + x] = load(stored.of[x]);
+    }
 #pragma unroll
     for (int row = 0; row < rows; ++row) {
       const int step = r - row * stride_y();
       if (step < 0 || step % dilation_y() || step / dilation_y() >= size_y()) continue;
       const int ky = mirrored ? size_y() - 1 - step / dilation_y() : step / dilation_y();
+      Real of_run[by_runs ? channels : 1][columns];
+      Chunk<Storage> weights;
 #pragma unroll
-      for (int kx = 0; kx < row_taps; ++kx) {
-        const int at = (mirrored ? row_taps - 1 - kx : kx) * dilation_x();
+      for (int n = 0; n < row_taps * channels; ++n) {
+        const int kx = n / channels, c = n % channels;
+        const int at = shift + (mirrored ? row_taps - 1 - kx : kx) * dilation_x();
+        if (n % columns == 0) weights = view.weights[ky * weight_chunks + n / columns];
+        const Real weight = load(weights.of[n % columns]);
 #pragma unroll
-        for (int c = 0; c < channels; ++c) {
-          const Real weight = weights[ky * row_taps + kx][c];
-#pragma unroll
-          for (int x = 0; x < columns; ++x) {
-            const Real term = term_of<GUARDED>(line[x * stride_x() + at], weight);
-            if constexpr (PASS == 0) acc[c][row][x].observe(term);
-            else acc[c][row][x].add(term, first_tap + ky * row_taps + kx);
+        for (int x = 0; x < columns; ++x) {
+          const int place = at + x * stride_x();
+          if (!inside(r, place)) continue;
+          const Real term = times(line[place], weight);
+          if constexpr (by_runs) {
+            of_run[c][x] = kx % run ? extremum(of_run[c][x], term) : term;
+            if ((kx + 1) % run == 0 || kx + 1 == row_taps)
+              acc[c][row][x].add(of_run[c][x], (first_tap / row_taps + ky) * runs + kx / run);
+          } else if constexpr (PASS == 0) {
+            acc[c][row][x].observe(term);
+          } else {
+            acc[c][row][x].add(term, first_tap + ky * row_taps + kx);
           }
         }
       }
     }
-    if (PASS == 1 && reach > folded && (n + 1) % folded == 0) fold_all(acc);
+    if (PASS == 1 && reach > folded && (n + 1) % folded == 0)
+      for_each(acc, [](A& one) { one.fold(); });
   }
 }
-template <bool GUARDED, class A>
-SEMICONV_FN void accumulate_plane(A (&acc)[channels][rows][columns], const Real* patch,
-                                  const Real (*weights)[channels], int32 first_tap) {
+template <int UNROLL, class A, class F>
+SEMICONV_FN void visit_plane(Accumulators<A>& acc, const View& view, int32 first_tap, F&& inside) {
   if constexpr (A::two_pass) {
-    visit_plane<0, GUARDED>(acc, patch, weights, 0);
-#pragma unroll
-    for (int c = 0; c < channels; ++c)
-#pragma unroll
-      for (int row = 0; row < rows; ++row)
-#pragma unroll
-        for (int x = 0; x < columns; ++x) acc[c][row][x].settle();
+    visit_rows<0, UNROLL>(acc, view, 0, inside);
+    for_each(acc, [](A& one) { one.settle(); });
   }
-  visit_plane<1, GUARDED>(acc, patch, weights, first_tap);
-  fold_all(acc);
+  visit_rows<1, UNROLL>(acc, view, first_tap, inside);
+  for_each(acc, [](A& one) { one.fold(); });
 }
 
-struct alignas(columns * sizeof(Storage)) Line {
-  Storage of[columns];
-};
+// Straight code where it is short; beyond, it would outgrow the instruction cache.
+constexpr int straight = Chosen::two_pass ? 64 : 640;
+constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
-SEMICONV_FN void store_residual(const Chosen& acc, void* residual, int64 plane_size, int64 at) {
+// The tap of the run `winner` whose term is `best`, the output's value; -1: nobody.
+SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storage* image, const Storage* kernel,
+                             int32 y, int32 x, Real best, int32 winner) {
+  if (winner < 0) return -1;
+  const int32 row = winner / runs, first = winner % runs * run;  // its row of taps, its first tap there
+  const int32 ky = row % size_y();
+  const int32 position = y * stride_y() - (int32)along_y(g.pad_begin, 0) +
+                         (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
+  image += position * along_y(g.img_strides + 2, 0);
+  kernel += ky * along_y(g.krn_strides + 2, 0);
+  int32 rest = row / size_y();
+  for (int a = outer - 1; a >= 0; --a) {
+    const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
+    rest /= SEMICONV_KERNEL_SIZE[a];
+    const int32 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
+    image += ((int64)place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
+              step * SEMICONV_DILATIONS[a]) * g.img_strides[a + 2];
+    kernel += index * g.krn_strides[a + 2];
+  }
+  image += rest * g.img_strides[1];
+  kernel += rest * g.krn_strides[1];
+  int32 found = 0;
+#pragma unroll
+  for (int n = run - 1; n >= 0; --n) {
+    const int32 kx = first + n;
+    const int32 column = x * stride_x() - (int32)along_x(g.pad_begin) +
+                         (mirrored ? size_x() - 1 - kx : kx) * dilation_x();
+    if (kx >= size_x() || column < 0 || column >= (int32)along_x(g.image_size)) continue;
+    const Real term = times((Real)load(image[column * along_x(g.img_strides + 2)]),
+                            (Real)load(kernel[kx * along_x(g.krn_strides + 2)]));
+    if (term == best) found = n;
+  }
+  return row * size_x() + first + found;
+}
+
+// `values` to neighbouring elements of which the first `count` exist.
+template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T>& values, int64 count) {
+  if (count >= columns && (size_t)to % alignof(Chunk<T>) == 0) {
+    *(Chunk<T>*)to = values;
+  } else {
+#pragma unroll
+    for (int x = 0; x < columns; ++x)
+      if (x < count) to[x] = values.of[x];
+  }
+}
+
+// winner(one, x): the winning tap of output x.
+template <class A, class F>
+SEMICONV_FN void store_residuals(const A (&acc)[columns], F&& winner, void* residual, int64 plane_size,
+                                 int64 at, int64 count) {
 #if defined(SEMICONV_RESIDUAL)
-  using T = SEMICONV_RESIDUAL;
-#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-  ((T*)residual)[at] = (T)acc.winner;
-#else
-  for (int k = 0; k < Chosen::residuals; ++k) ((T*)residual)[k * plane_size + at] = acc.residual(k);
+  Chunk<SEMICONV_RESIDUAL> values;
+  auto* to = (SEMICONV_RESIDUAL*)residual + at;
+  if constexpr (provenance) {
+#pragma unroll
+    for (int x = 0; x < columns; ++x) values.of[x] = (SEMICONV_RESIDUAL)winner(acc[x], x);
+    store_chunk(to, values, count);
+  } else {
+#pragma unroll
+    for (int k = 0; k < A::residuals; ++k) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x) values.of[x] = acc[x].residual(k);
+      store_chunk(to + k * plane_size, values, count);
+    }
+  }
 #endif
-#endif
+}
+
+// The first channel that a plane of outputs sees.
+SEMICONV_FN const Storage* first_image(const Geometry& g, const Place& place, const Storage* img) {
+  return img + place.batch * g.img_strides[0] + place.group * g.in_channels * g.img_strides[1];
+}
+
+template <class A>
+SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Place& place, const Storage* img,
+                               const Storage* krn, Storage* out, void* residual, int64 residual_plane) {
+  if (place.idle) return;
+  const Storage* image = first_image(g, place, img);
+  int64 outer_at = 0, pixels = along_y(g.out_size, 1) * along_x(g.out_size);
+  for (int a = 0; a < outer; ++a) {
+    outer_at = outer_at * g.out_size[a] + place.outer_position[a];
+    pixels *= g.out_size[a];
+  }
+  const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
+  const int32 thread = this_thread() % threads;
+  const int32 top = place.y + thread / threads_x * rows, left = place.x + thread % threads_x * columns;
+  const int64 corner = (outer_at * height + top) * width + left;
+#pragma unroll
+  for (int c = 0; c < channels; ++c) {
+    const uint32 output = place.block * channels + c;
+    if (output >= g.outputs_per_group) continue;
+    const int64 plane = (place.batch * g.groups + place.group) * g.outputs_per_group + output;
+    const Storage* kernel = krn + g.kernel_of(place.group, output) * g.krn_strides[0];
+#pragma unroll
+    for (int row = 0; row < rows; ++row) {
+      if (top + row >= height) continue;
+      const int64 at = plane * pixels + corner + row * width;
+      Chunk<Storage> values;
+#pragma unroll
+      for (int x = 0; x < columns; ++x) values.of[x] = store(acc[c][row][x].result());
+      store_chunk(out + at, values, width - left);
+      const auto winner = [&](const auto& one, int x) {
+        if constexpr (by_runs)
+          return tap_of_run(g, place, image, kernel, top + row, left + x, one.best, one.winner);
+        else
+          return one.winner;
+      };
+      store_residuals(acc[c][row], winner, residual, residual_plane, at, width - left);
+    }
+  }
 }
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(SEMICONV_THREADS_X * SEMICONV_THREADS_Y, SEMICONV_BLOCKS)
+extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, SEMICONV_BLOCKS)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
-                void* __restrict__ residual, long long residual_plane, long long tiles_y,
-                long long tiles_x) {
+                void* __restrict__ residual, long long residual_plane, const semiconv::Division division,
+                unsigned int vectors) {
   using namespace semiconv;
-  __shared__ Patch patch;
-  __shared__ Weights weights;
+  __shared__ Patch patches[sides][teams][depth];
+  __shared__ Weights weights[sides][teams][depth];
 
-  Place place = place_of_block(g.out_size, tiles_y, tiles_x);
-  const int64 blocks = (g.outputs_per_group + channels - 1) / channels;
-  place.group = blockIdx.y / blocks;
-  place.batch = blockIdx.z;
-  const int64 first_output = blockIdx.y % blocks * channels;
-  const int thread_y = threadIdx.x / threads_x, thread_x = threadIdx.x % threads_x;
+  const Place place = place_of_block(g, division);
+  const uint32 first_output = place.block * channels;
+  const int thread = threadIdx.x % threads, member = threadIdx.x / threads;
+  const int thread_y = thread / threads_x, thread_x = thread % threads_x;
 
-  Chosen acc[channels][rows][columns];
-#pragma unroll
-  for (int c = 0; c < channels; ++c)
-#pragma unroll
-    for (int row = 0; row < rows; ++row)
-#pragma unroll
-      for (int x = 0; x < columns; ++x) acc[c][row][x].start();
+  Accumulators<Chosen> acc;
+  for_each(acc, [](Chosen& one) { one.start(); });
 
-  const Storage* image = img + place.batch * g.img_strides[0] +
-                         place.group * g.in_channels * g.img_strides[1];
+  const Storage* image = first_image(g, place, img);
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
-  const PatchSource<patch_height, patch_width> source(g, place);
-  const Real* corner =
-      patch.of + thread_y * rows * stride_y() * patch_width + thread_x * columns * stride_x();
+  const Source source(g, place);
+  const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
 
-  // A plane of taps: one input channel at one tap of the outer axes. Where work is bound by
-  // arithmetic, the next plane is loaded into registers while this one is computed; where it is
-  // bound by memory, other blocks hide the loads and the registers serve them.
+  // A plane of taps: one input channel at one tap of the outer axes.
   const int32 planes = (int32)g.in_channels * outer_taps;
-  constexpr bool ahead = channels > 1;
-  using Source = PatchSource<patch_height, patch_width>;
-  Real held[Source::rows_of_team][Source::columns_of_lane], held_weights[weights_of_thread];
   const Storage *plane_image = image, *plane_krn = krn;
   // The first plane from p on that lies inside the image along the outer axes.
   const auto find = [&](int32 p) {
@@ -177,7 +285,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
         rest /= SEMICONV_KERNEL_SIZE[a];
         const int64 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
-        const int64 position = place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
+        const int64 position = (int64)place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
                                step * SEMICONV_DILATIONS[a];
         inside = inside && position >= 0 && position < g.image_size[a];
         image_at += position * g.img_strides[a + 2];
@@ -190,86 +298,75 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     }
     return p;
   };
-  const auto weight_at = [&](int n) {
-    const int tap = n / channels, c = n % channels;
-    const int64 output = first_output + c < g.outputs_per_group ? first_output + c : first_output;
-    return (Real)load(plane_krn[g.kernel_of(place.group, output) * g.krn_strides[0] +
-                                tap / size_x() * along_y(g.krn_strides + 2, 0) +
-                                tap % size_x() * along_x(g.krn_strides + 2)]);
-  };
-  const auto hold = [&] {
-    source.visit<64>(plane_image, semifield_zero<Real>(),
-                     [&](int n, int m, Real value) { held[n][m] = value; });
+  // `depth` planes' patches and weights are copied while those before are computed; two places for
+  // them need one barrier. Where there is one plane only, other blocks hide the copies.
+  static_assert(depth == 1 || outer == 0, "planes follow each other by channels");
+  const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
+  const int64 first_kernel = g.kernel_of(place.group, first_output) * g.krn_strides[0];
+  const auto planes_from = [&](int32 p) { return planes - p < depth ? planes - p : depth; };
+  // visit(n, ky, kx, c) for this thread's share of a plane's weights.
+  const auto visit_weights = [&](auto&& visit) {
 #pragma unroll
     for (int k = 0; k < weights_of_thread; ++k) {
-      const int n = threadIdx.x + k * threads;
-      held_weights[k] = n < plane_taps * channels ? weight_at(n) : Real(0);
+      const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels;
+      if (ky < size_y() && kx < size_x()) visit(n, ky, kx, n % channels);
     }
   };
+  const auto fetch = [&](int32 p, int side) {
+    const int count = planes_from(p);
+    source.copy(g, plane_image, count, vectors, patches[side][member]);
+    const Destination to(weights[side][member]);
+    visit_weights([&](int n, int ky, int kx, int c) {
+      const int32 at = (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
+                       ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
+      const Storage* from = plane_krn + first_kernel + at;
+      for (int d = 0; d < count; ++d)
+        to.copy(d * sizeof(Weights) + n * sizeof(Storage), from + d * g.krn_strides[1]);
+    });
+  };
+  for (int side = 0; side < sides; ++side)
+    for (int d = 0; d < depth; ++d)
+      source.fill_outside(patches[side][member][d].of, store(semifield_zero<Real>()));
 
   int32 p = find(0);
-  if (ahead && p < planes) hold();
+  int side = 0;
+  if (p < planes) fetch(p, side);
   while (p < planes) {
-    __syncthreads();
-    bool infinite = false;
-    if constexpr (ahead) {
-#pragma unroll
-      for (int n = 0; n < Source::rows_of_team; ++n)
-#pragma unroll
-        for (int m = 0; m < Source::columns_of_lane; ++m) source.put(patch.of, n, m, held[n][m]);
-    } else {
-      source.visit<1>(plane_image, semifield_zero<Real>(),
-                      [&](int n, int m, Real value) { Source::put(patch.of, n, m, value); });
-    }
-#pragma unroll
-    for (int k = 0; k < weights_of_thread; ++k) {
-      const int n = threadIdx.x + k * threads;
-      if (n >= plane_taps * channels) continue;
-      const Real weight = ahead ? held_weights[k] : weight_at(n);
-      weights.of[n / channels][n % channels] = weight;
-      infinite = infinite || !(absolute(weight) < infinity<Real>());
-    }
+    await_copies();
 #if defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
-    (void)infinite;
     __syncthreads();
     const bool guarded = false;
 #else
+    bool infinite = false;
+    visit_weights([&](int n, int, int, int) {
+      for (int d = 0; d < planes_from(p); ++d)
+        infinite = infinite || !(absolute((Real)load(((Storage*)weights[side][member][d].of)[n])) < infinity<Real>());
+    });
     const bool guarded = __syncthreads_or(infinite);
 #endif
-    const int32 next = find(p + 1);
-    if (ahead && next < planes) hold();
-    if (guarded) accumulate_plane<may_guard>(acc, corner, weights.of, p * plane_taps);
-    else accumulate_plane<false>(acc, corner, weights.of, p * plane_taps);
+    const int32 next = find(p + depth);
+    const int other = (side + 1) % sides;
+    if (sides > 1 && next < planes) fetch(next, other);
+#pragma unroll 1
+    for (int d = 0; d < depth && p + d < planes; ++d) {
+      const View view{patches[side][member][d].of + corner_row * patch_chunks + corner_column / columns,
+                      weights[side][member][d].of};
+      const int32 first_tap = (p + d) * plane_taps;
+      // The zero, which outside positions hold, absorbs every weight that is finite.
+      if (guarded)
+        visit_plane<1>(acc, view, first_tap, [&](int row, int column) {
+          return source.contains(corner_row + row, corner_column + column);
+        });
+      else
+        visit_plane<unrolled>(acc, view, first_tap, [](int, int) { return true; });
+    }
+    if (sides == 1 && next < planes) {
+      __syncthreads();
+      fetch(next, other);
+    }
+    side = other;
     p = next;
   }
 
-  int64 outer_at = 0;
-  for (int a = 0; a < outer; ++a) outer_at = outer_at * g.out_size[a] + place.outer_position[a];
-  const int64 height = along_y(g.out_size, 1), width = along_x(g.out_size), pixels = g.pixels();
-#pragma unroll
-  for (int c = 0; c < channels; ++c) {
-    const int64 output = first_output + c;
-    if (output >= g.outputs_per_group) continue;
-    const int64 plane = (place.batch * g.groups + place.group) * g.outputs_per_group + output;
-#pragma unroll
-    for (int row = 0; row < rows; ++row) {
-      const int64 y = place.y + thread_y * rows + row;
-      if (y >= height) continue;
-      const int64 left = place.x + thread_x * columns;
-      const int64 at = plane * pixels + (outer_at * height + y) * width + left;
-      Line line;
-#pragma unroll
-      for (int x = 0; x < columns; ++x) line.of[x] = store(acc[c][row][x].result());
-      if (left + columns <= width && (size_t)(out + at) % sizeof(Line) == 0) {
-        *(Line*)(out + at) = line;
-      } else {
-#pragma unroll
-        for (int x = 0; x < columns; ++x)
-          if (left + x < width) out[at + x] = line.of[x];
-      }
-#pragma unroll
-      for (int x = 0; x < columns; ++x)
-        if (left + x < width) store_residual(acc[c][row][x], residual, residual_plane, at + x);
-    }
-  }
+  store_outputs(acc, g, place_of_block(g, division), img, krn, out, residual, residual_plane);
 }

@@ -56,11 +56,15 @@ class Kernel(Protocol):
 class Device(Protocol):
     """All that this module asks of a GPU."""
 
+    def __hash__(self) -> int: ...
+
     array_module: Any
 
     def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel: ...
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
+
+    def address(self, array: Array) -> int: ...
 
 
 class CupyDevice:
@@ -85,6 +89,10 @@ class CupyDevice:
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An uninitialised array of CuPy's pool."""
         return self.array_module.empty(shape, dtype)
+
+    def address(self, array: Array) -> int:
+        """Where an array's first element lies."""
+        return int(array.data.ptr)
 
 
 @lru_cache(maxsize=1)
@@ -133,8 +141,9 @@ def kernel_source(
     if residual is not None:
         macros["SEMICONV_RESIDUAL"] = residual if residual.startswith("uint") else "Real"
         name += "_residual" if file.startswith("forward") else ""
+    if isinstance(tile, ForwardTile):
+        name += f"_{tile.channels}x{tile.rows}"
     if tile is not None:
-        name += f"_{tile.channels}x{tile.rows}x{tile.columns}"
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
     if file == "grad_kernel":
@@ -259,7 +268,8 @@ def _kernel(
     """The compiled kernel of one specialisation, compiled once."""
     key = (
         device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
-        geometry.dilation, offset, residual, tile, tile is not None and geometry.mirrored,
+        geometry.dilation, offset, residual, tile,
+        tile is not None and (geometry.mirrored, _shift(geometry)),
     )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
@@ -271,57 +281,131 @@ def _kernel(
 # ---- tiles ---------------------------------------------------------------------------------------
 
 
+_COLUMNS = 4  # neighbouring elements of a thread, which it loads at once
+
+
 @dataclass(frozen=True)
 class Tile:
-    """The shape of the tiled kernels' work: what a thread holds, the threads of a block."""
+    """The shape of a tiled kernel's work: what a thread holds, the threads of a tile."""
 
-    channels: int
     rows: int
-    columns: int
     threads_y: int
     threads_x: int
-    blocks: int
+    blocks: int  # of a multiprocessor, that the registers must suffice for
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
         """The macros of kernels_cu/cuda/tile.cuh."""
         return {
             "SEMICONV_MIRRORED": str(int(geometry.mirrored)),
-            "SEMICONV_CHANNELS": str(self.channels),
             "SEMICONV_ROWS": str(self.rows),
-            "SEMICONV_COLUMNS": str(self.columns),
             "SEMICONV_THREADS_Y": str(self.threads_y),
             "SEMICONV_THREADS_X": str(self.threads_x),
             "SEMICONV_BLOCKS": str(self.blocks),
         }
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """A tile's elements along the last two axes."""
+        return self.rows * self.threads_y, _COLUMNS * self.threads_x
+
+
+@dataclass(frozen=True)
+class ForwardTile(Tile):
+    """A tile of outputs."""
+
+    channels: int  # of a thread
+    teams: int  # planes of outputs in a block
+    depth: int  # planes of taps between two barriers
+    sides: int  # places for their patches of the image
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/patch.cuh and forward_tiled.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_CHANNELS": str(self.channels),
+            "SEMICONV_TEAMS": str(self.teams),
+            "SEMICONV_DEPTH": str(self.depth),
+            "SEMICONV_SIDES": str(self.sides),
+            "SEMICONV_SHIFT": str(_shift(geometry)),
+        }
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.teams * self.threads_y * self.threads_x
+
     def count(self, geometry: Geometry) -> tuple[int, int]:
         """Tiles along the last two axes."""
-        height = geometry.out_size[-2] if geometry.rank > 1 else 1
-        return (
-            -(-height // (self.rows * self.threads_y)),
-            -(-geometry.out_size[-1] // (self.columns * self.threads_x)),
-        )
+        height, width = _planar(geometry.out_size, 1)
+        return -(-height // self.size[0]), -(-width // self.size[1])
 
-    def grid(self, geometry: Geometry) -> tuple[int, int, int]:
-        """Blocks of a launch: tiles, channel blocks of all groups, batch."""
+    def blocks_of_group(self, geometry: Geometry) -> int:
+        """Blocks of output channels that one group's take."""
+        return -(-geometry.outputs_per_group // self.channels)
+
+    def grid(self, geometry: Geometry) -> int:
+        """Blocks of a launch."""
+        planes = geometry.batch * geometry.groups * self.blocks_of_group(geometry)
         tiles = math.prod(self.count(geometry)) * math.prod(geometry.out_size[:-2])
-        blocks = -(-geometry.outputs_per_group // self.channels)
-        return tiles, blocks * geometry.groups, geometry.batch
+        return tiles * -(-planes // self.teams)
 
-    def shared_bytes(self, geometry: Geometry, itemsize: int) -> int:
-        """Shared memory of a block: the patch of the image and the weights of one plane."""
+    def division(self, geometry: Geometry) -> np.void:
+        """The struct Division of kernels_cu/cuda/patch.cuh."""
+        tiles_y, tiles_x = self.count(geometry)
+        numbers = (tiles_x, tiles_y, self.blocks_of_group(geometry), geometry.groups)
+        return np.array([tuple(map(_divisor, numbers))], _DIVISION)[0]
+
+    def patch(self, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of the image that a tile's windows see, columns in whole chunks."""
         size, stride, dilation = (
-            values[-2:] if geometry.rank > 1 else (one, values[0])
-            for values, one in (
-                (geometry.kernel_size, 1), (geometry.stride, 1), (geometry.dilation, 1),
-            )
-        )  # fmt: skip
-        tile = (self.rows * self.threads_y, self.columns * self.threads_x)
+            _planar(values, 1)
+            for values in (geometry.kernel_size, geometry.stride, geometry.dilation)
+        )
         height, width = (
             (t - 1) * s + (k - 1) * d + 1
-            for t, s, k, d in zip(tile, stride, size, dilation, strict=True)
+            for t, s, k, d in zip(self.size, stride, size, dilation, strict=True)
         )
-        return (height * -(-width // 4) * 4 + size[0] * size[1] * self.channels) * itemsize
+        return height, -(-(width + _shift(geometry)) // _COLUMNS) * _COLUMNS
+
+    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
+        """Shared memory of a block: patches of the image, and the weights of their planes."""
+        rows, columns = _planar(geometry.kernel_size, 1)
+        weights = rows * -(-columns * self.channels // _COLUMNS) * _COLUMNS
+        plane = (math.prod(self.patch(geometry)) + weights) * source.itemsize(storage)
+        return self.sides * self.depth * self.teams * plane
+
+    def reach(
+        self, geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
+    ) -> int:
+        """Elements that a patch of the image spans, or the weights of a plane, by their strides."""
+        planar = min(2, geometry.rank)
+        weights = (self.channels, *geometry.kernel_size[-planar:])
+        return max(
+            _reach(self.patch(geometry)[-planar:], img_strides[-planar:]),
+            _reach(weights, (krn_strides[0], *krn_strides[-planar:])),
+        )
+
+
+def _planar(values: tuple[int, ...], missing: int) -> tuple[int, int]:
+    """The numbers of the last two axes; a signal has one row."""
+    return (values[-2] if len(values) > 1 else missing, values[-1])
+
+
+_DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")])
+_DIVISION = np.dtype([(name, _DIVISOR) for name in ("tiles_x", "tiles_y", "blocks", "groups")])
+
+
+def _divisor(number: int) -> tuple[int, int, int]:
+    """The struct Divisor: n // number == n * multiplier >> (31 + shift) for all n < 2**31.
+
+    Granlund and Montgomery, Division by invariant integers using multiplication, 1994.
+    """
+    shift = (number - 1).bit_length()
+    return number, -(-(1 << (31 + shift)) // number), shift
+
+
+def _shift(geometry: Geometry) -> int:
+    """Columns between a multiple of `_COLUMNS` and the first one that a tile's windows see."""
+    return -geometry.pad_begin[-1] % _COLUMNS
 
 
 _SHARED = 48 * 1024
@@ -335,12 +419,13 @@ def tile_of(
     geometry: Geometry,
     residual: str | None,
     least_filled: float = _LEAST_FILLED,
-) -> Tile | None:
+) -> ForwardTile | None:
     """The tile for a forward launch, None where only `direct` serves.
 
-    Channel mixing (many outputs share an input) holds eight output channels by four pixels in a
+    Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
     thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
-    registers hold less. Narrow images get narrow tiles, so one geometry has at most three kernels.
+    registers hold less. Small images get small tiles, several to a block: five kernels at most
+    serve images of all sizes.
     """
     if storage not in source.FLOATING or not semifield.absorbing:
         return None
@@ -348,41 +433,52 @@ def tile_of(
         return None
     if max(geometry.stride[-2:]) > 2 or geometry.kernel_size[-1] * geometry.dilation[-1] > _WIDEST:
         return None
-    itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
     # Values of one output that stay in registers: a selection alone 1, with its provenance 2, a
     # compensated sum 3, log and root 5.
     weight = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
-    weight *= 2 if itemsize == 8 else 1
+    weight *= 2 if storage == "float64" else 1
+    mixes = geometry.outputs_per_group >= 4
+    flat = geometry.rank == 1
+    channels = max(1, 8 // weight) if mixes else 1
+    rows = (2 if mixes else 4) // (1 if weight < 3 else weight)
+    taps = math.prod(geometry.kernel_size[-2:])
+    tall = not mixes and taps <= {1: 225, 2: 9}.get(weight, 0)  # while registers suffice
+    rows = 1 if flat else 8 if tall else max(1, rows)
+    depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
+    sides = 2 if geometry.in_channels * math.prod(geometry.kernel_size[:-2]) > depth else 1
     width = geometry.out_size[-1]
-    threads_x = 8 if width <= 32 else 16 if width <= 64 else 32
-    threads_y = THREADS // threads_x if geometry.rank > 1 else 1
-    if geometry.rank == 1:
-        threads_x = THREADS
-    if geometry.outputs_per_group >= 4:
-        channels, rows, columns = max(1, 8 // weight), 1, 4
+    teams = 1
+    if flat:
+        threads_y, threads_x = 1, THREADS
+    elif width > 32:
+        threads_x = 32 if width > 64 else 16
+        threads_y = (THREADS // 2 if tall else THREADS) // threads_x
     else:
-        channels, rows, columns = 1, max(1, 4 // weight), 4
-    if geometry.rank == 1:
-        rows = 1
-    small = math.prod(geometry.kernel_size[-2:]) <= 25  # larger windows want registers more
-    blocks = 3 if channels == 1 and weight < 4 and small else 2
+        threads_y = threads_x = 8 if width > 16 else 4 if width > 8 else 2
+        teams = THREADS // threads_x**2
+        rows = min(rows, 2)
+    # Threads of a multiprocessor: more of them hide memory better, and have fewer registers each.
+    resident = 768 if not mixes and weight == 2 and 9 < taps <= 25 else 512
     while True:
-        tile = Tile(channels, rows, columns, threads_y, threads_x, blocks)
-        if tile.shared_bytes(geometry, itemsize) <= _SHARED:
+        blocks = resident // (teams * threads_y * threads_x)
+        tile = ForwardTile(rows, threads_y, threads_x, blocks, channels, teams, depth, sides)
+        if tile.shared_bytes(geometry, storage) <= _SHARED:
             break
-        if rows > 1:
+        if depth > 1:
+            depth, sides = 1, 2
+        elif teams > 1:
+            teams //= 2
+        elif rows > 1:
             rows //= 2
         elif threads_y > 4:
             threads_y //= 2
         else:
             return None
-    area = (
-        math.prod(tile.count(geometry)) * tile.rows * tile.threads_y * tile.columns * tile.threads_x
-    )
+    area = math.prod(tile.count(geometry)) * math.prod(tile.size)
     if math.prod(geometry.out_size[-2:]) < least_filled * area:
         return None
-    grid = tile.grid(geometry)
-    return tile if grid[0] < 2**31 and grid[1] < 2**16 and grid[2] < 2**16 else None
+    near = _furthest_position(geometry) < 2**30
+    return tile if near and tile.grid(geometry) * tile.teams < 2**31 else None
 
 
 # ---- launches ----------------------------------------------------------------------------------
@@ -397,10 +493,11 @@ def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return sum((size - 1) * abs(stride) for size, stride in zip(shape, strides, strict=True))
 
 
-def struct_of(geometry: Geometry, img: Array, krn: Array) -> np.void:
-    """The geometry as a struct that a launch passes by value."""
-    filled = GeometryStruct.of(geometry, elements(img), elements(krn))
-    return np.frombuffer(bytes(filled), GEOMETRY)[0]
+def struct_of(
+    geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
+) -> np.void:
+    """The geometry, with strides in elements, as a struct that a launch passes by value."""
+    return np.frombuffer(bytes(GeometryStruct.of(geometry, img_strides, krn_strides)), GEOMETRY)[0]
 
 
 def forward(
@@ -420,39 +517,81 @@ def forward(
     """
     if out.size == 0:
         return
-    residual_type = None if residual is None else str(residual.dtype)
-    struct = struct_of(geometry, img, krn)
-    plane = np.int64(_plane(semifield, storage, geometry, residual))
+    launch = _forward_launch(
+        device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
+        method, img.strides, krn.strides, img.itemsize,
+    )  # fmt: skip
+    last = launch.last
+    if launch.tiled:
+        last += (np.uint32(_loads_chunks(device, img)),)
     arrays = (img, krn, out, out if residual is None else residual)
+    launch.kernel((launch.grid,), (launch.block,), (launch.struct, *arrays, *last), 0)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """All of a launch but its arrays."""
+
+    kernel: Kernel
+    grid: int
+    block: int
+    struct: np.void
+    last: tuple[Any, ...]  # the arguments behind the arrays
+    tiled: bool
+
+
+@lru_cache(maxsize=4096)
+def _forward_launch(
+    device: Device,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    residual: str | None,
+    method: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    itemsize: int,
+) -> _Launch:
+    """What `forward` launches for arrays of these strides (in bytes)."""
+    img_steps = tuple(stride // itemsize for stride in img_strides)
+    krn_steps = tuple(stride // itemsize for stride in krn_strides)
+    struct = struct_of(geometry, img_steps, krn_steps)
+    described = residual_of(semifield, storage, geometry) if residual is not None else None
+    plane = np.int64(math.prod(described.shape) // described.arrays if described else 0)
     tile = None
     if method != "direct":
         filled = 0.0 if method == "tiled" else _LEAST_FILLED
-        tile = tile_of(semifield, storage, geometry, residual_type, filled)
+        tile = tile_of(semifield, storage, geometry, residual, filled)
+    if tile is not None and tile.reach(geometry, img_steps, krn_steps) >= 2**31:
+        tile = None
     if tile is None and method == "tiled":
         raise ValueError(
             f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"
         )
     if tile is not None:
         kernel = _kernel(
-            device, "forward_tiled", semifield, storage, geometry, "int64", residual_type, tile
+            device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
-        tiles = tile.count(geometry)
-        kernel(
-            tile.grid(geometry),
-            (tile.threads_y * tile.threads_x,),
-            (struct, *arrays, plane, np.int64(tiles[0]), np.int64(tiles[1])),
-            0,
-        )
-        return
+        last = (plane, tile.division(geometry))
+        return _Launch(kernel, tile.grid(geometry), tile.block, struct, last, True)
+    outputs = math.prod(geometry.out_shape)
     far = max(
-        _reach(img.shape, elements(img)) + _overhang(geometry, img),
-        _reach(krn.shape, elements(krn)),
-        out.size,
+        _reach(geometry.img_shape, img_steps) + _overhang(geometry, img_steps),
+        _reach(geometry.krn_shape, krn_steps),
+        outputs,
         _furthest_position(geometry),
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
-    kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual_type)
-    kernel((_blocks(out.size),), (THREADS,), (struct, *arrays, plane, np.int64(out.size)), 0)
+    kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
+    return _Launch(kernel, _blocks(outputs), THREADS, struct, (plane, np.int64(outputs)), False)
+
+
+def _loads_chunks(device: Device, img: Array) -> bool:
+    """Whether chunks of `_COLUMNS` elements can be loaded at once, none across the image's edge."""
+    *outer, last = elements(img)
+    steps = (n for n, size in zip(outer, img.shape, strict=False) if size > 1)
+    aligned = device.address(img) % min(16, _COLUMNS * img.itemsize) == 0
+    return aligned and last == 1 and not any(n % _COLUMNS for n in (*steps, img.shape[-1]))
 
 
 def _furthest_position(geometry: Geometry) -> int:
@@ -470,15 +609,15 @@ def _furthest_position(geometry: Geometry) -> int:
     )
 
 
-def _overhang(geometry: Geometry, img: Array) -> int:
-    """How far in elements a window's corner may lie outside the image."""
+def _overhang(geometry: Geometry, strides: tuple[int, ...]) -> int:
+    """How far in elements a window's corner may lie outside an image of these strides."""
     return sum(
         (pad + dilation * size) * abs(stride)
         for pad, dilation, size, stride in zip(
             geometry.pad_begin,
             geometry.dilation,
             geometry.kernel_size,
-            elements(img)[2:],
+            strides[2:],
             strict=True,
         )
     )
@@ -523,12 +662,11 @@ def backward(
             grad_krn[...] = 0
         return
     none = (0,) * (geometry.rank + 2)
-    filled = GeometryStruct.of(
+    struct = struct_of(
         geometry,
         none if img is None else elements(img),
         none if krn is None else elements(krn),
     )
-    struct = np.frombuffer(bytes(filled), GEOMETRY)[0]
     residual_type = None if residual is None else str(residual.dtype)
     arrays = tuple(grad_out if array is None else array for array in (grad_out, img, krn, residual))
     plane = np.int64(_plane(semifield, storage, geometry, residual))

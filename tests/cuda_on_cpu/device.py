@@ -125,6 +125,9 @@ class HarnessDevice:
         array.reshape(-1).view(np.uint8)[...] = _POISON
         return array
 
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
     def compile(self, source: str, name: str, options: Sequence[str] = ()) -> "HarnessKernel":
         """Compile a CUDA source text and return its ``extern "C" __global__`` function `name`."""
         key = (source, tuple(options))

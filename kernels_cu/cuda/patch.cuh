@@ -1,0 +1,197 @@
+// Patches of the image in shared memory, and the planes of outputs that a block computes from them.
+//
+// Needs what tile.cuh needs, and
+//   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
+//   SEMICONV_DEPTH   planes of taps between two barriers
+//   SEMICONV_SIDES   places for their patches: 2 where more planes follow
+//   SEMICONV_SHIFT   the first column of a tile's windows, modulo `columns`: where patches begin
+// Positions, and offsets within a patch, fit into 31 bits; other offsets need not.
+#pragma once
+#include "tile.cuh"
+
+namespace semiconv {
+
+constexpr int teams = SEMICONV_TEAMS, depth = SEMICONV_DEPTH, sides = SEMICONV_SIDES;
+constexpr int shift = SEMICONV_SHIFT;
+
+// `columns` neighbouring elements, moved at once.
+template <class T> struct alignas(columns * sizeof(T) < 16 ? columns * sizeof(T) : 16) Chunk {
+  T of[columns];
+};
+constexpr SEMICONV_FN int chunks_for(int elements) { return (elements + columns - 1) / columns; }
+
+// Division of numbers below 2^31 by a number that the launcher knew: n * multiplier / 2^(31 + shift).
+struct Divisor {
+  uint32 divisor, multiplier, shift;
+  // Divides n, returns the remainder.
+  SEMICONV_FN uint32 take(uint32& n) const {
+    const uint32 all = n;
+    n = (uint32)(((uint64)all * multiplier) >> (31 + shift));
+    return all - n * divisor;
+  }
+};
+
+// What a launch divides the numbers of its blocks and slots by.
+struct Division {
+  Divisor tiles_x, tiles_y, blocks, groups;
+};
+
+// A tile's place: its outer output position and first output, and which plane of outputs: batch
+// element, group, and block of output channels. An idle plane only keeps a block's others company.
+struct Place {
+  int32 outer_position[max_rank];
+  int32 y, x;
+  uint32 batch, group, block;
+  bool idle;
+};
+
+// The numbers of this block and thread, read anew at each call: what follows from them needs no
+// registers across the loops over taps.
+#if defined(SEMICONV_GPU)
+SEMICONV_FN uint32 this_block() {
+  uint32 n;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(n));
+  return n;
+}
+SEMICONV_FN uint32 this_thread() {
+  uint32 n;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(n));
+  return n;
+}
+#else
+SEMICONV_FN uint32 this_block() { return blockIdx.x; }
+SEMICONV_FN uint32 this_thread() { return threadIdx.x; }
+#endif
+
+// A one-dimensional grid counts groups of `teams` planes, outer positions, rows and columns of tiles.
+SEMICONV_FN Place place_of_block(const Geometry& g, const Division& division) {
+  Place place;
+  uint32 n = this_block();
+  place.x = (int32)division.tiles_x.take(n) * tile_columns;
+  place.y = (int32)division.tiles_y.take(n) * tile_rows;
+  for (int a = outer - 1; a >= 0; --a) {
+    place.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
+    n /= (uint32)g.out_size[a];
+  }
+  n = n * teams + this_thread() / threads;
+  place.block = division.blocks.take(n);
+  place.group = division.groups.take(n);
+  place.idle = n >= (uint32)g.batch;
+  place.batch = place.idle ? 0 : n;
+  return place;
+}
+
+// Where copies into shared memory go. They go on while the thread does, on GPUs that can, until
+// await_copies(), then a barrier for the other threads' copies.
+#if defined(SEMICONV_GPU) && __CUDA_ARCH__ >= 800
+struct Destination {
+  uint32 address;
+  SEMICONV_FN explicit Destination(void* shared) {
+    asm("{ .reg .u64 to; cvta.to.shared.u64 to, %1; cvt.u32.u64 %0, to; }" : "=r"(address) : "l"(shared));
+  }
+  template <class T> SEMICONV_FN void copy(int offset, const T* global) const {
+    if constexpr (sizeof(T) > 16) {
+      copy(offset, (const Chunk<float>*)global);
+      copy(offset + 16, (const Chunk<float>*)global + 1);
+    } else if constexpr (sizeof(T) == 16) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address + offset), "l"(global) : "memory");
+    } else if constexpr (sizeof(T) >= 4) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                   :: "r"(address + offset), "l"(global), "n"(sizeof(T)) : "memory");
+    } else {
+      const unsigned short bits = bit_cast<unsigned short>(*global);
+      asm volatile("st.shared.u16 [%0], %1;" :: "r"(address + offset), "h"(bits) : "memory");
+    }
+  }
+};
+SEMICONV_FN void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#else
+struct Destination {
+  char* address;
+  SEMICONV_FN explicit Destination(void* shared) : address((char*)shared) {}
+  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }
+};
+SEMICONV_FN void await_copies() {}
+#endif
+
+// A patch of the image, HEIGHT rows of CHUNKS chunks: where it lies, and how a team of threads copies
+// it. Positions outside the image are the same for every plane: they are filled once.
+template <int HEIGHT, int CHUNKS> struct PatchSource {
+  static constexpr int chunks = HEIGHT * CHUNKS, width = CHUNKS * columns;
+  static constexpr int of_thread = (chunks + threads - 1) / threads;
+  int64 first;                     // elements from the plane's first to the patch's
+  int from_y, to_y, from_x, to_x;  // rows and columns of the patch that lie in the image
+  bool whole;                      // all do
+
+  SEMICONV_FN PatchSource(const Geometry& g, const Place& place) {
+    const int32 y = place.y * stride_y() - (int32)along_y(g.pad_begin, 0);
+    const int32 x = place.x * stride_x() - (int32)along_x(g.pad_begin) - shift;
+    first = y * along_y(g.img_strides + 2, 0) + x * along_x(g.img_strides + 2);
+    const int32 below = (int32)along_y(g.image_size, 1) - y, behind = (int32)along_x(g.image_size) - x;
+    from_y = clipped(-y, HEIGHT);
+    to_y = clipped(below, HEIGHT);
+    from_x = clipped(-x, width);
+    to_x = clipped(behind, width);
+    // Not told by the clipped numbers: ptxas 13.0 mistakes which side of a minimum its flag names.
+    whole = y >= 0 && x >= 0 && below >= HEIGHT && behind >= width;
+  }
+  static SEMICONV_FN int clipped(int32 n, int most) { return n < 0 ? 0 : n < most ? n : most; }
+
+  SEMICONV_FN bool contains(int row, int column) const {
+    return row >= from_y && row < to_y && column >= from_x && column < to_x;
+  }
+
+  SEMICONV_FN void fill_outside(Chunk<Storage>* patch, Storage outside) const {
+    if (whole) return;
+    visit_chunks<1>([&](int n, int row, int column) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x)
+        if (!contains(row, column + x)) patch[n].of[x] = outside;
+    });
+  }
+  // Copies the patches of `count` planes, `step` elements apart. `vectors`: no chunk crosses the
+  // image's edge, and each may be copied at once.
+  template <class P>
+  SEMICONV_FN void copy(const Geometry& g, const Storage* plane, int count, bool vectors, P* patches) const {
+    const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
+    const Storage* corner = plane + first;
+    const int64 step = g.img_strides[1];
+    const Destination to(patches);
+    const auto copy_chunk = [&](int n, int row, int column) {
+      const Storage* from = corner + (row * pitch_y + column);
+#pragma unroll
+      for (int d = 0; d < depth; ++d)
+        if (d < count) to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage>), (const Chunk<Storage>*)(from + d * step));
+    };
+    if (vectors && whole) {
+      visit_chunks<8>(copy_chunk);
+    } else if (vectors) {
+      visit_chunks<8>([&](int n, int row, int column) {
+        if (contains(row, column)) copy_chunk(n, row, column);
+      });
+    } else {
+      visit_chunks<1>([&](int n, int row, int column) {
+#pragma unroll
+        for (int x = 0; x < columns; ++x) {
+          if (!contains(row, column + x)) continue;
+          const Storage* from = corner + (row * pitch_y + (column + x) * pitch_x);
+          for (int d = 0; d < count; ++d)
+            to.copy(d * sizeof(P) + (n * columns + x) * sizeof(Storage), from + d * step);
+        }
+      });
+    }
+  }
+
+ private:
+  // visit(n, row, column) for this thread's share of the chunks.
+  template <int UNROLL, class F> static SEMICONV_FN void visit_chunks(F&& visit) {
+    const int thread = threadIdx.x % threads;
+#pragma unroll UNROLL
+    for (int k = 0; k < of_thread; ++k) {
+      const int n = thread + k * threads;
+      if (k * threads + threads <= chunks || n < chunks) visit(n, n / CHUNKS, n % CHUNKS * columns);
+    }
+  }
+};
+
+}  // namespace semiconv
