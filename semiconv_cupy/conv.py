@@ -420,7 +420,9 @@ def backward(
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
     arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
     if device is not None or (xp is not np and method != "reference"):
-        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage)
+        cuda.backward(
+            device or cuda.device(), *arrays, semifield, geometry, storage, method=method
+        )
     elif method != "reference" and serves(xp, geometry, method):
         host.backward(*arrays, semifield, geometry, storage, threads)
     else:

@@ -1,11 +1,10 @@
-// The gradient of the kernel, in two stages without atomics: two runs give the same bits.
+// The gradient of the kernel: partial sums of chunks of the outputs, which grad_sum.cu adds. No
+// atomics: two runs give the same bits.
 //
-// Needs what backward.cuh needs, SEMICONV_KERNEL, SEMICONV_KERNEL_SUM (the stages' names), and
-// SEMICONV_BINNED, SEMICONV_SLICE: threads of a block that keeps bins, and taps in bins at a time.
-// Stage 1 adds up one chunk of the outputs. With a provenance, block (kernel, chunk, slice) reads each
-// output once and keeps a bin per thread for every tap of its slice; otherwise block (weight, chunk)
-// adds one weight's share.
-// Stage 2: one thread per weight adds the chunks in order.
+// Needs what backward.cuh needs, SEMICONV_KERNEL, and SEMICONV_BINNED, SEMICONV_SLICE: threads of a
+// block that keeps bins, and taps in bins at a time. With a provenance, block (kernel, chunk, slice)
+// reads each output once and keeps a bin per thread for every tap of its slice; otherwise block
+// (weight, chunk) adds one weight's share.
 #include "backward.cuh"
 
 namespace semiconv {
@@ -89,7 +88,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (int t = threadIdx.x / 32; t < slice && first_tap + t < taps; t += binned / 32) {
     const double sum = sum_of_bins(bins + t * binned);
     if (threadIdx.x % 32 == 0)
-      partial[(int64)blockIdx.y * gridDim.x * taps + kernel * taps + first_tap + t] = sum;
+      partial[(kernel * taps + first_tap + t) * gridDim.y + blockIdx.y] = sum;
   }
 }
 
@@ -145,18 +144,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
-  if (threadIdx.x == 0) partial[(int64)blockIdx.y * gridDim.x + weight] = sums[0];
+  if (threadIdx.x == 0) partial[weight * gridDim.y + blockIdx.y] = sums[0];
 }
 
 #endif  // SEMICONV_PROVENANCE
-
-extern "C" __global__ void __launch_bounds__(256, 2)
-SEMICONV_KERNEL_SUM(const double* __restrict__ partial, semiconv::Real* __restrict__ grad_krn,
-                    long long weights, long long chunks) {
-  using namespace semiconv;
-  const int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (n >= weights) return;
-  double sum = 0;
-  for (int64 chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * weights + n];
-  grad_krn[n] = (Real)sum;
-}

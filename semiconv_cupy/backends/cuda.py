@@ -138,7 +138,6 @@ def kernel_source(
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
     if file == "grad_kernel":
-        macros["SEMICONV_KERNEL_SUM"] = f"{name}_sum"
         macros["SEMICONV_BINNED"] = str(_BINNED)
         macros["SEMICONV_SLICE"] = str(_slice(geometry, storage))
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
@@ -254,18 +253,36 @@ def _kernel(
     offset: str,
     residual: str | None,
     tile: Tile | None = None,
-    suffix: str = "",
 ) -> Kernel:
     """The compiled kernel of one specialisation, compiled once."""
     key = (
-        device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
+        device, file, semifield, storage, geometry.kernel_size, geometry.stride,
         geometry.dilation, offset, residual, tile, tile is not None and geometry.mirrored,
     )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
         made = kernel_source(file, semifield, storage, geometry, offset, residual, tile)
-        found = _kernels[key] = device.compile(made.text, made.name + suffix, made.options)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
     return found
+
+
+def _sum_source(storage: str) -> source.KernelSource:
+    """The last stage of a kernel's gradient."""
+    real = source.ARITHMETIC[storage]
+    name = f"semiconv_grad_sum_{real}"
+    macros = source.storage_macros(real) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
+
+
+def _sum(device: Device, partial: Array, grad_krn: Array, storage: str, chunks: int) -> None:
+    """Add up what the blocks of a kernel's gradient left."""
+    key = (device, "grad_sum", source.ARITHMETIC[storage])
+    found = _kernels.get(key)
+    if found is None:
+        made = _sum_source(storage)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
+    arguments = (partial, grad_krn, np.int64(grad_krn.size), np.int64(chunks))
+    found((_blocks(32 * grad_krn.size),), (THREADS,), arguments, 0)
 
 
 # ---- tiles ---------------------------------------------------------------------------------------
@@ -383,6 +400,148 @@ def tile_of(
         return None
     grid = tile.grid(geometry)
     return tile if grid[0] < 2**31 and grid[1] < 2**16 and grid[2] < 2**16 else None
+
+
+@dataclass(frozen=True)
+class GradientTile(Tile):
+    """A tile of the image and the gradients that it serves; macros of cuda/grad_tiled.cu."""
+
+    wants_img: bool
+    wants_krn: bool
+    slab: int
+    phase_y: int
+    phase_x: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/grad_tiled.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_WANTS_IMG": str(int(self.wants_img)),
+            "SEMICONV_WANTS_KRN": str(int(self.wants_krn)),
+            "SEMICONV_SLAB": str(self.slab),
+            "SEMICONV_PHASE_Y": str(self.phase_y),
+            "SEMICONV_PHASE_X": str(self.phase_x),
+        }
+
+    def count(self, geometry: Geometry) -> tuple[int, int]:
+        """Tiles along the last two axes of the image."""
+        height, width = _planar(geometry.image_size, 1)
+        return (
+            -(-height // (self.rows * self.threads_y)),
+            -(-width // (self.columns * self.threads_x)),
+        )
+
+    def work(self, geometry: Geometry) -> tuple[int, int, int]:
+        """(owners, chunks, jobs): what blocks own, blocks of each, tiles that these share."""
+        outer = math.prod(geometry.kernel_size[:-2])
+        jobs = math.prod(self.count(geometry)) * math.prod(geometry.image_size[:-2])
+        jobs *= geometry.batch
+        if not self.wants_krn:
+            return geometry.groups * geometry.in_channels, jobs, jobs
+        slabs = -(-_planar(geometry.kernel_size, 1)[0] // self.slab)
+        owners = geometry.kernels * geometry.in_channels * outer * slabs
+        jobs *= geometry.groups if geometry.shares_kernels else 1
+        chunks = max(-(-_FULL // owners), -(-jobs // _MOST_JOBS))
+        return owners, min(chunks, jobs), jobs
+
+    def patch_bytes(self, geometry: Geometry, output: int) -> int:
+        """Shared memory for the outputs that see a tile, `output` bytes each."""
+        size, stride, dilation = (
+            _planar(values, 1)
+            for values in (geometry.kernel_size, geometry.stride, geometry.dilation)
+        )
+        tile = (self.rows * self.threads_y, self.columns * self.threads_x)
+        steps = (self.slab, size[1])
+        height, width = (
+            t // s + (k - 1) * d // s + 2
+            for t, s, k, d in zip(tile, stride, steps, dilation, strict=True)
+        )
+        return height * (width // 4 * 4 + 8) * output
+
+
+def _planar(values: tuple[int, ...], missing: int) -> tuple[int, int]:
+    """The numbers of the last two axes; a signal has one row."""
+    return (values[-2] if len(values) > 1 else missing, values[-1])
+
+
+_FULL = 4096  # blocks that fill any GPU several times over
+_MOST_JOBS = 64  # tiles that a block adds up, so that its sums stay exact enough
+_TAPS_IN_REGISTERS = 25  # sums of the kernel's gradient that a thread holds
+
+
+def gradient_tile_of(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: str | None,
+    wants_img: bool,
+    wants_krn: bool,
+    least_filled: float = _LEAST_FILLED,
+) -> GradientTile | None:
+    """The tile for a launch of these gradients, None where it takes two or only `direct` serves.
+
+    The image's gradient adds over all planes of taps, the kernel's owns one: together they go where
+    there is one (depthwise work). A provenance is asked for the kernel's gradient by grad_kernel.cu
+    unless it comes by here anyway.
+    """
+    size_y, size_x = _planar(geometry.kernel_size, 1)
+    stride_y, stride_x = _planar(geometry.stride, 1)
+    dilation_x = geometry.dilation[-1]
+    height, width = _planar(geometry.image_size, 1)
+    planes = geometry.outputs_per_group * math.prod(geometry.kernel_size[:-2])
+    selects = is_provenance(semifield)
+    if storage not in source.FLOATING or max(stride_x, stride_y) > 4 or 3 in (stride_x, stride_y):
+        return None
+    if (size_x - 1) * dilation_x >= _WIDEST or min(geometry.img_shape) == 0:
+        return None
+    slab = size_y
+    if wants_krn:
+        while slab * size_x > _TAPS_IN_REGISTERS and slab % (2 * stride_y) == 0:
+            slab //= 2
+        if slab * size_x > _TAPS_IN_REGISTERS:
+            slab = max(1, _TAPS_IN_REGISTERS // size_x // stride_y) * stride_y
+        if slab * size_x > 2 * _WIDEST:
+            return None
+        if wants_img and (planes > 1 or slab < size_y):
+            return None
+        if selects and (planes * geometry.in_channels > 1 or not wants_img):
+            return None
+    real = np.dtype(source.ARITHMETIC[storage]).itemsize
+    rows = 1 if not selects else 4 if real == 4 else 2
+    rows = max(rows, stride_y)
+    columns = 4
+    threads_x = THREADS
+    while threads_x > (THREADS if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
+        if threads_x == 4:
+            break
+        threads_x //= 2
+    threads_y = THREADS // threads_x
+    if geometry.rank == 1:
+        rows, threads_y = 1, 1
+        threads_x = max(threads_x, 32)
+    while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
+        threads_y //= 2
+    words = {"select": 3, "log": 3, "root": 3}.get(semifield.accumulator, 3) * real
+    output = real + np.dtype(residual).itemsize if selects and residual else words
+    phases = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
+    while True:
+        tile = GradientTile(
+            1, rows, columns, threads_y, threads_x, 3 if selects and real == 4 else 2,
+            wants_img, wants_krn, slab, phases, geometry.pad_begin[-1] % (4 * stride_x),
+        )  # fmt: skip
+        if tile.patch_bytes(geometry, output) + 4096 <= _SHARED:
+            break
+        if rows > stride_y:
+            rows //= 2
+        elif threads_y * threads_x > 32 and threads_y > 1:
+            threads_y //= 2
+        else:
+            return None
+    area = math.prod(tile.count(geometry)) * rows * threads_y * columns * threads_x
+    if height * width < least_filled * area:
+        return None
+    owners, chunks, jobs = tile.work(geometry)
+    far = max(_furthest_position(geometry), *geometry.image_size)
+    return tile if max(owners * chunks, jobs) < 2**31 and far < 2**30 else None
 
 
 # ---- launches ----------------------------------------------------------------------------------
@@ -511,16 +670,20 @@ def backward(
     semifield: Semifield,
     geometry: Geometry,
     storage: str,
+    method: str = "auto",
 ) -> None:
     """Launch the gradient kernels that are wanted on the device's current stream.
 
-    Gradients are C-contiguous and in arithmetic dtype. The results do not differ between runs.
+    Gradients are C-contiguous and in arithmetic dtype; every element is written. The results do not
+    differ between runs. `method` "auto" takes tiles where `gradient_tile_of` finds one, "tiled"
+    also where they are mostly empty, "direct" none.
     """
     xp = device.array_module
     grad_out = xp.ascontiguousarray(grad_out)
-    if grad_out.size == 0:
-        if grad_krn is not None:
-            grad_krn[...] = 0
+    if grad_out.size == 0 or min(geometry.img_shape) == 0:
+        for gradient in (grad_img, grad_krn):
+            if gradient is not None:
+                gradient[...] = 0
         return
     none = (0,) * (geometry.rank + 2)
     filled = GeometryStruct.of(
@@ -532,41 +695,62 @@ def backward(
     residual_type = None if residual is None else str(residual.dtype)
     arrays = tuple(grad_out if array is None else array for array in (grad_out, img, krn, residual))
     plane = np.int64(_plane(semifield, storage, geometry, residual))
-    far = max(
-        0 if img is None else _reach(img.shape, elements(img)),
-        0 if krn is None else _reach(krn.shape, elements(krn)),
-        0 if residual is None else residual.size,
-        grad_out.size,
-        math.prod(geometry.img_shape),
-    )
-    offset = "int32" if far < 2**31 - 1 else "int64"
-    if grad_img is not None and grad_img.size:
-        kernel = _kernel(device, "grad_image", semifield, storage, geometry, offset, residual_type)
-        kernel(
+    specialisation = (semifield, storage, geometry, "int64", residual_type)
+
+    def tiled(to_img: Array | None, to_krn: Array | None) -> bool:
+        """Launch tiles for these gradients, if there are any."""
+        if method == "direct":
+            return False
+        tile = gradient_tile_of(
+            semifield, storage, geometry, residual_type, to_img is not None, to_krn is not None,
+            0.0 if method == "tiled" else _LEAST_FILLED,
+        )  # fmt: skip
+        if tile is None:
+            return False
+        owners, chunks, jobs = tile.work(geometry)
+        partial = grad_out if to_krn is None else device.empty((to_krn.size, chunks), np.float64)
+        _kernel(device, "grad_tiled", *specialisation, tile)(
+            (owners * chunks,),
+            (tile.threads_y * tile.threads_x,),
+            (
+                struct, *arrays, grad_out if to_img is None else to_img, partial, plane,
+                *(np.int64(count) for count in (jobs, chunks, *tile.count(geometry))),
+            ),
+            0,
+        )  # fmt: skip
+        if to_krn is not None:
+            _sum(device, partial, to_krn, storage, chunks)
+        return True
+
+    if grad_img is not None and grad_krn is not None and tiled(grad_img, grad_krn):
+        return
+    if grad_img is not None and not tiled(grad_img, None):
+        far = max(
+            0 if img is None else _reach(img.shape, elements(img)),
+            0 if krn is None else _reach(krn.shape, elements(krn)),
+            0 if residual is None else residual.size,
+            grad_out.size,
+            math.prod(geometry.img_shape),
+        )
+        offset = "int32" if far < 2**31 - 1 else "int64"
+        _kernel(device, "grad_image", semifield, storage, geometry, offset, residual_type)(
             (_blocks(grad_img.size),),
             (THREADS,),
             (struct, *arrays, grad_img, plane, np.int64(grad_img.size)),
             0,
         )
-    if grad_krn is not None:
+    if grad_krn is not None and not tiled(None, grad_krn):
         outputs = geometry.batch * math.prod(geometry.out_size)
         outputs *= geometry.groups if geometry.shares_kernels else 1
         chunk = max(_CHUNK, -(-outputs // _MOST_CHUNKS))
         chunks = -(-outputs // chunk)
-        weights = int(grad_krn.size)
-        partial = device.empty((chunks, weights), np.float64)
+        partial = device.empty((grad_krn.size, chunks), np.float64)
         if is_provenance(semifield):
             slices = -(-geometry.taps // _slice(geometry, storage))
             grid, block = (geometry.kernels, chunks, slices), _BINNED
         else:
-            grid, block = (weights, chunks, 1), THREADS
-        specialisation = (semifield, storage, geometry, "int64", residual_type)
+            grid, block = (int(grad_krn.size), chunks, 1), THREADS
         _kernel(device, "grad_kernel", *specialisation)(
             grid, (block,), (struct, *arrays, partial, plane, np.int64(chunk)), 0
         )
-        _kernel(device, "grad_kernel", *specialisation, suffix="_sum")(
-            (_blocks(weights),),
-            (THREADS,),
-            (partial, grad_krn, np.int64(weights), np.int64(chunks)),
-            0,
-        )
+        _sum(device, partial, grad_krn, storage, chunks)
