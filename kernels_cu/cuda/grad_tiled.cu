@@ -143,7 +143,8 @@ struct Plane {
   // All loads of a batch are under way before the first is waited for.
   template <bool ALIGNED> SEMICONV_FN void fill(Patch& patch) const {
     constexpr int32 all = patch_size / four, turns = (all + threads - 1) / threads;
-    constexpr int32 batch = turns < 1 + 4 / (1 + read_planes) ? turns : 1 + 4 / (1 + read_planes);
+    constexpr int32 most = ALIGNED ? 1 + 4 / (1 + read_planes) : 1;
+    constexpr int32 batch = turns < most ? turns : most;
 #pragma unroll 1
     for (int32 turn = 0; turn < turns; turn += batch) {
       Arriving held[batch];
@@ -157,10 +158,16 @@ struct Plane {
   }
 };
 
+// Masks that need no predicates, of which a multiprocessor has few.
+template <class T> struct BitsOf;
+template <> struct BitsOf<float> { using type = uint32; };
+template <> struct BitsOf<double> { using type = uint64; };
+using Bits = typename BitsOf<Real>::type;
+
 // A thread's elements of the image, and what it adds up.
 struct Elements {
   Real img[rows][columns];
-  bool inside[rows][columns];
+  Bits inside[rows][columns];  // all set, or none
   Real to_img[rows][columns];
   Real to_krn[wants_krn ? slab : 1][wants_krn ? size_x() : 1];
 };
@@ -189,9 +196,9 @@ struct Line {
     }
   }
   // Output n of the line sees an element at `tap`.
-  SEMICONV_FN void meet(int n, int32 tap, Real weight, Real img, bool inside, Real& to_img,
+  SEMICONV_FN void meet(int n, int32 tap, Real weight, Real img, Bits inside, Real& to_img,
                         Real& to_krn) const {
-    const Real slope_here = slope[n / unit].of[n % unit];
+    Real slope_here = slope[n / unit].of[n % unit];
 #if defined(SEMICONV_PROVENANCE)
     (void)inside;  // who has won is
     if ((int32)mark[0][n / unit].of[n % unit] == tap) {
@@ -205,8 +212,8 @@ struct Line {
     for (int m = 0; m < marks; ++m) words.of[m] = mark[m][n / unit].of[n % unit];
     Weight share{};
     if constexpr (marks > 0) share = bit_cast<Weight>(words);
-    const Real all = slope_here * share(times(img, weight));
-    const Real flow = inside && slope_here != 0 ? all : Real(0);
+    if (wants_krn) slope_here = bit_cast<Real>(bit_cast<Bits>(slope_here) & inside);
+    const Real flow = slope_here == 0 ? Real(0) : slope_here * share(times(img, weight));
     if (wants_img) to_img += times_slope(flow, d_times_d_img(img, weight));
     if (wants_krn) to_krn += times_slope(flow, d_times_d_krn(img, weight));
 #endif
@@ -325,7 +332,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
         const bool inside = own_y + row < image_height && own_x + c < image_width;
-        own.inside[row][c] = inside;
+        own.inside[row][c] = inside ? ~Bits(0) : Bits(0);
         own.to_img[row][c] = 0;
         own.img[row][c] = 0;
         if (reads_factors && inside)

@@ -137,9 +137,9 @@ def kernel_source(
         name += f"_{tile.channels}x{tile.rows}x{tile.columns}"
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
-    if file == "grad_kernel":
-        macros["SEMICONV_BINNED"] = str(_BINNED)
-        macros["SEMICONV_SLICE"] = str(_slice(geometry, storage))
+    if file == "grad_bins":
+        taps, slots = _bins(semifield, storage, geometry)
+        macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
@@ -201,7 +201,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         element = None if residual is None else str(residual.dtype)
         yield kernel_source("forward", semifield, storage, geometry, "int32")
         yield kernel_source("forward", semifield, storage, geometry, "int64", element)
-        for file in ("grad_image", "grad_kernel"):
+        for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
             yield kernel_source(file, semifield, storage, geometry, "int64", element)
     for storage in (*source.INTEGER, source.BOOLEAN):
         yield kernel_source("forward", dilation, storage, plane, "int32")
@@ -229,16 +229,32 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                     yield kernel_source(
                         "forward_tiled", semifield, storage, geometry, "int64", element, tile
                     )
+            element = None if residual is None else str(residual.dtype)
+            for wants in ((True, True), (True, False), (False, True)):
+                given = gradient_tile_of(semifield, storage, geometry, element, *wants)
+                if given is not None:
+                    yield kernel_source(
+                        "grad_tiled", semifield, storage, geometry, "int64", element, given
+                    )
+    for storage in ("float32", "float64"):
+        yield _sum_source(storage)
     yield from neighbourhoods.shipping_variants()
 
 
-_BINNED = 128
+_BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
 
 
-def _slice(geometry: Geometry, storage: str) -> int:
-    """Taps whose bins (one per thread) fit into a block's shared memory."""
+def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
+    """(taps that have bins at a time, bins of a tap in each warp), to fit into shared memory."""
     itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
-    return min(geometry.taps, 32 * 1024 // (_BINNED * itemsize))
+    room = 40 * 1024 // (_BINNED // 32 * itemsize)
+    taps = min(_taps_of_bins(semifield, geometry), room)
+    return taps, 2 ** min(5, int(math.log2(room // taps)))
+
+
+def _taps_of_bins(semifield: Semifield, geometry: Geometry) -> int:
+    """Taps that one provenance chooses from: with added channels each has its own."""
+    return math.prod(geometry.kernel_size) if semifield.channels_add else geometry.taps
 
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
@@ -509,12 +525,13 @@ def gradient_tile_of(
     rows = 1 if not selects else 4 if real == 4 else 2
     rows = max(rows, stride_y)
     columns = 4
-    threads_x = THREADS
-    while threads_x > (THREADS if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
+    threads = THREADS if selects else THREADS // 2
+    threads_x = threads
+    while threads_x > (threads if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
         if threads_x == 4:
             break
         threads_x //= 2
-    threads_y = THREADS // threads_x
+    threads_y = threads // threads_x
     if geometry.rank == 1:
         rows, threads_y = 1, 1
         threads_x = max(threads_x, 32)
@@ -525,7 +542,7 @@ def gradient_tile_of(
     phases = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     while True:
         tile = GradientTile(
-            1, rows, columns, threads_y, threads_x, 3 if selects and real == 4 else 2,
+            1, rows, columns, threads_y, threads_x, 3 if real == 4 else 2,
             wants_img, wants_krn, slab, phases, geometry.pad_begin[-1] % (4 * stride_x),
         )  # fmt: skip
         if tile.patch_bytes(geometry, output) + 4096 <= _SHARED:
@@ -708,12 +725,14 @@ def backward(
         if tile is None:
             return False
         owners, chunks, jobs = tile.work(geometry)
-        partial = grad_out if to_krn is None else device.empty((to_krn.size, chunks), np.float64)
+        absent = device.empty((0,), source.ARITHMETIC[storage])
+        weights = 0 if to_krn is None else to_krn.size
+        partial = device.empty((weights, chunks), np.float64)
         _kernel(device, "grad_tiled", *specialisation, tile)(
             (owners * chunks,),
             (tile.threads_y * tile.threads_x,),
             (
-                struct, *arrays, grad_out if to_img is None else to_img, partial, plane,
+                struct, *arrays, absent if to_img is None else to_img, partial, plane,
                 *(np.int64(count) for count in (jobs, chunks, *tile.count(geometry))),
             ),
             0,
@@ -724,33 +743,41 @@ def backward(
 
     if grad_img is not None and grad_krn is not None and tiled(grad_img, grad_krn):
         return
+    far = max(
+        0 if img is None else _reach(img.shape, elements(img)),
+        0 if krn is None else _reach(krn.shape, elements(krn)),
+        0 if residual is None else residual.size,
+        grad_out.size,
+        math.prod(geometry.img_shape),
+    )
+    offset = "int32" if far < 2**31 - 1 else "int64"
     if grad_img is not None and not tiled(grad_img, None):
-        far = max(
-            0 if img is None else _reach(img.shape, elements(img)),
-            0 if krn is None else _reach(krn.shape, elements(krn)),
-            0 if residual is None else residual.size,
-            grad_out.size,
-            math.prod(geometry.img_shape),
-        )
-        offset = "int32" if far < 2**31 - 1 else "int64"
         _kernel(device, "grad_image", semifield, storage, geometry, offset, residual_type)(
             (_blocks(grad_img.size),),
             (THREADS,),
             (struct, *arrays, grad_img, plane, np.int64(grad_img.size)),
             0,
         )
-    if grad_krn is not None and not tiled(None, grad_krn):
-        outputs = geometry.batch * math.prod(geometry.out_size)
-        outputs *= geometry.groups if geometry.shares_kernels else 1
-        chunk = max(_CHUNK, -(-outputs // _MOST_CHUNKS))
-        chunks = -(-outputs // chunk)
-        partial = device.empty((grad_krn.size, chunks), np.float64)
-        if is_provenance(semifield):
-            slices = -(-geometry.taps // _slice(geometry, storage))
-            grid, block = (geometry.kernels, chunks, slices), _BINNED
-        else:
-            grid, block = (int(grad_krn.size), chunks, 1), THREADS
-        _kernel(device, "grad_kernel", *specialisation)(
-            grid, (block,), (struct, *arrays, partial, plane, np.int64(chunk)), 0
-        )
-        _sum(device, partial, grad_krn, storage, chunks)
+    if grad_krn is None or tiled(None, grad_krn):
+        return
+    planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
+    pixels = math.prod(geometry.out_size)
+    if is_provenance(semifield):
+        taps, slots = _bins(semifield, storage, geometry)
+        slices = -(-_taps_of_bins(semifield, geometry) // taps)
+        owners = geometry.kernels * slices * (geometry.in_channels if semifield.channels_add else 1)
+        jobs = planes * -(-pixels // (4 * _BINNED))
+        # Enough blocks, none with more bins than outputs by far, none with too many outputs.
+        chunks = min(-(-_FULL // owners), -(-256 * jobs // (slots * taps)))
+        chunks = min(max(chunks, -(-jobs // _MOST_JOBS), 1), jobs)
+        counts = (np.int64(jobs), np.int64(chunks), np.int64(slices))
+        file, grid, block = "grad_bins", (owners * chunks,), _BINNED
+    else:
+        chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
+        chunks = -(-planes * pixels // chunk)
+        counts = (plane, np.int64(chunk))
+        file, grid, block = "grad_kernel", (int(grad_krn.size), chunks), THREADS
+    partial = device.empty((grad_krn.size, chunks), np.float64)
+    kernel = _kernel(device, file, semifield, storage, geometry, offset, residual_type)
+    kernel(grid, (block,), (struct, *arrays, partial, *counts), 0)
+    _sum(device, partial, grad_krn, storage, chunks)
