@@ -522,8 +522,8 @@ def gradient_tile_of(
         if selects and (planes * geometry.in_channels > 1 or not wants_img):
             return None
     real = np.dtype(source.ARITHMETIC[storage]).itemsize
-    rows = 1 if not selects else 4 if real == 4 else 2
-    rows = max(rows, stride_y)
+    # Selections cost two instructions a term and hold many elements; weights (exp) hold few.
+    rows = max(1 if not selects else 4 if real == 4 else 2, stride_y)
     columns = 4
     threads = THREADS if selects else THREADS // 2
     threads_x = threads
@@ -537,13 +537,14 @@ def gradient_tile_of(
         threads_x = max(threads_x, 32)
     while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
         threads_y //= 2
-    words = {"select": 3, "log": 3, "root": 3}.get(semifield.accumulator, 3) * real
-    output = real + np.dtype(residual).itemsize if selects and residual else words
-    phases = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
+    output = (
+        real + np.dtype(residual).itemsize if selects else 3 * real
+    )  # slope and weight, at most
+    phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     while True:
         tile = GradientTile(
             1, rows, columns, threads_y, threads_x, 3 if real == 4 else 2,
-            wants_img, wants_krn, slab, phases, geometry.pad_begin[-1] % (4 * stride_x),
+            wants_img, wants_krn, slab, phase_y, geometry.pad_begin[-1] % (4 * stride_x),
         )  # fmt: skip
         if tile.patch_bytes(geometry, output) + 4096 <= _SHARED:
             break
@@ -762,6 +763,8 @@ def backward(
         return
     planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
     pixels = math.prod(geometry.out_size)
+    counts: tuple[np.int64, ...]
+    grid: tuple[int, ...]
     if is_provenance(semifield):
         taps, slots = _bins(semifield, storage, geometry)
         slices = -(-_taps_of_bins(semifield, geometry) // taps)
