@@ -1,4 +1,4 @@
-"""The CUDA gradient kernels, launched by the real launch code, on the CPU: tiles beside direct ones.
+"""The CUDA gradient kernels, launched by the real launch code, on the CPU.
 
 `test_vjp.py` compares what the launch code picks; here tiles are forced on small images. The oracle
 is the host backend, which `test_vjp.py` holds against differences.
@@ -29,15 +29,24 @@ GEOMETRIES = {
         (2, 1, 5, 4),
         dict(groups=2, padding=((3, 2), (5, 1)), stride=2, dilation=(1, 3), kind="corr"),
     ),
-    "dilation": ((1, 2, 30, 33), (2, 1, 3, 3), dict(groups=2, padding=((1, 4), (7, 2)), dilation=(3, 2))),
+    "dilation": (
+        (1, 2, 30, 33),
+        (2, 1, 3, 3),
+        dict(groups=2, padding=((1, 4), (7, 2)), dilation=(3, 2)),
+    ),
     "patches": ((1, 2, 30, 41), (2, 2, 4, 4), dict(stride=4, padding=1)),
     "mixing": ((2, 3, 9, 21), (4, 3, 3, 2), dict(padding="same")),
-    "one kernel for all groups": ((2, 4, 9, 14), (1, 1, 3, 3), dict(groups=4, group_broadcasting=True)),
+    "many channels": ((1, 70, 5, 9), (2, 70, 2, 2), dict(padding=1, kind="corr")),
+    "one kernel for all groups": (
+        (2, 4, 9, 14),
+        (1, 1, 3, 3),
+        dict(groups=4, group_broadcasting=True),
+    ),
     "windows wholly outside": ((1, 2, 4, 5), (2, 2, 3, 3), dict(padding=((6, 3), (2, 8)))),
     "large window": ((1, 1, 20, 150), (1, 1, 9, 11), dict(padding="same")),
     "signal": ((2, 2, 300), (2, 1, 9), dict(groups=2, padding=4, stride=2)),
     "volume": ((1, 1, 4, 3, 5), (2, 1, 2, 3, 2), dict(padding="same")),
-}  # fmt: skip
+}
 
 
 def problem(name, geometry, dtype):

@@ -7,6 +7,9 @@
 //   SEMICONV_WANTS_IMG, SEMICONV_WANTS_KRN   1 where that gradient is wanted
 //   SEMICONV_PHASE_Y, _X   the padding's begin modulo the stride, along x modulo 4 strides
 //   SEMICONV_SLAB          rows of the window that a block serves: all where grad_img is wanted
+//   SEMICONV_CHANNELS      1, or the input channels that a thread has bins for in shared memory: with
+//                          a provenance of many channels, of which it then asks once for all (one
+//                          element a thread, strides of 1, constant derivatives, grad_img alone)
 //   SEMICONV_BLOCKS        blocks of a multiprocessor that the registers must suffice for
 // Without grad_krn a block has one channel and one tile, and adds over all planes of taps (output
 // channel, taps of the outer axes). With it, a block has one plane of taps and goes through many
@@ -19,6 +22,9 @@ namespace semiconv {
 constexpr bool wants_img = SEMICONV_WANTS_IMG, wants_krn = SEMICONV_WANTS_KRN;
 constexpr int32 phase_y = SEMICONV_PHASE_Y, phase_x = SEMICONV_PHASE_X;
 constexpr int32 slab = SEMICONV_SLAB;
+constexpr int32 channels = SEMICONV_CHANNELS;
+constexpr bool binned = channels > 1;
+constexpr int32 ahead = binned ? 4 : 1;  // planes of outputs in shared memory at a time
 constexpr int32 four = 4;  // elements of a patch's row that are loaded at once
 constexpr int32 unit = columns / stride_x();  // outputs between two threads of a row
 constexpr int32 taps_of_slab = slab * size_x();
@@ -52,10 +58,15 @@ template <class T, int N> struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N
 
 // What an output adds to its slope: the tap that won, or the numbers of its weight.
 #if defined(SEMICONV_PROVENANCE)
-using Mark = SEMICONV_RESIDUAL;
+using Index = SEMICONV_RESIDUAL;
+template <bool BINNED> struct MarkOf { using type = Index; };
+template <> struct MarkOf<true> { using type = uint32; };
+using Mark = MarkOf<binned>::type;  // binned: the channel's bins above, the tap below
+constexpr int32 tap_bits = 16;
 constexpr int marks = 1;
 #else
 using Mark = Real;
+using Index = Real;
 using Weight = typename Differentiable<Real>::Weight;
 constexpr int residuals = Differentiable<Real>::residuals;
 constexpr int marks = residuals ? (int)(sizeof(Weight) / sizeof(Real)) : 0;
@@ -80,13 +91,13 @@ constexpr int read_planes = residuals;
 #endif
 struct Arriving {
   Several<Storage, four> slope;
-  Several<Mark, four> residual[read_planes ? read_planes : 1];
+  Several<Index, four> residual[read_planes ? read_planes : 1];
 };
 
 // One plane of outputs: its first elements in the arrays, the patch's first row and column in it.
 struct Plane {
   const Storage* slope;
-  const Mark* residual;
+  const Index* residual;
   int64 residual_plane;
   int32 height, width, y, x;
   int32 first_tap;
@@ -103,7 +114,7 @@ struct Plane {
         read.slope = *(const Several<Storage, four>*)(slope + at);
 #pragma unroll
         for (int k = 0; k < read_planes; ++k)
-          read.residual[k] = *(const Several<Mark, four>*)(residual + k * residual_plane + at);
+          read.residual[k] = *(const Several<Index, four>*)(residual + k * residual_plane + at);
       }
     } else {
 #pragma unroll
@@ -117,6 +128,14 @@ struct Plane {
     }
     return read;
   }
+#if defined(SEMICONV_PROVENANCE)
+  // From a winner relative to the first tap; nobody stays beyond all taps.
+  static SEMICONV_FN Mark mark_of(Index winner) {
+    if constexpr (!binned) return winner;
+    const uint32 window = (uint32)window_size(), channel = winner / window;
+    return channel < (uint32)channels ? channel << tap_bits | winner % window : ~0u;
+  }
+#endif
   SEMICONV_FN void put(Patch& patch, int32 n, const Arriving& read) const {
     if (n >= patch_size / four) return;
     Several<Real, four> slopes;
@@ -125,7 +144,7 @@ struct Plane {
     for (int e = 0; e < four; ++e) {
       slopes.of[e] = load(read.slope.of[e]);
 #if defined(SEMICONV_PROVENANCE)
-      made[0].of[e] = (Mark)(read.residual[0].of[e] - first_tap);  // nobody stays beyond all taps
+      made[0].of[e] = mark_of((Index)(read.residual[0].of[e] - first_tap));
 #else
       if constexpr (marks) {
         Real residual[read_planes ? read_planes : 1];
@@ -259,6 +278,29 @@ SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, i
   }
 }
 
+#if defined(SEMICONV_PROVENANCE)
+// The outputs of one plane, added to the bins of a thread's one element, `threads` apart.
+SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
+  constexpr int32 size = size_y(), line_taps = size_x();
+  constexpr int unrolled = size * line_taps <= 128 ? 64 : 1;
+  const Real slope = d_times_d_img(Real(0), Real(0));  // constant
+  const int32 corner = (threadIdx.x / threads_x - lowest_y) * patch_width +
+                       threadIdx.x % threads_x - lowest_x + phase_x;
+#pragma unroll unrolled
+  for (int j = 0; j < size; ++j) {
+    const int32 ky = mirrored ? size - 1 - j : j;
+#pragma unroll
+    for (int jx = 0; jx < line_taps; ++jx) {
+      const int32 at = corner - j * dilation_y() * patch_width - jx * dilation_x();
+      const uint32 tap = ky * line_taps + (mirrored ? line_taps - 1 - jx : jx);
+      const uint32 mark = patch.mark[0][at];
+      if ((mark & ((1u << tap_bits) - 1)) == tap)
+        bins[(mark >> tap_bits) * threads] += patch.slope[at] * slope;
+    }
+  }
+}
+#endif
+
 }  // namespace semiconv
 
 extern "C" __global__ void __launch_bounds__(SEMICONV_THREADS_X * SEMICONV_THREADS_Y, SEMICONV_BLOCKS)
@@ -269,8 +311,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                 long long chunks, long long tiles_y, long long tiles_x) {
   using namespace semiconv;
   constexpr int32 slabs = (size_y() + slab - 1) / slab;
-  __shared__ Patch patch;
-  __shared__ Real weights[taps_of_slab];
+  __shared__ Patch patch[ahead];
+  __shared__ Real weights[reads_factors ? taps_of_slab : 1];
+  __shared__ Real bins[binned ? channels * threads : 1];
   const int32 thread_y = threadIdx.x / threads_x, thread_x = threadIdx.x % threads_x;
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
   const int32 image_height = (int32)along_y(g.image_size, 1);
@@ -287,8 +330,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   if (wants_krn) rest /= slabs;
   const int32 own_tap = wants_krn ? (int32)(rest % (uint32)outer_taps) : 0;
   if (wants_krn) rest /= (uint32)outer_taps;
-  const int32 channel = (int32)(rest % (uint32)g.in_channels);
-  const int32 kernel = (int32)(rest / (uint32)g.in_channels);  // without grad_krn: the group
+  const uint32 parts = ((uint32)g.in_channels + channels - 1) / channels;
+  const int32 channel = (int32)(rest % parts) * channels;  // the first
+  const int32 kernel = (int32)(rest / parts);  // without grad_krn: the group
   const int32 outputs = (int32)g.outputs_per_group;
   const int32 own_output = !wants_krn ? 0 : g.shares_kernels ? kernel : kernel % outputs;
   const int32 first_plane = own_output * outer_taps + own_tap;
@@ -340,54 +384,70 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                                      (own_x + c) * along_x(g.img_strides + 2)]);
       }
 
-    for (int32 p = first_plane; p < last_plane; ++p) {
-      const int32 output = p / outer_taps;
-      int32 outer_tap = p % outer_taps;
-      const int64 plane = (batch * g.groups + group) * outputs + output;
-      int64 out_at = 0, out_scale = 1;
-      int64 krn_at = g.kernel_of(group, output) * g.krn_strides[0] + channel * g.krn_strides[1];
-      bool sees = true;
-      for (int a = outer - 1; a >= 0; --a) {
-        const int32 index = outer_tap % SEMICONV_KERNEL_SIZE[a];
-        outer_tap /= SEMICONV_KERNEL_SIZE[a];
-        const int32 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
-        const int64 apart = outer_position[a] + g.pad_begin[a] - (int64)step * SEMICONV_DILATIONS[a];
-        const int64 position = apart / SEMICONV_STRIDES[a];
-        sees = sees && apart >= 0 && apart % SEMICONV_STRIDES[a] == 0 && position < g.out_size[a];
-        out_at += position * out_scale;
-        out_scale *= g.out_size[a];
-        krn_at += index * g.krn_strides[a + 2];
-      }
-      if (!sees) continue;
-      out_at *= (int64)height * width;
-      Plane outputs_seen;
-      outputs_seen.slope = grad_out + plane * pixels + out_at;
-      outputs_seen.residual =
-          (const Mark*)residual + residual_place<int64>(g, plane, channel, out_at, pixels);
-      outputs_seen.residual_plane = residual_plane;
-      outputs_seen.height = height;
-      outputs_seen.width = width;
-      outputs_seen.y = (y + (int32)along_y(g.pad_begin, 0) - phase_y -
-                        first_step * dilation_y()) / stride_y() + lowest_y;
-      outputs_seen.x = (x + (int32)along_x(g.pad_begin) - phase_x) / stride_x() + lowest_x;
-      outputs_seen.first_tap =
-          (channel * outer_taps + p % outer_taps) * (size_y() * size_x());
+    if (binned)
+      for (int32 c = 0; c < channels; ++c) bins[c * threads + threadIdx.x] = 0;  // nobody else's
+
+    for (int32 p = first_plane; p < last_plane;) {
       __syncthreads();
-      if (aligned) outputs_seen.fill<true>(patch);
-      else outputs_seen.fill<false>(patch);
-      if (reads_factors)
-        for (int32 t = threadIdx.x; t < taps_of_slab; t += threads) {
-          const int32 step = first_step + t / size_x();
-          const int32 ky = mirrored ? size_y() - 1 - step : step;
-          weights[t] = step >= size_y() ? Real(0)
-                                        : (Real)load(krn[krn_at + ky * along_y(g.krn_strides + 2, 0) +
-                                                         t % size_x() * along_x(g.krn_strides + 2)]);
+      int32 filled = 0;
+      for (; p < last_plane && filled < ahead; ++p) {
+        const int32 output = p / outer_taps;
+        int32 outer_tap = p % outer_taps;
+        const int64 plane = (batch * g.groups + group) * outputs + output;
+        int64 out_at = 0, out_scale = 1;
+        int64 krn_at = g.kernel_of(group, output) * g.krn_strides[0] + channel * g.krn_strides[1];
+        bool sees = true;
+        for (int a = outer - 1; a >= 0; --a) {
+          const int32 index = outer_tap % SEMICONV_KERNEL_SIZE[a];
+          outer_tap /= SEMICONV_KERNEL_SIZE[a];
+          const int32 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
+          const int64 apart = outer_position[a] + g.pad_begin[a] - (int64)step * SEMICONV_DILATIONS[a];
+          const int64 position = apart / SEMICONV_STRIDES[a];
+          sees = sees && apart >= 0 && apart % SEMICONV_STRIDES[a] == 0 && position < g.out_size[a];
+          out_at += position * out_scale;
+          out_scale *= g.out_size[a];
+          krn_at += index * g.krn_strides[a + 2];
         }
+        if (!sees) continue;
+        out_at *= (int64)height * width;
+        Plane outputs_seen;
+        outputs_seen.slope = grad_out + plane * pixels + out_at;
+        outputs_seen.residual =
+            (const Index*)residual + residual_place<int64>(g, plane, channel, out_at, pixels);
+        outputs_seen.residual_plane = residual_plane;
+        outputs_seen.height = height;
+        outputs_seen.width = width;
+        outputs_seen.y = (y + (int32)along_y(g.pad_begin, 0) - phase_y -
+                          first_step * dilation_y()) / stride_y() + lowest_y;
+        outputs_seen.x = (x + (int32)along_x(g.pad_begin) - phase_x) / stride_x() + lowest_x;
+        outputs_seen.first_tap =
+            (channel * outer_taps + p % outer_taps) * (size_y() * size_x());
+        if (aligned) outputs_seen.fill<true>(patch[filled]);
+        else outputs_seen.fill<false>(patch[filled]);
+        ++filled;
+        if (reads_factors)
+          for (int32 t = threadIdx.x; t < taps_of_slab; t += threads) {
+            const int32 step = first_step + t / size_x();
+            const int32 ky = mirrored ? size_y() - 1 - step : step;
+            weights[t] = step >= size_y() ? Real(0)
+                                          : (Real)load(krn[krn_at + ky * along_y(g.krn_strides + 2, 0) +
+                                                           t % size_x() * along_x(g.krn_strides + 2)]);
+          }
+      }
       __syncthreads();
-      visit(own, patch, weights, first_step);
+#if defined(SEMICONV_PROVENANCE)
+      if constexpr (binned)
+        for (int32 k = 0; k < filled; ++k) visit_bins(bins + threadIdx.x, patch[k]);
+#endif
+      if (!binned && filled) visit(own, patch[0], weights, first_step);
     }
 
-    if constexpr (wants_img) {
+    if constexpr (binned) {
+      for (int32 c = 0; c < channels && channel + c < (int32)g.in_channels; ++c)
+        if (own_y < image_height && own_x < image_width)
+          grad_img[grad_at + c * scale * image_height * image_width +
+                   (int64)own_y * image_width + own_x] = bins[c * threads + threadIdx.x];
+    } else if constexpr (wants_img) {
 #pragma unroll
       for (int row = 0; row < rows; ++row) {
         if (own_y + row >= image_height) continue;

@@ -452,7 +452,7 @@ class GradientTile(Tile):
         jobs = math.prod(self.count(geometry)) * math.prod(geometry.image_size[:-2])
         jobs *= geometry.batch
         if not self.wants_krn:
-            return geometry.groups * geometry.in_channels, jobs, jobs
+            return geometry.groups * -(-geometry.in_channels // self.channels), jobs, jobs
         slabs = -(-_planar(geometry.kernel_size, 1)[0] // self.slab)
         owners = geometry.kernels * geometry.in_channels * outer * slabs
         jobs *= geometry.groups if geometry.shares_kernels else 1
@@ -471,7 +471,8 @@ class GradientTile(Tile):
             t // s + (k - 1) * d // s + 2
             for t, s, k, d in zip(tile, stride, steps, dilation, strict=True)
         )
-        return height * (width // 4 * 4 + 8) * output
+        weights_and_sums = 16 * math.prod(size) + 2304
+        return height * (width // 4 * 4 + 8) * output + weights_and_sums
 
 
 def _planar(values: tuple[int, ...], missing: int) -> tuple[int, int]:
@@ -481,6 +482,7 @@ def _planar(values: tuple[int, ...], missing: int) -> tuple[int, int]:
 
 _FULL = 4096  # blocks that fill any GPU several times over
 _MOST_JOBS = 64  # tiles that a block adds up, so that its sums stay exact enough
+_PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_tiled.cu
 _TAPS_IN_REGISTERS = 25  # sums of the kernel's gradient that a thread holds
 
 
@@ -496,7 +498,7 @@ def gradient_tile_of(
     """The tile for a launch of these gradients, None where it takes two or only `direct` serves.
 
     The image's gradient adds over all planes of taps, the kernel's owns one: together they go where
-    there is one (depthwise work). A provenance is asked for the kernel's gradient by grad_kernel.cu
+    there is one (depthwise work). A provenance is asked for the kernel's gradient by grad_bins.cu
     unless it comes by here anyway.
     """
     size_y, size_x = _planar(geometry.kernel_size, 1)
@@ -511,8 +513,6 @@ def gradient_tile_of(
         return None
     slab = size_y
     if wants_krn:
-        while slab * size_x > _TAPS_IN_REGISTERS and slab % (2 * stride_y) == 0:
-            slab //= 2
         if slab * size_x > _TAPS_IN_REGISTERS:
             slab = max(1, _TAPS_IN_REGISTERS // size_x // stride_y) * stride_y
         if slab * size_x > 2 * _WIDEST:
@@ -523,9 +523,14 @@ def gradient_tile_of(
             return None
     real = np.dtype(source.ARITHMETIC[storage]).itemsize
     # Selections cost two instructions a term and hold many elements; weights (exp) hold few.
-    rows = max(1 if not selects else 4 if real == 4 else 2, stride_y)
-    columns = 4
-    threads = THREADS if selects else THREADS // 2
+    # With many channels, a thread has one element and a bin for each in shared memory.
+    channels, rows, columns = 1, max(1 if not selects else 4 if real == 4 else 2, stride_y), 4
+    mixes = selects and geometry.in_channels > 1 and not semifield.channels_add
+    if mixes and semifield.d_times_constant and max(stride_y, stride_x) == 1:
+        if math.prod(geometry.kernel_size) < 2**16:
+            channels = min(2 ** (geometry.in_channels - 1).bit_length(), 256 // real)
+            rows, columns = 1, 1
+    threads = THREADS if selects and channels == 1 else THREADS // 2
     threads_x = threads
     while threads_x > (threads if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
         if threads_x == 4:
@@ -537,16 +542,18 @@ def gradient_tile_of(
         threads_x = max(threads_x, 32)
     while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
         threads_y //= 2
-    output = (
-        real + np.dtype(residual).itemsize if selects else 3 * real
-    )  # slope and weight, at most
+    # Bytes of an output: its slope, and its mark or its weight.
+    output = real + np.dtype(residual).itemsize if selects else 3 * real
+    if channels > 1:
+        output = _PLANES_AHEAD * (real + 4)
     phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     while True:
         tile = GradientTile(
-            1, rows, columns, threads_y, threads_x, 3 if real == 4 else 2,
+            channels, rows, columns, threads_y, threads_x, 3 if real == 4 else 2,
             wants_img, wants_krn, slab, phase_y, geometry.pad_begin[-1] % (4 * stride_x),
         )  # fmt: skip
-        if tile.patch_bytes(geometry, output) + 4096 <= _SHARED:
+        bins = channels * threads_y * threads_x * real if channels > 1 else 0
+        if tile.patch_bytes(geometry, output) + bins <= _SHARED:
             break
         if rows > stride_y:
             rows //= 2
