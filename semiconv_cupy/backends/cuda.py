@@ -526,10 +526,10 @@ def gradient_tile_of(
     # With many channels, a thread has one element and a bin for each in shared memory.
     channels, rows, columns = 1, max(1 if not selects else 4 if real == 4 else 2, stride_y), 4
     mixes = selects and geometry.in_channels > 1 and not semifield.channels_add
-    if mixes and semifield.d_times_constant and max(stride_y, stride_x) == 1:
-        if math.prod(geometry.kernel_size) < 2**16:
-            channels = min(2 ** (geometry.in_channels - 1).bit_length(), 256 // real)
-            rows, columns = 1, 1
+    plain = max(stride_y, stride_x) == 1 and math.prod(geometry.kernel_size) < 2**16
+    if mixes and semifield.d_times_constant and plain:
+        channels = min(2 ** (geometry.in_channels - 1).bit_length(), 256 // real)
+        rows, columns = 1, 1
     threads = THREADS if selects and channels == 1 else THREADS // 2
     threads_x = threads
     while threads_x > (threads if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
