@@ -357,7 +357,8 @@ def semifield_conv_vjp(
                 f"got {grad_out.shape} and {grad_out.dtype}"
             )
         real = source.ARITHMETIC[storage]
-        grad_img = xp.zeros(geometry.img_shape, real)
+        zeroed = xp is np or method == "reference"
+        grad_img = (xp.zeros if zeroed else xp.empty)(geometry.img_shape, real)
         grad_krn = xp.empty(geometry.krn_shape, real)
         backward(
             grad_out, saved[0], saved[1], residual, grad_img, grad_krn, algebra, geometry, storage,
@@ -415,12 +416,13 @@ def backward(
 ) -> None:
     """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
 
-    `grad_img` comes zeroed. `img` and `krn` may be None where `residual.needs_arrays` is False.
+    `grad_img` comes zeroed, except for CUDA kernels: they write every element. `img` and `krn` may
+    be None where `residual.needs_arrays` is False.
     """
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
     arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
     if device is not None or (xp is not np and method != "reference"):
-        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage)
+        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage, method=method)
     elif method != "reference" and serves(xp, geometry, method):
         host.backward(*arrays, semifield, geometry, storage, threads)
     else:

@@ -299,7 +299,8 @@ def _backward(
     plan = _cached_plan(semifield, grad_out.dtype, tuple(img_shape), tuple(krn_shape), geometry)
     real = getattr(torch, ARITHMETIC[plan.storage])
     want_img, want_krn = arguments[-2:]
-    grad_img = grad_out.new_zeros(img_shape if want_img else 0, dtype=real)
+    make = grad_out.new_empty if grad_out.is_cuda else grad_out.new_zeros  # see conv.backward
+    grad_img = make(img_shape if want_img else 0, dtype=real)
     grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
     with _place(grad_out) as where:
         conv.backward(

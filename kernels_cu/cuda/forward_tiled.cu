@@ -2,7 +2,6 @@
 // rows and columns in each thread's registers.
 //
 // Needs what patch.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
-//   SEMICONV_CHANNELS     output channels of one thread (1 for depthwise work)
 //   SEMICONV_BLOCKS       blocks of a multiprocessor that the registers must suffice for
 // For floating semifields whose zero is absorbing: positions outside are loaded as the zero.
 // Same accumulators and tap order as `direct`.
@@ -10,7 +9,6 @@
 
 namespace semiconv {
 
-constexpr int channels = SEMICONV_CHANNELS;
 constexpr int patch_height = (tile_rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
 constexpr int patch_chunks =
     chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);

@@ -1,99 +1,19 @@
-// The gradient of the kernel, in two stages without atomics: two runs give the same bits.
+// The gradient of the kernel, block (weight, chunk of the outputs): partial sums, which grad_sum.cu
+// adds. For additions that are no selections with a provenance (grad_bins.cu), any geometry.
 //
-// Needs what backward.cuh needs, SEMICONV_KERNEL, SEMICONV_KERNEL_SUM (the stages' names), and
-// SEMICONV_BINNED, SEMICONV_SLICE: threads of a block that keeps bins, and taps in bins at a time.
-// Stage 1 adds up one chunk of the outputs. With a provenance, block (kernel, chunk, slice) reads each
-// output once and keeps a bin per thread for every tap of its slice; otherwise block (weight, chunk)
-// adds one weight's share.
-// Stage 2: one thread per weight adds the chunks in order.
+// Needs what backward.cuh needs and SEMICONV_KERNEL. No atomics: two runs give the same bits.
 #include "backward.cuh"
 
 namespace semiconv {
 
 constexpr int threads = 256;
-constexpr int binned = SEMICONV_BINNED;  // threads of a block that keeps bins
 
 // Outputs that weight (kernel, channel, tap) takes part in: those of its groups, all batch elements.
 SEMICONV_FN int64 outputs_of_kernel(const Geometry& g) {
   return g.batch * g.pixels() * (g.shares_kernels ? g.groups : 1);
 }
 
-constexpr int slice = SEMICONV_SLICE;  // taps in bins at a time
-
-// Sum of the threads' bins of one tap, by one warp, in a fixed order; lane 0 has it.
-SEMICONV_FN double sum_of_bins(const Real* bins) {
-  double sum = 0;
-  for (int n = threadIdx.x % 32; n < binned; n += 32) sum += (double)bins[n];
-  for (int half = 16; half > 0; half /= 2) sum += __shfl_down_sync(0xffffffffu, sum, half);
-  return sum;
-}
-
 }  // namespace semiconv
-
-#if defined(SEMICONV_PROVENANCE)
-
-extern "C" __global__ void __launch_bounds__(SEMICONV_BINNED)
-SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
-                const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
-                const void* __restrict__ residual, double* __restrict__ partial,
-                long long residual_plane, long long chunk_size) {
-  using namespace semiconv;
-  using Index = SEMICONV_RESIDUAL;
-  __shared__ Real bins[slice * binned];
-  (void)residual_plane;
-  const int64 pixels = g.pixels(), outputs = outputs_of_kernel(g);
-  const int32 window = window_size(), taps = (int32)g.in_channels * window;
-  const int64 kernel = blockIdx.x;
-  const int32 first_tap = (int32)blockIdx.z * slice;
-  for (int t = 0; t < slice; ++t) bins[t * binned + threadIdx.x] = 0;
-
-  const int64 first = (int64)blockIdx.y * chunk_size;
-  const int64 last = first + chunk_size < outputs ? first + chunk_size : outputs;
-  for (int64 n = first + threadIdx.x; n < last; n += binned) {
-    const int64 pixel = n % pixels, b = n / pixels % g.batch;
-    const int64 group = g.shares_kernels ? n / pixels / g.batch : kernel / g.outputs_per_group;
-    const int64 o = g.shares_kernels ? kernel : kernel % g.outputs_per_group;
-    const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
-#if defined(SEMICONV_CHANNELS_ADD)
-    const int32 parts = (int32)g.in_channels;
-#else
-    const int32 parts = 1;
-#endif
-    for (int32 part = 0; part < parts; ++part) {
-      const int64 at = residual_place<int64>(g, plane, part, pixel, pixels);
-      const int32 tap = (int32)((const Index*)residual)[at], bin = tap - first_tap;
-      if (bin < 0 || bin >= slice || tap >= taps) continue;  // another slice's, or nobody's
-      Real factor_img = 0, factor_krn = 0;
-#if !defined(SEMICONV_CONSTANT_DERIVATIVES)
-      const int32 channel = tap / window;
-      int64 img_at = b * g.img_strides[0] + (group * g.in_channels + channel) * g.img_strides[1];
-      int64 krn_at = kernel * g.krn_strides[0] + channel * g.krn_strides[1], left = pixel;
-      int32 rest = tap % window;
-      for (int a = last_axis; a >= 0; --a) {
-        const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
-        rest /= SEMICONV_KERNEL_SIZE[a];
-        const int64 position = left % g.out_size[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
-                               g.step(a, index) * SEMICONV_DILATIONS[a];
-        left /= g.out_size[a];
-        img_at += position * g.img_strides[a + 2];
-        krn_at += index * g.krn_strides[a + 2];
-      }
-      factor_img = load(img[img_at]);
-      factor_krn = load(krn[krn_at]);
-#endif
-      const Real slope = load(grad_out[plane * pixels + pixel]);
-      bins[bin * binned + threadIdx.x] += slope * d_times_d_krn(factor_img, factor_krn);
-    }
-  }
-  __syncthreads();
-  for (int t = threadIdx.x / 32; t < slice && first_tap + t < taps; t += binned / 32) {
-    const double sum = sum_of_bins(bins + t * binned);
-    if (threadIdx.x % 32 == 0)
-      partial[(int64)blockIdx.y * gridDim.x * taps + kernel * taps + first_tap + t] = sum;
-  }
-}
-
-#else
 
 extern "C" __global__ void __launch_bounds__(256)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
@@ -145,18 +65,5 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
-  if (threadIdx.x == 0) partial[(int64)blockIdx.y * gridDim.x + weight] = sums[0];
-}
-
-#endif  // SEMICONV_PROVENANCE
-
-extern "C" __global__ void __launch_bounds__(256, 2)
-SEMICONV_KERNEL_SUM(const double* __restrict__ partial, semiconv::Real* __restrict__ grad_krn,
-                    long long weights, long long chunks) {
-  using namespace semiconv;
-  const int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (n >= weights) return;
-  double sum = 0;
-  for (int64 chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * weights + n];
-  grad_krn[n] = (Real)sum;
+  if (threadIdx.x == 0) partial[weight * gridDim.y + blockIdx.y] = sums[0];
 }

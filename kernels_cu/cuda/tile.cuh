@@ -2,10 +2,10 @@
 //
 // Needs what window.cuh needs, and
 //   SEMICONV_MIRRORED          1 for a convolution, 0 for a correlation
-//   SEMICONV_ROWS              elements of one thread along the last axis but one (1 for signals)
+//   SEMICONV_CHANNELS          channels of one thread (1 for depthwise work)
+//   SEMICONV_ROWS, _COLUMNS    its elements along the last two axes (signals have one row)
 //   SEMICONV_THREADS_Y, _X     threads of a tile along the last two axes
-// A thread has `columns` neighbouring elements on each of its rows. Axes before the last two, and the
-// channels, are looped over: one "plane" of taps at a time.
+// Axes before the last two, and the channels, are looped over: one "plane" of taps at a time.
 #pragma once
 #include "../window.cuh"
 
@@ -14,8 +14,8 @@ namespace semiconv {
 constexpr int planar = rank > 1 ? 2 : 1;        // axes inside a tile
 constexpr int outer = rank - planar;            // axes outside
 constexpr bool mirrored = SEMICONV_MIRRORED;
-constexpr int columns = 4;                      // what a thread loads at once, too
-constexpr int rows = SEMICONV_ROWS;
+constexpr int channels = SEMICONV_CHANNELS;
+constexpr int rows = SEMICONV_ROWS, columns = SEMICONV_COLUMNS;
 constexpr int threads_y = SEMICONV_THREADS_Y, threads_x = SEMICONV_THREADS_X;
 constexpr int threads = threads_y * threads_x;
 constexpr int tile_rows = rows * threads_y, tile_columns = columns * threads_x;

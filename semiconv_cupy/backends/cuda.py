@@ -146,10 +146,9 @@ def kernel_source(
     if tile is not None:
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
-    if file == "grad_kernel":
-        macros["SEMICONV_KERNEL_SUM"] = f"{name}_sum"
-        macros["SEMICONV_BINNED"] = str(_BINNED)
-        macros["SEMICONV_SLICE"] = str(_slice(geometry, storage))
+    if file == "grad_bins":
+        taps, slots = _bins(semifield, storage, geometry)
+        macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
@@ -211,7 +210,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         element = None if residual is None else str(residual.dtype)
         yield kernel_source("forward", semifield, storage, geometry, "int32")
         yield kernel_source("forward", semifield, storage, geometry, "int64", element)
-        for file in ("grad_image", "grad_kernel"):
+        for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
             yield kernel_source(file, semifield, storage, geometry, "int64", element)
     for storage in (*source.INTEGER, source.BOOLEAN):
         yield kernel_source("forward", dilation, storage, plane, "int32")
@@ -239,16 +238,32 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                     yield kernel_source(
                         "forward_tiled", semifield, storage, geometry, "int64", element, tile
                     )
+            element = None if residual is None else str(residual.dtype)
+            for wants in ((True, True), (True, False), (False, True)):
+                given = gradient_tile_of(semifield, storage, geometry, element, *wants)
+                if given is not None:
+                    yield kernel_source(
+                        "grad_tiled", semifield, storage, geometry, "int64", element, given
+                    )
+    for storage in ("float32", "float64"):
+        yield _sum_source(storage)
     yield from neighbourhoods.shipping_variants()
 
 
-_BINNED = 128
+_BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
 
 
-def _slice(geometry: Geometry, storage: str) -> int:
-    """Taps whose bins (one per thread) fit into a block's shared memory."""
+def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
+    """(taps that have bins at a time, bins of a tap in each warp), to fit into shared memory."""
     itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
-    return min(geometry.taps, 32 * 1024 // (_BINNED * itemsize))
+    room = 40 * 1024 // (_BINNED // 32 * itemsize)
+    taps = min(_taps_of_bins(semifield, geometry), room)
+    return taps, 2 ** min(5, int(math.log2(room // taps)))
+
+
+def _taps_of_bins(semifield: Semifield, geometry: Geometry) -> int:
+    """Taps that one provenance chooses from: with added channels each has its own."""
+    return math.prod(geometry.kernel_size) if semifield.channels_add else geometry.taps
 
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
@@ -263,32 +278,52 @@ def _kernel(
     offset: str,
     residual: str | None,
     tile: Tile | None = None,
-    suffix: str = "",
 ) -> Kernel:
     """The compiled kernel of one specialisation, compiled once."""
     key = (
-        device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
+        device, file, semifield, storage, geometry.kernel_size, geometry.stride,
         geometry.dilation, offset, residual, tile,
         tile is not None and (geometry.mirrored, _shift(geometry)),
     )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
         made = kernel_source(file, semifield, storage, geometry, offset, residual, tile)
-        found = _kernels[key] = device.compile(made.text, made.name + suffix, made.options)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
     return found
+
+
+def _sum_source(storage: str) -> source.KernelSource:
+    """The last stage of a kernel's gradient."""
+    real = source.ARITHMETIC[storage]
+    name = f"semiconv_grad_sum_{real}"
+    macros = source.storage_macros(real) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
+
+
+def _sum(device: Device, partial: Array, grad_krn: Array, storage: str, chunks: int) -> None:
+    """Add up what the blocks of a kernel's gradient left."""
+    key = (device, "grad_sum", source.ARITHMETIC[storage])
+    found = _kernels.get(key)
+    if found is None:
+        made = _sum_source(storage)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
+    arguments = (partial, grad_krn, np.int64(grad_krn.size), np.int64(chunks))
+    found((_blocks(32 * grad_krn.size),), (THREADS,), arguments, 0)
 
 
 # ---- tiles ---------------------------------------------------------------------------------------
 
 
-_COLUMNS = 4  # neighbouring elements of a thread, which it loads at once
+_COLUMNS = 4  # neighbouring elements that a thread loads at once
 
 
 @dataclass(frozen=True)
 class Tile:
     """The shape of a tiled kernel's work: what a thread holds, the threads of a tile."""
 
+    channels: int
     rows: int
+    columns: int
     threads_y: int
     threads_x: int
     blocks: int  # of a multiprocessor, that the registers must suffice for
@@ -297,7 +332,9 @@ class Tile:
         """The macros of kernels_cu/cuda/tile.cuh."""
         return {
             "SEMICONV_MIRRORED": str(int(geometry.mirrored)),
+            "SEMICONV_CHANNELS": str(self.channels),
             "SEMICONV_ROWS": str(self.rows),
+            "SEMICONV_COLUMNS": str(self.columns),
             "SEMICONV_THREADS_Y": str(self.threads_y),
             "SEMICONV_THREADS_X": str(self.threads_x),
             "SEMICONV_BLOCKS": str(self.blocks),
@@ -306,22 +343,29 @@ class Tile:
     @property
     def size(self) -> tuple[int, int]:
         """A tile's elements along the last two axes."""
-        return self.rows * self.threads_y, _COLUMNS * self.threads_x
+        return self.rows * self.threads_y, self.columns * self.threads_x
+
+    def cover(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Tiles along the last two axes of that size."""
+        height, width = _planar(size, 1)
+        return -(-height // self.size[0]), -(-width // self.size[1])
+
+    def fills(self, size: tuple[int, ...], least: float) -> bool:
+        """Whether at least that part of the tiles' elements exists."""
+        return math.prod(size[-2:]) >= least * math.prod(self.cover(size)) * math.prod(self.size)
 
 
 @dataclass(frozen=True)
 class ForwardTile(Tile):
-    """A tile of outputs."""
+    """A tile of outputs, `_COLUMNS` in a thread's row."""
 
-    channels: int  # of a thread
     teams: int  # planes of outputs in a block
     depth: int  # planes of taps between two barriers
     sides: int  # places for their patches of the image
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
-        """The macros of kernels_cu/cuda/patch.cuh and forward_tiled.cu."""
+        """The macros of kernels_cu/cuda/patch.cuh."""
         return super().macros(geometry) | {
-            "SEMICONV_CHANNELS": str(self.channels),
             "SEMICONV_TEAMS": str(self.teams),
             "SEMICONV_DEPTH": str(self.depth),
             "SEMICONV_SIDES": str(self.sides),
@@ -333,11 +377,6 @@ class ForwardTile(Tile):
         """Threads of a block."""
         return self.teams * self.threads_y * self.threads_x
 
-    def count(self, geometry: Geometry) -> tuple[int, int]:
-        """Tiles along the last two axes."""
-        height, width = _planar(geometry.out_size, 1)
-        return -(-height // self.size[0]), -(-width // self.size[1])
-
     def blocks_of_group(self, geometry: Geometry) -> int:
         """Blocks of output channels that one group's take."""
         return -(-geometry.outputs_per_group // self.channels)
@@ -345,12 +384,12 @@ class ForwardTile(Tile):
     def grid(self, geometry: Geometry) -> int:
         """Blocks of a launch."""
         planes = geometry.batch * geometry.groups * self.blocks_of_group(geometry)
-        tiles = math.prod(self.count(geometry)) * math.prod(geometry.out_size[:-2])
+        tiles = math.prod(self.cover(geometry.out_size)) * math.prod(geometry.out_size[:-2])
         return tiles * -(-planes // self.teams)
 
     def division(self, geometry: Geometry) -> np.void:
         """The struct Division of kernels_cu/cuda/patch.cuh."""
-        tiles_y, tiles_x = self.count(geometry)
+        tiles_y, tiles_x = self.cover(geometry.out_size)
         numbers = (tiles_x, tiles_y, self.blocks_of_group(geometry), geometry.groups)
         return np.array([tuple(map(_divisor, numbers))], _DIVISION)[0]
 
@@ -461,7 +500,9 @@ def tile_of(
     resident = 768 if not mixes and weight == 2 and 9 < taps <= 25 else 512
     while True:
         blocks = resident // (teams * threads_y * threads_x)
-        tile = ForwardTile(rows, threads_y, threads_x, blocks, channels, teams, depth, sides)
+        tile = ForwardTile(
+            channels, rows, _COLUMNS, threads_y, threads_x, blocks, teams, depth, sides
+        )
         if tile.shared_bytes(geometry, storage) <= _SHARED:
             break
         if depth > 1:
@@ -474,11 +515,146 @@ def tile_of(
             threads_y //= 2
         else:
             return None
-    area = math.prod(tile.count(geometry)) * math.prod(tile.size)
-    if math.prod(geometry.out_size[-2:]) < least_filled * area:
+    if not tile.fills(geometry.out_size, least_filled):
         return None
     near = _furthest_position(geometry) < 2**30
     return tile if near and tile.grid(geometry) * tile.teams < 2**31 else None
+
+
+@dataclass(frozen=True)
+class GradientTile(Tile):
+    """A tile of the image and the gradients that it serves; macros of cuda/grad_tiled.cu."""
+
+    wants_img: bool
+    wants_krn: bool
+    slab: int
+    phase_y: int
+    phase_x: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/grad_tiled.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_WANTS_IMG": str(int(self.wants_img)),
+            "SEMICONV_WANTS_KRN": str(int(self.wants_krn)),
+            "SEMICONV_SLAB": str(self.slab),
+            "SEMICONV_PHASE_Y": str(self.phase_y),
+            "SEMICONV_PHASE_X": str(self.phase_x),
+        }
+
+    def work(self, geometry: Geometry) -> tuple[int, int, int]:
+        """(owners, chunks, jobs): what blocks own, blocks of each, tiles that these share."""
+        outer = math.prod(geometry.kernel_size[:-2])
+        jobs = math.prod(self.cover(geometry.image_size)) * math.prod(geometry.image_size[:-2])
+        jobs *= geometry.batch
+        if not self.wants_krn:
+            return geometry.groups * -(-geometry.in_channels // self.channels), jobs, jobs
+        slabs = -(-_planar(geometry.kernel_size, 1)[0] // self.slab)
+        owners = geometry.kernels * geometry.in_channels * outer * slabs
+        jobs *= geometry.groups if geometry.shares_kernels else 1
+        chunks = max(-(-_FULL // owners), -(-jobs // _MOST_JOBS))
+        return owners, min(chunks, jobs), jobs
+
+    def patch_bytes(self, geometry: Geometry, output: int) -> int:
+        """Shared memory for the outputs that see a tile, `output` bytes each."""
+        size, stride, dilation = (
+            _planar(values, 1)
+            for values in (geometry.kernel_size, geometry.stride, geometry.dilation)
+        )
+        steps = (self.slab, size[1])
+        height, width = (
+            t // s + (k - 1) * d // s + 2
+            for t, s, k, d in zip(self.size, stride, steps, dilation, strict=True)
+        )
+        weights_and_sums = 16 * math.prod(size) + 2304
+        return height * (width // 4 * 4 + 8) * output + weights_and_sums
+
+
+_FULL = 4096  # blocks that fill any GPU several times over
+_MOST_JOBS = 64  # tiles that a block adds up, so that its sums stay exact enough
+_PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_tiled.cu
+_TAPS_IN_REGISTERS = 25  # sums of the kernel's gradient that a thread holds
+
+
+def gradient_tile_of(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: str | None,
+    wants_img: bool,
+    wants_krn: bool,
+    least_filled: float = _LEAST_FILLED,
+) -> GradientTile | None:
+    """The tile for a launch of these gradients, None where it takes two or only `direct` serves.
+
+    The image's gradient adds over all planes of taps, the kernel's owns one: together they go where
+    there is one (depthwise work). A provenance is asked for the kernel's gradient by grad_bins.cu
+    unless it comes by here anyway.
+    """
+    size_y, size_x = _planar(geometry.kernel_size, 1)
+    stride_y, stride_x = _planar(geometry.stride, 1)
+    dilation_x = geometry.dilation[-1]
+    height, width = _planar(geometry.image_size, 1)
+    planes = geometry.outputs_per_group * math.prod(geometry.kernel_size[:-2])
+    selects = is_provenance(semifield)
+    if storage not in source.FLOATING or max(stride_x, stride_y) > 4 or 3 in (stride_x, stride_y):
+        return None
+    if (size_x - 1) * dilation_x >= _WIDEST or min(geometry.img_shape) == 0:
+        return None
+    slab = size_y
+    if wants_krn:
+        if slab * size_x > _TAPS_IN_REGISTERS:
+            slab = max(1, _TAPS_IN_REGISTERS // size_x // stride_y) * stride_y
+        if slab * size_x > 2 * _WIDEST:
+            return None
+        if wants_img and (planes > 1 or slab < size_y):
+            return None
+        if selects and (planes * geometry.in_channels > 1 or not wants_img):
+            return None
+    real = np.dtype(source.ARITHMETIC[storage]).itemsize
+    # Selections cost two instructions a term and hold many elements; weights (exp) hold few.
+    # With many channels, a thread has one element and a bin for each in shared memory.
+    channels, rows, columns = 1, max(1 if not selects else 4 if real == 4 else 2, stride_y), 4
+    mixes = selects and geometry.in_channels > 1 and not semifield.channels_add
+    plain = max(stride_y, stride_x) == 1 and math.prod(geometry.kernel_size) < 2**16
+    if mixes and semifield.d_times_constant and plain:
+        channels = min(2 ** (geometry.in_channels - 1).bit_length(), 256 // real)
+        rows, columns = 1, 1
+    threads = THREADS if selects and channels == 1 else THREADS // 2
+    threads_x = threads
+    while threads_x > (threads if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
+        if threads_x == 4:
+            break
+        threads_x //= 2
+    threads_y = threads // threads_x
+    if geometry.rank == 1:
+        rows, threads_y = 1, 1
+        threads_x = max(threads_x, 32)
+    while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
+        threads_y //= 2
+    # Bytes of an output: its slope, and its mark or its weight.
+    output = real + np.dtype(residual).itemsize if selects else 3 * real
+    if channels > 1:
+        output = _PLANES_AHEAD * (real + 4)
+    phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
+    while True:
+        tile = GradientTile(
+            channels, rows, columns, threads_y, threads_x, 3 if real == 4 else 2,
+            wants_img, wants_krn, slab, phase_y, geometry.pad_begin[-1] % (4 * stride_x),
+        )  # fmt: skip
+        bins = channels * threads_y * threads_x * real if channels > 1 else 0
+        if tile.patch_bytes(geometry, output) + bins <= _SHARED:
+            break
+        if rows > stride_y:
+            rows //= 2
+        elif threads_y * threads_x > 32 and threads_y > 1:
+            threads_y //= 2
+        else:
+            return None
+    if not tile.fills(geometry.image_size, least_filled):
+        return None
+    owners, chunks, jobs = tile.work(geometry)
+    far = max(_furthest_position(geometry), *geometry.image_size)
+    return tile if max(owners * chunks, jobs) < 2**31 and far < 2**30 else None
 
 
 # ---- launches ----------------------------------------------------------------------------------
@@ -627,14 +803,6 @@ def _blocks(threads: int) -> int:
     return min(-(-threads // THREADS), 2**31 - 1)
 
 
-def _plane(semifield: Semifield, storage: str, geometry: Geometry, residual: Array | None) -> int:
-    """Elements between the arrays that a residual stacks."""
-    described = residual_of(semifield, storage, geometry)
-    if residual is None or described is None:
-        return 0
-    return int(residual.size) // described.arrays
-
-
 _MOST_CHUNKS = 256
 _CHUNK = 16 * THREADS  # outputs that one block of a kernel's gradient adds up, at least
 
@@ -650,61 +818,149 @@ def backward(
     semifield: Semifield,
     geometry: Geometry,
     storage: str,
+    method: str = "auto",
 ) -> None:
     """Launch the gradient kernels that are wanted on the device's current stream.
 
-    Gradients are C-contiguous and in arithmetic dtype. The results do not differ between runs.
+    Gradients are C-contiguous and in arithmetic dtype; every element is written. The results do not
+    differ between runs. `method` "auto" takes tiles where `gradient_tile_of` finds one, "tiled"
+    also where they are mostly empty, "direct" none.
     """
-    xp = device.array_module
-    grad_out = xp.ascontiguousarray(grad_out)
-    if grad_out.size == 0:
-        if grad_krn is not None:
-            grad_krn[...] = 0
+    grad_out = device.array_module.ascontiguousarray(grad_out)
+    if grad_out.size == 0 or min(geometry.img_shape) == 0:
+        for gradient in (grad_img, grad_krn):
+            if gradient is not None:
+                gradient[...] = 0
         return
-    none = (0,) * (geometry.rank + 2)
-    struct = struct_of(
-        geometry,
-        none if img is None else elements(img),
-        none if krn is None else elements(krn),
-    )
-    residual_type = None if residual is None else str(residual.dtype)
     arrays = tuple(grad_out if array is None else array for array in (grad_out, img, krn, residual))
-    plane = np.int64(_plane(semifield, storage, geometry, residual))
+    launches = _gradient_launches(
+        device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
+        None if img is None else img.strides, None if krn is None else krn.strides,
+        grad_out.itemsize, grad_img is not None, grad_krn is not None, method,
+    )  # fmt: skip
+    for launch in launches:
+        given = {"grad_img": grad_img}
+        if launch.chunks:
+            shape = (math.prod(geometry.krn_shape), launch.chunks)
+            given["partial"] = device.empty(shape, np.float64)
+        results = (
+            device.empty((0,), dtype) if given.get(name) is None else given[name]
+            for name, dtype in launch.results
+        )  # fmt: skip
+        launch.kernel(
+            launch.grid, (launch.block,), (launch.struct, *arrays, *results, *launch.last), 0
+        )
+        if launch.chunks:
+            _sum(device, given["partial"], grad_krn, storage, launch.chunks)
+
+
+@dataclass(frozen=True)
+class _GradientLaunch:
+    """All of a gradient kernel's launch but its arrays."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    block: int
+    struct: np.void
+    results: tuple[
+        tuple[str, str], ...
+    ]  # names and dtypes of what follows the arrays that it reads
+    chunks: int  # partial sums of each weight; 0: it has no part in the kernel's gradient
+    last: tuple[np.int64, ...]
+
+
+@lru_cache(maxsize=4096)
+def _gradient_launches(
+    device: Device,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    residual: str | None,
+    img_strides: tuple[int, ...] | None,
+    krn_strides: tuple[int, ...] | None,
+    itemsize: int,
+    wants_img: bool,
+    wants_krn: bool,
+    method: str,
+) -> list[_GradientLaunch]:
+    """What `backward` launches for arrays of these strides (in bytes; None: no array)."""
+    img_steps, krn_steps = (
+        (0,) * (geometry.rank + 2) if strides is None else tuple(n // itemsize for n in strides)
+        for strides in (img_strides, krn_strides)
+    )
+    struct = struct_of(geometry, img_steps, krn_steps)
+    outputs = math.prod(geometry.out_shape)
+    described = residual_of(semifield, storage, geometry)
+    size = 0 if described is None else math.prod(described.shape)
+    plane = np.int64(0 if described is None else size // described.arrays)
     far = max(
-        0 if img is None else _reach(img.shape, elements(img)),
-        0 if krn is None else _reach(krn.shape, elements(krn)),
-        0 if residual is None else residual.size,
-        grad_out.size,
+        _reach(geometry.img_shape, img_steps),
+        _reach(geometry.krn_shape, krn_steps),
+        size,
+        outputs,
         math.prod(geometry.img_shape),
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
-    if grad_img is not None and grad_img.size:
-        kernel = _kernel(device, "grad_image", semifield, storage, geometry, offset, residual_type)
-        kernel(
-            (_blocks(grad_img.size),),
-            (THREADS,),
-            (struct, *arrays, grad_img, plane, np.int64(grad_img.size)),
-            0,
+
+    to_img, to_partial = ("grad_img", source.ARITHMETIC[storage]), ("partial", "float64")
+
+    def tiled(with_img: bool, with_krn: bool) -> _GradientLaunch | None:
+        """Tiles for these gradients, where there are any."""
+        if method == "direct":
+            return None
+        filled = 0.0 if method == "tiled" else _LEAST_FILLED
+        tile = gradient_tile_of(semifield, storage, geometry, residual, with_img, with_krn, filled)
+        if tile is None:
+            return None
+        owners, chunks, jobs = tile.work(geometry)
+        counts = (jobs, chunks, *tile.cover(geometry.image_size))
+        return _GradientLaunch(
+            _kernel(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
+            (owners * chunks,), tile.threads_y * tile.threads_x, struct, (to_img, to_partial),
+            chunks if with_krn else 0, (plane, *map(np.int64, counts)),
+        )  # fmt: skip
+
+    def direct(file: str, *rest: Any) -> _GradientLaunch:
+        """The kernel of that file."""
+        kernel = _kernel(device, file, semifield, storage, geometry, offset, residual)
+        return _GradientLaunch(kernel, *rest)
+
+    both = tiled(True, True) if wants_img and wants_krn else None
+    if both is not None:
+        return [both]
+    launches = []
+    if wants_img:
+        elements_of = math.prod(geometry.img_shape)
+        launches.append(
+            tiled(True, False)
+            or direct(
+                "grad_image", (_blocks(elements_of),), THREADS, struct, (to_img,), 0,
+                (plane, np.int64(elements_of)),
+            )
+        )  # fmt: skip
+    if not wants_krn:
+        return launches
+    found = tiled(False, True)
+    planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
+    pixels = math.prod(geometry.out_size)
+    if found is not None:
+        launches.append(found)
+    elif is_provenance(semifield):
+        taps, slots = _bins(semifield, storage, geometry)
+        slices = -(-_taps_of_bins(semifield, geometry) // taps)
+        owners = geometry.kernels * slices * (geometry.in_channels if semifield.channels_add else 1)
+        jobs = planes * -(-pixels // (4 * _BINNED))
+        # Enough blocks, none with more bins than outputs by far, none with too many outputs.
+        chunks = min(-(-_FULL // owners), -(-256 * jobs // (slots * taps)))
+        chunks = min(max(chunks, -(-jobs // _MOST_JOBS), 1), jobs)
+        counts = tuple(map(np.int64, (jobs, chunks, slices)))
+        launches.append(
+            direct("grad_bins", (owners * chunks,), _BINNED, struct, (to_partial,), chunks, counts)
         )
-    if grad_krn is not None:
-        outputs = geometry.batch * math.prod(geometry.out_size)
-        outputs *= geometry.groups if geometry.shares_kernels else 1
-        chunk = max(_CHUNK, -(-outputs // _MOST_CHUNKS))
-        chunks = -(-outputs // chunk)
-        weights = int(grad_krn.size)
-        partial = device.empty((chunks, weights), np.float64)
-        if is_provenance(semifield):
-            slices = -(-geometry.taps // _slice(geometry, storage))
-            grid, block = (geometry.kernels, chunks, slices), _BINNED
-        else:
-            grid, block = (weights, chunks, 1), THREADS
-        specialisation = (semifield, storage, geometry, "int64", residual_type)
-        _kernel(device, "grad_kernel", *specialisation)(
-            grid, (block,), (struct, *arrays, partial, plane, np.int64(chunk)), 0
-        )
-        _kernel(device, "grad_kernel", *specialisation, suffix="_sum")(
-            (_blocks(weights),),
-            (THREADS,),
-            (partial, grad_krn, np.int64(weights), np.int64(chunks)),
-            0,
-        )
+    else:
+        chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
+        chunks = -(-planes * pixels // chunk)
+        grid = (math.prod(geometry.krn_shape), chunks)
+        last = (plane, np.int64(chunk))
+        launches.append(direct("grad_kernel", grid, THREADS, struct, (to_partial,), chunks, last))
+    return launches

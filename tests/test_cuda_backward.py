@@ -1,0 +1,183 @@
+"""The CUDA gradient kernels, launched by the real launch code, on the CPU.
+
+`test_vjp.py` compares what the launch code picks; here tiles are forced on small images. The oracle
+is the host backend, which `test_vjp.py` holds against differences.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda_on_cpu.device import HarnessDevice, sanitizer_environment
+from test_vjp import SEMIFIELDS
+
+from semiconv_cupy import conv
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import residual_of
+
+HERE = Path(__file__).parent
+BOTH = (True, True)
+GEOMETRIES = {
+    "depthwise": ((2, 3, 20, 37), (3, 1, 3, 3), dict(groups=3, padding="same")),
+    "depthwise, rows of fours": ((1, 2, 9, 36), (2, 1, 5, 5), dict(groups=2, padding=2)),
+    "depthwise, stride": ((2, 3, 28, 28), (3, 1, 3, 3), dict(groups=3, padding=1, stride=2)),
+    "depthwise, uneven": (
+        (2, 2, 19, 31),
+        (2, 1, 5, 4),
+        dict(groups=2, padding=((3, 2), (5, 1)), stride=2, dilation=(1, 3), kind="corr"),
+    ),
+    "dilation": (
+        (1, 2, 30, 33),
+        (2, 1, 3, 3),
+        dict(groups=2, padding=((1, 4), (7, 2)), dilation=(3, 2)),
+    ),
+    "patches": ((1, 2, 30, 41), (2, 2, 4, 4), dict(stride=4, padding=1)),
+    "mixing": ((2, 3, 9, 21), (4, 3, 3, 2), dict(padding="same")),
+    "many channels": ((1, 70, 5, 9), (2, 70, 2, 2), dict(padding=1, kind="corr")),
+    "one kernel for all groups": (
+        (2, 4, 9, 14),
+        (1, 1, 3, 3),
+        dict(groups=4, group_broadcasting=True),
+    ),
+    "windows wholly outside": ((1, 2, 4, 5), (2, 2, 3, 3), dict(padding=((6, 3), (2, 8)))),
+    "large window": ((1, 1, 20, 150), (1, 1, 9, 11), dict(padding="same")),
+    "signal": ((2, 2, 300), (2, 1, 9), dict(groups=2, padding=4, stride=2)),
+    "volume": ((1, 1, 4, 3, 5), (2, 1, 2, 3, 2), dict(padding="same")),
+}
+
+
+def problem(name, geometry, dtype):
+    img_shape, krn_shape, arguments = GEOMETRIES[geometry]
+    rng = np.random.default_rng(7)
+    img, krn = ((rng.random(shape) + 0.1).astype(dtype) for shape in (img_shape, krn_shape))
+    plan = Geometry.plan(img_shape, krn_shape, **arguments)
+    slopes = rng.standard_normal(plan.out_shape).astype(dtype)
+    semifield, storage = SEMIFIELDS[name], np.dtype(dtype).name
+    described = residual_of(semifield, storage, plan)
+    residual = described and np.empty(described.shape, described.dtype)
+    conv.forward(img, krn, np.empty_like(slopes), residual, semifield, plan, storage)
+    return (slopes, img, krn, residual), semifield, plan, storage
+
+
+def expected_of(arrays, semifield, plan, storage):
+    real = np.promote_types(storage, "f4")
+    grads = np.zeros(plan.img_shape, real), np.empty(plan.krn_shape, real)
+    conv.backward(*arrays, *grads, semifield, plan, storage)
+    return grads
+
+
+def gradients(device, arrays, semifield, plan, storage, wants=BOTH, method="tiled"):
+    real = np.promote_types(storage, "f4")
+    shapes = (plan.img_shape, plan.krn_shape)
+    grads = [device.empty(s, real) if want else None for s, want in zip(shapes, wants, strict=True)]
+    cuda.backward(device, *arrays, *grads, semifield, plan, storage, method)
+    return grads
+
+
+def check(name, geometry, dtype="f4", wants=BOTH, device=None):
+    given = problem(name, geometry, dtype)
+    expected = expected_of(*given)
+    tolerance = 1e-11 if dtype == "f8" else 3e-6
+    for got, right in zip(
+        gradients(device or HarnessDevice(), *given, wants), expected, strict=True
+    ):
+        if got is not None:
+            assert np.abs(got - right).max() <= tolerance * max(1, np.abs(right).max())
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_tiles_on_every_geometry(name, geometry):
+    check(name, geometry)
+
+
+@pytest.mark.parametrize("geometry", ["depthwise", "patches", "volume"])
+@pytest.mark.parametrize("name", SEMIFIELDS)
+def test_tiles_on_every_semifield(name, geometry):
+    check(name, geometry)
+
+
+@pytest.mark.parametrize("wants", [(True, False), (False, True)])
+@pytest.mark.parametrize("geometry", ["depthwise, uneven", "large window"])
+@pytest.mark.parametrize("name", ["max", "max times", "log"])
+def test_one_gradient_alone(name, geometry, wants):
+    check(name, geometry, wants=wants)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_tiles_on_other_dtypes(name, dtype):
+    check(name, "depthwise", dtype)
+
+
+def test_the_table_has_tiles():
+    """So that the tests of tiles test them."""
+    for name in ("max", "log"):
+        for geometry in GEOMETRIES:
+            _, semifield, plan, storage = problem(name, geometry, "f4")
+            residual = str(residual_of(semifield, storage, plan).dtype)
+            alone = [
+                cuda.gradient_tile_of(semifield, storage, plan, residual, *wants, least_filled=0)
+                for wants in ((True, False), (False, True))
+            ]
+            assert alone[0] is not None
+            assert (alone[1] is not None) == (name == "log")
+            both = cuda.gradient_tile_of(semifield, storage, plan, residual, *BOTH, least_filled=0)
+            single = geometry.startswith(("depthwise", "dilation", "one", "signal"))
+            assert (both is not None) == single
+
+
+@pytest.mark.parametrize("geometry", ["depthwise", "mixing", "large window"])
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_no_bit_depends_on_the_order_of_threads(name, geometry):
+    given = problem(name, geometry, "f4")
+    one, other = (gradients(HarnessDevice(order=order), *given) for order in ("forward", "reverse"))
+    for a, b in zip(one, other, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_many_taps_are_binned_by_slices(monkeypatch):
+    monkeypatch.setattr(cuda, "_bins", lambda *_: (5, 2))
+    check("max times", "mixing")
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_blocks_share_tiles(monkeypatch, chunks):
+    """A block goes through several tiles; the partial sums are those of all."""
+    monkeypatch.setattr(cuda, "_FULL", 2 * chunks)
+    check("max", "depthwise, stride")
+    check("log", "mixing")
+
+
+def test_empty_arrays_have_empty_gradients():
+    device, semifield = HarnessDevice(), SEMIFIELDS["max"]
+    plan = Geometry.plan((2, 1, 0, 4), (1, 1, 3, 3), padding=2)
+    slopes = np.ones(plan.out_shape, "f4")
+    residual = np.full(plan.out_shape, 255, "u1")
+    _, grad_krn = gradients(device, (slopes, None, None, residual), semifield, plan, "float32")
+    assert (grad_krn == 0).all()
+
+
+SANITIZED = """
+import sys
+sys.path[:0] = {path!r}
+from test_cuda_backward import check
+for name in ("max times", "log"):
+    for geometry in ("depthwise, uneven", "windows wholly outside", "mixing"):
+        check(name, geometry)
+print("clean")
+"""
+
+
+def test_sanitizers_find_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED.format(path=[str(HERE), str(HERE.parent)])],
+        capture_output=True,
+        text=True,
+        env=sanitizer_environment(),
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "clean\n"), done.stderr[-4000:]
