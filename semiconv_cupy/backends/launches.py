@@ -17,7 +17,6 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 from semiconv_cupy.source import KernelSource
 
-
 DILATION = SelectSemifield.tropical_max()
 
 
