@@ -1,0 +1,373 @@
+"""How each peer does a work: which are installed, what they serve, the very call.
+
+A peer that does not serve a work says so by None. Ours are here, too. Inputs come from one random
+generator and reach every library as its own arrays.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import semiconv_cupy as sc
+from benchmarks import works
+from benchmarks.timing import Call
+from benchmarks.works import Convolution, Device, Filter
+from semiconv_cupy import conv, ndimage
+from semiconv_cupy.backends.launches import Work
+from semiconv_cupy.residual import residual_of
+
+OURS = "ours"
+_MODULES = {
+    works.SCIPY: "scipy.ndimage",
+    works.OPENCV: "cv2",
+    works.SKIMAGE: "skimage.morphology",
+    works.KORNIA: "kornia",
+    works.POOLING: "torch",
+    works.CONV2D: "torch",
+    works.EAGER: "pytorch_nd_semiconv",
+    works.COMPILED: "pytorch_nd_semiconv",
+    works.FUSED: "pytorch_nd_semiconv",
+    works.CUPYX: "cupyx.scipy.ndimage",
+}
+_BY_DEVICE: dict[Device, tuple[str, ...]] = {
+    "cpu": (
+        *(works.SCIPY, works.OPENCV, works.SKIMAGE, works.KORNIA, works.POOLING, works.CONV2D),
+        *(works.EAGER, works.COMPILED),
+    ),
+    "gpu": (
+        *(works.CUPYX, works.KORNIA, works.POOLING, works.CONV2D),
+        *(works.EAGER, works.COMPILED, works.FUSED),
+    ),
+}
+_MOST_BYTES = 2 * 2**30  # that a peer may hold at once
+
+
+def absent(device: Device) -> list[str]:
+    """The peers of a device that are not installed."""
+    return [peer for peer in _BY_DEVICE[device] if not _installed(_MODULES[peer])]
+
+
+def _installed(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+class Inputs:
+    """One set of arrays of a work, for every library."""
+
+    def __init__(self, work: Work, device: Device, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.device = device
+        self.img, self.krn = (_numbers(random, s, work.dtype) for s in (work.image, work.kernel))
+
+    @cached_property
+    def arrays(self) -> tuple[Any, Any]:
+        """NumPy's or CuPy's."""
+        return (
+            (_there(self.img), _there(self.krn)) if self.device == "gpu" else (self.img, self.krn)
+        )
+
+    @cached_property
+    def tensors(self) -> tuple[Any, Any]:
+        """torch's, on the device."""
+        import torch
+
+        place = "cuda" if self.device == "gpu" else "cpu"
+        img, krn = (torch.from_numpy(array).to(place) for array in (self.img, self.krn))
+        return img, krn
+
+
+def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    if dtype == "bool":
+        return random.random(shape) < 0.02
+    if np.dtype(dtype).kind in "iu":
+        return random.integers(0, 100, shape).astype(dtype)
+    return random.random(shape, np.float32).astype(dtype, copy=False)
+
+
+def _there(array: Any) -> Any:
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def calls(
+    measured: Convolution | Filter, device: Device, seed: int, missing: list[str]
+) -> dict[str, Call]:
+    """Ours and each installed peer's call that does this work; what they need lies ready."""
+    if isinstance(measured, Filter):
+        return dict(_filter_calls(measured, device, seed, missing))
+    inputs = Inputs(measured.work, device, seed)
+    found = {OURS: _ours(measured, inputs)}
+    if measured.mode == "provenance":
+        found[works.PLAIN] = _forward_into(measured.work, inputs, remembering=False)
+    for peer in _BY_DEVICE[device]:
+        if peer not in missing:
+            call = _PEERS[peer](measured, inputs)
+            if call is not None:
+                found[peer] = call
+    return found
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+
+
+def _ours(measured: Convolution, inputs: Inputs) -> Call:
+    work = measured.work
+    if measured.mode == "provenance":
+        return _forward_into(work, inputs, remembering=True)
+    if measured.mode == "forward" and not measured.tensors:
+        img, krn = inputs.arrays
+        return lambda: sc.semifield_conv(img, krn, work.semifield, **work.arguments)
+    from torch_bridge.functional import semifield_conv
+
+    return _torch_call(
+        measured, inputs, lambda i, k: semifield_conv(i, k, work.semifield, **work.arguments)
+    )
+
+
+def _forward_into(work: Work, inputs: Inputs, remembering: bool) -> Call:
+    """The core's forward pass, its arrays allocated in the call."""
+    geometry, xp = work.geometry, np
+    img, krn = inputs.arrays
+    if inputs.device == "gpu":
+        import cupy as xp
+    described = residual_of(work.semifield, work.dtype, geometry)
+    assert described is not None
+
+    def run() -> None:
+        out = xp.empty(geometry.out_shape, work.dtype)
+        residual = xp.empty(described.shape, described.dtype) if remembering else None
+        conv.forward(img, krn, out, residual, work.semifield, geometry, work.dtype)
+
+    return run
+
+
+def _torch_call(measured: Convolution, inputs: Inputs, function: Callable[..., Any]) -> Call:
+    """A function of (img, krn) forward, or forward and backward."""
+    import torch
+
+    img, krn = inputs.tensors
+    if measured.mode == "forward":
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return function(img, krn)
+
+        return forward
+    img, krn = img.clone().requires_grad_(), krn.clone().requires_grad_()
+    with torch.no_grad():
+        slopes = torch.ones_like(function(img, krn))
+
+    def step() -> Any:
+        out = function(img, krn)
+        return torch.autograd.grad(out, (img, krn), slopes, allow_unused=True)
+
+    return step
+
+
+def _dilates(measured: Convolution) -> bool:
+    return measured.work.semifield == sc.SelectSemifield.tropical_max()
+
+
+def _is_one_plain_image(work: Work) -> bool:
+    return work.image[:2] == work.kernel[:2] == (1, 1) and work.stride == work.dilation == 1
+
+
+def _scipy(measured: Convolution, inputs: Inputs) -> Call | None:
+    work = measured.work
+    if not (_dilates(measured) and measured.mode == "forward" and _is_one_plain_image(work)):
+        return None
+    if work.dtype == "float16" or (inputs.device == "cpu" and work.terms > 2e9):
+        return None  # SciPy has no float16; the longest would take a minute
+    img, krn = (array[0, 0] for array in inputs.arrays)
+    cval = -np.inf if img.dtype.kind == "f" else int(np.iinfo(img.dtype).min)
+    if inputs.device == "gpu":
+        import cupyx.scipy.ndimage as peer
+    else:
+        import scipy.ndimage as peer
+    footprint = _ones_like(krn)  # CuPy takes no structure without one
+    return lambda: peer.grey_dilation(
+        img, footprint=footprint, structure=krn, mode="constant", cval=cval
+    )
+
+
+def _ones_like(array: Any) -> Any:
+    return array == array
+
+
+def _kornia(measured: Convolution, inputs: Inputs) -> Call | None:
+    work = measured.work
+    if not (_dilates(measured) and _is_one_plain_image(work) and len(work.kernel) == 4):
+        return None
+    if work.dtype != "float32" or work.terms * 4 > _MOST_BYTES or measured.mode == "provenance":
+        return None  # it holds all terms at once
+    from kornia.morphology import dilation
+
+    flat = inputs.tensors[1][0, 0] * 0 + 1
+    return _torch_call(
+        measured, inputs, lambda img, krn: dilation(img, flat, structuring_element=krn[0, 0])
+    )
+
+
+def _max_pool2d(measured: Convolution, inputs: Inputs) -> Call | None:
+    work = measured.work
+    depthwise = work.groups == work.image[1] and work.kernel[1] == 1 and len(work.kernel) == 4
+    odd = all(size % 2 for size in work.kernel[2:])
+    if not (_dilates(measured) and depthwise and odd and measured.mode != "provenance"):
+        return None
+    if work.dtype not in ("float32", "float64", "float16") or work.kernel[2] > 31:
+        return None
+    from torch.nn.functional import max_pool2d
+
+    padding = work.dilation * (work.kernel[2] // 2)
+    return _torch_call(
+        measured, inputs,
+        lambda img, _: max_pool2d(img, work.kernel[2], work.stride, padding, work.dilation),
+    )  # fmt: skip
+
+
+def _conv2d(measured: Convolution, inputs: Inputs) -> Call | None:
+    work = measured.work
+    sums = work.semifield.accumulator != "select"
+    if not sums or len(work.kernel) != 4 or measured.mode == "provenance":
+        return None
+    if work.kernel[2] > 11:  # nobody convolves so by taps
+        return None
+    from torch.nn.functional import conv2d
+
+    padding = work.dilation * (work.kernel[2] // 2)
+    return _torch_call(
+        measured, inputs,
+        lambda img, krn: conv2d(img, krn, None, work.stride, padding, work.dilation, work.groups),
+    )  # fmt: skip
+
+
+def _broadcast(measured: Convolution, inputs: Inputs, compiled: bool) -> Call | None:
+    work = measured.work
+    made = _seed_semifield("BroadcastSemifield", work)
+    if made is None or measured.mode == "provenance" or len(work.kernel) != 4:
+        return None
+    if work.dtype != "float32" or work.terms * 4 * 2 > _MOST_BYTES:
+        return None  # it holds all terms at once
+    import torch
+
+    peer = made.dynamic()
+    if compiled:
+        if not any(goal.of == works.COMPILED for goal in measured.goals):
+            return None  # its compilation takes up to half a minute
+        peer = torch.compile(peer)
+    return _torch_call(measured, inputs, lambda img, krn: peer(img, krn, **work.arguments))
+
+
+def _fused(measured: Convolution, inputs: Inputs) -> Call | None:
+    work = measured.work
+    made = _seed_semifield("SelectSemifield", work) or _seed_semifield("SubtractSemifield", work)
+    if made is None or measured.mode == "provenance" or len(work.kernel) != 4:
+        return None
+    if work.dtype != "float32":
+        return None
+    peer = made.dynamic()
+    return _torch_call(measured, inputs, lambda img, krn: peer(img, krn, **work.arguments))
+
+
+def _seed_semifield(kind: str, work: Work) -> Any | None:
+    """pytorch_nd_semiconv's semifield of that class which means ours."""
+    import pytorch_nd_semiconv
+
+    makers: dict[Any, Callable[[Any], Any]] = {
+        sc.SelectSemifield.tropical_max(): lambda made: made.tropical_max(),
+        works.LOG: lambda made: made.log(works.LOG.parameter),
+        works.ROOT: lambda made: made.root(works.ROOT.parameter),
+        works.LINEAR: lambda made: made.linear(),
+    }
+    made, make = getattr(pytorch_nd_semiconv, kind), makers.get(work.semifield)
+    selects = work.semifield.accumulator == "select"
+    if make is None or (kind, selects) in (("SelectSemifield", False), ("SubtractSemifield", True)):
+        return None
+    return make(made)
+
+
+def _none(measured: Convolution, inputs: Inputs) -> Call | None:
+    return None
+
+
+_PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
+    works.SCIPY: _scipy,
+    works.CUPYX: _scipy,
+    works.OPENCV: _none,  # flat dilations only
+    works.SKIMAGE: _none,
+    works.KORNIA: _kornia,
+    works.POOLING: _max_pool2d,
+    works.CONV2D: _conv2d,
+    works.EAGER: lambda measured, inputs: _broadcast(measured, inputs, compiled=False),
+    works.COMPILED: lambda measured, inputs: _broadcast(measured, inputs, compiled=True),
+    works.FUSED: _fused,
+}
+
+
+# ---- filters -------------------------------------------------------------------------------------
+
+
+def _filter_calls(
+    measured: Filter, device: Device, seed: int, missing: list[str]
+) -> Iterator[tuple[str, Call]]:
+    array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
+    function, arguments = measured.function, measured.arguments
+    given = (array - np.float32(0.02), array) if function == "reconstruction" else (array,)
+    if device == "gpu":
+        given = tuple(map(_there, given))
+    ours = getattr(ndimage, function, None) or getattr(sc, function)
+    yield OURS, lambda: ours(*given, **arguments)
+    for name in (works.CUPYX,) if device == "gpu" else (works.SCIPY,):
+        peer = None if name in missing else importlib.import_module(name)
+        if hasattr(peer, function):
+            theirs = getattr(peer, function)
+            there = {
+                key: _there(value) if device == "gpu" and isinstance(value, np.ndarray) else value
+                for key, value in arguments.items()
+            }
+            yield name, lambda theirs=theirs, there=there: theirs(*given, **there)  # type: ignore[misc]
+    if device == "gpu":
+        return
+    if works.OPENCV not in missing and array.ndim == 2 and array.dtype != bool:
+        element = _flat_element(measured)
+        if element is not None:
+            import cv2
+
+            yield works.OPENCV, lambda: cv2.dilate(array, element)
+    if works.SKIMAGE not in missing:
+        import skimage.morphology
+        import skimage.restoration
+
+        if function == "reconstruction":
+            yield works.SKIMAGE, lambda: skimage.morphology.reconstruction(*given)
+        elif function == "rolling_ball":
+            yield works.SKIMAGE, lambda: skimage.restoration.rolling_ball(array, **arguments)
+        elif "footprint" in arguments:
+            footprint = arguments["footprint"]
+            yield works.SKIMAGE, lambda: skimage.morphology.dilation(array, footprint)
+
+
+def _flat_element(measured: Filter) -> np.ndarray | None:
+    """OpenCV's structuring element."""
+    if measured.function == "maximum_filter":
+        return np.ones((measured.arguments["size"],) * 2, np.uint8)
+    footprint = measured.arguments.get("footprint")
+    return None if footprint is None else footprint.astype(np.uint8)
+
+
+def sets_of_inputs(measured: Convolution | Filter, cache: int) -> int:
+    """How many sets of inputs are larger than twice a cache together; small ones stay one."""
+    if measured.bytes < 2**20:
+        return 1  # such a call is all overhead
+    return max(1, min(8, math.ceil(2 * cache / measured.bytes)))
