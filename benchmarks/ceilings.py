@@ -24,7 +24,7 @@ _CPU_RATES = (
     *("products float32", "products float64"),
 )
 # One term of each rate on a GPU: the type, its NumPy dtype, how many terms a value holds.
-_GPU_RATES = {
+GPU_RATES = {
     "pairs float32": ("float", np.float32, 1, "fmaxf(acc + y, z)"),
     "pairs float16": ("unsigned", np.uint32, 2, "pairs_of_halves(acc, y, z)"),
     "pairs float64": ("double", np.float64, 1, "fmax(acc + y, z)"),
@@ -56,7 +56,7 @@ def of_cpu(clock: Clock, seconds: float) -> dict[str, float]:
 
 def gpu_kernel(rate: str) -> KernelSource:
     """The kernel whose inner loop is nothing but terms of one rate."""
-    kind, _, _, step = _GPU_RATES[rate]
+    kind, _, _, step = GPU_RATES[rate]
     name = f"ceiling_{rate.replace(' ', '_')}"
     macros = {"SEMICONV_KERNEL": name, "VALUE": kind, "STEP(acc, y, z)": step}
     defines = "".join(f"#define {macro} {text}\n" for macro, text in macros.items())
@@ -72,7 +72,7 @@ def of_gpu(clock: Clock, seconds: float) -> dict[str, float]:
     copying = alternate({COPY: lambda: cupy.copyto(target, source)}, clock, seconds)
     found = {COPY: 2 * source.nbytes / copying[COPY].median}
     blocks = 16 * cupy.cuda.Device().attributes["MultiProcessorCount"]
-    for rate, (_, dtype, terms, _) in _GPU_RATES.items():
+    for rate, (_, dtype, terms, _) in GPU_RATES.items():
         made = gpu_kernel(rate)
         kernel = cupy.RawKernel(made.text, made.name, made.options)
         out, constant = cupy.zeros(CHAINS * THREADS, dtype), np.dtype(dtype).type(0)

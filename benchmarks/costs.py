@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import semiconv_cupy as sc
+from benchmarks.peers import PLACES
 from benchmarks.timing import alternate, wall
 from benchmarks.works import Device, Goal
 
@@ -63,7 +64,7 @@ def _tensor_calls(device: Device) -> Iterator[Cost]:
 
     from torch_bridge.functional import semifield_conv
 
-    place = "cuda" if device == "gpu" else "cpu"
+    place = PLACES[device]
     img, krn = torch.ones(1, 1, 8, 8, device=place), torch.zeros(1, 1, 3, 3, device=place)
     recorded = krn.clone().requires_grad_()
     for name, kernel in (("torch call on 1x1x8x8", krn), ("the same, recorded", recorded)):

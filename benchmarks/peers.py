@@ -45,6 +45,7 @@ _BY_DEVICE: dict[Device, tuple[str, ...]] = {
         *(works.EAGER, works.COMPILED, works.FUSED),
     ),
 }
+PLACES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}  # as torch names them
 _MOST_BYTES = 2 * 2**30  # that a peer may hold at once
 
 
@@ -81,7 +82,7 @@ class Inputs:
         """torch's, on the device."""
         import torch
 
-        place = "cuda" if self.device == "gpu" else "cpu"
+        place = PLACES[self.device]
         img, krn = (torch.from_numpy(array).to(place) for array in (self.img, self.krn))
         return img, krn
 
@@ -227,12 +228,13 @@ def _max_pool2d(measured: Convolution, inputs: Inputs) -> Call | None:
         return None
     if work.dtype not in ("float32", "float64", "float16") or work.kernel[2] > 31:
         return None
+    if work.dilation > 1:  # it pads by half a window at most
+        return None
     from torch.nn.functional import max_pool2d
 
-    padding = work.dilation * (work.kernel[2] // 2)
+    size = work.kernel[2]
     return _torch_call(
-        measured, inputs,
-        lambda img, _: max_pool2d(img, work.kernel[2], work.stride, padding, work.dilation),
+        measured, inputs, lambda img, _: max_pool2d(img, size, work.stride, size // 2)
     )  # fmt: skip
 
 
