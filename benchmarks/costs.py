@@ -60,11 +60,18 @@ def costs(device: Device, missing: list[str]) -> Iterator[Cost]:
 
 
 def _tensor_calls(device: Device) -> Iterator[Cost]:
+    """Costs of what goes through torch."""
     import torch
 
     from torch_bridge.functional import semifield_conv
 
     place = PLACES[device]
+    yield Cost(
+        "extra memory, 31x31 on 2048^2, fwd + bwd",
+        "x (input + output)",
+        Goal(VALUE),
+        _gpu_training_memory if device == "gpu" else lambda: float(_python(_TRAINING_MEMORY, "31")),
+    )
     img, krn = torch.ones(1, 1, 8, 8, device=place), torch.zeros(1, 1, 3, 3, device=place)
     recorded = krn.clone().requires_grad_()
     for name, kernel in (("torch call on 1x1x8x8", krn), ("the same, recorded", recorded)):
@@ -130,6 +137,44 @@ def _gpu_memory(size: int) -> float:
     before = pool.total_bytes()
     out = sc.semifield_conv(img, krn, "tropical_max", padding="same")
     return float((pool.total_bytes() - before - out.nbytes) / (img.nbytes + out.nbytes))
+
+
+_TRAINING_MEMORY = """
+import sys
+import torch
+from torch_bridge.functional import semifield_conv
+
+def resident(what):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
+
+def step(n, size):
+    img = torch.rand(1, 1, n, n, requires_grad=True)
+    krn = torch.rand(1, 1, size, size, requires_grad=True)
+    before = resident("VmRSS")
+    semifield_conv(img, krn, "tropical_max", padding="same").sum().backward()
+    return before, 4 * n * n
+
+step(64, 3)  # loads the libraries
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+before, image = step(2048, int(sys.argv[1]))
+print((resident("VmHWM") - before - image) / (2 * image))
+"""
+
+
+def _gpu_training_memory() -> float:
+    """What torch's allocator grows by at its peak beyond the result."""
+    import torch
+
+    from torch_bridge.functional import semifield_conv
+
+    img = torch.rand(1, 1, 2048, 2048, device="cuda", requires_grad=True)
+    krn = torch.rand(1, 1, 31, 31, device="cuda", requires_grad=True)
+    torch.cuda.reset_peak_memory_stats()
+    before, image = torch.cuda.memory_allocated(), 4 * img.numel()
+    semifield_conv(img, krn, "tropical_max", padding="same").sum().backward()
+    return (torch.cuda.max_memory_allocated() - before - image) / (2 * image)
 
 
 _START = """

@@ -1,7 +1,7 @@
 """How each peer does a work: which are installed, what they serve, the very call.
 
-A peer that does not serve a work says so by None. Ours are here, too. Inputs come from one random
-generator and reach every library as its own arrays.
+A maker makes a peer's call, or None where the peer does not serve the work. Ours are here, too.
+Inputs come from one random generator and reach every library as its own arrays.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from semiconv_cupy import conv, ndimage
 from semiconv_cupy.backends.launches import Work
 from semiconv_cupy.residual import residual_of
 
+Maker = Callable[[], Call | None]
 OURS = "ours"
 _MODULES = {
     works.SCIPY: "scipy.ndimage",
@@ -103,19 +104,17 @@ def _there(array: Any) -> Any:
 
 def calls(
     measured: Convolution | Filter, device: Device, seed: int, missing: list[str]
-) -> dict[str, Call]:
-    """Ours and each installed peer's call that does this work; what they need lies ready."""
+) -> dict[str, Maker]:
+    """Ours and each installed peer's way to do this work: what makes the call ready to be timed."""
     if isinstance(measured, Filter):
         return dict(_filter_calls(measured, device, seed, missing))
     inputs = Inputs(measured.work, device, seed)
-    found = {OURS: _ours(measured, inputs)}
+    found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":
-        found[works.PLAIN] = _forward_into(measured.work, inputs, remembering=False)
+        found[works.PLAIN] = lambda: _forward_into(measured.work, inputs, remembering=False)
     for peer in _BY_DEVICE[device]:
         if peer not in missing:
-            call = _PEERS[peer](measured, inputs)
-            if call is not None:
-                found[peer] = call
+            found[peer] = partial(_PEERS[peer], measured, inputs)
     return found
 
 
@@ -299,15 +298,15 @@ def _seed_semifield(kind: str, work: Work) -> Any | None:
     return make(made)
 
 
-def _none(measured: Convolution, inputs: Inputs) -> Call | None:
+def _flat_only(measured: Convolution, inputs: Inputs) -> Call | None:
     return None
 
 
 _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
     works.SCIPY: _scipy,
     works.CUPYX: _scipy,
-    works.OPENCV: _none,  # flat dilations only
-    works.SKIMAGE: _none,
+    works.OPENCV: _flat_only,
+    works.SKIMAGE: _flat_only,
     works.KORNIA: _kornia,
     works.POOLING: _max_pool2d,
     works.CONV2D: _conv2d,
@@ -322,42 +321,59 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
 
 def _filter_calls(
     measured: Filter, device: Device, seed: int, missing: list[str]
-) -> Iterator[tuple[str, Call]]:
+) -> Iterator[tuple[str, Maker]]:
     array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
-    function, arguments = measured.function, measured.arguments
-    given = (array - np.float32(0.02), array) if function == "reconstruction" else (array,)
+    given = (array,)
+    if measured.function == "reconstruction":
+        given = (array - np.float32(0.02), array)
     if device == "gpu":
         given = tuple(map(_there, given))
-    ours = getattr(ndimage, function, None) or getattr(sc, function)
-    yield OURS, lambda: ours(*given, **arguments)
-    for name in (works.CUPYX,) if device == "gpu" else (works.SCIPY,):
-        peer = None if name in missing else importlib.import_module(name)
-        if hasattr(peer, function):
-            theirs = getattr(peer, function)
-            there = {
-                key: _there(value) if device == "gpu" and isinstance(value, np.ndarray) else value
-                for key, value in arguments.items()
-            }
-            yield name, lambda theirs=theirs, there=there: theirs(*given, **there)  # type: ignore[misc]
+    ours = getattr(ndimage, measured.function, None) or getattr(sc, measured.function)
+    yield OURS, lambda: partial(ours, *given, **measured.arguments)
     if device == "gpu":
-        return
-    if works.OPENCV not in missing and array.ndim == 2 and array.dtype != bool:
-        element = _flat_element(measured)
-        if element is not None:
-            import cv2
+        makers = {works.CUPYX: _scipy_filter}
+    else:
+        makers = {
+            works.SCIPY: _scipy_filter,
+            works.OPENCV: _opencv_filter,
+            works.SKIMAGE: _skimage_filter,
+        }
+    for peer, maker in makers.items():
+        if peer not in missing:
+            yield peer, partial(maker, measured, given)
 
-            yield works.OPENCV, lambda: cv2.dilate(array, element)
-    if works.SKIMAGE not in missing:
-        import skimage.morphology
-        import skimage.restoration
 
-        if function == "reconstruction":
-            yield works.SKIMAGE, lambda: skimage.morphology.reconstruction(*given)
-        elif function == "rolling_ball":
-            yield works.SKIMAGE, lambda: skimage.restoration.rolling_ball(array, **arguments)
-        elif "footprint" in arguments:
-            footprint = arguments["footprint"]
-            yield works.SKIMAGE, lambda: skimage.morphology.dilation(array, footprint)
+def _scipy_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
+    there = not isinstance(given[0], np.ndarray)
+    peer = importlib.import_module(works.CUPYX if there else works.SCIPY)
+    function = getattr(peer, measured.function, None)
+    arguments = {
+        name: _there(np.asarray(value)) if there and isinstance(value, np.ndarray) else value
+        for name, value in measured.arguments.items()
+    }
+    return function and partial(function, *given, **arguments)
+
+
+def _opencv_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
+    import cv2
+
+    element = _flat_element(measured)
+    if element is None or given[0].ndim != 2 or given[0].dtype == bool:
+        return None
+    return partial(cv2.dilate, given[0], element)
+
+
+def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
+    import skimage.morphology
+    import skimage.restoration
+
+    if measured.function == "reconstruction":
+        return partial(skimage.morphology.reconstruction, *given)
+    if measured.function == "rolling_ball":
+        return partial(skimage.restoration.rolling_ball, *given, **measured.arguments)
+    if "footprint" in measured.arguments:
+        return partial(skimage.morphology.dilation, *given, measured.arguments["footprint"])
+    return None
 
 
 def _flat_element(measured: Filter) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +41,9 @@ class Bench:
     missing: list[str]
     cache: int = 0
     machine: model.Machine | None = None
-    calls: Callable[[Convolution | Filter, Device, int, list[str]], dict[str, Call]] = peers.calls
+    calls: Callable[[Convolution | Filter, Device, int, list[str]], dict[str, peers.Maker]] = (
+        peers.calls
+    )
     between: Callable[[], None] = field(default=lambda: None)  # two works
 
     @property
@@ -48,14 +51,29 @@ class Bench:
         """On a CPU others' work only ever adds; a GPU is ours alone."""
         return "best" if self.device == "cpu" else "median"
 
-    def time(self, measured: Convolution | Filter, only: Iterable[str] = ()) -> dict[str, float]:
-        """Seconds of ours and of each peer's call; `only` these, if any are named."""
+    def time(
+        self, measured: Convolution | Filter, only: Iterable[str] = ()
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Seconds of ours and of each peer's call (`only` these, if named), and who failed how."""
         sets = peers.sets_of_inputs(measured, self.cache)
-        made = [self.calls(measured, self.device, seed, self.missing) for seed in range(sets)]
-        names = [name for name in made[0] if not only or name in only]
-        calls = {name: in_turn([each[name] for each in made]) for name in names}
+        makers = [self.calls(measured, self.device, seed, self.missing) for seed in range(sets)]
+        calls: dict[str, Call] = {}
+        failures = {}
+        for name in makers[0]:
+            if only and name not in only:
+                continue
+            try:
+                made = [call for each in makers if (call := each[name]()) is not None]
+                if made:
+                    made[0]()
+                    calls[name] = in_turn(made)
+            except Exception as error:
+                # A peer may fail in any way of its own; that is no reason to lose the others.
+                if name == OURS:
+                    raise
+                failures[name] = f"{type(error).__name__}: {error}"
         times: dict[str, Times] = alternate(calls, self.clock, self.seconds)
-        return {name: getattr(found, self.statistic) for name, found in times.items()}
+        return {name: getattr(found, self.statistic) for name, found in times.items()}, failures
 
 
 def bench_of_cpu(seconds: float) -> Bench:
@@ -67,6 +85,11 @@ def bench_of_gpu(seconds: float) -> Bench:
     """The current GPU."""
     import cupy
 
+    missing = peers.absent("gpu")
+    if works.CONV2D not in missing:
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32 for everyone
     clock, device = Events(), cupy.cuda.Device()
     found = ceilings.of_gpu(clock, seconds)
     arch = f"sm_{device.compute_capability}"
@@ -86,7 +109,6 @@ def bench_of_gpu(seconds: float) -> Bench:
 
             torch.cuda.empty_cache()
 
-    missing = peers.absent("gpu")
     cache = device.attributes["L2CacheSize"]
     return Bench(
         "gpu", clock, seconds, found, missing, cache, machine, between=between
@@ -96,7 +118,12 @@ def bench_of_gpu(seconds: float) -> Bench:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def row(measured: Convolution | Filter, times: Mapping[str, float], bench: Bench) -> Report:
+def row(
+    measured: Convolution | Filter,
+    times: Mapping[str, float],
+    failures: Mapping[str, str],
+    bench: Bench,
+) -> Report:
     """One work's line: times, ratios, the limit and the share of it, the goals."""
     ours = times[OURS]
     theirs = {name: seconds for name, seconds in times.items() if name != OURS}
@@ -113,6 +140,7 @@ def row(measured: Convolution | Filter, times: Mapping[str, float], bench: Bench
         "seconds": ours,
         "peers": theirs,
         "ratios": ratios,
+        "failures": dict(failures),
         "limit": limit,
         "bound": bound,
         "share": limit / ours,
@@ -139,10 +167,9 @@ def measure(
             skipped.append(measured.name)
             continue
         try:
-            found = row(measured, bench.time(measured), bench)
+            found = row(measured, *bench.time(measured), bench)
         except Exception as error:
-            # A peer may fail in ways of its own, and so may we; hours of a machine are not to be
-            # lost for it: the row says it, and the run's exit status.
+            # One work's failure, too, costs only its row; the exit status tells.
             found = {"work": measured.name, "error": f"{type(error).__name__}: {error}"}
         rows.append(found)
         say(found)
@@ -198,7 +225,7 @@ def measure_growth(bench: Bench, selected: Iterable[Growth]) -> list[Report]:
             only = [name for name in wanted if name not in slow]
             if not only or OURS in slow:
                 break
-            for name, seconds in bench.time(measured, only).items():
+            for name, seconds in bench.time(measured, only)[0].items():
                 series.setdefault(name, []).append((at, seconds))
                 if seconds > TOO_SLOW:
                     slow.add(name)
@@ -230,7 +257,11 @@ def facts(device: Device) -> Report:
 
         runtime = cupy.cuda.runtime
         found["device"] = runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-        found["driver"], found["runtime"] = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        found["CUDA of the driver"] = runtime.driverGetVersion()
+        found["CUDA runtime"] = runtime.runtimeGetVersion()
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        if shutil.which(query[0]):
+            found["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
         return found
     lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model name")]

@@ -19,6 +19,8 @@ def line(found: Report) -> str:
             f"{found['work']:46} {duration(found['seconds']):>9}  {found['share']:5.0%} of "
             f"{duration(found['limit']):>8} ({found['bound']})  {ratios}"
         )
+        for peer, error in found["failures"].items():
+            text += f"  {peer} failed: {error.splitlines()[0][:80]}"
     for goal in found["goals"]:
         text += f"  [{goal['goal']}: {_verdict(goal)}]"
     return text.rstrip()
@@ -47,7 +49,7 @@ def heading(report: Report) -> str:
     ceilings = ", ".join(f"{name} {value:.3g}" for name, value in report["ceilings"].items())
     lines = [
         f"{report['facts']['device']}; times are each the {report['statistic']} of calls in turns; "
-        "a ratio is the peer's time over ours",
+        "a ratio is the peer's time over ours; what stays in a cache may exceed a copy's limit",
         f"ceilings: {ceilings}",
     ]
     if report["absent"]:

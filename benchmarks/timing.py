@@ -42,7 +42,7 @@ class Events:
 
     def __call__(self, call: Call) -> float:
         once = self._time(call, 1)
-        return once if once > 5e-4 else self._time(call, min(50, int(5e-4 / once) + 1))
+        return once if once > 5e-4 else self._time(call, min(50, int(5e-4 / max(once, 1e-6)) + 1))
 
     def _time(self, call: Call, repeats: int) -> float:
         self._begin.record()

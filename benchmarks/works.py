@@ -95,7 +95,7 @@ class Convolution:
 
     @property
     def operations(self) -> int:
-        """The fewest terms: separable structuring functions need the sum of their sizes only."""
+        """Terms of all windows."""
         return self.work.terms
 
 

@@ -78,6 +78,7 @@ def rehearse(measured, device):
     bench = run.Bench(device, Counting(), 0.0, CEILINGS, [*peers.absent(device), *left_out])
     [found], skipped = run.measure(bench, [small(measured)], lambda _: None)
     assert "error" not in found, found["error"]
+    assert found["failures"] == {}
     assert not skipped
     json.dumps(found)
     assert table.line(found).startswith(measured.name)
@@ -115,7 +116,7 @@ BYTES = 4 * (1000 + 9 + 1000)
 
 def row_of(measured, **times):
     bench = run.Bench("gpu", Counting(), 0.0, CEILINGS, [])
-    return run.row(measured, {"ours": times.pop("ours"), **times}, bench)
+    return run.row(measured, times, {}, bench)
 
 
 def test_ratio_limit_and_verdict():
@@ -159,14 +160,25 @@ def test_model_times_are_held_against(monkeypatch):
     assert run.model_rows(bench, rows) == "no nvdisasm"
 
 
-def test_a_failing_work_is_a_row_and_a_late_one_is_named():
-    def fail(measured, device, seed, missing):
-        raise MemoryError("too much")
+def failing():
+    raise MemoryError("too much")
 
-    bench = run.Bench("cpu", Counting(), 0.0, CEILINGS, [], calls=fail)
-    [found], _ = run.measure(bench, [Convolution(WORK)], lambda _: None)
-    assert found == {"work": "w", "error": "MemoryError: too much"}
-    assert run.measure(bench, [Convolution(WORK)], lambda _: None, until=0) == ([], ["w"])
+
+def test_failures_cost_one_row_and_a_late_work_is_named():
+    def bench(**makers):
+        return run.Bench("cpu", Counting(), 0.0, CEILINGS, [], calls=lambda *_: makers)
+
+    def works_well():
+        return lambda: None
+
+    for maker in (failing, lambda: failing):  # while it is made ready, while it runs
+        [found], _ = run.measure(bench(ours=works_well, cv2=maker), [Convolution(WORK)], print)
+        assert found["seconds"] > 0
+        assert found["failures"] == {"cv2": "MemoryError: too much"}
+        assert "cv2 failed: MemoryError" in table.line(found)
+        [found], _ = run.measure(bench(ours=maker, cv2=works_well), [Convolution(WORK)], print)
+        assert found == {"work": "w", "error": "MemoryError: too much"}
+    assert run.measure(bench(), [Convolution(WORK)], print, until=0) == ([], ["w"])
 
 
 # ---- clocks --------------------------------------------------------------------------------------
@@ -230,7 +242,7 @@ def little(monkeypatch):
     grown = {n: Work("", (1, 1, n, n), (1, 1, 3, 3)) for n in (8, 16)}
 
     def calls(measured, device, seed, missing):
-        return {name: lambda: None for name in ("ours", "cv2")}
+        return {name: lambda: lambda: None for name in ("ours", "cv2")}
 
     bench = run.Bench("cpu", lambda call: 0.01, 0.0, CEILINGS, ["kornia"], calls=calls)
     monkeypatch.setattr(run, "bench_of_cpu", lambda seconds: bench)
