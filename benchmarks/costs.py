@@ -74,7 +74,10 @@ def _tensor_calls(device: Device) -> Iterator[Cost]:
     )
     img, krn = torch.ones(1, 1, 8, 8, device=place), torch.zeros(1, 1, 3, 3, device=place)
     recorded = krn.clone().requires_grad_()
-    for name, kernel in (("torch call on 1x1x8x8", krn), ("the same, recorded", recorded)):
+    for name, kernel in (
+        ("torch call on 1x1x8x8", krn),
+        ("torch call on 1x1x8x8, recorded", recorded),
+    ):
         yield Cost(
             name, "us", Goal(VALUE, most=60),
             lambda kernel=kernel: _overhead(  # type: ignore[misc]

@@ -96,10 +96,12 @@ def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) ->
     return random.random(shape, np.float32).astype(dtype, copy=False)
 
 
-def _there(array: Any) -> Any:
-    import cupy
+def _array_module(device: Device) -> Any:
+    return importlib.import_module("cupy") if device == "gpu" else np
 
-    return cupy.asarray(array)
+
+def _there(array: Any) -> Any:
+    return _array_module("gpu").asarray(array)
 
 
 def calls(
@@ -137,10 +139,8 @@ def _ours(measured: Convolution, inputs: Inputs) -> Call:
 
 def _forward_into(work: Work, inputs: Inputs, remembering: bool) -> Call:
     """The core's forward pass, its arrays allocated in the call."""
-    geometry, xp = work.geometry, np
+    geometry, xp = work.geometry, _array_module(inputs.device)
     img, krn = inputs.arrays
-    if inputs.device == "gpu":
-        import cupy as xp
     described = residual_of(work.semifield, work.dtype, geometry)
     assert described is not None
 
@@ -323,7 +323,7 @@ def _filter_calls(
     measured: Filter, device: Device, seed: int, missing: list[str]
 ) -> Iterator[tuple[str, Maker]]:
     array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
-    given = (array,)
+    given: tuple[Any, ...] = (array,)
     if measured.function == "reconstruction":
         given = (array - np.float32(0.02), array)
     if device == "gpu":
@@ -364,15 +364,15 @@ def _opencv_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
 
 
 def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    import skimage.morphology
-    import skimage.restoration
+    from skimage.morphology import dilation, reconstruction
+    from skimage.restoration import rolling_ball
 
     if measured.function == "reconstruction":
-        return partial(skimage.morphology.reconstruction, *given)
+        return partial(reconstruction, *given)
     if measured.function == "rolling_ball":
-        return partial(skimage.restoration.rolling_ball, *given, **measured.arguments)
+        return partial(rolling_ball, *given, **measured.arguments)
     if "footprint" in measured.arguments:
-        return partial(skimage.morphology.dilation, *given, measured.arguments["footprint"])
+        return partial(dilation, *given, measured.arguments["footprint"])
     return None
 
 

@@ -31,6 +31,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
             label=f"~ {growth['axis']}" + (f"^{power:g}" if power != 1 else ""),
         )  # fmt: skip
         axes.set(xlabel=growth["axis"], ylabel="seconds", title=growth["name"])
+        axes.set_xscale("log", base=2)
         axes.grid(which="both", alpha=0.2)
         axes.legend(fontsize="small")
         path = folder / f"growth_{re.sub(r'[^a-z0-9]+', '_', growth['name'].lower())}.png"

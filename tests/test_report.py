@@ -12,6 +12,7 @@ import pytest
 from kernels_cu import folder, model, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends import launches as launches_module
 from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
 
 TOY = r"""
@@ -365,6 +366,18 @@ def test_report_of_good_kernels(library, ships, capsys, tmp_path):
     assert [kernel["name"] for kernel in json.loads(path.read_text())["kernels"]] == [
         *("staged", "staged", "indexed", "indexed")
     ]
+
+
+def test_model_times_of_works(library, disassembler, ships, capsys, monkeypatch, tmp_path):
+    ships(Toy("staged"))
+    monkeypatch.setattr(launches_module, "STANDARD_WORKS", STANDARD_WORKS[:1])
+    path = tmp_path / "report.json"
+    assert main(["report", "--arch", "sm_90", "--works", "--json", str(path)]) == 0
+    [(name, told)] = json.loads(path.read_text())["works"].items()
+    assert name in capsys.readouterr().out
+    pairs = 8 * 64 * 128**2 * 64 * 9
+    assert told["limit"] == pytest.approx(pairs / (64 * 132 * 1.755e9))
+    assert told["limit"] <= told["computing"] < 2 * told["limit"]
 
 
 @pytest.mark.parametrize(
