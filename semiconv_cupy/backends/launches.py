@@ -117,6 +117,10 @@ class Recorder:
         """Memory that nothing touches."""
         return np.empty(shape, dtype)
 
+    def address(self, array: np.ndarray) -> int:
+        """As aligned as memory of a GPU is."""
+        return 0
+
 
 def launches(work: Work) -> list[Launch]:
     """The launches of a work's forward pass.
