@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+Call = Callable[[], object]
+SLOW = 1.0  # seconds: a call that takes longer is timed once
 
 
-def best_times(*calls: Callable[[], object], seconds: float = 1.0, most: int = 200) -> list[float]:
-    """The best time of each call in seconds; at least three rounds, then as many as fit."""
-    for call in calls:
-        call()
-    times: list[list[float]] = [[] for _ in calls]
-    until = time.perf_counter() + seconds
-    while len(times[0]) < 3 or (time.perf_counter() < until and len(times[0]) < most):
-        for call, found in zip(calls, times, strict=True):
-            begin = time.perf_counter()
+class Clock(Protocol):
+    """Seconds that a call takes, and when a run has to end."""
+
+    def __call__(self, call: Call) -> float: ...
+
+
+class Times(NamedTuple):
+    """What was measured of one call, in seconds."""
+
+    best: float
+    median: float
+
+
+def wall(call: Call) -> float:
+    """The CPU's clock."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+class Events:
+    """The GPU's clock: events around as many calls as fill half a millisecond."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._begin, self._end = cupy.cuda.Event(), cupy.cuda.Event()
+        self._elapsed: Callable[[Any, Any], float] = cupy.cuda.get_elapsed_time
+
+    def __call__(self, call: Call) -> float:
+        once = self._time(call, 1)
+        return once if once > 5e-4 else self._time(call, min(50, int(5e-4 / max(once, 1e-6)) + 1))
+
+    def _time(self, call: Call, repeats: int) -> float:
+        self._begin.record()
+        for _ in range(repeats):
             call()
-            found.append(time.perf_counter() - begin)
-    return [min(found) for found in times]
+        self._end.record()
+        self._end.synchronize()
+        return 1e-3 * self._elapsed(self._begin, self._end) / repeats
+
+
+def alternate(
+    calls: Mapping[str, Call], clock: Clock, seconds: float, most: int = 200
+) -> dict[str, Times]:
+    """Time calls in turns, for about so many seconds each; at least three rounds.
+
+    Every call runs once before, to compile and to load. One that is then slow is timed once.
+    """
+    first = {name: clock(call) for name, call in calls.items()}
+    found = {name: [clock(calls[name])] for name in calls}
+    quick = [name for name in calls if min(first[name], *found[name]) <= SLOW]
+    until = time.perf_counter() + seconds * len(quick)
+    rounds = 1
+    while quick and (rounds < 3 or (time.perf_counter() < until and rounds < most)):
+        for name in quick:
+            found[name].append(clock(calls[name]))
+        rounds += 1
+    return {name: Times(min(times), statistics.median(times)) for name, times in found.items()}
+
+
+def in_turn(calls: list[Call]) -> Call:
+    """One call that runs the next of several at each time: sets of inputs larger than a cache."""
+    if len(calls) == 1:
+        return calls[0]
+    state = {"next": 0}
+
+    def run() -> object:
+        state["next"] = (state["next"] + 1) % len(calls)
+        return calls[state["next"]]()
+
+    return run

@@ -1,13 +1,15 @@
-"""The report on every CUDA kernel, compiled without a GPU: registers, memory, spills, SASS mix.
+"""The report on every CUDA kernel, compiled without a GPU: resources, inner loops, model times.
 
-``python -m kernels_cu report`` and the tests call this. Only the core knows which kernels ship:
-`main` asks it when it runs, and nothing else here does.
+``python -m kernels_cu report`` and the tests call this; what the figures mean is said in model.py.
+Only the core knows which kernels ship and what a work launches: `main` asks it when it runs, and
+nothing else here does.
 """
 
 import argparse
 import dataclasses
 import functools
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -16,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
-from kernels_cu import nvrtc, sass
+from kernels_cu import model, nvrtc, sass
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 
@@ -33,6 +35,40 @@ class KernelSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Inner:
+    """A kernel's inner loop: its instructions, the semifield's own share of them, the occupancy.
+
+    The occupancy is that of blocks of the kernel's launch bounds; shared memory that a launch asks
+    for is not in it.
+    """
+
+    counts: Mapping[str, int]
+    of_arithmetic: float
+    of_issued: float
+    occupancy: float
+
+
+class Launch(Protocol):
+    """One launch of a work (semiconv_cupy.backends.launches.Launch is one)."""
+
+    @property
+    def source(self) -> KernelSource: ...
+    @property
+    def grid(self) -> tuple[int, ...]: ...
+
+
+class Work(Protocol):
+    """A convolution to be modelled (semiconv_cupy.backends.launches.Work is one)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def terms(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One kernel on one architecture: its resources, or the reason why there are none."""
 
@@ -40,7 +76,7 @@ class Row:
     arch: str
     resources: nvrtc.Resources | None
     error: str | None = None
-    mix: sass.Mix | None = None
+    inner: Inner | None = None
 
     @property
     def failed(self) -> bool:
@@ -63,7 +99,7 @@ def report(
     sources : iterable of KernelSource
     archs : sequence of str
     with_sass : bool
-        Also disassemble, see `sass.mixes`.
+        Also disassemble, for the inner loops.
     workers : int, optional
         Processes; default: one a CPU (NVRTC compiles one program at a time in a process).
     progress : callable
@@ -119,15 +155,56 @@ def _compile(name: str, text: str, options: tuple[str, ...], arch: str, with_sas
     if name not in compiled.kernels:
         has = ", ".join(compiled.kernels) or "none"
         return Row(name, arch, None, f"no kernel of that name in its source, which has {has}")
-    mix = sass.mixes(sass.disassemble(compiled.cubin))[name] if with_sass else None
-    return Row(name, arch, compiled.kernels[name], None, mix)
+    resources = compiled.kernels[name]
+    inner = _inner(name, text, arch, compiled) if with_sass else None
+    return Row(name, arch, resources, None, inner)
+
+
+def _inner(name: str, text: str, arch: str, compiled: nvrtc.Compiled) -> Inner:
+    code = sass.read(sass.disassemble(compiled.cubin))[name]
+    arithmetic = model.arithmetic_of(text)
+    counts = model.inner_loop(code, arithmetic)
+    return Inner(
+        counts,
+        *model.shares(counts, arithmetic),
+        model.occupancy(arch, compiled.kernels[name], code.threads),
+    )
+
+
+def model_work(
+    work: Work, launches: Sequence[Launch], machine: model.Machine = model.H100
+) -> model.ModelTime:
+    """Return the model time of a work that is one launch; not told for several (NaN).
+
+    Raises
+    ------
+    nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError
+    """
+    source, grid = launches[-1].source, launches[-1].grid
+    arithmetic = model.arithmetic_of(source.text)
+    counts: Mapping[str, int] = {}
+    if len(launches) == 1:
+        compiled = _machine_code(source.text, tuple(source.options), machine.arch)
+        code = sass.read(sass.disassemble(compiled.cubin))[source.name]
+        counts = model.inner_loop(code, arithmetic)
+    return model.model_time(work.terms, work.bytes, math.prod(grid), counts, arithmetic, machine)
+
+
+def works_table(times: Mapping[str, model.ModelTime]) -> str:
+    """Return model times in microseconds as text."""
+    lines = [["work", "model us", "limit us", "share", "bound by"]]
+    for name, time in times.items():
+        share = f"{time.limit / time.seconds:.0%}"
+        numbers = [f"{1e6 * seconds:.1f}" for seconds in (time.seconds, time.limit)]
+        lines.append([name, *numbers, share, time.bound])
+    return _aligned(lines, right=range(1, 4))
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as text; the mix, where there is one, is of the longest innermost loop."""
+    """Return the rows as text."""
     heading = ["kernel", "arch", "registers", "shared", "local", "spills"]
-    if any(row.mix for row in rows):
-        heading.append("inner loop")
+    if any(row.inner for row in rows):
+        heading += ["occupancy", "of arithmetic", "of issued", "inner loop"]
     lines = [heading]
     for row in rows:
         line = [row.name, row.arch]
@@ -137,37 +214,47 @@ def table(rows: Sequence[Row]) -> str:
             spilled = row.resources.spill_stores + row.resources.spill_loads
             numbers = (row.resources.registers, row.resources.shared, row.resources.local, spilled)
             line += [str(number) for number in numbers]
-        if row.mix:
-            line.append(_mix_text(row.mix))
+        if row.inner:
+            shares = (row.inner.occupancy, row.inner.of_arithmetic, row.inner.of_issued)
+            line += [*(f"{share:.0%}" for share in shares), _mix(row.inner.counts)]
         lines.append(line + [""] * (len(heading) - len(line)))
+    return _aligned(lines, right=range(2, 9))
+
+
+def _aligned(lines: Sequence[Sequence[str]], right: range) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if 2 <= i <= 5 else cell.ljust(width)
+            cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def _mix_text(mix: sass.Mix) -> str:
-    most = sorted(mix.main.items(), key=lambda item: (-item[1], item[0]))
+def _mix(counts: Mapping[str, int]) -> str:
+    most = sorted(sass.by_opcode(counts).items(), key=lambda item: (-item[1], item[0]))
     text = " ".join(f"{opcode} {count}" for opcode, count in most[:8])
     rest = sum(count for _, count in most[8:])
-    return text + (f" other {rest}" if rest else "") + ("" if mix.loops else " (no loop)")
+    return text + (f" other {rest}" if rest else "")
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    """Return the rows, and the compiler that they come from, as JSON."""
+def as_json(rows: Sequence[Row], works: Mapping[str, model.ModelTime] | None = None) -> str:
+    """Return the rows, the works' model times, and the compiler that all come from, as JSON."""
     library = nvrtc.load()
 
     def plain(row: Row) -> dict[str, object]:
         numbers: Mapping[str, object] = dataclasses.asdict(row.resources) if row.resources else {}
-        mix = row.mix and {"whole": dict(row.mix.whole), "loops": [dict(x) for x in row.mix.loops]}
-        return {"name": row.name, "arch": row.arch, **numbers, "error": row.error, "sass": mix}
+        inner = row.inner and dataclasses.asdict(row.inner)
+        return {"name": row.name, "arch": row.arch, **numbers, "error": row.error, "inner": inner}
 
     version = ".".join(map(str, library.version))
-    return json.dumps({"nvrtc": version, "kernels": [plain(row) for row in rows]}, indent=1) + "\n"
+    report = {
+        "nvrtc": version,
+        "kernels": [plain(row) for row in rows],
+        "works": {name: dataclasses.asdict(time) for name, time in (works or {}).items()},
+    }
+    return json.dumps(report, indent=1) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels_cu", description=__doc__)
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "report",
-        help="registers, shared memory, spills and SASS mix of every kernel, without a GPU",
+        help="resources and inner loops of every kernel, and model times, without a GPU",
     )
     command.add_argument(
         "--arch", nargs="+", default=ARCHITECTURES, help=f"default: {' '.join(ARCHITECTURES)}"
@@ -188,27 +275,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
     command.add_argument(
-        "--sass", action="store_true", help="count the instructions of inner loops"
+        "--sass",
+        action="store_true",
+        help="inner loops: the share of the semifield's own instructions, and the occupancy",
+    )
+    command.add_argument(
+        "--works", action="store_true", help="model times of a standard set of works on an H100"
     )
     options = parser.parse_args(arguments)
 
-    # The one place where this package asks the core, which alone knows the semifields that ship.
+    # The one place where this package asks the core, which alone knows what ships and is launched.
     from semiconv_cupy.backends.cuda import shipping_variants
+    from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
 
     sources = [source for source in shipping_variants() if options.filter in source.name]
     if not sources:
         parser.error(f"no kernel has {options.filter!r} in its name")
     try:
         rows = report(sources, options.arch, with_sass=options.sass, progress=_progress_bar)
+        works = STANDARD_WORKS if options.works else ()
+        times = {work.name: model_work(work, launches(work)) for work in works}
     except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError, ValueError) as error:
         parser.error(str(error))
     print(table(rows))
+    if times:
+        print(f"\n{works_table(times)}")
     failed = [row for row in rows if row.failed]
     for row in failed:
         print(f"\n{row.name} on {row.arch}: {row.error or 'spills registers'}")
     print(f"\n{len(rows) - len(failed)} of {len(rows)} good; {nvrtc.load()!r}")
     if options.json:
-        options.json.write_text(as_json(rows))
+        options.json.write_text(as_json(rows, times))
     return 1 if failed else 0
 
 

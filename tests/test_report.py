@@ -1,6 +1,7 @@
 """``python -m kernels_cu report``: kernels compiled without a GPU, and what would be noticed."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kernels_cu import folder, nvrtc, sass
-from kernels_cu.report import ARCHITECTURES, Row, as_json, main, report, table
+from kernels_cu import folder, model, nvrtc, sass
+from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends import launches as launches_module
+from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
 
 TOY = r"""
 extern "C" __global__ void staged(const float* in, float* out) {
@@ -34,7 +37,8 @@ extern "C" __global__ void wide(const float* in, float* out, int n) {
 #pragma unroll
   for (int i = 0; i < 96; ++i) out[i] = own[95 - i] + own[(i * 7) % 96];
 }
-extern "C" __global__ void max_plus(const float* img, const float* krn, float* out, int n) {
+extern "C" __global__ void __launch_bounds__(96)
+max_plus(const float* img, const float* krn, float* out, int n) {
   float best = -1e30f;
 #pragma unroll 1
   for (int i = 0; i < n; ++i) {
@@ -181,33 +185,136 @@ nested:
 .L_x_5:
         .section        .text.straight,"ax",@progbits
         /*0000*/                   FADD R1, R1, R2 ;
+        /*0008*/                   FADD.FTZ R3, -R1, -RZ ;
         /*0010*/                   EXIT ;
+        .section        .nv.info.straight,"",@"SHT_CUDA_INFO"
+        //----- nvinfo : EIATTR_MAX_THREADS
+        .align          4
+        /*00a8*/        .byte   0x04, 0x05
+        /*00aa*/        .short  (.L_86 - .L_85)
+.L_85:
+        /*00ac*/        .word   0x00000008
+        /*00b0*/        .word   0x00000004
+        /*00b4*/        .word   0x00000002
         .section        .debug_frame,"",@progbits
 """
 
 
-def test_innermost_loops_of_an_assembly():
-    found = sass.mixes(ASSEMBLY)
-    assert found["nested"].loops == (
-        {"LDG": 1, "BRA": 2, "FMNMX": 1},
-        {"MUFU": 1, "BRA": 1},
-    )
+def test_loops_of_an_assembly():
+    found = sass.read(ASSEMBLY)
+    outer, inner, last = found["nested"].loops
+    assert outer == {"BRA": 2}  # what lies in no loop inside it
+    assert inner == {"LDG.E.SYS": 1, "BRA": 2, "FMNMX.FTZ": 1}
+    assert last == {"MUFU.EX2": 1, "BRA": 1}
     assert found["nested"].whole["BRA"] == 6
-    assert found["straight"] == sass.Mix({"FADD": 1, "EXIT": 1}, ())
-    assert found["straight"].main == {"FADD": 1, "EXIT": 1}
+    assert found["straight"] == sass.Code({"FADD": 1, "FADD.FTZ.RZ": 1, "EXIT": 1}, (), 8 * 4 * 2)
+
+    def maxima(counts):
+        return counts.get("FMNMX.FTZ", 0)
+
+    assert found["nested"].hottest(maxima) == inner
+    assert found["straight"].hottest(maxima) == found["straight"].whole
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_inner_loop_of_max_plus(library, arch):
+def test_a_plane_unrolled_in_a_loop_over_channels_is_its_inner_loop():
+    outer = {"FADD": 288, "FMNMX": 288, "LDS.128": 20}
+    code = sass.Code({}, (outer, {"LDG": 9, "FADD": 2}))
+    assert model.inner_loop(code, MAX_PLUS) is outer
+
+
+@pytest.fixture(scope="module")
+def disassembler(library):
     try:
         sass.find_disassembler()
     except sass.DisassemblerNotFoundError as error:
         pytest.skip(str(error))
-    loop = sass.mixes(sass.disassemble(library.compile(TOY, arch).cubin))["max_plus"].main
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_inner_loop_of_max_plus(library, disassembler, arch):
+    code = sass.read(sass.disassemble(library.compile(TOY, arch).cubin))["max_plus"]
+    assert code.threads == 96
+    loop = sass.by_opcode(model.inner_loop(code, MAX_PLUS))
     assert loop["FADD"] == 16
     assert loop["FMNMX"] + loop.get("FMNMX3", 0) in (8, 16)
     assert loop["LDG"] == 32
     assert loop["BRA"] == 1
+
+
+# ---- model.py ------------------------------------------------------------------------------------
+
+
+def described(**macros):
+    return model.arithmetic_of("".join(f"#define SEMICONV_{k} {v}\n" for k, v in macros.items()))
+
+
+MAX_PLUS = described(STORAGE="float32", SELECT="right > left", TIMES="(img + krn)")
+LINEAR = described(STORAGE="float32", SUM="", TIMES="img*krn")
+LOG = described(STORAGE="float32", LOG="", TIMES="img + krn")
+
+
+def test_own_instructions_and_terms():
+    loop = {"FADD.FTZ": 6, "FMNMX.FTZ": 6, "FADD.RZ": 1, "IMAD.MOV": 3, "LDS.128": 2, "BRA": 2}
+    assert model.own(loop, MAX_PLUS) == 12
+    assert model.terms(loop, MAX_PLUS) == 6
+    assert model.shares(loop, MAX_PLUS) == (12 / 16, 12 / 20)
+    packed = {"HADD2": 3, "HMNMX2": 3, "HADD2.F32": 2, "HADD2.BF16_V2": 1}
+    assert model.own(packed, MAX_PLUS) == 7
+    assert model.terms(packed, MAX_PLUS) == 8
+    chosen = {"FSETP.GT.FTZ.AND": 1, "SEL": 1}
+    assert model.own(chosen, MAX_PLUS) == 0
+    remembering = described(SELECT="right > left", TIMES="img + krn", RESIDUAL="uint8")
+    assert model.own(chosen, remembering) == 2
+    assert model.own({"FFMA": 5, "FADD": 2}, LINEAR) == model.terms({"FFMA": 5}, LINEAR) == 5
+    assert model.own({"MUFU.EX2": 1, "FFMA": 1, "FADD": 1, "IADD3": 9}, LOG) == 3
+    assert model.terms({"MUFU.EX2": 2, "MUFU.RCP": 1}, LOG) == 2
+
+
+def test_a_filters_sum_is_not_a_semifields():
+    assert described(SUM="", SYMMETRY="0").own == {"DADD", "DMUL"}
+    assert "VIMNMX" in described(STORAGE="uint8", INTEGER="", FLAT="").own
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "share"),
+    [
+        (128, 5184, 256, 2 / 8),  # 65536 registers hold two blocks of 256 * 128
+        (129, 0, 256, 1 / 8),  # given by 8 to a thread: 136 of 512 warps' worth
+        (32, 0, 256, 1.0),
+        (32, 75 * 1024, 256, 3 / 8),  # 228 KiB hold three blocks of 76
+        (32, 76 * 1024, 256, 2 / 8),
+        (16, 0, 32, 0.5),  # 32 blocks at most
+    ],
+)
+def test_occupancy(registers, shared, threads, share):
+    resources = nvrtc.Resources(registers, shared, local=0, spill_stores=0, spill_loads=0)
+    assert model.occupancy("sm_90", resources, threads) == share
+
+
+def test_model_time_of_max_plus():
+    pure = {"FADD": 64, "FMNMX": 64}
+    pairs = 64 * 132 * 1.755e9  # a second
+    time = model.model_time(10**9, 8, 132 * 4, pure, MAX_PLUS)
+    assert time.seconds == time.limit == pytest.approx(1e9 / pairs)
+    fed = model.model_time(10**9, 8, 132 * 4, {**pure, "IMAD.MOV": 64}, MAX_PLUS)
+    assert (fed.bound, fed.seconds / fed.limit) == ("issue", pytest.approx(1.5))
+    loading = model.model_time(10**9, 8, 132 * 4, {**pure, "LDS.128": 32}, MAX_PLUS)
+    assert (loading.bound, loading.seconds / loading.limit) == ("memory", pytest.approx(4.0))
+    tail = model.model_time(10**9, 8, 132 + 1, pure, MAX_PLUS)
+    assert tail.seconds / tail.limit == pytest.approx(264 / 133)
+    moving = model.model_time(10**6, 3 * 10**9, 132, pure, MAX_PLUS)
+    assert (moving.bound, moving.seconds) == ("bandwidth", pytest.approx(1e-3))
+    assert math.isnan(model.model_time(10**6, 8, 132, {"MUFU": 1}, MAX_PLUS).seconds)
+
+
+# Of the arithmetic in the inner loop of channel mixing, which convolutional layers are.
+LEAST_OWN = 0.90
+
+
+def test_channel_mixing_computes_little_but_its_semifield(library, disassembler):
+    launched = launches(next(work for work in STANDARD_WORKS if work.name.startswith("mixing")))
+    [row] = report([launch.source for launch in launched], ("sm_90",), with_sass=True, workers=1)
+    assert row.inner.of_arithmetic >= LEAST_OWN, table([row])
 
 
 # ---- report.py -----------------------------------------------------------------------------------
@@ -229,21 +336,21 @@ def test_rows_come_in_order_whatever_the_number_of_processes(library):
 
 def test_table_and_json(library):
     spilling = nvrtc.Resources(24, shared=1024, local=8, spill_stores=4, spill_loads=6)
-    mix = sass.Mix({"FADD": 9, "EXIT": 1}, ({"FADD": 8, "FMNMX": 8, "BRA": 1},))
+    inner = Inner({"FADD.FTZ": 8, "FMNMX.FTZ": 8, "BRA": 1}, 1.0, 16 / 17, 0.375)
     rows = [
-        Row("first_kernel", "sm_90", replace(spilling, spill_stores=0, spill_loads=0), mix=mix),
+        Row("first_kernel", "sm_90", replace(spilling, spill_stores=0, spill_loads=0), inner=inner),
         Row("second", "sm_120", spilling),
         Row("third", "sm_75", None, "error: ..."),
     ]
-    assert table(rows).splitlines() == [
-        "kernel        arch    registers  shared  local            spills  inner loop",
-        "first_kernel  sm_90          24    1024      8                 0  FADD 8 FMNMX 8 BRA 1",
-        "second        sm_120         24    1024      8                10",
-        "third         sm_75           -       -      -  does not compile",
+    assert [" ".join(line.split()) for line in table(rows).splitlines()] == [
+        "kernel arch registers shared local spills occupancy of arithmetic of issued inner loop",
+        "first_kernel sm_90 24 1024 8 0 38% 100% 94% FADD 8 FMNMX 8 BRA 1",
+        "second sm_120 24 1024 8 10",
+        "third sm_75 - - - does not compile",
     ]
     kernels = json.loads(as_json(rows))["kernels"]
     assert kernels[1]["spill_loads"] == 6
-    assert kernels[0]["sass"]["loops"] == [{"FADD": 8, "FMNMX": 8, "BRA": 1}]
+    assert kernels[0]["inner"]["counts"] == {"FADD.FTZ": 8, "FMNMX.FTZ": 8, "BRA": 1}
     assert kernels[2]["error"] == "error: ..."
 
 
@@ -259,6 +366,18 @@ def test_report_of_good_kernels(library, ships, capsys, tmp_path):
     assert [kernel["name"] for kernel in json.loads(path.read_text())["kernels"]] == [
         *("staged", "staged", "indexed", "indexed")
     ]
+
+
+def test_model_times_of_works(library, disassembler, ships, capsys, monkeypatch, tmp_path):
+    ships(Toy("staged"))
+    monkeypatch.setattr(launches_module, "STANDARD_WORKS", STANDARD_WORKS[:1])
+    path = tmp_path / "report.json"
+    assert main(["report", "--arch", "sm_90", "--works", "--json", str(path)]) == 0
+    [(name, told)] = json.loads(path.read_text())["works"].items()
+    assert name in capsys.readouterr().out
+    pairs = 8 * 64 * 128**2 * 64 * 9
+    assert told["limit"] == pytest.approx(pairs / (64 * 132 * 1.755e9))
+    assert told["limit"] <= told["computing"] < 2 * told["limit"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Ratios to the peers, limits of the machine, and goals: ``python -m benchmarks``."""

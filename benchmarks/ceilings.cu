@@ -1,0 +1,23 @@
+// What this GPU can issue at most: independent chains of a semifield's arithmetic, nothing else.
+//
+// Needs SEMICONV_KERNEL, the kernel's name, VALUE, a type, and STEP(acc, y, z), one term.
+constexpr int chains = 16, rounds = 4096;
+
+// Two halves in one register, in PTX: NVRTC may have no header for them.
+__device__ inline unsigned pairs_of_halves(unsigned acc, unsigned y, unsigned z) {
+  asm("add.f16x2 %0, %0, %1;" : "+r"(acc) : "r"(y));
+  asm("max.f16x2 %0, %0, %1;" : "+r"(acc) : "r"(z));
+  return acc;
+}
+
+extern "C" __global__ void __launch_bounds__(256) SEMICONV_KERNEL(VALUE* out, VALUE y, VALUE z) {
+  VALUE acc[chains];
+#pragma unroll
+  for (int c = 0; c < chains; ++c) acc[c] = out[c];
+#pragma unroll 4
+  for (int n = 0; n < rounds; ++n)
+#pragma unroll
+    for (int c = 0; c < chains; ++c) acc[c] = STEP(acc[c], y, z);
+#pragma unroll
+  for (int c = 0; c < chains; ++c) out[threadIdx.x + 256 * c] = acc[c];
+}

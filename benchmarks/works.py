@@ -1,0 +1,265 @@
+"""What is measured, and what is wanted of it: works and goals, with no array and no clock.
+
+A ratio is a peer's time over ours: more is better. peers.py knows how each peer does a work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+import semiconv_cupy as sc
+from semiconv_cupy import structuring
+from semiconv_cupy.backends.launches import STANDARD_WORKS, Work
+from semiconv_cupy.residual import residual_of
+
+Device = Literal["cpu", "gpu"]
+
+# The peers, as tables name them.
+SCIPY, CUPYX = "scipy.ndimage", "cupyx.scipy.ndimage"
+OPENCV, SKIMAGE, KORNIA = "cv2", "skimage", "kornia"
+POOLING, CONV2D = "torch max_pool2d", "torch conv2d"
+EAGER = "pytorch_nd_semiconv eager"
+COMPILED = "pytorch_nd_semiconv compiled"
+FUSED = "pytorch_nd_semiconv fused"
+PLAIN = "without provenance"
+LIMIT = "limit"
+
+LOG, ROOT = sc.SubtractSemifield.log(3.0), sc.SubtractSemifield.root(3.0)
+LINEAR = sc.SubtractSemifield.linear()
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`of` (a ratio to a peer, the share of the limit, a cost) is to lie between two numbers."""
+
+    of: str
+    least: float = 0.0
+    most: float = math.inf
+
+    @property
+    def text(self) -> str:
+        """``>= 20x cv2``, ``<= 1.5``."""
+        if self.of == LIMIT:
+            return f">= {self.least:.0%} of the limit"
+        if self.least:
+            return f">= {self.least:.3g}x {self.of}"
+        return f"<= {self.most:g}"
+
+
+def at_least(ratio: float, *peers: str) -> tuple[Goal, ...]:
+    """So many times as fast as each of these peers."""
+    return tuple(Goal(peer, least=ratio) for peer in peers)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution on one device.
+
+    `mode`: "forward"; "provenance", forward with the residual that a derivative needs; "training",
+    forward and backward through torch. `tensors`: forward through torch as well.
+    """
+
+    work: Work
+    mode: Literal["forward", "provenance", "training"] = "forward"
+    goals: tuple[Goal, ...] = ()
+    tensors: bool = False
+
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        extra = {"forward": "", "provenance": ", provenance", "training": ", fwd + bwd"}
+        return self.work.name + extra[self.mode]
+
+    @property
+    def bytes(self) -> int:
+        """The fewest bytes: every array once, in training every array and every gradient."""
+        arrays = self.work.bytes
+        if self.mode == "forward":
+            return arrays
+        described = residual_of(self.work.semifield, self.work.dtype, self.work.geometry)
+        kept = math.prod(described.shape) * described.dtype.itemsize if described else 0
+        return arrays + kept if self.mode == "provenance" else 2 * (arrays + kept)
+
+    @property
+    def operation(self) -> str:
+        """The ceiling of its terms: log and root are the linear one of transformed values."""
+        selects = self.work.semifield.accumulator == "select"
+        # Halves are accumulated in float32.
+        dtype = "float32" if self.work.dtype == "float16" else self.work.dtype
+        return f"{'pairs' if selects else 'products'} {dtype}"
+
+    @property
+    def operations(self) -> int:
+        """Terms of all windows."""
+        return self.work.terms
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A function of semiconv_cupy.ndimage, or of the core, on one array in [0, 255)."""
+
+    name: str
+    function: str
+    shape: tuple[int, ...]
+    dtype: str
+    arguments: dict[str, Any] = field(hash=False)
+    goals: tuple[Goal, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """The array and the result."""
+        return 2 * math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def _square(n: int, size: int, dtype: str = "float32", **arguments: Any) -> Work:
+    suffix = "" if dtype == "float32" else f", {dtype}"
+    return Work(f"any {size}x{size}, {n}^2{suffix}", (1, 1, n, n), (1, 1, size, size),
+                dtype=dtype, **arguments)  # fmt: skip
+
+
+def _pooling(*image: int, size: int, stride: int) -> Work:
+    batch, channels, *space = image
+    name = f"pooling {size}x{size} stride {stride}, {batch} x {channels} x {space[0]}^2"
+    return Work(name, image, (channels, 1, size, size), stride=stride, groups=channels)
+
+
+def _mixing(semifield: Any, name: str) -> Work:
+    return Work(
+        f"mixing 3x3, 16 -> 32, 8 x 32^2, {name}", (8, 16, 32, 32), (32, 16, 3, 3), semifield
+    )
+
+
+def _flat(size: int, n: tuple[int, ...], dtype: str, goals: tuple[Goal, ...]) -> Filter:
+    where = "x".join(map(str, n))
+    return Filter(f"flat {size}x{size}, {where} {dtype}", "maximum_filter", n, dtype,
+                  {"size": size}, goals)  # fmt: skip
+
+
+def cpu() -> Iterator[Convolution | Filter]:
+    """The works of the CPU."""
+    for size, ratio in {3: 20, 7: 50, 11: 55, 21: 65}.items():
+        yield Convolution(_square(1024, size), goals=at_least(ratio, SCIPY))
+    for size in (3, 7, 11, 21):
+        yield Convolution(_square(1024, size), "provenance", at_least(1 / 1.5, PLAIN))
+    yield Convolution(_square(1024, 101))
+    for dtype in ("float64", "float16", "uint8", "int16", "int32"):
+        yield Convolution(_square(1024, 11, dtype))
+    yield Convolution(
+        Work("any 11x11 dilation 3, 1024^2", (1, 1, 1024, 1024), (1, 1, 11, 11), dilation=3)
+    )
+    yield Convolution(
+        Work("any 11x11 stride 2, 1024^2", (1, 1, 1024, 1024), (1, 1, 11, 11), stride=2)
+    )
+    yield Convolution(Work("volume 7^3, 128^3", (1, 1, 128, 128, 128), (1, 1, 7, 7, 7)))
+    yield Convolution(Work("signal 501, 10^7", (1, 1, 10**7), (1, 1, 501)))
+    for size in (3, 5, 9, 15, 31, 51):
+        for dtype in ("float32", "uint8"):
+            yield _flat(size, (1000, 1100), dtype, at_least(1, OPENCV))
+    disk = {"footprint": structuring.disk(20)}
+    for dtype in ("uint8", "int16", "float32"):
+        goals = (*at_least(100, SKIMAGE), *at_least(1, OPENCV)) if dtype == "uint8" else ()
+        yield Filter(f"disk 20, 512^2 {dtype}", "grey_dilation", (512, 512), dtype, disk, goals)
+    yield Filter("quadratic 21x21, 1024^2 float32", "grey_dilation", (1024, 1024), "float32",
+                 {"structure": structuring.quadratic(5.0, size=21)})  # fmt: skip
+    ball = {"footprint": structuring.ball(5)}
+    yield Filter("ball 5, 128^3 uint8", "grey_dilation", (128,) * 3, "uint8", ball)
+    for dtype in ("uint8", "float32"):
+        yield Filter(f"flat 9^3, 128^3 {dtype}", "maximum_filter", (128,) * 3, dtype, {"size": 9})
+    yield Filter("binary dilation, 5 iterations, 1000^2", "binary_dilation", (1000, 1000), "bool",
+                 {"iterations": 5})  # fmt: skip
+    yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
+    yield Filter("rolling ball 30, 582x200 uint8", "rolling_ball", (582, 200), "uint8",
+                 {"radius": 30}, at_least(50, SKIMAGE))  # fmt: skip
+    yield Filter("reconstruction, 512^2 float32", "reconstruction", (512, 512), "float32", {})
+    yield Filter("correlate 7x7, 1024^2 float32", "correlate", (1024, 1024), "float32",
+                 {"weights": np.linspace(-1, 1, 49).reshape(7, 7)})  # fmt: skip
+    yield Filter("flat 3x3, 16^2 float32", "maximum_filter", (16, 16), "float32", {"size": 3})
+    for semifield, name in ((sc.SelectSemifield.tropical_max(), "max"), (LOG, "log")):
+        work = Work(f"any 31x31, 512^2, {name}", (1, 1, 512, 512), (1, 1, 31, 31), semifield)
+        yield Convolution(work, goals=at_least(3, COMPILED), tensors=True)
+        yield Convolution(work, "training")
+    for shape, size, stride in POOLINGS:
+        yield Convolution(
+            _pooling(*shape, size=size, stride=stride), "training",
+            (*at_least(2, POOLING), *at_least(20, EAGER)),
+        )  # fmt: skip
+    yield Convolution(_pooling(512, 32, 14, 14, size=3, stride=1), "training")
+    for semifield, name in ((ROOT, "root(3)"), (LOG, "log(3)"), (LINEAR, "linear")):
+        goals = () if semifield is LINEAR else at_least(1 / 3, CONV2D)
+        yield Convolution(_mixing(semifield, name), goals=goals, tensors=True)
+        yield Convolution(_mixing(semifield, name), "training")
+
+
+POOLINGS = (((32, 6, 28, 28), 7, 2), ((8, 16, 64, 64), 5, 1))
+
+
+def gpu() -> Iterator[Convolution | Filter]:
+    """The works of a GPU; the standard ones have model times, too."""
+    for work in STANDARD_WORKS:
+        goals: tuple[Goal, ...] = ()
+        if work.name.startswith("depthwise") and work.dtype == "float32" and work.dilation == 1:
+            goals = (Goal(LIMIT, least=0.8),)
+        elif work.name.startswith("mixing") and work.name.endswith("128^2"):
+            goals = (Goal(LIMIT, least=0.75),)
+        elif work.name.startswith("one image") and work.dtype == "float32":
+            goals = at_least(5, CUPYX)
+        yield Convolution(work, goals=goals)
+    trained = [work for work in STANDARD_WORKS if work.groups > 1 and work.dtype == "float32"]
+    trained += [_pooling(*shape, size=size, stride=stride) for shape, size, stride in POOLINGS]
+    for work in trained:
+        if work.dilation == 1:
+            goals = (*at_least(1 / 1.1, POOLING), *at_least(3, FUSED))
+            yield Convolution(work, "training", goals)
+    yield Convolution(STANDARD_WORKS[0], "training", at_least(3, FUSED))
+    yield Convolution(STANDARD_WORKS[0], "provenance", at_least(1 / 1.5, PLAIN))
+    for size in (3, 11, 21):
+        yield Convolution(_square(2048, size), goals=at_least(5, CUPYX))
+        yield Convolution(_square(2048, size), "provenance", at_least(1 / 1.5, PLAIN))
+    for dtype in ("uint8", "int16", "int32"):
+        yield Convolution(_square(2048, 11, dtype))
+    for semifield, name in ((ROOT, "root(3)"), (LOG, "log(3)"), (LINEAR, "linear")):
+        work = Work(
+            f"mixing 3x3, 64 -> 64, 8 x 128^2, {name}", (8, 64, 128, 128), (64, 64, 3, 3), semifield
+        )
+        if semifield is not LINEAR:  # a standard work
+            yield Convolution(work, goals=at_least(1 / 3, CONV2D))
+        yield Convolution(work, "training")
+    for size in (3, 9, 51):
+        for dtype in ("float32", "uint8"):
+            yield _flat(size, (4096, 4096), dtype, ())
+    disk = {"footprint": structuring.disk(20)}
+    yield Filter("disk 20, 2048^2 uint8", "grey_dilation", (2048, 2048), "uint8", disk)
+    ball = {"footprint": structuring.ball(5)}
+    yield Filter("ball 5, 256^3 uint8", "grey_dilation", (256,) * 3, "uint8", ball)
+    yield Filter("correlate 11x11, 2048^2 float32", "correlate", (2048, 2048), "float32",
+                 {"weights": np.linspace(-1, 1, 121).reshape(11, 11)})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the time of a work grows: `works` by the quantity on the axis, `power` by theory."""
+
+    name: str
+    axis: str
+    works: dict[int, Work]
+    power: float
+
+
+def growths(quick: bool) -> Iterator[Growth]:
+    """Time against pixels, window and channels."""
+    side = {2**k: (2 ** (k // 2), 2 ** (k - k // 2)) for k in range(10, 21 if quick else 27, 2)}
+    for size in (3, 11):
+        works = {n: Work(f"any {size}x{size}", (1, 1, *shape), (1, 1, size, size))
+                 for n, shape in side.items()}  # fmt: skip
+        yield Growth(f"any {size}x{size}, pixels", "pixels", works, 1)
+    sizes = (3, 5, 7, 11, 15, 21, 31) if quick else (3, 5, 7, 11, 15, 21, 31, 51, 71, 101)
+    windows = {k: Work(f"any {k}x{k}", (1, 1, 512, 512), (1, 1, k, k)) for k in sizes}
+    yield Growth("512^2, window", "K", windows, 2)
+    counts = [2**k for k in range(6 if quick else 9)]
+    mixing = {c: Work(f"{c} -> {c}", (1, c, 64, 64), (c, c, 3, 3)) for c in counts}
+    yield Growth("mixing 3x3, 64^2, channels", "channels", mixing, 2)

@@ -1,0 +1,287 @@
+"""``python -m benchmarks``: its works run, its report has one shape, its tables say what it says.
+
+The half that needs a GPU runs here with NumPy in CuPy's place, on small arrays and with a clock
+that counts calls; so only CuPy's own names are left to go wrong on a GPU.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import ceilings, peers, plot, run, table, timing, works
+from benchmarks.costs import Cost
+from benchmarks.works import Convolution, Filter, Goal
+from kernels_cu import model, nvrtc, sass
+from semiconv_cupy.backends.launches import STANDARD_WORKS, Work
+
+CEILINGS = {ceilings.COPY: 1e9, "pairs float32": 1e9}
+
+
+class Counting:
+    """A clock by which the k-th call takes k seconds, so that none is made again and again."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, call):
+        call()
+        if call not in self.calls:
+            self.calls.append(call)
+        return 1.0 + self.calls.index(call)
+
+
+def small(measured):
+    """The same work on few elements."""
+    if isinstance(measured, Filter):
+        return dataclasses.replace(measured, shape=tuple(min(n, 40) for n in measured.shape))
+    work = measured.work
+    channels = 3 if work.groups > 1 else min(work.image[1], 4)
+    groups = 3 if work.groups > 1 else 1
+    kernels = 3 if work.groups > 1 else min(work.kernel[0], 4)
+    less = dataclasses.replace(
+        work,
+        image=(min(work.image[0], 2), channels, *(min(n, 12) for n in work.image[2:])),
+        kernel=(kernels, channels // groups, *(min(k, 5) for k in work.kernel[2:])),
+        groups=groups,
+    )
+    return dataclasses.replace(measured, work=less)
+
+
+@pytest.fixture
+def numpy_for_cupy(monkeypatch):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    pytest.importorskip("torch")
+    cupy, cupyx, scipy = (ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy"))
+    cupy.asarray, cupy.empty = np.asarray, np.empty
+    cupy.ndarray = type("ndarray", (), {})  # no array that is at hand
+    cupyx.scipy, scipy.ndimage = scipy, ndimage
+    for module in (cupy, cupyx, scipy):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.ndimage", ndimage)
+    monkeypatch.setattr(peers, "PLACES", {"cpu": "cpu", "gpu": "cpu"})
+
+
+def works_of(device):
+    every = works.gpu() if device == "gpu" else works.cpu()
+    return [pytest.param(measured, id=measured.name) for measured in every]
+
+
+def rehearse(measured, device):
+    """Make each call of a work, ours and the peers', on little data; return its row."""
+    left_out = [works.COMPILED, works.FUSED]  # half a minute, or a GPU
+    bench = run.Bench(device, Counting(), 0.0, CEILINGS, [*peers.absent(device), *left_out])
+    [found], skipped = run.measure(bench, [small(measured)], lambda _: None)
+    assert "error" not in found, found["error"]
+    assert found["failures"] == {}
+    assert not skipped
+    json.dumps(found)
+    assert table.line(found).startswith(measured.name)
+    return found
+
+
+@pytest.mark.parametrize("measured", works_of("gpu"))
+def test_works_of_a_gpu(measured, numpy_for_cupy):
+    found = rehearse(measured, "gpu")
+    if isinstance(measured, Convolution) and measured.mode == "training":
+        pools = measured.work.groups > 1
+        assert (works.POOLING in found["ratios"]) == pools
+
+
+@pytest.mark.parametrize("measured", works_of("cpu"))
+def test_works_of_a_cpu(measured):
+    found = rehearse(measured, "cpu")
+    for goal, of in zip(found["goals"], measured.goals, strict=True):
+        installed = of.of not in (*peers.absent("cpu"), works.COMPILED)
+        assert (goal["reached"] is not None) == installed, f"no {of.of} does this work"
+
+
+def test_names_are_told_apart():
+    for every in (list(works.cpu()), list(works.gpu())):
+        names = [measured.name for measured in every]
+        assert len(set(names)) == len(names)
+    assert {work.name for work in STANDARD_WORKS} <= {measured.name for measured in works.gpu()}
+
+
+# ---- what a row says -----------------------------------------------------------------------------
+
+WORK = Work("w", (1, 1, 10, 100), (1, 1, 3, 3))
+BYTES = 4 * (1000 + 9 + 1000)
+
+
+def row_of(measured, **times):
+    bench = run.Bench("gpu", Counting(), 0.0, CEILINGS, [])
+    return run.row(measured, times, {}, bench)
+
+
+def test_ratio_limit_and_verdict():
+    goals = (Goal("cv2", least=2), Goal("skimage", least=4), Goal("limit", least=0.8))
+    found = row_of(Convolution(WORK, goals=goals), ours=1e-5, cv2=3e-5)
+    assert found["ratios"] == pytest.approx({"cv2": 3})
+    assert found["limit"] == pytest.approx(9000 / 1e9)  # 9000 pairs take longer than 8036 bytes
+    assert found["bound"] == "pairs float32"
+    assert found["share"] == pytest.approx(0.9)
+    assert [goal["met"] for goal in found["goals"]] == [True, None, True]
+    assert "[>= 2x cv2: met]" in table.line(found)
+    assert "[>= 4x skimage: not measured]" in table.line(found)
+    slow = row_of(Convolution(WORK, goals=goals), ours=2e-5, cv2=3e-5)
+    assert [goal["met"] for goal in slow["goals"]] == [False, None, False]
+
+
+def test_fewest_bytes():
+    assert Convolution(WORK).bytes == BYTES
+    assert Convolution(WORK, "provenance").bytes == BYTES + 1000  # a byte says which of nine taps
+    assert Convolution(WORK, "training").bytes == 2 * (BYTES + 1000)
+    found = row_of(Filter("f", "maximum_filter", (500, 500), "uint8", {"size": 3}), ours=1e-3)
+    assert (found["limit"], found["bound"]) == (pytest.approx(5e-4), "bytes")
+
+
+def test_model_times_are_held_against(monkeypatch):
+    told = model.ModelTime(moving=1e-4, computing=2e-4, limit=1.5e-4, bound="issue")
+    monkeypatch.setattr(run, "model_work", lambda work, launched, machine: told)
+    bench = run.Bench("gpu", Counting(), 0.0, CEILINGS, [], machine=model.H100)
+    rows = [
+        row_of(Convolution(work), ours=t)
+        for work, t in zip(STANDARD_WORKS[:2], (2.5e-4, 3e-4), strict=True)
+    ]
+    assert run.model_rows(bench, [*rows, {"work": "another", "seconds": 1.0}]) == ""
+    assert [found["flagged"] for found in rows] == [False, True]
+    assert "1.50x FLAGGED" in table.models({"rows": rows})
+
+    def missing(*_):
+        raise sass.DisassemblerNotFoundError("no nvdisasm")
+
+    monkeypatch.setattr(run, "model_work", missing)
+    assert run.model_rows(bench, rows) == "no nvdisasm"
+
+
+def failing():
+    raise MemoryError("too much")
+
+
+def test_failures_cost_one_row_and_a_late_work_is_named():
+    def bench(**makers):
+        return run.Bench("cpu", Counting(), 0.0, CEILINGS, [], calls=lambda *_: makers)
+
+    def works_well():
+        return lambda: None
+
+    for maker in (failing, lambda: failing):  # while it is made ready, while it runs
+        [found], _ = run.measure(bench(ours=works_well, cv2=maker), [Convolution(WORK)], print)
+        assert found["seconds"] > 0
+        assert found["failures"] == {"cv2": "MemoryError: too much"}
+        assert "cv2 failed: MemoryError" in table.line(found)
+        [found], _ = run.measure(bench(ours=maker, cv2=works_well), [Convolution(WORK)], print)
+        assert found == {"work": "w", "error": "MemoryError: too much"}
+    assert run.measure(bench(), [Convolution(WORK)], print, until=0) == ([], ["w"])
+
+
+# ---- clocks --------------------------------------------------------------------------------------
+
+
+def test_calls_take_turns():
+    made = []
+    calls = {name: lambda name=name: made.append(name) for name in "ab"}
+    times = timing.alternate(calls, lambda call: call() or 0.01 * len(made), 0.0)
+    assert made == list("abababab")  # once to load, then three rounds
+    assert times["a"] == pytest.approx((0.03, 0.05))
+    assert times["b"] == pytest.approx((0.04, 0.06))
+
+
+def test_a_slow_call_is_timed_once():
+    made = []
+    calls = {"slow": lambda: made.append(5.0), "fast": lambda: made.append(0.1)}
+    timing.alternate(calls, lambda call: call() or made[-1], 0.0)
+    assert made.count(5.0) == 2
+    assert made.count(0.1) == 4
+
+
+def test_sets_of_inputs_exceed_the_cache():
+    made = []
+    run_next = timing.in_turn([lambda: made.append(0), lambda: made.append(1)])
+    for _ in range(4):
+        run_next()
+    assert sorted(made) == [0, 0, 1, 1]
+    assert made[0] != made[1]
+    large = Convolution(Work("", (8, 8, 512, 512), (8, 1, 3, 3), groups=8))
+    assert peers.sets_of_inputs(large, 0) == 1
+    assert peers.sets_of_inputs(large, 100 * 2**20) == 2
+    assert peers.sets_of_inputs(Convolution(WORK), 100 * 2**20) == 1
+
+
+# A maximum of doubles is no single instruction.
+@pytest.mark.parametrize("rate", sorted(ceilings.GPU_RATES.keys() - {"pairs float64"}))
+def test_ceilings_of_a_gpu_are_loops_of_nothing_else(rate):
+    try:
+        made = ceilings.gpu_kernel(rate)
+        compiled = nvrtc.load().compile(made.text, "sm_90", made.options)
+        code = sass.read(sass.disassemble(compiled.cubin))[made.name]
+    except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError) as error:
+        pytest.skip(str(error))
+    [loop] = code.loops
+    own = {"FADD", "FMNMX", "FFMA", "HADD2", "HMNMX2", "HFMA2", "DFMA"}
+    counts = sass.by_opcode(loop)
+    assert sum(counts[opcode] for opcode in own) >= 0.94 * sum(counts.values())
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """The command with three works, one cost, and a clock that counts."""
+    chosen = [
+        Convolution(Work("dilated", (1, 1, 20, 20), (1, 1, 3, 3)), goals=(Goal("cv2", least=1),)),
+        Filter("flat", "maximum_filter", (20, 20), "uint8", {"size": 3}, (Goal("cv2", most=0.5),)),
+    ]
+    grown = {n: Work("", (1, 1, n, n), (1, 1, 3, 3)) for n in (8, 16)}
+
+    def calls(measured, device, seed, missing):
+        return {name: lambda: lambda: None for name in ("ours", "cv2")}
+
+    bench = run.Bench("cpu", lambda call: 0.01, 0.0, CEILINGS, ["kornia"], calls=calls)
+    monkeypatch.setattr(run, "bench_of_cpu", lambda seconds: bench)
+    monkeypatch.setattr(works, "cpu", lambda: iter(chosen))
+    monkeypatch.setattr(works, "growths", lambda quick: [works.Growth("n", "pixels", grown, 1)])
+    cost = Cost("a call", "us", Goal("value", most=20), lambda: 10.0)
+    monkeypatch.setattr(command.costs, "costs", lambda device, missing: [cost])
+
+
+def test_a_report_is_kept_read_and_drawn(little, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "report.json"
+    status = command.main(["--json", str(file), "--plot", str(tmp_path / "plots")])
+    printed = capsys.readouterr().out
+    assert status == 1  # one goal is missed
+    assert "not installed: kornia" in printed
+    assert "1 goals met" not in printed
+    assert "2 goals met, 1 missed, 0 not measured" in printed
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["growth_n.png"]
+    report = json.loads(file.read_text())
+    assert {"facts", "statistic", "ceilings", "absent", "rows", "costs", "growth"} < set(report)
+    assert report["growth"][0]["series"]["ours"] == [[8, 0.01], [16, 0.01]]
+    assert plot.draw(report, tmp_path / "again")
+
+    assert command.main(["--read", str(file), "--markdown"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "| dilated | 10 ms | 0% (pairs float32) | 1 `cv2` | >= 1x cv2: met |" in lines
+    assert "| a call | 10 us | <= 20: met |" in lines
+    assert all(line.startswith("|") or not line for line in lines[1:])
+
+
+def test_only_chooses_by_name(little, capsys):
+    assert command.main(["--only", "dil"]) == 0
+    printed = capsys.readouterr().out
+    assert "dilated" in printed
+    assert "flat" not in printed
+    assert "a call" not in printed
+
+
+def test_limits_of_durations():
+    assert table.duration(0.99e-3) == "990 us"
+    assert math.isinf(Goal("value").most)
