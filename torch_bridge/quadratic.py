@@ -488,6 +488,7 @@ def _plot(kernel: Tensor, at_most: int) -> Any:
                 first[0] - 0.5,
             )
             picture = axis.imshow(tap.numpy(), vmin=low, vmax=high, extent=extent)
+        axis.locator_params("x" if ndim == 1 else "both", integer=True)  # offsets are whole
     if picture is not None:
         figure.colorbar(picture, ax=axes[0].tolist(), shrink=0.8)
     return axes[0]

@@ -255,6 +255,14 @@ def test_plot(cls, sizes):
     matplotlib.pyplot.close("all")
 
 
+def test_plot_marks_whole_offsets():
+    matplotlib = pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    matplotlib.use("Agg")
+    (axis,) = LearnedKernel2D(1, 1, 3).plot()
+    assert all(float(tick).is_integer() for tick in (*axis.get_xticks(), *axis.get_yticks()))
+    matplotlib.pyplot.close("all")
+
+
 def test_plot_without_matplotlib(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
