@@ -49,10 +49,10 @@ def semifield_conv(
 
     Parameters
     ----------
-    img : array (B, C, \*S)
+    img : array (B, C, *S)
         NumPy or CuPy, any strides, one or more spatial axes. float16, bfloat16 (of ml_dtypes),
         float32 and float64; integers and bool for selections.
-    krn : array (O, I, \*K)
+    krn : array (O, I, *K)
         Of the same library, device and dtype, as many axes; I = C / groups.
     semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
         The addition and the multiplication, or the name of a ready-made pair, such as
@@ -75,7 +75,7 @@ def semifield_conv(
 
     Returns
     -------
-    array (B, O or O * groups, \*out)
+    array (B, O or O * groups, *out)
         C-contiguous, of img's library, device and dtype;
         out = floor((S + begin + end - dilation (K - 1) - 1) / stride + 1).
 
