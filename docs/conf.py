@@ -24,6 +24,7 @@ exclude_patterns = ["_templates"]
 # A name in single backticks is a link where it names something of ours, as numpydoc has it.
 default_role = "py:obj"
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more, and in words
 autodoc_default_options = {
@@ -44,13 +45,16 @@ html_title = "semiconv-cupy"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
+# The header leads to every page; only the reference is deep enough for a second navigation.
+html_sidebars = {"[!a]*": [], "api/**": ["sidebar-nav-bs"]}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
+    "navbar_persistent": ["search-button"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": [],
     "footer_end": [],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
 }
 
 
