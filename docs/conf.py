@@ -4,7 +4,6 @@ import re
 
 import semiconv_cupy
 
-
 project = "semiconv-cupy"
 author = "the semiconv-cupy authors"
 project_copyright = author

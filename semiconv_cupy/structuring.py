@@ -110,8 +110,8 @@ def quadratic(
     -----
     Quadratic functions are to dilation what Gaussians are to linear convolution [1]_: closed under
     it, q_S (+) q_T = q_(S + T), and the only ones that are both isotropic and separable. The
-    scale-space parameter t of [1]_, ``q(x) = -|x|^2 / (4 t)``, is t = s^2 / 4. S is the covariance of
-    the modules `torch_bridge.QuadraticKernel*`, whose `log_std` is log(s).
+    scale-space parameter t of [1]_, ``q(x) = -|x|^2 / (4 t)``, is t = s^2 / 4. S is the covariance
+    of the modules `torch_bridge.QuadraticKernel*`, whose `log_std` is log(s).
 
     References
     ----------

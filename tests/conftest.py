@@ -14,6 +14,11 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# The workers of `pytest -n` share the cores; tests of threads need two. OpenMP is loaded later.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _workers > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // _workers)))
+
 
 @pytest.fixture(
     params=[pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in cases.BACKENDS]
