@@ -18,7 +18,13 @@ from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import needs_arrays, residual_of
-from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
+from semiconv_cupy.semifields import (
+    BroadcastSemifield,
+    SelectSemifield,
+    SubtractSemifield,
+    named,
+    no_semifield,
+)
 
 Array = Any
 Semifield = SelectSemifield | SubtractSemifield
@@ -49,10 +55,10 @@ def semifield_conv(
 
     Parameters
     ----------
-    img : array (B, C, \*S)
+    img : array (B, C, *S)
         NumPy or CuPy, any strides, one or more spatial axes. float16, bfloat16 (of ml_dtypes),
         float32 and float64; integers and bool for selections.
-    krn : array (O, I, \*K)
+    krn : array (O, I, *K)
         Of the same library, device and dtype, as many axes; I = C / groups.
     semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
         The addition and the multiplication, or the name of a ready-made pair, such as
@@ -75,7 +81,7 @@ def semifield_conv(
 
     Returns
     -------
-    array (B, O or O * groups, \*out)
+    array (B, O or O * groups, *out)
         C-contiguous, of img's library, device and dtype;
         out = floor((S + begin + end - dilation (K - 1) - 1) / stride + 1).
 
@@ -143,9 +149,12 @@ def _plan(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if img.dtype != krn.dtype:
+        remedy = "krn.astype(img.dtype)"
+        if img.dtype.kind in "iub" and krn.dtype.kind == "f":  # integers cannot hold the kernel
+            remedy = "img.astype(krn.dtype)"
         raise TypeError(
-            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; convert "
-            f"one of them, e.g. krn.astype(img.dtype)"
+            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
+            f"convert one of them: {remedy}"
         )
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     if isinstance(semifield, BroadcastSemifield):
@@ -156,10 +165,7 @@ def _plan(
             )
         return lambda img, krn: broadcast_conv(xp, img, krn, semifield, geometry)
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
-        raise TypeError(
-            "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
-            f"got {semifield!r}"
-        )
+        raise no_semifield(semifield)
     storage = storage_of(img.dtype, semifield)
     if xp is not np and img.device != krn.device:
         raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")

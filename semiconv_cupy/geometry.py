@@ -189,7 +189,7 @@ def _plan(
     if len(krn_shape) != len(img_shape):
         raise ValueError(
             f"krn must have shape (O, I, *K) with as many axes as img: got krn {krn_shape} "
-            f"and img {img_shape}"
+            f"and img {img_shape}; a single kernel is krn[None, None]"
         )
     rank = len(img_shape) - 2
     batch, channels, *image_size = img_shape
@@ -205,7 +205,8 @@ def _plan(
     if in_channels != channels // groups:
         raise ValueError(
             f"krn must have {channels // groups} input channels (img channels / groups = "
-            f"{channels} / {groups}), got krn of shape {krn_shape}"
+            f"{channels} / {groups}), got krn of shape {krn_shape} and img of shape {img_shape}"
+            + _channel_remedy(channels, groups, kernels, in_channels, image_size)
         )
     if group_broadcasting or groups == 1:
         outputs_per_group = kernels
@@ -252,6 +253,19 @@ def _plan(
     return geometry
 
 
+def _channel_remedy(
+    channels: int, groups: int, kernels: int, in_channels: int, image_size: list[int]
+) -> str:
+    """What somebody probably meant whose kernel has another number of channels than the image."""
+    if image_size[-1] <= 4 < channels:
+        return "; channels come second, as numpy.moveaxis(img, -1, 1) has them"
+    if in_channels != 1 or groups != 1:
+        return ""
+    if kernels % channels:
+        return f"; one kernel for every channel is groups={channels}, group_broadcasting=True"
+    return f"; a kernel for each channel is groups={channels}"
+
+
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, (bool, int)) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
@@ -293,12 +307,18 @@ def _padding(
                 (d * ((k - 1) // 2), d * (k // 2))
                 for d, k in zip(dilation, kernel_size, strict=True)
             )
-        raise ValueError(f'padding must be "valid", "same" or integers, got {value!r}')
+        raise ValueError(
+            f'padding must be "valid", "same" or integers, got {value!r}; for another border pad '
+            "the image first, or see semiconv_cupy.ndimage"
+        )
     if not isinstance(value, tuple):
         pads: tuple[tuple[int, int], ...] = ((_integer("padding", value),) * 2,) * rank
     else:
         if len(value) != rank:
-            raise ValueError(f"padding must have one entry per axis ({rank}), got {value!r}")
+            raise ValueError(
+                f"padding must have one entry per axis ({rank}), an int or a (begin, end) pair, "
+                f"got {value!r}"
+            )
         entries = []
         for entry in value:
             if isinstance(entry, tuple):

@@ -7,7 +7,9 @@ convolution does with one is in `conv.py`. Importing this module imports neither
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import math
 import operator
 import types
@@ -1028,4 +1030,19 @@ def named(name: str) -> Semifield:
         raise ValueError(
             f"semifield={name!r} needs its parameter: pass SubtractSemifield.{name}({parameter})"
         )
-    raise ValueError(f"semifield={name!r} is unknown; the names are {', '.join(_NAMED)}")
+    known = [*_NAMED, "log", "root"]
+    similar = difflib.get_close_matches(name, known, n=1)
+    guess = f" (did you mean {similar[0]!r}?)" if similar else ""
+    raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(_NAMED)}")
+
+
+def no_semifield(value: object) -> TypeError:
+    """The error for what is neither a semifield nor a name."""
+    maker = getattr(value, "__name__", None)
+    if inspect.ismethod(value):
+        maker = f"{value.__self__.__name__}.{maker}"  # type: ignore[attr-defined]
+    called = f"; it must be called: {maker}(...)" if maker else ""
+    return TypeError(
+        "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
+        f"got {maker or repr(value)}{called}"
+    )

@@ -110,8 +110,8 @@ def quadratic(
     -----
     Quadratic functions are to dilation what Gaussians are to linear convolution [1]_: closed under
     it, q_S (+) q_T = q_(S + T), and the only ones that are both isotropic and separable. The
-    scale-space parameter t of [1]_, q(x) = -|x|^2 / (4 t), is t = s^2 / 4. S is the covariance of
-    the modules `torch_bridge.QuadraticKernel*`, whose `log_std` is log(s).
+    scale-space parameter t of [1]_, ``q(x) = -|x|^2 / (4 t)``, is t = s^2 / 4. S is the covariance
+    of the modules `torch_bridge.QuadraticKernel*`, whose `log_std` is log(s).
 
     References
     ----------
@@ -227,7 +227,7 @@ def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
 
 
 def disk(radius: float) -> BoolArray:
-    """The footprint |x| <= radius in the plane (the values of `skimage.morphology.disk`).
+    """The footprint ``|x| <= radius`` in the plane (the values of `skimage.morphology.disk`).
 
     Examples
     --------
@@ -242,7 +242,9 @@ def disk(radius: float) -> BoolArray:
 
 
 def ball(radius: float, ndim: int = 3) -> BoolArray:
-    """The footprint |x| <= radius, Euclidean, in `ndim` dimensions (`skimage.morphology.ball`).
+    """The footprint ``|x| <= radius``, Euclidean, in `ndim` dimensions.
+
+    That of `skimage.morphology.ball`.
 
     Examples
     --------
@@ -254,7 +256,7 @@ def ball(radius: float, ndim: int = 3) -> BoolArray:
 
 
 def diamond(radius: float, ndim: int = 2) -> BoolArray:
-    """The footprint sum |x_i| <= radius (`skimage.morphology.diamond` and `octahedron`).
+    """The footprint ``sum |x_i| <= radius`` (`skimage.morphology.diamond` and `octahedron`).
 
     Examples
     --------

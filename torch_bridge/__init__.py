@@ -4,6 +4,15 @@
 the kernels in any number of dimensions, openings and ready-made layers come in addition.
 """
 
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "torch_bridge needs PyTorch: pip install torch (without an NVIDIA GPU add "
+        "--index-url https://download.pytorch.org/whl/cpu); arrays need only semiconv_cupy",
+        name="torch",
+    ) from None
+
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from torch_bridge import functional
 from torch_bridge.layers import (

@@ -42,7 +42,8 @@ def plan(
     """
     for name, value in (("img", img), ("krn", krn)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            hint = "; for arrays use semiconv_cupy.semifield_conv"
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{hint}")
     # While compiling, sizes may be symbols: traced, not looked up in a cache.
     make_plan = Geometry.plan_anew if torch.compiler.is_compiling() else Geometry.plan
     return make_plan(
@@ -117,7 +118,10 @@ def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
     if floating and torch.is_autocast_enabled(img.device.type):
         wider = torch.promote_types(img.dtype, krn.dtype)
         return img.to(wider), krn.to(wider)
+    # Integers cannot hold a floating kernel.
+    integers = krn.is_floating_point() and not img.is_floating_point()
+    remedy = "img.to(krn.dtype)" if integers else "krn.to(img.dtype)"
     raise TypeError(
-        f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; convert one of "
-        f"them, e.g. krn.to(img.dtype)"
+        f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
+        f"convert one of them: {remedy}"
     )

@@ -228,7 +228,7 @@ class _Generic(nn.Module):
         kind: Kind = "conv",
     ) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel = _callable("kernel", kernel)
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
@@ -302,6 +302,18 @@ class _Generic(nn.Module):
         return self._arguments(kind, self.padding if symmetric else geometry.transposed_padding)
 
 
+def _callable(name: str, value: Any) -> Any:
+    """A module, or anything that is called like one; else a TypeError with the remedy."""
+    if callable(value):
+        return value
+    hint = ""
+    if hasattr(value, "dynamic"):
+        hint = f": use {value!r}.dynamic()"
+    elif isinstance(value, Tensor):
+        hint = "; for a tensor as kernel use torch_bridge.functional.semifield_conv"
+    raise TypeError(f"{name} must be a module, got {type(value).__name__}{hint}")
+
+
 class GenericConv(_Generic):
     """A convolution with the kernel that a module gives: conv(img, kernel(), ...).
 
@@ -342,7 +354,7 @@ class GenericConv(_Generic):
         kind: Kind = "conv",
     ) -> None:
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting, kind)
-        self.conv = conv
+        self.conv = _callable("conv", conv)
 
     def forward(self, img: Tensor) -> Tensor:
         """The convolution of `img` (B, C, *S)."""
@@ -403,8 +415,8 @@ class GenericClosing(_Generic):
         group_broadcasting: bool = False,
     ) -> None:
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting)
-        self.conv_dilation = conv_dilation
-        self.conv_erosion = conv_erosion
+        self.conv_dilation = _callable("conv_dilation", conv_dilation)
+        self.conv_erosion = _callable("conv_erosion", conv_erosion)
 
     def forward(self, img: Tensor) -> Tensor:
         """The closing of `img` (B, C, *S)."""
@@ -448,8 +460,8 @@ class GenericOpening(_Generic):
         group_broadcasting: bool = False,
     ) -> None:
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting)
-        self.conv_erosion = conv_erosion
-        self.conv_dilation = conv_dilation
+        self.conv_erosion = _callable("conv_erosion", conv_erosion)
+        self.conv_dilation = _callable("conv_dilation", conv_dilation)
 
     def forward(self, img: Tensor) -> Tensor:
         """The opening of `img` (B, C, *S)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from semiconv_cupy import conv
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
-from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named
+from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
 from torch_bridge.dlpack import array_of, guest
 
@@ -101,10 +101,7 @@ def handle_of(semifield: Semifield | str) -> Handle:
         return found
     known = named(semifield) if isinstance(semifield, str) else semifield
     if not isinstance(known, (SelectSemifield, SubtractSemifield)):
-        raise TypeError(
-            "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
-            f"got {semifield!r}"
-        )
+        raise no_semifield(semifield)
     digest = hashlib.sha256(repr(known.content).encode()).hexdigest()[:16]
     slopes = None
     if not needs_arrays(known):

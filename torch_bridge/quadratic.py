@@ -261,7 +261,7 @@ class _Covariance(_Channels):
         raise NotImplementedError
 
     def whiten(self, points: Tensor) -> Tensor:
-        """z with |z|^2 = x^T S^-1 x, for points x of shape (ndim, *shape): (ndim, O, I, *shape)."""
+        """z with z^T z = x^T S^-1 x, for points x of shape (ndim, *shape): (ndim, O, I, *shape)."""
         raise NotImplementedError
 
     def inspect_parameters(self) -> tuple[Tensor, Tensor]:
@@ -329,7 +329,7 @@ class CovSpectral(_Covariance):
         return torch.stack(rotated, dim=-1)
 
     def whiten(self, points: Tensor) -> Tensor:
-        """R^T x / std, so that |z|^2 = x^T S^-1 x."""
+        """z = R^T x / std, so that z^T z = x^T S^-1 x."""
         rotated = self._rotated_back([axis[None, None] for axis in points])
         scale = torch.exp(-self.log_std)
         scale = scale.view(*scale.shape, *(1,) * (points.dim() - 1))
@@ -412,7 +412,7 @@ class CovCholesky(_Covariance):
         return rows
 
     def whiten(self, points: Tensor) -> Tensor:
-        """L^-1 x by forward substitution, so that |z|^2 = x^T S^-1 x."""
+        """z = L^-1 x by forward substitution, so that z^T z = x^T S^-1 x."""
         solved: list[Tensor] = []
         for row, point in zip(self._rows(), points, strict=True):
             *below, diagonal = (entry.view(*entry.shape, *(1,) * point.dim()) for entry in row)
@@ -562,7 +562,7 @@ def _drop_position_grid(module: nn.Module, state: dict[str, Any], prefix: str, *
 
 
 class _AnisotropicKernel(_QuadraticKernel):
-    """-|z|^2 with the offsets z whitened by a covariance."""
+    """-z^T z with the offsets z whitened by a covariance."""
 
     covariance: type[_Covariance]
     covs: _Covariance

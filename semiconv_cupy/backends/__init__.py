@@ -30,13 +30,14 @@ def array_module(**arrays: Any) -> Any:
         elif cuda.is_cupy(array):
             kinds[name] = "CuPy"
         else:
+            kind = f"{type(array).__module__}.{type(array).__qualname__}"
             hint = ""
-            if type(array).__module__.split(".")[0] == "torch":
+            if kind.startswith("torch."):
                 hint = "; for tensors use torch_bridge.functional.semifield_conv"
-            raise TypeError(
-                f"{name} must be a NumPy or CuPy array, got {type(array).__module__}."
-                f"{type(array).__qualname__}{hint}"
-            )
+            elif kind.startswith("builtins."):
+                kind = type(array).__qualname__
+                hint = f"; numpy.asarray({name}) makes one" if kind in ("list", "tuple") else ""
+            raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}{hint}")
     if len(set(kinds.values())) > 1:
         mixture = ", ".join(f"{name} is a {kind} array" for name, kind in kinds.items())
         raise TypeError(f"all arrays must be of one library and device: {mixture}")

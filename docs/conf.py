@@ -1,0 +1,66 @@
+"""Configuration of the documentation: `sphinx-build -W docs build/docs`."""
+
+import re
+
+import semiconv_cupy
+
+project = "semiconv-cupy"
+author = "the semiconv-cupy authors"
+project_copyright = author
+version = release = semiconv_cupy.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_templates"]
+
+# A name in single backticks is a link where it names something of ours, as numpydoc has it.
+default_role = "py:obj"
+autosummary_generate = True
+toc_object_entries_show_parents = "hide"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say more, and in words
+autodoc_default_options = {
+    "members": True,
+    # Our private bases are documented in what inherits from them; the bases of others are not.
+    "inherited-members": "Module, ndarray, BaseException",
+}
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks show the results that they were committed with
+
+html_theme = "pydata_sphinx_theme"
+html_title = "semiconv-cupy"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sourcelink = False
+# The header leads to every page; only the reference is deep enough for a second navigation.
+html_sidebars = {"[!a]*": [], "api/**": ["sidebar-nav-bs"]}
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    "navbar_persistent": ["search-button"],
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": [],
+    "footer_end": [],
+    "header_links_before_dropdown": 8,
+}
+
+
+def _escape_stars(app, what, name, obj, options, lines):
+    """Let docstrings write the shape (B, C, *S) as it is read in a terminal."""
+    lines[:] = [re.sub(r"(?<=[\s(])\*(?=\w)", r"\*", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _escape_stars, priority=400)  # before napoleon

@@ -1,0 +1,91 @@
+"""What README.md and the pages of docs/ state in code is true: every example runs as it stands.
+
+A block of ```python runs; a session (```pycon) also gives the answers that are shown. README's
+blocks stand alone; those of a page are read in order, in one namespace.
+"""
+
+import doctest
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+OPTIONAL = ("torch", "kornia", "cv2", "pytorch_nd_semiconv", "skimage", "scipy")
+
+
+def blocks(document):
+    text = document.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        yield match[1], match[2], text[: match.start(2)].count("\n")
+
+
+def missing(code):
+    """The first optional module that the code imports and that is not installed."""
+    imported = re.findall(r"^(?:>>> )?(?:import|from) (\w+)", code, re.MULTILINE)
+    return next(
+        (name for name in OPTIONAL if name in imported and not importlib.util.find_spec(name)), None
+    )
+
+
+def run(language, code, line, document, namespace):
+    name = str(document.relative_to(ROOT))
+    if language == "python":
+        exec(compile("\n" * line + code, name, "exec"), namespace)
+        return
+    session = doctest.DocTestParser().get_doctest(code, namespace, name, name, line)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    report = []
+    runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
+    runner.run(session, out=report.append, clear_globs=False)
+    namespace.update(session.globs)
+    assert not runner.failures, "".join(report)
+
+
+EXAMPLES = list(blocks(README))
+
+
+def test_the_readme_has_examples():
+    assert len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "line"), EXAMPLES, ids=[f"line {line}" for *_, line in EXAMPLES]
+)
+def test_an_example_of_the_readme(language, code, line):
+    absent = missing(code)
+    if absent:
+        pytest.skip(f"{absent} is not installed")
+    run(language, code, line, README, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.stem
+)
+def test_the_examples_of_a_page(page):
+    namespace, skipped = {"__name__": "__main__"}, set()
+    for language, code, line in blocks(page):
+        absent = missing(code)
+        if absent:
+            skipped.add(absent)
+        else:
+            run(language, code, line, page, namespace)
+    if skipped:
+        pytest.skip(f"the rest ran, but examples with {', '.join(sorted(skipped))} did not")
+
+
+@pytest.mark.parametrize("wrong", [">>> 1 + 1\n3\n", ">>> 1 / 0\n"])
+def test_a_session_with_a_wrong_answer_fails(wrong):
+    with pytest.raises(AssertionError, match=r"Expected|ZeroDivisionError"):
+        run("pycon", wrong, 0, README, {})
+
+
+@pytest.mark.parametrize("document", [README, *PAGES], ids=lambda path: path.stem)
+def test_each_link_to_a_file_leads_somewhere(document):
+    for target in LINK.findall(document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target

@@ -1,0 +1,313 @@
+"""What goes wrong first in a beginner's hands: each message names what was given and the remedy."""
+
+import builtins
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import semiconv_cupy as sc
+from semiconv_cupy import conv
+from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
+
+MAX = sc.SelectSemifield.tropical_max
+IMG = np.zeros((1, 1, 8, 8), np.float32)
+KRN = np.zeros((1, 1, 3, 3), np.float32)
+RGB = np.zeros((1, 3, 8, 8), np.float32)
+
+
+def convolve(img=IMG, krn=KRN, semifield="tropical_max", **arguments):
+    return lambda: sc.semifield_conv(img, krn, semifield, **arguments)
+
+
+ARRAYS = {
+    "a picture without batch and channel": (
+        convolve(IMG[0, 0], KRN[0, 0]),
+        ValueError,
+        "got (8, 8); a single picture is img[None, None]",
+    ),
+    "a kernel without channels": (
+        convolve(krn=KRN[0, 0]),
+        ValueError,
+        "got krn (3, 3) and img (1, 1, 8, 8); a single kernel is krn[None, None]",
+    ),
+    "channels last": (
+        convolve(np.zeros((1, 8, 8, 3), np.float32)),
+        ValueError,
+        "krn must have 8 input channels (img channels / groups = 8 / 1), got krn of shape "
+        "(1, 1, 3, 3) and img of shape (1, 8, 8, 3); channels come second, as "
+        "numpy.moveaxis(img, -1, 1) has them",
+    ),
+    "one kernel for three channels": (
+        convolve(RGB),
+        ValueError,
+        "one kernel for every channel is groups=3, group_broadcasting=True",
+    ),
+    "three kernels for three channels": (
+        convolve(RGB, np.zeros((3, 1, 3, 3), np.float32)),
+        ValueError,
+        "a kernel for each channel is groups=3",
+    ),
+    "groups that do not divide": (
+        convolve(np.zeros((1, 4, 8, 8), np.float32), groups=3),
+        ValueError,
+        "groups must divide the channels of img: channels=4, groups=3",
+    ),
+    "an integer kernel on a float image": (
+        convolve(krn=KRN.astype(np.int64)),
+        TypeError,
+        "got img float32 and krn int64; convert one of them: krn.astype(img.dtype)",
+    ),
+    "a float kernel on an integer image": (  # whose fractions uint8 could not hold
+        convolve(IMG.astype(np.uint8)),
+        TypeError,
+        "got img uint8 and krn float32; convert one of them: img.astype(krn.dtype)",
+    ),
+    "a float32 kernel on a float64 image": (
+        convolve(IMG.astype(np.float64)),
+        TypeError,
+        "got img float64 and krn float32; convert one of them: krn.astype(img.dtype)",
+    ),
+    "integers where there are none": (
+        convolve(IMG.astype(int), KRN.astype(int), "linear"),
+        TypeError,
+        "SubtractSemifield.linear() works on floating arrays only; integers need a SelectSemifield",
+    ),
+    "a list": (
+        convolve([[[1.0]]]),
+        TypeError,
+        "img must be a NumPy or CuPy array, got list; numpy.asarray(img) makes one",
+    ),
+    "a misspelt semifield": (
+        convolve(semifield="tropicalmax"),
+        ValueError,
+        "semifield='tropicalmax' is unknown (did you mean 'tropical_max'?); the names are "
+        "tropical_max, tropical_min_negated, tropical_min, max_times, boolean, linear",
+    ),
+    "a semifield without its parameter": (
+        convolve(semifield="log"),
+        ValueError,
+        "semifield='log' needs its parameter: pass SubtractSemifield.log(mu)",
+    ),
+    "a semifield that was not called": (
+        convolve(semifield=MAX),
+        TypeError,
+        "got SelectSemifield.tropical_max; it must be called: SelectSemifield.tropical_max(...)",
+    ),
+    "padding in capitals": (
+        convolve(padding="SAME"),
+        ValueError,
+        'padding must be "valid", "same" or integers, got \'SAME\'',
+    ),
+    "another border": (
+        convolve(padding="reflect"),
+        ValueError,
+        "got 'reflect'; for another border pad the image first, or see semiconv_cupy.ndimage",
+    ),
+    "padding as torch.nn.functional.pad has it": (
+        convolve(padding=(1, 1, 1, 1)),
+        ValueError,
+        "one entry per axis (2), an int or a (begin, end) pair, got (1, 1, 1, 1)",
+    ),
+    "half a pixel": (convolve(padding=1.5), TypeError, "padding must be an integer, got 1.5"),
+    "a kind that is none": (
+        convolve(kind="convolution"),
+        ValueError,
+        'kind must be "conv" or "corr", got \'convolution\'',
+    ),
+    "a window larger than the image": (
+        convolve(krn=np.zeros((1, 1, 9, 9), np.float32)),
+        ValueError,
+        "the window does not fit into the padded image: image size (8, 8)",
+    ),
+    "a flat function of integers": (
+        lambda: sc.structuring.flat(sc.structuring.disk(2), dtype=np.uint8),
+        TypeError,
+        "for an integer image use semiconv_cupy.ndimage.grey_dilation(image, footprint=...)",
+    ),
+    "a branch in a semifield": (
+        lambda: sc.SelectSemifield(
+            lambda a, b: b > a, lambda img, krn: img if krn > 0 else krn, zero=0.0
+        ),
+        TypeError,
+        "depends on the value of krn > 0: write semiconv_cupy.where(condition, a, b) instead",
+    ),
+    "a semifield without zero": (
+        lambda: sc.SelectSemifield(lambda a, b: b > a, lambda img, krn: img + krn),
+        TypeError,
+        "zero is missing: pass the neutral element of the addition",
+    ),
+    "a gradient of integers": (
+        lambda: sc.semifield_conv_vjp(IMG.astype(int), KRN.astype(int), "tropical_max"),
+        TypeError,
+        "derivatives need a floating dtype, got int64",
+    ),
+    "a filter of no size": (
+        lambda: sc.ndimage.grey_dilation(IMG[0, 0]),
+        ValueError,
+        "size, footprint, or structure must be specified",
+    ),
+    "a border that SciPy does not have": (
+        lambda: sc.ndimage.grey_dilation(IMG[0, 0], 3, mode="edge"),
+        RuntimeError,
+        "boundary mode not supported: 'edge'; known are nearest, wrap",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_with_arrays(name):
+    call, error, text = ARRAYS[name]
+    with pytest.raises(error, match=re.escape(text)):
+        call()
+
+
+def test_what_the_remedies_say_works():
+    channels_last = np.zeros((1, 8, 8, 3), np.float32)
+    assert convolve(np.moveaxis(channels_last, -1, 1), groups=3, group_broadcasting=True)().shape
+    assert convolve(RGB, np.zeros((3, 1, 3, 3), np.float32), groups=3)().shape == (1, 3, 6, 6)
+    assert convolve(IMG[0, 0][None, None], KRN[0, 0][None, None])().shape == (1, 1, 6, 6)
+    picture, kernel = IMG.astype(np.uint8), KRN - 0.5
+    assert convolve(picture.astype(kernel.dtype), kernel)().max() == -0.5
+
+
+def tensors():
+    torch = pytest.importorskip("torch")
+    import torch_bridge
+
+    img, krn = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3)
+    function = torch_bridge.functional.semifield_conv
+    learned = torch_bridge.LearnedKernel2D(1, 1, 3)
+    return {
+        "tensors for the array function": (
+            convolve(img, krn),
+            TypeError,
+            "got torch.Tensor; for tensors use torch_bridge.functional.semifield_conv",
+        ),
+        "arrays for the tensor function": (
+            lambda: function(IMG, KRN, "tropical_max"),
+            TypeError,
+            "img must be a torch.Tensor, got ndarray; for arrays use semiconv_cupy.semifield_conv",
+        ),
+        "an array and a tensor": (
+            convolve(IMG, krn),
+            TypeError,
+            "krn must be a NumPy or CuPy array, got torch.Tensor",
+        ),
+        "two dtypes": (
+            lambda: function(img, krn.double(), "tropical_max"),
+            TypeError,
+            "got img torch.float32 and krn torch.float64; convert one of them: krn.to(img.dtype)",
+        ),
+        "a float kernel on an integer image": (
+            lambda: function(img.to(torch.uint8), krn, "tropical_max"),
+            TypeError,
+            "convert one of them: img.to(krn.dtype)",
+        ),
+        "two devices": (
+            lambda: function(img.to("meta"), krn, "tropical_max"),
+            ValueError,
+            "img and krn must be on one device, got img on meta and krn on cpu",
+        ),
+        "a semifield that was not called": (
+            lambda: function(img, krn, MAX),
+            TypeError,
+            "it must be called: SelectSemifield.tropical_max(...)",
+        ),
+        "a semifield as a module": (
+            lambda: torch_bridge.GenericConv(learned, MAX()),
+            TypeError,
+            "conv must be a module, got SelectSemifield: use SelectSemifield.tropical_max()."
+            "dynamic()",
+        ),
+        "a tensor as a module": (
+            lambda: torch_bridge.GenericConv(krn, MAX().dynamic()),
+            TypeError,
+            "kernel must be a module, got Tensor; for a tensor as kernel use "
+            "torch_bridge.functional.semifield_conv",
+        ),
+        "a layer that does not know its rank": (
+            lambda: torch_bridge.Dilation(3),
+            ValueError,
+            "kernel_size=3 does not say the number of dimensions: give one entry per axis, or ndim",
+        ),
+        "a layer for other channels": (
+            lambda: torch_bridge.DilationPool2d(2, channels=3)(img),
+            ValueError,
+            "img must have 3 channels, got an image of shape (1, 1, 8, 8)",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tensors for the array function",
+        "arrays for the tensor function",
+        "an array and a tensor",
+        "two dtypes",
+        "a float kernel on an integer image",
+        "two devices",
+        "a semifield that was not called",
+        "a semifield as a module",
+        "a tensor as a module",
+        "a layer that does not know its rank",
+        "a layer for other channels",
+    ],
+)
+def test_with_tensors(name):
+    call, error, text = tensors()[name]
+    with pytest.raises(error, match=re.escape(text)):
+        call()
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr(host, "compiler", lambda: None)
+    monkeypatch.setattr(conv, "_warned", False)
+    monkeypatch.setattr(conv, "_calls", {})
+    monkeypatch.delenv("CXX", raising=False)
+    text = r"slow array loops: no C\+\+ compiler found .*; install one, .* `apt install g\+\+`"
+    with pytest.warns(BackendWarning, match=text):
+        assert convolve()().shape == (1, 1, 6, 6)
+    with pytest.raises(BackendUnavailableError, match="method='direct' cannot run here: no C"):
+        convolve(method="direct")()
+
+
+def test_no_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(BackendUnavailableError, match=r"CuPy is not installed; `pip install cupy-"):
+        cuda.device.__wrapped__()
+
+
+def test_cupy_without_a_driver(monkeypatch):
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def count():
+        raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+    runtime = types.SimpleNamespace(getDeviceCount=count)
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    text = r"CuPy finds no usable GPU \(cudaErrorNoDevice.*`python -m semiconv_cupy info` says more"
+    with pytest.raises(BackendUnavailableError, match=text):
+        cuda.device.__wrapped__()
+
+
+def test_no_pytorch(monkeypatch):
+    found = builtins.__import__
+
+    def without_torch(name, *arguments, **keywords):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return found(name, *arguments, **keywords)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_bridge"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    text = "torch_bridge needs PyTorch: pip install torch .*; arrays need only semiconv_cupy"
+    with pytest.raises(ModuleNotFoundError, match=text):
+        MAX().dynamic()
