@@ -2,7 +2,7 @@
 // into + and *, so that a window's value comes from an ordinary sum S of products E(img) E(krn).
 //
 // Needs SEMICONV_LOG or SEMICONV_ROOT. E is relative to a shift, about the extreme number of what is
-// transformed (root: E = (x / shift)^p, log: E = e^(mu (x - shift))), hence lies in [0, 16], and the
+// transformed (root: E = (x / shift)^p, log: E = e^(mu (x - shift))), hence lies in [0, 1], and the
 // semifield's zero becomes 0. Terms may vanish in the products; S itself tells whether that can
 // matter (Proof), and whoever computes S computes a window's value directly where it can. E of what
 // the semifield's set does not hold, and of the infinity that is not the zero, is not finite, which
@@ -32,10 +32,10 @@ template <class V> SEMICONV_FN Pair<V> two_product(V a, V b) {
 
 template <class V> struct Linear {
 #if defined(SEMICONV_LOG)
-  static constexpr bool upwards = SEMICONV_PARAMETER > 0;
+  static constexpr bool upwards = SEMICONV_PARAMETER > 0, own_derivative = true;
 #else
   static constexpr double p = SEMICONV_PARAMETER;
-  static constexpr bool upwards = p > 0;
+  static constexpr bool upwards = p > 0, own_derivative = false;
   static constexpr double order = upwards ? p : -p;
 #endif
   static SEMICONV_FN V parameter() { return constant<V>(SEMICONV_PARAMETER); }
@@ -57,7 +57,10 @@ template <class V> struct Linear {
 #if defined(SEMICONV_ROOT)
     if constexpr (order <= 8) {
       V exponent;
-      return extreme / mantissa_of(extreme, exponent);
+      const V mantissa = mantissa_of(extreme, exponent), one = constant<V>(1);
+      const V power = extreme / mantissa;
+      if (upwards) return where(mantissa > one, V(2 * power), power);
+      return where(mantissa < one, V(power / 2), power);
     }
 #endif
     return extreme;
@@ -111,6 +114,14 @@ template <class V> struct Linear {
     return transformed;
 #else
     return raised<upwards ? -1 : 1>(ratio(v, shift));
+#endif
+  }
+  // All bits set where a sum of 0 has no slope.
+  static constexpr SEMICONV_FN int flat_at_zero() {
+#if defined(SEMICONV_LOG)
+    return -1;
+#else
+    return p == 1 ? 0 : -1;
 #endif
   }
   static SEMICONV_FN V scale(V shift) {
@@ -178,13 +189,13 @@ template <class V> struct Range {
 };
 
 // A sum of nonnegative terms whose losses cannot matter is at least `least`, and finite. What a term
-// can lose is less than 16 of the smallest normal number: a factor that vanished has one beside it that
-// is at most 16. Nothing is lost where the smallest factors have a normal product; then 0 is proven too.
+// can lose is less than the smallest normal number: a factor that vanished has one beside it that is
+// at most 1. Nothing is lost where the smallest factors have a normal product; then 0 is proven too.
 template <class V> struct Proof {
   V least;
   SEMICONV_FN Proof(const Range<V>& img, const Range<V>& krn, int64 taps) {
     using L = Limits<V>;
-    constexpr V margin = 4 * 16;
+    constexpr V margin = 4;
     const V lost = L::smallest_normal * (V)taps;
     least = img.smallest * krn.smallest >= L::smallest_normal ? V(0) : margin * lost / (L::epsilon / 2);
 #if defined(SEMICONV_LOG)
