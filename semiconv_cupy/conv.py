@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import needs_arrays
+from semiconv_cupy.residual import needs_arrays, residual_of
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
 
 Array = Any
@@ -189,7 +189,7 @@ def _plan(
         device = cuda.device()
         with img.device:
             out = device.empty(geometry.out_shape, img.dtype)
-            cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+            forward(img, krn, out, None, semifield, geometry, storage, method=method, device=device)
         return out
 
     return launch
@@ -400,8 +400,11 @@ def forward(
     on_gpu = device is not None or xp is not np
     in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
     if device is not None or (xp is not np and method != "reference"):
-        launcher = device or cuda.device()
-        cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual, method=method)
+        launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
+        if in_disguise:
+            cuda.forward_linear(launcher, *arrays)
+        else:
+            cuda.forward(launcher, *arrays, residual, method=method)
     elif method != "reference" and serves(xp, geometry, method):
         part = "linear" if in_disguise else "forward"
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
@@ -431,17 +434,39 @@ def backward(
     describes, it was "linear".
     """
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
-    arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+    linearly = residual is None and linear.can_serve(semifield)
     if device is not None or (xp is not np and method != "reference"):
-        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage)
+        launcher = device or cuda.device()
+        if linearly:
+            residual = _direct_residual(launcher, img, krn, semifield, geometry, storage)
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+        cuda.backward(launcher, *arrays, semifield, geometry, storage)
     elif method != "reference" and serves(xp, geometry, method):
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
         host.backward(*arrays, semifield, geometry, storage, threads)
     else:
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
         with np.errstate(all="ignore"):
-            if residual is None and linear.can_serve(semifield):  # planned where a compiler was
+            if linearly:
                 residual = reference.forward(xp, image, kernel, semifield, geometry, dtype)[1]
             reference.backward(
                 xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )
+
+
+def _direct_residual(
+    device: cuda.Device,
+    img: Array,
+    krn: Array,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> Array:
+    """What the direct forward pass leaves for the derivative, by that pass: GPUs have no other."""
+    described = residual_of(semifield, storage, geometry)
+    assert described is not None
+    out = device.empty(geometry.out_shape, img.dtype)
+    residual = device.empty(described.shape, described.dtype)
+    cuda.forward(device, img, krn, semifield, geometry, storage, out, residual)
+    return residual

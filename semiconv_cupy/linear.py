@@ -51,7 +51,11 @@ def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: boo
 def saved_residual(
     semifield: Semifield, storage: str, geometry: Geometry, method: str, *, on_gpu: bool
 ) -> Residual | None:
-    """What a forward pass by `method` keeps for the derivative: nothing where it is linear."""
+    """What a forward pass by `method` keeps for the derivative: nothing where it is linear.
+
+    Then the sums are computed again (on a GPU what `residual_of` describes, by the direct kernels):
+    their scale is that of a tile, and what is relative to one scale sums to 1 with no other.
+    """
     if serves(semifield, geometry, method, on_gpu=on_gpu):
         return None
     return residual_of(semifield, storage, geometry)

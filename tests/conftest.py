@@ -15,11 +15,22 @@ settings.register_profile("explore", deadline=None, max_examples=400, print_blob
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-@pytest.fixture(
-    params=[pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in cases.BACKENDS]
-)
+def _parameters(backends):
+    return [pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in backends]
+
+
+@pytest.fixture(params=_parameters(cases.BACKENDS))
 def backend(request):
     """The name of a backend, for `cases.run`; a GPU that is not there skips, with the reason."""
+    reason = cases.unavailable(request.param)
+    if reason:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(params=_parameters((*cases.BACKENDS, *cases.LINEAR)))
+def any_backend(request):
+    """The same, and the linear field in disguise: for tests of log and root."""
     reason = cases.unavailable(request.param)
     if reason:
         pytest.skip(reason)
