@@ -18,8 +18,9 @@ from semiconv_cupy.residual import Residual, residual_of
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
 
-# Fewer taps do not pay for transforming the image. (Measured: log gains from 3 on, root from 6.)
-_LEAST_TAPS = 6
+# Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
+# powers are a few products, which exponentials and other powers are not.
+_LEAST_TAPS, _LEAST_TAPS_OF_WHOLE_POWERS = 3, 24
 
 
 def can_serve(semifield: Semifield) -> bool:
@@ -44,8 +45,13 @@ def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: boo
             f"{semifield!r}; use method='auto'"
         )
     if method == "auto":
-        return not on_gpu and geometry.taps >= _LEAST_TAPS and can_serve(semifield)
+        return not on_gpu and can_serve(semifield) and geometry.taps >= _least_taps(semifield)
     return method == "linear"
+
+
+def _least_taps(semifield: Semifield) -> int:
+    whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
+    return _LEAST_TAPS_OF_WHOLE_POWERS if whole else _LEAST_TAPS
 
 
 def saved_residual(
