@@ -271,6 +271,7 @@ struct LinearBackward {
 };
 
 inline int backward_linear(const Geometry& g, const Backward& call, bool absorbing, int threads) {
+  if (!call.grad_img && !call.grad_krn) return success;
   Tiling tiling(g, 4);
   tiling.cover_reach(g);
   const Partition partition(g, tiling);
