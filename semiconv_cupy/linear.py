@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
 # powers are a few products, which exponentials and other powers are not.
-_LEAST_TAPS, _LEAST_TAPS_OF_WHOLE_POWERS = 3, 24
+LEAST_TAPS = {"any": 3, "whole powers": 24}
 
 
 def can_serve(semifield: Semifield) -> bool:
@@ -51,7 +51,7 @@ def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: boo
 
 def _least_taps(semifield: Semifield) -> int:
     whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
-    return _LEAST_TAPS_OF_WHOLE_POWERS if whole else _LEAST_TAPS
+    return LEAST_TAPS["whole powers" if whole else "any"]
 
 
 def saved_residual(

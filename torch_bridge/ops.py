@@ -105,7 +105,10 @@ def handle_of(semifield: Semifield | str) -> Handle:
             "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
             f"got {semifield!r}"
         )
-    digest = hashlib.sha256(repr(known.content).encode()).hexdigest()[:16]
+    # Torch keeps compiled graphs on disk, and knows of an operator no more than this key: what it
+    # leaves for the derivative must follow from it.
+    identity = (known.content, linear.LEAST_TAPS)
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     slopes = None
     if not needs_arrays(known):
         by_img, by_krn = (known.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
