@@ -64,11 +64,17 @@ template <class V> using Scalar = typename ScalarOf<V>::type;
 template <class T> struct Limits;
 template <> struct Limits<float> {
   static constexpr bool integer = false;
-  static constexpr float smallest_normal = 1.17549435e-38f;
+  static constexpr float smallest_normal = 1.17549435e-38f, largest = 3.40282347e38f;
+  static constexpr float epsilon = 1.1920929e-7f;  // the spacing at 1
+  // ln 2 in two parts; the first times any exponent is exact.
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };
 template <> struct Limits<double> {
   static constexpr bool integer = false;
-  static constexpr double smallest_normal = 2.2250738585072014e-308;
+  static constexpr double smallest_normal = 2.2250738585072014e-308,
+                          largest = 1.7976931348623157e308;
+  static constexpr double epsilon = 2.220446049250313e-16;
+  static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
 };
 #define SEMICONV_INTEGER_LIMITS(T, U, W, LOWEST, HIGHEST) \
   template <> struct Limits<T> {                          \
@@ -231,6 +237,43 @@ SEMICONV_BINARY(pow)
 SEMICONV_BINARY(atan2)
 #undef SEMICONV_UNARY
 #undef SEMICONV_BINARY
+// What error-free transformations need: a product that no later addition swallows unrounded, and a
+// number's upper bits, two of which multiply exactly.
+#if defined(SEMICONV_GPU)
+SEMICONV_FN float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+SEMICONV_FN double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+#else
+template <class V> SEMICONV_FN V rounded_product(V a, V b) {
+  V product = a * b;
+#if defined(__x86_64__)
+  asm("" : "+x"(product));
+#else
+  asm("" : "+m"(product));
+#endif
+  return product;
+}
+#endif
+SEMICONV_FN float upper_bits(float a) { return bit_cast<float>(bit_cast<uint32>(a) & 0xfffff000u); }
+SEMICONV_FN double upper_bits(double a) {
+  return bit_cast<double>(bit_cast<uint64>(a) & 0xfffffffff8000000ull);
+}
+// a > 0 as mantissa * 2^exponent, the mantissa in [sqrt(1/2), sqrt(2)).
+SEMICONV_FN float mantissa_of(float a, float& exponent) {
+  int power;
+  const float mantissa = ::frexpf(a, &power);
+  const bool low = mantissa < 0.70710678f;
+  exponent = (float)(low ? power - 1 : power);
+  return low ? 2 * mantissa : mantissa;
+}
+SEMICONV_FN double mantissa_of(double a, double& exponent) {
+  int power;
+  const double mantissa = ::frexp(a, &power);
+  const bool low = mantissa < 0.70710678118654752;
+  exponent = (double)(low ? power - 1 : power);
+  return low ? 2 * mantissa : mantissa;
+}
+SEMICONV_FN float log_of_mantissa(float m) { return log(m); }
+SEMICONV_FN double log_of_mantissa(double m) { return log(m); }
 // exp where a <= 0 is known and a result below the smallest normal number may be 0.
 SEMICONV_FN float exp_of_nonpositive(float a) { return ::expf(a); }
 SEMICONV_FN double exp_of_nonpositive(double a) { return ::exp(a); }

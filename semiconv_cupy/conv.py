@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import reference, source
+from semiconv_cupy import linear, reference, source
 from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
@@ -28,7 +28,7 @@ from semiconv_cupy.semifields import (
 
 Array = Any
 Semifield = SelectSemifield | SubtractSemifield
-METHODS = ("auto", "direct", "tiled", "reference")
+METHODS = ("auto", "direct", "tiled", "linear", "reference")
 
 
 def semifield_conv(
@@ -74,10 +74,11 @@ def semifield_conv(
         Apply all O kernels to every group (out has O * groups channels), not O / groups to each.
     kind : {"conv", "corr"}
         Whether the kernel is mirrored (a convolution) or not (a correlation).
-    method : {"auto", "direct", "tiled", "reference"}
+    method : {"auto", "direct", "tiled", "linear", "reference"}
         "auto" picks the fastest that is right here. "direct" insists on the compiled kernel that
         serves every geometry, "tiled" (CuPy arrays, floating dtypes, small strides) on the one that
-        works in shared memory, "reference" on plain array loops.
+        works in shared memory, "linear" (log, and root of p >= 1 or p < 0) on ordinary sums of
+        exponentials or powers, "reference" on plain array loops.
 
     Returns
     -------
@@ -98,7 +99,11 @@ def semifield_conv(
     -----
     float16 and bfloat16 are computed in float32. Integer selections saturate instead of wrapping;
     bool is or/and. Of equal terms the first in the kernel's memory order wins. NaN is never
-    selected, and a window of nothing but NaN gives the zero; other additions propagate it.
+    selected, and a window of nothing but NaN gives the zero; other additions propagate it. "linear"
+    computes log as ln(sum of e^(mu img) e^(mu krn))/mu, root as the p-th root of a sum of p-th
+    powers, both relative to the largest numbers; outputs for which the sum does not prove that what
+    underflowed is below rounding (differences of mu (img + krn) above 60 in float32, 600 in
+    float64; infinities, NaN) are computed by "direct", so only speed depends on the numbers.
     Mathematics: van den Boomgaard and Smeulders, "The morphological structure of images", 1994;
     Maragos, "Slope transforms", 1995.
 
@@ -158,7 +163,7 @@ def _plan(
         )
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     if isinstance(semifield, BroadcastSemifield):
-        if method in ("direct", "tiled"):
+        if method in ("direct", "tiled", "linear"):
             raise ValueError(
                 f"method={method!r} has no kernels for a BroadcastSemifield; use a "
                 "SelectSemifield or SubtractSemifield, or method='auto'"
@@ -169,6 +174,7 @@ def _plan(
     storage = storage_of(img.dtype, semifield)
     if xp is not np and img.device != krn.device:
         raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
+    in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
     served = method == "reference" or serves(xp, geometry, method)
     if method == "reference" or not served:
 
@@ -182,13 +188,14 @@ def _plan(
     if xp is np and method == "tiled":
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
     if xp is np:
-        return host.forward_call(img, krn, semifield, geometry, storage)
+        part = "linear" if in_disguise else "forward"
+        return host.forward_call(img, krn, semifield, geometry, storage, part)
 
     def launch(img: Array, krn: Array) -> Array:
         device = cuda.device()
         with img.device:
             out = device.empty(geometry.out_shape, img.dtype)
-            cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+            forward(img, krn, out, None, semifield, geometry, storage, method=method, device=device)
         return out
 
     return launch
@@ -221,7 +228,7 @@ def serves(xp: Any, geometry: Geometry, method: str) -> bool:
         reason = host.missing_compiler()
     else:
         return True
-    if method in ("direct", "tiled"):
+    if method in ("direct", "tiled", "linear"):
         raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
     global _warned
     if not _warned:
@@ -350,7 +357,7 @@ def semifield_conv_vjp(
     )  # fmt: skip
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
     out = xp.empty(geometry.out_shape, dtype)
-    described = residual_of(algebra, storage, geometry)
+    described = linear.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
     residual = None if described is None else xp.empty(described.shape, described.dtype)
     forward(img, krn, out, residual, algebra, geometry, storage, method=method)
     saved = (img, krn) if needs_arrays(algebra) else (None, None)
@@ -392,15 +399,22 @@ def forward(
     """Compute into given arrays: for callers that allocate themselves and have checked everything.
 
     `out` (img's dtype) and `residual` (see `residual.residual_of`; None: not wanted) are
-    C-contiguous. `storage` names the dtype that the bits of img, krn and out stand for, so that
-    bfloat16 may come as uint16. At most `threads` threads of the CPU work (None: OpenMP's default).
+    C-contiguous; where a residual is wanted, "auto" is not "linear", which has none. `storage`
+    names the dtype that the bits of img, krn and out stand for, so that bfloat16 may come as
+    uint16. At most `threads` threads of the CPU work (None: OpenMP's default).
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
+    on_gpu = device is not None or xp is not np
+    in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
     if device is not None or (xp is not np and method != "reference"):
-        launcher = device or cuda.device()
-        cuda.forward(launcher, img, krn, semifield, geometry, storage, out, residual, method=method)
+        launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
+        if in_disguise:
+            cuda.forward_linear(launcher, *arrays)
+        else:
+            cuda.forward(launcher, *arrays, residual, method=method)
     elif method != "reference" and serves(xp, geometry, method):
-        host.forward(img, krn, out, residual, semifield, geometry, storage, threads)
+        part = "linear" if in_disguise else "forward"
+        host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
     else:
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
 
@@ -423,18 +437,43 @@ def backward(
     """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
 
     `grad_img` comes zeroed, except for CUDA kernels: they write every element. `img` and `krn` may
-    be None where `residual.needs_arrays` is False.
+    be None where `residual.needs_arrays` is False. The residual tells what the forward pass was:
+    where it kept none that `residual.residual_of` describes, it was "linear".
     """
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
-    arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+    linearly = residual is None and linear.can_serve(semifield)
     if device is not None or (xp is not np and method != "reference"):
-        cuda.backward(device or cuda.device(), *arrays, semifield, geometry, storage, method=method)
+        launcher = device or cuda.device()
+        if linearly:
+            residual = _direct_residual(launcher, img, krn, semifield, geometry, storage)
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+        cuda.backward(launcher, *arrays, semifield, geometry, storage, method)
     elif method != "reference" and serves(xp, geometry, method):
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
         host.backward(*arrays, semifield, geometry, storage, threads)
     else:
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
         with np.errstate(all="ignore"):
+            if linearly:
+                residual = reference.forward(xp, image, kernel, semifield, geometry, dtype)[1]
             reference.backward(
                 xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )
+
+
+def _direct_residual(
+    device: cuda.Device,
+    img: Array,
+    krn: Array,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+) -> Array:
+    """What the direct forward pass leaves for the derivative, by that pass: GPUs have no other."""
+    described = residual_of(semifield, storage, geometry)
+    assert described is not None
+    out = device.empty(geometry.out_shape, img.dtype)
+    residual = device.empty(described.shape, described.dtype)
+    cuda.forward(device, img, krn, semifield, geometry, storage, out, residual)
+    return residual

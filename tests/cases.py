@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from oracle import Algebra, Expected
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield
+from semiconv_cupy import SelectSemifield, SubtractSemifield, linear
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.conv import forward, storage_of
 from semiconv_cupy.errors import BackendUnavailableError
@@ -315,7 +315,9 @@ def expected_of(name: str, geometry: GeometryCase, dtype: str) -> Expected:
 BACKENDS = ("host", "reference", "cuda_on_cpu", "cupy")
 # CUDA's tiled kernel, which the launch code picks for larger images than the table's.
 TILED = "cuda_tiled_on_cpu"
-_METHODS = {"host": "direct", "reference": "reference"}
+# The linear field in disguise, of log and root alone: other semifields are skipped.
+LINEAR = ("host_linear", "cuda_linear_on_cpu")
+_METHODS = {"host": "direct", "host_linear": "linear", "reference": "reference"}
 
 
 @functools.lru_cache(maxsize=1)
@@ -326,8 +328,8 @@ def harness() -> HarnessDevice:
 
 def known(backend: str) -> None:
     """Raise where there is no such backend."""
-    if backend not in (*BACKENDS, TILED):
-        raise ValueError(f"backend must be one of {BACKENDS} or {TILED!r}, got {backend!r}")
+    if backend not in (*BACKENDS, *LINEAR, TILED):
+        raise ValueError(f"no backend {backend!r}; there are {(*BACKENDS, *LINEAR, TILED)}")
 
 
 @functools.cache
@@ -350,6 +352,8 @@ def library_of(backend: str) -> str:
 def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **arguments: Any) -> Any:
     """One convolution on one backend; raises where the backend cannot run it, never falls back."""
     known(backend)
+    if backend in LINEAR and not linear.can_serve(semifield):
+        pytest.skip(f"{semifield!r} is no linear field in disguise")
     if backend in _METHODS:
         method = _METHODS[backend]
         return sc.semifield_conv(img, krn, semifield, method=method, **arguments)
@@ -358,7 +362,7 @@ def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **argume
         return sc.semifield_conv(
             xp.asarray(img), xp.asarray(krn), semifield, method="direct", **arguments
         )
-    method = "tiled" if backend == TILED else "auto"
+    method = "tiled" if backend == TILED else "linear" if backend in LINEAR else "auto"
     return run_on(harness(), img, krn, semifield, method, **arguments)
 
 
@@ -370,13 +374,13 @@ def run_on(
     method: str = "auto",
     **arguments: Any,
 ) -> np.ndarray:
-    """One convolution by the CUDA launch code on a given device; `method` as of cuda.forward."""
+    """One convolution by the CUDA launch code on a given device."""
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     out: np.ndarray = device.empty(geometry.out_shape, img.dtype)
     storage = storage_of(img.dtype, semifield)
     if method == "tiled":
         skip_without_tile(semifield, storage, geometry, None)
-    cuda.forward(device, img, krn, semifield, geometry, storage, out, method=method)
+    forward(img, krn, out, None, semifield, geometry, storage, method=method, device=device)
     return out
 
 

@@ -21,11 +21,22 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // _wo
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-@pytest.fixture(
-    params=[pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in cases.BACKENDS]
-)
+def _parameters(backends):
+    return [pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in backends]
+
+
+@pytest.fixture(params=_parameters(cases.BACKENDS))
 def backend(request):
     """The name of a backend, for `cases.run`; a GPU that is not there skips, with the reason."""
+    reason = cases.unavailable(request.param)
+    if reason:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(params=_parameters((*cases.BACKENDS, *cases.LINEAR)))
+def any_backend(request):
+    """The same, and the linear field in disguise: for tests of log and root."""
     reason = cases.unavailable(request.param)
     if reason:
         pytest.skip(reason)

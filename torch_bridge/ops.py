@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semiconv_cupy import conv
+from semiconv_cupy import conv, linear
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
+from semiconv_cupy.residual import is_provenance, needs_arrays
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
 from torch_bridge.dlpack import array_of, guest
@@ -102,7 +102,10 @@ def handle_of(semifield: Semifield | str) -> Handle:
     known = named(semifield) if isinstance(semifield, str) else semifield
     if not isinstance(known, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
-    digest = hashlib.sha256(repr(known.content).encode()).hexdigest()[:16]
+    # Torch keeps compiled graphs on disk, and knows of an operator no more than this key: what it
+    # leaves for the derivative must follow from it.
+    identity = (known.content, linear.LEAST_TAPS)
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     slopes = None
     if not needs_arrays(known):
         by_img, by_krn = (known.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
@@ -154,6 +157,7 @@ class Plan(NamedTuple):
 def _plan(
     key: str,
     dtype: torch.dtype,
+    on_gpu: bool,
     img_shape: Shape,
     krn_shape: Shape,
     arguments: GeometryArguments,
@@ -166,7 +170,7 @@ def _plan(
     if storage not in FLOATING:
         semifield.definitions(arithmetic_of(storage))  # raises what is wrong, and for whom
     geometry = arguments.plan(img_shape, krn_shape)
-    described = residual_of(semifield, storage, geometry)
+    described = linear.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
     residual = described and (described.shape, getattr(torch, described.dtype.name))
     return Plan(semifield, geometry, storage, residual)
 
@@ -193,7 +197,7 @@ def _forward_results(img: Tensor, plan: Plan, residual: bool) -> tuple[Tensor, T
 
 def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-1])
-    plan = _cached_plan(semifield, img.dtype, img.shape, krn.shape, geometry)
+    plan = _cached_plan(semifield, img.dtype, img.is_cuda, img.shape, krn.shape, geometry)
     out, residual = _forward_results(img, plan, arguments[-1])
     if out.numel():
         with _place(img) as where:
@@ -230,7 +234,7 @@ def _forward_fake(
     img: Tensor, krn: Tensor, semifield: str, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-1])
-    plan = _plan(semifield, img.dtype, img.shape, krn.shape, geometry)
+    plan = _plan(semifield, img.dtype, img.is_cuda, img.shape, krn.shape, geometry)
     return _forward_results(img, plan, arguments[-1])
 
 
@@ -293,7 +297,8 @@ def _backward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-2])
-    plan = _cached_plan(semifield, grad_out.dtype, tuple(img_shape), tuple(krn_shape), geometry)
+    shapes = tuple(img_shape), tuple(krn_shape)
+    plan = _cached_plan(semifield, grad_out.dtype, grad_out.is_cuda, *shapes, geometry)
     real = getattr(torch, ARITHMETIC[plan.storage])
     want_img, want_krn = arguments[-2:]
     make = grad_out.new_empty if grad_out.is_cuda else grad_out.new_zeros  # see conv.backward

@@ -312,6 +312,54 @@ inline void column_order(const Geometry& g, int32* order) {
     for (int64 t = x; t < window; t += width) order[n++] = (int32)t;
 }
 
+// Run `body` on every tile, colour after colour, and add the slots' partial sums of `weights` numbers
+// up to grad_krn (null where it is not wanted).
+template <class Body>
+int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& partition, const Body& body,
+                 Real* grad_krn, double* partials, int64 weights, int threads) {
+  const int64 items = partition.chunks * g.groups * tiling.tiles;
+  int status = success;
+
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    thread_local Workspace workspace;
+    const size_t bytes = body.bytes();
+    char* memory = (char*)workspace.reserve(bytes + 1);
+    if (!memory) {
+#pragma omp atomic write
+      status = out_of_memory;
+    }
+    if (grad_krn) {
+#pragma omp for
+      for (int64 slot = 0; slot < partition.slots; ++slot)
+        memset(partials + slot * weights, 0, weights * sizeof(double));
+    }
+    for (int64 colour = 0; colour < partition.colours; ++colour) {
+#pragma omp for schedule(dynamic)
+      for (int64 item = 0; item < items; ++item) {
+        const int64 tile = item % tiling.tiles, group = item / tiling.tiles % g.groups;
+        const int64 chunk = item / tiling.tiles / g.groups;
+        if (!memory || colour_of(g, tiling, tile) != colour) continue;
+        double* partial =
+            grad_krn ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
+                          : nullptr;
+        for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
+          body.run(memory, b, group, tile, partial);
+      }
+    }
+    if (grad_krn) {
+#pragma omp for
+      for (int64 n = 0; n < weights; ++n) {
+        double sum = 0;
+        for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
+        grad_krn[n] = (Real)sum;
+      }
+    }
+    workspace.release_beyond(kept_bytes);
+  }
+  return status;
+}
+
 inline int backward(const Geometry& g, const Backward& call, bool absorbing, int threads) {
   Tiling tiling(g, 4);
   tiling.cover_reach(g);
@@ -345,47 +393,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
                           may_pad, window, g.pixels(), image_pixels};
-  const int64 items = partition.chunks * g.groups * tiling.tiles;
-  int status = success;
-
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    thread_local Workspace workspace;
-    const size_t bytes = body.bytes();
-    char* memory = (char*)workspace.reserve(bytes + 1);
-    if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
-    }
-    if (call.grad_krn) {
-#pragma omp for
-      for (int64 slot = 0; slot < partition.slots; ++slot)
-        memset(partials.data + slot * weights, 0, weights * sizeof(double));
-    }
-    for (int64 colour = 0; colour < partition.colours; ++colour) {
-#pragma omp for schedule(dynamic)
-      for (int64 item = 0; item < items; ++item) {
-        const int64 tile = item % tiling.tiles, group = item / tiling.tiles % g.groups;
-        const int64 chunk = item / tiling.tiles / g.groups;
-        if (!memory || colour_of(g, tiling, tile) != colour) continue;
-        double* partial =
-            call.grad_krn ? partials.data + partition.slot(g, tiling, chunk, group, tile) * weights
-                          : nullptr;
-        for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
-          body.run(memory, b, group, tile, partial);
-      }
-    }
-    if (call.grad_krn) {
-#pragma omp for
-      for (int64 n = 0; n < weights; ++n) {
-        double sum = 0;
-        for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials.data[slot * weights + n];
-        call.grad_krn[n] = (Real)sum;
-      }
-    }
-    workspace.release_beyond(kept_bytes);
-  }
-  return status;
+  return add_up_tiles(g, tiling, partition, body, call.grad_krn, partials.data, weights, threads);
 }
 
 }  // namespace semiconv

@@ -149,7 +149,6 @@ SEMICONV_FN Vector saturating_multiply(Vector a, Vector b) {
 template <class T> struct ExpLog;
 template <> struct ExpLog<float> {
   static constexpr float log2_e = 1.44269504f;
-  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float lowest = -87.3365448f, highest = 88.7228391f, underflow = -104.0f;
   static constexpr int mantissa_bits = 23, bias = 127;
@@ -158,7 +157,6 @@ template <> struct ExpLog<float> {
 };
 template <> struct ExpLog<double> {
   static constexpr double log2_e = 1.4426950408889634;
-  static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
   static constexpr double shifter = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double lowest = -708.39641853226408, highest = 709.78271289338397,
                           underflow = -746.0;
@@ -172,7 +170,7 @@ SEMICONV_FN Vector exp_reduced(Vector a, Vector& shifted) {
   using C = ExpLog<Real>;
   shifted = a * C::log2_e + C::shifter;
   const Vector n = shifted - C::shifter;
-  const Vector r = (a - n * C::ln2_high) - n * C::ln2_low;
+  const Vector r = (a - n * Limits<Real>::ln2_high) - n * Limits<Real>::ln2_low;
   if constexpr (sizeof(Real) == 4) {
     // Minimax coefficients (Cephes, S. Moshier): error below 1 ulp on |r| <= ln(2)/2.
     Vector p = broadcast(1.9875691500e-4f);
@@ -219,16 +217,18 @@ inline Vector exp(Vector a) {
   const Vector value = reduced * two_to_the(half) * two_to_the(n - half);
   return a > C::highest ? infinity<Vector>() : (a < C::underflow ? Vector{} : value);
 }
-// log: m 2^e with m in [sqrt(1/2), sqrt(2)), then 2 artanh((m - 1)/(m + 1)) as its odd series.
-inline Vector log(Vector a) {
+inline Vector mantissa_of(Vector a, Vector& exponent) {
   using C = ExpLog<Real>;
-  const Vector zero{};
   const Mask tiny = a < Limits<Real>::smallest_normal;
   const Vector scaled = tiny ? a * (Real)(1ll << C::mantissa_bits) : a;
   const Mask root_half_bits = (Mask)broadcast((Real)0.70710678118654752);
   const Mask e = ((Mask)scaled - root_half_bits) >> C::mantissa_bits;
-  const Vector m = (Vector)((Mask)scaled - (e << C::mantissa_bits));
-  const Vector exponent = __builtin_convertvector(e + (tiny & -C::mantissa_bits), Vector);
+  exponent = __builtin_convertvector(e + (tiny & -C::mantissa_bits), Vector);
+  return (Vector)((Mask)scaled - (e << C::mantissa_bits));
+}
+// log of m in [sqrt(1/2), sqrt(2)): 2 artanh((m - 1)/(m + 1)) as its odd series.
+SEMICONV_FN Vector log_of_mantissa(Vector m) {
+  using C = ExpLog<Real>;
   const Vector f = m - (Real)1;
   const Vector s = f / (m + (Real)1);
   const Vector z = s * s;
@@ -236,10 +236,19 @@ inline Vector log(Vector a) {
 #pragma GCC unroll 16
   for (int k = C::log_terms - 1; k > 0; --k) p = p * z + (Real)2 / (2 * k + 1);
   // 2s = f - s f keeps the leading term exact.
-  const Vector log_m = f - s * (f - z * p);
-  const Vector value = exponent * C::ln2_high + (log_m + exponent * C::ln2_low);
+  return f - s * (f - z * p);
+}
+inline Vector log(Vector a) {
+  const Vector zero{};
+  Vector exponent;
+  const Vector log_m = log_of_mantissa(mantissa_of(a, exponent));
+  const Vector value =
+      exponent * Limits<Real>::ln2_high + (log_m + exponent * Limits<Real>::ln2_low);
   const Vector special = a == zero ? negative_infinity<Vector>() : zero / zero;
   return a > zero ? (a < infinity<Vector>() ? value : a) : (a != a ? a : special);
+}
+SEMICONV_FN Vector upper_bits(Vector a) {
+  return (Vector)((Mask)a & (MaskLane)(sizeof(Real) == 4 ? -0x1000 : -0x8000000ll));
 }
 #endif  // SEMICONV_INTEGER
 

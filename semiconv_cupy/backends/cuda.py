@@ -149,6 +149,8 @@ def kernel_source(
     if file == "grad_bins":
         taps, slots = _bins(semifield, storage, geometry)
         macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
+    if file == "linear":
+        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR_FIRST}
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
 
 
@@ -212,6 +214,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield kernel_source("forward", semifield, storage, geometry, "int64", element)
         for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
             yield kernel_source(file, semifield, storage, geometry, "int64", element)
+        if semifield.accumulator in ("log", "root"):
+            yield kernel_source("linear", semifield, storage, geometry, "int32")
     for storage in (*source.INTEGER, source.BOOLEAN):
         yield kernel_source("forward", dilation, storage, plane, "int32")
     shapes = [
@@ -251,6 +255,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
+_LINEAR_FIRST = ("extremes", "transform")  # what runs before the convolution
 
 
 def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
@@ -278,17 +283,18 @@ def _kernel(
     offset: str,
     residual: str | None,
     tile: Tile | None = None,
+    suffix: str = "",
 ) -> Kernel:
-    """The compiled kernel of one specialisation, compiled once."""
+    """The compiled kernel of one specialisation (and, by a suffix, of its file), compiled once."""
     key = (
-        device, file, semifield, storage, geometry.kernel_size, geometry.stride,
+        device, file, suffix, semifield, storage, geometry.kernel_size, geometry.stride,
         geometry.dilation, offset, residual, tile,
         tile is not None and (geometry.mirrored, _shift(geometry)),
     )  # fmt: skip
     found = _kernels.get(key)
     if found is None:
         made = kernel_source(file, semifield, storage, geometry, offset, residual, tile)
-        found = _kernels[key] = device.compile(made.text, made.name, made.options)
+        found = _kernels[key] = device.compile(made.text, made.name + suffix, made.options)
     return found
 
 
@@ -751,13 +757,7 @@ def _forward_launch(
         last = (plane, tile.division(geometry))
         return _Launch(kernel, tile.grid(geometry), tile.block, struct, last, True)
     outputs = math.prod(geometry.out_shape)
-    far = max(
-        _reach(geometry.img_shape, img_steps) + _overhang(geometry, img_steps),
-        _reach(geometry.krn_shape, krn_steps),
-        outputs,
-        _furthest_position(geometry),
-    )
-    offset = "int32" if far < 2**31 - 1 else "int64"
+    offset = _offset(geometry, img_steps, krn_steps)
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
     return _Launch(kernel, _blocks(outputs), THREADS, struct, (plane, np.int64(outputs)), False)
 
@@ -768,6 +768,70 @@ def _loads_chunks(device: Device, img: Array) -> bool:
     steps = (n for n, size in zip(outer, img.shape, strict=False) if size > 1)
     aligned = device.address(img) % min(16, _COLUMNS * img.itemsize) == 0
     return aligned and last == 1 and not any(n % _COLUMNS for n in (*steps, img.shape[-1]))
+
+
+_PARTS = 64  # of a plane whose extreme numbers are looked for at the same time
+
+
+def forward_linear(
+    device: Device,
+    img: Array,
+    krn: Array,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    out: Array,
+) -> None:
+    """Launch what computes log or root as an ordinary convolution of transformed numbers.
+
+    Four passes over arrays besides the convolution, and as much memory as img, krn and out hold.
+    """
+    from semiconv_cupy.semifields import SubtractSemifield
+
+    if out.size == 0:
+        return
+    real = source.ARITHMETIC[storage]
+    struct = struct_of(geometry, elements(img), elements(krn))
+    offset = _offset(geometry, elements(img), elements(krn))
+
+    def kernel(suffix: str) -> Kernel:
+        return _kernel(device, "linear", semifield, storage, geometry, offset, None, suffix=suffix)
+
+    def transformed(array: Array, planes: int, of_kernel: int) -> tuple[Array, Array]:
+        """E of every number, and the range of each plane."""
+        result = device.empty(array.shape, real)
+        ranges = device.empty((planes, 2), real)
+        count = array.size // planes
+        parts = max(1, min(_PARTS, count // (4 * THREADS)))
+        extremes = device.empty((planes, parts, 2), real)
+        numbers = (np.int64(of_kernel), np.int64(count))
+        grid, block = (planes, parts), (THREADS,)
+        first, then = (kernel(f"_{part}") for part in _LINEAR_FIRST)
+        first(grid, block, (struct, array, extremes, *numbers), 0)
+        then(grid, block, (struct, array, extremes, result, ranges, *numbers), 0)
+        return result, ranges
+
+    image, image_ranges = transformed(img, geometry.batch * geometry.groups, 0)
+    weights, weight_ranges = transformed(krn, geometry.kernels, 1)
+    sums = device.empty(geometry.out_shape, real)
+    forward(device, image, weights, SubtractSemifield.linear(), geometry, real, sums)
+    kernel("")(
+        (_blocks(out.size),),
+        (THREADS,),
+        (struct, img, krn, sums, image_ranges, weight_ranges, out, np.int64(out.size)),
+        0,
+    )
+
+
+def _offset(geometry: Geometry, img_steps: tuple[int, ...], krn_steps: tuple[int, ...]) -> str:
+    """The type that every offset of a launch of one thread an output fits into."""
+    far = max(
+        _reach(geometry.img_shape, img_steps) + _overhang(geometry, img_steps),
+        _reach(geometry.krn_shape, krn_steps),
+        math.prod(geometry.out_shape),
+        _furthest_position(geometry),
+    )
+    return "int32" if far < 2**31 - 1 else "int64"
 
 
 def _furthest_position(geometry: Geometry) -> int:

@@ -282,8 +282,10 @@ _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 # The exported function of each kernels_cu/host/*.cpp is semiconv_<part>.
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "linear": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
+    "linear_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
 }
 
 
@@ -346,10 +348,18 @@ def _aligned(array: np.ndarray) -> bool:
 
 
 def forward_call(
-    img: np.ndarray, krn: np.ndarray, semifield: Semifield, geometry: Geometry, storage: str
+    img: np.ndarray,
+    krn: np.ndarray,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    part: str = "forward",
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function for arrays of this shape, dtype and layout: all that can be prepared is."""
-    loaded = library(semifield, storage, "forward")
+    """A function for arrays of this shape, dtype and layout: all that can be prepared is.
+
+    `part`: "forward", or "linear" where the semifield is the linear field in disguise.
+    """
+    loaded = library(semifield, storage, part)
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
     shape = geometry.out_shape
     if 0 in shape:
@@ -357,13 +367,13 @@ def forward_call(
 
     def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
-        return forward_call(img, krn, semifield, geometry, storage)(img, krn)
+        return forward_call(img, krn, semifield, geometry, storage, part)(img, krn)
 
     if not (_aligned(img) and _aligned(krn)):
         return convert
     struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
     reference = ctypes.byref(struct)
-    run = loaded.semiconv_forward
+    run = getattr(loaded, f"semiconv_{part}")
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
     small = geometry.taps * math.prod(shape) < _SMALL
     empty, alignment = np.empty, dtype.alignment
@@ -404,19 +414,22 @@ def forward(
     geometry: Geometry,
     storage: str,
     threads: int | None = None,
+    part: str = "forward",
 ) -> None:
-    """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads."""
+    """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads.
+
+    `part` is as in `forward_call`; "linear" leaves no residual.
+    """
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
     struct = _struct(geometry, (*img.strides, *krn.strides), img.itemsize)
     arrays = (ctypes.byref(struct), _address(img), _address(krn), _address(out))
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    part = "forward" if residual is None else "forward_residual"
-    loaded = library(semifield, storage, part)
+    loaded = library(semifield, storage, part if residual is None else "forward_residual")
     workers = _workers(loaded, geometry, threads)
     if residual is None:
-        status = loaded.semiconv_forward(*arrays, absorbing, workers)
+        status = getattr(loaded, f"semiconv_{part}")(*arrays, absorbing, workers)
     else:
         plane = math.prod(residual.shape[1:])
         status = loaded.semiconv_forward_residual(
@@ -439,8 +452,8 @@ def backward(
 ) -> None:
     """Fill the gradients that are given: C-contiguous, in arithmetic dtype, grad_img zeroed.
 
-    img and krn may be None where `residual.needs_arrays` says so. The bits do not depend on the
-    number of threads.
+    img and krn may be None where `residual.needs_arrays` says so. log and root without a residual
+    are differentiated as the linear field. The bits do not depend on the number of threads.
     """
     if grad_out.size == 0:
         if grad_krn is not None:
@@ -452,13 +465,20 @@ def backward(
     none = (0,) * (geometry.rank + 2)
     strides = (none if array is None else array.strides for array in (img, krn))
     struct = _struct(geometry, sum(strides, ()), grad_out.itemsize)
-    loaded = library(semifield, storage, "backward")
-    plane = 0 if residual is None else math.prod(residual.shape[1:])
-    status = loaded.semiconv_backward(
+    part = "backward"
+    kept: tuple[int | None, ...] = ()
+    if residual is not None:
+        plane = math.prod(residual.shape[1:])
+        kept = (_address(residual), residual.itemsize, plane)
+    elif semifield.accumulator in ("log", "root"):
+        part = "linear_backward"
+    else:
+        kept = (None, 0, 0)
+    loaded = library(semifield, storage, part)
+    status = getattr(loaded, f"semiconv_{part}")(
         ctypes.byref(struct),
-        *(None if array is None else _address(array) for array in (grad_out, img, krn, residual)),
-        0 if residual is None else residual.itemsize,
-        plane,
+        *(None if array is None else _address(array) for array in (grad_out, img, krn)),
+        *kept,
         *(None if array is None else _address(array) for array in (grad_img, grad_krn)),
         int(semifield.absorbing),
         _workers(loaded, geometry, threads),

@@ -1,0 +1,251 @@
+// root and log on the host as ordinary sums of transformed numbers; what those cannot prove, directly.
+//
+// Needs what forward.hpp needs, SEMICONV_LOG or SEMICONV_ROOT. The transformation is relative to the
+// extreme number of a tile, and of a kernel. Exported by linear.cpp and linear_backward.cpp.
+#pragma once
+#include "forward.hpp"
+#include "linear.cuh"
+
+namespace semiconv {
+
+// ---- transformed numbers -------------------------------------------------------------------------
+
+SEMICONV_FN int64 whole_vectors(int64 count) { return ceil_div(count, lanes); }
+
+SEMICONV_FN Real fold_lanes(Vector values, Real (*choose)(Real, Real)) {
+  Real result = values[0];
+  for (int i = 1; i < lanes; ++i) result = choose(result, values[i]);
+  return result;
+}
+
+// The shift of `count` numbers, padded to whole vectors with what does not count, and their range.
+inline Range<Real> range_of(const Real* numbers, int64 count) {
+  using L = Linear<Vector>;
+  const Vector none = L::upwards ? negative_infinity<Vector>() : infinity<Vector>();
+  Vector first = none, last = -none;
+  for (int64 n = 0; n < whole_vectors(count); ++n) {
+    const Vector v = load_vector<Vector>(numbers + n * lanes);
+    const Mask counts = (Mask)L::counts(v);
+    first = where(counts, L::larger(first, v), first);
+    last = where(counts, L::smaller(last, v), last);
+  }
+  const Real shift = fold_lanes(first, [](Real a, Real b) { return Linear<Real>::larger(a, b); });
+  const Real furthest = fold_lanes(last, [](Real a, Real b) { return Linear<Real>::smaller(a, b); });
+  if (!(absolute(shift) < infinity<Real>())) return {Linear<Real>::neutral(), Linear<Real>::neutral()};
+  return {shift, furthest};
+}
+inline void transform_all(const Real* from, Real* to, int64 count, Real shift) {
+  for (int64 n = 0; n < whole_vectors(count); ++n)
+    store_vector(to + n * lanes,
+                 Linear<Vector>::transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
+}
+
+// The kernels as weights of an ordinary sum: every tap of every channel, in the kernel's memory order.
+class Weights {
+  Buffer<Real> values;
+  Buffer<int64> places;
+  Buffer<Range<Real>> ranges;
+  int64 pitch;
+
+ public:
+  const int64 taps;
+  bool complete = false;
+
+  Weights(const Geometry& g, const Tiling& t, const TapTable& table)
+      : pitch(whole_vectors(g.in_channels * g.window_size()) * lanes),
+        taps(g.in_channels * g.window_size()) {
+    const int64 window = g.window_size();
+    if (!values.allocate(g.kernels * pitch) || !places.allocate(taps) || !ranges.allocate(g.kernels))
+      return;
+    for (int64 i = 0; i < g.in_channels; ++i)
+      for (int64 n = 0; n < window; ++n)
+        places.data[i * window + n] = i * t.channel_size + table.of(0, i).offsets[n];
+    for (int64 k = 0; k < g.kernels; ++k) {
+      Real* kernel = values.data + k * pitch;
+      for (int64 i = 0; i < g.in_channels; ++i)
+        memcpy(kernel + i * window, table.of(k, i).values, window * sizeof(Real));
+      for (int64 n = taps; n < pitch; ++n) kernel[n] = semifield_zero<Real>();
+      ranges.data[k] = range_of(kernel, pitch);
+      transform_all(kernel, kernel, pitch, ranges.data[k].shift);
+    }
+    complete = true;
+  }
+  const Real* of(int64 kernel) const { return values.data + kernel * pitch; }
+  const Range<Real>& range(int64 kernel) const { return ranges.data[kernel]; }
+  const int64* offsets() const { return places.data; }
+};
+
+// The sums of N strips over all taps.
+template <int N, Layout LAYOUT>
+SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* offsets, int64 taps,
+                        const Strip* strips, Vector* sums) {
+  BlockedSum<Vector> acc[N];
+  const Real* from[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    acc[j].start();
+    from[j] = LAYOUT == adjoining ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
+  }
+  for (int64 begin = 0; begin < taps; begin += block) {
+    const int64 end = lowest_of(begin + block, taps);
+    for (int64 t = begin; t < end; ++t) {
+      const Vector weight = broadcast(weights[t]);
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j)
+        acc[j].add(load_vector<Vector>((LAYOUT == adjoining ? from[0] + j * lanes : from[j]) + offsets[t]) * weight);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) acc[j].fold();
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) sums[j] = acc[j].result();
+}
+template <int N>
+__attribute__((noinline)) void sum_strips(const Real* scratch, const Real* weights,
+                                          const int64* offsets, int64 taps, const Strip* strips,
+                                          Vector* sums) {
+  if (strips[0].adjoining >= N) add_up<N, adjoining>(scratch, weights, offsets, taps, strips, sums);
+  else add_up<N, scattered>(scratch, weights, offsets, taps, strips, sums);
+}
+
+SEMICONV_FN Mask first_lanes(int count) {
+  MaskLane buffer[lanes];
+  for (int i = 0; i < lanes; ++i) buffer[i] = i < count ? -1 : 0;
+  return load_vector<Mask>(buffer);
+}
+SEMICONV_FN bool any(Mask mask) {
+  MaskLane some = 0;
+  for (int i = 0; i < lanes; ++i) some |= mask[i];
+  return some != 0;
+}
+
+// ---- one tile ------------------------------------------------------------------------------------
+
+// A tile's image, transformed; and as it is, for outputs that are computed directly, once one is.
+class LinearTile {
+  const Geometry& g;
+  const Tiling& t;
+  const Storage* image;
+  const int64* origin;
+  bool masked, present = false;
+  Real* plain;
+  MaskLane* outside;
+
+  void fill(Real* scratch) const {
+    for (int64 i = 0; i < g.in_channels; ++i)
+      fill_channel(g, t, origin, image + i * g.img_strides[1], g.img_strides + 2,
+                   scratch + i * t.channel_size, semifield_zero<Real>());
+  }
+
+ public:
+  Real* transformed;
+  Range<Real> range;
+
+  // The arrays have room for scratch_elements, `mask` for one channel's.
+  LinearTile(const Geometry& g_, const Tiling& t_, const Storage* image_, const int64* origin_,
+             bool masked_, Real* transformed_, Real* plain_, MaskLane* mask)
+      : g(g_), t(t_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
+        transformed(transformed_) {
+    const int64 count = g.in_channels * t.channel_size;
+    fill(transformed);
+    for (int64 n = count; n < scratch_elements(g, t); ++n) transformed[n] = semifield_zero<Real>();
+    range = range_of(transformed, count);
+    transform_all(transformed, transformed, count, range.shift);
+  }
+  static int64 scratch_elements(const Geometry& g, const Tiling& t) {
+    return whole_vectors(g.in_channels * t.channel_size) * lanes;
+  }
+  // The image as it is, filled at the first call.
+  const Real* numbers() {
+    if (!present) {
+      fill(plain);
+      if (masked) fill_mask(g, t, origin, outside);
+      present = true;
+    }
+    return plain;
+  }
+  // Which of its positions lie in the image; null where the zero beyond them does no harm.
+  const MaskLane* mask() const { return masked ? outside : nullptr; }
+};
+
+// ---- forward -------------------------------------------------------------------------------------
+
+inline int forward_linear(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
+                          bool absorbing, int threads) {
+  constexpr int N = 8, direct = 2;
+  const Tiling tiling(g, threads);
+  const TapTable table(g, tiling, krn);
+  if (!table.complete) return out_of_memory;
+  const Weights weights(g, tiling, table);
+  if (!weights.complete) return out_of_memory;
+  const bool may_pad = absorbing && table.finite;
+  int64 most_strips = N;
+  for (int64 a = 0, n = 1; a < g.rank; ++a)
+    most_strips = N + (n *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes));
+  const int64 elements = LinearTile::scratch_elements(g, tiling);
+  const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
+                       2 * most_strips * sizeof(Strip) + 192;
+  const int64 items = g.batch * g.groups * tiling.tiles, pixels = g.pixels();
+  const Results results{out, nullptr, 0, 0};
+  int status = success;
+
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    thread_local Workspace workspace;
+    Real* memory = (Real*)workspace.reserve(bytes);
+    if (!memory) {
+#pragma omp atomic write
+      status = out_of_memory;
+    }
+    MaskLane* mask = (MaskLane*)(memory + 2 * elements);
+    Strip* strips = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
+    Strip* unproven = strips + most_strips;
+
+#pragma omp for schedule(dynamic)
+    for (int64 item = 0; item < items; ++item) {
+      if (!memory) continue;
+      const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
+      int64 origin[max_rank], size[max_rank];
+      locate_tile(g, tiling, item % tiling.tiles, origin, size);
+      const bool masked = !may_pad && !inside_image(g, origin, size);
+      LinearTile tile(g, tiling,
+                      img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1], origin,
+                      masked, memory, memory + elements, mask);
+      const int64 n = strips_of(g, tiling, origin, size, strips);
+      for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+      for (int64 o = 0; o < g.outputs_per_group; ++o) {
+        const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
+        const int64 kernel = g.kernel_of(group, o);
+        const Range<Real>& range = weights.range(kernel);
+        const Proof<Real> proof(tile.range, range, weights.taps);
+        int64 left = 0;
+        for (int64 j = 0; j < n; j += N) {
+          Vector sums[N];
+          sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
+                        strips + j, sums);
+          for (int64 k = 0; k < lowest_of(N, n - j); ++k) {
+            const Strip& strip = strips[j + k];
+            if (any(first_lanes(strip.count) & ~(Mask)proof.holds(sums[k]))) {
+              unproven[left] = strip;
+              unproven[left++].adjoining = 0;
+              continue;
+            }
+            const Vector value = Linear<Vector>::restore(sums[k], broadcast(tile.range.shift),
+                                                         broadcast(range.shift));
+            store_lanes(out + plane * pixels + strip.to, value, strip.count);
+          }
+        }
+        if (left == 0) continue;
+        for (int64 j = left; j < left + direct; ++j) unproven[j] = unproven[left - 1];
+        const Real* numbers = tile.numbers();
+        const auto run = masked ? run_tile<Accumulator<Vector>, direct, true>
+                                : run_tile<Accumulator<Vector>, direct, false>;
+        run(g, table, kernel, numbers, tiling.channel_size, mask, unproven, left, results, plane);
+      }
+    }
+    workspace.release_beyond(kept_bytes);
+  }
+  return status;
+}
+
+}  // namespace semiconv

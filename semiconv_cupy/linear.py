@@ -1,0 +1,67 @@
+"""When root and log are computed as the linear field in disguise.
+
+x -> x^p and x -> e^(mu x) turn their additions into ordinary sums and their multiplications into
+products, so that a term costs one multiply-add and no exponential. Each sum tells whether terms
+that underflowed could matter; outputs that it proves nothing about are computed directly, so that
+the method is right for any numbers (``kernels_cu/linear.cuh``). Nothing is kept for the derivative,
+which computes the sums again from image and kernel. Array-free; called by ``conv`` and the PyTorch
+bridge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import Residual, residual_of
+
+if TYPE_CHECKING:
+    from semiconv_cupy.source import Semifield
+
+# Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
+# powers are a few products, which exponentials and other powers are not.
+LEAST_TAPS = {"any": 3, "whole powers": 24}
+
+
+def can_serve(semifield: Semifield) -> bool:
+    """Whether a semifield is a linear one in disguise: a ready-made root or log.
+
+    A root of 0 < p < 1 is not a norm, and has no finite slope at 0.
+    """
+    if semifield.accumulator == "log":
+        return True
+    parameter = semifield.parameter or 0.0
+    return semifield.accumulator == "root" and not 0 < parameter < 1
+
+
+def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
+    """Whether `method` means the linear field here; raises where it is asked for and cannot be.
+
+    Left to itself, it serves on the CPU, where it was measured to be faster.
+    """
+    if method == "linear" and not can_serve(semifield):
+        raise ValueError(
+            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p < 0, got "
+            f"{semifield!r}; use method='auto'"
+        )
+    if method == "auto":
+        return not on_gpu and can_serve(semifield) and geometry.taps >= _least_taps(semifield)
+    return method == "linear"
+
+
+def _least_taps(semifield: Semifield) -> int:
+    whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
+    return LEAST_TAPS["whole powers" if whole else "any"]
+
+
+def saved_residual(
+    semifield: Semifield, storage: str, geometry: Geometry, method: str, *, on_gpu: bool
+) -> Residual | None:
+    """What a forward pass by `method` keeps for the derivative: nothing where it is linear.
+
+    Then the sums are computed again (on a GPU what `residual_of` describes, by the direct kernels):
+    their scale is that of a tile, and what is relative to one scale sums to 1 with no other.
+    """
+    if serves(semifield, geometry, method, on_gpu=on_gpu):
+        return None
+    return residual_of(semifield, storage, geometry)

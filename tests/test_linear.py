@@ -1,0 +1,296 @@
+"""root and log as the linear field in disguise: what is particular to that method.
+
+`test_numerics.py` runs it through the extremes, beside the other backends.
+"""
+
+import contextlib
+
+import cases
+import numpy as np
+import oracle
+import pytest
+from cases import ESSENTIAL, GEOMETRIES, SEMIFIELDS
+from compare import assert_matches
+from hypothesis import given
+
+import semiconv_cupy as sc
+from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, source
+from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.geometry import Geometry
+
+LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
+DISGUISED = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
+
+
+def check(backend, name, geometry, dtype="float32"):
+    case = SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, dtype)
+    got = cases.run(backend, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(got, cases.expected_of(name, geometry, dtype), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
+@pytest.mark.parametrize("geometry", [g for g, case in GEOMETRIES.items() if not case.large])
+def test_every_geometry(geometry, name):
+    check("host_linear", name, GEOMETRIES[geometry])
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
+@pytest.mark.parametrize("geometry", ESSENTIAL)
+def test_every_geometry_on_cuda(geometry, name):
+    check("cuda_linear_on_cpu", name, GEOMETRIES[geometry])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("backend", cases.LINEAR)
+@pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
+def test_other_dtypes(backend, name, dtype):
+    check(backend, name, GEOMETRIES["everything"], dtype)
+
+
+@pytest.mark.parametrize("name", DISGUISED)
+def test_drawn_geometries(name):
+    @given(geometry=cases.geometries())
+    def agrees(geometry):
+        check("host_linear", name, geometry)
+
+    agrees()
+
+
+# ---- any range of numbers ------------------------------------------------------------------------
+
+
+def spread(name, shape, decades, seed):
+    """Numbers whose terms differ by up to so many powers of ten."""
+    rng = np.random.default_rng(seed)
+    if name.startswith("log"):
+        return rng.uniform(-1, 1, shape) * decades
+    return 10.0 ** rng.uniform(-decades / 6, decades / 6, shape)
+
+
+@pytest.mark.parametrize("decades", [1, 30, 1000])
+@pytest.mark.parametrize("backend", cases.LINEAR)
+@pytest.mark.parametrize("name", DISGUISED)
+def test_any_range(backend, name, decades):
+    """All outputs proven, some, hardly any."""
+    case, geometry = SEMIFIELDS[name], GEOMETRIES["same"]
+    decades = decades if case.domain == cases.REALS else min(decades, 100)
+    img = spread(name, geometry.img, decades, 1).astype("f4")
+    krn = spread(name, geometry.krn, decades, 2).astype("f4")
+    img[0, :, 2:5, 1:4] = case.semifield.zero
+    expected = oracle.convolve(img, krn, case.algebra, **geometry.arguments)
+    got = cases.run(backend, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(got, expected, dtype="float32")
+
+
+WITHOUT_REPAIR = (
+    "return (sum >= constant<W>(least)) & (sum < infinity<W>());",
+    "return (sum == sum) | (sum != sum);",
+)
+
+
+@contextlib.contextmanager
+def changed_source(monkeypatch, before, after):
+    """Inside, kernels are compiled from a text in which `before` is `after`."""
+    written = source.assemble
+
+    def assemble(path, macros):
+        text = written(path, macros)
+        assert before in text or "linear" not in path
+        return text.replace(before, after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "assemble", assemble)
+        patch.setattr(host, "_libraries", {})
+        patch.setattr(cuda, "_kernels", {})
+        patch.setattr(conv, "_calls", {})
+        yield
+
+
+@pytest.mark.parametrize("backend", cases.LINEAR)
+@pytest.mark.parametrize(("name", "factor"), [("log(2)", 60.0), ("root(3)", 1e16)])
+def test_what_a_sum_does_not_prove_is_computed_directly(monkeypatch, backend, name, factor):
+    """Half of the image is so far below the other that its powers vanish."""
+    case = SEMIFIELDS[name]
+    img = np.ones((1, 1, 8, 40), "f4")
+    img[..., 20:] = 1 - factor if name == "log(2)" else 1 / factor
+    krn = np.ones((1, 1, 3, 3), "f4")
+    expected = oracle.convolve(img, krn, case.algebra)
+    with changed_source(monkeypatch, *WITHOUT_REPAIR):
+        got = cases.run(backend, img, krn, case.semifield)
+        upper = oracle.Expected(expected.value[..., :18], expected.scale[..., :18])
+        assert_matches(got[..., :18].copy(), upper, dtype="float32")
+        with pytest.raises(AssertionError, match="ulp"):
+            assert_matches(got, expected, dtype="float32")
+    assert_matches(cases.run(backend, img, krn, case.semifield), expected, dtype="float32")
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+def gradients(img, krn, slopes, semifield, method, **arguments):
+    _, pullback = sc.semifield_conv_vjp(img, krn, semifield, method=method, **arguments)
+    return pullback(slopes)
+
+
+def assert_gradients_match(img, krn, slopes, semifield, **arguments):
+    """In float32, within 16 ulp of the sum of magnitudes: of the reference in float64."""
+    got = gradients(img, krn, slopes, semifield, "linear", **arguments)
+    wide = [array.astype("f8") for array in (img, krn, slopes)]
+    wanted = gradients(*wide, semifield, "reference", **arguments)
+    magnitudes = gradients(*wide[:2], abs(wide[2]), semifield, "reference", **arguments)
+    for one, exact, magnitude in zip(got, wanted, magnitudes, strict=True):
+        scale = np.maximum(abs(magnitude), 1e-3 * abs(magnitude).max())
+        assert abs(one - exact).max() > 0  # no method computes them by accident
+        assert (abs(one - exact) <= 16 * np.finfo("f4").eps * scale).all()
+
+
+@pytest.mark.parametrize("geometry", ["same", "group broadcasting", "everything", "1-D", "3-D"])
+@pytest.mark.parametrize("decades", [1, 30])
+@pytest.mark.parametrize("name", DISGUISED)
+def test_gradients(name, decades, geometry):
+    case, geometry = SEMIFIELDS[name], GEOMETRIES[geometry]
+    img = spread(name, geometry.img, decades, 1).astype("f4")
+    krn = spread(name, geometry.krn, 1, 2).astype("f4")
+    slopes = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
+    assert_gradients_match(img, krn, slopes, case.semifield, **geometry.arguments)
+
+
+@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("special", ["zero", "infinity", "negative infinity", "negative", "NaN"])
+def test_gradients_beside_what_is_no_number(name, special):
+    """Outputs that see it are differentiated directly, all others are none the worse."""
+    value = {
+        "zero": SEMIFIELDS[name].semifield.zero, "infinity": np.inf, "negative infinity": -np.inf,
+        "negative": -1.0, "NaN": np.nan,
+    }[special]  # fmt: skip
+    img = spread(name, (2, 2, 12, 30), 1, 1).astype("f4")
+    img[0, 1, 4:9, 11:19] = value
+    krn = spread(name, (3, 2, 3, 3), 1, 2).astype("f4")
+    slopes = np.random.default_rng(3).normal(size=(2, 3, 12, 30)).astype("f4")
+    arguments = dict(padding="same")
+    got = gradients(img, krn, slopes, SEMIFIELDS[name].semifield, "linear", **arguments)
+    direct = gradients(img, krn, slopes, SEMIFIELDS[name].semifield, "direct", **arguments)
+    if name == "root(-2)" and value == np.inf:  # the zero, whose slope the direct rule makes NaN
+        got, direct = got[:1], direct[:1]
+    for one, other in zip(got, direct, strict=True):
+        np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e30])
+def test_gradients_of_any_magnitude(factor):
+    img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((1, 1, 20, 20), (1, 1, 3, 3)))
+    slopes = (factor * np.random.default_rng(3).uniform(1, 2, (1, 1, 18, 18))).astype("f4")
+    got = gradients(img, krn, slopes, LOG, "linear")
+    direct = gradients(img, krn, slopes, LOG, "direct")
+    for one, other in zip(got, direct, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * factor)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e6, 1e8])
+def test_weights_of_a_window_sum_to_one(level):
+    """The gradient of a sum of logs, given every window's own scale."""
+    img = (level + cases.numbers((1, 1, 40, 40), "f8", seed=1) * level * 1e-6).astype("f4")
+    krn = cases.numbers((1, 1, 3, 3), "f4", seed=2)
+    grad_img, grad_krn = gradients(img, krn, np.ones((1, 1, 38, 38), "f4"), LOG, "linear")
+    assert abs(grad_img.sum(dtype="f8") / 38**2 - 1) < 1e-6
+    assert abs(grad_krn.sum(dtype="f8") / 38**2 - 1) < 1e-6
+
+
+def test_threads_do_not_change_a_bit():
+    """Neither of proven outputs nor of others."""
+    img = spread("log", (3, 4, 70, 90), 40, 1).astype("f4")
+    krn = spread("log", (6, 4, 5, 4), 1, 2).astype("f4")
+    plan = Geometry.plan(img.shape, krn.shape, padding="same")
+    slopes = cases.numbers(plan.out_shape, "f4", seed=3)
+    results = []
+    for threads in (1, 2, 5):
+        grads = np.zeros_like(img), np.empty_like(krn)
+        host.backward(slopes, img, krn, None, *grads, LOG, plan, "float32", threads)
+        results.append(grads)
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
+def test_one_gradient_at_a_time():
+    img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 3, 20, 20), (4, 3, 3, 3)))
+    plan = Geometry.plan(img.shape, krn.shape)
+    slopes = cases.numbers(plan.out_shape, "f4", seed=3)
+    both = np.zeros_like(img), np.empty_like(krn)
+    host.backward(slopes, img, krn, None, *both, LOG, plan, "float32")
+    alone = np.zeros_like(img), np.empty_like(krn)
+    host.backward(slopes, img, krn, None, alone[0], None, LOG, plan, "float32")
+    host.backward(slopes, img, krn, None, None, alone[1], LOG, plan, "float32")
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_gpu_differentiates_what_was_computed_linearly():
+    """Launch code on the harness: the direct kernels, their residual computed again."""
+    img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))
+    plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
+    slopes = cases.numbers(plan.out_shape, "f8", seed=3)
+    grads = [device.empty(array.shape, "f8") for array in (img, krn)]
+    conv.backward(slopes, img, krn, None, *grads, LOG, plan, "float64", device=device)
+    for got, wanted in zip(grads, gradients(img, krn, slopes, LOG, "direct"), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_a_derivative_without_a_compiler(monkeypatch):
+    """Forward left no residual; array loops compute it again."""
+    img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))
+    wanted = gradients(img, krn, np.ones((1, 2, 4, 5)), LOG, "direct")
+    monkeypatch.setattr(host, "compiler", lambda: None)
+    monkeypatch.setattr(conv, "_warned", True)
+    monkeypatch.setattr(conv, "_calls", {})
+    for got, exact in zip(
+        gradients(img, krn, np.ones((1, 2, 4, 5)), LOG, "auto"), wanted, strict=True
+    ):
+        np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-10)
+
+
+# ---- which method --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("semifield", "taps"), [(LOG, 3), (SubtractSemifield.root(2.5), 3), (ROOT, 24)]
+)
+def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, semifield, taps):
+    monkeypatch.setattr(host, "_libraries", {})
+    monkeypatch.setattr(conv, "_calls", {})
+    img = np.ones((1, 1, 30), "f4")
+    sc.semifield_conv(img, img[..., : taps - 1], semifield)
+    assert [part for _, _, part in host._libraries] == ["forward"]
+    sc.semifield_conv(img, img[..., :taps], semifield)
+    assert [part for _, _, part in host._libraries] == ["forward", "linear"]
+
+
+@pytest.mark.parametrize(
+    "semifield",
+    ["tropical_max", "linear", SubtractSemifield.root(0.5), SEMIFIELDS["norm"].semifield],
+)
+def test_where_it_cannot_serve_it_says_so(semifield):
+    img = np.ones((1, 1, 9, 9), "f4")
+    for function in (sc.semifield_conv, sc.semifield_conv_vjp):
+        with pytest.raises(ValueError, match="method='linear' serves the ready-made log"):
+            function(img, img[..., :3, :3], semifield, method="linear")
+
+
+def test_where_it_cannot_run_it_says_so(monkeypatch):
+    monkeypatch.setattr(host, "compiler", lambda: None)
+    img = np.ones((1, 1, 9, 10), "f4")
+    with pytest.raises(sc.BackendUnavailableError, match="method='linear' cannot run here"):
+        sc.semifield_conv(img, img[..., :3, :3], LOG, method="linear")
+    with pytest.raises(ValueError, match="BroadcastSemifield"):
+        sc.semifield_conv(img, img[..., :3, :3], sc.BroadcastSemifield.log(2.0), method="linear")
+    with pytest.raises(TypeError, match="floating"):
+        sc.semifield_conv(img.astype("i4"), img[..., :3, :3].astype("i4"), LOG, method="linear")
+
+
+def test_a_selection_stays_what_it_was():
+    assert conv.linear.saved_residual(
+        SelectSemifield.tropical_max(), "float32", Geometry.plan((1, 1, 9), (1, 1, 7)), "auto",
+        on_gpu=False,
+    ).dtype == np.uint8  # fmt: skip
