@@ -234,12 +234,9 @@ struct TileBackward {
 #if defined(SEMICONV_PROVENANCE)
     return 0;
 #else
-    int64 strips = 1;
-    for (int a = 0; a < g.rank; ++a)
-      strips *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes);
     return 2 * g.in_channels * tiling.channel_size * sizeof(Real) +
            tiling.channel_size * sizeof(MaskLane) + g.in_channels * window * sizeof(Vector) +
-           (strips + 8) * sizeof(Strip) + 256;
+           (strips_of(g, tiling) + 8) * sizeof(Strip) + 256;
 #endif
   }
 
@@ -279,22 +276,21 @@ struct TileBackward {
     Real* scratch = (Real*)(bins + taps);
     Real* gradient = grad_img ? scratch + all : nullptr;
     MaskLane* mask = (MaskLane*)(scratch + 2 * all);
-    Strip* strips = (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64);
+    Strips strips{nullptr, (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64)};
     for (int64 i = 0; i < g.in_channels; ++i)
       fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
                    scratch + i * channel, semifield_zero<Real>());
     const bool masked = !may_pad && !inside_image(g, origin, size);
     if (masked) fill_mask(g, tiling, origin, mask);
     if (gradient) memset(gradient, 0, all * sizeof(Real));
-    const int64 n = strips_of(g, tiling, origin, size, strips);
-    for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+    strips.cut(g, tiling, origin, size, Pairing(), N);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o);
       memset((void*)bins, 0, taps * sizeof(Vector));
       const auto run = masked ? differentiate_strips<N, true> : differentiate_strips<N, false>;
-      for (int64 j = 0; j < n; j += N)
+      for (int64 j = 0; j < strips.count; j += N)
         run(g, *table, kernel, scratch, channel, mask, gradient, partial ? bins : nullptr, order,
-            strips + j, (int)lowest_of(N, n - j), call, first_plane + o, pixels, window);
+            strips.data + j, (int)lowest_of(N, strips.count - j), call, first_plane + o, pixels, window);
       for (int64 t = 0; partial && t < taps; ++t)
         for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
     }

@@ -61,6 +61,16 @@ template <> SEMICONV_FN Vector infinity<Vector>() { return Extreme<Real>::highes
 template <> SEMICONV_FN Vector negative_infinity<Vector>() { return Extreme<Real>::lowest() - Vector{}; }
 SEMICONV_FN Vector broadcast(Real value) { return value - Vector{}; }  // 0 + value would add
 
+// The same value, kept in a register: the compiler knows nothing about it.
+SEMICONV_FN Vector opaque(Vector value) {
+#if defined(__x86_64__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 SEMICONV_FN Mask logical_not(Mask mask) { return ~mask; }
 
 #if defined(__AVX__) && !defined(__AVX512F__)
