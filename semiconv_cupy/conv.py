@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import needs_arrays, residual_of
+from semiconv_cupy.residual import Residual, needs_arrays, residual_of
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield, named
 
 Array = Any
@@ -396,6 +396,36 @@ def forward(
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads)
     else:
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
+
+
+def forward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> host.Forward | None:
+    """`forward` for callers that have addresses on the CPU; see `backends.host.forward_at`.
+
+    None where no compiled code serves, and `forward` does it by array loops.
+    """
+    if not serves(np, geometry, "auto"):
+        return None
+    return host.forward_at(semifield, geometry, storage, img_strides, krn_strides, residual)
+
+
+def backward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> host.Backward | None:
+    """`backward` for callers that have addresses on the CPU; see `backends.host.backward_at`."""
+    if not serves(np, geometry, "auto"):
+        return None
+    return host.backward_at(semifield, geometry, storage, img_strides, residual)
 
 
 def backward(

@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import Residual, residual_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -349,7 +350,6 @@ def forward_call(
     img: np.ndarray, krn: np.ndarray, semifield: Semifield, geometry: Geometry, storage: str
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function for arrays of this shape, dtype and layout: all that can be prepared is."""
-    loaded = library(semifield, storage, "forward")
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
     shape = geometry.out_shape
     if 0 in shape:
@@ -361,11 +361,7 @@ def forward_call(
 
     if not (_aligned(img) and _aligned(krn)):
         return convert
-    struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
-    reference = ctypes.byref(struct)
-    run = loaded.semiconv_forward
-    absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    small = geometry.taps * math.prod(shape) < _SMALL
+    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), None)
     empty, alignment = np.empty, dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
@@ -373,16 +369,7 @@ def forward_call(
         if (image | kernel) % alignment:  # unlike the arrays that this was planned for
             return convert(img, krn)
         out = empty(shape, dtype)
-        status = run(
-            reference,
-            image,
-            kernel,
-            _address(out),
-            absorbing,
-            1 if small else threads(loaded),
-        )
-        if status:
-            check(status, "semifield_conv")
+        run(image, kernel, _address(out), None, None)
         return out
 
     return call
@@ -391,8 +378,106 @@ def forward_call(
 _SMALL = 200_000  # terms: below, waking a second thread costs more than it saves
 
 
-def _elements(array: np.ndarray) -> list[int]:
-    return [stride // array.itemsize for stride in array.strides]
+def _elements(array: np.ndarray) -> tuple[int, ...]:
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
+Backward: TypeAlias = Callable[
+    [int, "int | None", "int | None", "int | None", "int | None", "int | None", "int | None"], None
+]
+
+
+@lru_cache(maxsize=4096)
+def forward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> Forward:
+    """The call on addresses: (img, krn, out, residual, most threads), None for what is not there.
+
+    Strides are in elements; out and residual, of which there is at least one element, are
+    C-contiguous, and all addresses multiples of their element's size. `residual` tells whether and
+    which one is wanted; without a number of threads that of `threads` serves.
+    """
+    part = "forward" if residual is None else "forward_residual"
+    loaded = library(semifield, storage, part)
+    struct = GeometryStruct.of(geometry, img_strides, krn_strides)
+    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
+    absorbing = int(storage in source.FLOATING and semifield.absorbing)
+    workers = _workers(loaded, geometry)
+    layout = () if residual is None else _layout(residual)
+
+    def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
+        arrays = (reference, img, krn, out) if residual is None else (
+            reference, img, krn, out, residual, *layout
+        )  # fmt: skip
+        if run(*arrays, absorbing, workers(most)):
+            raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+@lru_cache(maxsize=4096)
+def backward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> Backward:
+    """The call on addresses: (grad_out, img, krn, residual, grad_img, grad_krn, most threads).
+
+    All but img are C-contiguous, grad_img comes zeroed. None for gradients that are not wanted, and
+    for img and krn where `residual.needs_arrays` says so. The bits do not depend on the number of
+    threads.
+    """
+    loaded = library(semifield, storage, "backward")
+    struct = GeometryStruct.of(geometry, img_strides, _contiguous(geometry.krn_shape))
+    reference, run = ctypes.byref(struct), loaded.semiconv_backward
+    layout = (0, 0) if residual is None else _layout(residual)
+    workers = _workers(loaded, geometry)
+    absorbing = int(semifield.absorbing)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        most: int | None,
+    ) -> None:
+        if run(
+            reference, grad_out, img, krn, residual, *layout, grad_img, grad_krn, absorbing,
+            workers(most),
+        ):  # fmt: skip
+            raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+_NO_MEMORY = "not enough memory for the scratch of semifield_conv"
+
+
+def _layout(residual: Residual) -> tuple[int, int]:
+    """The bytes of an element, and the elements from one array to the next."""
+    return residual.dtype.itemsize, math.prod(residual.shape[1:])
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a C-contiguous array, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _workers(loaded: ctypes.CDLL, geometry: Geometry) -> Callable[[int | None], int]:
+    """How many threads serve a call that may have so many."""
+    if geometry.taps * math.prod(geometry.out_shape) < _SMALL:
+        return lambda most: 1
+    return lambda most: min(threads(loaded), most or sys.maxsize)
 
 
 def forward(
@@ -409,20 +494,9 @@ def forward(
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
-    struct = _struct(geometry, (*img.strides, *krn.strides), img.itemsize)
-    arrays = (ctypes.byref(struct), _address(img), _address(krn), _address(out))
-    absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    part = "forward" if residual is None else "forward_residual"
-    loaded = library(semifield, storage, part)
-    workers = _workers(loaded, geometry, threads)
-    if residual is None:
-        status = loaded.semiconv_forward(*arrays, absorbing, workers)
-    else:
-        plane = math.prod(residual.shape[1:])
-        status = loaded.semiconv_forward_residual(
-            *arrays, _address(residual), residual.itemsize, plane, absorbing, workers
-        )
-    check(status, "semifield_conv")
+    described = None if residual is None else residual_of(semifield, storage, geometry)
+    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), described)
+    run(_address(img), _address(krn), _address(out), _address_or_none(residual), threads)
 
 
 def backward(
@@ -437,11 +511,7 @@ def backward(
     storage: str,
     threads: int | None = None,
 ) -> None:
-    """Fill the gradients that are given: C-contiguous, in arithmetic dtype, grad_img zeroed.
-
-    img and krn may be None where `residual.needs_arrays` says so. The bits do not depend on the
-    number of threads.
-    """
+    """Fill the gradients that are given; `backward_at` says more."""
     if grad_out.size == 0:
         if grad_krn is not None:
             grad_krn[...] = 0
@@ -449,29 +519,18 @@ def backward(
     grad_out = np.ascontiguousarray(_usable(grad_out))
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
-    none = (0,) * (geometry.rank + 2)
-    strides = (none if array is None else array.strides for array in (img, krn))
-    struct = _struct(geometry, sum(strides, ()), grad_out.itemsize)
-    loaded = library(semifield, storage, "backward")
-    plane = 0 if residual is None else math.prod(residual.shape[1:])
-    status = loaded.semiconv_backward(
-        ctypes.byref(struct),
-        *(None if array is None else _address(array) for array in (grad_out, img, krn, residual)),
-        0 if residual is None else residual.itemsize,
-        plane,
-        *(None if array is None else _address(array) for array in (grad_img, grad_krn)),
-        int(semifield.absorbing),
-        _workers(loaded, geometry, threads),
+    strides = (0,) * (geometry.rank + 2) if img is None else _elements(img)
+    described = None if residual is None else residual_of(semifield, storage, geometry)
+    run = backward_at(semifield, geometry, storage, strides, described)
+    run(
+        _address(grad_out),
+        _address_or_none(img),
+        _address_or_none(krn),
+        _address_or_none(residual),
+        _address_or_none(grad_img),
+        _address_or_none(grad_krn),
+        threads,
     )
-    check(status, "the gradient of semifield_conv")
-
-
-@lru_cache(maxsize=1024)
-def _struct(geometry: Geometry, strides: tuple[int, ...], itemsize: int) -> GeometryStruct:
-    """The struct for an image and a kernel of these strides, one after the other, in bytes."""
-    elements = [stride // itemsize for stride in strides]
-    axes = geometry.rank + 2
-    return GeometryStruct.of(geometry, elements[:axes], elements[axes:])
 
 
 def _usable(array: np.ndarray) -> np.ndarray:
@@ -485,9 +544,8 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-def _workers(loaded: ctypes.CDLL, geometry: Geometry, most: int | None) -> int:
-    small = geometry.taps * math.prod(geometry.out_shape) < _SMALL
-    return 1 if small else min(threads(loaded), most or sys.maxsize)
+def _address_or_none(array: np.ndarray | None) -> int | None:
+    return None if array is None else _address(array)
 
 
 def scratch_elements(geometry: Geometry) -> int:
