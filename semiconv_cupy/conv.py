@@ -386,7 +386,7 @@ def forward(
 
     `out` (img's dtype) and `residual` (see `residual.residual_of`; None: not wanted) are
     C-contiguous. `storage` names the dtype that the bits of img, krn and out stand for, so that
-    bfloat16 may come as uint16. At most `threads` threads of the CPU work (None: OpenMP's default).
+    bfloat16 may come as uint16. At most `threads` threads of the CPU work (None: one a core).
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     if device is not None or (xp is not np and method != "reference"):

@@ -326,7 +326,7 @@ os._exit(0)
 @needs_compiler
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_can_convolve():
-    """GNU OpenMP's threads do not survive a fork: with them the child would wait for ever."""
+    """Threads do not survive a fork: a child that counted on them would wait for ever."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK],
         capture_output=True,
@@ -343,7 +343,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(name, monkeypatch):
     semifield = cases.SEMIFIELDS[name].semifield
     results = []
     for threads in (1, 2, 3, 5):
-        monkeypatch.setattr(host, "threads", lambda loaded, count=threads: count)
+        monkeypatch.setattr(host, "threads", lambda count=threads: count)
         results.append(sc.semifield_conv(LARGE, SEVEN, semifield, padding=3))
     for result in results[1:]:
         assert_matches(result, results[0], dtype="float32", signed_zeros=True)

@@ -422,7 +422,7 @@ def _backward_call(
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
         if ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize:
             return _backward(grad_out, img, krn, left, semifield, img_shape, krn_shape, *arguments)
-        grad_img = slopes.new_zeros(img_shape if want_img else 0, dtype=real)
+        grad_img = slopes.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = slopes.new_empty(krn_shape if want_krn else 0, dtype=real)
         at(
             slopes.data_ptr(),

@@ -14,7 +14,7 @@ namespace semiconv {
 #endif
 
 // The arguments of one call. img and krn may be null where the derivatives are constants;
-// grad_img (C-contiguous, zeroed) and grad_krn (C-contiguous) where they are not wanted.
+// grad_img and grad_krn (C-contiguous) where they are not wanted.
 struct Backward {
   const Storage *grad_out, *img, *krn;
   const void* residual;
@@ -314,9 +314,10 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   const Partition partition(g, tiling);
   const int64 window = g.window_size(), taps = g.in_channels * window, weights = g.kernels * taps;
   Buffer<double> partials;
-  Buffer<int64> image_taps, strided_taps;
+  Buffer<int64> image_taps, strided_taps, same_colour;
   Buffer<int32> order;
-  if (!image_taps.allocate(taps) || !strided_taps.allocate(taps) || !order.allocate(window))
+  if (!image_taps.allocate(taps) || !strided_taps.allocate(taps) || !order.allocate(window) ||
+      !same_colour.allocate(tiling.tiles))
     return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * weights)) return out_of_memory;
   column_order(g, order.data);
@@ -341,45 +342,50 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
                           may_pad, window, g.pixels(), image_pixels};
-  const int64 items = partition.chunks * g.groups * tiling.tiles;
   int status = success;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    thread_local Workspace workspace;
-    const size_t bytes = body.bytes();
-    char* memory = (char*)workspace.reserve(bytes + 1);
-    if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
-    }
-    if (call.grad_krn) {
-#pragma omp for
-      for (int64 slot = 0; slot < partition.slots; ++slot)
-        memset(partials.data + slot * weights, 0, weights * sizeof(double));
-    }
-    for (int64 colour = 0; colour < partition.colours; ++colour) {
-#pragma omp for schedule(dynamic)
-      for (int64 item = 0; item < items; ++item) {
-        const int64 tile = item % tiling.tiles, group = item / tiling.tiles % g.groups;
-        const int64 chunk = item / tiling.tiles / g.groups;
-        if (!memory || colour_of(g, tiling, tile) != colour) continue;
+  // Others come when there is enough to clear and to add up.
+  const auto helpers = [&](int64 numbers) { return numbers < (1 << 18) ? 1 : threads; };
+  const auto clear = [&](auto* data, int64 rows, int64 length) {
+    in_parallel(rows, helpers(rows * length), [&](Items& items) {
+      for (int64 row; items.take(row);) memset(data + row * length, 0, length * sizeof(*data));
+    });
+  };
+  if (call.grad_krn) clear(partials.data, partition.slots, weights);
+  if (call.grad_img) clear(call.grad_img, g.batch * g.groups * g.in_channels, image_pixels);
+  for (int64 colour = 0; colour < partition.colours; ++colour) {
+    int64 tiles = 0;
+    for (int64 tile = 0; tile < tiling.tiles; ++tile)
+      if (colour_of(g, tiling, tile) == colour) same_colour.data[tiles++] = tile;
+    in_parallel(partition.chunks * g.groups * tiles, threads, [&](Items& items) {
+      thread_local Workspace workspace;
+      char* memory = (char*)workspace.reserve(body.bytes() + 1);
+      if (!memory) {
+        set_flag(status, out_of_memory);
+        return;
+      }
+      for (int64 item; items.take(item);) {
+        const int64 tile = same_colour.data[item % tiles], group = item / tiles % g.groups;
+        const int64 chunk = item / tiles / g.groups;
         double* partial =
             call.grad_krn ? partials.data + partition.slot(g, tiling, chunk, group, tile) * weights
                           : nullptr;
         for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
           body.run(memory, b, group, tile, partial);
       }
-    }
-    if (call.grad_krn) {
-#pragma omp for
-      for (int64 n = 0; n < weights; ++n) {
-        double sum = 0;
-        for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials.data[slot * weights + n];
-        call.grad_krn[n] = (Real)sum;
-      }
-    }
-    workspace.release_beyond(kept_bytes);
+      workspace.release_beyond(kept_bytes);
+    });
+  }
+  if (call.grad_krn) {
+    constexpr int64 some = 256;  // weights of one item
+    in_parallel(ceil_div(weights, some), helpers(partition.slots * weights), [&](Items& items) {
+      for (int64 item; items.take(item);)
+        for (int64 n = item * some; n < lowest_of(weights, (item + 1) * some); ++n) {
+          double sum = 0;
+          for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials.data[slot * weights + n];
+          call.grad_krn[n] = (Real)sum;
+        }
+    });
   }
   return status;
 }

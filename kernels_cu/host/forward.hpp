@@ -459,22 +459,19 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
   const int64 items = g.batch * g.groups * tiling.tiles;
   int status = success;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  in_parallel(items, threads, [&](Items& rest) {
     thread_local Workspace workspace;
     char* memory = (char*)workspace.reserve(scratch_bytes + mask_bytes + strip_bytes + 192);
     if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
+      set_flag(status, out_of_memory);
+      return;
     }
     Real* scratch = (Real*)memory;
     MaskLane* mask = (MaskLane*)(memory + (scratch_bytes + 63) / 64 * 64);
     Strip* room = (Strip*)((char*)mask + (mask_bytes + 63) / 64 * 64);
     Strips strips{room, room + most_strips};
 
-#pragma omp for schedule(dynamic)
-    for (int64 item = 0; item < items; ++item) {
-      if (!memory) continue;
+    for (int64 item; rest.take(item);) {
       const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
@@ -494,7 +491,7 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
       }
     }
     workspace.release_beyond(kept_bytes);
-  }
+  });
   return status;
 }
 

@@ -6,6 +6,7 @@
 // elements. A tap is then one offset into the scratch, the same for every output of the tile.
 #pragma once
 #include "simd.hpp"
+#include "parallel.hpp"
 #include "geometry.cuh"
 #include "semifield.cuh"
 

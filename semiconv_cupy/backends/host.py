@@ -19,9 +19,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -128,8 +127,9 @@ def _toolchain() -> tuple[tuple[str, ...], str]:
         "-fvisibility=hidden",
         "-ffp-contract=fast",
         "-fno-math-errno",
+        "-pthread",
     ]
-    for optional in ("-march=native", "-mcpu=native", "-fopenmp"):
+    for optional in ("-march=native", "-mcpu=native"):
         if optional == "-mcpu=native" and "-march=native" in flags:
             continue
         if _accepts(command, optional):
@@ -155,11 +155,6 @@ def _cpu_features() -> str:
     except OSError:
         return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def has_openmp() -> bool:
-    """Whether the compiler builds parallel code here."""
-    return "-fopenmp" in _toolchain()[0]
 
 
 # ---- the cache ---------------------------------------------------------------------------------
@@ -252,18 +247,15 @@ def _compile(text: str, what: str, command: tuple[str, ...], library: Path) -> P
 
 _lock = threading.Lock()
 _libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
-_after_fork = False
 
 
-def _child_runs_alone() -> None:
-    # GNU OpenMP's threads do not survive a fork and a parallel region in the child would hang.
-    global _after_fork, _lock
-    _after_fork = True
-    _lock = threading.Lock()  # another thread may have held the old one
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held the old one when this process forked
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_child_runs_alone)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
@@ -288,32 +280,9 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-@contextmanager
-def _waiting_passively() -> Iterator[None]:
-    """Let an OpenMP runtime that is loaded now put waiting threads to sleep.
-
-    By default they spin; on a machine where another process holds a core, that costs a scheduler's
-    time slice at the end of every call. The user's own setting stays.
-    """
-    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_WAIT_POLICY"]
-
-
 def load(text: str, what: str, part: str) -> ctypes.CDLL:
-    """Build a library and declare its function."""
-    library = build(text, what)
-    with _waiting_passively():
-        try:
-            loaded = ctypes.CDLL(str(library))
-        except OSError:  # damaged in the cache: once more from the source
-            library.unlink(missing_ok=True)
-            loaded = ctypes.CDLL(str(build(text, what)))
+    """Build a library of convolutions and declare its function."""
+    loaded = open_library(text, what)
     getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
     size = loaded.semiconv_geometry_size()
     if size != ctypes.sizeof(GeometryStruct):
@@ -323,9 +292,38 @@ def load(text: str, what: str, part: str) -> ctypes.CDLL:
     return loaded
 
 
-def threads(loaded: ctypes.CDLL) -> int:
-    """How many threads a call may use: OpenMP's default, one in a forked child."""
-    return 1 if _after_fork else loaded.semiconv_threads()
+def open_library(text: str, what: str) -> ctypes.CDLL:
+    """Build any library of kernels_cu/host, and give it the threads of this process."""
+    loaded = _open(text, what)
+    loaded.semiconv_use_threads(_run_on_threads())
+    return loaded
+
+
+def _open(text: str, what: str) -> ctypes.CDLL:
+    library = build(text, what)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:  # damaged in the cache: once more from the source
+        library.unlink(missing_ok=True)
+        return ctypes.CDLL(str(build(text, what)))
+
+
+@cache
+def _run_on_threads() -> ctypes.c_void_p:
+    """The function of the one pool of threads, which all libraries share."""
+    pool = _open(source.inlined("host/threads.cpp"), "the pool of threads")
+    return ctypes.cast(pool.semiconv_run_on_threads, ctypes.c_void_p)
+
+
+@cache
+def threads() -> int:
+    """How many threads a call may use: $OMP_NUM_THREADS, else one for each core that is ours."""
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check(status: int, what: str) -> None:
@@ -408,7 +406,7 @@ def forward_at(
     struct = GeometryStruct.of(geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    workers = _workers(loaded, geometry)
+    workers = _workers(geometry)
     layout = () if residual is None else _layout(residual)
 
     def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
@@ -431,15 +429,14 @@ def backward_at(
 ) -> Backward:
     """The call on addresses: (grad_out, img, krn, residual, grad_img, grad_krn, most threads).
 
-    All but img are C-contiguous, grad_img comes zeroed. None for gradients that are not wanted, and
-    for img and krn where `residual.needs_arrays` says so. The bits do not depend on the number of
-    threads.
+    All but img are C-contiguous. None for gradients that are not wanted, and for img and krn where
+    `residual.needs_arrays` says so. The bits do not depend on the number of threads.
     """
     loaded = library(semifield, storage, "backward")
     struct = GeometryStruct.of(geometry, img_strides, _contiguous(geometry.krn_shape))
     reference, run = ctypes.byref(struct), loaded.semiconv_backward
     layout = (0, 0) if residual is None else _layout(residual)
-    workers = _workers(loaded, geometry)
+    workers = _workers(geometry)
     absorbing = int(semifield.absorbing)
 
     def call(
@@ -473,11 +470,11 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _workers(loaded: ctypes.CDLL, geometry: Geometry) -> Callable[[int | None], int]:
+def _workers(geometry: Geometry) -> Callable[[int | None], int]:
     """How many threads serve a call that may have so many."""
     if geometry.taps * math.prod(geometry.out_shape) < _SMALL:
         return lambda most: 1
-    return lambda most: min(threads(loaded), most or sys.maxsize)
+    return lambda most: min(threads(), most or sys.maxsize)
 
 
 def forward(
