@@ -138,25 +138,18 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
 struct Everywhere {};
 SEMICONV_FN int load(Everywhere) { return -1; }
 
-// One row of the scratch: `first` is the image position of its element 0 (may be outside).
+// Every `step`-th element from `from` on, as many as [begin, end) has, to there; outside around them.
 template <class S, class T>
-inline void fill_row(T* row, const S* src, int64 first, int64 size, int64 src_stride, int64 phases,
-                     int64 length, T outside) {
-  for (int64 phase = 0; phase < phases; ++phase, row += length, ++first) {
-    const int64 begin = lowest_of(length, first >= 0 ? 0 : ceil_div(-first, phases));
-    const int64 end = highest_of(begin, first >= size ? 0 : lowest_of(length, ceil_div(size - first, phases)));
-    for (int64 q = 0; q < begin; ++q) row[q] = outside;
-    const S* from = src + (first + begin * phases) * src_stride;
-    const int64 step = phases * src_stride;
-    if (step == 1) {
-      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
-    } else if (step == 2) {
-      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
-    } else {
-      for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
-    }
-    for (int64 q = end; q < length; ++q) row[q] = outside;
+inline void fill_row(T* row, const S* from, int64 step, int64 begin, int64 end, int64 length, T outside) {
+  for (int64 q = 0; q < begin; ++q) row[q] = outside;
+  if (step == 1) {
+    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
+  } else if (step == 2) {
+    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
+  } else {
+    for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
   }
+  for (int64 q = end; q < length; ++q) row[q] = outside;
 }
 
 // Fill one channel's scratch with the part of `image` that the tile at output position `origin`
@@ -165,25 +158,33 @@ template <class S, class T>
 inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin, const S* image,
                          const int64* strides, T* scratch, T outside) {
   const int last = (int)g.rank - 1;
-  int64 index[max_rank] = {}, rows = 1;
+  int64 rows = 1;
   for (int a = 0; a < last; ++a) rows *= t.extent[a];
-  const int64 row_length = t.phases * t.phase_length;
-  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
-  for (int64 r = 0; r < rows; ++r, scratch += row_length) {
-    int64 offset = 0;
-    bool inside = true;
-    for (int a = 0; a < last; ++a) {
-      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
-      inside = inside && position >= 0 && position < g.image_size[a];
-      offset += position * strides[a];
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last], size = g.image_size[last];
+  const int64 phases = t.phases, length = t.phase_length;
+  for (int64 phase = 0; phase < phases; ++phase) {
+    const int64 start = first + phase;  // may be outside
+    const int64 begin = lowest_of(length, start >= 0 ? 0 : ceil_div(-start, phases));
+    const int64 end =
+        highest_of(begin, start >= size ? 0 : lowest_of(length, ceil_div(size - start, phases)));
+    const S* const from = image + (start + begin * phases) * strides[last];
+    T* row = scratch + phase * length;
+    int64 index[max_rank] = {};
+    for (int64 r = 0; r < rows; ++r, row += phases * length) {
+      int64 offset = 0;
+      bool inside = true;
+      for (int a = 0; a < last; ++a) {
+        const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+        inside = inside && position >= 0 && position < g.image_size[a];
+        offset += position * strides[a];
+      }
+      if (inside) fill_row(row, from + offset, phases * strides[last], begin, end, length, outside);
+      else
+        for (int64 q = 0; q < length; ++q) row[q] = outside;
+      for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
     }
-    if (inside)
-      fill_row(scratch, image + offset, first, g.image_size[last], strides[last], t.phases,
-               t.phase_length, outside);
-    else
-      for (int64 q = 0; q < row_length; ++q) scratch[q] = outside;
-    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
   }
+  scratch += rows * phases * length;
   for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
 }
 
