@@ -373,7 +373,10 @@ def forward_call(
     return call
 
 
-_SMALL = 200_000  # terms: below, waking a second thread costs more than it saves
+# Terms, an output counting as so many more: below, some 50 microseconds on one thread, another one
+# costs more than it saves.
+_SMALL, _OUTPUT = 1_000_000, 64
+_EXPENSIVE = 16  # what a term of log, root or an addition of the user's own counts
 
 
 def _elements(array: np.ndarray) -> tuple[int, ...]:
@@ -406,7 +409,7 @@ def forward_at(
     struct = GeometryStruct.of(geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    workers = _workers(geometry)
+    workers = _workers(semifield, geometry)
     layout = () if residual is None else _layout(residual)
 
     def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
@@ -436,7 +439,7 @@ def backward_at(
     struct = GeometryStruct.of(geometry, img_strides, _contiguous(geometry.krn_shape))
     reference, run = ctypes.byref(struct), loaded.semiconv_backward
     layout = (0, 0) if residual is None else _layout(residual)
-    workers = _workers(geometry)
+    workers = _workers(semifield, geometry)
     absorbing = int(semifield.absorbing)
 
     def call(
@@ -470,9 +473,10 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _workers(geometry: Geometry) -> Callable[[int | None], int]:
+def _workers(semifield: Semifield, geometry: Geometry) -> Callable[[int | None], int]:
     """How many threads serve a call that may have so many."""
-    if geometry.taps * math.prod(geometry.out_shape) < _SMALL:
+    term = 1 if semifield.accumulator in ("select", "sum") else _EXPENSIVE
+    if math.prod(geometry.out_shape) * (geometry.taps * term + _OUTPUT) < _SMALL:
         return lambda most: 1
     return lambda most: min(threads(), most or sys.maxsize)
 
