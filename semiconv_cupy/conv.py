@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import needs_arrays, residual_of
+from semiconv_cupy.residual import Residual, needs_arrays, residual_of
 from semiconv_cupy.semifields import (
     BroadcastSemifield,
     SelectSemifield,
@@ -401,7 +401,7 @@ def forward(
     `out` (img's dtype) and `residual` (see `residual.residual_of`; None: not wanted) are
     C-contiguous; where a residual is wanted, "auto" is not "linear", which has none. `storage`
     names the dtype that the bits of img, krn and out stand for, so that bfloat16 may come as
-    uint16. At most `threads` threads of the CPU work (None: OpenMP's default).
+    uint16. At most `threads` threads of the CPU work (None: one a core).
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     on_gpu = device is not None or xp is not np
@@ -417,6 +417,38 @@ def forward(
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
     else:
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
+
+
+def forward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> host.Forward | None:
+    """`forward` for callers that have addresses on the CPU; see `backends.host.forward_at`.
+
+    None where no compiled code serves, and `forward` does it by array loops.
+    """
+    if not serves(np, geometry, "auto"):
+        return None
+    linearly = residual is None and linear.serves(semifield, geometry, "auto", on_gpu=False)
+    part = "linear" if linearly else "forward"
+    return host.forward_at(semifield, geometry, storage, img_strides, krn_strides, residual, part)
+
+
+def backward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> host.Backward | None:
+    """`backward` for callers that have addresses on the CPU; see `backends.host.backward_at`."""
+    if not serves(np, geometry, "auto"):
+        return None
+    return host.backward_at(semifield, geometry, storage, img_strides, residual)
 
 
 def backward(

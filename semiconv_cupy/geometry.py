@@ -27,7 +27,8 @@ class Geometry:
     group (the kernel's second axis), `outputs_per_group` the output channels of one group, and
     `kernels` the kernel's first axis. Derived: `out_size` is
     floor((S + begin + end - d (K - 1) - 1) / s + 1), the shapes are (B, C, *S), (O, I, *K) and
-    (B, out_channels, *out_size), and `taps` counts the terms of one window, I * prod(K).
+    (B, out_channels, *out_size), `taps` counts the terms of one window, I * prod(K), and `padding`
+    is begin and end of the first axis, then of the next.
     """
 
     batch: int
@@ -50,6 +51,7 @@ class Geometry:
     krn_shape: tuple[int, ...] = field(init=False, compare=False)
     out_shape: tuple[int, ...] = field(init=False, compare=False)
     taps: int = field(init=False, compare=False)
+    padding: tuple[int, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         out_size = tuple(
@@ -72,6 +74,9 @@ class Geometry:
             "krn_shape": (self.kernels, self.in_channels, *self.kernel_size),
             "out_shape": (self.batch, out_channels, *out_size),
             "taps": self.in_channels * math.prod(self.kernel_size),
+            "padding": tuple(
+                pad for pair in zip(self.pad_begin, self.pad_end, strict=True) for pad in pair
+            ),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -68,13 +68,7 @@ def _cpu(remedies: list[str]) -> Facts:
         remedies.append(f"NumPy arrays are served by a slow reference: {host.missing_compiler()}")
     else:
         yield "compiler", _fact(lambda: f"{compiler} ({_compiler_version(compiler)})")
-        openmp = _fact(lambda: "yes" if host.has_openmp() else "no: one thread only")
-        yield "OpenMP", openmp
-        if openmp != "yes":
-            remedies.append(
-                "the compiler cannot use OpenMP, so one thread works: install its library "
-                "(libgomp for g++, libomp for clang++), or set CXX=g++"
-            )
+        yield "threads", _fact(lambda: str(host.threads()))
     yield "cache", _fact(lambda: _folder_size(host.cache_folder()))
 
 

@@ -95,13 +95,15 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     if semifield.accumulator in ("log", "root", "sum"):
         macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
         macros.pop("SEMICONV_ADD", None)
+    times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
+    if arithmetic == "floating" and times in ("img+krn", "krn+img", "img-krn", "-krn+img"):
+        macros["SEMICONV_PLAIN_TIMES"] = "-krn" if "-" in times else "krn"
     if semifield.accumulator == "select":
         select = re.sub(r"[\s()]", "", macros["SEMICONV_SELECT"])
         if select in ("right>left", "left<right"):
             macros["SEMICONV_SELECT_GREATER"] = ""
         elif select in ("right<left", "left>right"):
             macros["SEMICONV_SELECT_LESS"] = ""
-        times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
         if arithmetic == "floating" and times in (
             "img+krn", "krn+img", "img-krn", "-krn+img", "img*krn", "krn*img",
         ):  # fmt: skip

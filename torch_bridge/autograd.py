@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.geometry import Geometry
 from torch_bridge.ops import GeometryArguments, Handle, Known, Semifield, handle_of
@@ -25,7 +26,9 @@ def fused_conv(
     arguments = GeometryArguments.of(geometry)
     out: Tensor
     if torch.is_grad_enabled() and (img.requires_grad or krn.requires_grad):
-        out, _ = _Convolution.apply(img, krn, handle, arguments)
+        functional = torch.compiler.is_compiling() or _are_functorch_transforms_active()
+        recorded = _Convolution if functional else _EagerConvolution
+        out, _ = recorded.apply(img, krn, handle, arguments)
     else:
         out, _ = torch.ops.semiconv.forward(img, krn, handle.key, *arguments, False)
     return out
@@ -76,6 +79,18 @@ class _Convolution(torch.autograd.Function):
         else:
             grads = _gradients(grad_out, img, krn, residual, *constants)
         return grads[0] if want_img else None, grads[1] if want_krn else None, None, None
+
+
+class _EagerConvolution(torch.autograd.Function):
+    """`_Convolution` outside of torch.compile and torch.func, where `apply` takes half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _Convolution.forward(*inputs)
+        _Convolution.setup_context(ctx, inputs, output)
+        return output
+
+    backward = _Convolution.backward
 
 
 def _gradients(

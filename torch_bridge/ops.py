@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semiconv_cupy import conv, linear
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import is_provenance, needs_arrays
+from semiconv_cupy.residual import Residual, is_provenance, needs_arrays
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
 from torch_bridge.dlpack import array_of, guest
@@ -47,10 +47,9 @@ class GeometryArguments(NamedTuple):
     @classmethod
     def of(cls, geometry: Geometry) -> GeometryArguments:
         """Those that plan this geometry again."""
-        pads = zip(geometry.pad_begin, geometry.pad_end, strict=True)
         return cls(
             geometry.stride,
-            tuple(pad for pair in pads for pad in pair),
+            geometry.padding,
             geometry.dilation,
             geometry.groups,
             geometry.shares_kernels,
@@ -151,7 +150,8 @@ class Plan(NamedTuple):
     semifield: Semifield
     geometry: Geometry
     storage: str
-    residual: tuple[tuple[int, ...], torch.dtype] | None  # shape and dtype; None where not needed
+    described: Residual | None  # what the derivative needs of the forward pass
+    residual: tuple[tuple[int, ...], torch.dtype] | None  # its shape and dtype in torch
 
 
 def _plan(
@@ -172,7 +172,7 @@ def _plan(
     geometry = arguments.plan(img_shape, krn_shape)
     described = linear.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
     residual = described and (described.shape, getattr(torch, described.dtype.name))
-    return Plan(semifield, geometry, storage, residual)
+    return Plan(semifield, geometry, storage, described, residual)
 
 
 _cached_plan = lru_cache(maxsize=4096)(_plan)
@@ -196,6 +196,7 @@ def _forward_results(img: Tensor, plan: Plan, residual: bool) -> tuple[Tensor, T
 
 
 def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """On arrays: a GPU's, or any on the CPU."""
     geometry = GeometryArguments.received(arguments[:-1])
     plan = _cached_plan(semifield, img.dtype, img.is_cuda, img.shape, krn.shape, geometry)
     out, residual = _forward_results(img, plan, arguments[-1])
@@ -214,7 +215,59 @@ def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple
     return out, residual
 
 
-_library.impl("forward", _forward, "CPU")
+def _forward_at(
+    img: Tensor,
+    krn: Tensor,
+    semifield: str,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    """On the CPU: by addresses, for which everything is prepared but once."""
+    run = _forward_call(
+        semifield, img.dtype, img.shape, krn.shape, img.stride(), krn.stride(), tuple(stride),
+        tuple(padding), tuple(dilation), *others,
+    )  # fmt: skip
+    return run(img, krn)
+
+
+@lru_cache(maxsize=4096)
+def _forward_call(
+    semifield: str,
+    dtype: torch.dtype,
+    img_shape: Shape,
+    krn_shape: Shape,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    *arguments: Any,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`_forward` for tensors of this dtype and layout on the CPU."""
+    geometry = GeometryArguments(*arguments[:-1])
+    plan = _cached_plan(semifield, dtype, False, img_shape, krn_shape, geometry)
+    described = plan.described if arguments[-1] else None
+    run = None
+    if 0 not in plan.geometry.out_shape:
+        run = conv.forward_at(
+            plan.semifield, plan.geometry, plan.storage, img_strides, krn_strides, described
+        )
+    if run is None:
+        return lambda img, krn: _forward(img, krn, semifield, *arguments)
+    at, alignment = run, dtype.itemsize
+
+    def call(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
+        image, kernel = img.data_ptr(), krn.data_ptr()
+        if (image | kernel) % alignment:
+            return _forward(img, krn, semifield, *arguments)
+        out, left = _forward_results(img, plan, described is not None)
+        leaves = left.data_ptr() if described is not None else None
+        at(image, kernel, out.data_ptr(), leaves, torch.get_num_threads())
+        return out, left
+
+    return call
+
+
+_library.impl("forward", _forward_at, "CPU")
 _library.impl("forward", _forward, "CUDA")
 
 
@@ -320,7 +373,79 @@ def _backward(
     return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
 
 
-_library.impl("backward", _backward, "CPU")
+def _backward_at(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    img_shape: Shape,
+    krn_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    """On the CPU: by addresses, for which everything is prepared but once."""
+    run = _backward_call(
+        semifield, grad_out.dtype, tuple(img_shape), tuple(krn_shape),
+        None if img is None else img.stride(), tuple(stride), tuple(padding), tuple(dilation),
+        *others,
+    )  # fmt: skip
+    return run(grad_out, img, krn, residual)
+
+
+@lru_cache(maxsize=4096)
+def _backward_call(
+    semifield: str,
+    dtype: torch.dtype,
+    img_shape: tuple[int, ...],
+    krn_shape: tuple[int, ...],
+    img_strides: tuple[int, ...] | None,
+    *arguments: Any,
+) -> Callable[[Tensor, Tensor | None, Tensor | None, Tensor], tuple[Tensor, Tensor]]:
+    """`_backward` for tensors of this dtype and layout on the CPU."""
+    want_img, want_krn = arguments[-2:]
+    geometry = GeometryArguments(*arguments[:-2])
+    plan = _cached_plan(semifield, dtype, False, img_shape, krn_shape, geometry)
+    real = getattr(torch, ARITHMETIC[plan.storage])
+    run = None
+    if 0 not in plan.geometry.out_shape:
+        strides = img_strides or (0,) * len(img_shape)
+        run = conv.backward_at(plan.semifield, plan.geometry, plan.storage, strides, plan.described)
+    if run is None:
+        return lambda grad_out, img, krn, residual: _backward(
+            grad_out, img, krn, residual, semifield, img_shape, krn_shape, *arguments
+        )
+    at = run
+
+    def call(
+        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, left: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        slopes, left = grad_out.contiguous(), left.contiguous()
+        krn = None if krn is None else krn.contiguous()
+        image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
+        if ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize:
+            return _backward(grad_out, img, krn, left, semifield, img_shape, krn_shape, *arguments)
+        grad_img = slopes.new_empty(img_shape if want_img else 0, dtype=real)
+        grad_krn = slopes.new_empty(krn_shape if want_krn else 0, dtype=real)
+        at(
+            slopes.data_ptr(),
+            image,
+            kernel,
+            left.data_ptr() or None,
+            grad_img.data_ptr() or None,
+            grad_krn.data_ptr() or None,
+            torch.get_num_threads(),
+        )
+        if real is not dtype:
+            grad_img, grad_krn = grad_img.to(dtype), grad_krn.to(dtype)
+        return grad_img, grad_krn
+
+    return call
+
+
+_library.impl("backward", _backward_at, "CPU")
 _library.impl("backward", _backward, "CUDA")
 
 

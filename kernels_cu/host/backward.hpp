@@ -14,7 +14,7 @@ namespace semiconv {
 #endif
 
 // The arguments of one call. img and krn may be null where the derivatives are constants;
-// grad_img (C-contiguous, zeroed) and grad_krn (C-contiguous) where they are not wanted.
+// grad_img and grad_krn (C-contiguous) where they are not wanted.
 struct Backward {
   const Storage *grad_out, *img, *krn;
   const void* residual;
@@ -234,12 +234,9 @@ struct TileBackward {
 #if defined(SEMICONV_PROVENANCE)
     return 0;
 #else
-    int64 strips = 1;
-    for (int a = 0; a < g.rank; ++a)
-      strips *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes);
     return 2 * g.in_channels * tiling.channel_size * sizeof(Real) +
            tiling.channel_size * sizeof(MaskLane) + g.in_channels * window * sizeof(Vector) +
-           (strips + 8) * sizeof(Strip) + 256;
+           (strips_of(g, tiling) + 8) * sizeof(Strip) + 256;
 #endif
   }
 
@@ -279,22 +276,21 @@ struct TileBackward {
     Real* scratch = (Real*)(bins + taps);
     Real* gradient = grad_img ? scratch + all : nullptr;
     MaskLane* mask = (MaskLane*)(scratch + 2 * all);
-    Strip* strips = (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64);
+    Strips strips{nullptr, (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64)};
     for (int64 i = 0; i < g.in_channels; ++i)
       fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
                    scratch + i * channel, semifield_zero<Real>());
     const bool masked = !may_pad && !inside_image(g, origin, size);
     if (masked) fill_mask(g, tiling, origin, mask);
     if (gradient) memset(gradient, 0, all * sizeof(Real));
-    const int64 n = strips_of(g, tiling, origin, size, strips);
-    for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+    strips.cut(g, tiling, origin, size, Pairing(), N);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o);
       memset((void*)bins, 0, taps * sizeof(Vector));
       const auto run = masked ? differentiate_strips<N, true> : differentiate_strips<N, false>;
-      for (int64 j = 0; j < n; j += N)
+      for (int64 j = 0; j < strips.count; j += N)
         run(g, *table, kernel, scratch, channel, mask, gradient, partial ? bins : nullptr, order,
-            strips + j, (int)lowest_of(N, n - j), call, first_plane + o, pixels, window);
+            strips.data + j, (int)lowest_of(N, strips.count - j), call, first_plane + o, pixels, window);
       for (int64 t = 0; partial && t < taps; ++t)
         for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
     }
@@ -313,49 +309,58 @@ inline void column_order(const Geometry& g, int32* order) {
 }
 
 // Run `body` on every tile, colour after colour, and add the slots' partial sums of `weights` numbers
-// up to grad_krn (null where it is not wanted).
+// up to call.grad_krn, where that is wanted.
 template <class Body>
 int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& partition, const Body& body,
-                 Real* grad_krn, double* partials, int64 weights, int threads) {
-  const int64 items = partition.chunks * g.groups * tiling.tiles;
+                 const Backward& call, double* partials, int64 weights, int threads) {
+  Buffer<int64> same_colour;
+  if (!same_colour.allocate(tiling.tiles)) return out_of_memory;
+  int64 image_pixels = 1;
+  for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
   int status = success;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    thread_local Workspace workspace;
-    const size_t bytes = body.bytes();
-    char* memory = (char*)workspace.reserve(bytes + 1);
-    if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
-    }
-    if (grad_krn) {
-#pragma omp for
-      for (int64 slot = 0; slot < partition.slots; ++slot)
-        memset(partials + slot * weights, 0, weights * sizeof(double));
-    }
-    for (int64 colour = 0; colour < partition.colours; ++colour) {
-#pragma omp for schedule(dynamic)
-      for (int64 item = 0; item < items; ++item) {
-        const int64 tile = item % tiling.tiles, group = item / tiling.tiles % g.groups;
-        const int64 chunk = item / tiling.tiles / g.groups;
-        if (!memory || colour_of(g, tiling, tile) != colour) continue;
+  // Others come when there is enough to clear and to add up.
+  const auto helpers = [&](int64 numbers) { return numbers < (1 << 18) ? 1 : threads; };
+  const auto clear = [&](auto* data, int64 rows, int64 length) {
+    in_parallel(rows, helpers(rows * length), [&](Items& items) {
+      for (int64 row; items.take(row);) memset(data + row * length, 0, length * sizeof(*data));
+    });
+  };
+  if (call.grad_krn) clear(partials, partition.slots, weights);
+  if (call.grad_img) clear(call.grad_img, g.batch * g.groups * g.in_channels, image_pixels);
+  for (int64 colour = 0; colour < partition.colours; ++colour) {
+    int64 tiles = 0;
+    for (int64 tile = 0; tile < tiling.tiles; ++tile)
+      if (colour_of(g, tiling, tile) == colour) same_colour.data[tiles++] = tile;
+    in_parallel(partition.chunks * g.groups * tiles, threads, [&](Items& items) {
+      thread_local Workspace workspace;
+      char* memory = (char*)workspace.reserve(body.bytes() + 1);
+      if (!memory) {
+        set_flag(status, out_of_memory);
+        return;
+      }
+      for (int64 item; items.take(item);) {
+        const int64 tile = same_colour.data[item % tiles], group = item / tiles % g.groups;
+        const int64 chunk = item / tiles / g.groups;
         double* partial =
-            grad_krn ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
+            call.grad_krn ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
                           : nullptr;
         for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
           body.run(memory, b, group, tile, partial);
       }
-    }
-    if (grad_krn) {
-#pragma omp for
-      for (int64 n = 0; n < weights; ++n) {
-        double sum = 0;
-        for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
-        grad_krn[n] = (Real)sum;
-      }
-    }
-    workspace.release_beyond(kept_bytes);
+      workspace.release_beyond(kept_bytes);
+    });
+  }
+  if (call.grad_krn) {
+    constexpr int64 some = 256;  // weights of one item
+    in_parallel(ceil_div(weights, some), helpers(partition.slots * weights), [&](Items& items) {
+      for (int64 item; items.take(item);)
+        for (int64 n = item * some; n < lowest_of(weights, (item + 1) * some); ++n) {
+          double sum = 0;
+          for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
+          call.grad_krn[n] = (Real)sum;
+        }
+    });
   }
   return status;
 }
@@ -393,7 +398,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
                           may_pad, window, g.pixels(), image_pixels};
-  return add_up_tiles(g, tiling, partition, body, call.grad_krn, partials.data, weights, threads);
+  return add_up_tiles(g, tiling, partition, body, call, partials.data, weights, threads);
 }
 
 }  // namespace semiconv

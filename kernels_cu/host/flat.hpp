@@ -362,19 +362,17 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
   const int64 rows = ceil_division(box.rows, row_bands);
   row_bands = ceil_division(box.rows, rows);
   const int64 bands = box.planes * row_bands * column_bands;
-  bool complete = true;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && bands > 1)
-  for (int64 n = 0; n < bands; ++n) {
-    const int64 x = n % column_bands * columns, y = n / column_bands % row_bands * rows;
-    const int64 plane = n / column_bands / row_bands * box.rows * box.columns;
-    BoxBand<MINIMUM> band(box, down, across, source + plane, out + plane, outside, y,
-                          smaller_of(y + rows, box.rows), x, smaller_of(x + columns, box.columns));
-    if (!band.run()) {
-#pragma omp atomic write
-      complete = false;
+  int failed = 0;
+  in_parallel(bands, threads, [&](Items& items) {
+    for (int64 n; items.take(n);) {
+      const int64 x = n % column_bands * columns, y = n / column_bands % row_bands * rows;
+      const int64 plane = n / column_bands / row_bands * box.rows * box.columns;
+      BoxBand<MINIMUM> band(box, down, across, source + plane, out + plane, outside, y,
+                            smaller_of(y + rows, box.rows), x, smaller_of(x + columns, box.columns));
+      if (!band.run()) set_flag(failed, 1);
     }
-  }
-  return complete;
+  });
+  return !failed;
 }
 
 // ---- footprints --------------------------------------------------------------------------------

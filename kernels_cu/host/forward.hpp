@@ -15,6 +15,14 @@ constexpr bool channels_add = true;
 constexpr bool channels_add = false;
 #endif
 
+#if defined(SEMICONV_PLAIN_TIMES) && defined(__FMA__)
+// img + krn as img * 1 + krn, the same bits: multipliers do it, while the adders of common machines
+// are busy with the maximum. The compiler must not see that it is a 1.
+SEMICONV_FN Vector times(Vector img, Vector krn) {
+  return img * opaque(broadcast(1)) + (SEMICONV_PLAIN_TIMES);
+}
+#endif
+
 // The ordinary sum of two channels' values.
 SEMICONV_FN Vector sum(Vector a, Vector b) {
 #if defined(SEMICONV_INTEGER)
@@ -42,6 +50,7 @@ class TapTable {
 
  public:
   bool complete = false, finite = true;
+  bool regular = true;  // no tap was dropped
 
   TapTable(const Geometry& g, const Tiling& t, const Storage* krn) : channels(g.in_channels) {
     const int64 window = g.window_size(), pairs = g.kernels * g.in_channels;
@@ -67,7 +76,8 @@ class TapTable {
       }
       lists.data[pair] = Taps{offsets.data, value, indices.data + i * window, window};
     }
-    complete = neutral == 0 || drop_neutral(pairs, window);
+    regular = neutral == 0;
+    complete = regular || drop_neutral(pairs, window);
   }
   const Taps& of(int64 kernel, int64 channel) const { return lists.data[kernel * channels + channel]; }
 
@@ -109,6 +119,7 @@ struct Results {
   void* residual;
   int64 residual_itemsize;  // of an index; the others are Real
   int64 residual_plane;     // elements of one residual array
+  int64 pixels;             // of one output channel
 };
 
 template <class V> struct UsesProvenance { static constexpr bool value = false; };
@@ -131,30 +142,23 @@ template <class A> SEMICONV_FN void store_residual(const A& acc, const Results& 
       store_lanes((Real*)r.residual + k * r.residual_plane + at, acc.residual(k), count);
   }
 }
-// Where the strips in registers lie: anywhere, or behind each other in one row (one address serves).
-enum Layout { scattered, adjoining };
-
-// The terms of N strips at one tap.
-template <int N, Layout LAYOUT, bool MASKED> struct Terms {
-  static constexpr int addresses = LAYOUT == adjoining ? 1 : N;
-  const Real* from[addresses];
-  const MaskLane* valid[addresses];
+// The terms of N strips at one tap, wherever the strips lie.
+template <int N, bool MASKED> struct Terms {
+  const Real* from[N];
+  const MaskLane* valid[N];
   SEMICONV_FN Terms(const Real* scratch, const MaskLane* mask, const Strip* strips) {
 #pragma GCC unroll 8
-    for (int j = 0; j < addresses; ++j) {
+    for (int j = 0; j < N; ++j) {
       from[j] = scratch + strips[j].from;
       valid[j] = MASKED ? mask + strips[j].from : nullptr;
     }
   }
   static constexpr bool masked = MASKED;
   SEMICONV_FN Vector at(int j, int64 offset, Vector krn) const {
-    const int base = LAYOUT == adjoining ? 0 : j;
-    const int64 place = LAYOUT == adjoining ? offset + j * lanes : offset;
-    return times(load_vector<Vector>(from[base] + place), krn);
+    return times(load_vector<Vector>(from[j] + offset), krn);
   }
   SEMICONV_FN Mask inside(int j, int64 offset) const {
-    const int base = LAYOUT == adjoining ? 0 : j;
-    return load_vector<Mask>(valid[base] + (LAYOUT == adjoining ? offset + j * lanes : offset));
+    return load_vector<Mask>(valid[j] + offset);
   }
 };
 
@@ -191,6 +195,16 @@ SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
       change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn)); });
   }
 }
+template <int S, class A>
+SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps) {
+  for (int64 t = 0; t < taps.count; ++t) {
+    const Vector krn = broadcast(taps.values[t]);
+    const Real* elements = from + taps.offsets[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < S; ++j)
+      acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn));
+  }
+}
 template <int N, class A, class T>
 SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   for (int64 begin = 0; begin < taps.count; begin += block) {
@@ -208,14 +222,87 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   }
 }
 
-// N strips of one output channel, over all input channels and taps; `out` is the channel's first.
-template <class A, int N, Layout LAYOUT, bool MASKED>
-SEMICONV_FN void run_strips(const Geometry& g, const TapTable& table, int64 kernel,
-                            const Real* scratch, int64 channel_size, const MaskLane* mask,
-                            const Strip* strips, int used, const Results& results, int64 plane,
-                            int64 pixels, Storage* out) {
-  using T = Terms<N, LAYOUT, MASKED>;
-  A acc[N];
+// Blocks of taps are folded at tap numbers that do not depend on where a strip lies, so that its bits
+// do not either. A selection has nothing to fold.
+#if defined(SEMICONV_SELECT)
+constexpr bool folds = false;
+#else
+constexpr bool folds = true;
+#endif
+// Run work(begin, end) over stretches of taps between the folds of a leader and of a follower `lag`
+// taps behind; fold(which of the two).
+template <class Work, class Fold>
+SEMICONV_FN void between_folds(int64 begin, int64 end, int64 lag, Work work, Fold fold) {
+  if constexpr (!folds) {
+    work(begin, end);
+  } else {
+    while (begin < end) {
+      const int64 leads = begin / block * block + block, follows = (begin - lag) / block * block + block + lag;
+      const int64 stop = lowest_of(lowest_of(leads, follows), end);
+      work(begin, stop);
+      begin = stop;
+      if (begin == leads) fold(true);
+      if (begin == follows) fold(false);
+    }
+  }
+}
+template <int N, class A> SEMICONV_FN void fold_all(A* acc) {
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) acc[j].fold();
+}
+
+// One address for all strips behind each other: kept in a register, not added up anew for each.
+SEMICONV_FN const Real* one_address(const Real* elements) {
+  asm("" : "+r"(elements));
+  return elements;
+}
+
+// S strips behind each other: the taps from begin on, before end; they count as `shift` more.
+template <int S, class A>
+SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end,
+                               int64 shift = 0) {
+  const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
+    for (int64 t = first; t < stop; ++t) {
+      const Vector krn = broadcast(taps.values[t]);
+      const Mask index = Mask{} + (MaskLane)(taps.indices[t] + shift);
+      const Real* elements = one_address(from + taps.offsets[t]);
+#pragma GCC unroll 8
+      for (int j = 0; j < S; ++j)
+        acc[j].add(times(load_vector<Vector>(elements + j * lanes), krn), index);
+    }
+  };
+  between_folds(begin, end, 0, add, [&](bool leads) { if (leads) fold_all<S>(acc); });
+}
+
+// Twice S strips that share what they load: the follower is `lag` taps behind the leader, whose tap
+// numbers it uses.
+template <int S, class A>
+SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps& taps, int64 begin,
+                            int64 end, int64 lag) {
+  const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
+    for (int64 t = first; t < stop; ++t) {
+      const Vector krn = broadcast(taps.values[t]), behind = broadcast(taps.values[t - lag]);
+      const Mask index = Mask{} + taps.indices[t];
+      const Real* elements = one_address(from + taps.offsets[t]);
+#pragma GCC unroll 8
+      for (int j = 0; j < S; ++j) {
+        const Vector element = opaque(load_vector<Vector>(elements + j * lanes));
+        leader[j].add(times(element, krn), index);
+        follower[j].add(times(element, behind), index);
+      }
+    }
+  };
+  between_folds(begin, end, lag, add, [&](bool leads) { fold_all<S>(leads ? leader : follower); });
+}
+
+// The strips of one output channel that are in registers, and what becomes of them. Over all input
+// channels: add(scratch of the channel, its taps), after observe(the same) where terms are seen twice;
+// then finish(), and put(j, store) to store(to, count) what became of strip j.
+template <class A, int N, class Observe, class Add, class Finish, class Put>
+SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 kernel,
+                              const Real* scratch, int64 channel_size, const Results& results,
+                              int64 plane, A* acc, Observe observe, Add add, Finish finish,
+                              Put put) {
   Vector totals[N] = {};
   for (int64 first = 0; first < (channels_add ? g.in_channels : 1); ++first) {
     const int64 begin = channels_add ? first : 0;
@@ -223,54 +310,128 @@ SEMICONV_FN void run_strips(const Geometry& g, const TapTable& table, int64 kern
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) acc[j].start();
     if constexpr (A::two_pass) {
-      for (int64 i = begin; i < end; ++i)
-        observe_channel<N>(acc, T(scratch + i * channel_size, mask, strips), table.of(kernel, i));
+      for (int64 i = begin; i < end; ++i) observe(scratch + i * channel_size, table.of(kernel, i));
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) acc[j].settle();
     }
-    for (int64 i = begin; i < end; ++i)
-      add_channel<N>(acc, T(scratch + i * channel_size, mask, strips), table.of(kernel, i));
+    for (int64 i = begin; i < end; ++i) add(scratch + i * channel_size, table.of(kernel, i));
+    finish();
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j)
       totals[j] = channels_add && first ? sum(totals[j], acc[j].result()) : acc[j].result();
     if (results.residual) {
+      const int64 pixels = results.pixels;
       const int64 at = channels_add ? (plane * g.in_channels + first) * pixels : plane * pixels;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
-        if (j < used) store_residual(acc[j], results, at + strips[j].to, strips[j].count);
+        put(j, [&](int64 to, int count) { store_residual(acc[j], results, at + to, count); });
     }
   }
+  Storage* out = results.out + plane * results.pixels;
 #pragma GCC unroll 8
-  for (int j = 0; j < N; ++j) {
-    if constexpr (LAYOUT == adjoining) store_lanes(out + strips[0].to + j * lanes, totals[j], lanes);
-    else if (j < used) store_lanes(out + strips[j].to, totals[j], strips[j].count);
-  }
+  for (int j = 0; j < N; ++j)
+    put(j, [&](int64 to, int count) { store_lanes(out + to, totals[j], count); });
 }
+
+// `used` strips, wherever they lie; up to N are worked on.
 template <class A, int N, bool MASKED>
 __attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& table, int64 kernel,
                                              const Real* scratch, int64 channel_size,
                                              const MaskLane* mask, const Strip* strips, int used,
-                                             const Results& results, int64 plane, int64 pixels,
-                                             Storage* out) {
-  run_strips<A, N, scattered, MASKED>(g, table, kernel, scratch, channel_size, mask, strips, used,
-                                      results, plane, pixels, out);
+                                             const Results& results, int64 plane) {
+  using T = Terms<N, MASKED>;
+  A acc[N];
+  run_channels<A, N>(
+      g, table, kernel, scratch, channel_size, results, plane, acc,
+      [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
+        if constexpr (A::two_pass) observe_channel<N>(acc, T(channel, mask, strips), taps);
+      },
+      [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
+        add_channel<N>(acc, T(channel, mask, strips), taps);
+      },
+      [] {},
+      [&](int j, auto store) __attribute__((always_inline)) {
+        if (j < used) store(strips[j].to, strips[j].count);
+      });
 }
 
-// All n strips of one output channel in a tile.
+// For whom tap numbers were `shift` too high.
+template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
+  if constexpr (UsesProvenance<A>::value) {
+    const Mask nobody = A::constant_index(-1);
+    acc.winner = where(acc.winner == nobody, nobody, acc.winner - (MaskLane)shift);
+  }
+}
+
+// S whole strips behind each other.
+template <class A, int S>
+__attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& table,
+                                             int64 kernel, const Real* scratch, int64 channel_size,
+                                             const Strip& head, const Results& results,
+                                             int64 plane) {
+  A acc[S];
+  run_channels<A, S>(
+      g, table, kernel, scratch, channel_size, results, plane, acc,
+      [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
+        if constexpr (A::two_pass) observe_adjoining<S>(acc, channel + head.from, taps);
+      },
+      [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
+        add_adjoining<S>(acc, channel + head.from, taps, 0, taps.count);
+        if (folds && taps.count % block) fold_all<S>(acc);
+      },
+      [] {},
+      [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes, lanes); });
+}
+
+// Two groups of S strips, each behind each other, and the next two.
+template <class A, int S>
+__attribute__((noinline)) void run_pairs(const Geometry& g, const TapTable& table, int64 kernel,
+                                         const Real* scratch, int64 channel_size,
+                                         const Strips& strips, const Pairing& pairing,
+                                         const Results& results, int64 plane) {
+  const int64 count = pairing.taps, lag = pairing.lag;
+  const int64 lead_from = pairing.second_leads ? pairing.from : 0, follow_from = pairing.from - lead_from;
+  const int64 lead_to = pairing.second_leads ? pairing.to : 0, follow_to = pairing.to - lead_to;
+  for (const Strip* head = strips.heads; head < strips.heads + strips.pairs; ++head) {
+    A acc[2 * S];
+    A* const follower = acc + S;
+    run_channels<A, 2 * S>(
+        g, table, kernel, scratch + head->from, channel_size, results, plane, acc,
+        [](const Real*, const Taps&) {},
+        [&](const Real* first, const Taps& taps) __attribute__((always_inline)) {
+          for (int64 begin = 0; begin < taps.count; begin += count) {
+            const int64 end = begin + count;
+            add_adjoining<S>(acc, first + lead_from, taps, begin, begin + lag);
+            add_shared<S>(acc, follower, first + lead_from, taps, begin + lag, end, lag);
+            add_adjoining<S>(follower, first + follow_from, taps, end - lag, end, lag);
+          }
+          if (folds && taps.count % block) fold_all<2 * S>(acc);
+        },
+        [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 8
+          for (int j = S; j < 2 * S; ++j) renumber(acc[j], lag);
+        },
+        [&](int j, auto store) __attribute__((always_inline)) {
+          store(head->to + (j < S ? lead_to : follow_to) + j % S * lanes,
+                j % S == S - 1 ? head->count : lanes);
+        });
+  }
+}
+
+// All strips of one output channel in a tile.
 template <class A, int N, bool MASKED>
-__attribute__((noinline)) void run_tile(const Geometry& g, const TapTable& table, int64 kernel,
-                                        const Real* scratch, int64 channel_size,
-                                        const MaskLane* mask, const Strip* strips, int64 n,
-                                        const Results& results, int64 plane) {
-  const int64 pixels = g.pixels();
-  Storage* out = results.out + plane * pixels;
-  for (int64 j = 0; j < n; j += N) {
-    if (!MASKED && strips[j].adjoining >= N)
-      run_strips<A, N, adjoining, false>(g, table, kernel, scratch, channel_size, mask, strips + j,
-                                         N, results, plane, pixels, out);
+void run_tile(const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch,
+              int64 channel_size, const MaskLane* mask, const Pairing& pairing, const Strips& strips,
+              const Results& results, int64 plane) {
+  if constexpr (!A::two_pass && !MASKED)
+    run_pairs<A, N / 2>(g, table, kernel, scratch, channel_size, strips, pairing, results, plane);
+  for (int64 j = 0; j < strips.count; j += N) {
+    const Strip* from = strips.data + j;
+    if (!MASKED && from->adjoining >= N)
+      run_adjoining<A, N>(g, table, kernel, scratch, channel_size, *from, results, plane);
     else
-      run_scattered<A, N, MASKED>(g, table, kernel, scratch, channel_size, mask, strips + j,
-                                  (int)lowest_of(N, n - j), results, plane, pixels, out);
+      run_scattered<A, N, MASKED>(g, table, kernel, scratch, channel_size, mask, from,
+                                  (int)lowest_of(N, strips.count - j), results, plane);
   }
 }
 
@@ -289,30 +450,28 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
 #else
   const bool may_pad = absorbing && table.finite;
 #endif
-  int64 most_strips = 1;
-  for (int a = 0; a < g.rank; ++a)
-    most_strips *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes);
+  const bool pairs = !A::two_pass && table.regular;
+  const Pairing pairing = pairs ? Pairing(g, tiling, N / 2) : Pairing();
+  const int64 most_strips = strips_of(g, tiling) + N;
   const size_t scratch_bytes = g.in_channels * tiling.channel_size * sizeof(Real);
   const size_t mask_bytes = may_pad ? 0 : tiling.channel_size * sizeof(MaskLane);
-  const size_t strip_bytes = (most_strips + N) * sizeof(Strip);
+  const size_t strip_bytes = 2 * most_strips * sizeof(Strip);
   const int64 items = g.batch * g.groups * tiling.tiles;
   int status = success;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  in_parallel(items, threads, [&](Items& rest) {
     thread_local Workspace workspace;
     char* memory = (char*)workspace.reserve(scratch_bytes + mask_bytes + strip_bytes + 192);
     if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
+      set_flag(status, out_of_memory);
+      return;
     }
     Real* scratch = (Real*)memory;
     MaskLane* mask = (MaskLane*)(memory + (scratch_bytes + 63) / 64 * 64);
-    Strip* strips = (Strip*)((char*)mask + (mask_bytes + 63) / 64 * 64);
+    Strip* room = (Strip*)((char*)mask + (mask_bytes + 63) / 64 * 64);
+    Strips strips{room, room + most_strips};
 
-#pragma omp for schedule(dynamic)
-    for (int64 item = 0; item < items; ++item) {
-      if (!memory) continue;
+    for (int64 item; rest.take(item);) {
       const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
@@ -323,18 +482,16 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
                      scratch + i * tiling.channel_size, semifield_zero<Real>());
       const bool masked = !may_pad && !inside_image(g, origin, size);
       if (masked) fill_mask(g, tiling, origin, mask);
-      const int64 n = strips_of(g, tiling, origin, size, strips);
-      // Registers left over at the end work on the last strip again, and drop the result.
-      for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+      strips.cut(g, tiling, origin, size, masked ? Pairing() : pairing, N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
         const int64 kernel = g.kernel_of(group, o);
         const auto run = masked ? run_tile<A, N, true> : run_tile<A, N, false>;
-        run(g, table, kernel, scratch, tiling.channel_size, mask, strips, n, results, plane);
+        run(g, table, kernel, scratch, tiling.channel_size, mask, pairing, strips, results, plane);
       }
     }
     workspace.release_beyond(kept_bytes);
-  }
+  });
   return status;
 }
 

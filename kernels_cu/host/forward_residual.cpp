@@ -12,7 +12,7 @@ SEMICONV_EXPORT int semiconv_forward_residual(const Geometry* g, const Storage* 
                                               const Storage* krn, Storage* out, void* residual,
                                               int64 itemsize, int64 plane, int absorbing,
                                               int threads) {
-  const Results results{out, residual, itemsize, plane};
+  const Results results{out, residual, itemsize, plane, g->pixels()};
 #if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
   return forward<Provenance<Vector, Mask>, 4>(*g, img, krn, results, absorbing, threads);
 #else

@@ -75,8 +75,8 @@ class Weights {
   const int64* offsets() const { return places.data; }
 };
 
-// The sums of N strips over all taps.
-template <int N, Layout LAYOUT>
+// The sums of N strips over all taps; ADJOINING: they lie behind each other, and one address serves.
+template <int N, bool ADJOINING>
 SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* offsets, int64 taps,
                         const Strip* strips, Vector* sums) {
   BlockedSum<Vector> acc[N];
@@ -84,7 +84,7 @@ SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* o
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
     acc[j].start();
-    from[j] = LAYOUT == adjoining ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
+    from[j] = ADJOINING ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
   }
   for (int64 begin = 0; begin < taps; begin += block) {
     const int64 end = lowest_of(begin + block, taps);
@@ -92,7 +92,7 @@ SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* o
       const Vector weight = broadcast(weights[t]);
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
-        acc[j].add(load_vector<Vector>((LAYOUT == adjoining ? from[0] + j * lanes : from[j]) + offsets[t]) * weight);
+        acc[j].add(load_vector<Vector>((ADJOINING ? from[0] + j * lanes : from[j]) + offsets[t]) * weight);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) acc[j].fold();
@@ -104,8 +104,8 @@ template <int N>
 __attribute__((noinline)) void sum_strips(const Real* scratch, const Real* weights,
                                           const int64* offsets, int64 taps, const Strip* strips,
                                           Vector* sums) {
-  if (strips[0].adjoining >= N) add_up<N, adjoining>(scratch, weights, offsets, taps, strips, sums);
-  else add_up<N, scattered>(scratch, weights, offsets, taps, strips, sums);
+  if (strips[0].adjoining >= N) add_up<N, true>(scratch, weights, offsets, taps, strips, sums);
+  else add_up<N, false>(scratch, weights, offsets, taps, strips, sums);
 }
 
 SEMICONV_FN Mask first_lanes(int count) {
@@ -179,31 +179,26 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
   const Weights weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
   const bool may_pad = absorbing && table.finite;
-  int64 most_strips = N;
-  for (int64 a = 0, n = 1; a < g.rank; ++a)
-    most_strips = N + (n *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes));
+  const int64 most_strips = strips_of(g, tiling) + N;
   const int64 elements = LinearTile::scratch_elements(g, tiling);
   const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
                        2 * most_strips * sizeof(Strip) + 192;
   const int64 items = g.batch * g.groups * tiling.tiles, pixels = g.pixels();
-  const Results results{out, nullptr, 0, 0};
+  const Results results{out, nullptr, 0, 0, pixels};
   int status = success;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  in_parallel(items, threads, [&](Items& rest) {
     thread_local Workspace workspace;
     Real* memory = (Real*)workspace.reserve(bytes);
     if (!memory) {
-#pragma omp atomic write
-      status = out_of_memory;
+      set_flag(status, out_of_memory);
+      return;
     }
     MaskLane* mask = (MaskLane*)(memory + 2 * elements);
-    Strip* strips = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
-    Strip* unproven = strips + most_strips;
+    Strip* room = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
+    Strips strips{nullptr, room};
 
-#pragma omp for schedule(dynamic)
-    for (int64 item = 0; item < items; ++item) {
-      if (!memory) continue;
+    for (int64 item; rest.take(item);) {
       const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
@@ -211,23 +206,22 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
       LinearTile tile(g, tiling,
                       img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1], origin,
                       masked, memory, memory + elements, mask);
-      const int64 n = strips_of(g, tiling, origin, size, strips);
-      for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+      strips.cut(g, tiling, origin, size, Pairing(), N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
         const Proof<Real> proof(tile.range, range, weights.taps);
-        int64 left = 0;
-        for (int64 j = 0; j < n; j += N) {
+        Strips unproven{nullptr, room + most_strips, 0, 0};
+        for (int64 j = 0; j < strips.count; j += N) {
           Vector sums[N];
           sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
-                        strips + j, sums);
-          for (int64 k = 0; k < lowest_of(N, n - j); ++k) {
-            const Strip& strip = strips[j + k];
+                        strips.data + j, sums);
+          for (int64 k = 0; k < lowest_of(N, strips.count - j); ++k) {
+            const Strip& strip = strips.data[j + k];
             if (any(first_lanes(strip.count) & ~(Mask)proof.holds(sums[k]))) {
-              unproven[left] = strip;
-              unproven[left++].adjoining = 0;
+              unproven.data[unproven.count] = strip;
+              unproven.data[unproven.count++].adjoining = 0;
               continue;
             }
             const Vector value = Linear<Vector>::restore(sums[k], broadcast(tile.range.shift),
@@ -235,16 +229,17 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
             store_lanes(out + plane * pixels + strip.to, value, strip.count);
           }
         }
-        if (left == 0) continue;
-        for (int64 j = left; j < left + direct; ++j) unproven[j] = unproven[left - 1];
+        if (unproven.count == 0) continue;
+        for (int j = 0; j < direct; ++j)
+          unproven.data[unproven.count + j] = unproven.data[unproven.count - 1];
         const Real* numbers = tile.numbers();
         const auto run = masked ? run_tile<Accumulator<Vector>, direct, true>
                                 : run_tile<Accumulator<Vector>, direct, false>;
-        run(g, table, kernel, numbers, tiling.channel_size, mask, unproven, left, results, plane);
+        run(g, table, kernel, numbers, tiling.channel_size, mask, Pairing(), unproven, results, plane);
       }
     }
     workspace.release_beyond(kept_bytes);
-  }
+  });
   return status;
 }
 

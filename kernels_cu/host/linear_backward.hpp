@@ -102,7 +102,7 @@ __attribute__((noinline)) void differentiate_directly(
     const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
     const Slopes<2>& slopes, int64 window) {
   using A = Differentiable<Vector>;
-  using T = Terms<2, scattered, MASKED>;
+  using T = Terms<2, MASKED>;
   A acc[2];
   for (A& one : acc) one.start();
   for (int64 i = 0; i < g.in_channels; ++i)
@@ -132,12 +132,7 @@ struct LinearBackward {
   bool may_pad;
   int64 pixels, image_pixels;
 
-  int64 most_strips() const {
-    int64 strips = 1;
-    for (int a = 0; a < g.rank; ++a)
-      strips *= a < g.rank - 1 ? tiling.tile[a] : ceil_div(tiling.tile[a], lanes);
-    return strips + N;
-  }
+  int64 most_strips() const { return strips_of(g, tiling) + N; }
   size_t bytes() const {
     return (2 * weights.taps + N) * blocks.size * sizeof(Vector) +
            4 * LinearTile::scratch_elements(g, tiling) * sizeof(Real) +
@@ -156,13 +151,14 @@ struct LinearBackward {
     Real* gradient = call.grad_img ? transformed + 2 * elements : nullptr;
     Real* direct_gradient = gradient ? gradient + elements : nullptr;
     MaskLane* mask = (MaskLane*)(transformed + 4 * elements);
-    Strip* strips = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
+    Strips cut{nullptr, (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64)};
     const bool masked = !may_pad && !inside_image(g, origin, size);
     LinearTile tile(g, tiling,
                     call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                     origin, masked, transformed, transformed + elements, mask);
-    const int64 n = strips_of(g, tiling, origin, size, strips);
-    for (int64 j = n; j < n + N; ++j) strips[j] = strips[n - 1];
+    cut.cut(g, tiling, origin, size, Pairing(), N);
+    const Strip* strips = cut.data;
+    const int64 n = cut.count;
     if (gradient) memset(gradient, 0, elements * sizeof(Real));
     bool repaired_img = false;
 
@@ -292,7 +288,7 @@ inline int backward_linear(const Geometry& g, const Backward& call, bool absorbi
   const bool may_pad = absorbing && table.finite;
   const LinearBackward body{g,         tiling, call,       table,   weights,     gradients,
                             blocks, order.data, may_pad, g.pixels(), image_pixels};
-  return add_up_tiles(g, tiling, partition, body, call.grad_krn, partials.data, count, threads);
+  return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }
 
 }  // namespace semiconv

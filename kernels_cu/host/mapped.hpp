@@ -5,6 +5,7 @@
 // loop that reduces a list of taps over the tile. Included by flat, structure, correlate.
 #pragma once
 #include "simd.hpp"
+#include "parallel.hpp"
 #include "sums.cuh"
 
 #include <stdlib.h>
@@ -222,24 +223,20 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
 template <class T, class Work>
 inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_size, int threads,
                           Work work) {
-  bool complete = true;
-#pragma omp parallel num_threads(threads) if (threads > 1 && t.tiles > 1)
-  {
+  int failed = 0;
+  in_parallel(t.tiles, threads, [&](Items& tiles) {
     Scratch<T> scratch;
-    const bool ready = scratch.allocate(scratch_size);
-    if (!ready) {
-#pragma omp atomic write
-      complete = false;
+    if (!scratch.allocate(scratch_size)) {
+      set_flag(failed, 1);
+      return;
     }
-#pragma omp for schedule(dynamic)
-    for (int64 n = 0; n < t.tiles; ++n) {
-      if (!ready) continue;
+    for (int64 n; tiles.take(n);) {
       int64 origin[mapped_rank], outputs[mapped_rank];
       t.locate(n, m, origin, outputs);
       work(scratch.data, origin, outputs);
     }
-  }
-  return complete;
+  });
+  return !failed;
 }
 
 }  // namespace semiconv

@@ -61,6 +61,16 @@ template <> SEMICONV_FN Vector infinity<Vector>() { return Extreme<Real>::highes
 template <> SEMICONV_FN Vector negative_infinity<Vector>() { return Extreme<Real>::lowest() - Vector{}; }
 SEMICONV_FN Vector broadcast(Real value) { return value - Vector{}; }  // 0 + value would add
 
+// The same value, kept in a register: the compiler knows nothing about it.
+SEMICONV_FN Vector opaque(Vector value) {
+#if defined(__x86_64__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 SEMICONV_FN Mask logical_not(Mask mask) { return ~mask; }
 
 #if defined(__AVX__) && !defined(__AVX512F__)
@@ -126,18 +136,21 @@ template <class V, class F> inline V each_lane(V a, V b, F function) {
   return a;
 }
 #if defined(SEMICONV_INTEGER)
-using UnsignedVector = VectorOf<Limits<Real>::Unsigned>::type;
+// What keeps the sum in range is clamped beforehand; the limits depend on b alone, so that a loop in
+// which b is one number computes them once.
+SEMICONV_FN Vector clamped(Vector a, Vector low, Vector high) {
+  const Vector least = a < low ? low : a;
+  return least < high ? least : high;
+}
 SEMICONV_FN Vector saturating_add(Vector a, Vector b) {
-  const Vector sum = (Vector)((UnsignedVector)a + (UnsignedVector)b);
-  if (Limits<Real>::lowest == 0) return sum < a ? infinity<Vector>() : sum;
-  const Mask overflow = (Mask)((a ^ sum) & (b ^ sum)) < 0;
-  return overflow ? (a < 0 ? negative_infinity<Vector>() : infinity<Vector>()) : sum;
+  const Vector lowest = negative_infinity<Vector>(), highest = infinity<Vector>(), zero{};
+  const Vector down = b < zero ? b : zero, up = b < zero ? zero : b;
+  return clamped(a, lowest - down, highest - up) + b;
 }
 SEMICONV_FN Vector saturating_subtract(Vector a, Vector b) {
-  const Vector difference = (Vector)((UnsignedVector)a - (UnsignedVector)b);
-  if (Limits<Real>::lowest == 0) return a < b ? Vector{} : difference;
-  const Mask overflow = (Mask)((a ^ b) & (a ^ difference)) < 0;
-  return overflow ? (a < 0 ? negative_infinity<Vector>() : infinity<Vector>()) : difference;
+  const Vector lowest = negative_infinity<Vector>(), highest = infinity<Vector>(), zero{};
+  const Vector down = b < zero ? b : zero, up = b < zero ? zero : b;
+  return clamped(a, lowest + up, highest + down) - b;
 }
 SEMICONV_FN Vector saturating_multiply(Vector a, Vector b) {
   return each_lane(a, b, [](Real x, Real y) { return saturating_multiply(x, y); });

@@ -6,6 +6,7 @@
 // elements. A tap is then one offset into the scratch, the same for every output of the tile.
 #pragma once
 #include "simd.hpp"
+#include "parallel.hpp"
 #include "geometry.cuh"
 #include "semifield.cuh"
 
@@ -137,25 +138,18 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
 struct Everywhere {};
 SEMICONV_FN int load(Everywhere) { return -1; }
 
-// One row of the scratch: `first` is the image position of its element 0 (may be outside).
+// Every `step`-th element from `from` on, as many as [begin, end) has, to there; outside around them.
 template <class S, class T>
-inline void fill_row(T* row, const S* src, int64 first, int64 size, int64 src_stride, int64 phases,
-                     int64 length, T outside) {
-  for (int64 phase = 0; phase < phases; ++phase, row += length, ++first) {
-    const int64 begin = lowest_of(length, first >= 0 ? 0 : ceil_div(-first, phases));
-    const int64 end = highest_of(begin, first >= size ? 0 : lowest_of(length, ceil_div(size - first, phases)));
-    for (int64 q = 0; q < begin; ++q) row[q] = outside;
-    const S* from = src + (first + begin * phases) * src_stride;
-    const int64 step = phases * src_stride;
-    if (step == 1) {
-      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
-    } else if (step == 2) {
-      for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
-    } else {
-      for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
-    }
-    for (int64 q = end; q < length; ++q) row[q] = outside;
+inline void fill_row(T* row, const S* from, int64 step, int64 begin, int64 end, int64 length, T outside) {
+  for (int64 q = 0; q < begin; ++q) row[q] = outside;
+  if (step == 1) {
+    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
+  } else if (step == 2) {
+    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
+  } else {
+    for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
   }
+  for (int64 q = end; q < length; ++q) row[q] = outside;
 }
 
 // Fill one channel's scratch with the part of `image` that the tile at output position `origin`
@@ -164,25 +158,33 @@ template <class S, class T>
 inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin, const S* image,
                          const int64* strides, T* scratch, T outside) {
   const int last = (int)g.rank - 1;
-  int64 index[max_rank] = {}, rows = 1;
+  int64 rows = 1;
   for (int a = 0; a < last; ++a) rows *= t.extent[a];
-  const int64 row_length = t.phases * t.phase_length;
-  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
-  for (int64 r = 0; r < rows; ++r, scratch += row_length) {
-    int64 offset = 0;
-    bool inside = true;
-    for (int a = 0; a < last; ++a) {
-      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
-      inside = inside && position >= 0 && position < g.image_size[a];
-      offset += position * strides[a];
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last], size = g.image_size[last];
+  const int64 phases = t.phases, length = t.phase_length;
+  for (int64 phase = 0; phase < phases; ++phase) {
+    const int64 start = first + phase;  // may be outside
+    const int64 begin = lowest_of(length, start >= 0 ? 0 : ceil_div(-start, phases));
+    const int64 end =
+        highest_of(begin, start >= size ? 0 : lowest_of(length, ceil_div(size - start, phases)));
+    const S* const from = image + (start + begin * phases) * strides[last];
+    T* row = scratch + phase * length;
+    int64 index[max_rank] = {};
+    for (int64 r = 0; r < rows; ++r, row += phases * length) {
+      int64 offset = 0;
+      bool inside = true;
+      for (int a = 0; a < last; ++a) {
+        const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+        inside = inside && position >= 0 && position < g.image_size[a];
+        offset += position * strides[a];
+      }
+      if (inside) fill_row(row, from + offset, phases * strides[last], begin, end, length, outside);
+      else
+        for (int64 q = 0; q < length; ++q) row[q] = outside;
+      for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
     }
-    if (inside)
-      fill_row(scratch, image + offset, first, g.image_size[last], strides[last], t.phases,
-               t.phase_length, outside);
-    else
-      for (int64 q = 0; q < row_length; ++q) scratch[q] = outside;
-    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
   }
+  scratch += rows * phases * length;
   for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
 }
 
@@ -210,25 +212,89 @@ struct Strip {
   int32 count, adjoining;
 };
 
-// Cut a tile of `size` outputs at `origin` into strips; returns how many.
-inline int64 strips_of(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
-                       Strip* strips) {
-  const int last = (int)g.rank - 1;
-  int64 index[max_rank] = {}, rows = 1, n = 0;
-  for (int a = 0; a < last; ++a) rows *= size[a];
-  for (int64 r = 0; r < rows; ++r) {
-    int64 from = 0, to = 0;
-    for (int a = 0; a < g.rank; ++a) {
-      to = to * g.out_size[a] + origin[a] + index[a];
-      if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
+// Two groups of `width` adjoining strips whose windows see the same elements, one group `lag` taps
+// later: rows of outputs as far apart as steps between kernel rows bring together, in one dimension
+// stretches of one row. Kernels are lists of planes of `taps` taps.
+struct Pairing {
+  int64 taps = 0, lag = 0;
+  int64 apart = 0;         // outputs between the groups, on the axis before the last or the only one
+  int64 from = 0, to = 0;  // from the first group to the second: in the scratch, in the output
+  int width = 0;           // 0: no pairs
+  bool second_leads = false;
+
+  Pairing() = default;
+  Pairing(const Geometry& g, const Tiling& t, int strips) {
+    const int last = (int)g.rank - 1, axis = highest_of(last - 1, 0);
+    const int64 stride = g.stride[axis], dilation = g.dilation[axis];
+    const int64 stretch = last ? 1 : (int64)strips * lanes;  // least outputs between the groups
+    int64 steps = stride * stretch, common = dilation;
+    while (common) {
+      const int64 rest = steps % common;
+      steps = common;
+      common = rest;
     }
-    for (int64 x = 0; x < size[last]; x += lanes)
-      strips[n++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x),
-                          (int32)((size[last] - x) / lanes)};
-    for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
+    apart = stretch * (dilation / steps);
+    taps = last ? g.kernel_size[axis] * g.kernel_size[last] : g.kernel_size[last];
+    lag = apart * stride / dilation * (last ? g.kernel_size[last] : 1);
+    from = last ? apart * stride * t.pitch[axis] : apart;
+    to = last ? apart * g.out_size[last] : apart;
+    second_leads = g.mirrored;
+    width = lag < taps && 2 * apart <= t.tile[axis] ? strips : 0;
   }
-  return n;
+};
+
+// How many strips a full tile has at most.
+inline int64 strips_of(const Geometry& g, const Tiling& t) {
+  int64 strips = ceil_div(t.tile[g.rank - 1], lanes);
+  for (int a = 0; a < g.rank - 1; ++a) strips *= t.tile[a];
+  return strips;
 }
+
+// The strips of a tile: first strips of pairs of groups, and all that no such pair covers.
+struct Strips {
+  Strip *heads, *data;
+  int64 pairs, count;
+
+  // `spare` strips behind the last one are its copies: registers left over work on them, and drop
+  // the result.
+  void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
+           const Pairing& pairing, int spare) {
+    const int last = (int)g.rank - 1, axis = highest_of(last - 1, 0);
+    const int64 apart = pairing.apart;
+    int64 index[max_rank] = {}, rows = 1;
+    for (int a = 0; a < last; ++a) rows *= size[a];
+    pairs = count = 0;
+    for (int64 r = 0; r < rows; ++r) {
+      int64 from = 0, to = 0;
+      for (int a = 0; a < g.rank; ++a) {
+        to = to * g.out_size[a] + origin[a] + index[a];
+        if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
+      }
+      int64 x = 0;
+      const auto single = [&](int64 end) {
+        for (; x < end; x += lanes)
+          data[count++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x),
+                                (int32)((size[last] - x) / lanes)};
+      };
+      const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
+      if (group && last) {
+        const int64 place = index[axis] % (2 * apart);
+        if (index[axis] - place + 2 * apart <= size[axis])
+          for (; size[last] - x > least; x += group)
+            if (place < apart)
+              heads[pairs++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x - least), 0};
+      } else if (group) {
+        // apart is a multiple of group.
+        for (; size[last] - x - 2 * apart >= 0; x += 2 * apart)
+          for (int64 q = x; q < x + apart; q += group)
+            heads[pairs++] = Strip{from + q, to + q, lanes, 0};
+      }
+      single(size[last]);
+      for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
+    }
+    for (int64 j = count; count && j < count + spare; ++j) data[j] = data[count - 1];
+  }
+};
 
 // The n-th tile: its first output and its size.
 inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* origin, int64* size) {

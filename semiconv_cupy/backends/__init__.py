@@ -51,8 +51,6 @@ def describe() -> dict[str, str]:
     numpy = "host (compiled C++)"
     if host.compiler() is None:
         numpy = f"reference (array loops, slow): {host.missing_compiler()}"
-    elif not host.has_openmp():
-        numpy = "host (compiled C++, one thread: the compiler has no OpenMP)"
     try:
         cuda.device()
         cupy = "cuda (NVRTC kernels)"

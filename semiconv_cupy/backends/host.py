@@ -19,17 +19,17 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import Residual, residual_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -127,8 +127,9 @@ def _toolchain() -> tuple[tuple[str, ...], str]:
         "-fvisibility=hidden",
         "-ffp-contract=fast",
         "-fno-math-errno",
+        "-pthread",
     ]
-    for optional in ("-march=native", "-mcpu=native", "-fopenmp"):
+    for optional in ("-march=native", "-mcpu=native"):
         if optional == "-mcpu=native" and "-march=native" in flags:
             continue
         if _accepts(command, optional):
@@ -154,11 +155,6 @@ def _cpu_features() -> str:
     except OSError:
         return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def has_openmp() -> bool:
-    """Whether the compiler builds parallel code here."""
-    return "-fopenmp" in _toolchain()[0]
 
 
 # ---- the cache ---------------------------------------------------------------------------------
@@ -251,18 +247,15 @@ def _compile(text: str, what: str, command: tuple[str, ...], library: Path) -> P
 
 _lock = threading.Lock()
 _libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
-_after_fork = False
 
 
-def _child_runs_alone() -> None:
-    # GNU OpenMP's threads do not survive a fork and a parallel region in the child would hang.
-    global _after_fork, _lock
-    _after_fork = True
-    _lock = threading.Lock()  # another thread may have held the old one
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held the old one when this process forked
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_child_runs_alone)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
@@ -289,32 +282,9 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-@contextmanager
-def _waiting_passively() -> Iterator[None]:
-    """Let an OpenMP runtime that is loaded now put waiting threads to sleep.
-
-    By default they spin; on a machine where another process holds a core, that costs a scheduler's
-    time slice at the end of every call. The user's own setting stays.
-    """
-    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_WAIT_POLICY"]
-
-
 def load(text: str, what: str, part: str) -> ctypes.CDLL:
-    """Build a library and declare its function."""
-    library = build(text, what)
-    with _waiting_passively():
-        try:
-            loaded = ctypes.CDLL(str(library))
-        except OSError:  # damaged in the cache: once more from the source
-            library.unlink(missing_ok=True)
-            loaded = ctypes.CDLL(str(build(text, what)))
+    """Build a library of convolutions and declare its function."""
+    loaded = open_library(text, what)
     getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
     size = loaded.semiconv_geometry_size()
     if size != ctypes.sizeof(GeometryStruct):
@@ -324,9 +294,38 @@ def load(text: str, what: str, part: str) -> ctypes.CDLL:
     return loaded
 
 
-def threads(loaded: ctypes.CDLL) -> int:
-    """How many threads a call may use: OpenMP's default, one in a forked child."""
-    return 1 if _after_fork else loaded.semiconv_threads()
+def open_library(text: str, what: str) -> ctypes.CDLL:
+    """Build any library of kernels_cu/host, and give it the threads of this process."""
+    loaded = _open(text, what)
+    loaded.semiconv_use_threads(_run_on_threads())
+    return loaded
+
+
+def _open(text: str, what: str) -> ctypes.CDLL:
+    library = build(text, what)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:  # damaged in the cache: once more from the source
+        library.unlink(missing_ok=True)
+        return ctypes.CDLL(str(build(text, what)))
+
+
+@cache
+def _run_on_threads() -> ctypes.c_void_p:
+    """The function of the one pool of threads, which all libraries share."""
+    pool = _open(source.inlined("host/threads.cpp"), "the pool of threads")
+    return ctypes.cast(pool.semiconv_run_on_threads, ctypes.c_void_p)
+
+
+@cache
+def threads() -> int:
+    """How many threads a call may use: $OMP_NUM_THREADS, else one for each core that is ours."""
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check(status: int, what: str) -> None:
@@ -359,7 +358,6 @@ def forward_call(
 
     `part`: "forward", or "linear" where the semifield is the linear field in disguise.
     """
-    loaded = library(semifield, storage, part)
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
     shape = geometry.out_shape
     if 0 in shape:
@@ -371,11 +369,7 @@ def forward_call(
 
     if not (_aligned(img) and _aligned(krn)):
         return convert
-    struct = GeometryStruct.of(geometry, _elements(img), _elements(krn))
-    reference = ctypes.byref(struct)
-    run = getattr(loaded, f"semiconv_{part}")
-    absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    small = geometry.taps * math.prod(shape) < _SMALL
+    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), None, part)
     empty, alignment = np.empty, dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
@@ -383,26 +377,122 @@ def forward_call(
         if (image | kernel) % alignment:  # unlike the arrays that this was planned for
             return convert(img, krn)
         out = empty(shape, dtype)
-        status = run(
-            reference,
-            image,
-            kernel,
-            _address(out),
-            absorbing,
-            1 if small else threads(loaded),
-        )
-        if status:
-            check(status, "semifield_conv")
+        run(image, kernel, _address(out), None, None)
         return out
 
     return call
 
 
-_SMALL = 200_000  # terms: below, waking a second thread costs more than it saves
+# Terms, an output counting as so many more: below, some 50 microseconds on one thread, another one
+# costs more than it saves.
+_SMALL, _OUTPUT = 1_000_000, 64
+_EXPENSIVE = 16  # what a term of log, root or an addition of the user's own counts
 
 
-def _elements(array: np.ndarray) -> list[int]:
-    return [stride // array.itemsize for stride in array.strides]
+def _elements(array: np.ndarray) -> tuple[int, ...]:
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
+Backward: TypeAlias = Callable[
+    [int, "int | None", "int | None", "int | None", "int | None", "int | None", "int | None"], None
+]
+
+
+@lru_cache(maxsize=4096)
+def forward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+    part: str = "forward",
+) -> Forward:
+    """The call on addresses: (img, krn, out, residual, most threads), None for what is not there.
+
+    Strides are in elements; out and residual, of which there is at least one element, are
+    C-contiguous, and all addresses multiples of their element's size. `residual` tells whether and
+    which one is wanted (`part` "linear", see `forward_call`, leaves none); without a number of
+    threads that of `threads` serves.
+    """
+    part = part if residual is None else "forward_residual"
+    loaded = library(semifield, storage, part)
+    struct = GeometryStruct.of(geometry, img_strides, krn_strides)
+    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
+    absorbing = int(storage in source.FLOATING and semifield.absorbing)
+    workers = _workers(semifield, geometry)
+    layout = () if residual is None else _layout(residual)
+
+    def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
+        arrays = (reference, img, krn, out) if residual is None else (
+            reference, img, krn, out, residual, *layout
+        )  # fmt: skip
+        if run(*arrays, absorbing, workers(most)):
+            raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+@lru_cache(maxsize=4096)
+def backward_at(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> Backward:
+    """The call on addresses: (grad_out, img, krn, residual, grad_img, grad_krn, most threads).
+
+    All but img are C-contiguous. None for gradients that are not wanted, and for img and krn where
+    `residual.needs_arrays` says so. log and root without a residual are differentiated as the
+    linear field. The bits do not depend on the number of threads.
+    """
+    linearly = residual is None and semifield.accumulator in ("log", "root")
+    part = "linear_backward" if linearly else "backward"
+    loaded = library(semifield, storage, part)
+    struct = GeometryStruct.of(geometry, img_strides, _contiguous(geometry.krn_shape))
+    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
+    layout = (0, 0) if residual is None else _layout(residual)
+    workers = _workers(semifield, geometry)
+    absorbing = int(semifield.absorbing)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        most: int | None,
+    ) -> None:
+        kept = () if linearly else (residual, *layout)
+        arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn)
+        if run(*arrays, absorbing, workers(most)):
+            raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+_NO_MEMORY = "not enough memory for the scratch of semifield_conv"
+
+
+def _layout(residual: Residual) -> tuple[int, int]:
+    """The bytes of an element, and the elements from one array to the next."""
+    return residual.dtype.itemsize, math.prod(residual.shape[1:])
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a C-contiguous array, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _workers(semifield: Semifield, geometry: Geometry) -> Callable[[int | None], int]:
+    """How many threads serve a call that may have so many."""
+    term = 1 if semifield.accumulator in ("select", "sum") else _EXPENSIVE
+    if math.prod(geometry.out_shape) * (geometry.taps * term + _OUTPUT) < _SMALL:
+        return lambda most: 1
+    return lambda most: min(threads(), most or sys.maxsize)
 
 
 def forward(
@@ -423,19 +513,9 @@ def forward(
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
-    struct = _struct(geometry, (*img.strides, *krn.strides), img.itemsize)
-    arrays = (ctypes.byref(struct), _address(img), _address(krn), _address(out))
-    absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    loaded = library(semifield, storage, part if residual is None else "forward_residual")
-    workers = _workers(loaded, geometry, threads)
-    if residual is None:
-        status = getattr(loaded, f"semiconv_{part}")(*arrays, absorbing, workers)
-    else:
-        plane = math.prod(residual.shape[1:])
-        status = loaded.semiconv_forward_residual(
-            *arrays, _address(residual), residual.itemsize, plane, absorbing, workers
-        )
-    check(status, "semifield_conv")
+    described = None if residual is None else residual_of(semifield, storage, geometry)
+    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), described, part)
+    run(_address(img), _address(krn), _address(out), _address_or_none(residual), threads)
 
 
 def backward(
@@ -450,11 +530,7 @@ def backward(
     storage: str,
     threads: int | None = None,
 ) -> None:
-    """Fill the gradients that are given: C-contiguous, in arithmetic dtype, grad_img zeroed.
-
-    img and krn may be None where `residual.needs_arrays` says so. log and root without a residual
-    are differentiated as the linear field. The bits do not depend on the number of threads.
-    """
+    """Fill the gradients that are given; `backward_at` says more."""
     if grad_out.size == 0:
         if grad_krn is not None:
             grad_krn[...] = 0
@@ -462,36 +538,18 @@ def backward(
     grad_out = np.ascontiguousarray(_usable(grad_out))
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
-    none = (0,) * (geometry.rank + 2)
-    strides = (none if array is None else array.strides for array in (img, krn))
-    struct = _struct(geometry, sum(strides, ()), grad_out.itemsize)
-    part = "backward"
-    kept: tuple[int | None, ...] = ()
-    if residual is not None:
-        plane = math.prod(residual.shape[1:])
-        kept = (_address(residual), residual.itemsize, plane)
-    elif semifield.accumulator in ("log", "root"):
-        part = "linear_backward"
-    else:
-        kept = (None, 0, 0)
-    loaded = library(semifield, storage, part)
-    status = getattr(loaded, f"semiconv_{part}")(
-        ctypes.byref(struct),
-        *(None if array is None else _address(array) for array in (grad_out, img, krn)),
-        *kept,
-        *(None if array is None else _address(array) for array in (grad_img, grad_krn)),
-        int(semifield.absorbing),
-        _workers(loaded, geometry, threads),
+    strides = (0,) * (geometry.rank + 2) if img is None else _elements(img)
+    described = None if residual is None else residual_of(semifield, storage, geometry)
+    run = backward_at(semifield, geometry, storage, strides, described)
+    run(
+        _address(grad_out),
+        _address_or_none(img),
+        _address_or_none(krn),
+        _address_or_none(residual),
+        _address_or_none(grad_img),
+        _address_or_none(grad_krn),
+        threads,
     )
-    check(status, "the gradient of semifield_conv")
-
-
-@lru_cache(maxsize=1024)
-def _struct(geometry: Geometry, strides: tuple[int, ...], itemsize: int) -> GeometryStruct:
-    """The struct for an image and a kernel of these strides, one after the other, in bytes."""
-    elements = [stride // itemsize for stride in strides]
-    axes = geometry.rank + 2
-    return GeometryStruct.of(geometry, elements[:axes], elements[axes:])
 
 
 def _usable(array: np.ndarray) -> np.ndarray:
@@ -505,9 +563,8 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-def _workers(loaded: ctypes.CDLL, geometry: Geometry, most: int | None) -> int:
-    small = geometry.taps * math.prod(geometry.out_shape) < _SMALL
-    return 1 if small else min(threads(loaded), most or sys.maxsize)
+def _address_or_none(array: np.ndarray | None) -> int | None:
+    return None if array is None else _address(array)
 
 
 def scratch_elements(geometry: Geometry) -> int:

@@ -60,7 +60,7 @@ def _library(part: str, dtype: np.dtype) -> ctypes.CDLL:
         with _lock:
             storage = dtype.name
             text = source.assemble(f"host/{part}.cpp", source.storage_macros(storage))
-            found = ctypes.CDLL(str(host.build(text, f"{part} on {storage}")))
+            found = host.open_library(text, f"{part} on {storage}")
             for name, arguments in _ARGUMENTS[part].items():
                 getattr(found, name).argtypes = arguments
             _libraries[part, dtype] = found
@@ -159,8 +159,8 @@ def _box_passes(
 _SMALL = 1 << 26
 
 
-def _threads(loaded: ctypes.CDLL, work: int) -> int:
-    return 1 if work < _SMALL else host.threads(loaded)
+def _threads(work: int) -> int:
+    return 1 if work < _SMALL else host.threads()
 
 
 def box(
@@ -174,7 +174,7 @@ def box(
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
     loaded = _library("flat", array.dtype)
     passes = _box_passes(array.shape, window, before, rules)
-    threads = _threads(loaded, 16 * len(passes) * array.nbytes)
+    threads = _threads(16 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
     given = array
@@ -226,7 +226,7 @@ def footprint(
     status = loaded.semiconv_footprint(
         ctypes.byref(struct), _address(lookups), len(lookups), levels, _address(array),
         _address(out), _address(outside), int(minimum),
-        _threads(loaded, array.nbytes * (4 + len(lookups))),
+        _threads(array.nbytes * (4 + len(lookups))),
     )  # fmt: skip
     host.check(status, "a flat filter")
     return out
@@ -249,7 +249,7 @@ def structure(
     status = loaded.semiconv_structure(
         ctypes.byref(struct), _address(indices), _address(sums.values), first, len(indices),
         _address(array), _address(out), _address(sums.outside), int(sums.in_double),
-        int(minimum), _threads(loaded, sums.values.itemsize * array.size * (8 + len(indices))),
+        int(minimum), _threads(sums.values.itemsize * array.size * (8 + len(indices))),
     )  # fmt: skip
     host.check(status, "a filter by a structure")
     return out
@@ -269,7 +269,7 @@ def correlate(
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", np.dtype(np.float64))
     struct, _ = _mapped(array.shape, window, before, rules)
-    threads = _threads(loaded, 8 * array.size * (8 + len(weights)))
+    threads = _threads(8 * array.size * (8 + len(weights)))
     status = loaded.semiconv_correlate(
         ctypes.byref(struct), _address(indices), _address(weights), len(weights), symmetry,
         _address(array), TYPE_CODES[array.dtype.name], _address(out),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,15 @@ def constant(cval: Any, dtype: np.dtype, minimum: bool) -> np.ndarray:
     if dtype.kind not in "biu":
         with np.errstate(over="ignore"):
             return np.array(cval, dtype)
-    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    low, high = _range(dtype)
     if cval != cval:  # NaN is never selected
         return np.array(high if minimum else low, dtype)
     return np.array(min(max(low, cval), high), dtype)
+
+
+@cache
+def _range(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the largest number of an integer dtype or bool."""
+    if dtype.kind == "b":
+        return 0, 1
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import GEOMETRIES, SEMIFIELDS, TWICE, inputs, with_gradients
 
-from torch_bridge import BroadcastConv, SelectSemifield, SubtractSemifield
+from torch_bridge import BroadcastConv, SelectSemifield, SubtractSemifield, ops
 from torch_bridge.functional import semifield_conv
 
 
@@ -242,11 +242,29 @@ def test_without_a_compiler(monkeypatch):
     compiled = with_gradients(fused("log"), tensors)
     monkeypatch.setattr(host, "compiler", lambda: None)
     monkeypatch.setattr(conv, "_warned", False)
+    for prepared in ("_forward_call", "_backward_call"):  # with the compiler
+        monkeypatch.setattr(ops, prepared, getattr(ops, prepared).__wrapped__)
     with pytest.warns(UserWarning, match="compiler"):
         found = with_gradients(fused("log"), tensors)
     torch.testing.assert_close(found, compiled)
     half = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
     assert with_gradients(fused("max"), half)[1].dtype == torch.bfloat16
+
+
+def test_tensors_at_odd_addresses():
+    tensors = inputs((1, 2, 6, 6), (2, 2, 3, 3))
+
+    def moved(tensor):
+        memory = bytearray(1) + tensor.detach().numpy().tobytes()
+        odd = torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape)
+        assert odd.data_ptr() % 2
+        return odd.requires_grad_()
+
+    for name in ("max", "log"):
+        torch.testing.assert_close(
+            with_gradients(fused(name), [moved(tensor) for tensor in tensors]),
+            with_gradients(fused(name), tensors),
+        )
 
 
 def test_the_users_own_semifield():
