@@ -1,8 +1,14 @@
 """Configuration of the documentation: `sphinx-build -W docs build/docs`."""
 
 import re
+import shutil
+from pathlib import Path
 
 import semiconv_cupy
+
+# Sphinx reads below docs/ only, and follows no link out of it.
+HERE = Path(__file__).parent
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
 
 project = "semiconv-cupy"
 author = "the semiconv-cupy authors"
