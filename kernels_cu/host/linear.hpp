@@ -173,7 +173,8 @@ class LinearTile {
 inline int forward_linear(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
                           bool absorbing, int threads) {
   constexpr int N = 8, direct = 2;
-  const Tiling tiling(g, threads);
+  // Values are relative to a tile's extreme: tiles, and so bits, do not depend on the number of threads.
+  const Tiling tiling(g, 4);
   const TapTable table(g, tiling, krn);
   if (!table.complete) return out_of_memory;
   const Weights weights(g, tiling, table);
