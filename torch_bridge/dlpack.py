@@ -54,6 +54,22 @@ def _device(index: int) -> TorchDevice:
     return TorchDevice()
 
 
+@cache
+def _stream(handle: int, index: int) -> Any:
+    """CuPy's view of a stream of torch's (it has few, and keeps them) on the current GPU."""
+    return cuda.device().array_module.cuda.Stream.from_external(_Handle(handle))
+
+
+class _Handle:
+    """A CUDA stream by the protocol that CuPy asks for."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._handle
+
+
 @contextlib.contextmanager
 def guest(tensor: Tensor) -> Iterator[dict[str, TorchDevice]]:
     """Inside, CuPy works on the tensor's GPU and torch's current stream there.
@@ -62,7 +78,11 @@ def guest(tensor: Tensor) -> Iterator[dict[str, TorchDevice]]:
     """
     index = tensor.get_device()
     device = _device(index)
-    cupy_cuda = device.array_module.cuda
-    stream = cupy_cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index)
-    with torch.cuda.device(index), cupy_cuda.Device(index), stream:
+    cupy_device = device.array_module.cuda.Device
+    with contextlib.ExitStack() as stack:
+        if torch.cuda.current_device() != index:
+            stack.enter_context(torch.cuda.device(index))
+        if cupy_device().id != index:
+            stack.enter_context(cupy_device(index))
+        stack.enter_context(_stream(torch.cuda.current_stream(index).cuda_stream, index))
         yield {"device": device}

@@ -311,7 +311,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   using namespace semiconv;
   constexpr int32 slabs = (size_y() + slab - 1) / slab;
   __shared__ Patch patch[ahead];
-  __shared__ Real weights[reads_factors ? taps_of_slab : 1];
+  // A compiler may load the row behind the last one before it asks whether there is one.
+  __shared__ Real weights[reads_factors ? taps_of_slab + size_x() : 1];
   __shared__ Real bins[binned ? channels * threads : 1];
   const int32 thread_y = threadIdx.x / threads_x, thread_x = threadIdx.x % threads_x;
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);

@@ -705,7 +705,8 @@ def forward(
     )  # fmt: skip
     last = launch.last
     if launch.tiled:
-        last += (np.uint32(_loads_chunks(device, img)),)
+        aligned = device.address(img) % min(16, _COLUMNS * img.itemsize) == 0
+        last += (np.uint32(launch.whole_chunks and aligned),)
     arrays = (img, krn, out, out if residual is None else residual)
     launch.kernel((launch.grid,), (launch.block,), (launch.struct, *arrays, *last), 0)
 
@@ -720,6 +721,7 @@ class _Launch:
     struct: np.void
     last: tuple[Any, ...]  # the arguments behind the arrays
     tiled: bool
+    whole_chunks: bool  # chunks of an aligned image can be loaded at once
 
 
 @lru_cache(maxsize=4096)
@@ -755,19 +757,21 @@ def _forward_launch(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
         last = (plane, tile.division(geometry))
-        return _Launch(kernel, tile.grid(geometry), tile.block, struct, last, True)
+        whole = _has_whole_chunks(geometry, img_steps)
+        return _Launch(kernel, tile.grid(geometry), tile.block, struct, last, True, whole)
     outputs = math.prod(geometry.out_shape)
     offset = _offset(geometry, img_steps, krn_steps)
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
-    return _Launch(kernel, _blocks(outputs), THREADS, struct, (plane, np.int64(outputs)), False)
+    return _Launch(
+        kernel, _blocks(outputs), THREADS, struct, (plane, np.int64(outputs)), False, False
+    )
 
 
-def _loads_chunks(device: Device, img: Array) -> bool:
-    """Whether chunks of `_COLUMNS` elements can be loaded at once, none across the image's edge."""
-    *outer, last = elements(img)
-    steps = (n for n, size in zip(outer, img.shape, strict=False) if size > 1)
-    aligned = device.address(img) % min(16, _COLUMNS * img.itemsize) == 0
-    return aligned and last == 1 and not any(n % _COLUMNS for n in (*steps, img.shape[-1]))
+def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...]) -> bool:
+    """Whether chunks of `_COLUMNS` elements lie in rows of an image, none across its edge."""
+    *outer, last = img_steps
+    steps = (n for n, size in zip(outer, geometry.img_shape, strict=False) if size > 1)
+    return last == 1 and not any(n % _COLUMNS for n in (*steps, geometry.image_size[-1]))
 
 
 _PARTS = 64  # of a plane whose extreme numbers are looked for at the same time
