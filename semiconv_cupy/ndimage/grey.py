@@ -483,9 +483,9 @@ def grey_erosion(
     To an integer image a structure is rounded towards zero (but its first tap, as in SciPy).
 
     Where SciPy is wrong this differs. Integers are exact in 64 bits and saturate (SciPy computes in
-    double and wraps: 250 + 10 is 4 in uint8). To a bool image a structure is a set, its taps that
-    are not zero (SciPy's result is True everywhere). NaN is never selected. `output` may be the
-    input, in the compositions too.
+    double, and 250 + 10 in uint8 is 4 or 255, by its build). To a bool image a structure is a set,
+    its taps that are not zero (SciPy's result is True everywhere). NaN is never selected. `output`
+    may be the input, in the compositions too.
 
     Mathematics: Serra, "Image Analysis and Mathematical Morphology", 1982; Heijmans, "Theoretical
     aspects of gray-level morphology", IEEE TPAMI 13 (1991).
