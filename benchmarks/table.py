@@ -48,8 +48,9 @@ def heading(report: Report) -> str:
     """What was measured, on what, against what."""
     ceilings = ", ".join(f"{name} {value:.3g}" for name, value in report["ceilings"].items())
     lines = [
-        f"{report['facts']['device']}; times are each the {report['statistic']} of calls in turns; "
-        "a ratio is the peer's time over ours; what stays in a cache may exceed a copy's limit",
+        f"{report['facts']['device']}; times are each the {report['statistic']} of calls, a few of "
+        "each in turns; a ratio is the peer's time over ours; what stays in a cache may exceed a "
+        "copy's limit",
         f"ceilings: {ceilings}",
     ]
     if report["absent"]:
@@ -96,7 +97,7 @@ def _name(found: Report) -> str:
 def markdown(report: Report) -> str:
     """The README's tables."""
     lines = [
-        f"{report['facts']['device']}; the {report['statistic']} of calls in turns.",
+        f"{report['facts']['device']}; the {report['statistic']} of calls, a few of each in turns.",
         "",
         "| work | time | of the limit | times as fast as | goals |",
         "|---|---|---|---|---|",
