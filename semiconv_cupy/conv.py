@@ -175,7 +175,7 @@ def _plan(
     if xp is not np and img.device != krn.device:
         raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
     in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
-    served = method == "reference" or serves(xp, geometry, method)
+    served = method == "reference" or serves(geometry, method, on_gpu=xp is not np)
     if method == "reference" or not served:
 
         def loop(img: Array, krn: Array) -> Array:
@@ -191,11 +191,21 @@ def _plan(
         part = "linear" if in_disguise else "forward"
         return host.forward_call(img, krn, semifield, geometry, storage, part)
 
+    device = cuda.device()
+    run = None
+    if not in_disguise and 0 not in geometry.out_shape:
+        run = cuda.forward_launch(
+            device, semifield, geometry, storage, None, method, img.strides, krn.strides,
+            img.itemsize,
+        )  # fmt: skip
+
     def launch(img: Array, krn: Array) -> Array:
-        device = cuda.device()
         with img.device:
             out = device.empty(geometry.out_shape, img.dtype)
-            forward(img, krn, out, None, semifield, geometry, storage, method=method, device=device)
+            if run is not None:
+                run(device.address(img), img, krn, out, None)
+            elif in_disguise:
+                cuda.forward_linear(device, img, krn, semifield, geometry, storage, out)
         return out
 
     return launch
@@ -218,13 +228,13 @@ def storage_of(dtype: Any, semifield: Semifield) -> str:
     raise TypeError(f"img has dtype {dtype}; supported are {supported}")
 
 
-def serves(xp: Any, geometry: Geometry, method: str) -> bool:
+def serves(geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
     """Whether compiled kernels serve this geometry here; if not, say so once or raise."""
     if geometry.rank > host.MAX_RANK:
         reason = f"kernels serve up to {host.MAX_RANK} spatial axes, got {geometry.rank}"
-    elif xp is np and host.scratch_elements(geometry) > _MOST_SCRATCH:
+    elif not on_gpu and host.scratch_elements(geometry) > _MOST_SCRATCH:
         reason = f"windows of {geometry.kernel_size} at dilation {geometry.dilation} span too much"
-    elif xp is np and host.compiler() is None:
+    elif not on_gpu and host.compiler() is None:
         reason = host.missing_compiler()
     else:
         return True
@@ -406,17 +416,17 @@ def forward(
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     on_gpu = device is not None or xp is not np
     in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
-    if device is not None or (xp is not np and method != "reference"):
+    if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
+        _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
+    elif on_gpu:
         launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
         if in_disguise:
             cuda.forward_linear(launcher, *arrays)
         else:
             cuda.forward(launcher, *arrays, residual, method=method)
-    elif method != "reference" and serves(xp, geometry, method):
+    else:
         part = "linear" if in_disguise else "forward"
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
-    else:
-        _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
 
 
 def forward_at(
@@ -426,13 +436,18 @@ def forward_at(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     residual: Residual | None,
-) -> host.Forward | None:
-    """`forward` for callers that have addresses on the CPU; see `backends.host.forward_at`.
+    device: cuda.Device | None = None,
+) -> Callable[..., None] | None:
+    """`forward` for callers that have addresses: see `forward_at` of `backends.host`, or `cuda`.
 
     None where no compiled code serves, and `forward` does it by array loops.
     """
-    if not serves(np, geometry, "auto"):
+    if not serves(geometry, "auto", on_gpu=device is not None):
         return None
+    if device is not None:
+        return cuda.forward_at(
+            device, semifield, geometry, storage, img_strides, krn_strides, residual
+        )
     linearly = residual is None and linear.serves(semifield, geometry, "auto", on_gpu=False)
     part = "linear" if linearly else "forward"
     return host.forward_at(semifield, geometry, storage, img_strides, krn_strides, residual, part)
@@ -443,11 +458,21 @@ def backward_at(
     geometry: Geometry,
     storage: str,
     img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
     residual: Residual | None,
-) -> host.Backward | None:
-    """`backward` for callers that have addresses on the CPU; see `backends.host.backward_at`."""
-    if not serves(np, geometry, "auto"):
+    wants: tuple[bool, bool],
+    device: cuda.Device | None = None,
+) -> Callable[..., None] | None:
+    """`backward` for callers that have addresses: see `backward_at` of `backends.host`, or `cuda`.
+
+    A kernel on the CPU is C-contiguous. `wants` tells of the gradients of img and krn.
+    """
+    if not serves(geometry, "auto", on_gpu=device is not None):
         return None
+    if device is not None:
+        return cuda.backward_at(
+            device, semifield, geometry, storage, img_strides, krn_strides, residual, *wants
+        )
     return host.backward_at(semifield, geometry, storage, img_strides, residual)
 
 
@@ -473,17 +498,9 @@ def backward(
     where it kept none that `residual.residual_of` describes, it was "linear".
     """
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
+    on_gpu = device is not None or xp is not np
     linearly = residual is None and linear.can_serve(semifield)
-    if device is not None or (xp is not np and method != "reference"):
-        launcher = device or cuda.device()
-        if linearly:
-            residual = _direct_residual(launcher, img, krn, semifield, geometry, storage)
-        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-        cuda.backward(launcher, *arrays, semifield, geometry, storage, method)
-    elif method != "reference" and serves(xp, geometry, method):
-        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-        host.backward(*arrays, semifield, geometry, storage, threads)
-    else:
+    if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
         with np.errstate(all="ignore"):
@@ -492,6 +509,15 @@ def backward(
             reference.backward(
                 xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )
+    elif on_gpu:
+        launcher = device or cuda.device()
+        if linearly:
+            residual = _direct_residual(launcher, img, krn, semifield, geometry, storage)
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+        cuda.backward(launcher, *arrays, semifield, geometry, storage, method)
+    else:
+        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+        host.backward(*arrays, semifield, geometry, storage, threads)
 
 
 def _direct_residual(

@@ -14,8 +14,9 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# Ours, and torch's OpenMP, which is loaded later. The workers of `pytest -n` share the cores, and tests of threads
-# need two: threads that wait for work by spinning would take the cores from those that have some.
+# Ours, and torch's OpenMP, which is loaded later. The workers of `pytest -n` share the cores, and
+# tests of threads need two: threads that wait for work by spinning would take the cores from those
+# that have some.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // _workers)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

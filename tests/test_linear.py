@@ -105,7 +105,7 @@ def changed_source(monkeypatch, before, after):
         patch.setattr(host, "_libraries", {})
         patch.setattr(cuda, "_kernels", {})
         patch.setattr(conv, "_calls", {})
-        for prepared in (host.forward_at, host.backward_at, cuda._forward_launch):
+        for prepared in (host.forward_at, host.backward_at, cuda.forward_launch):
             patch.setattr(*_module_and_name(prepared), prepared.__wrapped__)
         yield
 

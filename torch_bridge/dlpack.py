@@ -2,6 +2,7 @@
 
 Here: views without a copy (NumPy's on the CPU, CuPy's through DLPack on CUDA), torch's device,
 stream and allocator for CuPy's launches. Called by `ops` alone; nobody else knows both libraries.
+Calls that are prepared need no views: they hand addresses over.
 """
 
 from __future__ import annotations
@@ -47,11 +48,22 @@ class TorchDevice(cuda.CupyDevice):
         name = self.array_module.dtype(dtype).name
         return array_of(torch.empty(shape, dtype=getattr(torch, name), device="cuda"))
 
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """The address of uninitialised float64 numbers there, and what keeps them alive."""
+        tensor = torch.empty(numbers, dtype=torch.float64, device="cuda")
+        return tensor.data_ptr(), tensor
+
 
 @cache
-def _device(index: int) -> TorchDevice:
+def gpu(index: int) -> TorchDevice:
+    """The GPU that torch calls by that number."""
     cuda.device()  # an error with the remedy, where CuPy is missing
     return TorchDevice()
+
+
+def current_stream(index: int) -> Any:
+    """Torch's current stream of that GPU, which is the current one."""
+    return _stream(torch._C._cuda_getCurrentRawStream(index), index)
 
 
 @cache
@@ -77,12 +89,12 @@ def guest(tensor: Tensor) -> Iterator[dict[str, TorchDevice]]:
     Yields what tells the core so: its argument `device`.
     """
     index = tensor.get_device()
-    device = _device(index)
+    device = gpu(index)
     cupy_device = device.array_module.cuda.Device
     with contextlib.ExitStack() as stack:
         if torch.cuda.current_device() != index:
             stack.enter_context(torch.cuda.device(index))
         if cupy_device().id != index:
             stack.enter_context(cupy_device(index))
-        stack.enter_context(_stream(torch.cuda.current_stream(index).cuda_stream, index))
+        stack.enter_context(current_stream(index))
         yield {"device": device}

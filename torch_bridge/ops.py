@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, needs_arrays
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
-from torch_bridge.dlpack import array_of, guest
+from torch_bridge.dlpack import array_of, current_stream, gpu, guest
 
 Semifield = SelectSemifield | SubtractSemifield
 Shape = Sequence[int]
@@ -224,10 +224,10 @@ def _forward_at(
     dilation: Shape,
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """On the CPU: by addresses, for which everything is prepared but once."""
+    """By addresses, for which everything is prepared but once."""
     run = _forward_call(
-        semifield, img.dtype, img.shape, krn.shape, img.stride(), krn.stride(), tuple(stride),
-        tuple(padding), tuple(dilation), *others,
+        semifield, img.dtype, img.get_device(), img.shape, krn.shape, img.stride(), krn.stride(),
+        tuple(stride), tuple(padding), tuple(dilation), *others,
     )  # fmt: skip
     return run(img, krn)
 
@@ -236,39 +236,51 @@ def _forward_at(
 def _forward_call(
     semifield: str,
     dtype: torch.dtype,
+    index: int,
     img_shape: Shape,
     krn_shape: Shape,
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     *arguments: Any,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`_forward` for tensors of this dtype and layout on the CPU."""
+    """`_forward` for tensors of this dtype and layout on the GPU of that number, or the CPU: -1."""
     geometry = GeometryArguments(*arguments[:-1])
-    plan = _cached_plan(semifield, dtype, False, img_shape, krn_shape, geometry)
+    plan = _cached_plan(semifield, dtype, index >= 0, img_shape, krn_shape, geometry)
     described = plan.described if arguments[-1] else None
-    run = None
+    run, where = None, _where(index)
     if 0 not in plan.geometry.out_shape:
         run = conv.forward_at(
-            plan.semifield, plan.geometry, plan.storage, img_strides, krn_strides, described
-        )
+            plan.semifield, plan.geometry, plan.storage, img_strides, krn_strides, described,
+            None if index < 0 else gpu(index),
+        )  # fmt: skip
     if run is None:
         return lambda img, krn: _forward(img, krn, semifield, *arguments)
     at, alignment = run, dtype.itemsize
 
     def call(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
         image, kernel = img.data_ptr(), krn.data_ptr()
-        if (image | kernel) % alignment:
+        if (image | kernel) % alignment or not _is_current(index):
             return _forward(img, krn, semifield, *arguments)
         out, left = _forward_results(img, plan, described is not None)
         leaves = left.data_ptr() if described is not None else None
-        at(image, kernel, out.data_ptr(), leaves, torch.get_num_threads())
+        at(image, kernel, out.data_ptr(), leaves, where())
         return out, left
 
     return call
 
 
-_library.impl("forward", _forward_at, "CPU")
-_library.impl("forward", _forward, "CUDA")
+for _place_of in ("CPU", "CUDA"):
+    _library.impl("forward", _forward_at, _place_of)
+
+
+def _where(index: int) -> Callable[[], Any]:
+    """What tells a prepared call where to run: how many threads, or on which of a GPU's streams."""
+    return torch.get_num_threads if index < 0 else partial(current_stream, index)
+
+
+def _is_current(index: int) -> bool:
+    """Whether launches go to the GPU of that number; work on the CPU goes nowhere else."""
+    return index < 0 or torch.cuda.current_device() == index
 
 
 def _place(tensor: Tensor) -> contextlib.AbstractContextManager[dict[str, Any]]:
@@ -354,8 +366,7 @@ def _backward(
     plan = _cached_plan(semifield, grad_out.dtype, grad_out.is_cuda, *shapes, geometry)
     real = getattr(torch, ARITHMETIC[plan.storage])
     want_img, want_krn = arguments[-2:]
-    make = grad_out.new_empty if grad_out.is_cuda else grad_out.new_zeros  # see conv.backward
-    grad_img = make(img_shape if want_img else 0, dtype=real)
+    grad_img = grad_out.new_zeros(img_shape if want_img else 0, dtype=real)
     grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
     with _place(grad_out) as where:
         conv.backward(
@@ -386,9 +397,9 @@ def _backward_at(
     dilation: Shape,
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """On the CPU: by addresses, for which everything is prepared but once."""
+    """By addresses, for which everything is prepared but once."""
     run = _backward_call(
-        semifield, grad_out.dtype, tuple(img_shape), tuple(krn_shape),
+        semifield, grad_out.dtype, grad_out.get_device(), tuple(img_shape), tuple(krn_shape),
         None if img is None else img.stride(), tuple(stride), tuple(padding), tuple(dilation),
         *others,
     )  # fmt: skip
@@ -399,20 +410,25 @@ def _backward_at(
 def _backward_call(
     semifield: str,
     dtype: torch.dtype,
+    index: int,
     img_shape: tuple[int, ...],
     krn_shape: tuple[int, ...],
     img_strides: tuple[int, ...] | None,
     *arguments: Any,
 ) -> Callable[[Tensor, Tensor | None, Tensor | None, Tensor], tuple[Tensor, Tensor]]:
-    """`_backward` for tensors of this dtype and layout on the CPU."""
+    """`_backward` for tensors of this dtype and layout, and `_forward_call`'s index."""
     want_img, want_krn = arguments[-2:]
     geometry = GeometryArguments(*arguments[:-2])
-    plan = _cached_plan(semifield, dtype, False, img_shape, krn_shape, geometry)
+    plan = _cached_plan(semifield, dtype, index >= 0, img_shape, krn_shape, geometry)
     real = getattr(torch, ARITHMETIC[plan.storage])
-    run = None
-    if 0 not in plan.geometry.out_shape:
+    run, where = None, _where(index)
+    if 0 not in plan.geometry.out_shape and 0 not in img_shape:
         strides = img_strides or (0,) * len(img_shape)
-        run = conv.backward_at(plan.semifield, plan.geometry, plan.storage, strides, plan.described)
+        kernels = tuple(math.prod(krn_shape[axis + 1 :]) for axis in range(len(krn_shape)))
+        run = conv.backward_at(
+            plan.semifield, plan.geometry, plan.storage, strides, kernels, plan.described,
+            (want_img, want_krn), None if index < 0 else gpu(index),
+        )  # fmt: skip
     if run is None:
         return lambda grad_out, img, krn, residual: _backward(
             grad_out, img, krn, residual, semifield, img_shape, krn_shape, *arguments
@@ -425,7 +441,8 @@ def _backward_call(
         slopes, left = grad_out.contiguous(), left.contiguous()
         krn = None if krn is None else krn.contiguous()
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
-        if ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize:
+        unaligned = ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize
+        if unaligned or not _is_current(index):
             return _backward(grad_out, img, krn, left, semifield, img_shape, krn_shape, *arguments)
         grad_img = slopes.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = slopes.new_empty(krn_shape if want_krn else 0, dtype=real)
@@ -436,7 +453,7 @@ def _backward_call(
             left.data_ptr() or None,
             grad_img.data_ptr() or None,
             grad_krn.data_ptr() or None,
-            torch.get_num_threads(),
+            where(),
         )
         if real is not dtype:
             grad_img, grad_krn = grad_img.to(dtype), grad_krn.to(dtype)
@@ -445,8 +462,8 @@ def _backward_call(
     return call
 
 
-_library.impl("backward", _backward_at, "CPU")
-_library.impl("backward", _backward, "CUDA")
+for _place_of in ("CPU", "CUDA"):
+    _library.impl("backward", _backward_at, _place_of)
 
 
 @torch.library.register_fake("semiconv::backward", lib=_library)

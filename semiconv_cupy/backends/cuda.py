@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.host import MAX_RANK, GeometryStruct
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import is_provenance, residual_of
+from semiconv_cupy.residual import Residual, is_provenance, residual_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -41,8 +41,18 @@ THREADS = 256
 _OPTIONS = ("-std=c++17", "--device-int128")
 
 
+class Stream(Protocol):
+    """Where launches queue up; CuPy's has more."""
+
+    @property
+    def ptr(self) -> int: ...
+
+
 class Kernel(Protocol):
-    """A compiled CUDA function; arrays are passed as pointers, NumPy scalars by value."""
+    """A compiled CUDA function: launched on the given stream, or on the current one.
+
+    Arrays and addresses (int) are passed as pointers, NumPy scalars by value.
+    """
 
     def __call__(
         self,
@@ -50,6 +60,7 @@ class Kernel(Protocol):
         block: tuple[int, ...],
         args: tuple[Any, ...],
         shared_bytes: int,
+        stream: Stream | None = None,
     ) -> None: ...
 
 
@@ -66,6 +77,8 @@ class Device(Protocol):
 
     def address(self, array: Array) -> int: ...
 
+    def scratch(self, numbers: int) -> tuple[int, object]: ...
+
 
 class CupyDevice:
     """The current device, through CuPy."""
@@ -80,9 +93,13 @@ class CupyDevice:
         function = self.array_module.RawKernel(text, name, options)
 
         def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: tuple[Any, ...],
+            shared_bytes: int,
+            stream: Stream | None = None,
         ) -> None:
-            function(grid, block, args, shared_mem=shared_bytes)
+            function(grid, block, args, shared_mem=shared_bytes, stream=stream)
 
         return launch
 
@@ -93,6 +110,11 @@ class CupyDevice:
     def address(self, array: Array) -> int:
         """Where an array's first element lies."""
         return int(array.data.ptr)
+
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """The address of uninitialised float64 numbers, and what keeps them alive."""
+        array = self.array_module.empty(numbers, np.float64)
+        return int(array.data.ptr), array
 
 
 @lru_cache(maxsize=1)
@@ -306,15 +328,14 @@ def _sum_source(storage: str) -> source.KernelSource:
     return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
 
 
-def _sum(device: Device, partial: Array, grad_krn: Array, storage: str, chunks: int) -> None:
-    """Add up what the blocks of a kernel's gradient left."""
+def _sum_kernel(device: Device, storage: str) -> Kernel:
+    """What adds up what the blocks of a kernel's gradient left."""
     key = (device, "grad_sum", source.ARITHMETIC[storage])
     found = _kernels.get(key)
     if found is None:
         made = _sum_source(storage)
         found = _kernels[key] = device.compile(made.text, made.name, made.options)
-    arguments = (partial, grad_krn, np.int64(grad_krn.size), np.int64(chunks))
-    found((_blocks(32 * grad_krn.size),), (THREADS,), arguments, 0)
+    return found
 
 
 # ---- tiles ---------------------------------------------------------------------------------------
@@ -699,33 +720,42 @@ def forward(
     """
     if out.size == 0:
         return
-    launch = _forward_launch(
+    launch = forward_launch(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
         method, img.strides, krn.strides, img.itemsize,
     )  # fmt: skip
-    last = launch.last
-    if launch.tiled:
-        aligned = device.address(img) % min(16, _COLUMNS * img.itemsize) == 0
-        last += (np.uint32(launch.whole_chunks and aligned),)
-    arrays = (img, krn, out, out if residual is None else residual)
-    launch.kernel((launch.grid,), (launch.block,), (launch.struct, *arrays, *last), 0)
+    launch(device.address(img), img, krn, out, residual)
 
 
 @dataclass(frozen=True)
-class _Launch:
+class ForwardLaunch:
     """All of a launch but its arrays."""
 
     kernel: Kernel
-    grid: int
-    block: int
+    grid: tuple[int]
+    block: tuple[int]
     struct: np.void
     last: tuple[Any, ...]  # the arguments behind the arrays
-    tiled: bool
-    whole_chunks: bool  # chunks of an aligned image can be loaded at once
+    last_if_aligned: tuple[Any, ...]  # where img's address is a multiple of `alignment`
+    alignment: int
+
+    def __call__(
+        self,
+        address: int,
+        img: Array,
+        krn: Array,
+        out: Array,
+        residual: Array | None,
+        stream: Stream | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses, of which img's is given as well."""
+        last = self.last if address % self.alignment else self.last_if_aligned
+        arguments = (self.struct, img, krn, out, out if residual is None else residual, *last)
+        self.kernel(self.grid, self.block, arguments, 0, stream)
 
 
 @lru_cache(maxsize=4096)
-def _forward_launch(
+def forward_launch(
     device: Device,
     semifield: Semifield,
     geometry: Geometry,
@@ -735,8 +765,8 @@ def _forward_launch(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     itemsize: int,
-) -> _Launch:
-    """What `forward` launches for arrays of these strides (in bytes)."""
+) -> ForwardLaunch:
+    """What `forward` launches for arrays of these strides (in bytes); there is an output."""
     img_steps = tuple(stride // itemsize for stride in img_strides)
     krn_steps = tuple(stride // itemsize for stride in krn_strides)
     struct = struct_of(geometry, img_steps, krn_steps)
@@ -756,15 +786,46 @@ def _forward_launch(
         kernel = _kernel(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
-        last = (plane, tile.division(geometry))
-        whole = _has_whole_chunks(geometry, img_steps)
-        return _Launch(kernel, tile.grid(geometry), tile.block, struct, last, True, whole)
+        last: tuple[Any, ...] = (plane, tile.division(geometry))
+        whole = np.uint32(_has_whole_chunks(geometry, img_steps))
+        return ForwardLaunch(
+            kernel, (tile.grid(geometry),), (tile.block,), struct, (*last, np.uint32(0)),
+            (*last, whole), min(16, _COLUMNS * itemsize),
+        )  # fmt: skip
     outputs = math.prod(geometry.out_shape)
     offset = _offset(geometry, img_steps, krn_steps)
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
-    return _Launch(
-        kernel, _blocks(outputs), THREADS, struct, (plane, np.int64(outputs)), False, False
-    )
+    last = (plane, np.int64(outputs))
+    return ForwardLaunch(kernel, (_blocks(outputs),), (THREADS,), struct, last, last, 1)
+
+
+def forward_at(
+    device: Device,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+) -> Callable[[int, int, int, int | None, Stream], None]:
+    """`forward` by addresses on the current GPU: (img, krn, out, residual, stream).
+
+    Strides are in elements; there is an output. `residual` tells whether and which one is wanted.
+    """
+    strides = (_in_bytes(steps, storage) for steps in (img_strides, krn_strides))
+    launch = forward_launch(
+        device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
+        "auto", *strides, source.itemsize(storage),
+    )  # fmt: skip
+
+    def call(img: int, krn: int, out: int, residual: int | None, stream: Stream) -> None:
+        launch(img, img, krn, out, residual, stream)
+
+    return call
+
+
+def _in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
+    return tuple(step * source.itemsize(storage) for step in steps)
 
 
 def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...]) -> bool:
@@ -900,45 +961,107 @@ def backward(
             if gradient is not None:
                 gradient[...] = 0
         return
-    arrays = tuple(grad_out if array is None else array for array in (grad_out, img, krn, residual))
-    launches = _gradient_launches(
+    launches = gradient_launches(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
         None if img is None else img.strides, None if krn is None else krn.strides,
         grad_out.itemsize, grad_img is not None, grad_krn is not None, method,
     )  # fmt: skip
     for launch in launches:
-        given = {"grad_img": grad_img}
-        if launch.chunks:
-            shape = (math.prod(geometry.krn_shape), launch.chunks)
-            given["partial"] = device.empty(shape, np.float64)
-        results = (
-            device.empty((0,), dtype) if given.get(name) is None else given[name]
-            for name, dtype in launch.results
-        )  # fmt: skip
-        launch.kernel(
-            launch.grid, (launch.block,), (launch.struct, *arrays, *results, *launch.last), 0
-        )
-        if launch.chunks:
-            _sum(device, given["partial"], grad_krn, storage, launch.chunks)
+        launch(device, grad_out, img, krn, residual, grad_img, grad_krn)
+
+
+def backward_at(
+    device: Device,
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    residual: Residual | None,
+    wants_img: bool,
+    wants_krn: bool,
+) -> Callable[..., None]:
+    """`backward` by addresses on the current GPU.
+
+    The call takes (grad_out, img, krn, residual, grad_img, grad_krn, stream), None for what is not
+    there or not wanted. Strides are in elements; grad_out, residual and image have elements.
+    """
+    launches = gradient_launches(
+        device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
+        _in_bytes(img_strides, storage), _in_bytes(krn_strides, storage),
+        source.itemsize(storage), wants_img, wants_krn, "auto",
+    )  # fmt: skip
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        stream: Stream,
+    ) -> None:
+        for launch in launches:
+            launch(device, grad_out, img, krn, residual, grad_img, grad_krn, stream)
+
+    return call
 
 
 @dataclass(frozen=True)
-class _GradientLaunch:
+class GradientLaunch:
     """All of a gradient kernel's launch but its arrays."""
 
     kernel: Kernel
     grid: tuple[int, ...]
-    block: int
+    block: tuple[int]
     struct: np.void
-    results: tuple[
-        tuple[str, str], ...
-    ]  # names and dtypes of what follows the arrays that it reads
-    chunks: int  # partial sums of each weight; 0: it has no part in the kernel's gradient
-    last: tuple[np.int64, ...]
+    writes: tuple[str, ...]  # of "grad_img" and "partial"
+    last: tuple[np.int64, ...]  # the arguments behind the arrays
+    sum: PartialSums | None  # None: it has no part in the kernel's gradient
+
+    def __call__(
+        self,
+        device: Device,
+        grad_out: Array,
+        img: Array | None,
+        krn: Array | None,
+        residual: Array | None,
+        grad_img: Array | None,
+        grad_krn: Array | None,
+        stream: Stream | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses; None for what is not there or not wanted."""
+        reads = (grad_out if array is None else array for array in (img, krn, residual))
+        partial, owner = (0, None) if self.sum is None else device.scratch(self.sum.numbers)
+        given = {"grad_img": 0 if grad_img is None else grad_img, "partial": partial}
+        arrays = (grad_out, *reads, *(given[name] for name in self.writes))
+        self.kernel(self.grid, self.block, (self.struct, *arrays, *self.last), 0, stream)
+        if self.sum is not None:
+            self.sum(partial, grad_krn, stream)
+        del owner  # what is freed now is used again by what comes later on the stream
+
+
+@dataclass(frozen=True)
+class PartialSums:
+    """The last stage of a kernel's gradient: what the blocks left for each weight is added up."""
+
+    kernel: Kernel
+    weights: int
+    chunks: int  # partial sums of each weight
+
+    @property
+    def numbers(self) -> int:
+        """All of them."""
+        return self.weights * self.chunks
+
+    def __call__(self, partial: int, grad_krn: Array, stream: Stream | None) -> None:
+        """Launch, one warp a weight."""
+        arguments = (partial, grad_krn, np.int64(self.weights), np.int64(self.chunks))
+        self.kernel((_blocks(32 * self.weights),), (THREADS,), arguments, 0, stream)
 
 
 @lru_cache(maxsize=4096)
-def _gradient_launches(
+def gradient_launches(
     device: Device,
     semifield: Semifield,
     geometry: Geometry,
@@ -950,7 +1073,7 @@ def _gradient_launches(
     wants_img: bool,
     wants_krn: bool,
     method: str,
-) -> list[_GradientLaunch]:
+) -> list[GradientLaunch]:
     """What `backward` launches for arrays of these strides (in bytes; None: no array)."""
     img_steps, krn_steps = (
         (0,) * (geometry.rank + 2) if strides is None else tuple(n // itemsize for n in strides)
@@ -970,9 +1093,11 @@ def _gradient_launches(
     )
     offset = "int32" if far < 2**31 - 1 else "int64"
 
-    to_img, to_partial = ("grad_img", source.ARITHMETIC[storage]), ("partial", "float64")
+    def partial_sums(chunks: int) -> PartialSums:
+        weights = math.prod(geometry.krn_shape)
+        return PartialSums(_sum_kernel(device, storage), weights, chunks)
 
-    def tiled(with_img: bool, with_krn: bool) -> _GradientLaunch | None:
+    def tiled(with_img: bool, with_krn: bool) -> GradientLaunch | None:
         """Tiles for these gradients, where there are any."""
         if method == "direct":
             return None
@@ -982,30 +1107,35 @@ def _gradient_launches(
             return None
         owners, chunks, jobs = tile.work(geometry)
         counts = (jobs, chunks, *tile.cover(geometry.image_size))
-        return _GradientLaunch(
+        return GradientLaunch(
             _kernel(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
-            (owners * chunks,), tile.threads_y * tile.threads_x, struct, (to_img, to_partial),
-            chunks if with_krn else 0, (plane, *map(np.int64, counts)),
+            (owners * chunks,), (tile.threads_y * tile.threads_x,), struct,
+            ("grad_img", "partial"), (plane, *map(np.int64, counts)),
+            partial_sums(chunks) if with_krn else None,
         )  # fmt: skip
 
-    def direct(file: str, *rest: Any) -> _GradientLaunch:
-        """The kernel of that file."""
-        kernel = _kernel(device, file, semifield, storage, geometry, offset, residual)
-        return _GradientLaunch(kernel, *rest)
+    def direct(
+        file: str, grid: tuple[int, ...], block: int, last: tuple[np.int64, ...], chunks: int = 0
+    ) -> GradientLaunch:
+        """The kernel of that file; chunks: partial sums of each weight, if it leaves any."""
+        return GradientLaunch(
+            _kernel(device, file, semifield, storage, geometry, offset, residual),
+            grid, (block,), struct, ("partial" if chunks else "grad_img",), last,
+            partial_sums(chunks) if chunks else None,
+        )  # fmt: skip
 
     both = tiled(True, True) if wants_img and wants_krn else None
     if both is not None:
         return [both]
-    launches = []
+    launches: list[GradientLaunch] = []
     if wants_img:
         elements_of = math.prod(geometry.img_shape)
         launches.append(
             tiled(True, False)
             or direct(
-                "grad_image", (_blocks(elements_of),), THREADS, struct, (to_img,), 0,
-                (plane, np.int64(elements_of)),
+                "grad_image", (_blocks(elements_of),), THREADS, (plane, np.int64(elements_of))
             )
-        )  # fmt: skip
+        )
     if not wants_krn:
         return launches
     found = tiled(False, True)
@@ -1022,13 +1152,11 @@ def _gradient_launches(
         chunks = min(-(-_FULL // owners), -(-256 * jobs // (slots * taps)))
         chunks = min(max(chunks, -(-jobs // _MOST_JOBS), 1), jobs)
         counts = tuple(map(np.int64, (jobs, chunks, slices)))
-        launches.append(
-            direct("grad_bins", (owners * chunks,), _BINNED, struct, (to_partial,), chunks, counts)
-        )
+        launches.append(direct("grad_bins", (owners * chunks,), _BINNED, counts, chunks))
     else:
         chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
         chunks = -(-planes * pixels // chunk)
         grid = (math.prod(geometry.krn_shape), chunks)
         last = (plane, np.int64(chunk))
-        launches.append(direct("grad_kernel", grid, THREADS, struct, (to_partial,), chunks, last))
+        launches.append(direct("grad_kernel", grid, THREADS, last, chunks))
     return launches

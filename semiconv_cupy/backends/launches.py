@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import conv
-from semiconv_cupy.backends.cuda import Kernel
+from semiconv_cupy.backends.cuda import Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 from semiconv_cupy.source import KernelSource
@@ -107,7 +107,11 @@ class Recorder:
         source = KernelSource(name, text, options)
 
         def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: tuple[Any, ...],
+            shared_bytes: int,
+            stream: Stream | None = None,
         ) -> None:
             self.launches.append(Launch(source, grid, block, shared_bytes))
 
@@ -120,6 +124,10 @@ class Recorder:
     def address(self, array: np.ndarray) -> int:
         """As aligned as memory of a GPU is."""
         return 0
+
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """Likewise."""
+        return 0, None
 
 
 def launches(work: Work) -> list[Launch]:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from cuda_on_cpu.device import HarnessDevice
 from problems import GEOMETRIES, SEMIFIELDS, inputs
 from torch.func import grad, jacrev, vmap
 
@@ -58,6 +59,32 @@ def test_the_core_fills_what_torch_allocates(monkeypatch):
     forward, _ = calls("max", GEOMETRIES[0])
     out, residual = FORWARD(*forward)
     assert seen[-5:-1] == [tensor.data_ptr() for tensor in (*forward[:2], out, residual)]
+
+
+@pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
+@pytest.mark.parametrize("name", ["max", "log"])
+def test_what_is_prepared_for_a_gpu(name, case, wants, monkeypatch):
+    """Addresses to the CUDA kernels, by the code that serves CUDA tensors, on the CPU harness."""
+    harness = HarnessDevice()
+    monkeypatch.setattr(ops, "gpu", lambda index: harness)
+    monkeypatch.setattr(ops, "current_stream", lambda index: None)
+    monkeypatch.setattr(ops, "_is_current", lambda index: True)
+    (img, krn, key, *arguments, _), (slopes, saved, *_) = calls(name, case)
+    img = torch.stack([img, img], -1)[..., 1]  # strides that are not contiguous
+    shapes = tuple(img.shape), tuple(krn.shape)
+    layouts = (img.shape, krn.shape, img.stride(), krn.stride())
+    prepared = (key, torch.float32, 0)
+    forward = ops._forward_call.__wrapped__(*prepared, *layouts, *arguments, True)
+    out, residual = forward(img, krn)
+    arrays = (None, None) if saved is None else (img, krn)
+    strides = None if saved is None else img.stride()
+    backward = ops._backward_call.__wrapped__(*prepared, *shapes, strides, *arguments, *wants)
+    found = backward(slopes, *arrays, residual)
+    expected, left = FORWARD(img, krn, key, *arguments, True)
+    torch.testing.assert_close(out, expected)
+    expected = BACKWARD(slopes, *arrays, left, key, *shapes, *arguments, *wants)
+    torch.testing.assert_close(found, expected)
 
 
 def test_handles_are_contents():

@@ -128,6 +128,10 @@ class HarnessDevice:
     def address(self, array: np.ndarray) -> int:
         return array.ctypes.data
 
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        array = self.empty(numbers, np.float64)
+        return array.ctypes.data, array
+
     def compile(self, source: str, name: str, options: Sequence[str] = ()) -> "HarnessKernel":
         """Compile a CUDA source text and return its ``extern "C" __global__`` function `name`."""
         key = (source, tuple(options))
@@ -232,6 +236,7 @@ class HarnessKernel:
         block: tuple[int, ...],
         args: tuple[Any, ...],
         shared_bytes: int = 0,
+        stream: object = None,
     ) -> None:
         grid_size = _extent("grid", grid, _GRID_LIMIT)
         block_size = _extent("block", block, _BLOCK_LIMIT)
@@ -287,8 +292,12 @@ class HarnessKernel:
 def _pointer(where: str, value: Any, pointee: int, writes: bool) -> np.ndarray:
     if value is None:
         return np.zeros(1, np.uintp)
+    if isinstance(value, int):
+        return np.array(value, np.uintp)
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{where} is a pointer: pass an array or None, got {type(value).__name__}")
+        raise TypeError(
+            f"{where} is a pointer: pass an array, an address or None, got {type(value).__name__}"
+        )
     # Bytes (a workspace) may become anything, as on the GPU; numbers of another size are a mistake.
     if pointee > 1 and value.dtype.itemsize not in (1, pointee):
         raise TypeError(
