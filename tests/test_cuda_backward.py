@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import launch_every_kernel
 import numpy as np
 import pytest
 from cuda_on_cpu.device import HarnessDevice, sanitizer_environment
@@ -159,6 +160,16 @@ def test_empty_arrays_have_empty_gradients():
     residual = np.full(plan.out_shape, 255, "u1")
     _, grad_krn = gradients(device, (slopes, None, None, residual), semifield, plan, "float32")
     assert (grad_krn == 0).all()
+
+
+def test_what_compute_sanitizer_is_given():
+    """launch_every_kernel.py runs: here on the harness, or the host."""
+    semifields = [(SEMIFIELDS["max"], ["float32"])]
+    launch_every_kernel.convolutions(
+        HarnessDevice(), semifields, launch_every_kernel.GEOMETRIES[:1]
+    )
+    launch_every_kernel.integers(np)
+    launch_every_kernel.filters(np)
 
 
 SANITIZED = """

@@ -38,7 +38,7 @@ class Recorder(HarnessDevice):
         self.sources.append(source)
         kernel = super().compile(source, name, options)
 
-        def launch(grid, block, args, shared_bytes=0):
+        def launch(grid, block, args, shared_bytes=0, stream=None):
             self.names.append(name)
             self.grids.append(grid)
             kernel(self.grid or grid, block, args, shared_bytes)

@@ -1046,18 +1046,13 @@ class PartialSums:
     """The last stage of a kernel's gradient: what the blocks left for each weight is added up."""
 
     kernel: Kernel
-    weights: int
-    chunks: int  # partial sums of each weight
-
-    @property
-    def numbers(self) -> int:
-        """All of them."""
-        return self.weights * self.chunks
+    grid: tuple[int]  # one warp a weight
+    counts: tuple[np.int64, np.int64]  # weights, and partial sums of each
+    numbers: int  # partial sums of all
 
     def __call__(self, partial: int, grad_krn: Array, stream: Stream | None) -> None:
-        """Launch, one warp a weight."""
-        arguments = (partial, grad_krn, np.int64(self.weights), np.int64(self.chunks))
-        self.kernel((_blocks(32 * self.weights),), (THREADS,), arguments, 0, stream)
+        """Launch for arrays or their addresses."""
+        self.kernel(self.grid, (THREADS,), (partial, grad_krn, *self.counts), 0, stream)
 
 
 @lru_cache(maxsize=4096)
@@ -1095,7 +1090,9 @@ def gradient_launches(
 
     def partial_sums(chunks: int) -> PartialSums:
         weights = math.prod(geometry.krn_shape)
-        return PartialSums(_sum_kernel(device, storage), weights, chunks)
+        counts = np.int64(weights), np.int64(chunks)
+        kernel = _sum_kernel(device, storage)
+        return PartialSums(kernel, (_blocks(32 * weights),), counts, weights * chunks)
 
     def tiled(with_img: bool, with_krn: bool) -> GradientLaunch | None:
         """Tiles for these gradients, where there are any."""

@@ -1,0 +1,110 @@
+"""Every CUDA kernel on small arrays that are no multiples of anything, for compute-sanitizer.
+
+    compute-sanitizer --tool memcheck python tests/launch_every_kernel.py
+    compute-sanitizer --tool racecheck python tests/launch_every_kernel.py
+
+On a GPU, through CuPy; it computes, and compares nothing (the tests do). A test in
+test_cuda_backward.py runs it on the CPU.
+"""
+
+import numpy as np
+
+import semiconv_cupy as sc
+from semiconv_cupy import SelectSemifield, SubtractSemifield, linear
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import residual_of
+
+SEMIFIELDS = [
+    (SelectSemifield.tropical_max(), ("float32", "float16", "float64")),
+    (SelectSemifield.tropical_max(spread_gradient=True), ("float32",)),
+    (SelectSemifield.tropical_max(channels_add=True), ("float32",)),
+    (SubtractSemifield.log(2.0), ("float32", "float64")),
+    (SubtractSemifield.root(3.0), ("float32",)),
+    (SubtractSemifield.linear(), ("float32",)),
+]
+GEOMETRIES = [
+    ((1, 2, 37, 270), (2, 1, 3, 3), dict(padding="same", groups=2)),
+    ((3, 7, 20, 9), (7, 1, 3, 2), dict(padding=((2, 0), (0, 3)), groups=7)),
+    ((2, 5, 18, 70), (9, 5, 3, 3), dict(padding="same")),
+    ((1, 1, 40, 133), (1, 1, 11, 11), dict(padding="same", kind="corr")),
+    ((1, 1, 70, 90), (1, 1, 41, 45), dict(padding="same")),
+    ((1, 3, 33, 64), (3, 1, 5, 5), dict(padding=2, groups=3, stride=2)),
+    ((2, 2, 301), (4, 2, 7), dict(padding=3, stride=2)),
+    ((1, 1, 1500), (1, 1, 150), dict(padding="same")),
+    ((1, 2, 7, 9, 36), (2, 2, 3, 3, 3), dict(padding=1, dilation=(1, 2, 1))),
+]
+
+
+def convolutions(device, semifields=SEMIFIELDS, geometries=GEOMETRIES):
+    """Forward and backward passes, by the direct kernels and by tiles wherever there are some."""
+    xp, rng = device.array_module, np.random.default_rng(0)
+    for img_shape, krn_shape, arguments in geometries:
+        plan = Geometry.plan(img_shape, krn_shape, **arguments)
+        for semifield, storages in semifields:
+            for storage in storages:
+                img, krn = (
+                    xp.asarray((rng.random(shape) + 0.1).astype(storage))
+                    for shape in (img_shape, krn_shape)
+                )
+                case = (semifield, plan, storage)
+                for method in ("direct", "auto"):
+                    _passes(device, img, krn, *case, method)
+                if linear.can_serve(semifield):
+                    out = device.empty(plan.out_shape, storage)
+                    cuda.forward_linear(device, img, krn, *case, out)
+
+
+def _passes(device, img, krn, semifield, plan, storage, method):
+    described = residual_of(semifield, storage, plan)
+    residual = described and device.empty(described.shape, described.dtype)
+    out = device.empty(plan.out_shape, storage)
+    for left in (None, residual):
+        cuda.forward(device, img, krn, semifield, plan, storage, out, left, method)
+    real = np.promote_types(storage, np.float32)
+    grads = device.empty(img.shape, real), device.empty(krn.shape, real)
+    for wanted in (grads, (grads[0], None), (None, grads[1])):
+        arrays = (out, img, krn, residual, *wanted)
+        cuda.backward(device, *arrays, semifield, plan, storage, method)
+
+
+def integers(cupy):
+    """Forward passes of dtypes that have no gradient."""
+    rng = np.random.default_rng(0)
+    for dtype in ("uint8", "int16", "int32", "uint64", "bool"):
+        for img_shape, krn_shape, arguments in GEOMETRIES:
+            img, krn = (
+                cupy.asarray(rng.integers(0, 2, shape).astype(dtype))
+                for shape in (img_shape, krn_shape)
+            )
+            sc.semifield_conv(img, krn, "tropical_max", **arguments)
+
+
+def filters(cupy):
+    """The functions that have SciPy's names."""
+    rng, nd = np.random.default_rng(0), sc.ndimage
+    for shape in ((61, 83), (5, 40, 33), (1000,)):
+        for dtype in ("uint8", "int32", "float16", "float32", "float64"):
+            x = cupy.asarray(rng.integers(0, 100, shape).astype(dtype))
+            for size in (2, 5, 30):
+                nd.maximum_filter(x, size)
+                nd.minimum_filter(x, size, mode="constant", cval=7)
+            ball = sc.structuring.ball(4, len(shape))
+            nd.maximum_filter(x, footprint=ball)
+            nd.grey_erosion(x, structure=rng.integers(0, 9, (3,) * len(shape)))
+            if dtype in ("float32", "float64"):
+                nd.convolve(x, rng.random((3,) * len(shape)))
+        nd.binary_dilation(x > 50, iterations=3)
+        nd.binary_fill_holes(x > 50)
+
+
+if __name__ == "__main__":
+    import cupy
+
+    # Also tiles that are mostly empty.
+    cuda._LEAST_FILLED = 0.0
+    convolutions(cuda.device())
+    integers(cupy)
+    filters(cupy)
+    cupy.cuda.Device().synchronize()
+    print("every kernel was launched")
