@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.cuda import THREADS, Device, Kernel
+from semiconv_cupy.backends.cuda import THREADS, Device, Kernel, elements, forward, tile_of
 from semiconv_cupy.backends.host import MAX_RANK
+from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.borders import positions
 from semiconv_cupy.ndimage.sums import Sums
+from semiconv_cupy.semifields import SelectSemifield
 
 Array = Any
 _OPTIONS = ("-std=c++17", "--device-int128")
@@ -30,8 +32,26 @@ _NEIGHBOURHOOD = np.dtype(
     ],
     align=True,
 )  # fmt: skip
+# semiconv::Bordered of kernels_cu/cuda/border.cu, semiconv::Spread of kernels_cu/cuda/spread.cu.
+_BORDERED = np.dtype(
+    [
+        ("size", *_AXES), ("stride", *_AXES), ("table", *_AXES), ("rows", np.int64),
+        ("parts", np.int64),
+    ],
+    align=True,
+)  # fmt: skip
+_SPREAD = np.dtype(
+    [
+        ("size", *_AXES), ("planar", np.int64), ("across", np.int64), ("tiles_y", np.int64),
+        ("tiles_x", np.int64),
+    ],
+    align=True,
+)  # fmt: skip
+_OF_THREAD = 8  # elements of a row that a thread of border.cu copies
+_SIDE, _MOST_REACH = 32, 8  # of spread.cu: a tile's edge, and the steps that shared memory allows
 _SHARED_BYTES = 48 * 1024
 _MOST_BLOCKS = 2**31 - 1
+_DILATION, _EROSION = SelectSemifield.tropical_max(), SelectSemifield.tropical_min_negated()
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 _uploaded: dict[tuple[Any, ...], Array] = {}
@@ -78,6 +98,31 @@ def taps_kernel(
     return source.KernelSource(name, source.assemble("cuda/neighbourhood.cu", macros), options)
 
 
+def border_kernel(storage: str, rank: int) -> source.KernelSource:
+    """The copy of an array with its borders."""
+    name = f"semiconv_border_{storage}_{rank}d"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_RANK": str(rank),
+    }
+    return source.KernelSource(name, source.assemble("cuda/border.cu", macros), _OPTIONS)
+
+
+def spread_kernel(
+    storage: str, rank: int, minimum: bool, reach: tuple[int, int]
+) -> source.KernelSource:
+    """A part of a reconstruction, for steps of that reach along the last two axes."""
+    name = f"semiconv_spread_{'minimum' if minimum else 'maximum'}_{storage}_{rank}d"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_RANK": str(rank),
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_REACH_Y": str(reach[0]),
+        "SEMICONV_REACH_X": str(reach[1]),
+    }
+    return source.KernelSource(name, source.assemble("cuda/spread.cu", macros), _OPTIONS)
+
+
 def shipping_variants() -> Iterator[source.KernelSource]:
     """A kernel of each kind for the dtypes that differ in it: for the report and the tests."""
     for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
@@ -93,6 +138,10 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield taps_kernel("sum", "float32", "float64", "float32", 2, symmetry=symmetry)
     yield taps_kernel("sum", "uint8", "float64", "bool", 8)
     yield taps_kernel("sum", "float32", "float64", "float16", 1)
+    for storage in ("float16", "float32", "uint8"):
+        yield border_kernel(storage, 2)
+        yield spread_kernel(storage, 2, False, (1, 1))
+    yield spread_kernel("float64", 4, True, (_MOST_REACH, _MOST_REACH))
 
 
 class Backend:
@@ -199,6 +248,9 @@ class Backend:
         minimum: bool,
     ) -> Array:
         """The extremum of element + value over the taps."""
+        tiled = self._tiled_structure(array, taps, sums, before, rules, minimum)
+        if tiled is not None:
+            return tiled
         storage, lane = array.dtype.name, sums.values.dtype.name
         operation = "structure"
         if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not sums.in_double:
@@ -208,6 +260,71 @@ class Backend:
         self._reduce(
             kernel, array, np.argwhere(taps), taps.shape, before, rules, sums.values,
             sums.outside.astype(lane), sums.first, out,
+        )  # fmt: skip
+        return out
+
+    def _tiled_structure(
+        self,
+        array: Array,
+        taps: np.ndarray,
+        sums: Sums,
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        minimum: bool,
+    ) -> Array | None:
+        """The same as a convolution of the array with its borders; None where no tile serves it."""
+        storage = array.dtype.name
+        values = sums.values.astype(array.dtype)
+        if storage not in source.FLOATING or not np.array_equal(values, sums.values):
+            return None
+        xp, first = self.device.array_module, sums.first
+        shape = tuple(n + k - 1 for n, k in zip(array.shape, taps.shape, strict=True))
+        geometry = Geometry.plan((1, 1, *shape), (1, 1, *taps.shape), kind="corr")
+        semifield = _EROSION if minimum else _DILATION
+        if tile_of(semifield, storage, geometry, None) is None:
+            return None
+        wide = self._bordered(array, taps.shape, before, rules, sums.outside)
+        krn = np.full((1, 1, *taps.shape), -np.inf, array.dtype)
+        krn[0, 0][taps] = -values if minimum else values
+        if first is not None:  # this one is added in double, below
+            krn[0, 0][tuple(np.argwhere(taps)[0])] = -np.inf
+        out = self.device.empty(geometry.out_shape, array.dtype)
+        images = wide[None, None], self._there(krn)
+        forward(self.device, *images, semifield, geometry, storage, out)
+        if first is not None:
+            seen = reference.view(wide, np.argwhere(taps)[0], array.shape).astype(np.float64)
+            term = (seen + first).astype(sums.values.dtype).astype(array.dtype)
+            out = reference.better(xp, out, term, minimum)
+        return out.reshape(array.shape)
+
+    def _bordered(
+        self,
+        array: Array,
+        window: tuple[int, ...],
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
+        outside: np.ndarray,
+    ) -> Array:
+        """The array with what windows see beyond its borders."""
+        storage, rank = array.dtype.name, array.ndim
+        shape = tuple(n + k - 1 for n, k in zip(array.shape, window, strict=True))
+        out = self.device.empty(shape, array.dtype)
+        threads_x = min(THREADS, 2 ** max(5, (shape[-1] // _OF_THREAD).bit_length()))
+        described = np.zeros((), _BORDERED)
+        described["size"][:rank] = shape
+        described["stride"][:rank] = elements(array)
+        described["table"][:rank] = np.cumsum([0, *shape])[:-1]
+        described["rows"] = rows = math.prod(shape[:-1])
+        described["parts"] = parts = -(-shape[-1] // (threads_x * _OF_THREAD))
+        real = np.dtype(source.ARITHMETIC[storage])
+        self._kernel(border_kernel, storage, rank)(
+            (-(-rows // (THREADS // threads_x)) * parts,),
+            (THREADS,),
+            (
+                described[()], array, out, self._tables(array, window, before, rules),
+                outside.astype(real)[()], np.int32(threads_x),
+            ),
+            0,
         )  # fmt: skip
         return out
 
@@ -264,18 +381,12 @@ class Backend:
             described[name][: array.ndim] = entry
         indices = np.ascontiguousarray(indices, np.int64).reshape(-1, array.ndim)
         offsets = indices @ np.array(strides, np.int64).reshape(array.ndim)
-
-        def tables() -> np.ndarray:
-            each = zip(array.shape, window, before, rules, strict=True)
-            parts = [positions(n, b, k - 1 - b, rule) for n, k, b, rule in each]
-            return np.concatenate([*parts, np.zeros(1, np.int64)])
-
         kernel(
             (min(-(-array.size // (4 * THREADS)), _MOST_BLOCKS),),
             (THREADS,),
             (
                 described[()], array, out,
-                self._kept(array, (array.shape, window, before, rules), tables),
+                self._tables(array, window, before, rules),
                 self._kept(array, (indices.tobytes(), array.ndim), lambda: indices),
                 self._kept(array, (offsets.tobytes(),), lambda: offsets),
                 self._kept(array, (), lambda: np.zeros(1)) if values is None
@@ -285,17 +396,47 @@ class Backend:
             0,
         )  # fmt: skip
 
+    def _tables(
+        self, array: Array, window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+    ) -> Array:
+        """The tables of border positions of all axes, one behind the other."""
+
+        def tables() -> np.ndarray:
+            each = zip(array.shape, window, before, rules, strict=True)
+            parts = [positions(n, b, k - 1 - b, rule) for n, k, b, rule in each]
+            return np.concatenate([*parts, np.zeros(1, np.int64)])
+
+        return self._kept(array, (array.shape, window, before, rules), tables)
+
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
-        """Dilations limited by the mask until none changes anything; asks after every eighth."""
-        xp = self.device.array_module
-        taps, before = reference.spreading(steps)
-        outside = np.array(reference.worst(seed.dtype, minimum), seed.dtype)
-        rules = ("constant",) * seed.ndim
-        value = reference.limit(xp, seed, mask, minimum)
+        """Values spread within tiles until nothing changes; asks after every eighth launch."""
+        xp, shape = self.device.array_module, seed.shape
+        value = xp.ascontiguousarray(reference.limit(xp, seed, mask, minimum))
+        mask = xp.ascontiguousarray(mask)
+        if seed.ndim == 1:
+            shape, steps = (1, *shape), np.pad(steps, ((0, 0), (1, 0)))
+        *outer, height, width = shape
+        reach_y, reach_x = (int(r) for r in np.abs(steps[:, -2:]).max(axis=0))
+        tiles_y, tiles_x = -(-height // _SIDE), -(-width // _SIDE)
+        tiles = math.prod(outer) * tiles_y * tiles_x
+        if max(reach_y, reach_x) > _MOST_REACH or max(tiles, height, width) > _MOST_BLOCKS:
+            return reference.reconstruct(seed, mask, steps[:, -seed.ndim :], minimum)
+        across = steps[:, :-2].any(axis=1)
+        described = np.zeros((), _SPREAD)
+        described["size"][: len(shape)] = shape
+        described["planar"], described["across"] = np.count_nonzero(~across), across.sum()
+        described["tiles_y"], described["tiles_x"] = tiles_y, tiles_x
+        # An output sees what lies a step back.
+        seen = np.ascontiguousarray(-steps[np.argsort(across, kind="stable")], np.int64)
+        table = self._kept(seed, (seen.tobytes(), seen.shape), lambda: seen)
+        reach = (reach_y, reach_x)
+        kernel = self._kernel(spread_kernel, seed.dtype.name, len(shape), minimum, reach)
+        other = self.device.empty(value.shape, value.dtype)
         while True:
-            start = value
-            for _ in range(8):
-                spread = self.footprint(value, taps, before, rules, outside, minimum)
-                value = reference.limit(xp, spread, mask, minimum)
-            if not bool((value != start).any()):
+            changed = xp.zeros(8, np.int32)
+            for n in range(8):
+                arguments = (described[()], value, mask, other, table, changed[n:])
+                kernel((tiles,), (THREADS,), arguments, 0)
+                value, other = other, value
+            if not int(changed[-1]):
                 return value

@@ -51,7 +51,8 @@ def worst(dtype: np.dtype, minimum: bool) -> Any:
     return np.inf if minimum else -np.inf
 
 
-def _better(xp: Any, left: Array, right: Array, minimum: bool) -> Array:
+def better(xp: Any, left: Array, right: Array, minimum: bool) -> Array:
+    """The better of two; NaN on the right never is."""
     return xp.where(right < left if minimum else right > left, right, left)
 
 
@@ -61,7 +62,8 @@ def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
     return xp.where(array == array, array, array.dtype.type(worst(array.dtype, minimum)))
 
 
-def _view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
+def view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    """What the tap of that index sees, for all outputs."""
     return array[tuple(slice(i, i + n) for i, n in zip(index, shape, strict=True))]
 
 
@@ -89,7 +91,7 @@ def box(
         while width < window[axis]:
             step = min(width, window[axis] - width)
             length = wide.shape[axis] - step
-            wide = _better(xp, part(0, length, wide), part(step, length, wide), minimum)
+            wide = better(xp, part(0, length, wide), part(step, length, wide), minimum)
             width += step
         array = part(0, size, wide)
     return xp.ascontiguousarray(array)
@@ -108,7 +110,7 @@ def footprint(
     wide = _all_extended(xp, array, taps.shape, before, rules, outside[()])
     best = xp.full(array.shape, worst(array.dtype, minimum), array.dtype)
     for index in np.argwhere(taps):
-        best = _better(xp, best, _view(wide, index, array.shape), minimum)
+        best = better(xp, best, view(wide, index, array.shape), minimum)
     return best
 
 
@@ -129,7 +131,7 @@ def structure(
     )
     best = xp.full(array.shape, worst(kind, minimum), kind)
     for n, index in enumerate(np.argwhere(taps)):
-        part, value = _view(wide, index, array.shape), sums.values[n]
+        part, value = view(wide, index, array.shape), sums.values[n]
         with np.errstate(invalid="ignore"):
             if saturating:
                 part = _saturating_add(xp, part, int(value))
@@ -137,7 +139,7 @@ def structure(
                 part = (part.astype(np.float64) + sums.first).astype(kind)
             else:
                 part = part + value
-        best = _better(xp, best, part, minimum)
+        best = better(xp, best, part, minimum)
     if array.dtype.kind in "iu":
         info = np.iinfo(array.dtype)
         if kind.kind == "f" and array.dtype.itemsize == 8:
@@ -184,9 +186,9 @@ def correlate(
     total = xp.zeros(array.shape, np.float64)
     taps = len(weights) // 2 + 1 if symmetry else len(weights)
     for n in range(taps):
-        part = _view(wide, indices[n], array.shape)
+        part = view(wide, indices[n], array.shape)
         if symmetry and n:
-            other = _view(wide, indices[len(weights) - n], array.shape)
+            other = view(wide, indices[len(weights) - n], array.shape)
             part = part + other if symmetry > 0 else part - other
         term = part * weights[n]
         total = term if symmetry and n == 0 else total + term

@@ -85,6 +85,42 @@ def test_cuda_boxes_of_any_rank(shape, monkeypatch):
     np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
 
 
+@pytest.mark.parametrize("minimum", [False, True])
+@pytest.mark.parametrize("dtype", ["bool", "int16", "float32"])
+@pytest.mark.parametrize("shape", [(150,), (37, 75), (4, 3, 34, 5)])
+def test_cuda_reconstruction_goes_through_tiles(shape, dtype, minimum):
+    """Over their edges, against what one step after another gives; NaN spreads nowhere."""
+    random = np.random.default_rng(9)
+    mask = image_of(dtype, shape)
+    seed = np.where(random.random(shape) < 0.02, mask, mask.max() if minimum else mask.min())
+    if dtype == "float32":
+        seed[random.random(shape) < 0.1] = np.nan
+    steps = random.integers(-1, 2, (6, len(shape)))
+    steps[0] = [0] * (len(shape) - 1) + [2]
+    steps = np.unique(steps[steps.any(axis=1)], axis=0)
+    given = (seed, mask, steps, minimum)
+    result = cuda.Backend(HarnessDevice()).reconstruct(*given)
+    np.testing.assert_array_equal(result, reference.reconstruct(*given))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_cuda_structures_of_floats_are_tiled(mode, monkeypatch):
+    """As convolutions of a copy with borders, three axes, windows wider than the image."""
+    image, functions = (
+        image_of("float32", (3, 40, 70)),
+        (ndimage.grey_dilation, ndimage.grey_erosion),
+    )
+    structure = image_of("float32", (2, 11, 3))
+    structure[0, 3] = -np.inf
+    given = dict(structure=structure, mode=mode, cval=0.7)
+    expected = [function(image, **given) for function in functions]
+    backend = cuda.Backend(HarnessDevice())
+    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: backend)
+    monkeypatch.setattr(backend, "_reduce", None)  # what serves one tap after the other
+    for function, right in zip(functions, expected, strict=True):
+        np.testing.assert_array_equal(function(image, **given), right)
+
+
 @pytest.mark.parametrize("architecture", ["sm_90"])
 @pytest.mark.parametrize("kernel", list(cuda.shipping_variants()), ids=lambda kernel: kernel.name)
 def test_nvrtc_compiles_without_spills(kernel, architecture):
