@@ -351,6 +351,8 @@ def _scipy_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
         name: _there(np.asarray(value)) if there and isinstance(value, np.ndarray) else value
         for name, value in measured.arguments.items()
     }
+    if there and "structure" in arguments:  # CuPy takes none without a footprint
+        arguments["footprint"] = _ones_like(arguments["structure"])
     return function and partial(function, *given, **arguments)
 
 

@@ -236,6 +236,13 @@ def gpu() -> Iterator[Convolution | Filter]:
     yield Filter("disk 20, 2048^2 uint8", "grey_dilation", (2048, 2048), "uint8", disk)
     ball = {"footprint": structuring.ball(5)}
     yield Filter("ball 5, 256^3 uint8", "grey_dilation", (256,) * 3, "uint8", ball)
+    structure = np.random.default_rng(0).random((11, 11), np.float32)
+    for dtype in ("float32", "uint8"):
+        yield Filter(f"structure 11x11, 2048^2 {dtype}", "grey_dilation", (2048, 2048), dtype,
+                     {"structure": structure}, at_least(5, CUPYX))  # fmt: skip
+    yield Filter("quadratic 21x21, 2048^2 float32", "grey_dilation", (2048, 2048), "float32",
+                 {"structure": structuring.quadratic(5.0, size=21)})  # fmt: skip
+    yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
     yield Filter("correlate 11x11, 2048^2 float32", "correlate", (2048, 2048), "float32",
                  {"weights": np.linspace(-1, 1, 121).reshape(11, 11)})  # fmt: skip
 
