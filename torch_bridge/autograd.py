@@ -55,16 +55,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        img, krn, ctx.handle, ctx.arguments = inputs
-        residual = output[1]
-        ctx.mark_non_differentiable(residual)
         if not torch.compiler.is_compiling():  # which does not know it, and needs it not
             ctx.set_materialize_grads(False)
-        ctx.shapes = (tuple(img.shape), tuple(krn.shape))
-        if ctx.handle.needs_arrays:
-            ctx.save_for_backward(residual, img, krn)
-        else:
-            ctx.save_for_backward(residual)
+        img, krn, handle, arguments = inputs
+        _remember(ctx, img, krn, handle, arguments, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> Any:
@@ -81,14 +75,32 @@ class _Convolution(torch.autograd.Function):
         return grads[0] if want_img else None, grads[1] if want_krn else None, None, None
 
 
+def _remember(
+    ctx: Any,
+    img: Tensor,
+    krn: Tensor,
+    handle: Handle,
+    arguments: GeometryArguments,
+    residual: Tensor,
+) -> None:
+    """What the backward pass needs."""
+    ctx.mark_non_differentiable(residual)
+    ctx.handle, ctx.arguments = handle, arguments
+    ctx.shapes = (tuple(img.shape), tuple(krn.shape))
+    ctx.save_for_backward(*((residual, img, krn) if handle.needs_arrays else (residual,)))
+
+
 class _EagerConvolution(torch.autograd.Function):
     """`_Convolution` outside of torch.compile and torch.func, where `apply` takes half the time."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _Convolution.forward(*inputs)
-        _Convolution.setup_context(ctx, inputs, output)
-        return output
+    def forward(
+        ctx: Any, img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
+    ) -> tuple[Tensor, Tensor]:
+        out, residual = torch.ops.semiconv.forward(img, krn, handle.key, *arguments, True)
+        ctx.set_materialize_grads(False)
+        _remember(ctx, img, krn, handle, arguments, residual)
+        return out, residual
 
     backward = _Convolution.backward
 
