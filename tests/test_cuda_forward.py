@@ -305,6 +305,41 @@ def test_sums_in_tiles_of_large_windows(name, window, infinite):
     assert_matches(out, expected, dtype="float32")
 
 
+@pytest.mark.parametrize("largest", [2, 9, None])
+@pytest.mark.parametrize("window", ["everything", "whole tiles"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("tropical_max", "uint8"),
+        ("tropical_max", "int8"),
+        ("tropical_min_negated", "uint8"),
+        ("tropical_max", "uint16"),
+        ("tropical_max", "int32"),
+        ("tropical_min_negated", "int64"),
+        ("tropical_min_negated", "uint32"),
+        ("max_times", "int16"),
+        ("tropical_max", "bool"),
+    ],
+)
+def test_integers_in_tiles(name, dtype, window, largest):
+    """Many ties, sums far from the range's ends, and such that saturate."""
+    more = {"whole tiles": cases.GeometryCase((2, 2, 14, 12), (4, 2, 3, 5))}
+    geometry, case = {**GEOMETRIES, **more}[window], SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, dtype)
+    if largest is not None:
+        img, krn = (np.clip(array, 0, largest).astype(dtype) for array in (img, krn))
+    algebra = oracle.OR_AND if dtype == "bool" else case.algebra
+    expected = oracle.convolve(img, krn, algebra, **geometry.arguments)
+    out = cases.run(cases.TILED, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(out, expected, dtype=dtype)
+    out, residual = cases.run_with_residual(
+        cases.TILED, img, krn, case.semifield, dtype, **geometry.arguments
+    )
+    assert_matches(out, expected, dtype=dtype)
+    winner = np.where(residual == 255, -1, residual.astype(int))
+    assert_matches(winner, expected.winner, dtype=int)
+
+
 @pytest.mark.parametrize("method", ["direct", "tiled"])
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_no_result_depends_on_the_order_of_threads(name, method):

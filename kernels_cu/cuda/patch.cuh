@@ -98,9 +98,12 @@ struct Destination {
     } else if constexpr (sizeof(T) >= 4) {
       asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
                    :: "r"(address + offset), "l"(global), "n"(sizeof(T)) : "memory");
-    } else {
+    } else if constexpr (sizeof(T) == 2) {
       const unsigned short bits = bit_cast<unsigned short>(*global);
       asm volatile("st.shared.u16 [%0], %1;" :: "r"(address + offset), "h"(bits) : "memory");
+    } else {
+      const uint32 bits = bit_cast<unsigned char>(*global);
+      asm volatile("st.shared.u8 [%0], %1;" :: "r"(address + offset), "r"(bits) : "memory");
     }
   }
 };
@@ -181,6 +184,15 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
         }
       });
     }
+  }
+
+  // visit(element) for this thread's share of a patch that was copied from the image.
+  template <class F> SEMICONV_FN void visit_inside(const Chunk<Storage>* patch, F&& visit) const {
+    visit_chunks<1>([&](int n, int row, int column) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x)
+        if (contains(row, column + x)) visit(patch[n].of[x]);
+    });
   }
 
  private:

@@ -235,22 +235,24 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         (SubtractSemifield.log(2.0), "float32"),
         (SubtractSemifield.root(3.0), "float32"),
     ]
-    for geometry in shapes:
-        for semifield, storage in works:
-            residual = residual_of(semifield, storage, geometry)
-            for element in {None, None if residual is None else str(residual.dtype)}:
-                tile = tile_of(semifield, storage, geometry, element)
-                if tile is not None:
-                    yield kernel_source(
-                        "forward_tiled", semifield, storage, geometry, "int64", element, tile
-                    )
-            element = None if residual is None else str(residual.dtype)
-            for wants in ((True, True), (True, False), (False, True)):
-                given = gradient_tile_of(semifield, storage, geometry, element, *wants)
-                if given is not None:
-                    yield kernel_source(
-                        "grad_tiled", semifield, storage, geometry, "int64", element, given
-                    )
+    integers = [(dilation, storage) for storage in ("uint8", "int16", "int32", "int64")]
+    tiled = [(geometry, *work) for geometry in shapes for work in works]
+    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in integers]
+    for geometry, semifield, storage in tiled:
+        residual = residual_of(semifield, storage, geometry)
+        for element in {None, None if residual is None else str(residual.dtype)}:
+            tile = tile_of(semifield, storage, geometry, element)
+            if tile is not None:
+                yield kernel_source(
+                    "forward_tiled", semifield, storage, geometry, "int64", element, tile
+                )
+        element = None if residual is None else str(residual.dtype)
+        for wants in ((True, True), (True, False), (False, True)):
+            given = gradient_tile_of(semifield, storage, geometry, element, *wants)
+            if given is not None:
+                yield kernel_source(
+                    "grad_tiled", semifield, storage, geometry, "int64", element, given
+                )
     for storage in ("float32", "float64"):
         yield _sum_source(storage)
     yield from neighbourhoods.shipping_variants()
@@ -417,7 +419,8 @@ class ForwardTile(Tile):
         """Shared memory of a block: patches of the image, and the weights of their slabs."""
         columns = geometry.kernel_size[-1]
         weights = self.slab * -(-columns * self.channels // _COLUMNS) * _COLUMNS
-        each = (math.prod(self.patch(geometry)) + weights) * source.itemsize(storage)
+        itemsize = source.itemsize(storage)  # short weights are widened
+        each = math.prod(self.patch(geometry)) * itemsize + weights * max(itemsize, 4)
         return self.sides * self.depth * self.teams * each
 
     def that_fits(self, geometry: Geometry, storage: str) -> ForwardTile | None:
@@ -484,22 +487,25 @@ def tile_of(
     registers hold less. Small images get small tiles, several to a block: five kernels at most
     serve images of all sizes. Large windows are cut into slabs of rows of taps.
     """
-    if storage not in source.FLOATING or not semifield.absorbing:
+    integer = storage not in source.FLOATING
+    if semifield.channels_add or not (integer or semifield.absorbing):
         return None
-    if semifield.channels_add:
+    if integer and residual is not None and not is_provenance(semifield):
         return None
     if max(geometry.stride[-2:]) > 2:
         return None
     # Values of one output that stay in registers: a selection alone 1, with its provenance 2, a
     # compensated sum 3, log and root 5.
     weight = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
-    weight *= 2 if storage == "float64" else 1
+    weight *= 2 if source.itemsize(storage) == 8 else 1
+    if integer and source.itemsize(storage) >= 4 and weight > 1:  # sums that saturate
+        weight += 1
     mixes = geometry.outputs_per_group >= 4
     flat = geometry.rank == 1
     channels = max(1, 8 // weight) if mixes else 1
     rows = (2 if mixes else 4) // (1 if weight < 3 else weight)
     taps = math.prod(geometry.kernel_size[-2:])
-    tall = not mixes and taps <= {1: 225, 2: 9}.get(weight, 0)  # while registers suffice
+    tall = not mixes and taps <= {1: 225, 2: 0 if integer else 9}.get(weight, 0)
     rows = 1 if flat else 8 if tall else max(1, rows)
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
     sides = 2 if geometry.in_channels * math.prod(geometry.kernel_size[:-2]) > depth else 1
