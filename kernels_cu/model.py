@@ -10,7 +10,7 @@ products, selected     FMUL (HMUL2, DMUL) in place of the additions
 linear                 FFMA (HFMA2, DFMA); a compensated sum's FADD are not
 log                    FADD, FMUL, FFMA, FMNMX, FSETP, FSEL, MUFU: nothing else computes there
 root and other sums    the same
-integers, flat filters the minima and maxima (VIMNMX, VIADDMNMX, FMNMX, ...)
+integers, flat filters the minima and maxima (VIMNMX, FMNMX, VIADDMNMX: of a sum, ...)
 =====================  =============================================================
 
 *Of arithmetic* is their share of all instructions but memory's (LD*, ST*, ATOM*, RED*, SHFL, ...)
@@ -118,6 +118,8 @@ _ADDITION = {"FADD": 1, "HADD2": 2, "DADD": 1}
 _PRODUCT = {"FMUL": 1, "HMUL2": 2, "DMUL": 1}
 _FUSED = {"FFMA": 1, "HFMA2": 2, "DFMA": 1}
 _EXTREMUM = {"FMNMX", "FMNMX3", "HMNMX2", "DMNMX", "VIMNMX", "VIMNMX3", "VIADDMNMX", "IMNMX"}
+# Its sums too; a pair counts in both.
+_FUSED_EXTREMUM = {"VIADDMNMX": 1, "VIADDMNMX.S16x2": 1}
 _CHOICE = {"FSETP", "FSEL", "SEL", "DSETP", "HSETP2"}
 _ANY = {*_ADDITION, *_PRODUCT, *_FUSED, *_EXTREMUM, "FSETP", "FSEL", "DSETP", "MUFU"}
 _SELECTED = {"fma": 1, "alu": 1, "issue": 2}
@@ -137,6 +139,10 @@ def arithmetic_of(text: str) -> Arithmetic:
         if times in ("img*krn", "krn*img"):
             return Arithmetic(frozenset({*_PRODUCT, *_EXTREMUM, *choice}), _PRODUCT, least)
         return Arithmetic(frozenset(_ANY | choice), {}, {})
+    bits = re.fullmatch(r"u?int(8|16|32)", macros.get("SEMICONV_STORAGE", ""))
+    if bits and "SEMICONV_PLAIN_TIMES" in macros:
+        terms = {} if "SEMICONV_RESIDUAL" in macros else _FUSED_EXTREMUM
+        return Arithmetic(frozenset(_EXTREMUM), terms, {"alu": 0.5 if bits[1] == "8" else 1.0})
     if "SEMICONV_SYMMETRY" in macros:  # a filter's weighted sum, in double and never fused
         return Arithmetic(frozenset({"DADD", "DMUL"}), {"DMUL": 1}, {"double": 2, "issue": 2})
     if "SEMICONV_SUM" in macros and times:
@@ -244,8 +250,8 @@ class ModelTime:
 
 
 def inner_loop(code: sass.Code, arithmetic: Arithmetic) -> Counts:
-    """The instructions of the loop with most own instructions, all where no loop has any."""
-    return code.hottest(lambda counts: own(counts, arithmetic))
+    """The loop with most own instructions, of several the shortest; all where no loop has any."""
+    return code.hottest(lambda counts: own(counts, arithmetic) - sum(counts.values()) / 1e6)
 
 
 def model_time(

@@ -87,6 +87,14 @@ def storage_macros(storage: str) -> dict[str, str]:
     return macros
 
 
+# Multiplications that add this to img (integers: and saturate).
+_SUMS = {
+    **dict.fromkeys(("img+krn", "krn+img"), "krn"),
+    **dict.fromkeys(("saturating_addimg,krn", "saturating_addkrn,img"), "krn"),
+    **dict.fromkeys(("img-krn", "-krn+img", "saturating_subtractimg,krn"), "-krn"),
+}
+
+
 def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     """The macros of one semifield on one storage dtype; ``kernels_cu/README.md`` explains each."""
     arithmetic = arithmetic_of(storage)
@@ -96,8 +104,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
         macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
         macros.pop("SEMICONV_ADD", None)
     times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
-    if arithmetic == "floating" and times in ("img+krn", "krn+img", "img-krn", "-krn+img"):
-        macros["SEMICONV_PLAIN_TIMES"] = "-krn" if "-" in times else "krn"
+    if times in _SUMS:
+        macros["SEMICONV_PLAIN_TIMES"] = _SUMS[times]
     if semifield.accumulator == "select":
         select = re.sub(r"[\s()]", "", macros["SEMICONV_SELECT"])
         if select in ("right>left", "left<right"):

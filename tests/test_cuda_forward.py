@@ -259,6 +259,87 @@ def test_winners_told_by_runs_of_taps(size):
     )
 
 
+# Rows of taps that pass in segments, planes of taps that pass in slabs; neither divides evenly.
+LARGE_WINDOWS = {
+    "signal": cases.GeometryCase((2, 3, 150), (4, 3, 45), dict(padding=((20, 30),), stride=2)),
+    "signal, dilation": cases.GeometryCase(
+        (1, 2, 90), (2, 2, 9), dict(padding=30, dilation=5, kind="corr")
+    ),
+    "wide": cases.GeometryCase((1, 1, 12, 80), (1, 1, 5, 38), dict(padding="same")),
+    "tall": cases.GeometryCase((1, 1, 40, 70), (1, 1, 95, 9), dict(padding="same", kind="corr")),
+    "tall, channels": cases.GeometryCase((1, 2, 10, 30), (5, 2, 113, 9), dict(padding="same")),
+    "tall, 3-D": cases.GeometryCase((1, 1, 3, 40, 70), (1, 1, 2, 47, 9), dict(padding="same")),
+}
+
+
+@pytest.mark.parametrize("window", LARGE_WINDOWS)
+def test_ties_in_tiles_of_large_windows_go_to_the_first_tap(window):
+    geometry = LARGE_WINDOWS[window]
+    rng = np.random.default_rng(5)
+    img, krn = (rng.integers(-3, 4, shape).astype("f4") for shape in (geometry.img, geometry.krn))
+    case = SEMIFIELDS["tropical_max"]
+    expected = oracle.convolve(img, krn, case.algebra, **geometry.arguments)
+    out, residual = cases.run_with_residual(
+        cases.TILED, img, krn, case.semifield, "float32", **geometry.arguments
+    )
+    assert_matches(out, expected, dtype="float32")
+    nobody = np.iinfo(residual.dtype).max
+    winner = np.where(residual == nobody, -1, residual.astype(int))
+    assert_matches(winner, expected.winner, dtype=int)
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("log(2)", "signal, dilation"), ("linear", "tall, channels"), ("linear", "tall")],
+)
+def test_sums_in_tiles_of_large_windows(name, window, infinite):
+    """An infinite weight makes the zero outside no longer absorbing."""
+    geometry, case = LARGE_WINDOWS[window], SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, "float32")
+    if infinite:
+        krn[..., 3] = np.inf
+    expected = oracle.convolve(img, krn, case.algebra, **geometry.arguments)
+    device = HarnessDevice(order="reverse")
+    out = cases.run_on(device, img, krn, case.semifield, "tiled", **geometry.arguments)
+    assert_matches(out, expected, dtype="float32")
+
+
+@pytest.mark.parametrize("largest", [2, 9, None])
+@pytest.mark.parametrize("window", ["everything", "whole tiles"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("tropical_max", "uint8"),
+        ("tropical_max", "int8"),
+        ("tropical_min_negated", "uint8"),
+        ("tropical_max", "uint16"),
+        ("tropical_max", "int32"),
+        ("tropical_min_negated", "int64"),
+        ("tropical_min_negated", "uint32"),
+        ("max_times", "int16"),
+        ("tropical_max", "bool"),
+    ],
+)
+def test_integers_in_tiles(name, dtype, window, largest):
+    """Many ties, sums far from the range's ends, and such that saturate."""
+    more = {"whole tiles": cases.GeometryCase((2, 2, 14, 12), (4, 2, 3, 5))}
+    geometry, case = {**GEOMETRIES, **more}[window], SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, dtype)
+    if largest is not None:
+        img, krn = (np.clip(array, 0, largest).astype(dtype) for array in (img, krn))
+    algebra = oracle.OR_AND if dtype == "bool" else case.algebra
+    expected = oracle.convolve(img, krn, algebra, **geometry.arguments)
+    out = cases.run(cases.TILED, img, krn, case.semifield, **geometry.arguments)
+    assert_matches(out, expected, dtype=dtype)
+    out, residual = cases.run_with_residual(
+        cases.TILED, img, krn, case.semifield, dtype, **geometry.arguments
+    )
+    assert_matches(out, expected, dtype=dtype)
+    winner = np.where(residual == 255, -1, residual.astype(int))
+    assert_matches(winner, expected.winner, dtype=int)
+
+
 @pytest.mark.parametrize("method", ["direct", "tiled"])
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_no_result_depends_on_the_order_of_threads(name, method):

@@ -258,6 +258,11 @@ def test_own_instructions_and_terms():
     assert model.own(loop, MAX_PLUS) == 12
     assert model.terms(loop, MAX_PLUS) == 6
     assert model.shares(loop, MAX_PLUS) == (12 / 16, 12 / 20)
+    integers = described(
+        STORAGE="uint8", SELECT="right > left", TIMES="saturating_add(img, krn)", PLAIN_TIMES="krn",
+        INTEGER="",
+    )  # fmt: skip
+    assert model.terms({"VIADDMNMX.S16x2": 3, "VIADDMNMX": 1, "PRMT": 4}, integers) == 7
     packed = {"HADD2": 3, "HMNMX2": 3, "HADD2.F32": 2, "HADD2.BF16_V2": 1}
     assert model.own(packed, MAX_PLUS) == 7
     assert model.terms(packed, MAX_PLUS) == 8

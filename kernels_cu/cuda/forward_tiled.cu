@@ -3,13 +3,120 @@
 //
 // Needs what patch.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
 //   SEMICONV_BLOCKS       blocks of a multiprocessor that the registers must suffice for
-// For floating semifields whose zero is absorbing: positions outside are loaded as the zero.
-// Same accumulators and tap order as `direct`.
+//   SEMICONV_SLAB         rows of a plane of taps that are in shared memory at a time
+// Floating semifields have an absorbing zero here: positions outside are loaded as the zero. On
+// integers no number is absorbing, and they are left out. Same accumulators and tap order as `direct`.
+#include "narrow.cuh"
 #include "patch.cuh"
 
 namespace semiconv {
 
-constexpr int patch_height = (tile_rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
+#if defined(SEMICONV_RESIDUAL) && defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+constexpr bool provenance = true;
+#else
+constexpr bool provenance = false;
+#endif
+
+#if defined(SEMICONV_INTEGER)
+constexpr bool integer = true;
+#else
+constexpr bool integer = false;
+#endif
+
+// ---- numbers -----------------------------------------------------------------------------------
+
+// What the multiplication adds to img, where it adds at all; integers saturate besides.
+#if defined(SEMICONV_PLAIN_TIMES)
+constexpr bool adds = true;
+template <class V> constexpr SEMICONV_FN V addend(V krn) { return SEMICONV_PLAIN_TIMES; }
+#else
+constexpr bool adds = false;
+template <class V> constexpr SEMICONV_FN V addend(V krn) { return krn; }
+#endif
+
+// Extrema of sums of short integers. Wider numbers hold every sum, and as saturation is monotonic
+// it may wait for the extremum: one instruction for a term on sm_90, for two terms of bytes. An
+// outside position is a number so far off that it is never selected.
+#if defined(SEMICONV_SELECT) && defined(SEMICONV_INTEGER)
+constexpr bool short_sums = adds && plain_extremum && sizeof(Storage) <= 2;
+#else
+constexpr bool short_sums = false;
+#endif
+constexpr bool paired = short_sums && sizeof(Storage) == 1 && adds_pairs && !provenance;
+template <bool NARROW, bool PAIRED> struct ValueOf { using type = Real; };
+template <> struct ValueOf<true, false> { using type = Word; };
+template <> struct ValueOf<true, true> { using type = Pair; };
+using Value = ValueOf<short_sums, paired>::type;
+using Number = Lanes<Value>::Number;
+constexpr int lanes = Lanes<Value>::count, values = columns / lanes;
+template <> SEMICONV_FN Word semifield_zero<Word>() { return {(int32)semifield_zero<Real>()}; }
+template <> SEMICONV_FN Pair semifield_zero<Pair>() {
+  const int32 zero = (int32)semifield_zero<Real>();
+  return Lanes<Pair>::of(zero, zero);
+}
+#if defined(SEMICONV_SELECT_GREATER)
+constexpr bool upwards = true;
+#else
+constexpr bool upwards = false;
+#endif
+constexpr int32 outside = !short_sums ? 0 : (upwards ? -4 : 4) * (1 << 8 * (int)sizeof(Storage));
+
+// An extremum saturated at last: the zero is among its terms, so that it is within the other limit.
+template <class N, class R = Real> SEMICONV_FN N saturated(N number) {
+  if constexpr (!short_sums) return number;
+  else if constexpr (upwards) return minimum(number, (N)Limits<R>::highest);
+  else return maximum(number, (N)Limits<R>::lowest);
+}
+
+// The same of a value of one lane.
+template <class V> SEMICONV_FN V saturated_value(V value) {
+  const auto number = saturated(Lanes<V>::number(value, 0));
+  return Lanes<V>::of(number, number);
+}
+
+// Sums of longer integers leave the range only where one of the two is in its outer half.
+template <class V> constexpr SEMICONV_FN bool may_overflow() {
+  if constexpr (!Limits<V>::integer || short_sums) return false;
+  else return adds && (Limits<V>::lowest < 0 || addend(1) > 0);  // 0 - 1 is out at once
+}
+template <class V> SEMICONV_FN bool is_small(V number) {
+  return number >= Limits<V>::lowest / 2 && number <= Limits<V>::highest / 2;
+}
+// Whether terms may be plain sums, unless numbers are found that are not small.
+constexpr bool plain = short_sums || may_overflow<Real>();
+
+// A weight in shared memory. Short numbers pass through registers on their way there and are
+// converted at once; others are copied as they are.
+template <bool SHORT> struct WeightOf { using type = Storage; };
+template <> struct WeightOf<true> { using type = Value; };
+using Weight = WeightOf<sizeof(Storage) < 4>::type;
+template <class W> SEMICONV_FN W weight_of(Storage stored) {
+  if constexpr (short_sums) return Lanes<W>::of(addend((int32)load(stored)), addend((int32)load(stored)));
+  else return (W)load(stored);
+}
+template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
+  if constexpr (short_sums) return img + krn;
+  else if constexpr (PLAIN) return img + addend((V)load(krn));
+  else return times(img, (V)load(krn));
+}
+
+// ---- a block's share -----------------------------------------------------------------------------
+
+// A plane of taps is cut into slabs of rows where it is large; the last one has what is left.
+constexpr int slab = SEMICONV_SLAB;
+constexpr int slabs = (size_y() + slab - 1) / slab;
+struct Slab {
+  int32 first, rows;  // of taps, in the kernel's order
+  // Rows of the image from the windows' first one to the slab's.
+  SEMICONV_FN int32 offset() const { return (mirrored ? size_y() - first - rows : first) * dilation_y(); }
+};
+SEMICONV_FN Slab slab_of(int32 p) {
+  if (slabs == 1) return {0, size_y()};
+  const int32 first = p % slabs * slab;
+  return {first, size_y() - first < slab ? size_y() - first : slab};
+}
+
+constexpr int patch_height = (tile_rows - 1) * stride_y() + (slab - 1) * dilation_y() + 1;
 constexpr int patch_chunks =
     chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);
 using Source = PatchSource<patch_height, patch_chunks>;
@@ -17,114 +124,153 @@ struct Patch {
   Chunk<Storage> of[Source::chunks];
 };
 
-// Weights of one plane in chunks, a row of taps after the other; a tap's channels lie together.
+// Weights of one slab in chunks, a row of taps after the other; a tap's channels lie together.
 constexpr int plane_taps = size_y() * size_x();
 constexpr int weight_chunks = chunks_for(size_x() * channels);  // of a row of taps
 constexpr int weights_pitch = weight_chunks * columns;
-constexpr int weights_of_thread = (size_y() * weights_pitch + threads - 1) / threads;
+constexpr int weights_of_thread = (slab * weights_pitch + threads - 1) / threads;
 struct Weights {
-  Chunk<Storage> of[size_y() * weight_chunks];
+  Chunk<Weight> of[slab * weight_chunks];
 };
 
+// Taps of a row that go by at once: all, or so many of a wide kernel that registers hold what
+// they see. Whole chunks of them, so that each segment of a row begins alike in its chunk.
+constexpr bool wide = size_x() * dilation_x() > 33;
+constexpr int segment = !wide ? size_x() : dilation_x() > 4 ? columns : 16 / dilation_x() / columns * columns;
+
 #if !defined(SEMICONV_RESIDUAL)
-using Chosen = Accumulator<Real>;
+using Chosen = Accumulator<Value>;
 #elif defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-using Chosen = Provenance<Real, int32>;
+using Chosen = Provenance<Value, int32>;
 #else
-using Chosen = Differentiable<Real>;
+using Chosen = Differentiable<Value>;
 #endif
 // Winners of extrema are told by runs of taps where windows are large enough: one comparison a run,
 // and in the end which tap of the winning run it was. A run is a part of a row of taps.
-#if defined(SEMICONV_RESIDUAL) && defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-constexpr bool provenance = true;
-constexpr bool by_runs = plain_extremum && size_x() > 2 && (channels > 1 || plane_taps > 25);
+#if defined(SEMICONV_SELECT)
+constexpr bool by_runs = provenance && plain_extremum && size_x() > 2 && (channels > 1 || plane_taps > 25);
 #else
-constexpr bool provenance = false, by_runs = false;
+constexpr bool by_runs = false;
 #endif
 constexpr int runs = (size_x() + 3) / 4;  // of a row
-constexpr int run = (size_x() + runs - 1) / runs;
+constexpr int run = wide ? 4 : (size_x() + runs - 1) / runs;
 
-template <class A> using Accumulators = A[channels][rows][columns];
+template <class A> using Accumulators = A[channels][rows][values];
 template <class A, class F> SEMICONV_FN void for_each(Accumulators<A>& acc, F&& visit) {
 #pragma unroll
   for (int c = 0; c < channels; ++c)
 #pragma unroll
     for (int row = 0; row < rows; ++row)
 #pragma unroll
-      for (int x = 0; x < columns; ++x) visit(acc[c][row][x]);
+      for (int x = 0; x < values; ++x) visit(acc[c][row][x]);
 }
 
 #if defined(SEMICONV_SELECT)
-SEMICONV_FN Real extremum(Real a, Real b) { return select(a, b); }
+SEMICONV_FN Value extremum(Value a, Value b) { return select(a, b); }
 #else
-SEMICONV_FN Real extremum(Real a, Real) { return a; }
+SEMICONV_FN Value extremum(Value a, Value) { return a; }
 #endif
 
-// What a thread sees of a plane: the patch from its own corner on, and the weights.
+// What a thread sees of a slab: the patch from its own corner on, the weights, and which of all
+// planes' rows of taps they are.
 struct View {
-  const Chunk<Storage> *patch, *weights;
+  const Chunk<Storage>* patch;
+  const Chunk<Weight>* weights;
+  int32 first_row, rows;
+  SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : rows; }
 };
 
-// One plane of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
-// in the kernel's memory order, each loaded into registers once for all outputs that see it.
+// The terms of row r of the patch with TAPS neighbouring taps, from the first on, a multiple of
+// `segment`: what they see is loaded into registers once for all outputs.
+template <int PASS, int TAPS, bool PLAIN, class A, class F>
+SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, int first, F&& inside) {
+  constexpr int behind = mirrored ? (size_x() - TAPS) * dilation_x() : 0;
+  constexpr int lead = (shift + behind) % columns;  // elements of the first chunk that go unseen
+  constexpr int seen = chunks_for(lead + (columns - 1) * stride_x() + (TAPS - 1) * dilation_x() + 1);
+  const int chunk = (shift + behind) / columns + (mirrored ? -first : first) * dilation_x() / columns;
+  Number numbers[seen * columns];
+#pragma unroll
+  for (int k = 0; k < seen; ++k) {
+    const Chunk<Storage> stored = view.patch[r * patch_chunks + chunk + k];
+#pragma unroll
+    for (int x = 0; x < columns; ++x) {
+      const int place = k * columns + x;
+      numbers[place] = (Number)load(stored.of[x]);
+      if (short_sums && !inside(r, chunk * columns + place)) numbers[place] = (Number)outside;
+    }
+  }
+  constexpr int apart = (lanes - 1) * stride_x();  // of a value's numbers
+  Value line[seen * columns - apart];
+#pragma unroll
+  for (int place = 0; place + apart < seen * columns; ++place)
+    line[place] = Lanes<Value>::of(numbers[place], numbers[place + apart]);
+#pragma unroll
+  for (int row = 0; row < rows; ++row) {
+    const int step = r - row * stride_y();
+    if (step < 0 || step % dilation_y() || step / dilation_y() >= view.tap_rows()) continue;
+    const int ky = mirrored ? view.tap_rows() - 1 - step / dilation_y() : step / dilation_y();
+    Value of_run[by_runs ? channels : 1][values];
+    Chunk<Weight> weights;
+#pragma unroll
+    for (int n = 0; n < TAPS * channels; ++n) {
+      const int kx = n / channels, c = n % channels;
+      const int at = lead + (mirrored ? TAPS - 1 - kx : kx) * dilation_x();
+      if (n % columns == 0) weights = view.weights[ky * weight_chunks + (first * channels + n) / columns];
+#pragma unroll
+      for (int x = 0; x < values; ++x) {
+        const int place = at + x * lanes * stride_x();
+        const bool takes_part = short_sums || inside(r, chunk * columns + place);
+        if (!by_runs && !takes_part) continue;
+        Value term = term_of<PLAIN>(line[place], weights.of[n % columns]);
+        if constexpr (by_runs) {
+          if (!takes_part) term = semifield_zero<Value>();
+          of_run[c][x] = kx % run ? extremum(of_run[c][x], term) : term;
+          if ((kx + 1) % run == 0 || kx + 1 == TAPS)
+            acc[c][row][x].add(saturated_value(of_run[c][x]), (view.first_row + ky) * runs + (first + kx) / run);
+        } else if constexpr (provenance) {
+          acc[c][row][x].add(saturated_value(term), (view.first_row + ky) * size_x() + first + kx);
+        } else if constexpr (PASS == 0) {
+          acc[c][row][x].observe(term);
+        } else {
+          acc[c][row][x].add(term, (view.first_row + ky) * size_x() + first + kx);
+        }
+      }
+    }
+  }
+}
+
+// One slab of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
+// in the kernel's memory order.
 // inside(row, column) is asked for the positions of the thread's part of the patch that are in the image.
-template <int PASS, int UNROLL, class A, class F>
-SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, int32 first_tap, F&& inside) {
-  constexpr int row_taps = size_x();
-  constexpr int seen = chunks_for(shift + (columns - 1) * stride_x() + (row_taps - 1) * dilation_x() + 1);
-  constexpr int reach = (rows - 1) * stride_y() + (size_y() - 1) * dilation_y() + 1;
-  constexpr int folded = row_taps < block ? block / row_taps : 1;  // rows between two folds
+template <int PASS, int UNROLL, bool PLAIN, class A, class F>
+SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) {
+  const int reach = (rows - 1) * stride_y() + (view.tap_rows() - 1) * dilation_y() + 1;
+  constexpr int folded = size_x() < block ? block / size_x() : 1;  // rows between two folds
 #pragma unroll UNROLL
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
-    Real line[seen * columns];
-#pragma unroll
-    for (int k = 0; k < seen; ++k) {
-      const Chunk<Storage> stored = view.patch[r * patch_chunks + k];
-#pragma unroll
-      for (int x = 0; x < columns; ++x) line[k * columns + x] = load(stored.of[x]);
-    }
-#pragma unroll
-    for (int row = 0; row < rows; ++row) {
-      const int step = r - row * stride_y();
-      if (step < 0 || step % dilation_y() || step / dilation_y() >= size_y()) continue;
-      const int ky = mirrored ? size_y() - 1 - step / dilation_y() : step / dilation_y();
-      Real of_run[by_runs ? channels : 1][columns];
-      Chunk<Storage> weights;
-#pragma unroll
-      for (int n = 0; n < row_taps * channels; ++n) {
-        const int kx = n / channels, c = n % channels;
-        const int at = shift + (mirrored ? row_taps - 1 - kx : kx) * dilation_x();
-        if (n % columns == 0) weights = view.weights[ky * weight_chunks + n / columns];
-        const Real weight = load(weights.of[n % columns]);
-#pragma unroll
-        for (int x = 0; x < columns; ++x) {
-          const int place = at + x * stride_x();
-          if (!inside(r, place)) continue;
-          const Real term = times(line[place], weight);
-          if constexpr (by_runs) {
-            of_run[c][x] = kx % run ? extremum(of_run[c][x], term) : term;
-            if ((kx + 1) % run == 0 || kx + 1 == row_taps)
-              acc[c][row][x].add(of_run[c][x], (first_tap / row_taps + ky) * runs + kx / run);
-          } else if constexpr (PASS == 0) {
-            acc[c][row][x].observe(term);
-          } else {
-            acc[c][row][x].add(term, first_tap + ky * row_taps + kx);
-          }
-        }
+    if constexpr (wide) {
+      constexpr int rest = size_x() % segment;
+#pragma unroll 1
+      for (int first = 0; first < size_x() - rest; first += segment) {
+        visit_segment<PASS, segment, PLAIN>(acc, view, r, first, inside);
+        if (PASS == 1) for_each(acc, [](A& one) { one.fold(); });
       }
+      if constexpr (rest > 0) visit_segment<PASS, rest, PLAIN>(acc, view, r, size_x() - rest, inside);
+    } else {
+      visit_segment<PASS, segment, PLAIN>(acc, view, r, 0, inside);
     }
     if (PASS == 1 && reach > folded && (n + 1) % folded == 0)
       for_each(acc, [](A& one) { one.fold(); });
   }
 }
-template <int UNROLL, class A, class F>
-SEMICONV_FN void visit_plane(Accumulators<A>& acc, const View& view, int32 first_tap, F&& inside) {
+template <int UNROLL, bool PLAIN, class A, class F>
+SEMICONV_FN void visit_slab(Accumulators<A>& acc, const View& view, F&& inside) {
   if constexpr (A::two_pass) {
-    visit_rows<0, UNROLL>(acc, view, 0, inside);
+    visit_rows<0, UNROLL, PLAIN>(acc, view, inside);
     for_each(acc, [](A& one) { one.settle(); });
   }
-  visit_rows<1, UNROLL>(acc, view, first_tap, inside);
+  visit_rows<1, UNROLL, PLAIN>(acc, view, inside);
   for_each(acc, [](A& one) { one.fold(); });
 }
 
@@ -167,6 +313,12 @@ SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storag
   return row * size_x() + first + found;
 }
 
+// A weight from global to shared memory, the nth of the dth slab.
+template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& weights, int d, int n, const S* from) {
+  if constexpr (sizeof(S) < 4) ((Weight*)weights.of)[n] = weight_of<Weight>(*from);
+  else to.copy(d * sizeof(Weights) + n * sizeof(S), from);
+}
+
 // `values` to neighbouring elements of which the first `count` exist.
 template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T>& values, int64 count) {
   if (count >= columns && (size_t)to % alignof(Chunk<T>) == 0) {
@@ -180,7 +332,7 @@ template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T>& values, i
 
 // winner(one, x): the winning tap of output x.
 template <class A, class F>
-SEMICONV_FN void store_residuals(const A (&acc)[columns], F&& winner, void* residual, int64 plane_size,
+SEMICONV_FN void store_residuals(const A (&acc)[values], F&& winner, void* residual, int64 plane_size,
                                  int64 at, int64 count) {
 #if defined(SEMICONV_RESIDUAL)
   Chunk<SEMICONV_RESIDUAL> values;
@@ -229,13 +381,15 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Pl
     for (int row = 0; row < rows; ++row) {
       if (top + row >= height) continue;
       const int64 at = plane * pixels + corner + row * width;
-      Chunk<Storage> values;
+      Chunk<Storage> results;
 #pragma unroll
-      for (int x = 0; x < columns; ++x) values.of[x] = store(acc[c][row][x].result());
-      store_chunk(out + at, values, width - left);
+      for (int x = 0; x < columns; ++x)
+        results.of[x] = store(saturated(Lanes<Value>::number(acc[c][row][x / lanes].result(), x % lanes)));
+      store_chunk(out + at, results, width - left);
       const auto winner = [&](const auto& one, int x) {
         if constexpr (by_runs)
-          return tap_of_run(g, place, image, kernel, top + row, left + x, one.best, one.winner);
+          return tap_of_run(g, place, image, kernel, top + row, left + x, (Real)Lanes<Value>::number(one.best, 0),
+                            one.winner);
         else
           return one.winner;
       };
@@ -266,17 +420,21 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const Storage* image = first_image(g, place, img);
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
-  const Source source(g, place);
+  const Source whole_planes(g, place, 0);
+  const auto source_of = [&](int32 p) {
+    if (integer) return Source(g, place_of_block(g, division), slab_of(p).offset());
+    return slabs == 1 ? whole_planes : Source(g, place, slab_of(p).offset());
+  };
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
 
-  // A plane of taps: one input channel at one tap of the outer axes.
-  const int32 planes = (int32)g.in_channels * outer_taps;
+  // A plane of taps: one input channel at one tap of the outer axes. Slabs are counted.
+  const int32 all = (int32)g.in_channels * outer_taps * slabs;
   const Storage *plane_image = image, *plane_krn = krn;
-  // The first plane from p on that lies inside the image along the outer axes.
+  // The first slab from p on whose plane lies inside the image along the outer axes.
   const auto find = [&](int32 p) {
-    for (; p < planes; ++p) {
-      int32 rest = p % outer_taps;
-      const int32 channel = p / outer_taps;
+    for (; p < all; ++p) {
+      int32 rest = p / slabs % outer_taps;
+      const int32 channel = p / slabs / outer_taps;
       int64 image_at = channel * g.img_strides[1], krn_at = channel * g.krn_strides[1];
       bool inside = true;
       for (int a = outer - 1; a >= 0; --a) {
@@ -296,69 +454,89 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     }
     return p;
   };
-  // `depth` planes' patches and weights are copied while those before are computed; two places for
+  // `depth` slabs' patches and weights are copied while those before are computed; two places for
   // them need one barrier. Where there is one plane only, other blocks hide the copies.
-  static_assert(depth == 1 || outer == 0, "planes follow each other by channels");
+  static_assert(depth == 1 || (outer == 0 && slabs == 1), "slabs follow each other by channels");
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
   const int64 first_kernel = g.kernel_of(place.group, first_output) * g.krn_strides[0];
-  const auto planes_from = [&](int32 p) { return planes - p < depth ? planes - p : depth; };
-  // visit(n, ky, kx, c) for this thread's share of a plane's weights.
-  const auto visit_weights = [&](auto&& visit) {
+  const auto slabs_from = [&](int32 p) { return all - p < depth ? all - p : depth; };
+  // visit(n, ky, kx, c) for this thread's share of a slab's weights.
+  const auto visit_weights = [&](int32 p, auto&& visit) {
+    const int tap_rows = slab_of(p).rows;
 #pragma unroll
     for (int k = 0; k < weights_of_thread; ++k) {
       const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels;
-      if (ky < size_y() && kx < size_x()) visit(n, ky, kx, n % channels);
+      if (ky < tap_rows && kx < size_x()) visit(n, ky, kx, n % channels);
     }
   };
+  const auto fill_outside = [&](const Source& source, Patch& patch) {
+    source.fill_outside(patch.of, store(semifield_zero<Real>()));
+  };
   const auto fetch = [&](int32 p, int side) {
-    const int count = planes_from(p);
+    const int count = slabs_from(p);
+    const Source source = source_of(p);
+    if (slabs > 1 && !integer) fill_outside(source, patches[side][member][0]);
     source.copy(g, plane_image, count, vectors, patches[side][member]);
     const Destination to(weights[side][member]);
-    visit_weights([&](int n, int ky, int kx, int c) {
+    const Storage* weights_from = plane_krn + first_kernel + slab_of(p).first * along_y(g.krn_strides + 2, 0);
+    visit_weights(p, [&](int n, int ky, int kx, int c) {
       const int32 at = (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
                        ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
-      const Storage* from = plane_krn + first_kernel + at;
-      for (int d = 0; d < count; ++d)
-        to.copy(d * sizeof(Weights) + n * sizeof(Storage), from + d * g.krn_strides[1]);
+      const Storage* from = weights_from + at;
+      for (int d = 0; d < count; ++d) copy_weight(to, weights[side][member][d], d, n, from + d * g.krn_strides[1]);
     });
   };
-  for (int side = 0; side < sides; ++side)
-    for (int d = 0; d < depth; ++d)
-      source.fill_outside(patches[side][member][d].of, store(semifield_zero<Real>()));
+  for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
+    for (int d = 0; d < depth; ++d) fill_outside(source_of(0), patches[side][member][d]);
 
   int32 p = find(0);
   int side = 0;
-  if (p < planes) fetch(p, side);
-  while (p < planes) {
+  if (p < all) fetch(p, side);
+  while (p < all) {
     await_copies();
-#if defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
+#if defined(SEMICONV_INTEGER)
+    const Source source = source_of(p);
+    bool large = false;
+    if (may_overflow<Real>())
+      for (int d = 0; d < slabs_from(p); ++d) {
+        visit_weights(p, [&](int n, int, int, int) {
+          large = large || !is_small(load(((Storage*)weights[side][member][d].of)[n]));
+        });
+        source.visit_inside(patches[side][member][d].of, [&](Storage number) { large = large || !is_small(load(number)); });
+      }
+    const bool saturates = __syncthreads_or(large), guarded = !source.whole;
+#elif defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
     __syncthreads();
-    const bool guarded = false;
+    const bool saturates = false, guarded = false;
 #else
     bool infinite = false;
-    visit_weights([&](int n, int, int, int) {
-      for (int d = 0; d < planes_from(p); ++d)
-        infinite = infinite || !(absolute((Real)load(((Storage*)weights[side][member][d].of)[n])) < infinity<Real>());
+    visit_weights(p, [&](int n, int, int, int) {
+      for (int d = 0; d < slabs_from(p); ++d)
+        infinite = infinite || !(absolute((Real)load(((Weight*)weights[side][member][d].of)[n])) < infinity<Real>());
     });
-    const bool guarded = __syncthreads_or(infinite);
+    const bool saturates = false, guarded = __syncthreads_or(infinite);
 #endif
     const int32 next = find(p + depth);
     const int other = (side + 1) % sides;
-    if (sides > 1 && next < planes) fetch(next, other);
+    if (sides > 1 && next < all) fetch(next, other);
 #pragma unroll 1
-    for (int d = 0; d < depth && p + d < planes; ++d) {
+    for (int d = 0; d < depth && p + d < all; ++d) {
+      const Slab seen = slab_of(p + d);
       const View view{patches[side][member][d].of + corner_row * patch_chunks + corner_column / columns,
-                      weights[side][member][d].of};
-      const int32 first_tap = (p + d) * plane_taps;
+                      weights[side][member][d].of, (p + d) / slabs * size_y() + seen.first, seen.rows};
       // The zero, which outside positions hold, absorbs every weight that is finite.
-      if (guarded)
-        visit_plane<1>(acc, view, first_tap, [&](int row, int column) {
+      if (guarded || saturates) {
+        const Source source = source_of(p);
+        const auto in_image = [&](int row, int column) {
           return source.contains(corner_row + row, corner_column + column);
-        });
-      else
-        visit_plane<unrolled>(acc, view, first_tap, [](int, int) { return true; });
+        };
+        if (saturates) visit_slab<1, false>(acc, view, in_image);
+        else visit_slab<1, plain>(acc, view, in_image);
+      } else {
+        visit_slab<unrolled, plain>(acc, view, [](int, int) { return true; });
+      }
     }
-    if (sides == 1 && next < planes) {
+    if (sides == 1 && next < all) {
       __syncthreads();
       fetch(next, other);
     }

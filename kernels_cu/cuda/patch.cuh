@@ -98,9 +98,12 @@ struct Destination {
     } else if constexpr (sizeof(T) >= 4) {
       asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
                    :: "r"(address + offset), "l"(global), "n"(sizeof(T)) : "memory");
-    } else {
+    } else if constexpr (sizeof(T) == 2) {
       const unsigned short bits = bit_cast<unsigned short>(*global);
       asm volatile("st.shared.u16 [%0], %1;" :: "r"(address + offset), "h"(bits) : "memory");
+    } else {
+      const uint32 bits = bit_cast<unsigned char>(*global);
+      asm volatile("st.shared.u8 [%0], %1;" :: "r"(address + offset), "r"(bits) : "memory");
     }
   }
 };
@@ -115,7 +118,7 @@ SEMICONV_FN void await_copies() {}
 #endif
 
 // A patch of the image, HEIGHT rows of CHUNKS chunks: where it lies, and how a team of threads copies
-// it. Positions outside the image are the same for every plane: they are filled once.
+// it. Positions outside the image are the same for every plane at that place: they are filled once.
 template <int HEIGHT, int CHUNKS> struct PatchSource {
   static constexpr int chunks = HEIGHT * CHUNKS, width = CHUNKS * columns;
   static constexpr int of_thread = (chunks + threads - 1) / threads;
@@ -123,8 +126,9 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   int from_y, to_y, from_x, to_x;  // rows and columns of the patch that lie in the image
   bool whole;                      // all do
 
-  SEMICONV_FN PatchSource(const Geometry& g, const Place& place) {
-    const int32 y = place.y * stride_y() - (int32)along_y(g.pad_begin, 0);
+  // offset: rows from the first that the windows see to the patch's first.
+  SEMICONV_FN PatchSource(const Geometry& g, const Place& place, int32 offset) {
+    const int32 y = place.y * stride_y() - (int32)along_y(g.pad_begin, 0) + offset;
     const int32 x = place.x * stride_x() - (int32)along_x(g.pad_begin) - shift;
     first = y * along_y(g.img_strides + 2, 0) + x * along_x(g.img_strides + 2);
     const int32 below = (int32)along_y(g.image_size, 1) - y, behind = (int32)along_x(g.image_size) - x;
@@ -180,6 +184,15 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
         }
       });
     }
+  }
+
+  // visit(element) for this thread's share of a patch that was copied from the image.
+  template <class F> SEMICONV_FN void visit_inside(const Chunk<Storage>* patch, F&& visit) const {
+    visit_chunks<1>([&](int n, int row, int column) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x)
+        if (contains(row, column + x)) visit(patch[n].of[x]);
+    });
   }
 
  private:

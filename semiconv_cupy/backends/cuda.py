@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -247,6 +247,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         Geometry.plan((1, 1, 512, 512), (1, 1, 21, 21), padding="same"),
         Geometry.plan((1, 1, 4096), (1, 1, 9), padding="same"),
         Geometry.plan((1, 1, 64, 64, 64), (1, 1, 3, 3, 3), padding="same"),
+        Geometry.plan((1, 1, 512, 512), (1, 1, 101, 101), padding="same"),
+        Geometry.plan((1, 1, 4096), (1, 1, 501), padding="same"),
     ]
     works: list[tuple[Semifield, str]] = [
         (dilation, "float32"),
@@ -255,22 +257,24 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         (SubtractSemifield.log(2.0), "float32"),
         (SubtractSemifield.root(3.0), "float32"),
     ]
-    for geometry in shapes:
-        for semifield, storage in works:
-            residual = residual_of(semifield, storage, geometry)
-            for element in {None, None if residual is None else str(residual.dtype)}:
-                tile = tile_of(semifield, storage, geometry, element)
-                if tile is not None:
-                    yield kernel_source(
-                        "forward_tiled", semifield, storage, geometry, "int64", element, tile
-                    )
-            element = None if residual is None else str(residual.dtype)
-            for wants in ((True, True), (True, False), (False, True)):
-                given = gradient_tile_of(semifield, storage, geometry, element, *wants)
-                if given is not None:
-                    yield kernel_source(
-                        "grad_tiled", semifield, storage, geometry, "int64", element, given
-                    )
+    integers = [(dilation, storage) for storage in ("uint8", "int16", "int32", "int64")]
+    tiled = [(geometry, *work) for geometry in shapes for work in works]
+    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in integers]
+    for geometry, semifield, storage in tiled:
+        residual = residual_of(semifield, storage, geometry)
+        for element in {None, None if residual is None else str(residual.dtype)}:
+            tile = tile_of(semifield, storage, geometry, element)
+            if tile is not None:
+                yield kernel_source(
+                    "forward_tiled", semifield, storage, geometry, "int64", element, tile
+                )
+        element = None if residual is None else str(residual.dtype)
+        for wants in ((True, True), (True, False), (False, True)):
+            given = gradient_tile_of(semifield, storage, geometry, element, *wants)
+            if given is not None:
+                yield kernel_source(
+                    "grad_tiled", semifield, storage, geometry, "int64", element, given
+                )
     for storage in ("float32", "float64"):
         yield _sum_source(storage)
     yield from neighbourhoods.shipping_variants()
@@ -387,15 +391,17 @@ class ForwardTile(Tile):
     """A tile of outputs, `_COLUMNS` in a thread's row."""
 
     teams: int  # planes of outputs in a block
-    depth: int  # planes of taps between two barriers
+    depth: int  # slabs of taps between two barriers
     sides: int  # places for their patches of the image
+    slab: int  # rows of taps at a time
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
-        """The macros of kernels_cu/cuda/patch.cuh."""
+        """The macros of kernels_cu/cuda/patch.cuh and forward_tiled.cu."""
         return super().macros(geometry) | {
             "SEMICONV_TEAMS": str(self.teams),
             "SEMICONV_DEPTH": str(self.depth),
             "SEMICONV_SIDES": str(self.sides),
+            "SEMICONV_SLAB": str(self.slab),
             "SEMICONV_SHIFT": str(_shift(geometry)),
         }
 
@@ -421,23 +427,32 @@ class ForwardTile(Tile):
         return np.array([tuple(map(_divisor, numbers))], _DIVISION)[0]
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
-        """Rows and columns of the image that a tile's windows see, columns in whole chunks."""
-        size, stride, dilation = (
-            _planar(values, 1)
-            for values in (geometry.kernel_size, geometry.stride, geometry.dilation)
-        )
+        """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
+        taps = (self.slab, geometry.kernel_size[-1])
+        stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
         height, width = (
             (t - 1) * s + (k - 1) * d + 1
-            for t, s, k, d in zip(self.size, stride, size, dilation, strict=True)
+            for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
         )
         return height, -(-(width + _shift(geometry)) // _COLUMNS) * _COLUMNS
 
     def shared_bytes(self, geometry: Geometry, storage: str) -> int:
-        """Shared memory of a block: patches of the image, and the weights of their planes."""
-        rows, columns = _planar(geometry.kernel_size, 1)
-        weights = rows * -(-columns * self.channels // _COLUMNS) * _COLUMNS
-        plane = (math.prod(self.patch(geometry)) + weights) * source.itemsize(storage)
-        return self.sides * self.depth * self.teams * plane
+        """Shared memory of a block: patches of the image, and the weights of their slabs."""
+        columns = geometry.kernel_size[-1]
+        weights = self.slab * -(-columns * self.channels // _COLUMNS) * _COLUMNS
+        itemsize = source.itemsize(storage)  # short weights are widened
+        each = math.prod(self.patch(geometry)) * itemsize + weights * max(itemsize, 4)
+        return self.sides * self.depth * self.teams * each
+
+    def that_fits(self, geometry: Geometry, storage: str) -> ForwardTile | None:
+        """The same with slabs that shared memory suffices for; None where they get too low."""
+        height = self.slab
+        most = 1 if self.depth * self.teams > 1 else -(-height // _LOWEST)
+        for slabs in range(1, most + 1):
+            tile = replace(self, slab=-(-height // slabs))
+            if tile.shared_bytes(geometry, storage) <= _SHARED:
+                return tile
+        return None
 
     def reach(
         self, geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
@@ -476,7 +491,7 @@ def _shift(geometry: Geometry) -> int:
 
 _SHARED = 48 * 1024
 _LEAST_FILLED = 0.3  # of a tile's outputs: below, idle threads cost more than tiles save
-_WIDEST = 33  # columns of a kernel that a thread's registers hold a line for
+_LOWEST = 4  # rows of taps in a slab: below, copies of the image cost more than large tiles save
 
 
 def tile_of(
@@ -491,24 +506,27 @@ def tile_of(
     Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
     thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
     registers hold less. Small images get small tiles, several to a block: five kernels at most
-    serve images of all sizes.
+    serve images of all sizes. Large windows are cut into slabs of rows of taps.
     """
-    if storage not in source.FLOATING or not semifield.absorbing:
+    integer = storage not in source.FLOATING
+    if semifield.channels_add or not (integer or semifield.absorbing):
         return None
-    if semifield.channels_add:
+    if integer and residual is not None and not is_provenance(semifield):
         return None
-    if max(geometry.stride[-2:]) > 2 or geometry.kernel_size[-1] * geometry.dilation[-1] > _WIDEST:
+    if max(geometry.stride[-2:]) > 2:
         return None
     # Values of one output that stay in registers: a selection alone 1, with its provenance 2, a
     # compensated sum 3, log and root 5.
     weight = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
-    weight *= 2 if storage == "float64" else 1
+    weight *= 2 if source.itemsize(storage) == 8 else 1
+    if integer and source.itemsize(storage) >= 4 and weight > 1:  # sums that saturate
+        weight += 1
     mixes = geometry.outputs_per_group >= 4
     flat = geometry.rank == 1
     channels = max(1, 8 // weight) if mixes else 1
     rows = (2 if mixes else 4) // (1 if weight < 3 else weight)
     taps = math.prod(geometry.kernel_size[-2:])
-    tall = not mixes and taps <= {1: 225, 2: 9}.get(weight, 0)  # while registers suffice
+    tall = not mixes and taps <= {1: 225, 2: 0 if integer else 9}.get(weight, 0)
     rows = 1 if flat else 8 if tall else max(1, rows)
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
     sides = 2 if geometry.in_channels * math.prod(geometry.kernel_size[:-2]) > depth else 1
@@ -525,12 +543,14 @@ def tile_of(
         rows = min(rows, 2)
     # Threads of a multiprocessor: more of them hide memory better, and have fewer registers each.
     resident = 768 if not mixes and weight == 2 and 9 < taps <= 25 else 512
+    height = _planar(geometry.kernel_size, 1)[0]
     while True:
         blocks = resident // (teams * threads_y * threads_x)
-        tile = ForwardTile(
-            channels, rows, _COLUMNS, threads_y, threads_x, blocks, teams, depth, sides
+        whole = ForwardTile(
+            channels, rows, _COLUMNS, threads_y, threads_x, blocks, teams, depth, sides, height
         )
-        if tile.shared_bytes(geometry, storage) <= _SHARED:
+        tile = whole.that_fits(geometry, storage)
+        if tile is not None:
             break
         if depth > 1:
             depth, sides = 1, 2
@@ -600,6 +620,7 @@ _FULL = 4096  # blocks that fill any GPU several times over
 _MOST_JOBS = 64  # tiles that a block adds up, so that its sums stay exact enough
 _PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_tiled.cu
 _TAPS_IN_REGISTERS = 25  # sums of the kernel's gradient that a thread holds
+_WIDEST = 33  # columns of a kernel that a thread's registers hold a line for
 
 
 def gradient_tile_of(
