@@ -273,19 +273,25 @@ class Backend:
         minimum: bool,
     ) -> Array | None:
         """The same as a convolution of the array with its borders; None where no tile serves it."""
-        storage = array.dtype.name
-        values = sums.values.astype(array.dtype)
-        if storage not in source.FLOATING or not np.array_equal(values, sums.values):
+        storage, xp, first = array.dtype.name, self.device.array_module, sums.first
+        weights = -sums.values if minimum else sums.values  # erosions subtract them
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = weights.astype(array.dtype)
+            exact = (values == weights).all() and sums.outside.astype(array.dtype) == sums.outside
+        # Integers have no weight that leaves a tap out.
+        whole = taps.all() and first is None and array.dtype.itemsize < 8 and not sums.in_double
+        if not exact or not (storage in source.FLOATING or whole):
             return None
-        xp, first = self.device.array_module, sums.first
         shape = tuple(n + k - 1 for n, k in zip(array.shape, taps.shape, strict=True))
         geometry = Geometry.plan((1, 1, *shape), (1, 1, *taps.shape), kind="corr")
         semifield = _EROSION if minimum else _DILATION
         if tile_of(semifield, storage, geometry, None) is None:
             return None
         wide = self._bordered(array, taps.shape, before, rules, sums.outside)
-        krn = np.full((1, 1, *taps.shape), -np.inf, array.dtype)
-        krn[0, 0][taps] = -values if minimum else values
+        krn = np.zeros((1, 1, *taps.shape), array.dtype)
+        if not taps.all() or first is not None:
+            krn[...] = -np.inf
+        krn[0, 0][taps] = values
         if first is not None:  # this one is added in double, below
             krn[0, 0][tuple(np.argwhere(taps)[0])] = -np.inf
         out = self.device.empty(geometry.out_shape, array.dtype)

@@ -104,15 +104,15 @@ def test_cuda_reconstruction_goes_through_tiles(shape, dtype, minimum):
 
 
 @pytest.mark.parametrize("mode", ["reflect", "constant"])
-def test_cuda_structures_of_floats_are_tiled(mode, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32"])
+def test_cuda_structures_are_tiled(dtype, mode, monkeypatch):
     """As convolutions of a copy with borders, three axes, windows wider than the image."""
-    image, functions = (
-        image_of("float32", (3, 40, 70)),
-        (ndimage.grey_dilation, ndimage.grey_erosion),
-    )
-    structure = image_of("float32", (2, 11, 3))
-    structure[0, 3] = -np.inf
-    given = dict(structure=structure, mode=mode, cval=0.7)
+    image = image_of(dtype, (3, 40, 70))
+    functions = ndimage.grey_dilation, ndimage.grey_erosion
+    structure = image_of(dtype, (2, 11, 3))
+    if image.dtype.kind == "f":
+        structure[0, 3] = -np.inf
+    given = dict(structure=structure, mode=mode, cval=3)
     expected = [function(image, **given) for function in functions]
     backend = cuda.Backend(HarnessDevice())
     monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: backend)
