@@ -85,6 +85,62 @@ def test_cuda_boxes_of_any_rank(shape, monkeypatch):
     np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
 
 
+# Shapes with rows that may be moved four elements at once and without; tiles inside and at every
+# border; windows of each number of outputs found together, with folds, longer than the image.
+BOXES = [
+    ((70, 200), (3, 2), (1, 0), ("reflect", "wrap")),
+    ((90, 260), (9, 40), (8, 20), ("mirror", "constant")),
+    ((45, 39), (17, 12), (3, 11), ("constant", "nearest")),
+    ((3, 5, 7), (1, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror")),
+    ((6, 30, 2), (9, 3, 1), (4, 0, 0), ("wrap", "reflect", "nearest")),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "float32"])
+def test_cuda_boxes(dtype):
+    backend = cuda.Backend(HarnessDevice(order="reverse"))
+    random = np.random.default_rng(3)
+    for minimum, (shape, *box) in zip((False, True, False, True, True), BOXES, strict=True):
+        image = image_of(dtype, shape)
+        if image.dtype.kind == "f":
+            image[random.random(shape) < 0.3] = np.nan
+        elif image.dtype.kind == "i":
+            image -= 60
+        outside = np.array(1, dtype)
+        expected = reference.box(image, *box, outside, minimum)
+        result = backend.box(image, *box, outside, minimum)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
+
+
+def test_a_view_that_begins_between_words():
+    image = image_of("uint8", (1 + 40 * 64,))[1:].reshape(40, 64)
+    box = (3, 3), (1, 1), ("nearest", "nearest"), np.array(0, np.uint8), False
+    result = cuda.Backend(HarnessDevice()).box(image, *box)
+    np.testing.assert_array_equal(result, reference.box(image, *box))
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((2**32,), (300,)),
+        ((2**20, 2**14), (3, 3)),
+        ((2**17, 3, 2), (1, 2, 2)),
+        ((4096, 4096), (51, 51)),
+        ((4096, 4096), (1000, 1000)),
+    ],
+)
+def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
+    covered = set()
+    for axes, launch in cuda._flat_launches(shape, window, (0,) * len(shape), itemsize):
+        covered.update(axes)
+        assert launch is not None
+        assert launch.tile.shared_bytes <= 48 * 1024
+        limits = zip(launch.grid, (2**31 - 1, 65535, 65535), strict=True)
+        assert all(0 < blocks <= most for blocks, most in limits)
+    assert covered == {axis for axis, k in enumerate(window) if k > 1}
+
+
 @pytest.mark.parametrize("architecture", ["sm_90"])
 @pytest.mark.parametrize("kernel", list(cuda.shipping_variants()), ids=lambda kernel: kernel.name)
 def test_nvrtc_compiles_without_spills(kernel, architecture):
