@@ -1,7 +1,8 @@
 // Words of flat filters: elements of 8 and 16 bits are compared four and two at a time.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_MINIMUM (true or false). A word holds `lanes` elements, cleaned:
-// NaN is what never wins, and a half is an integer of the same order. Included by cuda/flat.cu.
+// NaN is what never wins, and a half is an integer of the same order. Included by cuda/flat.cu
+// and cuda/footprint.cu.
 #pragma once
 #include "../sums.cuh"
 

@@ -43,6 +43,17 @@ _FLAT = np.dtype(
     ],
     align=True,
 )  # fmt: skip
+# semiconv::Footprint of kernels_cu/cuda/footprint.cu.
+_TRIPLE = (np.int32, 3)
+_MOST_LEVELS = 16
+_FOOTPRINT = np.dtype(
+    [
+        ("batch", np.int64), ("size", np.int64, 3), ("window", *_TRIPLE), ("before", *_TRIPLE),
+        ("tile", *_TRIPLE), ("pitch", np.int32), ("levels", np.int32),
+        ("first", np.int32, _MOST_LEVELS + 1),
+    ],
+    align=True,
+)  # fmt: skip
 _MOST_TOGETHER = 8  # most_together there
 _SHARED_BYTES = 48 * 1024
 _SECTOR_BYTES = 32  # the least that memory moves
@@ -67,6 +78,17 @@ def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> sourc
         "SEMICONV_ACROSS": str(across),
     }
     return source.KernelSource(name, source.assemble("cuda/flat.cu", macros), _OPTIONS)
+
+
+def footprint_kernel(storage: str, minimum: bool, together: int) -> source.KernelSource:
+    """The extremum over a footprint's runs, `together` words of outputs of a thread."""
+    name = f"semiconv_footprint_{'minimum' if minimum else 'maximum'}_{storage}_{together}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_TOGETHER": str(together),
+    }
+    return source.KernelSource(name, source.assemble("cuda/footprint.cu", macros), _OPTIONS)
 
 
 def taps_kernel(
@@ -104,6 +126,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
         for together in ((2, 2), (8, 8), (1, 4), (8, 1)):
             yield flat_kernel(storage, False, together)
+        for words in (1, 8):
+            yield footprint_kernel(storage, False, words)
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
         ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
@@ -276,6 +300,90 @@ def _flat_launches(
     return tuple(launches)
 
 
+# ---- footprints: runs and tiles ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _FootprintLaunch:
+    """One launch of kernels_cu/cuda/footprint.cu."""
+
+    described: np.ndarray
+    lookups: np.ndarray
+    together: int
+    grid: tuple[int, int, int]
+    shared_bytes: int
+
+
+@lru_cache(maxsize=256)
+def _footprint_launch(
+    shape: tuple[int, ...],
+    taps: bytes,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    itemsize: int,
+) -> _FootprintLaunch | None:
+    """The launch with the tile that loads least, None where the footprint is too large for one."""
+    axes = max(len(shape) - 3, 0)
+    if math.prod(window[:axes]) > 1:
+        return None
+
+    def last_three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+        first, second, third = (1, 1, 1, *sizes[axes:])[-3:]
+        return first, second, third
+
+    batch, size, k = math.prod(shape[:axes]), last_three(shape), last_three(window)
+    lanes = max(4 // itemsize, 1)
+    best: tuple[float, tuple[int, int, int], int] | None = None
+    for tile in _footprint_tiles((size[0], -(-size[1] // lanes), size[2])):
+        tall, high, broad = (t + n - 1 for t, n in zip(tile, k, strict=True))
+        words = tall * high * (broad | 1)
+        if words * max(itemsize, 4) <= _SHARED_BYTES:
+            outputs = math.prod(tile)
+            blocks = batch * math.prod(size) / (outputs * lanes)
+            cost = words / outputs * (1 + _BLOCKS_AT_ONCE / 2 / blocks)
+            best = min(best or (cost, tile, words), (cost, tile, words))
+    if best is None:
+        return None
+    _, tile, words = best
+    tall, high, broad = (t + n - 1 for t, n in zip(tile, k, strict=True))
+    levels = _lookups(np.frombuffer(taps, np.bool_).reshape(k), high, broad | 1)
+    described = np.zeros((), _FOOTPRINT)
+    described["batch"], described["size"], described["window"] = batch, size, k
+    described["before"] = (0, 0, 0, *before[axes:])[-3:]
+    described["tile"], described["pitch"], described["levels"] = tile, broad | 1, len(levels)
+    described["first"][1 : len(levels) + 1] = np.cumsum([len(level) for level in levels])
+    grid = (
+        min(-(-size[2] // tile[2]), _MOST_BLOCKS),
+        min(-(-size[1] // (tile[1] * lanes)), _MOST_BLOCKS_Y),
+        min(batch * -(-size[0] // tile[0]), _MOST_BLOCKS_Y),
+    )
+    lookups = np.array([offset for level in levels for offset in level], np.int32)
+    together = math.prod(tile) // THREADS
+    return _FootprintLaunch(described, lookups, together, grid, words * max(itemsize, 4))
+
+
+def _footprint_tiles(size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Tiles of 1, 2, 4 or 8 words a thread; lines of a warp's width where the array is as wide."""
+    for words in (THREADS, 2 * THREADS, 4 * THREADS, 8 * THREADS):
+        for depth in _powers_of_two(1, size[0]):
+            for columns in _powers_of_two(min(32, 1 << (size[2] - 1).bit_length()), size[2]):
+                rows = words // (depth * columns)
+                if rows and (columns if depth == 1 else rows * columns) <= THREADS:
+                    yield depth, rows, columns
+
+
+def _lookups(taps: np.ndarray, high: int, pitch: int) -> list[list[int]]:
+    """Where in a tile to look for each run: by level, windows of 2 ** level words."""
+    levels: list[list[int]] = []
+    edges = np.diff(np.pad(taps, ((0, 0), (0, 0), (1, 1))).astype(np.int8))
+    for (z, y, begin), end in zip(np.argwhere(edges > 0), np.nonzero(edges < 0)[2], strict=True):
+        level = int(end - begin).bit_length() - 1
+        levels += [[] for _ in range(level + 1 - len(levels))]
+        line = int(z * high + y) * pitch
+        levels[level] += sorted({line + int(begin), line + int(end) - 2**level})
+    return levels
+
+
 class Backend:
     """The operations on one device's arrays."""
 
@@ -353,8 +461,27 @@ class Backend:
         """The extremum over any footprint that is not empty."""
         storage = array.dtype.name
         lane = source.ARITHMETIC[storage]
-        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
         out = self.device.empty(array.shape, array.dtype)
+        launch = _footprint_launch(
+            array.shape, taps.tobytes(), taps.shape, before, array.dtype.itemsize
+        )
+        if launch is not None:
+            borders = tuple(
+                (n, b, k - 1 - b, rule)
+                for n, k, b, rule in zip(array.shape, taps.shape, before, rules, strict=True)
+            )
+            self._kernel(footprint_kernel, storage, minimum, launch.together)(
+                launch.grid, (THREADS,),
+                (
+                    launch.described[()], array, out,
+                    self._kept(array, borders, partial(_all_beyond, borders)),
+                    self._kept(array, (launch.lookups.tobytes(),), lambda: launch.lookups),
+                    outside.astype(lane)[()],
+                ),
+                launch.shared_bytes,
+            )  # fmt: skip
+            return out
+        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
         indices = np.argwhere(taps)
         self._reduce(
             kernel, array, indices, taps.shape, before, rules, None, outside.astype(lane), None, out
