@@ -25,7 +25,10 @@ struct Flat {
 constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS;
 // Outputs of one thread's turn.
 constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = across > 4 ? across : 4;
-constexpr int most_together = 8, threads = 256;
+constexpr int most_together = 8;
+// Blocks that a multiprocessor should hold: as many as fit without spilled registers.
+constexpr bool most = down == most_together || across == most_together;
+constexpr int least_blocks = !most ? 5 : lanes < 4 ? 4 : 2;
 
 // Of counts of threads: what lies between two quotients is far more than the rounding.
 SEMICONV_FN int32 few_over(int32 a, int32 b) { return (int32)__fdividef(a + 0.5f, (float)b); }
@@ -36,8 +39,8 @@ struct Walk {
   const int32 count, outer_step, inner_step;
   SEMICONV_FN explicit Walk(int32 inner_count, int32 dealt = 1)
       : outer(few_over(threadIdx.x / dealt, inner_count)), count(inner_count),
-        outer_step(few_over(threads / dealt, inner_count)),
-        inner_step(threads / dealt - outer_step * count) {
+        outer_step(few_over(blockDim.x / dealt, inner_count)),
+        inner_step((int32)blockDim.x / dealt - outer_step * count) {
     inner = (int32)threadIdx.x / dealt - outer * count;
   }
   SEMICONV_FN void next() {
@@ -256,7 +259,7 @@ struct Tile {
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, semiconv::least_blocks)
 SEMICONV_KERNEL(const semiconv::Flat f, const semiconv::Storage* __restrict__ source,
                 semiconv::Storage* __restrict__ out, const long long* __restrict__ beyond,
                 semiconv::Real outside) {

@@ -17,7 +17,7 @@ constexpr int most_levels = 16;
 struct Footprint {
   int64 batch, size[3];
   int32 window[3], before[3];
-  int32 tile[3];  // words of outputs: powers of two, a line or, with depth, a plane at most the threads
+  int32 tile[3];  // words of outputs: powers of two; no line, with depth no plane, outgrows a block
   int32 pitch;    // words from a line to the next
   int32 levels, first[most_levels + 1];  // where the look-ups of each level begin
 };

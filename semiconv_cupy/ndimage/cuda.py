@@ -58,7 +58,7 @@ _MOST_TOGETHER = 8  # most_together there
 _SHARED_BYTES = 48 * 1024
 _SECTOR_BYTES = 32  # the least that memory moves
 _MOST_BLOCKS, _MOST_BLOCKS_Y = 2**31 - 1, 2**16 - 1
-_BLOCK_WORDS = 600  # a block's work besides its outputs, in words moved
+_THREAD_WORDS = 2.5  # a thread's work besides its outputs, in words moved
 _STACKS_APART = 16
 _BLOCKS_AT_ONCE = 792  # six a multiprocessor of a large GPU
 
@@ -164,6 +164,11 @@ class _FlatTile:
         return max(4 // self.itemsize, 1)
 
     @property
+    def threads(self) -> int:
+        """Threads of a block: of some words each, since a block costs each of them some work."""
+        return THREADS if self.rows * self.columns > THREADS * 8 * self.lanes else THREADS // 2
+
+    @property
     def tall(self) -> int:
         """Rows that the windows see."""
         return self.rows + self.window[0] - 1
@@ -236,7 +241,8 @@ def _flat_launch(
                 break
             # Rows begin and end within sectors; the GPU is half idle at the end; windows along few
             # stacks meet in the same banks.
-            seen = tile.tall * (tile.broad + _SECTOR_BYTES // itemsize) + _BLOCK_WORDS * tile.lanes
+            seen: float = tile.tall * (tile.broad + _SECTOR_BYTES // itemsize)
+            seen += _THREAD_WORDS * tile.threads * tile.lanes
             blocks = planes * -(-size[0] // rows) * -(-size[1] // columns)
             slower = max(1.0, _STACKS_APART / tile.stacks) if across > 1 else 1.0
             found = (seen / (rows * columns) + 1) * (1 + _BLOCKS_AT_ONCE / 2 / blocks) * slower
@@ -442,7 +448,7 @@ class Backend:
                 self.device.address(a) % at_once == 0 for a in (array, out)
             )
             kernel(
-                launch.grid, (THREADS,),
+                launch.grid, (launch.tile.threads,),
                 (described[()], array, out, table, outside.astype(real)[()]),
                 launch.tile.shared_bytes,
             )  # fmt: skip
