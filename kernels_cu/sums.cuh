@@ -1,7 +1,7 @@
 // What the neighbourhood filters compute per element, for GPU and host: selections on any type,
 // sums of an element and a structure's value, and C's conversion of a double to each storage type.
 //
-// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/flat.cu.
+// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/lanes.cuh.
 #pragma once
 #include "portable.cuh"
 

@@ -1,47 +1,283 @@
-// Minima and maxima over a window along one axis: one block per tile of (outputs, columns).
+// Minima and maxima over a window along the last two axes, or along one of them.
 //
-// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false).
-// The array is (outer, size, inner), C-contiguous. A tile's positions are copied into shared memory
-// by the table of border positions; windows then double, and the last one overlaps. Sizes, window,
-// tile and table are arguments: nothing is compiled for another one.
-#include "../sums.cuh"
+// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false) and
+// SEMICONV_DOWN, SEMICONV_ACROSS: how many outputs along each axis a thread finds together. That is
+// at most the window, and 1 where the window is 1. Sizes, windows, tiles and what lies beyond the
+// border are arguments: nothing is compiled for another one.
+//
+// A tile and what its windows see comes into shared memory once, `lanes` rows stacked in a word; the
+// windows along a row are found there and lie in rows again, so that the windows down a column find
+// `lanes` columns in a word. Outputs that a thread finds together share the middle of their windows.
+#include "lanes.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-SEMICONV_KERNEL(const semiconv::Storage* __restrict__ source, semiconv::Storage* __restrict__ out,
-                const long long* __restrict__ table, semiconv::Real outside, long long outer,
-                long long size, long long inner, long long window, long long tile,
-                long long columns) {
-  using namespace semiconv;
-  extern __shared__ unsigned long long shared_memory[];
-  constexpr bool minimum = SEMICONV_MINIMUM;
-  const int64 column_tiles = (inner + columns - 1) / columns, tiles = (size + tile - 1) / tile;
-  const int64 total = outer * tiles * column_tiles;
-  for (int64 n = blockIdx.x; n < total; n += gridDim.x) {
-    const int64 column = n % column_tiles * columns, first = n / column_tiles % tiles * tile;
-    const int64 begin = n / column_tiles / tiles * size * inner + column;
-    const int64 wide = inner - column < columns ? inner - column : columns;
-    const int64 outputs = size - first < tile ? size - first : tile;
-    const int64 positions = outputs + window - 1;
-    Real* from = (Real*)shared_memory;
-    Real* to = from + (tile + window - 1) * columns;
-    __syncthreads();  // the tile before is done with the memory
-    for (int64 e = threadIdx.x; e < positions * wide; e += blockDim.x) {
-      const int64 element = table[first + e / wide];
-      const Real value = element < 0 ? outside : load(source[begin + element * inner + e % wide]);
-      from[e] = better<minimum>(worst<minimum, Real>(), value);
+namespace semiconv {
+
+// Twin of semiconv_cupy/ndimage/cuda.py. Axes are down (rows) and across (columns).
+struct Flat {
+  int64 planes, size[2];
+  int32 window[2], before[2];
+  int32 tile[2];  // outputs of a block
+  int32 aligned;  // rows begin where four elements may be moved at once
+  // Words of shared memory: from a line to the next, and where the parts begin.
+  int32 rows_pitch, stacks_pitch, rows, rows_folds, stacks_folds;
+};
+
+constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS;
+// Outputs of one thread's turn.
+constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = across > 4 ? across : 4;
+constexpr int most_together = 8;
+// Blocks that a multiprocessor should hold: as many as fit without spilled registers.
+constexpr bool most = down == most_together || across == most_together;
+constexpr int least_blocks = !most ? 5 : lanes < 4 ? 4 : 2;
+
+// Of counts of threads: what lies between two quotients is far more than the rounding.
+SEMICONV_FN int32 few_over(int32 a, int32 b) { return (int32)__fdividef(a + 0.5f, (float)b); }
+
+// Pairs (inner, outer), inner first, dealt out to the threads of a block or to its warps.
+struct Walk {
+  int32 inner, outer;
+  const int32 count, outer_step, inner_step;
+  SEMICONV_FN explicit Walk(int32 inner_count, int32 dealt = 1)
+      : outer(few_over(threadIdx.x / dealt, inner_count)), count(inner_count),
+        outer_step(few_over(blockDim.x / dealt, inner_count)),
+        inner_step((int32)blockDim.x / dealt - outer_step * count) {
+    inner = (int32)threadIdx.x / dealt - outer * count;
+  }
+  SEMICONV_FN void next() {
+    inner += inner_step;
+    outer += outer_step;
+    if (inner >= count) {
+      inner -= count;
+      ++outer;
+    }
+  }
+};
+SEMICONV_FN int32 smaller_of(int64 a, int32 b) { return a < b ? (int32)a : b; }
+SEMICONV_FN int32 ceil_division(int32 a, int32 b) { return (a + b - 1) / b; }
+
+// The element that a place of an axis shows, -1 for the constant.
+SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64 place) {
+  if (place >= 0 && place < f.size[axis]) return place;
+  const int64 outside = place < 0 ? place : place - f.size[axis];
+  return beyond[(axis ? f.window[0] - 1 : 0) + f.before[axis] + outside];
+}
+
+// ---- windows along a line of words -------------------------------------------------------------
+
+// found[i]: the best of the words i .. i + window - 1. All of them see the words TOGETHER - 1 ..
+// window - 1; the first also sees those before, the next one of them less and one behind more, ...
+// Of the middle, whole blocks of `most_together` words have been folded to one.
+template <int TOGETHER>
+SEMICONV_FN void extrema(const Word* line, int32 apart, const Word* folds, int32 folds_apart,
+                         int32 window, Held (&found)[TOGETHER]) {
+  Held middle = Lanes::held(line[(TOGETHER - 1) * apart]);
+  found[TOGETHER - 1] = middle;
+#pragma unroll
+  for (int i = TOGETHER - 2; i >= 0; --i) found[i] = Lanes::best(found[i + 1], Lanes::held(line[i * apart]));
+  if constexpr (TOGETHER < most_together) {  // the window is less than twice as long
+#pragma unroll
+    for (int i = TOGETHER; i < 2 * TOGETHER - 1; ++i)
+      if (i < window) middle = Lanes::best(middle, Lanes::held(line[i * apart]));
+  } else {
+    int32 next = TOGETHER;
+#pragma unroll 2
+    for (; next + TOGETHER <= window; next += TOGETHER)
+      middle = Lanes::best(middle, Lanes::held(*(folds += folds_apart)));
+#pragma unroll 2
+    for (; next < window; ++next) middle = Lanes::best(middle, Lanes::held(line[next * apart]));
+  }
+  const Word* at = line + window * apart;
+  found[0] = Lanes::best(found[0], middle);
+#pragma unroll
+  for (int i = 1; i < TOGETHER; ++i, at += apart) {
+    middle = Lanes::best(middle, Lanes::held(*at));
+    found[i] = Lanes::best(found[i], middle);
+  }
+}
+
+SEMICONV_FN Word folded(const Word* line, int32 apart) {
+  Held value = Lanes::held(line[0]);
+#pragma unroll
+  for (int i = 1; i < most_together; ++i) value = Lanes::best(value, Lanes::held(line[i * apart]));
+  return Lanes::packed(value);
+}
+template <int TOGETHER> SEMICONV_FN bool needs_folds(int32 window) {
+  return TOGETHER == most_together && window >= 2 * most_together;
+}
+
+// ---- one tile ----------------------------------------------------------------------------------
+
+struct Tile {
+  const Flat& f;
+  Word *stacks, *stacks_folds, *rows, *rows_folds;
+  const int64 y0, x0;
+  const int32 high, wide;  // outputs
+  const int32 tall, broad;  // with what their windows see
+  const int32 stack_count;
+  int32 shift;  // where in a stack the first window begins
+
+  SEMICONV_FN Tile(const Flat& flat, Word* memory, int64 y, int64 x)
+      : f(flat), stacks(memory), stacks_folds(memory + flat.stacks_folds), rows(memory + flat.rows),
+        rows_folds(memory + flat.rows_folds), y0(y), x0(x),
+        high(smaller_of(flat.size[0] - y, flat.tile[0])),
+        wide(smaller_of(flat.size[1] - x, flat.tile[1])), tall(high + flat.window[0] - 1),
+        broad(wide + flat.window[1] - 1), stack_count(ceil_division(tall, lanes)), shift(0) {}
+
+  // Where nothing has to be looked up, squares are loaded as they are aligned.
+  SEMICONV_FN void load_all(const Storage* plane, const int64* beyond, Word outside) {
+    const int64 top = y0 - f.before[0], left = x0 - f.before[1];
+    const bool inside = top >= 0 && top + stack_count * lanes <= f.size[0] && left >= 0 &&
+                        left + broad <= f.size[1];
+    if (inside && f.aligned) {
+      shift = (int32)(left % 4);
+      const Storage* first = plane + top * f.size[1] + left - shift;
+      each_square([&](int32 y, int32 x) {
+        const Storage* at = first + y * f.size[1] + x;
+        Square square;
+#pragma unroll
+        for (int k = 0; k < lanes; ++k, at += f.size[1]) {
+          const RowPart part = *(const RowPart*)at;
+#pragma unroll
+          for (int w = 0; w < row_words; ++w) square.word[k * row_words + w] = Lanes::cleaned(part.word[w]);
+        }
+        return square;
+      });
+      return;
+    }
+    each_square([&](int32 y, int32 x) {
+      int64 column[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        column[i] = element_at(f, beyond, 1, left + smaller_of(x + i, broad - 1));
+      Square square;
+#pragma unroll
+      for (int k = 0; k < lanes; ++k) {
+        const int64 row = element_at(f, beyond, 0, top + smaller_of(y + k, tall - 1));
+#pragma unroll
+        for (int w = 0; w < row_words; ++w) {
+          Side side = bit_cast<Side>(outside);
+#pragma unroll
+          for (int i = 0; i < lanes; ++i) {
+            const int64 at = column[w * lanes + i];
+            if (row >= 0 && at >= 0) side.of[i] = plane[row * f.size[1] + at];
+          }
+          square.word[k * row_words + w] = Lanes::cleaned(bit_cast<Word>(side));
+        }
+      }
+      return square;
+    });
+  }
+
+  // Eight squares of a row, four rows of squares a warp: no two threads write to one bank.
+  template <class Load> SEMICONV_FN void each_square(const Load& load) {
+    const int32 lane = threadIdx.x % 32;
+    for (Walk n(ceil_division(shift + broad, 32), 32); n.outer * 4 < stack_count; n.next()) {
+      const int32 stack = n.outer * 4 + lane / 8, x = n.inner * 32 + lane % 8 * 4;
+      if (stack >= stack_count || x >= shift + broad) continue;
+      const Square square = load(stack * lanes, x);
+      if constexpr (across == 1) put(square, stack, x);
+      else put_stack(square, stack, x);
+    }
+  }
+  SEMICONV_FN void put(const Square& square, int32 stack, int32 x) {
+    Word* to = rows + stack * lanes * f.rows_pitch + x / lanes;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i / row_words * f.rows_pitch + i % row_words] = square.word[i];
+  }
+  SEMICONV_FN void put_stack(const Square& square, int32 stack, int32 x) {
+    const Square columns = columns_of<lanes>(square);
+    Word* to = stacks + stack * f.stacks_pitch + x;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = columns.word[i];
+  }
+
+  // Windows along rows: from stacks to rows.
+  SEMICONV_FN void find_across() {
+    if (needs_folds<across>(f.window[1])) {
+      const int32 folds = (f.tile[1] + f.window[1] - 1) / most_together;
+      for (Walk n(stack_count); n.outer < folds; n.next())
+        stacks_folds[n.outer * stack_count + n.inner] =
+            folded(stacks + n.inner * f.stacks_pitch + shift + n.outer * most_together, 1);
+      __syncthreads();
+    }
+    for (Walk n(stack_count); n.outer * across_strip < wide; n.next()) {
+      const int32 x = n.outer * across_strip;
+      Held found[across_strip / across][across];
+#pragma unroll
+      for (int i = 0; i < across_strip / across; ++i)
+        extrema<across>(stacks + n.inner * f.stacks_pitch + shift + x + i * across, 1,
+                        stacks_folds + n.outer * stack_count + n.inner, stack_count, f.window[1],
+                        found[i]);
+#pragma unroll
+      for (int i = 0; i < across_strip; i += 4) {
+        Held columns[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) columns[k] = found[(i + k) / across][(i + k) % across];
+        put(rows_of<lanes>(columns), n.inner, x + i);
+      }
     }
     __syncthreads();
-    int64 width = 1;
-    for (; 2 * width <= window; width *= 2) {
-      for (int64 e = threadIdx.x; e < (positions - 2 * width + 1) * wide; e += blockDim.x)
-        to[e] = better<minimum>(from[e], from[e + width * wide]);
-      __syncthreads();
-      Real* done = from;
-      from = to;
-      to = done;
-    }
-    for (int64 e = threadIdx.x; e < outputs * wide; e += blockDim.x)
-      out[begin + (first + e / wide) * inner + e % wide] =
-          store(better<minimum>(from[e], from[e + (window - width) * wide]));
   }
+
+  // Windows down columns: from rows to the output.
+  SEMICONV_FN void find_down(Storage* plane) const {
+    const int32 words = ceil_division(wide, lanes);
+    if (needs_folds<down>(f.window[0])) {
+      const int32 folds = (f.tile[0] + f.window[0] - 1) / most_together;
+      for (Walk n(words); n.outer < folds; n.next())
+        rows_folds[n.outer * f.rows_pitch + n.inner] =
+            folded(rows + n.outer * most_together * f.rows_pitch + n.inner, f.rows_pitch);
+      __syncthreads();
+    }
+    for (Walk n(words); n.outer * down_strip < high; n.next()) {
+      const int32 y = n.outer * down_strip, x = n.inner * lanes;
+      Storage* to = plane + (y0 + y) * f.size[1] + x0 + x;
+#pragma unroll
+      for (int i = 0; i < down_strip; i += down) {
+        Held found[down];
+        extrema<down>(rows + (y + i) * f.rows_pitch + n.inner, f.rows_pitch,
+                      rows_folds + n.outer * f.rows_pitch + n.inner, f.rows_pitch, f.window[0],
+                      found);
+#pragma unroll
+        for (int k = 0; k < down; ++k, to += f.size[1])
+          if (y + i + k < high)
+            store_word(to, Lanes::restored(Lanes::packed(found[k])), wide - x);
+      }
+    }
+  }
+  SEMICONV_FN void store_word(Storage* to, Word word, int32 count) const {
+    if (lanes == 1 || f.aligned) {
+      *(Word*)to = word;
+      return;
+    }
+    const Side side = bit_cast<Side>(word);
+#pragma unroll
+    for (int i = 0; i < lanes; ++i)
+      if (i < count) to[i] = side.of[i];
+  }
+};
+
+}  // namespace semiconv
+
+extern "C" __global__ void __launch_bounds__(256, semiconv::least_blocks)
+SEMICONV_KERNEL(const semiconv::Flat f, const semiconv::Storage* __restrict__ source,
+                semiconv::Storage* __restrict__ out, const long long* __restrict__ beyond,
+                semiconv::Real outside) {
+  using namespace semiconv;
+  extern __shared__ unsigned long long shared_memory[];
+  Side side;
+  for (int i = 0; i < lanes; ++i) side.of[i] = store(outside);
+  const Word constant = bit_cast<Word>(side);
+  const int64 plane_size = f.size[0] * f.size[1];
+  for (int64 p = blockIdx.z; p < f.planes; p += gridDim.z)
+    for (int64 y = (int64)blockIdx.y * f.tile[0]; y < f.size[0]; y += (int64)gridDim.y * f.tile[0])
+      for (int64 x = (int64)blockIdx.x * f.tile[1]; x < f.size[1];
+           x += (int64)gridDim.x * f.tile[1]) {
+        Tile tile(f, (Word*)shared_memory, y, x);
+        tile.load_all(source + p * plane_size, beyond, constant);
+        __syncthreads();
+        if constexpr (across > 1) tile.find_across();
+        tile.find_down(out + p * plane_size);
+        __syncthreads();  // the next tile needs the memory
+      }
 }

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["MODES", "check_mode", "positions"]
+__all__ = ["MODES", "beyond", "check_mode", "positions"]
 
 # SciPy's names; the values are what `positions` distinguishes.
 MODES = {
@@ -45,7 +45,24 @@ def positions(size: int, before: int, after: int, rule: str) -> np.ndarray:
     >>> positions(3, 1, 2, "constant")
     array([-1,  0,  1,  2, -1, -1])
     """
-    p = np.arange(-before, size + after, dtype=np.int64)
+    return _shown(np.arange(-before, size + after, dtype=np.int64), size, rule)
+
+
+@lru_cache(maxsize=512)
+def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:
+    """Of `positions` only those before the first and after the last element.
+
+    Examples
+    --------
+    >>> beyond(3, 2, 1, "reflect")
+    array([1, 0, 2])
+    """
+    outside = np.arange(before + after, dtype=np.int64) - before
+    outside[before:] += size
+    return _shown(outside, size, rule)
+
+
+def _shown(p: np.ndarray, size: int, rule: str) -> np.ndarray:
     if rule == "nearest":
         p = p.clip(0, size - 1)
     elif rule == "wrap":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from semiconv_cupy.backends.cuda import THREADS, Device, Kernel, elements, forwa
 from semiconv_cupy.backends.host import MAX_RANK
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
-from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.borders import beyond, positions
 from semiconv_cupy.ndimage.sums import Sums
 from semiconv_cupy.semifields import SelectSemifield
 
@@ -49,23 +51,64 @@ _SPREAD = np.dtype(
 )  # fmt: skip
 _OF_THREAD = 8  # elements of a row that a thread of border.cu copies
 _SIDE, _MOST_REACH = 32, 8  # of spread.cu: a tile's edge, and the steps that shared memory allows
-_SHARED_BYTES = 48 * 1024
-_MOST_BLOCKS = 2**31 - 1
 _DILATION, _EROSION = SelectSemifield.tropical_max(), SelectSemifield.tropical_min_negated()
+# semiconv::Flat of kernels_cu/cuda/flat.cu.
+_PAIR = (np.int32, 2)
+_FLAT = np.dtype(
+    [
+        ("planes", np.int64), ("size", np.int64, 2), ("window", *_PAIR), ("before", *_PAIR),
+        ("tile", *_PAIR), ("aligned", np.int32), ("rows_pitch", np.int32),
+        ("stacks_pitch", np.int32), ("rows", np.int32), ("rows_folds", np.int32),
+        ("stacks_folds", np.int32),
+    ],
+    align=True,
+)  # fmt: skip
+# semiconv::Footprint of kernels_cu/cuda/footprint.cu.
+_TRIPLE = (np.int32, 3)
+_MOST_LEVELS = 16
+_FOOTPRINT = np.dtype(
+    [
+        ("batch", np.int64), ("size", np.int64, 3), ("window", *_TRIPLE), ("before", *_TRIPLE),
+        ("tile", *_TRIPLE), ("pitch", np.int32), ("levels", np.int32),
+        ("first", np.int32, _MOST_LEVELS + 1),
+    ],
+    align=True,
+)  # fmt: skip
+_MOST_TOGETHER = 8  # most_together there
+_SHARED_BYTES = 48 * 1024
+_SECTOR_BYTES = 32  # the least that memory moves
+_MOST_BLOCKS, _MOST_BLOCKS_Y = 2**31 - 1, 2**16 - 1
+_THREAD_WORDS = 2.5  # a thread's work besides its outputs, in words moved
+_STACKS_APART = 16
+_BLOCKS_AT_ONCE = 792  # six a multiprocessor of a large GPU
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 _uploaded: dict[tuple[Any, ...], Array] = {}
 _MOST_UPLOADED = 256
 
 
-def flat_kernel(storage: str, minimum: bool) -> source.KernelSource:
-    """The extremum over a window along one axis."""
-    name = f"semiconv_flat_{'minimum' if minimum else 'maximum'}_{storage}"
+def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> source.KernelSource:
+    """The extremum over windows of one or two axes, `together` outputs of a thread along each."""
+    down, across = together
+    name = f"semiconv_flat_{'minimum' if minimum else 'maximum'}_{storage}_{down}x{across}"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_DOWN": str(down),
+        "SEMICONV_ACROSS": str(across),
     }
     return source.KernelSource(name, source.assemble("cuda/flat.cu", macros), _OPTIONS)
+
+
+def footprint_kernel(storage: str, minimum: bool, together: int) -> source.KernelSource:
+    """The extremum over a footprint's runs, `together` words of outputs of a thread."""
+    name = f"semiconv_footprint_{'minimum' if minimum else 'maximum'}_{storage}_{together}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_TOGETHER": str(together),
+    }
+    return source.KernelSource(name, source.assemble("cuda/footprint.cu", macros), _OPTIONS)
 
 
 def taps_kernel(
@@ -126,7 +169,10 @@ def spread_kernel(
 def shipping_variants() -> Iterator[source.KernelSource]:
     """A kernel of each kind for the dtypes that differ in it: for the report and the tests."""
     for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
-        yield flat_kernel(storage, False)
+        for together in ((2, 2), (8, 8), (1, 4), (8, 1)):
+            yield flat_kernel(storage, False, together)
+        for words in (1, 8):
+            yield footprint_kernel(storage, False, words)
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
         ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
@@ -142,6 +188,255 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
     yield spread_kernel("float64", 4, True, (_MOST_REACH, _MOST_REACH))
+
+
+# ---- boxes: which axes at once, and in what tiles ------------------------------------------------
+
+
+def _together(window: int) -> int:
+    """How many neighbouring outputs a thread finds together: a power of two within the window."""
+    return min(2 ** (window.bit_length() - 1), _MOST_TOGETHER)
+
+
+@dataclass(frozen=True)
+class _FlatTile:
+    """What a block of kernels_cu/cuda/flat.cu finds at once, and how it lies in shared memory."""
+
+    rows: int
+    columns: int
+    window: tuple[int, int]
+    itemsize: int
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a word."""
+        return max(4 // self.itemsize, 1)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: of some words each, since a block costs each of them some work."""
+        return THREADS if self.rows * self.columns > THREADS * 8 * self.lanes else THREADS // 2
+
+    @property
+    def tall(self) -> int:
+        """Rows that the windows see."""
+        return self.rows + self.window[0] - 1
+
+    @property
+    def broad(self) -> int:
+        """Columns that the windows see."""
+        return self.columns + self.window[1] - 1
+
+    @property
+    def stacks(self) -> int:
+        """Words one below the other."""
+        return -(-self.tall // self.lanes)
+
+    # An odd pitch keeps the lines that a warp reads in different banks.
+    @property
+    def rows_pitch(self) -> int:
+        """Words from a row to the next."""
+        return self.columns // self.lanes | 1
+
+    @property
+    def stacks_pitch(self) -> int:
+        """Words from a stack to the next; the first may begin three elements early."""
+        return -(-(self.broad + 3) // 4) * 4 | 1 if self.window[1] > 1 else 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Words of each part of shared memory, in order."""
+        down, across = (k >= 2 * _MOST_TOGETHER for k in self.window)
+        return {
+            "stacks": self.stacks * self.stacks_pitch,
+            "stacks_folds": self.stacks * (self.broad // _MOST_TOGETHER) * across,
+            "rows": self.stacks * self.lanes * self.rows_pitch,
+            "rows_folds": self.tall // _MOST_TOGETHER * self.rows_pitch * down,
+        }
+
+    @property
+    def shared_bytes(self) -> int:
+        """All of shared memory that it takes."""
+        return sum(self.parts.values()) * max(self.itemsize, 4)
+
+
+@dataclass(frozen=True)
+class _FlatLaunch:
+    """One launch of kernels_cu/cuda/flat.cu; `cost` is its modelled traffic per output."""
+
+    tile: _FlatTile
+    described: np.ndarray
+    grid: tuple[int, int, int]
+    cost: float
+
+
+def _flat_launch(
+    planes: int,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    before: tuple[int, int],
+    itemsize: int,
+) -> _FlatLaunch | None:
+    """The launch with the cheapest tile, None where none fits shared memory."""
+    outputs = size[0] * size[1]
+    best, cost = None, math.inf
+    down, across = (k if k == 1 else max(_together(k), 4) for k in window)
+    for rows in _powers_of_two(down, size[0]):
+        for columns in _powers_of_two(max(across, 4), size[1]):
+            if rows * columns < min(outputs, THREADS):
+                continue
+            tile = _FlatTile(rows, columns, window, itemsize)
+            if tile.shared_bytes > _SHARED_BYTES:
+                break
+            # Rows begin and end within sectors; the GPU is half idle at the end; windows along few
+            # stacks meet in the same banks.
+            seen: float = tile.tall * (tile.broad + _SECTOR_BYTES // itemsize)
+            seen += _THREAD_WORDS * tile.threads * tile.lanes
+            blocks = planes * -(-size[0] // rows) * -(-size[1] // columns)
+            slower = max(1.0, _STACKS_APART / tile.stacks) if across > 1 else 1.0
+            found = (seen / (rows * columns) + 1) * (1 + _BLOCKS_AT_ONCE / 2 / blocks) * slower
+            if found < cost:
+                best, cost = tile, found
+    if best is None:
+        return None
+    described = np.zeros((), _FLAT)
+    described["planes"], described["size"], described["before"] = planes, size, before
+    described["window"], described["tile"] = window, (best.rows, best.columns)
+    described["rows_pitch"], described["stacks_pitch"] = best.rows_pitch, best.stacks_pitch
+    begin = 0
+    for part, words in best.parts.items():
+        if part != "stacks":
+            described[part] = begin
+        begin += words
+    grid = (
+        min(-(-size[1] // best.columns), _MOST_BLOCKS),
+        min(-(-size[0] // best.rows), _MOST_BLOCKS_Y),
+        min(planes, _MOST_BLOCKS_Y),
+    )
+    return _FlatLaunch(best, described, grid, cost)
+
+
+def _all_beyond(borders: tuple[tuple[int, int, int, str], ...]) -> np.ndarray:
+    return np.concatenate([beyond(*border) for border in borders])
+
+
+def _powers_of_two(first: int, enough: int) -> Iterator[int]:
+    yield first
+    while first < enough:
+        first *= 2
+        yield first
+
+
+@lru_cache(maxsize=256)
+def _flat_launches(
+    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], itemsize: int
+) -> tuple[tuple[tuple[int, ...], _FlatLaunch | None], ...]:
+    """The launches of a box: the last two axes in one where two launches would cost more."""
+
+    def one(axis: int) -> tuple[tuple[int, ...], _FlatLaunch | None]:
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        k, b = window[axis], before[axis]
+        if inner > 1:
+            return (axis,), _flat_launch(outer, (shape[axis], inner), (k, 1), (b, 0), itemsize)
+        return (axis,), _flat_launch(1, (outer, shape[axis]), (1, k), (0, b), itemsize)
+
+    axes = [axis for axis, k in enumerate(window) if k > 1]
+    launches = [one(axis) for axis in axes]
+    last = len(shape) - 1
+    while last > 0 and shape[last] == window[last] == 1:
+        last -= 1
+    first = last - 1
+    if axes[-2:] == [first, last]:
+        size, k, b = ((each[first], each[last]) for each in (shape, window, before))
+        both = _flat_launch(math.prod(shape[:first]), size, k, b, itemsize)
+        separate = [launch.cost for _, launch in launches[-2:] if launch]
+        if both and (len(separate) < 2 or both.cost <= sum(separate)):
+            launches[-2:] = [((first, last), both)]
+    return tuple(launches)
+
+
+# ---- footprints: runs and tiles ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _FootprintLaunch:
+    """One launch of kernels_cu/cuda/footprint.cu."""
+
+    described: np.ndarray
+    lookups: np.ndarray
+    together: int
+    grid: tuple[int, int, int]
+    shared_bytes: int
+
+
+@lru_cache(maxsize=256)
+def _footprint_launch(
+    shape: tuple[int, ...],
+    taps: bytes,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    itemsize: int,
+) -> _FootprintLaunch | None:
+    """The launch with the tile that loads least, None where the footprint is too large for one."""
+    axes = max(len(shape) - 3, 0)
+    if math.prod(window[:axes]) > 1:
+        return None
+
+    def last_three(sizes: tuple[int, ...]) -> tuple[int, int, int]:
+        first, second, third = (1, 1, 1, *sizes[axes:])[-3:]
+        return first, second, third
+
+    batch, size, k = math.prod(shape[:axes]), last_three(shape), last_three(window)
+    lanes = max(4 // itemsize, 1)
+    best: tuple[float, tuple[int, int, int], int] | None = None
+    for tile in _footprint_tiles((size[0], -(-size[1] // lanes), size[2])):
+        tall, high, broad = (t + n - 1 for t, n in zip(tile, k, strict=True))
+        words = tall * high * (broad | 1)
+        if words * max(itemsize, 4) <= _SHARED_BYTES:
+            outputs = math.prod(tile)
+            blocks = batch * math.prod(size) / (outputs * lanes)
+            cost = words / outputs * (1 + _BLOCKS_AT_ONCE / 2 / blocks)
+            best = min(best or (cost, tile, words), (cost, tile, words))
+    if best is None:
+        return None
+    _, tile, words = best
+    tall, high, broad = (t + n - 1 for t, n in zip(tile, k, strict=True))
+    levels = _lookups(np.frombuffer(taps, np.bool_).reshape(k), high, broad | 1)
+    described = np.zeros((), _FOOTPRINT)
+    described["batch"], described["size"], described["window"] = batch, size, k
+    described["before"] = (0, 0, 0, *before[axes:])[-3:]
+    described["tile"], described["pitch"], described["levels"] = tile, broad | 1, len(levels)
+    described["first"][1 : len(levels) + 1] = np.cumsum([len(level) for level in levels])
+    grid = (
+        min(-(-size[2] // tile[2]), _MOST_BLOCKS),
+        min(-(-size[1] // (tile[1] * lanes)), _MOST_BLOCKS_Y),
+        min(batch * -(-size[0] // tile[0]), _MOST_BLOCKS_Y),
+    )
+    lookups = np.array([offset for level in levels for offset in level], np.int32)
+    together = math.prod(tile) // THREADS
+    return _FootprintLaunch(described, lookups, together, grid, words * max(itemsize, 4))
+
+
+def _footprint_tiles(size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Tiles of 1, 2, 4 or 8 words a thread; lines of a warp's width where the array is as wide."""
+    for words in (THREADS, 2 * THREADS, 4 * THREADS, 8 * THREADS):
+        for depth in _powers_of_two(1, size[0]):
+            for columns in _powers_of_two(min(32, 1 << (size[2] - 1).bit_length()), size[2]):
+                rows = words // (depth * columns)
+                if rows and (columns if depth == 1 else rows * columns) <= THREADS:
+                    yield depth, rows, columns
+
+
+def _lookups(taps: np.ndarray, high: int, pitch: int) -> list[list[int]]:
+    """Where in a tile to look for each run: by level, windows of 2 ** level words."""
+    levels: list[list[int]] = []
+    edges = np.diff(np.pad(taps, ((0, 0), (0, 0), (1, 1))).astype(np.int8))
+    for (z, y, begin), end in zip(np.argwhere(edges > 0), np.nonzero(edges < 0)[2], strict=True):
+        level = int(end - begin).bit_length() - 1
+        levels += [[] for _ in range(level + 1 - len(levels))]
+        line = int(z * high + y) * pitch
+        levels[level] += sorted({line + int(begin), line + int(end) - 2**level})
+    return levels
 
 
 class Backend:
@@ -181,39 +476,30 @@ class Backend:
         outside: np.ndarray,
         minimum: bool,
     ) -> Array:
-        """The extremum over a box, axis by axis."""
+        """The extremum over a box."""
         storage = array.dtype.name
-        kernel = self._kernel(flat_kernel, storage, minimum)
         real = np.dtype(source.ARITHMETIC[storage])
-        for axis, k in enumerate(window):
-            if k == 1:
-                continue
-            size, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
-            outer = math.prod(array.shape[:axis])
-            columns = min(inner, 32)
-            while True:
-                room = _SHARED_BYTES // (2 * real.itemsize * columns) - (k - 1)
-                if room >= min(size, k, 64) or columns == 1:
-                    break
-                columns //= 2
-            if room < 1:  # a window as long as this leaves shared memory no room for outputs
-                rest = [1] * array.ndim
-                rest[axis] = k
+        for axes, launch in _flat_launches(array.shape, window, before, array.dtype.itemsize):
+            if launch is None:  # a window as long as this leaves shared memory no room for outputs
+                rest = [k if axis in axes else 1 for axis, k in enumerate(window)]
                 array = reference.box(array, tuple(rest), before, rules, outside, minimum)
                 continue
-            tile = min(room, size, max(THREADS * 4 // columns, k))
-            where = (size, before[axis], k - 1 - before[axis], rules[axis])
-            table = self._kept(array, where, lambda where=where: positions(*where))  # type: ignore[misc]
+            together = tuple(map(_together, launch.tile.window))
+            kernel = self._kernel(flat_kernel, storage, minimum, together)
+            borders = tuple(
+                (array.shape[a], before[a], window[a] - 1 - before[a], rules[a]) for a in axes
+            )
+            table = self._kept(array, borders, partial(_all_beyond, borders))
             out = self.device.empty(array.shape, array.dtype)
-            tiles = outer * -(-size // tile) * -(-inner // columns)
+            described = launch.described.copy()
+            at_once = min(4 * array.dtype.itemsize, 16)
+            described["aligned"] = described["size"][1] % 4 == 0 and all(
+                self.device.address(a) % at_once == 0 for a in (array, out)
+            )
             kernel(
-                (min(tiles, _MOST_BLOCKS),),
-                (THREADS,),
-                (
-                    array, out, table, outside.astype(real)[()],
-                    *map(np.int64, (outer, size, inner, k, tile, columns)),
-                ),
-                2 * (tile + k - 1) * columns * real.itemsize,
+                launch.grid, (launch.tile.threads,),
+                (described[()], array, out, table, outside.astype(real)[()]),
+                launch.tile.shared_bytes,
             )  # fmt: skip
             array = out
         return array
@@ -230,8 +516,27 @@ class Backend:
         """The extremum over any footprint that is not empty."""
         storage = array.dtype.name
         lane = source.ARITHMETIC[storage]
-        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
         out = self.device.empty(array.shape, array.dtype)
+        launch = _footprint_launch(
+            array.shape, taps.tobytes(), taps.shape, before, array.dtype.itemsize
+        )
+        if launch is not None:
+            borders = tuple(
+                (n, b, k - 1 - b, rule)
+                for n, k, b, rule in zip(array.shape, taps.shape, before, rules, strict=True)
+            )
+            self._kernel(footprint_kernel, storage, minimum, launch.together)(
+                launch.grid, (THREADS,),
+                (
+                    launch.described[()], array, out,
+                    self._kept(array, borders, partial(_all_beyond, borders)),
+                    self._kept(array, (launch.lookups.tobytes(),), lambda: launch.lookups),
+                    outside.astype(lane)[()],
+                ),
+                launch.shared_bytes,
+            )  # fmt: skip
+            return out
+        kernel = self._kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
         indices = np.argwhere(taps)
         self._reduce(
             kernel, array, indices, taps.shape, before, rules, None, outside.astype(lane), None, out

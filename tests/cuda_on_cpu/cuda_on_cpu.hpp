@@ -309,6 +309,34 @@ inline unsigned __brev(unsigned a) {
   for (int i = 0; i < 32; ++i) reversed |= (a >> i & 1u) << (31 - i);
   return reversed;
 }
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const unsigned long long bytes = (unsigned long long)b << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned chosen = selector >> 4 * i & 15;
+    const unsigned byte = (unsigned)(bytes >> 8 * (chosen & 7)) & 255;
+    // The selector's highest bit replicates the byte's.
+    result |= (chosen & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * i;
+  }
+  return result;
+}
+// Of two halves of 16 bits, each.
+#define CUDA_ON_CPU_PAIRS(name, T, result)                            \
+  inline unsigned name(unsigned left, unsigned right) {               \
+    unsigned both = 0;                                                \
+    for (int i = 0; i < 32; i += 16) {                                \
+      const T a = (T)(left >> i), b = (T)(right >> i);                \
+      both |= (unsigned)(unsigned short)(result) << i;                \
+    }                                                                 \
+    return both;                                                      \
+  }
+CUDA_ON_CPU_PAIRS(__vmaxs2, short, a < b ? b : a)
+CUDA_ON_CPU_PAIRS(__vmins2, short, b < a ? b : a)
+CUDA_ON_CPU_PAIRS(__vmaxu2, unsigned short, a < b ? b : a)
+CUDA_ON_CPU_PAIRS(__vminu2, unsigned short, b < a ? b : a)
+CUDA_ON_CPU_PAIRS(__vcmpgts2, short, a > b ? 0xffff : 0)
+CUDA_ON_CPU_PAIRS(__vcmplts2, short, a < b ? 0xffff : 0)
+#undef CUDA_ON_CPU_PAIRS
 inline int __mulhi(int a, int b) { return (int)((long long)a * b >> 32); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return (unsigned)((unsigned long long)a * b >> 32);

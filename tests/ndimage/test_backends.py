@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu.device import HarnessDevice
 
-from semiconv_cupy import ndimage
+from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.ndimage import cuda, neighbourhood, reference
 
 DTYPES = ("bool", "uint8", "int16", "int64", "uint64", "float16", "float32", "float64")
@@ -119,6 +119,110 @@ def test_cuda_structures_are_tiled(dtype, mode, monkeypatch):
     monkeypatch.setattr(backend, "_reduce", None)  # what serves one tap after the other
     for function, right in zip(functions, expected, strict=True):
         np.testing.assert_array_equal(function(image, **given), right)
+
+
+# Shapes with rows that may be moved four elements at once and without; tiles inside and at every
+# border; windows of each number of outputs found together, with folds, longer than the image.
+BOXES = [
+    ((70, 200), (3, 2), (1, 0), ("reflect", "wrap")),
+    ((90, 260), (9, 40), (8, 20), ("mirror", "constant")),
+    ((45, 39), (17, 12), (3, 11), ("constant", "nearest")),
+    ((3, 5, 7), (1, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror")),
+    ((6, 30, 2), (9, 3, 1), (4, 0, 0), ("wrap", "reflect", "nearest")),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "float32"])
+def test_cuda_boxes(dtype):
+    backend = cuda.Backend(HarnessDevice(order="reverse"))
+    random = np.random.default_rng(3)
+    for minimum, (shape, *box) in zip((False, True, False, True, True), BOXES, strict=True):
+        image = image_of(dtype, shape)
+        if image.dtype.kind == "f":
+            image[random.random(shape) < 0.3] = np.nan
+        elif image.dtype.kind == "i":
+            image -= 60
+        outside = np.array(1, dtype)
+        expected = reference.box(image, *box, outside, minimum)
+        result = backend.box(image, *box, outside, minimum)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
+
+
+def test_a_view_that_begins_between_words():
+    image = image_of("uint8", (1 + 40 * 64,))[1:].reshape(40, 64)
+    box = (3, 3), (1, 1), ("nearest", "nearest"), np.array(0, np.uint8), False
+    result = cuda.Backend(HarnessDevice()).box(image, *box)
+    np.testing.assert_array_equal(result, reference.box(image, *box))
+
+
+def _holes(*shape):
+    taps = np.random.default_rng(5).random(shape) < 0.6
+    taps[(0,) * len(shape)] = taps[(-1,) * len(shape)] = True
+    return taps
+
+
+# Runs of every length, several and none in a line; tiles with depth; more axes than a tile has.
+FOOTPRINTS = [
+    ((150, 140), structuring.disk(9), (4, 17), ("reflect", "constant")),
+    ((170, 75), _holes(6, 41), (5, 0), ("wrap", "mirror")),
+    ((20, 21, 40), structuring.ball(2), (2, 0, 4), ("nearest", "constant", "wrap")),
+    ((2, 3, 9, 12), _holes(1, 2, 2, 4), (0, 1, 0, 2), ("nearest",) * 4),
+    ((5, 4, 6, 7), _holes(2, 2, 1, 3), (1, 0, 0, 1), ("mirror",) * 4),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "float32"])
+def test_cuda_footprints(dtype):
+    backend = cuda.Backend(HarnessDevice(order="reverse"))
+    random = np.random.default_rng(4)
+    for minimum, (shape, *footprint) in zip((0, 1, 1, 0, 1), FOOTPRINTS, strict=True):
+        image = image_of(dtype, shape)
+        if image.dtype.kind == "f":
+            image[random.random(shape) < 0.5] = np.nan
+        elif image.dtype.kind == "i":
+            image -= 60
+        footprint += np.array(1, dtype), bool(minimum)
+        expected = reference.footprint(image, *footprint)
+        result = backend.footprint(image, *footprint)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {minimum}")
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("shape", "radius", "expected"),
+    [((2**33, 64), 3, True), ((2**20, 300, 300), 2, True), ((4000, 4000), 100, False)],
+)
+def test_launches_of_footprints_are_within_the_limits(shape, radius, expected, itemsize):
+    taps = {2: structuring.disk, 3: structuring.ball}[len(shape)](radius)
+    before = (radius,) * len(shape)
+    launch = cuda._footprint_launch(shape, taps.tobytes(), taps.shape, before, itemsize)
+    assert (launch is not None) == expected
+    if launch is not None:
+        assert launch.shared_bytes <= 48 * 1024
+        limits = zip(launch.grid, (2**31 - 1, 65535, 65535), strict=True)
+        assert all(0 < blocks <= most for blocks, most in limits)
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((2**32,), (300,)),
+        ((2**20, 2**14), (3, 3)),
+        ((2**17, 3, 2), (1, 2, 2)),
+        ((4096, 4096), (51, 51)),
+        ((4096, 4096), (1000, 1000)),
+    ],
+)
+def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
+    covered = set()
+    for axes, launch in cuda._flat_launches(shape, window, (0,) * len(shape), itemsize):
+        covered.update(axes)
+        assert launch is not None
+        assert launch.tile.shared_bytes <= 48 * 1024
+        limits = zip(launch.grid, (2**31 - 1, 65535, 65535), strict=True)
+        assert all(0 < blocks <= most for blocks, most in limits)
+    assert covered == {axis for axis, k in enumerate(window) if k > 1}
 
 
 @pytest.mark.parametrize("architecture", ["sm_90"])

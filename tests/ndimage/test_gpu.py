@@ -5,7 +5,7 @@ import pytest
 from test_backends import DTYPES, calls, image_of
 
 import semiconv_cupy as sc
-from semiconv_cupy import ndimage
+from semiconv_cupy import ndimage, structuring
 
 pytestmark = pytest.mark.gpu
 
@@ -49,6 +49,26 @@ def test_long_windows_volumes_and_strides(cupy):
     image = image_of("float32", (60, 80))
     result = ndimage.maximum_filter(cupy.asarray(image)[::-2, 3:].T, 5)
     np.testing.assert_array_equal(result.get(), ndimage.maximum_filter(image[::-2, 3:].T, 5))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "float64"])
+def test_many_tiles(cupy, dtype):
+    image = image_of(dtype, (1030, 1304))
+    there = cupy.asarray(image)
+    for size in (3, (9, 4), 21, 51, (1, 130), (130, 1)):
+        for part in (slice(None), slice(1, -2)):  # rows that may be moved as words, and not
+            expected = ndimage.maximum_filter(image[:, part], size)
+            result = ndimage.maximum_filter(there[:, part], size)
+            np.testing.assert_array_equal(result.get(), expected, err_msg=f"{size} {part}")
+    expected = ndimage.grey_erosion(image, footprint=structuring.disk(20))
+    result = ndimage.grey_erosion(there, footprint=structuring.disk(20))
+    np.testing.assert_array_equal(result.get(), expected)
+    image = image_of(dtype, (70, 90, 100))
+    expected = ndimage.grey_dilation(image, footprint=structuring.ball(5), mode="constant")
+    result = ndimage.grey_dilation(
+        cupy.asarray(image), footprint=structuring.ball(5), mode="constant"
+    )
+    np.testing.assert_array_equal(result.get(), expected)
 
 
 def test_rolling_ball_and_reconstruction(cupy):

@@ -1,0 +1,132 @@
+// Words of flat filters: elements of 8 and 16 bits are compared four and two at a time.
+//
+// Needs SEMICONV_STORAGE, SEMICONV_MINIMUM (true or false). A word holds `lanes` elements, cleaned:
+// NaN is what never wins, and a half is an integer of the same order. Included by cuda/flat.cu
+// and cuda/footprint.cu.
+#pragma once
+#include "../sums.cuh"
+
+namespace semiconv {
+
+constexpr bool smallest = SEMICONV_MINIMUM;
+constexpr int lanes = sizeof(Storage) < 4 ? 4 / sizeof(Storage) : 1;
+constexpr bool halves = Same<Storage, float16>::value || Same<Storage, bfloat16>::value;
+constexpr bool has_sign = (Real)-1 < (Real)0;
+
+SEMICONV_FN uint32 best_pair(uint32 a, uint32 b) {
+  if (has_sign) return smallest ? __vmins2(a, b) : __vmaxs2(a, b);
+  return smallest ? __vminu2(a, b) : __vmaxu2(a, b);
+}
+// Two halves as integers of the same order; its own inverse.
+SEMICONV_FN uint32 ordered(uint32 halves) {
+  return halves ^ ((halves >> 15 & 0x00010001u) * 0x7fffu);
+}
+
+// A word in memory, and how it is held while it is compared.
+template <int LANES> struct Words {
+  using Word = Real;
+  using Held = Real;
+  static SEMICONV_FN Held held(Word word) { return word; }
+  static SEMICONV_FN Word packed(Held value) { return value; }
+  static SEMICONV_FN Held best(Held a, Held b) { return better<smallest>(a, b); }
+  static SEMICONV_FN Word cleaned(Word stored) {
+    return better<smallest>(worst<smallest, Real>(), stored);
+  }
+  static SEMICONV_FN Word restored(Word word) { return word; }
+};
+template <> struct Words<2> {
+  using Word = uint32;
+  using Held = uint32;
+  static SEMICONV_FN Held held(Word word) { return word; }
+  static SEMICONV_FN Word packed(Held value) { return value; }
+  static SEMICONV_FN Held best(Held a, Held b) { return best_pair(a, b); }
+  static SEMICONV_FN Word cleaned(Word stored) {
+    if (!halves) return stored;
+    // The infinities; what lies beyond them is NaN.
+    const uint32 top = Same<Storage, float16>::value ? 0x7c007c00u : 0x7f807f80u, bottom = ~top;
+    const uint32 key = ordered(stored);
+    const uint32 nan = __vcmpgts2(key, top) | __vcmplts2(key, bottom);
+    return (key & ~nan) | ((smallest ? top : bottom) & nan);
+  }
+  static SEMICONV_FN Word restored(Word word) { return halves ? ordered(word) : word; }
+};
+// Bytes are the upper parts of 16 bits. What lies below decides only between equals: it may be
+// anything.
+template <> struct Words<4> {
+  using Word = uint32;
+  struct Held {
+    uint32 even, odd;
+  };
+  static SEMICONV_FN Held held(Word word) { return {word << 8, word}; }
+  static SEMICONV_FN Word packed(Held value) { return __byte_perm(value.even, value.odd, 0x7351); }
+  static SEMICONV_FN Held best(Held a, Held b) {
+    return {best_pair(a.even, b.even), best_pair(a.odd, b.odd)};
+  }
+  static SEMICONV_FN Word cleaned(Word stored) { return stored; }
+  static SEMICONV_FN Word restored(Word word) { return word; }
+};
+using Lanes = Words<lanes>;
+using Word = Lanes::Word;
+using Held = Lanes::Held;
+
+// The elements of a word.
+struct alignas(sizeof(Word)) Side {
+  Storage of[lanes];
+};
+
+// ---- squares: `lanes` rows of four columns -----------------------------------------------------
+
+// Four words: word w of row k is word[k * row_words + w]; or each is a column.
+struct Square {
+  Word word[4];
+};
+constexpr int row_words = 4 / lanes;
+struct alignas(sizeof(Word) * row_words < 16 ? sizeof(Word) * row_words : 16) RowPart {
+  Word word[row_words];
+};
+
+template <int LANES> SEMICONV_FN Square columns_of(const Square& rows) {
+  Square columns = rows;
+  if constexpr (LANES == 2) {
+#pragma unroll
+    for (int w = 0; w < 2; ++w) {
+      columns.word[2 * w] = __byte_perm(rows.word[w], rows.word[w + 2], 0x5410);
+      columns.word[2 * w + 1] = __byte_perm(rows.word[w], rows.word[w + 2], 0x7632);
+    }
+  } else if constexpr (LANES == 4) {
+    const uint32 upper_left = __byte_perm(rows.word[0], rows.word[1], 0x5140);
+    const uint32 lower_left = __byte_perm(rows.word[2], rows.word[3], 0x5140);
+    const uint32 upper_right = __byte_perm(rows.word[0], rows.word[1], 0x7362);
+    const uint32 lower_right = __byte_perm(rows.word[2], rows.word[3], 0x7362);
+    columns.word[0] = __byte_perm(upper_left, lower_left, 0x5410);
+    columns.word[1] = __byte_perm(upper_left, lower_left, 0x7632);
+    columns.word[2] = __byte_perm(upper_right, lower_right, 0x5410);
+    columns.word[3] = __byte_perm(upper_right, lower_right, 0x7632);
+  }
+  return columns;
+}
+template <int LANES>
+SEMICONV_FN Square rows_of(const typename Words<LANES>::Held (&columns)[4]) {
+  Square rows;
+  if constexpr (LANES == 4) {
+    const auto put = [&](int row, uint32 a, uint32 b, uint32 c, uint32 d) {
+      const uint32 left = __byte_perm(a, b, 0x7351), right = __byte_perm(c, d, 0x7351);
+      rows.word[row] = __byte_perm(left, right, 0x5410);
+      rows.word[row + 2] = __byte_perm(left, right, 0x7632);
+    };
+    put(0, columns[0].even, columns[1].even, columns[2].even, columns[3].even);
+    put(1, columns[0].odd, columns[1].odd, columns[2].odd, columns[3].odd);
+  } else if constexpr (LANES == 2) {
+#pragma unroll
+    for (int w = 0; w < 2; ++w) {
+      rows.word[w] = __byte_perm(columns[2 * w], columns[2 * w + 1], 0x5410);
+      rows.word[w + 2] = __byte_perm(columns[2 * w], columns[2 * w + 1], 0x7632);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) rows.word[i] = columns[i];
+  }
+  return rows;
+}
+
+}  // namespace semiconv
