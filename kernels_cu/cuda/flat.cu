@@ -1,13 +1,13 @@
 // Minima and maxima over a window along the last two axes, or along one of them.
 //
-// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false) and
-// SEMICONV_DOWN, SEMICONV_ACROSS: how many outputs along each axis a thread finds together. That is
-// at most the window, and 1 where the window is 1. Sizes, windows, tiles and what lies beyond the
+// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
+// and SEMICONV_DOWN, SEMICONV_ACROSS: how many outputs along each axis a thread finds together. That
+// is at most the window, and 1 where the window is 1. Sizes, windows, tiles and what lies beyond the
 // border are arguments: nothing is compiled for another one.
 //
-// A tile and what its windows see comes into shared memory once, `lanes` rows stacked in a word; the
+// A tile and what its windows see comes into shared memory once, `lanes` rows stacked in a word. The
 // windows along a row are found there and lie in rows again, so that the windows down a column find
-// `lanes` columns in a word. Outputs that a thread finds together share the middle of their windows.
+// `lanes` columns in a word. Outputs that are found together share the middle of their windows.
 #include "lanes.cuh"
 
 namespace semiconv {
@@ -73,7 +73,8 @@ SEMICONV_FN void extrema(const Word* line, int32 apart, const Word* folds, int32
   Held middle = Lanes::held(line[(TOGETHER - 1) * apart]);
   found[TOGETHER - 1] = middle;
 #pragma unroll
-  for (int i = TOGETHER - 2; i >= 0; --i) found[i] = Lanes::best(found[i + 1], Lanes::held(line[i * apart]));
+  for (int i = TOGETHER - 2; i >= 0; --i)
+    found[i] = Lanes::best(found[i + 1], Lanes::held(line[i * apart]));
   if constexpr (TOGETHER < most_together) {  // the window is less than twice as long
 #pragma unroll
     for (int i = TOGETHER; i < 2 * TOGETHER - 1; ++i)
@@ -138,7 +139,8 @@ struct Tile {
         for (int k = 0; k < lanes; ++k, at += f.size[1]) {
           const RowPart part = *(const RowPart*)at;
 #pragma unroll
-          for (int w = 0; w < row_words; ++w) square.word[k * row_words + w] = Lanes::cleaned(part.word[w]);
+          for (int w = 0; w < row_words; ++w)
+            square.word[k * row_words + w] = Lanes::cleaned(part.word[w]);
         }
         return square;
       });

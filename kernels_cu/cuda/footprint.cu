@@ -1,12 +1,12 @@
 // Minima and maxima over a footprint along up to three axes, by its runs along the last one.
 //
-// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false) and
-// SEMICONV_TOGETHER: how many words of outputs a thread finds. Sizes, windows, tiles, what lies beyond
-// the border and the runs are arguments: nothing is compiled for another one.
+// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
+// and SEMICONV_TOGETHER: how many words of outputs a thread finds. Sizes, windows, tiles, what lies
+// beyond the border and the runs are arguments: nothing is compiled for another one.
 //
-// A tile and what its windows see comes into shared memory once. Along each of its lines windows of
-// 1, 2, 4, 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an
-// element of each of `lanes` parts of the tile, one below the other: all of them look at one place.
+// A tile and what its windows see comes into shared memory once. Along its lines windows of 1, 2, 4,
+// 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an element
+// of each of `lanes` parts of the tile, one below the other: all of them look at one place.
 #include "lanes.cuh"
 
 namespace semiconv {
@@ -17,8 +17,9 @@ constexpr int most_levels = 16;
 struct Footprint {
   int64 batch, size[3];
   int32 window[3], before[3];
-  int32 tile[3];  // words of outputs: powers of two; no line, with depth no plane, outgrows a block
-  int32 pitch;    // words from a line to the next
+  // Words of outputs: powers of two; no line, and with depth no plane, has more than a block threads.
+  int32 tile[3];
+  int32 pitch;  // words from a line to the next
   int32 levels, first[most_levels + 1];  // where the look-ups of each level begin
 };
 
