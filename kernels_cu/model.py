@@ -117,7 +117,17 @@ class Arithmetic:
 _ADDITION = {"FADD": 1, "HADD2": 2, "DADD": 1}
 _PRODUCT = {"FMUL": 1, "HMUL2": 2, "DMUL": 1}
 _FUSED = {"FFMA": 1, "HFMA2": 2, "DFMA": 1}
-_EXTREMUM = {"FMNMX", "FMNMX3", "HMNMX2", "DMNMX", "VIMNMX", "VIMNMX3", "VIADDMNMX", "IMNMX"}
+_EXTREMUM = {
+    "FMNMX",
+    "FMNMX3",
+    "HMNMX2",
+    "VHMNMX",
+    "DMNMX",
+    "VIMNMX",
+    "VIMNMX3",
+    "VIADDMNMX",
+    "IMNMX",
+}
 # Its sums too; a pair counts in both.
 _FUSED_EXTREMUM = {"VIADDMNMX": 1, "VIADDMNMX.S16x2": 1}
 _CHOICE = {"FSETP", "FSEL", "SEL", "DSETP", "HSETP2"}
@@ -135,6 +145,10 @@ def arithmetic_of(text: str) -> Arithmetic:
         choice = _CHOICE if double or "SEMICONV_RESIDUAL" in macros else set()
         least = {"double": 2, "issue": 2} if double else _SELECTED
         if times in ("img+krn", "krn+img", "img-krn", "-krn+img"):
+            if macros.get("SEMICONV_STORAGE") in ("float16", "bfloat16") and not choice:
+                # In pairs; half of the sums are a fused multiplication by 1, for another unit.
+                terms = {**_ADDITION, "HFMA2": 2}
+                return Arithmetic(frozenset({*terms, *_EXTREMUM}), terms, {"alu": 0.5, "issue": 1})
             return Arithmetic(frozenset({*_ADDITION, *_EXTREMUM, *choice}), _ADDITION, least)
         if times in ("img*krn", "krn*img"):
             return Arithmetic(frozenset({*_PRODUCT, *_EXTREMUM, *choice}), _PRODUCT, least)

@@ -46,6 +46,16 @@ class Recorder(HarnessDevice):
         return launch
 
 
+def bits_of(storage, numbers):
+    """Numbers as the arrays of bits that a kernel on float16 or bfloat16 reads; NaN is one."""
+    if storage == "float16":
+        with np.errstate(over="ignore"):
+            return numbers.astype("f2").view("u2")
+    bits = numbers.astype("f4").view("u4")
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("u2")
+    return np.where(np.isnan(numbers), np.uint16(0x7FC0), rounded)
+
+
 def check(device, name, geometry, dtype="float32", method="direct"):
     case = SEMIFIELDS[name]
     img, krn = cases.arrays_of(case, geometry, dtype)
@@ -338,6 +348,40 @@ def test_integers_in_tiles(name, dtype, window, largest):
     assert_matches(out, expected, dtype=dtype)
     winner = np.where(residual == 255, -1, residual.astype(int))
     assert_matches(winner, expected.winner, dtype=int)
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["tropical_max", "tropical_min_negated"])
+def test_pairs_of_halves_round_once(name, storage):
+    """Every half with special and random ones: what the exact sum rounds to, NaN never selected."""
+    case, every = SEMIFIELDS[name], np.arange(2**16, dtype=np.uint16)
+    special = [
+        0x0000,
+        0x8000,
+        0x0001,
+        0x3C00,
+        0x7BFF,
+        0xFBFF,
+        0x7C00,
+        0xFC00,
+        0x7E00,
+        0x7F80,
+        0xFF80,
+    ]
+    krn = np.r_[special, np.random.default_rng(1).integers(0, 2**16, 21)].astype(np.uint16)
+    img, krn = every.reshape(1, 1, -1), krn.reshape(-1, 1, 1)
+
+    def numbers(bits):
+        if storage == "float16":
+            return bits.view("f2").astype("f8")
+        return (bits.astype("u4") << 16).view("f4")
+
+    expected = oracle.convolve(numbers(img), numbers(krn), case.algebra).value
+    geometry = Geometry.plan(img.shape, krn.shape)
+    out = cases.harness().empty(geometry.out_shape, np.uint16)
+    cuda.forward(cases.harness(), img, krn, case.semifield, geometry, storage, out, method="tiled")
+    got = numbers(out)
+    assert_matches(got, numbers(bits_of(storage, expected)), dtype=got.dtype)
 
 
 @pytest.mark.parametrize("method", ["direct", "tiled"])

@@ -36,30 +36,43 @@ template <class V> constexpr SEMICONV_FN V addend(V krn) { return krn; }
 
 // Extrema of sums of short integers. Wider numbers hold every sum, and as saturation is monotonic
 // it may wait for the extremum: one instruction for a term on sm_90, for two terms of bytes. An
-// outside position is a number so far off that it is never selected.
-#if defined(SEMICONV_SELECT) && defined(SEMICONV_INTEGER)
-constexpr bool short_sums = adds && plain_extremum && sizeof(Storage) <= 2;
+// outside position is a number so far off that it is never selected. Sums of halves go in pairs too.
+#if defined(SEMICONV_SELECT)
+constexpr bool extrema_of_sums = adds && plain_extremum;
 #else
-constexpr bool short_sums = false;
+constexpr bool extrema_of_sums = false;
 #endif
-constexpr bool paired = short_sums && sizeof(Storage) == 1 && adds_pairs && !provenance;
-template <bool NARROW, bool PAIRED> struct ValueOf { using type = Real; };
+#if defined(SEMICONV_RESIDUAL)
+constexpr bool paired = false;
+#else
+constexpr bool paired = extrema_of_sums && InPairs<Storage>::value;
+#endif
+constexpr bool short_sums = extrema_of_sums && integer && sizeof(Storage) <= 2;
+template <bool SHORT_SUMS, bool PAIRED> struct ValueOf { using type = Real; };
 template <> struct ValueOf<true, false> { using type = Word; };
 template <> struct ValueOf<true, true> { using type = Pair; };
+template <> struct ValueOf<false, true> { using type = Halves<Storage>; };
 using Value = ValueOf<short_sums, paired>::type;
 using Number = Lanes<Value>::Number;
 constexpr int lanes = Lanes<Value>::count, values = columns / lanes;
-template <> SEMICONV_FN Word semifield_zero<Word>() { return {(int32)semifield_zero<Real>()}; }
-template <> SEMICONV_FN Pair semifield_zero<Pair>() {
-  const int32 zero = (int32)semifield_zero<Real>();
-  return Lanes<Pair>::of(zero, zero);
+template <class V, class N> SEMICONV_FN V in_all_lanes(N number) { return Lanes<V>::of(number, number); }
+template <> SEMICONV_FN Word semifield_zero() { return in_all_lanes<Word>((int32)semifield_zero<Real>()); }
+template <> SEMICONV_FN Pair semifield_zero() { return in_all_lanes<Pair>((int32)semifield_zero<Real>()); }
+template <> SEMICONV_FN Halves<float16> semifield_zero() {
+  return in_all_lanes<Halves<float16>>(Store<float16>::from(semifield_zero<float>()));
+}
+template <> SEMICONV_FN Halves<bfloat16> semifield_zero() {
+  return in_all_lanes<Halves<bfloat16>>(Store<bfloat16>::from(semifield_zero<float>()));
 }
 #if defined(SEMICONV_SELECT_GREATER)
 constexpr bool upwards = true;
 #else
 constexpr bool upwards = false;
 #endif
-constexpr int32 outside = !short_sums ? 0 : (upwards ? -4 : 4) * (1 << 8 * (int)sizeof(Storage));
+template <class N> SEMICONV_FN N outside() {
+  if constexpr (short_sums) return (upwards ? -4 : 4) * (1 << 8 * (int)sizeof(Storage));
+  else return N{};
+}
 
 // An extremum saturated at last: the zero is among its terms, so that it is within the other limit.
 template <class N, class R = Real> SEMICONV_FN N saturated(N number) {
@@ -68,11 +81,12 @@ template <class N, class R = Real> SEMICONV_FN N saturated(N number) {
   else return maximum(number, (N)Limits<R>::lowest);
 }
 
-// The same of a value of one lane.
+// The same of a value of one lane, and of a result.
 template <class V> SEMICONV_FN V saturated_value(V value) {
-  const auto number = saturated(Lanes<V>::number(value, 0));
-  return Lanes<V>::of(number, number);
+  return in_all_lanes<V>(saturated(Lanes<V>::number(value, 0)));
 }
+template <class N> SEMICONV_FN Storage result_of(N number) { return store(saturated(number)); }
+template <> SEMICONV_FN Storage result_of(Storage number) { return number; }
 
 // Sums of longer integers leave the range only where one of the two is in its outer half.
 template <class V> constexpr SEMICONV_FN bool may_overflow() {
@@ -91,11 +105,12 @@ template <bool SHORT> struct WeightOf { using type = Storage; };
 template <> struct WeightOf<true> { using type = Value; };
 using Weight = WeightOf<sizeof(Storage) < 4>::type;
 template <class W> SEMICONV_FN W weight_of(Storage stored) {
-  if constexpr (short_sums) return Lanes<W>::of(addend((int32)load(stored)), addend((int32)load(stored)));
+  if constexpr (short_sums) return in_all_lanes<W>(addend((int32)load(stored)));
+  else if constexpr (paired) return in_all_lanes<W>(store(addend(load(stored))));
   else return (W)load(stored);
 }
 template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
-  if constexpr (short_sums) return img + krn;
+  if constexpr (short_sums || paired) return img + krn;
   else if constexpr (PLAIN) return img + addend((V)load(krn));
   else return times(img, (V)load(krn));
 }
@@ -195,8 +210,8 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
 #pragma unroll
     for (int x = 0; x < columns; ++x) {
       const int place = k * columns + x;
-      numbers[place] = (Number)load(stored.of[x]);
-      if (short_sums && !inside(r, chunk * columns + place)) numbers[place] = (Number)outside;
+      numbers[place] = Lanes<Value>::from(stored.of[x]);
+      if (short_sums && !inside(r, chunk * columns + place)) numbers[place] = outside<Number>();
     }
   }
   constexpr int apart = (lanes - 1) * stride_x();  // of a value's numbers
@@ -221,9 +236,9 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
         const int place = at + x * lanes * stride_x();
         const bool takes_part = short_sums || inside(r, chunk * columns + place);
         if (!by_runs && !takes_part) continue;
-        Value term = term_of<PLAIN>(line[place], weights.of[n % columns]);
+        const Value term =
+            takes_part ? term_of<PLAIN>(line[place], weights.of[n % columns]) : semifield_zero<Value>();
         if constexpr (by_runs) {
-          if (!takes_part) term = semifield_zero<Value>();
           of_run[c][x] = kx % run ? extremum(of_run[c][x], term) : term;
           if ((kx + 1) % run == 0 || kx + 1 == TAPS)
             acc[c][row][x].add(saturated_value(of_run[c][x]), (view.first_row + ky) * runs + (first + kx) / run);
@@ -279,8 +294,9 @@ constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
 // The tap of the run `winner` whose term is `best`, the output's value; -1: nobody.
+template <class V>
 SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storage* image, const Storage* kernel,
-                             int32 y, int32 x, Real best, int32 winner) {
+                             int32 y, int32 x, V best, int32 winner) {
   if (winner < 0) return -1;
   const int32 row = winner / runs, first = winner % runs * run;  // its row of taps, its first tap there
   const int32 ky = row % size_y();
@@ -308,7 +324,7 @@ SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storag
     if (kx >= size_x() || column < 0 || column >= (int32)along_x(g.image_size)) continue;
     const Real term = times((Real)load(image[column * along_x(g.img_strides + 2)]),
                             (Real)load(kernel[kx * along_x(g.krn_strides + 2)]));
-    if (term == best) found = n;
+    if (term == Lanes<V>::number(best, 0)) found = n;
   }
   return row * size_x() + first + found;
 }
@@ -384,12 +400,11 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Pl
       Chunk<Storage> results;
 #pragma unroll
       for (int x = 0; x < columns; ++x)
-        results.of[x] = store(saturated(Lanes<Value>::number(acc[c][row][x / lanes].result(), x % lanes)));
+        results.of[x] = result_of(Lanes<Value>::number(acc[c][row][x / lanes].result(), x % lanes));
       store_chunk(out + at, results, width - left);
       const auto winner = [&](const auto& one, int x) {
         if constexpr (by_runs)
-          return tap_of_run(g, place, image, kernel, top + row, left + x, (Real)Lanes<Value>::number(one.best, 0),
-                            one.winner);
+          return tap_of_run(g, place, image, kernel, top + row, left + x, one.best, one.winner);
         else
           return one.winner;
       };

@@ -257,9 +257,9 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         (SubtractSemifield.log(2.0), "float32"),
         (SubtractSemifield.root(3.0), "float32"),
     ]
-    integers = [(dilation, storage) for storage in ("uint8", "int16", "int32", "int64")]
+    others = [(dilation, name) for name in ("bfloat16", "uint8", "int16", "int32", "int64")]
     tiled = [(geometry, *work) for geometry in shapes for work in works]
-    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in integers]
+    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in others]
     for geometry, semifield, storage in tiled:
         residual = residual_of(semifield, storage, geometry)
         for element in {None, None if residual is None else str(residual.dtype)}:
