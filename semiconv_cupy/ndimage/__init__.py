@@ -5,6 +5,9 @@ this is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``li
 primitives (``neighbourhood``) that ``kernels_cu`` computes.
 """
 
+import sys
+from typing import Any
+
 from semiconv_cupy.ndimage.binary import (
     binary_closing,
     binary_dilation,
@@ -59,3 +62,12 @@ __all__ = [
     "morphological_laplace",
     "white_tophat",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(
+        f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
+        "convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
+        name=name,
+        obj=sys.modules[__name__],
+    )
