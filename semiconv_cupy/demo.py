@@ -62,7 +62,7 @@ def run(image: Path | None, out: Path, scale: float, size: int | None, panel: in
         A package of the extra `demo` is missing, the picture cannot be read or written, or the
         arguments do not fit.
     """
-    _need_extras()
+    _need_packages()
     name, grey = load(image)
     try:
         krn = structuring.quadratic(scale, size=size)
@@ -267,18 +267,21 @@ def _backend() -> str:
     return backends.describe()["numpy"]
 
 
-def _need_extras() -> None:
-    for module, package in {
+def missing_packages() -> list[str]:
+    """What `pip install` must bring before the demo can run."""
+    packages = {
         "PIL": "pillow",
         "scipy": "scipy",
         "skimage": "scikit-image",
         "tifffile": "tifffile",
-    }.items():
-        if importlib.util.find_spec(module) is None:
-            raise DemoError(
-                f"the demo needs {package}, which is not installed; install all that it needs "
-                "with: pip install 'semiconv-cupy[demo]'"
-            )
+    }
+    return [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def _need_packages() -> None:
+    missing = missing_packages()
+    if missing:
+        raise DemoError(f"packages are missing: pip install {' '.join(missing)}")
 
 
 def _writable() -> set[str]:
