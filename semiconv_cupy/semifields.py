@@ -1053,7 +1053,7 @@ def named(name: str) -> Semifield:
         if name.startswith(family):  # log, log(2), logsumexp
             raise ValueError(
                 f"semifield={name!r} needs its parameter: pass "
-                f"semiconv_cupy.SubtractSemifield.{family}({parameter}), no name"
+                f"semiconv_cupy.SubtractSemifield.{family}({parameter})"
             )
     similar = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, _NAMED)), None)
     guess = f" (did you mean {similar!r}?)" if similar else ""

@@ -101,9 +101,10 @@ def per_axis(value: Any, count: int) -> list[Any]:
     """One entry per axis: a sequence of that length, or one value for all."""
     if not isinstance(value, (int, str)) and np.iterable(value):
         wrong = "sequence argument must have length equal to input rank: got"
-        if getattr(value, "ndim", 1) > 1:
+        shape = getattr(value, "shape", ())
+        if len(shape) > 1:
             raise RuntimeError(
-                f"{wrong} an array of shape {value.shape}; a footprint is passed as footprint="
+                f"{wrong} an array of shape {shape}; a footprint is passed as footprint="
             )
         entries = list(value)
         if len(entries) != count:
