@@ -733,6 +733,8 @@ class SubtractSemifield(_CompiledSemifield):
         ------
         ValueError
             Where p is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; p is compiled into the kernel, not learned.
 
         Examples
         --------
@@ -780,6 +782,8 @@ class SubtractSemifield(_CompiledSemifield):
         ------
         ValueError
             Where mu is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; mu is compiled into the kernel, not learned.
 
         Examples
         --------

@@ -401,7 +401,7 @@ def minimum_filter(
     origin : int or sequence of int
         Shifts the neighbourhood; positive values to lower indices.
     axes : int or tuple of int, optional
-        The axes of the neighbourhood; all by default.
+        The axes of the neighbourhood, (0, 1) for a colour picture (H, W, 3); all by default.
 
     Returns
     -------
