@@ -6,7 +6,7 @@ primitives (``neighbourhood``) that ``kernels_cu`` computes.
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from semiconv_cupy.ndimage.binary import (
     binary_closing,
@@ -63,11 +63,12 @@ __all__ = [
     "white_tophat",
 ]
 
+if not TYPE_CHECKING:  # to a checker, every name would be there
 
-def __getattr__(name: str) -> Any:
-    raise AttributeError(
-        f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
-        "convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
-        name=name,
-        obj=sys.modules[__name__],
-    )
+    def __getattr__(name):
+        raise AttributeError(
+            f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
+            "convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
+            name=name,
+            obj=sys.modules[__name__],
+        )
