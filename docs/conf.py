@@ -1,5 +1,7 @@
 """Configuration of the documentation: `sphinx-build -W docs build/docs`."""
 
+import base64
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +11,15 @@ import semiconv_cupy
 # Sphinx reads below docs/ only, and follows no link out of it.
 HERE = Path(__file__).parent
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
+
+# The gallery shows some of their figures.
+for notebook in (HERE / "notebooks").glob("*.ipynb"):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    figures = [o["data"]["image/jpeg"] for o in outputs if "image/jpeg" in o.get("data", ())]
+    for number, figure in enumerate(figures):
+        target = notebook.with_name(f"{notebook.stem}_{number}.jpg")
+        target.write_bytes(base64.b64decode(figure))
 
 project = "semiconv-cupy"
 author = "the semiconv-cupy authors"
@@ -59,7 +70,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": [],
     "footer_end": [],
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 9,
 }
 
 

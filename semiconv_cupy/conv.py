@@ -6,7 +6,6 @@ semifields are `semifields`', loops are the backends'.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from semiconv_cupy import linear, reference, source
 from semiconv_cupy.backends import array_module, cuda, host
 from semiconv_cupy.broadcast import broadcast_conv
-from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
+from semiconv_cupy.errors import BackendUnavailableError, warn
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import Residual, needs_arrays, residual_of
 from semiconv_cupy.semifields import (
@@ -49,7 +48,9 @@ def semifield_conv(
     .. math:: out[b, o, x] = \bigoplus_{i, y} img[b, g I + i, s x + d\,step(y) - begin]
               \otimes krn[k(o), i, y]
 
-    with :math:`step(y) = K - 1 - y` for ``kind="conv"`` and :math:`y` for ``"corr"``. Positions
+    with :math:`step(y) = K - 1 - y` for ``kind="conv"`` and :math:`y` for ``"corr"``; output
+    channel o belongs to group g and uses kernel k(o) = o, or o modulo O with `group_broadcasting`;
+    s, d and begin are `stride`, `dilation` and the padding before the first element. Positions
     outside the image do not take part; a window that has no position inside gives the semifield's
     zero. With ``"tropical_max"`` this is grey-scale dilation, the generalised max-pooling.
 
@@ -61,13 +62,16 @@ def semifield_conv(
     krn : array (O, I, *K)
         Of the same library, device and dtype, as many axes; I = C / groups.
     semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
-        The addition and the multiplication, or the name of a ready-made pair, such as
-        ``"tropical_max"``, ``"tropical_min_negated"``, ``"linear"``.
-    stride, dilation : int or one int per spatial axis
-        Step between outputs, and between taps, in image elements.
+        The addition and the multiplication, or the name of a ready-made pair: ``"tropical_max"``,
+        ``"tropical_min_negated"``, ``"tropical_min"``, ``"max_times"``, ``"boolean"``,
+        ``"linear"``.
+    stride : int or one int per spatial axis
+        Step between outputs in image elements: s.
+    dilation : int or one int per spatial axis
+        Step between taps in image elements: d.
     padding : int, one int per axis, (begin, end) pairs, "valid" or "same"
-        How far windows reach beyond the image. "valid" is 0; "same" keeps the size at stride 1 (the
-        odd step at the end).
+        How far windows reach beyond the image, at its beginning (begin) and its end. "valid" is 0;
+        "same" keeps the size at stride 1 (the odd step at the end).
     groups : int
         Number of channel groups that do not see each other; C is a multiple of it.
     group_broadcasting : bool
@@ -243,11 +247,7 @@ def serves(geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
-            f"semifield convolutions run as slow array loops: {reason}",
-            BackendWarning,
-            stacklevel=4,
-        )
+        warn(f"semifield convolutions run as slow array loops: {reason}")
     return False
 
 

@@ -62,7 +62,7 @@ def run(image: Path | None, out: Path, scale: float, size: int | None, panel: in
         A package of the extra `demo` is missing, the picture cannot be read or written, or the
         arguments do not fit.
     """
-    _need_extras()
+    _need_packages()
     name, grey = load(image)
     try:
         krn = structuring.quadratic(scale, size=size)
@@ -88,7 +88,7 @@ def run(image: Path | None, out: Path, scale: float, size: int | None, panel: in
     print(f"{'':10}{'semiconv_cupy':>15}{'scipy.ndimage':>15}{'ratio':>9}{'max |difference|':>19}")
     for operation, (_, ours, scipys, difference) in timed.items():
         ratio = f"{scipys / ours:.3g}x"
-        times = f"{_seconds(ours):>15}{_seconds(scipys):>15}{ratio:>9}"
+        times = f"{_seconds(ours):>15}{_seconds(scipys):>15} {ratio:>8}"
         print(f"{operation:10}{times}{difference:>19g}")
 
     picture = draw(f"{name}, {shape}", grey, krn, timed, panel)
@@ -182,11 +182,12 @@ def compare(grey: Grey, krn: np.ndarray) -> tuple[float, dict[str, Timed]]:
     timed = {}
     for index, operation in enumerate(ours):
         _progress(2 + 2 * index, steps, operation)
-        seconds = _median_time(ours[operation], grey)
         result = ours[operation](grey)
+        seconds = _median_time(ours[operation], grey)
         _progress(3 + 2 * index, steps, f"{operation} by scipy.ndimage")
+        scipys_result = scipys[operation](grey)  # SciPy's first call imports: not to be timed
         scipys_seconds = _median_time(scipys[operation], grey)
-        difference = float(np.max(np.abs(result - scipys[operation](grey))))
+        difference = float(np.max(np.abs(result - scipys_result)))
         timed[operation] = Timed(result, seconds, scipys_seconds, difference)
     _progress(steps, steps, "")
     return max(first_calls), timed
@@ -267,18 +268,21 @@ def _backend() -> str:
     return backends.describe()["numpy"]
 
 
-def _need_extras() -> None:
-    for module, package in {
+def missing_packages() -> list[str]:
+    """What `pip install` must bring before the demo can run."""
+    packages = {
         "PIL": "pillow",
         "scipy": "scipy",
         "skimage": "scikit-image",
         "tifffile": "tifffile",
-    }.items():
-        if importlib.util.find_spec(module) is None:
-            raise DemoError(
-                f"the demo needs {package}, which is not installed; install all that it needs "
-                "with: pip install 'semiconv-cupy[demo]'"
-            )
+    }
+    return [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def _need_packages() -> None:
+    missing = missing_packages()
+    if missing:
+        raise DemoError(f"packages are missing: pip install {' '.join(missing)}")
 
 
 def _writable() -> set[str]:

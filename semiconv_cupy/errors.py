@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class CompileError(RuntimeError):
     """A kernel of the user's semifield did not compile; the compiler's message is in the text."""
@@ -13,3 +16,11 @@ class BackendUnavailableError(RuntimeError):
 
 class BackendWarning(UserWarning):
     """Something slower or less permanent is used than could be; the text names the remedy."""
+
+
+def warn(text: str, category: type[Warning] = BackendWarning) -> None:
+    """Warn at the line that called this library, however deep in it the cause is met."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

@@ -544,7 +544,10 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
             )
         elif callable(function):
             _check_signature(function, names)
-            result = _to_sympy(_traceable(function, {})(*map(Traced, symbols)))
+            value = _traceable(function, {})(*map(Traced, symbols))
+            if value is None:
+                raise ExpressionError("returned None: is `return` missing?")
+            result = _to_sympy(value)
         else:
             raise ExpressionError(f"needs a callable or a SymPy expression, not {function!r}")
         if isinstance(result, Grouped):
@@ -577,7 +580,10 @@ def _check(expression: sympy.Basic, symbols: Sequence[sympy.Symbol], condition: 
         raise ExpressionError(f"unknown symbols {', '.join(sorted(map(str, strangers)))}")
     if (isinstance(expression, Boolean) and not expression.is_Symbol) != condition:
         wanted, got = ("a condition", "a number") if condition else ("a number", "a condition")
-        raise ExpressionError(f"must give {wanted}, but {readable(expression)} is {got}")
+        remedy = "; write right > left for a maximum, right < left for a minimum"
+        raise ExpressionError(
+            f"must give {wanted}, but {readable(expression)} is {got}{remedy if condition else ''}"
+        )
     if expression in (sympy.true, sympy.false):
         raise ExpressionError(f"is always {expression}, whatever its arguments are")
     for node in sympy.preorder_traversal(expression):

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from semiconv_cupy import demo
+
 Facts = Iterator[tuple[str, str]]
 
 
@@ -48,10 +50,11 @@ def _packages(remedies: list[str]) -> Facts:
     cupys = _cupy_distributions()
     yield "cupy", ", ".join(cupys) or "not installed"
 
-    if _version("scipy") is None:
-        remedies.append("the demo needs SciPy and others: pip install 'semiconv-cupy[demo]'")
+    missing = demo.missing_packages()
+    if missing:
+        remedies.append(f"the demo needs more packages: pip install {' '.join(missing)}")
     if _version("torch") is None:
-        remedies.append("torch_bridge needs PyTorch: pip install 'semiconv-cupy[torch]'")
+        remedies.append("torch_bridge needs PyTorch: pip install torch")
     if len(cupys) > 1:
         remedies.append(
             "the installed CuPy packages overwrite each other: pip uninstall all, install one"
@@ -81,22 +84,22 @@ def _gpu(remedies: list[str]) -> Facts:
 
 
 def _cupy(driver: int | None, remedies: list[str]) -> Facts:
-    extra = "cuda13" if driver and driver >= 13000 else "cuda12"
+    package = f"'cupy-cuda{13 if driver and driver >= 13000 else 12}x[ctk]'"
     if not _cupy_distributions():
         yield "CuPy", "not installed"
         if driver:
-            remedies.append(f"CuPy arrays and CUDA tensors: pip install 'semiconv-cupy[{extra}]'")
+            remedies.append(f"CuPy arrays and CUDA tensors: pip install {package}")
         else:
             remedies.append(
-                "CuPy arrays need an NVIDIA GPU with its driver, and then 'semiconv-cupy[cuda12]' "
-                "or [cuda13]; NumPy arrays and CPU tensors need neither"
+                "CuPy arrays need an NVIDIA GPU with its driver, and then 'cupy-cuda12x[ctk]' or "
+                "'cupy-cuda13x[ctk]'; NumPy arrays and CPU tensors need neither"
             )
         return
     try:
         cupy = importlib.import_module("cupy")
     except Exception as error:  # a broken installation raises what it likes
         yield "CuPy", f"cannot be imported: {_first_line(error)}"
-        remedies.append(f"reinstall CuPy: pip install --force-reinstall 'semiconv-cupy[{extra}]'")
+        remedies.append(f"reinstall CuPy: pip install --force-reinstall {package}")
         return
     runtime = cupy.cuda.runtime
     yield "CUDA runtime", _fact(lambda: _dotted(runtime.runtimeGetVersion()))
@@ -104,8 +107,8 @@ def _cupy(driver: int | None, remedies: list[str]) -> Facts:
     yield "NVRTC", nvrtc or "not found"
     if nvrtc is None:
         remedies.append(
-            f"CuPy cannot compile without NVRTC: pip install 'semiconv-cupy[{extra}]', "
-            "or set CUDA_PATH to a CUDA toolkit"
+            f"CuPy cannot compile without NVRTC: pip install {package}, or set CUDA_PATH to a "
+            "CUDA toolkit"
         )
     count = _attempt(runtime.getDeviceCount) or 0
     for index in range(count):

@@ -23,6 +23,7 @@ import sympy
 from semiconv_cupy.expressions import derivative, solutions, symbol, trace, where
 from semiconv_cupy.printing import (
     ArrayFunction,
+    Maximum,
     Minimum,
     cpp_bool,
     cpp_floating,
@@ -326,6 +327,15 @@ def _checked_zero(zero: Any) -> float:
 
 
 def _checked_parameter(name: str, value: Any) -> float:
+    if getattr(value, "requires_grad", False):
+        same = {
+            "mu": "log(mu) of (f, g) is log(1) of (mu f, mu g), divided by mu",
+            "p": "root(p) of (f, g) is linear of (f^p, g^p), to the power of 1/p",
+        }
+        raise TypeError(
+            f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
+            f"the kernel and gets none. Learn it outside: {same[name]}"
+        )
     number = float(value)
     if not math.isfinite(number) or number == 0:
         raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
@@ -723,6 +733,8 @@ class SubtractSemifield(_CompiledSemifield):
         ------
         ValueError
             Where p is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; p is compiled into the kernel, not learned.
 
         Examples
         --------
@@ -770,6 +782,8 @@ class SubtractSemifield(_CompiledSemifield):
         ------
         ValueError
             Where mu is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; mu is compiled into the kernel, not learned.
 
         Examples
         --------
@@ -870,9 +884,11 @@ def _inverse(expression: Any, argument: str, function: str) -> Any:
         found = ArrayFunction(inverse, ("res", *names[1:]))(results, *vals)
         if np.allclose(found, accs, rtol=1e-6):
             return inverse
+    extremum = expression.has(Maximum, Minimum)
+    remedy = "an extremum has no inverse: use SelectSemifield" if extremum else f"pass {argument}"
     raise ValueError(
         f"{argument} is missing, and {function}({', '.join(names)}) = {readable(expression)} could "
-        f"not be solved for acc; pass {argument}"
+        f"not be solved for acc; {remedy}"
     )
 
 
@@ -1010,6 +1026,18 @@ _NAMED: dict[str, Callable[[], Semifield]] = {
 }
 
 
+# What others call them.
+_OTHER_NAMES = {
+    "dilation": "tropical_max",
+    "max": "tropical_max",
+    "max_plus": "tropical_max",
+    "erosion": "tropical_min_negated",
+    "min": "tropical_min_negated",
+    "min_plus": "tropical_min",
+    "viterbi": "max_times",
+}
+
+
 def named(name: str) -> Semifield:
     """The ready-made semifield of that name.
 
@@ -1025,14 +1053,14 @@ def named(name: str) -> Semifield:
     """
     if name in _NAMED:
         return _NAMED[name]()
-    if name in ("log", "root"):
-        parameter = {"log": "mu", "root": "p"}[name]
-        raise ValueError(
-            f"semifield={name!r} needs its parameter: pass SubtractSemifield.{name}({parameter})"
-        )
-    known = [*_NAMED, "log", "root"]
-    similar = difflib.get_close_matches(name, known, n=1)
-    guess = f" (did you mean {similar[0]!r}?)" if similar else ""
+    for family, parameter in (("log", "mu"), ("root", "p")):
+        if name.startswith(family):  # log, log(2), logsumexp
+            raise ValueError(
+                f"semifield={name!r} needs its parameter: pass "
+                f"semiconv_cupy.SubtractSemifield.{family}({parameter})"
+            )
+    similar = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, _NAMED)), None)
+    guess = f" (did you mean {similar!r}?)" if similar else ""
     raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(_NAMED)}")
 
 

@@ -154,15 +154,15 @@ def test_demo_refuses_arguments_that_make_no_sense(arguments, complaint, tmp_pat
     assert complaint in complaints
 
 
-def test_demo_without_its_extra_names_the_remedy(monkeypatch, capsys):
+def test_demo_without_its_packages_names_the_remedy(monkeypatch, capsys):
     find = importlib.util.find_spec
+    absent = {"skimage", "tifffile"}
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name)
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
     )
     status, _, complaints = run_demo(capsys)
     assert status == 2
-    assert "scikit-image" in complaints
-    assert "pip install 'semiconv-cupy[demo]'" in complaints
+    assert complaints.endswith("packages are missing: pip install scikit-image tifffile\n")
 
 
 def run_info(capsys):
@@ -196,11 +196,12 @@ def test_info_where_nothing_optional_is_installed(monkeypatch, capsys):
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.metadata, "distributions", list)
     monkeypatch.setattr(builtins, "__import__", import_only_present)
+    monkeypatch.setattr(demo, "missing_packages", lambda: ["pillow", "scipy"])
     printed = run_info(capsys)
     assert re.search(r"^  torch +not installed$", printed, re.MULTILINE)
     assert re.search(r"^  cupy +not installed$", printed, re.MULTILINE)
-    assert "pip install 'semiconv-cupy[demo]'" in printed
-    assert "pip install 'semiconv-cupy[torch]'" in printed
+    assert "the demo needs more packages: pip install pillow scipy" in printed
+    assert "torch_bridge needs PyTorch: pip install torch" in printed
 
 
 def test_info_without_a_compiler_names_the_remedy():

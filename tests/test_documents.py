@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 OPTIONAL = ("torch", "kornia", "cv2", "pytorch_nd_semiconv", "skimage", "scipy")
 
 
@@ -57,10 +59,11 @@ def test_the_readme_has_examples():
 @pytest.mark.parametrize(
     ("language", "code", "line"), EXAMPLES, ids=[f"line {line}" for *_, line in EXAMPLES]
 )
-def test_an_example_of_the_readme(language, code, line):
+def test_an_example_of_the_readme(language, code, line, tmp_path, monkeypatch):
     absent = missing(code)
     if absent:
         pytest.skip(f"{absent} is not installed")
+    monkeypatch.chdir(tmp_path)  # an example may write a picture
     run(language, code, line, README, {"__name__": "__main__"})
 
 
@@ -87,5 +90,15 @@ def test_a_session_with_a_wrong_answer_fails(wrong):
 
 @pytest.mark.parametrize("document", [README, *PAGES], ids=lambda path: path.stem)
 def test_each_link_to_a_file_leads_somewhere(document):
-    for target in LINK.findall(document.read_text(encoding="utf-8")):
-        assert (document.parent / target).exists(), target
+    text = FENCED.sub("", document.read_text(encoding="utf-8"))
+    for target, section in LINK.findall(text):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        if section:
+            headings = HEADING.findall(path.read_text(encoding="utf-8"))
+            assert section in map(anchor, headings), f"{target}#{section}"
+
+
+def anchor(heading):
+    """The name by which GitHub and MyST link to a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

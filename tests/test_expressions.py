@@ -165,7 +165,7 @@ FAILURES = {
     "float": (lambda a, b: float(a) + b, "asked for its number"),
     "condition": (lambda a, b: a > b, "must give a number, but a > b is a condition"),
     "constant array": (lambda a, b: a * np.ones(3), r"array of shape \(3,\) is not a scalar"),
-    "nothing": (lambda a, b: None, "None is not a scalar"),
+    "nothing": (lambda a, b: None, "returned None"),
     "NaN": (lambda a, b: a + math.nan, "NaN"),
     "division": (lambda a, b: a / 0, "division by 0"),
     "arity": (lambda a: a, r"called with 2 arguments, but .* takes \(a\)"),

@@ -4,6 +4,7 @@ import builtins
 import re
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import semiconv_cupy as sc
 from semiconv_cupy import conv
 from semiconv_cupy.backends import cuda, host
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
+from semiconv_cupy.ndimage import neighbourhood
 
 MAX = sc.SelectSemifield.tropical_max
 IMG = np.zeros((1, 1, 8, 8), np.float32)
 KRN = np.zeros((1, 1, 3, 3), np.float32)
 RGB = np.zeros((1, 3, 8, 8), np.float32)
+PICTURE = np.zeros((20, 30, 3), np.uint8)
 
 
 def convolve(img=IMG, krn=KRN, semifield="tropical_max", **arguments):
@@ -90,7 +93,17 @@ ARRAYS = {
     "a semifield without its parameter": (
         convolve(semifield="log"),
         ValueError,
-        "semifield='log' needs its parameter: pass SubtractSemifield.log(mu)",
+        "semifield='log' needs its parameter: pass semiconv_cupy.SubtractSemifield.log(mu)",
+    ),
+    "a parameter in the name": (
+        convolve(semifield="log(2)"),
+        ValueError,
+        "semifield='log(2)' needs its parameter: pass semiconv_cupy.SubtractSemifield.log(mu)",
+    ),
+    "morphology's own name": (
+        convolve(semifield="erosion"),
+        ValueError,
+        "semifield='erosion' is unknown (did you mean 'tropical_min_negated'?)",
     ),
     "a semifield that was not called": (
         convolve(semifield=MAX),
@@ -135,6 +148,21 @@ ARRAYS = {
         TypeError,
         "depends on the value of krn > 0: write semiconv_cupy.where(condition, a, b) instead",
     ),
+    "a maximum as a selection": (
+        lambda: sc.SelectSemifield(max, lambda img, krn: img + krn, zero=-np.inf),
+        TypeError,
+        "maximum(left, right) is a number; write right > left for a maximum",
+    ),
+    "a maximum as a sum": (
+        lambda: sc.SubtractSemifield(np.maximum, lambda img, krn: img + krn, zero=-np.inf),
+        ValueError,
+        "an extremum has no inverse: use SelectSemifield",
+    ),
+    "a function without return": (
+        lambda: sc.SelectSemifield(lambda a, b: b > a, lambda img, krn: None, zero=0.0),
+        TypeError,
+        "times(img, krn): returned None: is `return` missing?",
+    ),
     "a semifield without zero": (
         lambda: sc.SelectSemifield(lambda a, b: b > a, lambda img, krn: img + krn),
         TypeError,
@@ -155,6 +183,39 @@ ARRAYS = {
         RuntimeError,
         "boundary mode not supported: 'edge'; known are nearest, wrap",
     ),
+    "a footprint of two axes for a colour picture": (
+        lambda: sc.ndimage.grey_dilation(PICTURE, footprint=sc.structuring.disk(2)),
+        RuntimeError,
+        "footprint.ndim (2) must match len(axes) (3); for a colour picture (H, W, 3) pass "
+        "axes=(0, 1)",
+    ),
+    "a size of two axes for a colour picture": (
+        lambda: sc.ndimage.grey_erosion(PICTURE, size=(5, 5)),
+        RuntimeError,
+        "sequence argument must have length equal to input rank: got (5, 5) for 3 axes; for a "
+        "colour picture (H, W, 3) pass axes=(0, 1)",
+    ),
+    "a footprint in the place of the size": (
+        lambda: sc.ndimage.grey_dilation(IMG[0, 0], sc.structuring.disk(2)),
+        RuntimeError,
+        "got an array of shape (5, 5); a footprint is passed as footprint=",
+    ),
+    "half a tap": (
+        lambda: sc.ndimage.grey_dilation(IMG[0, 0], 3.5),
+        TypeError,
+        "size must be an integer, or one for each axis, got 3.5",
+    ),
+    "a file's name": (
+        lambda: sc.ndimage.grey_dilation("photo.jpg", 3),
+        RuntimeError,
+        "data type not supported: input is the text 'photo.jpg', not an array; read the file first",
+    ),
+    "a name that only SciPy has": (
+        lambda: sc.ndimage.gaussian_filter,
+        AttributeError,
+        "semiconv_cupy.ndimage has no gaussian_filter (it has morphology, minimum and maximum "
+        "filters, convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
+    ),
 }
 
 
@@ -170,6 +231,12 @@ def test_what_the_remedies_say_works():
     assert convolve(np.moveaxis(channels_last, -1, 1), groups=3, group_broadcasting=True)().shape
     assert convolve(RGB, np.zeros((3, 1, 3, 3), np.float32), groups=3)().shape == (1, 3, 6, 6)
     assert convolve(IMG[0, 0][None, None], KRN[0, 0][None, None])().shape == (1, 1, 6, 6)
+    assert sc.ndimage.grey_erosion(PICTURE, size=(5, 5), axes=(0, 1)).shape == PICTURE.shape
+    positive, log, root = IMG + 0.5, sc.SubtractSemifield.log, sc.SubtractSemifield.root
+    learned_outside = convolve(3 * positive, 3 * KRN, log(1))() / 3
+    np.testing.assert_allclose(learned_outside, convolve(positive, KRN, log(3))(), rtol=1e-6)
+    learned_outside = convolve(positive**3, (KRN + 2) ** 3, "linear")() ** (1 / 3)
+    np.testing.assert_allclose(learned_outside, convolve(positive, KRN + 2, root(3))(), rtol=1e-6)
     picture, kernel = IMG.astype(np.uint8), KRN - 0.5
     assert convolve(picture.astype(kernel.dtype), kernel)().max() == -0.5
 
@@ -210,7 +277,8 @@ def tensors():
         "two devices": (
             lambda: function(img.to("meta"), krn, "tropical_max"),
             ValueError,
-            "img and krn must be on one device, got img on meta and krn on cpu",
+            "img and krn must be on one device, got img on meta and krn on cpu; move one of them: "
+            "krn.to(img.device), or the module that holds it, module.to(img.device)",
         ),
         "a semifield that was not called": (
             lambda: function(img, krn, MAX),
@@ -239,6 +307,39 @@ def tensors():
             ValueError,
             "img must have 3 channels, got an image of shape (1, 1, 8, 8)",
         ),
+        "a layer of float32 on an image of float64": (
+            lambda: torch_bridge.DilationPool2d(2)(img.double()),
+            TypeError,
+            "krn.to(img.dtype), or the module that holds it, module.to(img.dtype)",
+        ),
+        "an array for a layer": (
+            lambda: torch_bridge.DilationPool2d(2)(IMG),
+            TypeError,
+            "img must be a torch.Tensor, got ndarray; torch.from_numpy(img) makes one",
+        ),
+        "the convolution before the kernel": (
+            lambda: torch_bridge.GenericConv(MAX().dynamic(), learned),
+            TypeError,
+            "got the convolution SemifieldConv(SelectSemifield.tropical_max()): the kernel comes "
+            "first, as in GenericConv(kernel, conv)",
+        ),
+        "a name as a module": (
+            lambda: torch_bridge.GenericConv(learned, "tropical_max"),
+            TypeError,
+            "got str 'tropical_max': use SelectSemifield.tropical_max().dynamic()",
+        ),
+        "a mu to be learned": (
+            lambda: sc.SubtractSemifield.log(torch.nn.Parameter(torch.tensor(2.0))),
+            TypeError,
+            "mu must be a number, got a tensor that requires a gradient: it is compiled into the "
+            "kernel and gets none. Learn it outside: log(mu) of (f, g) is log(1) of (mu f, mu g), "
+            "divided by mu",
+        ),
+        "a tensor for a filter": (
+            lambda: sc.ndimage.grey_dilation(img[0, 0], 3),
+            TypeError,
+            "input must be a NumPy or CuPy array, got a torch.Tensor: pass input.numpy()",
+        ),
     }
 
 
@@ -256,6 +357,12 @@ def tensors():
         "a tensor as a module",
         "a layer that does not know its rank",
         "a layer for other channels",
+        "a layer of float32 on an image of float64",
+        "an array for a layer",
+        "the convolution before the kernel",
+        "a name as a module",
+        "a mu to be learned",
+        "a tensor for a filter",
     ],
 )
 def test_with_tensors(name):
@@ -268,10 +375,15 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr(host, "compiler", lambda: None)
     monkeypatch.setattr(conv, "_warned", False)
     monkeypatch.setattr(conv, "_calls", {})
+    monkeypatch.setattr(neighbourhood, "_warned", False)
     monkeypatch.delenv("CXX", raising=False)
     text = r"slow array loops: no C\+\+ compiler found .*; install one, .* `apt install g\+\+`"
-    with pytest.warns(BackendWarning, match=text):
+    with pytest.warns(BackendWarning, match=text) as found:
         assert convolve()().shape == (1, 1, 6, 6)
+    with pytest.warns(BackendWarning, match=text) as found_in_a_composition:
+        assert sc.ndimage.grey_opening(IMG[0, 0], 3).shape == (8, 8)
+    for warning in (*found, *found_in_a_composition):
+        assert warning.filename == __file__
     with pytest.raises(BackendUnavailableError, match="method='direct' cannot run here: no C"):
         convolve(method="direct")()
 
@@ -311,3 +423,16 @@ def test_no_pytorch(monkeypatch):
     text = "torch_bridge needs PyTorch: pip install torch .*; arrays need only semiconv_cupy"
     with pytest.raises(ModuleNotFoundError, match=text):
         MAX().dynamic()
+
+
+def test_a_structure_that_rounds_to_nothing():
+    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    with pytest.warns(UserWarning, match="the window is flat.*value_range=255") as found:
+        sc.ndimage.grey_closing(image, structure=sc.structuring.quadratic(2.0))
+    assert {warning.filename for warning in found} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        enough = sc.structuring.quadratic(2.0, value_range=255)
+        sc.ndimage.grey_closing(image, structure=enough)
+        sc.ndimage.grey_dilation(image, structure=sc.structuring.flat(sc.structuring.disk(2)))
+        sc.ndimage.grey_dilation(image / 255, structure=sc.structuring.quadratic(2.0))

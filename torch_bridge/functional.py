@@ -110,7 +110,9 @@ def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
     """Both tensors on one device and of one dtype, or an error that names both."""
     if img.device != krn.device:
         raise ValueError(
-            f"img and krn must be on one device, got img on {img.device} and krn on {krn.device}"
+            f"img and krn must be on one device, got img on {img.device} and krn on {krn.device}; "
+            "move one of them: krn.to(img.device), or the module that holds it, "
+            "module.to(img.device)"
         )
     if img.dtype == krn.dtype:
         return img, krn
@@ -120,7 +122,9 @@ def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
         return img.to(wider), krn.to(wider)
     # Integers cannot hold a floating kernel.
     integers = krn.is_floating_point() and not img.is_floating_point()
-    remedy = "img.to(krn.dtype)" if integers else "krn.to(img.dtype)"
+    remedy = "krn.to(img.dtype), or the module that holds it, module.to(img.dtype)"
+    if integers:
+        remedy = "img.to(krn.dtype)"
     raise TypeError(
         f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
         f"convert one of them: {remedy}"

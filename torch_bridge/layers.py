@@ -71,6 +71,11 @@ class _ChannelwiseLayer(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         """`img` (B, C, *S) or (C, *S), and the result in the same way."""
+        if not isinstance(img, Tensor):
+            raise TypeError(
+                f"img must be a torch.Tensor, got {type(img).__name__}; torch.from_numpy(img) "
+                "makes one of a NumPy array"
+            )
         krn = self.kernel()
         if img.dim() == krn.dim() - 1:
             return self._convolve(img[None], krn)[0]

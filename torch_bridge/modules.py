@@ -228,6 +228,11 @@ class _Generic(nn.Module):
         kind: Kind = "conv",
     ) -> None:
         super().__init__()
+        if isinstance(kernel, SemifieldConv | BroadcastConv):
+            raise TypeError(
+                f"kernel must be a module that gives a kernel, got the convolution {kernel!r}: "
+                f"the kernel comes first, as in {type(self).__name__}(kernel, conv)"
+            )
         self.kernel = _callable("kernel", kernel)
         self.stride = stride
         self.padding = padding
@@ -309,6 +314,8 @@ def _callable(name: str, value: Any) -> Any:
     hint = ""
     if hasattr(value, "dynamic"):
         hint = f": use {value!r}.dynamic()"
+    elif isinstance(value, str):
+        hint = f" {value!r}: use SelectSemifield.tropical_max().dynamic(), or that of another"
     elif isinstance(value, Tensor):
         hint = "; for a tensor as kernel use torch_bridge.functional.semifield_conv"
     raise TypeError(f"{name} must be a module, got {type(value).__name__}{hint}")

@@ -476,7 +476,7 @@ def _plot(kernel: Tensor, at_most: int) -> Any:
             tap = tap[(tap.shape[0] - 1) // 2]
         sizes = tap.shape
         first = [-((k - 1) // 2) for k in sizes]
-        axis.set_title(f"out {o}, in {i}")
+        axis.set_title(f"channel {o}" if kernel.shape[1] == 1 else f"out {o}, in {i}")
         if ndim == 1:
             axis.plot(range(first[0], first[0] + sizes[0]), tap.numpy(), marker="o")
         else:

@@ -5,6 +5,9 @@ this is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``li
 primitives (``neighbourhood``) that ``kernels_cu`` computes.
 """
 
+import sys
+from typing import TYPE_CHECKING
+
 from semiconv_cupy.ndimage.binary import (
     binary_closing,
     binary_dilation,
@@ -59,3 +62,13 @@ __all__ = [
     "morphological_laplace",
     "white_tophat",
 ]
+
+if not TYPE_CHECKING:  # to a checker, every name would be there
+
+    def __getattr__(name):
+        raise AttributeError(
+            f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
+            "convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
+            name=name,
+            obj=sys.modules[__name__],
+        )

@@ -7,6 +7,7 @@ programs and their tests can be moved without a change. No computing.
 from __future__ import annotations
 
 import operator
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,6 +26,16 @@ def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
     """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
     if cuda.is_cupy(value):
         return array_module(**{name: value}), value
+    if isinstance(value, str | os.PathLike):
+        raise RuntimeError(
+            f"data type not supported: {name} is the text {str(value)!r}, not an array; read the "
+            "file first, as skimage.io.imread does"
+        )
+    if type(value).__module__.partition(".")[0] == "torch":
+        raise TypeError(
+            f"{name} must be a NumPy or CuPy array, got a torch.Tensor: pass {name}.numpy(), or "
+            "for a tensor as result use torch_bridge"
+        )
     return np, np.asarray(value)
 
 
@@ -89,12 +100,15 @@ def check_axis(axis: Any, ndim: int) -> int:
 def per_axis(value: Any, count: int) -> list[Any]:
     """One entry per axis: a sequence of that length, or one value for all."""
     if not isinstance(value, (int, str)) and np.iterable(value):
+        wrong = "sequence argument must have length equal to input rank: got"
+        shape = getattr(value, "shape", ())
+        if len(shape) > 1:
+            raise RuntimeError(
+                f"{wrong} an array of shape {shape}; a footprint is passed as footprint="
+            )
         entries = list(value)
         if len(entries) != count:
-            raise RuntimeError(
-                f"sequence argument must have length equal to input rank: got {value!r} "
-                f"for {count} axes"
-            )
+            raise RuntimeError(f"{wrong} {value!r} for {count} axes{_of_colours(entries, count)}")
         return entries
     return [value] * count
 
@@ -107,12 +121,25 @@ def spread(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) -
     return result
 
 
+def wrong_rank(name: str, shape: Sequence[int], count: int) -> RuntimeError:
+    """The error for a footprint (structure, weights) that has not one axis for each of the axes."""
+    return RuntimeError(
+        f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){_of_colours(shape, count)}"
+    )
+
+
+def _of_colours(entries: Sequence[Any], count: int) -> str:
+    """The remedy where two axes were meant and the image has one more."""
+    picture = len(entries) == 2 and count == 3
+    return "; for a colour picture (H, W, 3) pass axes=(0, 1)" if picture else ""
+
+
 def place(
     array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str, *, exact: bool = True
 ) -> np.ndarray:
     """A footprint (structure, weights) on some axes as one on all, of size 1 on the others."""
     if array.ndim != len(axes):
-        raise RuntimeError(f"{name}.ndim ({array.ndim}) must match len(axes) ({len(axes)})")
+        raise wrong_rank(name, array.shape, len(axes))
     if len(axes) == ndim:
         return array
     # As in SciPy, the k-th axis of the footprint belongs to the k-th of the sorted axes.

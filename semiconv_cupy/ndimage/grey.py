@@ -6,12 +6,13 @@ everything else is a composition.
 
 from __future__ import annotations
 
-import warnings
+import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     as_array,
@@ -28,6 +29,7 @@ from semiconv_cupy.ndimage.arguments import (
     reflected_origin,
     require_real,
     spread,
+    wrong_rank,
 )
 from semiconv_cupy.ndimage.borders import check_mode
 
@@ -49,9 +51,22 @@ __all__ = [
 ]
 
 
-def _warn_of_ignored_size(size: Any, footprint: Any, depth: int) -> None:
+def _warn_of_ignored_size(size: Any, footprint: Any) -> None:
     if size is not None and footprint is not None:
-        warnings.warn("ignoring size because footprint is set", UserWarning, stacklevel=depth + 1)
+        warn("ignoring size because footprint is set", UserWarning)
+
+
+def _warn_of_lost_fractions(structure: np.ndarray, dtype: np.dtype) -> None:
+    """Rounded to integers, a structure of fractions is the flat one."""
+    if structure.dtype.kind == "f" and dtype.kind in "iu":
+        largest = np.abs(structure).max(initial=0)
+        if 0 < largest < 1:
+            warn(
+                f"structure has no value beyond {largest:.3g}, which {dtype} rounds to 0: the "
+                "window is flat. Of an image in [0, 255] the structure is "
+                "quadratic(..., value_range=255)",
+                UserWarning,
+            )
 
 
 # ---- one extremum ------------------------------------------------------------------------------
@@ -98,6 +113,8 @@ def _extremum(
     wide = _in_dtype_of_output(xp, input, output, dtype)
     if structure is not None and input.dtype.kind == "b":
         footprint, structure = _boolean_footprint(footprint, structure), None
+    if structure is not None:
+        _warn_of_lost_fractions(structure, wide.dtype)
     if structure is None and (footprint is None or footprint.all()):
         result = _separable(
             xp, wide, footprint.shape if footprint is not None else size,
@@ -133,10 +150,17 @@ def _reflect(
     else:
         sizes = per_axis(size, len(axes))
     if len(sizes) < len(axes):
-        raise RuntimeError(f"footprint.ndim ({len(sizes)}) must match len(axes) ({len(axes)})")
+        raise wrong_rank("footprint" if footprint is not None else "structure", sizes, len(axes))
     return axes, [
-        reflected_origin(o, int(k)) for o, k in zip(origins, sizes[: len(axes)], strict=True)
+        reflected_origin(o, _whole(k)) for o, k in zip(origins, sizes[: len(axes)], strict=True)
     ]
+
+
+def _whole(size: Any) -> int:
+    try:
+        return operator.index(size)
+    except TypeError:
+        raise TypeError(f"size must be an integer, or one for each axis, got {size!r}") from None
 
 
 def _boolean_footprint(footprint: np.ndarray | None, structure: np.ndarray) -> np.ndarray:
@@ -275,10 +299,10 @@ def _extremum1d(
     xp, input = as_array(input)
     require_real(input)
     axis = check_axis(axis, input.ndim)
+    size = _whole(size)
     if size < 1:
         raise RuntimeError(f"incorrect filter size: {size}")
     dtype = output_dtype(xp, output, input)
-    size = int(size)
     if not 0 <= size // 2 + origin < size:
         raise ValueError(f"invalid origin {origin} for a filter of size {size}")
     rule = check_mode(mode)
@@ -377,7 +401,7 @@ def minimum_filter(
     origin : int or sequence of int
         Shifts the neighbourhood; positive values to lower indices.
     axes : int or tuple of int, optional
-        The axes of the neighbourhood; all by default.
+        The axes of the neighbourhood, (0, 1) for a colour picture (H, W, 3); all by default.
 
     Returns
     -------
@@ -408,7 +432,7 @@ def minimum_filter(
            [1, 1, 1],
            [4, 1, 2]])
     """
-    _warn_of_ignored_size(size, footprint, 2)
+    _warn_of_ignored_size(size, footprint)
     return _extremum(input, size, footprint, None, output, mode, cval, origin, True, axes)
 
 
@@ -430,7 +454,7 @@ def maximum_filter(
     >>> maximum_filter(np.array([5, 3, 8, 1, 2]), size=3)
     array([5, 8, 8, 8, 2])
     """
-    _warn_of_ignored_size(size, footprint, 2)
+    _warn_of_ignored_size(size, footprint)
     return _extremum(input, size, footprint, None, output, mode, cval, origin, False, axes)
 
 
@@ -496,7 +520,7 @@ def grey_erosion(
     array([3, 5, 9, 5, 3, 5])
     """
     _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint, 2)
+    _warn_of_ignored_size(size, footprint)
     return _extremum(input, size, footprint, structure, output, mode, cval, origin, True, axes)
 
 
@@ -526,7 +550,7 @@ def grey_dilation(
     array([255, 250], dtype=uint8)
     """
     _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint, 2)
+    _warn_of_ignored_size(size, footprint)
     return _extremum(
         input, size, footprint, structure, output, mode, cval, origin, False, axes, reflected=True
     )
@@ -537,7 +561,7 @@ def _window(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of an erosion and of a dilation with the same window."""
     _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint, 3)
+    _warn_of_ignored_size(size, footprint)
     common = dict(
         size=size, footprint=footprint, structure=structure, mode=mode, cval=cval, origin=origin,
         axes=axes,

@@ -6,7 +6,6 @@ Every public function is a composition of these. Chooses the algorithm and who r
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from semiconv_cupy.backends import cuda as cuda_backend
 from semiconv_cupy.backends import host as host_backend
-from semiconv_cupy.errors import BackendWarning
+from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.sums import sums_of
 
@@ -34,11 +33,7 @@ def backend(xp: Any, ndim: int) -> Any:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
-            f"semiconv_cupy.ndimage runs as slow array loops: {host_backend.missing_compiler()}",
-            BackendWarning,
-            stacklevel=4,
-        )
+        warn(f"semiconv_cupy.ndimage runs as slow array loops: {host_backend.missing_compiler()}")
     return reference
 
 
