@@ -78,7 +78,7 @@ template <class S> struct Converted {
   }
 };
 template <> struct Converted<boolean> {
-  static SEMICONV_FN boolean from(double sum) { return boolean{(unsigned char)(sum != 0)}; }
+  static SEMICONV_FN boolean from(double sum) { return boolean{(unsigned char)(sum >= 1 || sum <= -1)}; }
 };
 template <> struct Converted<float16> {
   static SEMICONV_FN float16 from(double sum) { return Store<float16>::from((float)sum); }

@@ -199,7 +199,7 @@ def correlate(
 def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
     """Doubles as C on x86 converts them: towards zero, then modulo the range."""
     if dtype.kind == "b":
-        return total != 0
+        return abs(total) >= 1
     if dtype.kind == "u" and dtype.itemsize == 8:
         return xp.where(
             total < 0, (-(-total).astype(dtype)).astype(dtype), abs(total).astype(dtype)

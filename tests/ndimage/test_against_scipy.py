@@ -182,6 +182,13 @@ def test_correlations(data):
     compare(name, image, weights, **arguments)
 
 
+def test_fractions_of_a_bool_are_cut_off():
+    """As a conversion to any other integer does; a sum below 1 is False."""
+    image = np.array([False, True, True, False])
+    for weight in (0.4, 1.0, -0.4, -1.5):
+        compare("correlate1d", image, [weight, weight, weight])
+
+
 @RUNS
 @given(st.data())
 def test_binary_operations(data):
