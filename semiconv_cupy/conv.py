@@ -176,8 +176,6 @@ def _plan(
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
     storage = storage_of(img.dtype, semifield)
-    if xp is not np and img.device != krn.device:
-        raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
     in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
     served = method == "reference" or serves(geometry, method, on_gpu=xp is not np)
     if method == "reference" or not served:
@@ -204,6 +202,8 @@ def _plan(
         )  # fmt: skip
 
     def launch(img: Array, krn: Array) -> Array:
+        if img.device != krn.device:
+            raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
         with img.device:
             out = device.empty(geometry.out_shape, img.dtype)
             if run is not None:

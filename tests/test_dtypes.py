@@ -386,8 +386,8 @@ def test_libraries_do_not_mix(monkeypatch):
 
 
 def test_names_of_semifields():
-    with pytest.raises(ValueError, match=r"'dilation' is unknown; the names are tropical_max"):
-        sc.semifield_conv(IMG, KRN, "dilation")
+    with pytest.raises(ValueError, match=r"'plus' is unknown; the names are tropical_max"):
+        sc.semifield_conv(IMG, KRN, "plus")
     with pytest.raises(ValueError, match=r"'log' needs its parameter"):
         sc.semifield_conv(IMG, KRN, "log")
     for name in ("tropical_max", "tropical_min", "tropical_min_negated", "max_times", "linear"):

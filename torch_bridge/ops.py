@@ -258,6 +258,8 @@ def _forward_call(
     at, alignment = run, dtype.itemsize
 
     def call(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
+        if krn.dtype is not dtype or krn.get_device() != index:
+            raise TypeError(f"krn is {krn.dtype} on {krn.device}, and img {dtype} on {img.device}")
         image, kernel = img.data_ptr(), krn.data_ptr()
         if (image | kernel) % alignment or not _is_current(index):
             return _forward(img, krn, semifield, *arguments)

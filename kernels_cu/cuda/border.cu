@@ -9,9 +9,10 @@ namespace semiconv {
 
 constexpr int most_axes = 8, rank = SEMICONV_RANK;
 
-// Twin of semiconv_cupy/ndimage/cuda.py. `stride` is the source's, in elements; the copy is contiguous.
+// Twin of semiconv_cupy/ndimage/cuda.py. In elements; `pitch` is from one row of the copy to the next.
 struct Bordered {
   int64 size[most_axes], stride[most_axes];  // of the copy; of the source
+  int64 pitch;
   int64 table[most_axes];                    // where the axis' positions start in the tables
   int64 rows, parts;                         // rows of the copy, parts of each
 };
@@ -36,15 +37,15 @@ SEMICONV_KERNEL(const semiconv::Bordered b, const semiconv::Storage* __restrict_
     inside = inside && element >= 0;
     source += element * b.stride[a];
   }
-  const int64 width = b.size[rank - 1], pitch = b.stride[rank - 1];
+  const int64 width = b.size[rank - 1], step = b.stride[rank - 1];
   const long long* table = tables + b.table[rank - 1];
-  copy += row * width;
+  copy += row * b.pitch;
   const int64 begin = blockIdx.x % b.parts * of_thread * threads_x + lane;
 #pragma unroll
   for (int n = 0; n < of_thread; ++n) {
     const int64 x = begin + n * threads_x;
     if (x >= width) return;
     const int64 element = table[x];
-    copy[x] = inside && element >= 0 ? source[element * pitch] : store(outside);
+    copy[x] = inside && element >= 0 ? source[element * step] : store(outside);
   }
 }

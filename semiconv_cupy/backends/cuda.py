@@ -79,6 +79,8 @@ class Device(Protocol):
 
     def scratch(self, numbers: int) -> tuple[int, object]: ...
 
+    def place(self) -> tuple[int, int]: ...
+
 
 class CupyDevice:
     """The current device, through CuPy."""
@@ -116,6 +118,11 @@ class CupyDevice:
         array = self.array_module.empty(numbers, np.float64)
         return int(array.data.ptr), array
 
+    def place(self) -> tuple[int, int]:
+        """The current GPU and stream: what is allocated here is in order with what runs there."""
+        cuda = self.array_module.cuda
+        return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+
 
 @lru_cache(maxsize=1)
 def device() -> CupyDevice:
@@ -134,6 +141,16 @@ def device() -> CupyDevice:
             f"CuPy finds no usable GPU ({error}); `python -m semiconv_cupy info` says more"
         ) from None
     return found
+
+
+def require_current(name: str, array: Array) -> None:
+    """ValueError for a CuPy array that is not on the current GPU."""
+    current = sys.modules["cupy"].cuda.runtime.getDevice()
+    if array.device.id != current:
+        raise ValueError(
+            f"{name} is on GPU {array.device.id}, and the current one is {current}: call this "
+            f"`with cupy.cuda.Device({array.device.id}):`"
+        )
 
 
 def is_cupy(array: object) -> bool:
@@ -173,7 +190,12 @@ def kernel_source(
         macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
     if file == "linear":
         macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR_FIRST}
-    return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), _OPTIONS)
+    options: tuple[str, ...] = _OPTIONS
+    times = macros["SEMICONV_TIMES"]
+    if semifield.accumulator == "select" and "*" in times and re.search(r"[-+]", times):
+        # Terms are computed again to find the winner, and are to be the same bits.
+        options += ("-fmad=false",)
+    return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), options)
 
 
 def _word(semifield: Semifield) -> str:
@@ -345,7 +367,7 @@ def _sum_kernel(device: Device, storage: str) -> Kernel:
 # ---- tiles ---------------------------------------------------------------------------------------
 
 
-_COLUMNS = 4  # neighbouring elements that a thread loads at once
+COLUMNS = 4  # neighbouring elements that a thread loads at once
 
 
 @dataclass(frozen=True)
@@ -388,7 +410,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class ForwardTile(Tile):
-    """A tile of outputs, `_COLUMNS` in a thread's row."""
+    """A tile of outputs, `COLUMNS` in a thread's row."""
 
     teams: int  # planes of outputs in a block
     depth: int  # slabs of taps between two barriers
@@ -434,12 +456,12 @@ class ForwardTile(Tile):
             (t - 1) * s + (k - 1) * d + 1
             for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
         )
-        return height, -(-(width + _shift(geometry)) // _COLUMNS) * _COLUMNS
+        return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
 
     def shared_bytes(self, geometry: Geometry, storage: str) -> int:
         """Shared memory of a block: patches of the image, and the weights of their slabs."""
         columns = geometry.kernel_size[-1]
-        weights = self.slab * -(-columns * self.channels // _COLUMNS) * _COLUMNS
+        weights = self.slab * -(-columns * self.channels // COLUMNS) * COLUMNS
         itemsize = source.itemsize(storage)  # short weights are widened
         each = math.prod(self.patch(geometry)) * itemsize + weights * max(itemsize, 4)
         return self.sides * self.depth * self.teams * each
@@ -485,13 +507,15 @@ def _divisor(number: int) -> tuple[int, int, int]:
 
 
 def _shift(geometry: Geometry) -> int:
-    """Columns between a multiple of `_COLUMNS` and the first one that a tile's windows see."""
-    return -geometry.pad_begin[-1] % _COLUMNS
+    """Columns between a multiple of `COLUMNS` and the first one that a tile's windows see."""
+    return -geometry.pad_begin[-1] % COLUMNS
 
 
 _SHARED = 48 * 1024
 _LEAST_FILLED = 0.3  # of a tile's outputs: below, idle threads cost more than tiles save
 _LOWEST = 4  # rows of taps in a slab: below, copies of the image cost more than large tiles save
+_LEAST_THREADS = 64  # of a block: smaller ones leave a multiprocessor idle
+_SHARED_OF_ALL = 224 * 1024  # of the blocks of a large multiprocessor
 
 
 def tile_of(
@@ -545,12 +569,14 @@ def tile_of(
     resident = 768 if not mixes and weight == 2 and 9 < taps <= 25 else 512
     height = _planar(geometry.kernel_size, 1)[0]
     while True:
-        blocks = resident // (teams * threads_y * threads_x)
         whole = ForwardTile(
-            channels, rows, _COLUMNS, threads_y, threads_x, blocks, teams, depth, sides, height
+            channels, rows, COLUMNS, threads_y, threads_x, 1, teams, depth, sides, height
         )
         tile = whole.that_fits(geometry, storage)
         if tile is not None:
+            warps = -(-tile.block // 32)
+            room = _SHARED_OF_ALL // (tile.shared_bytes(geometry, storage) + 1024)
+            tile = replace(tile, blocks=max(1, min(resident // (32 * warps), room)))
             break
         if depth > 1:
             depth, sides = 1, 2
@@ -563,6 +589,8 @@ def tile_of(
         else:
             return None
     if not tile.fills(geometry.out_size, least_filled):
+        return None
+    if least_filled and tile.block < _LEAST_THREADS:
         return None
     near = _furthest_position(geometry) < 2**30
     return tile if near and tile.grid(geometry) * tile.teams < 2**31 else None
@@ -734,16 +762,19 @@ def forward(
     out: Array,
     residual: Array | None = None,
     method: str = "auto",
+    *,
+    padded_rows: bool = False,
 ) -> None:
     """Launch the forward kernel on the device's current stream; `out` is C-contiguous.
 
     `method` "auto" takes the tiled kernel where `tile_of` finds a tile, "tiled" insists on it.
+    `padded_rows`: windows lie inside the image, and whole chunks of a row may be read.
     """
     if out.size == 0:
         return
     launch = forward_launch(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
-        method, img.strides, krn.strides, img.itemsize,
+        method, img.strides, krn.strides, img.itemsize, padded_rows,
     )  # fmt: skip
     launch(device.address(img), img, krn, out, residual)
 
@@ -786,6 +817,7 @@ def forward_launch(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     itemsize: int,
+    padded_rows: bool = False,
 ) -> ForwardLaunch:
     """What `forward` launches for arrays of these strides (in bytes); there is an output."""
     img_steps = tuple(stride // itemsize for stride in img_strides)
@@ -808,10 +840,10 @@ def forward_launch(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
         last: tuple[Any, ...] = (plane, tile.division(geometry))
-        whole = np.uint32(_has_whole_chunks(geometry, img_steps))
+        whole = np.uint32(_has_whole_chunks(geometry, img_steps, padded_rows))
         return ForwardLaunch(
             kernel, (tile.grid(geometry),), (tile.block,), struct, (*last, np.uint32(0)),
-            (*last, whole), min(16, _COLUMNS * itemsize),
+            (*last, whole), min(16, COLUMNS * itemsize),
         )  # fmt: skip
     outputs = math.prod(geometry.out_shape)
     offset = _offset(geometry, img_steps, krn_steps)
@@ -849,11 +881,13 @@ def _in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
     return tuple(step * source.itemsize(storage) for step in steps)
 
 
-def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...]) -> bool:
-    """Whether chunks of `_COLUMNS` elements lie in rows of an image, none across its edge."""
+def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...], padded_rows: bool) -> bool:
+    """Whether chunks of `COLUMNS` elements lie in rows of an image, none across its edge."""
     *outer, last = img_steps
-    steps = (n for n, size in zip(outer, geometry.img_shape, strict=False) if size > 1)
-    return last == 1 and not any(n % _COLUMNS for n in (*steps, geometry.image_size[-1]))
+    steps = [n for n, size in zip(outer, geometry.img_shape, strict=False) if size > 1]
+    if not padded_rows:
+        steps.append(geometry.image_size[-1])
+    return last == 1 and not any(n % COLUMNS for n in steps)
 
 
 _PARTS = 64  # of a plane whose extreme numbers are looked for at the same time

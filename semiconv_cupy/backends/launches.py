@@ -129,6 +129,10 @@ class Recorder:
         """Likewise."""
         return 0, None
 
+    def place(self) -> tuple[int, int]:
+        """There is one."""
+        return 0, 0
+
 
 def launches(work: Work) -> list[Launch]:
     """The launches of a work's forward pass.

@@ -25,6 +25,7 @@ _NATIVE = frozenset(np.dtype(name) for name in _SUPPORTED - {"bfloat16"})
 def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
     """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
     if cuda.is_cupy(value):
+        cuda.require_current(name, value)
         return array_module(**{name: value}), value
     if isinstance(value, str | os.PathLike):
         raise RuntimeError(

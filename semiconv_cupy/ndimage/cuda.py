@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.cuda import THREADS, Device, Kernel, elements, forward, tile_of
+from semiconv_cupy.backends.cuda import COLUMNS, THREADS, Device, Kernel, elements, forward, tile_of
 from semiconv_cupy.backends.host import MAX_RANK
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
@@ -37,8 +37,8 @@ _NEIGHBOURHOOD = np.dtype(
 # semiconv::Bordered of kernels_cu/cuda/border.cu, semiconv::Spread of kernels_cu/cuda/spread.cu.
 _BORDERED = np.dtype(
     [
-        ("size", *_AXES), ("stride", *_AXES), ("table", *_AXES), ("rows", np.int64),
-        ("parts", np.int64),
+        ("size", *_AXES), ("stride", *_AXES), ("pitch", np.int64), ("table", *_AXES),
+        ("rows", np.int64), ("parts", np.int64),
     ],
     align=True,
 )  # fmt: skip
@@ -456,10 +456,9 @@ class Backend:
     def _there(self, array: np.ndarray) -> Array:
         return self.device.array_module.asarray(np.ascontiguousarray(array))
 
-    def _kept(self, like: Array, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
-        """A small array on the device of `like`, uploaded once."""
-        number = getattr(getattr(like, "device", None), "id", None)
-        whole = (type(self.device), number, *key)
+    def _kept(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
+        """A small array, uploaded once for each stream: nobody reads it too early or too late."""
+        whole = (type(self.device), *self.device.place(), *key)
         found = _uploaded.get(whole)
         if found is None:
             if len(_uploaded) >= _MOST_UPLOADED:
@@ -489,7 +488,7 @@ class Backend:
             borders = tuple(
                 (array.shape[a], before[a], window[a] - 1 - before[a], rules[a]) for a in axes
             )
-            table = self._kept(array, borders, partial(_all_beyond, borders))
+            table = self._kept(borders, partial(_all_beyond, borders))
             out = self.device.empty(array.shape, array.dtype)
             described = launch.described.copy()
             at_once = min(4 * array.dtype.itemsize, 16)
@@ -529,8 +528,8 @@ class Backend:
                 launch.grid, (THREADS,),
                 (
                     launch.described[()], array, out,
-                    self._kept(array, borders, partial(_all_beyond, borders)),
-                    self._kept(array, (launch.lookups.tobytes(),), lambda: launch.lookups),
+                    self._kept(borders, partial(_all_beyond, borders)),
+                    self._kept((launch.lookups.tobytes(),), lambda: launch.lookups),
                     outside.astype(lane)[()],
                 ),
                 launch.shared_bytes,
@@ -601,7 +600,7 @@ class Backend:
             krn[0, 0][tuple(np.argwhere(taps)[0])] = -np.inf
         out = self.device.empty(geometry.out_shape, array.dtype)
         images = wide[None, None], self._there(krn)
-        forward(self.device, *images, semifield, geometry, storage, out)
+        forward(self.device, *images, semifield, geometry, storage, out, padded_rows=True)
         if first is not None:
             seen = reference.view(wide, np.argwhere(taps)[0], array.shape).astype(np.float64)
             term = (seen + first).astype(sums.values.dtype).astype(array.dtype)
@@ -619,11 +618,12 @@ class Backend:
         """The array with what windows see beyond its borders."""
         storage, rank = array.dtype.name, array.ndim
         shape = tuple(n + k - 1 for n, k in zip(array.shape, window, strict=True))
-        out = self.device.empty(shape, array.dtype)
+        pitch = -(-shape[-1] // COLUMNS) * COLUMNS  # so that whole chunks can be read
+        out = self.device.empty((*shape[:-1], pitch), array.dtype)[..., : shape[-1]]
         threads_x = min(THREADS, 2 ** max(5, (shape[-1] // _OF_THREAD).bit_length()))
         described = np.zeros((), _BORDERED)
         described["size"][:rank] = shape
-        described["stride"][:rank] = elements(array)
+        described["stride"][:rank], described["pitch"] = elements(array), pitch
         described["table"][:rank] = np.cumsum([0, *shape])[:-1]
         described["rows"] = rows = math.prod(shape[:-1])
         described["parts"] = parts = -(-shape[-1] // (threads_x * _OF_THREAD))
@@ -698,9 +698,9 @@ class Backend:
             (
                 described[()], array, out,
                 self._tables(array, window, before, rules),
-                self._kept(array, (indices.tobytes(), array.ndim), lambda: indices),
-                self._kept(array, (offsets.tobytes(),), lambda: offsets),
-                self._kept(array, (), lambda: np.zeros(1)) if values is None
+                self._kept((indices.tobytes(), array.ndim), lambda: indices),
+                self._kept((offsets.tobytes(),), lambda: offsets),
+                self._kept((), lambda: np.zeros(1)) if values is None
                 else self._there(values),
                 outside[()], np.float64(first or 0), np.int32(first is not None),
             ),
@@ -717,7 +717,7 @@ class Backend:
             parts = [positions(n, b, k - 1 - b, rule) for n, k, b, rule in each]
             return np.concatenate([*parts, np.zeros(1, np.int64)])
 
-        return self._kept(array, (array.shape, window, before, rules), tables)
+        return self._kept((array.shape, window, before, rules), tables)
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """Values spread within tiles until nothing changes; asks after every eighth launch."""
@@ -739,7 +739,7 @@ class Backend:
         described["tiles_y"], described["tiles_x"] = tiles_y, tiles_x
         # An output sees what lies a step back.
         seen = np.ascontiguousarray(-steps[np.argsort(across, kind="stable")], np.int64)
-        table = self._kept(seed, (seen.tobytes(), seen.shape), lambda: seen)
+        table = self._kept((seen.tobytes(), seen.shape), lambda: seen)
         reach = (reach_y, reach_x)
         kernel = self._kernel(spread_kernel, seed.dtype.name, len(shape), minimum, reach)
         other = self.device.empty(value.shape, value.dtype)

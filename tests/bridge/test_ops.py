@@ -70,6 +70,7 @@ def test_what_is_prepared_for_a_gpu(name, case, wants, monkeypatch):
     monkeypatch.setattr(ops, "gpu", lambda index: harness)
     monkeypatch.setattr(ops, "current_stream", lambda index: None)
     monkeypatch.setattr(ops, "_is_current", lambda index: True)
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
     (img, krn, key, *arguments, _), (slopes, saved, *_) = calls(name, case)
     img = torch.stack([img, img], -1)[..., 1]  # strides that are not contiguous
     shapes = tuple(img.shape), tuple(krn.shape)
@@ -81,6 +82,7 @@ def test_what_is_prepared_for_a_gpu(name, case, wants, monkeypatch):
     strides = None if saved is None else img.stride()
     backward = ops._backward_call.__wrapped__(*prepared, *shapes, strides, *arguments, *wants)
     found = backward(slopes, *arrays, residual)
+    monkeypatch.undo()  # and now the CPU's
     expected, left = FORWARD(img, krn, key, *arguments, True)
     torch.testing.assert_close(out, expected)
     expected = BACKWARD(slopes, *arrays, left, key, *shapes, *arguments, *wants)

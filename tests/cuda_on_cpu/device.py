@@ -132,6 +132,9 @@ class HarnessDevice:
         array = self.empty(numbers, np.float64)
         return array.ctypes.data, array
 
+    def place(self) -> tuple[int, int]:
+        return 0, 0
+
     def compile(self, source: str, name: str, options: Sequence[str] = ()) -> "HarnessKernel":
         """Compile a CUDA source text and return its ``extern "C" __global__`` function `name`."""
         key = (source, tuple(options))
