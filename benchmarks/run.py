@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import ceilings, peers, works
 from benchmarks.costs import Cost
 from benchmarks.peers import OURS
-from benchmarks.timing import Call, Clock, Events, Times, alternate, in_turn, wall
+from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_turn, wall
 from benchmarks.works import Convolution, Device, Filter, Goal, Growth
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
@@ -47,6 +47,11 @@ class Bench:
     between: Callable[[], None] = field(default=lambda: None)  # two works
 
     @property
+    def pause(self) -> float:
+        """A GPU's calls wait for each other anyway."""
+        return PAUSE if self.device == "cpu" else 0.0
+
+    @property
     def statistic(self) -> str:
         """On a CPU others' work only ever adds; a GPU is ours alone."""
         return "best" if self.device == "cpu" else "median"
@@ -72,7 +77,7 @@ class Bench:
                 if name == OURS:
                     raise
                 failures[name] = f"{type(error).__name__}: {error}"
-        times: dict[str, Times] = alternate(calls, self.clock, self.seconds)
+        times: dict[str, Times] = alternate(calls, self.clock, self.seconds, pause=self.pause)
         return {name: getattr(found, self.statistic) for name, found in times.items()}, failures
 
 

@@ -1,7 +1,8 @@
 """Times of calls that take turns, so that a busy machine is busy for all of them.
 
 A turn is a few calls of the same: the first finds caches full of another's numbers, and on the CPU
-its threads asleep; the others are what a loop over images takes.
+its threads asleep; the others are what a loop over images takes. On the CPU a turn begins with a
+pause, in which the last one's threads stop looking for work.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 Call = Callable[[], object]
 SLOW = 1.0  # seconds: a call that takes longer is timed once
-TURN = 0.01  # seconds that a turn takes: ten calls at most, one at least
+TURN = 0.02  # seconds that a turn takes: ten calls at most, one at least
+PAUSE = 0.015  # seconds; OpenMP's threads spin for about half of that
 
 
 class Clock(Protocol):
@@ -73,7 +75,7 @@ class Events:
 
 
 def alternate(
-    calls: Mapping[str, Call], clock: Clock, seconds: float, most: int = 200
+    calls: Mapping[str, Call], clock: Clock, seconds: float, most: int = 200, pause: float = 0
 ) -> dict[str, Times]:
     """Time calls in turns, for about so many seconds each; at least three rounds.
 
@@ -87,6 +89,7 @@ def alternate(
     rounds = 1
     while quick and (rounds < 3 or (time.perf_counter() < until and rounds < most)):
         for name in quick:
+            time.sleep(pause)
             for _ in range(max(1, min(10, int(TURN / shortest[name])))):
                 found[name].append(clock(calls[name]))
         rounds += 1
