@@ -189,7 +189,7 @@ def test_calls_take_turns():
     calls = {name: lambda name=name: made.append(name) for name in "ab"}
     times = timing.alternate(calls, lambda call: call() or 0.01 * len(made), 0.0)
     # Once to load, then three rounds, of which the later ones take as many calls as fill a turn.
-    assert made == list("ab" "ab" "aab" "aab")
+    assert made == list("ababaabaab")
     assert times["a"] == pytest.approx((0.03, 0.06))
     assert times["b"] == pytest.approx((0.04, 0.07))
 
