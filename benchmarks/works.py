@@ -236,7 +236,7 @@ def gpu() -> Iterator[Convolution | Filter]:
     yield Filter("disk 20, 2048^2 uint8", "grey_dilation", (2048, 2048), "uint8", disk)
     ball = {"footprint": structuring.ball(5)}
     yield Filter("ball 5, 256^3 uint8", "grey_dilation", (256,) * 3, "uint8", ball)
-    structure = np.random.default_rng(0).random((11, 11), np.float32)
+    structure = np.random.default_rng(0).integers(0, 100, (11, 11))
     for dtype in ("float32", "uint8"):
         yield Filter(f"structure 11x11, 2048^2 {dtype}", "grey_dilation", (2048, 2048), dtype,
                      {"structure": structure}, at_least(5, CUPYX))  # fmt: skip
