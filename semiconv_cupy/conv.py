@@ -6,6 +6,7 @@ semifields are `semifields`', loops are the backends'.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -182,8 +183,10 @@ def _plan(
 
         def loop(img: Array, krn: Array) -> Array:
             native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
-            out = xp.empty(geometry.out_shape, native)
-            _by_reference(xp, img, krn, out, None, semifield, geometry, storage)
+            _require_one_device(img, krn)
+            with _device_of(img):
+                out = xp.empty(geometry.out_shape, native)
+                _by_reference(xp, img, krn, out, None, semifield, geometry, storage)
             return out
 
         return loop
@@ -202,8 +205,7 @@ def _plan(
         )  # fmt: skip
 
     def launch(img: Array, krn: Array) -> Array:
-        if img.device != krn.device:
-            raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
+        _require_one_device(img, krn)
         with img.device:
             out = device.empty(geometry.out_shape, img.dtype)
             if run is not None:
@@ -213,6 +215,16 @@ def _plan(
         return out
 
     return launch
+
+
+def _require_one_device(img: Array, krn: Array) -> None:
+    if cuda.is_cupy(img) and img.device != krn.device:
+        raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
+
+
+def _device_of(array: Array) -> contextlib.AbstractContextManager[Any]:
+    """Inside, a CuPy array's GPU is the current one."""
+    return array.device if cuda.is_cupy(array) else contextlib.nullcontext()
 
 
 def storage_of(dtype: Any, semifield: Semifield) -> str:
@@ -358,6 +370,7 @@ def semifield_conv_vjp(
              group_broadcasting=group_broadcasting, kind=kind),
     )  # fmt: skip
     del call  # only its checks
+    _require_one_device(img, krn)
     storage = storage_of(img.dtype, algebra)
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
@@ -366,10 +379,11 @@ def semifield_conv_vjp(
         group_broadcasting=group_broadcasting, kind=kind,
     )  # fmt: skip
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
-    out = xp.empty(geometry.out_shape, dtype)
     described = linear.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
-    residual = None if described is None else xp.empty(described.shape, described.dtype)
-    forward(img, krn, out, residual, algebra, geometry, storage, method=method)
+    with _device_of(img):
+        out = xp.empty(geometry.out_shape, dtype)
+        residual = None if described is None else xp.empty(described.shape, described.dtype)
+        forward(img, krn, out, residual, algebra, geometry, storage, method=method)
     saved = (img, krn) if needs_arrays(algebra) else (None, None)
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
@@ -380,14 +394,14 @@ def semifield_conv_vjp(
                 f"got {grad_out.shape} and {grad_out.dtype}"
             )
         real = source.ARITHMETIC[storage]
-        zeroed = xp is np or method == "reference"
-        grad_img = (xp.zeros if zeroed else xp.empty)(geometry.img_shape, real)
-        grad_krn = xp.empty(geometry.krn_shape, real)
-        backward(
-            grad_out, saved[0], saved[1], residual, grad_img, grad_krn, algebra, geometry, storage,
-            method=method,
-        )  # fmt: skip
-        return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
+        with _device_of(out_like):
+            grad_img = (xp.zeros if xp is np else xp.empty)(geometry.img_shape, real)
+            grad_krn = xp.empty(geometry.krn_shape, real)
+            backward(
+                grad_out, saved[0], saved[1], residual, grad_img, grad_krn, algebra, geometry,
+                storage, method=method,
+            )  # fmt: skip
+            return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
 
     out_like = out[:0]
     return out, pullback
@@ -493,7 +507,7 @@ def backward(
 ) -> None:
     """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
 
-    `grad_img` comes zeroed, except for CUDA kernels: they write every element. `img` and `krn` may
+    NumPy's `grad_img` comes zeroed; on a GPU every element is written. `img` and `krn` may
     be None where `residual.needs_arrays` is False. The residual tells what the forward pass was:
     where it kept none that `residual.residual_of` describes, it was "linear".
     """
@@ -503,6 +517,8 @@ def backward(
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
+        if on_gpu and grad_img is not None:
+            grad_img[...] = 0
         with np.errstate(all="ignore"):
             if linearly:
                 residual = reference.forward(xp, image, kernel, semifield, geometry, dtype)[1]
