@@ -1,11 +1,16 @@
 """Every CUDA kernel on small arrays that are no multiples of anything, for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python tests/launch_every_kernel.py
-    compute-sanitizer --tool racecheck python tests/launch_every_kernel.py
+    compute-sanitizer --tool racecheck python tests/launch_every_kernel.py [PART PARTS]
 
-On a GPU, through CuPy; it computes, and compares nothing (the tests do). A test in
-test_cuda_backward.py runs it on the CPU.
+On a GPU, through CuPy; it computes, and compares nothing (the tests do). Most of its time goes into
+compiling, so that several processes (PART of 0, 1, ...) take less. A test in test_cuda_backward.py
+runs it on the CPU.
 """
+
+import sys
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -36,23 +41,30 @@ GEOMETRIES = [
 ]
 
 
-def convolutions(device, semifields=SEMIFIELDS, geometries=GEOMETRIES):
-    """Forward and backward passes, by the direct kernels and by tiles wherever there are some."""
-    xp, rng = device.array_module, np.random.default_rng(0)
-    for img_shape, krn_shape, arguments in geometries:
-        plan = Geometry.plan(img_shape, krn_shape, **arguments)
+def convolutions(semifields=SEMIFIELDS, geometries=GEOMETRIES) -> Iterator[partial]:
+    """Forward and backward passes, by the direct kernels and by tiles wherever there are some.
+
+    Each is a function of the device.
+    """
+    for shapes in geometries:
         for semifield, storages in semifields:
             for storage in storages:
-                img, krn = (
-                    xp.asarray((rng.random(shape) + 0.1).astype(storage))
-                    for shape in (img_shape, krn_shape)
-                )
-                case = (semifield, plan, storage)
-                for method in ("direct", "auto"):
-                    _passes(device, img, krn, *case, method)
-                if linear.can_serve(semifield):
-                    out = device.empty(plan.out_shape, storage)
-                    cuda.forward_linear(device, img, krn, *case, out)
+                yield partial(_convolution, semifield=semifield, storage=storage, shapes=shapes)
+
+
+def _convolution(device, semifield, storage, shapes):
+    img_shape, krn_shape, arguments = shapes
+    plan = Geometry.plan(img_shape, krn_shape, **arguments)
+    xp, rng = device.array_module, np.random.default_rng(0)
+    img, krn = (
+        xp.asarray((rng.random(shape) + 0.1).astype(storage)) for shape in (img_shape, krn_shape)
+    )
+    case = (semifield, plan, storage)
+    for method in ("direct", "auto"):
+        _passes(device, img, krn, *case, method)
+    if linear.can_serve(semifield):
+        out = device.empty(plan.out_shape, storage)
+        cuda.forward_linear(device, img, krn, *case, out)
 
 
 def _passes(device, img, krn, semifield, plan, storage, method):
@@ -68,43 +80,52 @@ def _passes(device, img, krn, semifield, plan, storage, method):
         cuda.backward(device, *arrays, semifield, plan, storage, method)
 
 
-def integers(cupy):
+def integers(cupy) -> Iterator[partial]:
     """Forward passes of dtypes that have no gradient."""
     rng = np.random.default_rng(0)
     for dtype in ("uint8", "int16", "int32", "uint64", "bool"):
-        for img_shape, krn_shape, arguments in GEOMETRIES:
-            img, krn = (
-                cupy.asarray(rng.integers(0, 2, shape).astype(dtype))
-                for shape in (img_shape, krn_shape)
-            )
-            sc.semifield_conv(img, krn, "tropical_max", **arguments)
+        for *shapes, arguments in GEOMETRIES:
+            img, krn = (rng.integers(0, 2, shape).astype(dtype) for shape in shapes)
+            yield partial(_integers, cupy, img, krn, arguments)
 
 
-def filters(cupy):
+def _integers(cupy, img, krn, arguments):
+    sc.semifield_conv(cupy.asarray(img), cupy.asarray(krn), "tropical_max", **arguments)
+
+
+def filters(cupy) -> Iterator[partial]:
     """The functions that have SciPy's names."""
-    rng, nd = np.random.default_rng(0), sc.ndimage
     for shape in ((61, 83), (5, 40, 33), (1000,)):
         for dtype in ("uint8", "int32", "float16", "float32", "float64"):
-            x = cupy.asarray(rng.integers(0, 100, shape).astype(dtype))
-            for size in (2, 5, 30):
-                nd.maximum_filter(x, size)
-                nd.minimum_filter(x, size, mode="constant", cval=7)
-            ball = sc.structuring.ball(4, len(shape))
-            nd.maximum_filter(x, footprint=ball)
-            nd.grey_erosion(x, structure=rng.integers(0, 9, (3,) * len(shape)))
-            if dtype in ("float32", "float64"):
-                nd.convolve(x, rng.random((3,) * len(shape)))
-        nd.binary_dilation(x > 50, iterations=3)
-        nd.binary_fill_holes(x > 50)
+            yield partial(_filters, cupy, shape, dtype)
+
+
+def _filters(cupy, shape, dtype):
+    rng, nd = np.random.default_rng(0), sc.ndimage
+    x = cupy.asarray(rng.integers(0, 100, shape).astype(dtype))
+    for size in (2, 5, 30):
+        nd.maximum_filter(x, size)
+        nd.minimum_filter(x, size, mode="constant", cval=7)
+    nd.maximum_filter(x, footprint=sc.structuring.ball(4, len(shape)))
+    nd.grey_erosion(x, structure=rng.integers(0, 9, (3,) * len(shape)))
+    if dtype in ("float32", "float64"):
+        nd.convolve(x, rng.random((3,) * len(shape)))
+    nd.binary_dilation(x > 50, iterations=3)
+    nd.binary_fill_holes(x > 50)
+
+
+def main(part: int, parts: int) -> None:
+    """Run every `parts`-th case."""
+    import cupy
+
+    cuda._LEAST_FILLED = 0.0  # also tiles that are mostly empty
+    of_device = (partial(case, cuda.device()) for case in convolutions())
+    cases = [*of_device, *integers(cupy), *filters(cupy)][part::parts]
+    for case in cases:
+        case()
+    cupy.cuda.Device().synchronize()
+    print(f"all kernels of {len(cases)} cases were launched")
 
 
 if __name__ == "__main__":
-    import cupy
-
-    # Also tiles that are mostly empty.
-    cuda._LEAST_FILLED = 0.0
-    convolutions(cuda.device())
-    integers(cupy)
-    filters(cupy)
-    cupy.cuda.Device().synchronize()
-    print("every kernel was launched")
+    main(*map(int, sys.argv[1:] or ("0", "1")))
