@@ -28,9 +28,7 @@ template <class V> struct BlockedSum {
   SEMICONV_FN void fold() {
     const V sum = total + partial;
     const V shadow = sum - total;
-    const V error = (total - (sum - shadow)) + (partial - shadow);
-    // An infinite sum has no error term (inf - inf would make it NaN).
-    correction = correction + where(absolute(sum) < infinity<V>(), error, constant<V>(0));
+    correction = correction + ((total - (sum - shadow)) + (partial - shadow));
     total = sum;
     partial = constant<V>(0);
   }
@@ -38,9 +36,11 @@ template <class V> struct BlockedSum {
     total = total * factor;
     correction = correction * factor;
   }
-  SEMICONV_FN V result() const { return total + correction; }
+  // An infinite total has no error term (inf - inf makes it NaN).
+  SEMICONV_FN V result() const {
+    return where(absolute(total) < infinity<V>(), total + correction, total);
+  }
 };
-
 
 #if defined(SEMICONV_SELECT)
 

@@ -254,13 +254,21 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
   }
 }
 
+// Sums of so many terms are plain; beyond, they go into compensated totals. (That costs as much as
+// seven terms, and a plain sum of twice as many terms errs by 1.4 times as much.)
+constexpr int most_plain = 2 * block;
+// Slabs that are so small that several go by between two folds; where terms are seen twice, the
+// totals change their scale after each.
+constexpr int slabs_to_fold =
+    !Chosen::two_pass && slabs == 1 && plane_taps < most_plain ? most_plain / plane_taps : 1;
+
 // One slab of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
 // in the kernel's memory order.
 // inside(row, column) is asked for the positions of the thread's part of the patch that are in the image.
 template <int PASS, int UNROLL, bool PLAIN, class A, class F>
 SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) {
   const int reach = (rows - 1) * stride_y() + (view.tap_rows() - 1) * dilation_y() + 1;
-  constexpr int folded = size_x() < block ? block / size_x() : 1;  // rows between two folds
+  constexpr int folded = size_x() < most_plain ? most_plain / size_x() : 1;  // rows between two folds
 #pragma unroll UNROLL
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
@@ -286,7 +294,7 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const View& view, F&& inside) 
     for_each(acc, [](A& one) { one.settle(); });
   }
   visit_rows<1, UNROLL, PLAIN>(acc, view, inside);
-  for_each(acc, [](A& one) { one.fold(); });
+  if (slabs_to_fold == 1) for_each(acc, [](A& one) { one.fold(); });
 }
 
 // Straight code where it is short; beyond, it would outgrow the instruction cache.
@@ -505,7 +513,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     for (int d = 0; d < depth; ++d) fill_outside(source_of(0), patches[side][member][d]);
 
   int32 p = find(0);
-  int side = 0;
+  int side = 0, unfolded = 0;
   if (p < all) fetch(p, side);
   while (p < all) {
     await_copies();
@@ -550,6 +558,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       } else {
         visit_slab<unrolled, plain>(acc, view, [](int, int) { return true; });
       }
+      if (slabs_to_fold > 1 && ++unfolded == slabs_to_fold) {
+        for_each(acc, [](Chosen& one) { one.fold(); });
+        unfolded = 0;
+      }
     }
     if (sides == 1 && next < all) {
       __syncthreads();
@@ -558,6 +570,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     side = other;
     p = next;
   }
+  if (slabs_to_fold > 1) for_each(acc, [](Chosen& one) { one.fold(); });
 
   store_outputs(acc, g, place_of_block(g, division), img, krn, out, residual, residual_plane);
 }

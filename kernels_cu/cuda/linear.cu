@@ -11,19 +11,33 @@
 
 namespace semiconv {
 
-// Where the n-th number of a plane lies.
-SEMICONV_FN int64 place_of(const Geometry& g, bool of_kernel, int64 plane, int64 n) {
-  const int64* strides = of_kernel ? g.krn_strides : g.img_strides;
-  const int64* sizes = of_kernel ? g.kernel_size : g.image_size;
-  int64 at = 0;
-  for (int a = last_axis; a >= 0; --a) {
-    at += n % sizes[a] * strides[a + 2];
-    n /= sizes[a];
+// Where a plane's numbers lie: one after the other, or by strides.
+struct Numbers {
+  const int64 *strides, *sizes;
+  int64 first;
+  bool dense;
+  SEMICONV_FN Numbers(const Geometry& g, bool of_kernel, int64 plane)
+      : strides(of_kernel ? g.krn_strides : g.img_strides), sizes(of_kernel ? g.kernel_size : g.image_size) {
+    first = of_kernel ? plane * strides[0]
+                      : plane / g.groups * strides[0] + plane % g.groups * g.in_channels * strides[1];
+    int64 step = 1;
+    dense = true;
+    for (int a = last_axis; a >= 0; --a) {
+      dense = dense && (sizes[a] == 1 || strides[a + 2] == step);
+      step *= sizes[a];
+    }
+    dense = dense && (g.in_channels == 1 || strides[1] == step);
   }
-  if (of_kernel) return at + n * strides[1] + plane * strides[0];
-  const int64 channel = plane % g.groups * g.in_channels + n;
-  return at + channel * strides[1] + plane / g.groups * strides[0];
-}
+  SEMICONV_FN int64 place(int64 n) const {
+    if (dense) return first + n;
+    int64 at = first;
+    for (int a = last_axis; a >= 0; --a) {
+      at += n % sizes[a] * strides[a + 2];
+      n /= sizes[a];
+    }
+    return at + n * strides[1];
+  }
+};
 
 // The extreme numbers of a plane or a part of it; none: those of nothing.
 struct Extremes {
@@ -41,23 +55,15 @@ struct Extremes {
   }
 };
 
-}  // namespace semiconv
+constexpr int threads = 256;
 
-// Grid: planes, parts. extremes: two numbers for each (plane, part).
-extern "C" __global__ void __launch_bounds__(256)
-SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ numbers,
-                         semiconv::Real* __restrict__ extremes, long long of_kernel, long long count) {
-  using namespace semiconv;
-  __shared__ Real first[256], last[256];
+// The extremes that all threads of a block have seen; thread 0 is told.
+SEMICONV_FN void merge(Extremes& seen) {
+  __shared__ Real first[threads], last[threads];
   const int thread = threadIdx.x;
-  Extremes seen;
-  for (int64 n = (int64)blockIdx.y * 256 + thread; n < count; n += (int64)gridDim.y * 256) {
-    const Real number = (Real)load(numbers[place_of(g, of_kernel, blockIdx.x, n)]);
-    if (Linear<Real>::counts(number)) seen.see(number, number);
-  }
   first[thread] = seen.first;
   last[thread] = seen.last;
-  for (int half = 128; half > 0; half /= 2) {
+  for (int half = threads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (thread < half) {
       seen.see(first[thread + half], last[thread + half]);
@@ -65,7 +71,24 @@ SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __
       last[thread] = seen.last;
     }
   }
-  if (thread == 0) {
+}
+
+}  // namespace semiconv
+
+// Grid: planes, parts. extremes: two numbers for each (plane, part).
+extern "C" __global__ void __launch_bounds__(256)
+SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ numbers,
+                         semiconv::Real* __restrict__ extremes, long long of_kernel, long long count) {
+  using namespace semiconv;
+  const Numbers plane(g, of_kernel, blockIdx.x);
+  Extremes seen;
+#pragma unroll 4
+  for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads) {
+    const Real number = (Real)load(numbers[plane.place(n)]);
+    if (Linear<Real>::counts(number)) seen.see(number, number);
+  }
+  merge(seen);
+  if (threadIdx.x == 0) {
     const int64 at = ((int64)blockIdx.x * gridDim.y + blockIdx.y) * 2;
     extremes[at] = seen.first;
     extremes[at + 1] = seen.last;
@@ -79,21 +102,27 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
                           semiconv::Real* __restrict__ transformed, semiconv::Real* __restrict__ ranges,
                           long long of_kernel, long long count) {
   using namespace semiconv;
-  const int64 plane = blockIdx.x;
+  __shared__ Real shift;
+  const Numbers plane(g, of_kernel, blockIdx.x);
   Extremes seen;
-  for (int64 part = 0; part < gridDim.y; ++part) {
-    const int64 at = (plane * gridDim.y + part) * 2;
+  for (int64 part = threadIdx.x; part < gridDim.y; part += threads) {
+    const int64 at = ((int64)blockIdx.x * gridDim.y + part) * 2;
     seen.see(extremes[at], extremes[at + 1]);
   }
-  const Range<Real> range = seen.range();
-  if (blockIdx.y == 0 && threadIdx.x == 0) {
-    ranges[plane * 2] = range.shift;
-    ranges[plane * 2 + 1] = range.smallest;
+  merge(seen);
+  if (threadIdx.x == 0) {
+    const Range<Real> range = seen.range();
+    shift = range.shift;
+    if (blockIdx.y == 0) {
+      ranges[blockIdx.x * 2] = range.shift;
+      ranges[blockIdx.x * 2 + 1] = range.smallest;
+    }
   }
-  for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
-    const Real number = (Real)load(numbers[place_of(g, of_kernel, plane, n)]);
-    transformed[plane * count + n] = Linear<Real>::transform(number, range.shift);
-  }
+  __syncthreads();
+  transformed += blockIdx.x * count;
+#pragma unroll 4
+  for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads)
+    transformed[n] = Linear<Real>::transform((Real)load(numbers[plane.place(n)]), shift);
 }
 
 // One thread an output; sums: of the transformed numbers' convolution.
@@ -106,10 +135,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                         semiconv::Storage* __restrict__ out, long long outputs) {
   using namespace semiconv;
   const int64 stride = (int64)blockDim.x * gridDim.x;
+  const Offset pixels = (Offset)g.pixels(), outputs_per_group = (Offset)g.outputs_per_group;
   for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < outputs; n += stride) {
-    const Window window(g, (Offset)n);
-    const int64 plane = (int64)window.batch * g.groups + window.group;
-    const int64 kernel = g.kernel_of(window.group, window.output);
+    const Offset channel = (Offset)n / pixels, plane = channel / outputs_per_group;
+    const int64 kernel = g.kernel_of(plane % (Offset)g.groups, channel % outputs_per_group);
     Range<Real> img_range, krn_range;
     img_range.shift = img_ranges[plane * 2];
     img_range.smallest = img_ranges[plane * 2 + 1];
@@ -121,6 +150,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       out[n] = store(Linear<Real>::restore(sum, img_range.shift, krn_range.shift));
       continue;
     }
+    const Window window(g, (Offset)n);
     Accumulator<Real> acc;
     acc.start();
     accumulate(g, window, acc, img + window.image_offset(g), krn + window.kernel_offset(g), 0,

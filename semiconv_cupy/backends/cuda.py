@@ -890,7 +890,7 @@ def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...], padded_row
     return last == 1 and not any(n % COLUMNS for n in steps)
 
 
-_PARTS = 64  # of a plane whose extreme numbers are looked for at the same time
+_PARTS = 256  # of a plane whose extreme numbers are looked for at the same time
 
 
 def forward_linear(
