@@ -19,16 +19,16 @@ namespace semiconv {
 
 constexpr int block = 16;  // terms that are added plainly before a compensated addition
 
-// A compensated total (Knuth's TwoSum; Ogita, Rump, Oishi 2005) of plainly summed blocks: the
-// error stays that of one block, however large the window.
+// A compensated total of plainly summed blocks: the error stays that of one block, however large the
+// window. (Dekker's FastTwoSum; Ogita, Rump, Oishi 2005. Where the total is the smaller of the two,
+// the correction is rounded as well, by no more than a unit roundoff of the block.)
 template <class V> struct BlockedSum {
   V partial, total, correction;
   SEMICONV_FN void start() { partial = total = correction = constant<V>(0); }
   SEMICONV_FN void add(V val) { partial = partial + val; }
   SEMICONV_FN void fold() {
     const V sum = total + partial;
-    const V shadow = sum - total;
-    correction = correction + ((total - (sum - shadow)) + (partial - shadow));
+    correction = correction + (partial - (sum - total));
     total = sum;
     partial = constant<V>(0);
   }
@@ -271,6 +271,7 @@ template <class V> struct Summation {
   }
   template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
   SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN auto finite() const { return absolute(sum.total) < infinity<V>(); }  // once folded
   SEMICONV_FN V result() const { return post_sum(sum.result()); }
   SEMICONV_FN V residual(int) const { return sum.result(); }
   struct Weight {

@@ -106,6 +106,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
     if times in _SUMS:
         macros["SEMICONV_PLAIN_TIMES"] = _SUMS[times]
+    if semifield.accumulator == "sum" and times in ("img*krn", "krn*img"):
+        macros["SEMICONV_SUM_OF_PRODUCTS"] = ""
     if semifield.accumulator == "select":
         select = re.sub(r"[\s()]", "", macros["SEMICONV_SELECT"])
         if select in ("right>left", "left<right"):

@@ -147,6 +147,9 @@ constexpr int weights_of_thread = (slab * weights_pitch + threads - 1) / threads
 struct Weights {
   Chunk<Weight> of[slab * weight_chunks];
 };
+struct WeightRoute {
+  int32 at[weights_of_thread];
+};
 
 // Taps of a row that go by at once: all, or so many of a wide kernel that registers hold what
 // they see. Whole chunks of them, so that each segment of a row begins alike in its chunk.
@@ -161,13 +164,17 @@ using Chosen = Provenance<Value, int32>;
 using Chosen = Differentiable<Value>;
 #endif
 // Winners of extrema are told by runs of taps where windows are large enough: one comparison a run,
-// and in the end which tap of the winning run it was. A run is a part of a row of taps.
+// and in the end which tap of the winning run it was. A run is a part of a row of taps. Where there
+// is one plane, it is still in shared memory in the end, and looking for a tap of a longer run is cheap.
 #if defined(SEMICONV_SELECT)
 constexpr bool by_runs = provenance && plain_extremum && size_x() > 2 && (channels > 1 || plane_taps > 25);
 #else
 constexpr bool by_runs = false;
 #endif
-constexpr int runs = (size_x() + 3) / 4;  // of a row
+constexpr bool once = sides == 1 && slabs == 1;  // all that a block sees is copied at once
+constexpr bool one_plane = once && outer == 0 && depth == 1;
+constexpr int longest = one_plane && !wide ? 6 : 4;
+constexpr int runs = (size_x() + longest - 1) / longest;  // of a row
 constexpr int run = wide ? 4 : (size_x() + runs - 1) / runs;
 
 template <class A> using Accumulators = A[channels][rows][values];
@@ -255,12 +262,12 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
 }
 
 // Sums of so many terms are plain; beyond, they go into compensated totals. (That costs as much as
-// seven terms, and a plain sum of twice as many terms errs by 1.4 times as much.)
+// four terms, and a plain sum of twice as many terms errs by 1.4 times as much.)
 constexpr int most_plain = 2 * block;
 // Slabs that are so small that several go by between two folds; where terms are seen twice, the
 // totals change their scale after each.
 constexpr int slabs_to_fold =
-    !Chosen::two_pass && slabs == 1 && plane_taps < most_plain ? most_plain / plane_taps : 1;
+    !Chosen::two_pass && slabs == 1 && plane_taps < most_plain ? (most_plain + plane_taps / 2) / plane_taps : 1;
 
 // One slab of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
 // in the kernel's memory order.
@@ -308,10 +315,10 @@ SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storag
   if (winner < 0) return -1;
   const int32 row = winner / runs, first = winner % runs * run;  // its row of taps, its first tap there
   const int32 ky = row % size_y();
-  const int32 position = y * stride_y() - (int32)along_y(g.pad_begin, 0) +
-                         (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
-  image += position * along_y(g.img_strides + 2, 0);
-  kernel += ky * along_y(g.krn_strides + 2, 0);
+  const int32 line = y * stride_y() - (int32)along_y(g.pad_begin, 0) +
+                     (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
+  const int32 column = x * stride_x() - (int32)along_x(g.pad_begin) +
+                       (mirrored ? size_x() - 1 - first : first) * dilation_x();
   int32 rest = row / size_y();
   for (int a = outer - 1; a >= 0; --a) {
     const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
@@ -321,20 +328,48 @@ SEMICONV_FN int32 tap_of_run(const Geometry& g, const Place& place, const Storag
               step * SEMICONV_DILATIONS[a]) * g.img_strides[a + 2];
     kernel += index * g.krn_strides[a + 2];
   }
-  image += rest * g.img_strides[1];
-  kernel += rest * g.krn_strides[1];
+  image += rest * g.img_strides[1] + line * along_y(g.img_strides + 2, 0);
+  kernel += rest * g.krn_strides[1] + ky * along_y(g.krn_strides + 2, 0);
+  // All loads before the first comparison: they are far away.
+  Storage numbers[run], weights[run];
+  bool inside[run];
+#pragma unroll
+  for (int n = 0; n < run; ++n) {
+    const int32 place = column + (mirrored ? -n : n) * dilation_x();
+    const bool taps = size_x() % run == 0 || first + n < size_x();
+    inside[n] = taps && (uint32)place < (uint32)along_x(g.image_size);
+    numbers[n] = image[inside[n] ? place * along_x(g.img_strides + 2) : 0];
+    weights[n] = kernel[taps ? (first + n) * along_x(g.krn_strides + 2) : 0];
+  }
   int32 found = 0;
 #pragma unroll
   for (int n = run - 1; n >= 0; --n) {
-    const int32 kx = first + n;
-    const int32 column = x * stride_x() - (int32)along_x(g.pad_begin) +
-                         (mirrored ? size_x() - 1 - kx : kx) * dilation_x();
-    if (kx >= size_x() || column < 0 || column >= (int32)along_x(g.image_size)) continue;
-    const Real term = times((Real)load(image[column * along_x(g.img_strides + 2)]),
-                            (Real)load(kernel[kx * along_x(g.krn_strides + 2)]));
-    if (term == Lanes<V>::number(best, 0)) found = n;
+    const Real term = times((Real)load(numbers[n]), (Real)load(weights[n]));
+    if (inside[n] && term == Lanes<V>::number(best, 0)) found = n;
   }
   return row * size_x() + first + found;
+}
+
+// The same of an output of this thread, where the only plane is in shared memory.
+template <class V, class F>
+SEMICONV_FN int32 tap_in_patch(const View& view, int c, int row, int x, V best, int32 winner, F&& inside) {
+  if (winner < 0) return -1;
+  const int32 ky = winner / runs, first = winner % runs * run;
+  const int32 r = row * stride_y() + (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
+  const int32 column = shift + x * stride_x() + (mirrored ? size_x() - 1 - first : first) * dilation_x();
+  const Storage* numbers = (const Storage*)(view.patch + r * patch_chunks) + column;
+  const Weight* weights = (const Weight*)(view.weights + ky * weight_chunks) + first * channels + c;
+  int32 found = 0;
+#pragma unroll
+  for (int n = run - 1; n >= 0; --n) {
+    const int32 step = (mirrored ? -n : n) * dilation_x();
+    if (size_x() % run && first + n >= size_x()) continue;
+    if (integer && !inside(r, column + step)) continue;
+    const Number number = Lanes<Value>::from(numbers[step]);
+    const Value term = saturated_value(term_of<false>(Lanes<Value>::of(number, number), weights[n * channels]));
+    if (Lanes<V>::number(term, 0) == Lanes<V>::number(best, 0)) found = n;
+  }
+  return ky * size_x() + first + found;
 }
 
 // A weight from global to shared memory, the nth of the dth slab.
@@ -381,9 +416,11 @@ SEMICONV_FN const Storage* first_image(const Geometry& g, const Place& place, co
   return img + place.batch * g.img_strides[0] + place.group * g.in_channels * g.img_strides[1];
 }
 
-template <class A>
-SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Place& place, const Storage* img,
-                               const Storage* krn, Storage* out, void* residual, int64 residual_plane) {
+// view, inside: of the last slab, for one_plane.
+template <class A, class F>
+SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Place& place, const View& view,
+                               F&& inside, const Storage* img, const Storage* krn, Storage* out, void* residual,
+                               int64 residual_plane) {
   if (place.idle) return;
   const Storage* image = first_image(g, place, img);
   int64 outer_at = 0, pixels = along_y(g.out_size, 1) * along_x(g.out_size);
@@ -411,7 +448,9 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Pl
         results.of[x] = result_of(Lanes<Value>::number(acc[c][row][x / lanes].result(), x % lanes));
       store_chunk(out + at, results, width - left);
       const auto winner = [&](const auto& one, int x) {
-        if constexpr (by_runs)
+        if constexpr (by_runs && one_plane)
+          return tap_in_patch(view, c, row, x, one.best, one.winner, inside);
+        else if constexpr (by_runs)
           return tap_of_run(g, place, image, kernel, top + row, left + x, one.best, one.winner);
         else
           return one.winner;
@@ -437,17 +476,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int thread = threadIdx.x % threads, member = threadIdx.x / threads;
   const int thread_y = thread / threads_x, thread_x = thread % threads_x;
 
-  Accumulators<Chosen> acc;
-  for_each(acc, [](Chosen& one) { one.start(); });
-
   const Storage* image = first_image(g, place, img);
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
-  const Source whole_planes(g, place, 0);
-  const auto source_of = [&](int32 p) {
-    if (integer) return Source(g, place_of_block(g, division), slab_of(p).offset());
-    return slabs == 1 ? whole_planes : Source(g, place, slab_of(p).offset());
-  };
+  // Made anew where it is asked for: what is kept across the taps is where its chunks lie.
+  const auto source_of = [&](int32 p) { return Source(g, place_of_block(g, division), slab_of(p).offset()); };
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
 
   // A plane of taps: one input channel at one tap of the outer axes. Slabs are counted.
@@ -483,94 +516,133 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
   const int64 first_kernel = g.kernel_of(place.group, first_output) * g.krn_strides[0];
   const auto slabs_from = [&](int32 p) { return all - p < depth ? all - p : depth; };
-  // visit(n, ky, kx, c) for this thread's share of a slab's weights.
-  const auto visit_weights = [&](int32 p, auto&& visit) {
+  // Where this thread's weights of a slab lie, from the first output's on; the last output's stand in
+  // for those beyond.
+  const auto route_of_weights = [&](int32 p) {
+    WeightRoute found;
     const int tap_rows = slab_of(p).rows;
 #pragma unroll
     for (int k = 0; k < weights_of_thread; ++k) {
-      const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels;
-      if (ky < tap_rows && kx < size_x()) visit(n, ky, kx, n % channels);
+      const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels, c = n % channels;
+      found.at[k] = ky >= tap_rows || kx >= size_x()
+                        ? nowhere
+                        : (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
+                              ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
     }
+    return found;
+  };
+  // What does not depend on the slab is kept.
+  const int64 whole_first = source_of(0).first;
+  const Source::Route whole_route = source_of(0).route(g);
+  const WeightRoute whole_weights = route_of_weights(0);
+  // visit(n, at) for this thread's share of a slab's weights.
+  const auto visit_weights = [&](int32 p, auto&& visit) {
+    const WeightRoute route = slabs == 1 ? whole_weights : route_of_weights(p);
+#pragma unroll
+    for (int k = 0; k < weights_of_thread; ++k)
+      if (route.at[k] != nowhere) visit(thread + k * threads, route.at[k]);
   };
   const auto fill_outside = [&](const Source& source, Patch& patch) {
     source.fill_outside(patch.of, store(semifield_zero<Real>()));
   };
   const auto fetch = [&](int32 p, int side) {
     const int count = slabs_from(p);
-    const Source source = source_of(p);
-    if (slabs > 1 && !integer) fill_outside(source, patches[side][member][0]);
-    source.copy(g, plane_image, count, vectors, patches[side][member]);
+    auto& patches_here = patches[side][member];
+    if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
+    const Storage* corner = plane_image + (slabs == 1 ? whole_first : source_of(p).first);
+    if (vectors) Source::copy_chunks(g, corner, count, slabs == 1 ? whole_route : source_of(p).route(g), patches_here);
+    else source_of(p).copy_elements(g, corner, count, patches_here);
     const Destination to(weights[side][member]);
     const Storage* weights_from = plane_krn + first_kernel + slab_of(p).first * along_y(g.krn_strides + 2, 0);
-    visit_weights(p, [&](int n, int ky, int kx, int c) {
-      const int32 at = (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
-                       ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
-      const Storage* from = weights_from + at;
-      for (int d = 0; d < count; ++d) copy_weight(to, weights[side][member][d], d, n, from + d * g.krn_strides[1]);
+    visit_weights(p, [&](int n, int32 at) {
+#pragma unroll
+      for (int d = 0; d < depth; ++d)
+        if (d < count) copy_weight(to, weights[side][member][d], d, n, weights_from + at + d * g.krn_strides[1]);
     });
+  };
+  const auto view_of = [&](int side, int d, int32 first_row, int32 tap_rows) {
+    return View{patches[side][member][d].of + corner_row * patch_chunks + corner_column / columns,
+                weights[side][member][d].of, first_row, tap_rows};
+  };
+  const auto within = [&](const Source& source) {
+    return [&](int row, int column) { return source.contains(corner_row + row, corner_column + column); };
   };
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
     for (int d = 0; d < depth; ++d) fill_outside(source_of(0), patches[side][member][d]);
 
-  int32 p = find(0);
-  int side = 0, unfolded = 0;
-  if (p < all) fetch(p, side);
-  while (p < all) {
-    await_copies();
-#if defined(SEMICONV_INTEGER)
-    const Source source = source_of(p);
-    bool large = false;
-    if (may_overflow<Real>())
-      for (int d = 0; d < slabs_from(p); ++d) {
-        visit_weights(p, [&](int n, int, int, int) {
-          large = large || !is_small(load(((Storage*)weights[side][member][d].of)[n]));
-        });
-        source.visit_inside(patches[side][member][d].of, [&](Storage number) { large = large || !is_small(load(number)); });
-      }
-    const bool saturates = __syncthreads_or(large), guarded = !source.whole;
-#elif defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
-    __syncthreads();
-    const bool saturates = false, guarded = false;
-#else
-    bool infinite = false;
-    visit_weights(p, [&](int n, int, int, int) {
-      for (int d = 0; d < slabs_from(p); ++d)
-        infinite = infinite || !(absolute((Real)load(((Weight*)weights[side][member][d].of)[n])) < infinity<Real>());
-    });
-    const bool saturates = false, guarded = __syncthreads_or(infinite);
-#endif
-    const int32 next = find(p + depth);
-    const int other = (side + 1) % sides;
-    if (sides > 1 && next < all) fetch(next, other);
+  // Positions outside hold the zero, which absorbs every weight that is finite; terms of others must be
+  // left out. Sums of products tell by a NaN that there were any, and are computed again.
+  Accumulators<Chosen> acc;
 #pragma unroll 1
-    for (int d = 0; d < depth && p + d < all; ++d) {
-      const Slab seen = slab_of(p + d);
-      const View view{patches[side][member][d].of + corner_row * patch_chunks + corner_column / columns,
-                      weights[side][member][d].of, (p + d) / slabs * size_y() + seen.first, seen.rows};
-      // The zero, which outside positions hold, absorbs every weight that is finite.
-      if (guarded || saturates) {
-        const Source source = source_of(p);
-        const auto in_image = [&](int row, int column) {
-          return source.contains(corner_row + row, corner_column + column);
-        };
-        if (saturates) visit_slab<1, false>(acc, view, in_image);
-        else visit_slab<1, plain>(acc, view, in_image);
-      } else {
-        visit_slab<unrolled, plain>(acc, view, [](int, int) { return true; });
-      }
-      if (slabs_to_fold > 1 && ++unfolded == slabs_to_fold) {
-        for_each(acc, [](Chosen& one) { one.fold(); });
-        unfolded = 0;
-      }
-    }
-    if (sides == 1 && next < all) {
+  for (bool again = false;; again = true) {
+    for_each(acc, [](Chosen& one) { one.start(); });
+    int32 p = find(0);
+    int side = 0, unfolded = 0;
+    if (p < all) fetch(p, side);
+    while (p < all) {
+      await_copies();
+#if defined(SEMICONV_INTEGER)
+      const Source source = source_of(p);
+      bool large = false;
+      if (may_overflow<Real>())
+        for (int d = 0; d < slabs_from(p); ++d) {
+          visit_weights(p, [&](int n, int32) {
+            large = large || !is_small(load(((Storage*)weights[side][member][d].of)[n]));
+          });
+          source.visit_inside(patches[side][member][d].of, [&](Storage number) { large = large || !is_small(load(number)); });
+        }
+      const bool saturates = __syncthreads_or(large), guarded = !source.whole;
+#elif defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
       __syncthreads();
-      fetch(next, other);
+      const bool saturates = false, guarded = false;
+#elif defined(SEMICONV_SUM_OF_PRODUCTS)
+      __syncthreads();
+      const bool saturates = false, guarded = again;
+#else
+      bool infinite = false;
+      visit_weights(p, [&](int n, int32) {
+        for (int d = 0; d < slabs_from(p); ++d)
+          infinite = infinite || !(absolute((Real)load(((Weight*)weights[side][member][d].of)[n])) < infinity<Real>());
+      });
+      const bool saturates = false, guarded = __syncthreads_or(infinite);
+#endif
+      const int32 next = once ? all : find(p + depth);
+      const int other = (side + 1) % sides;
+      if (sides > 1 && next < all) fetch(next, other);
+#pragma unroll 1
+      for (int d = 0; d < depth && p + d < all; ++d) {
+        const Slab seen = slab_of(p + d);
+        const View view = view_of(side, d, (p + d) / slabs * size_y() + seen.first, seen.rows);
+        if (guarded || saturates) {
+          const Source source = source_of(p);
+          const auto in_image = within(source);
+          if (saturates) visit_slab<1, false>(acc, view, in_image);
+          else visit_slab<1, plain>(acc, view, in_image);
+        } else {
+          visit_slab<unrolled, plain>(acc, view, [](int, int) { return true; });
+        }
+        if (slabs_to_fold > 1 && ++unfolded == slabs_to_fold) {
+          for_each(acc, [](Chosen& one) { one.fold(); });
+          unfolded = 0;
+        }
+      }
+      if (sides == 1 && next < all) {
+        __syncthreads();
+        fetch(next, other);
+      }
+      side = other;
+      p = next;
     }
-    side = other;
-    p = next;
+    if (slabs_to_fold > 1) for_each(acc, [](Chosen& one) { one.fold(); });
+#if defined(SEMICONV_SUM_OF_PRODUCTS)
+    bool finite = true;
+    for_each(acc, [&](const Chosen& one) { finite = finite && one.finite(); });
+    if (!again && __syncthreads_or(!finite && (slabs > 1 || !source_of(0).whole))) continue;
+#endif
+    break;
   }
-  if (slabs_to_fold > 1) for_each(acc, [](Chosen& one) { one.fold(); });
 
-  store_outputs(acc, g, place_of_block(g, division), img, krn, out, residual, residual_plane);
+  const Source source = source_of(0);
+  store_outputs(acc, g, place_of_block(g, division), view_of(0, 0, 0, size_y()), within(source), img, krn, out,
+                residual, residual_plane);
 }

@@ -117,6 +117,8 @@ struct Destination {
 SEMICONV_FN void await_copies() {}
 #endif
 
+constexpr int32 nowhere = (int32)0x80000000;  // in place of an offset
+
 // A patch of the image, HEIGHT rows of CHUNKS chunks: where it lies, and how a team of threads copies
 // it. Positions outside the image are the same for every plane at that place: they are filled once.
 template <int HEIGHT, int CHUNKS> struct PatchSource {
@@ -147,48 +149,59 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
 
   SEMICONV_FN void fill_outside(Chunk<Storage>* patch, Storage outside) const {
     if (whole) return;
-    visit_chunks<1>([&](int n, int row, int column) {
+    visit_chunks<1>([&](int, int n, int row, int column) {
 #pragma unroll
       for (int x = 0; x < columns; ++x)
         if (!contains(row, column + x)) patch[n].of[x] = outside;
     });
   }
-  // Copies the patches of `count` planes, `step` elements apart. `vectors`: no chunk crosses the
-  // image's edge, and each may be copied at once.
+  // Where this thread's chunks lie, from the patch's first element: the same in every plane.
+  struct Route {
+    int32 at[of_thread];
+  };
+  SEMICONV_FN Route route(const Geometry& g) const {
+    Route found;
+    for (int k = 0; k < of_thread; ++k) found.at[k] = nowhere;
+    visit_chunks<of_thread>([&](int k, int, int row, int column) {
+      if (contains(row, column)) found.at[k] = row * (int32)along_y(g.img_strides + 2, 0) + column;
+    });
+    return found;
+  }
+  // Copies the patches of `count` planes that are neighbouring channels, each from `corner` on: whole
+  // chunks, where none crosses the image's edge, or the elements that lie in the image.
   template <class P>
-  SEMICONV_FN void copy(const Geometry& g, const Storage* plane, int count, bool vectors, P* patches) const {
-    const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
-    const Storage* corner = plane + first;
-    const int64 step = g.img_strides[1];
+  static SEMICONV_FN void copy_chunks(const Geometry& g, const Storage* corner, int count, const Route& route,
+                                      P* patches) {
     const Destination to(patches);
-    const auto copy_chunk = [&](int n, int row, int column) {
-      const Storage* from = corner + (row * pitch_y + column);
+#pragma unroll
+    for (int k = 0; k < of_thread; ++k) {
+      if (route.at[k] == nowhere) continue;
+      const int n = threadIdx.x % threads + k * threads;
+      const Storage* from = corner + route.at[k];
 #pragma unroll
       for (int d = 0; d < depth; ++d)
-        if (d < count) to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage>), (const Chunk<Storage>*)(from + d * step));
-    };
-    if (vectors && whole) {
-      visit_chunks<8>(copy_chunk);
-    } else if (vectors) {
-      visit_chunks<8>([&](int n, int row, int column) {
-        if (contains(row, column)) copy_chunk(n, row, column);
-      });
-    } else {
-      visit_chunks<1>([&](int n, int row, int column) {
-#pragma unroll
-        for (int x = 0; x < columns; ++x) {
-          if (!contains(row, column + x)) continue;
-          const Storage* from = corner + (row * pitch_y + (column + x) * pitch_x);
-          for (int d = 0; d < count; ++d)
-            to.copy(d * sizeof(P) + (n * columns + x) * sizeof(Storage), from + d * step);
-        }
-      });
+        if (d < count)
+          to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage>), (const Chunk<Storage>*)(from + d * g.img_strides[1]));
     }
+  }
+  template <class P>
+  SEMICONV_FN void copy_elements(const Geometry& g, const Storage* corner, int count, P* patches) const {
+    const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
+    const Destination to(patches);
+    visit_chunks<1>([&](int, int n, int row, int column) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x) {
+        if (!contains(row, column + x)) continue;
+        const Storage* from = corner + (row * pitch_y + (column + x) * pitch_x);
+        for (int d = 0; d < count; ++d)
+          to.copy(d * sizeof(P) + (n * columns + x) * sizeof(Storage), from + d * g.img_strides[1]);
+      }
+    });
   }
 
   // visit(element) for this thread's share of a patch that was copied from the image.
   template <class F> SEMICONV_FN void visit_inside(const Chunk<Storage>* patch, F&& visit) const {
-    visit_chunks<1>([&](int n, int row, int column) {
+    visit_chunks<1>([&](int, int n, int row, int column) {
 #pragma unroll
       for (int x = 0; x < columns; ++x)
         if (contains(row, column + x)) visit(patch[n].of[x]);
@@ -196,13 +209,13 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   }
 
  private:
-  // visit(n, row, column) for this thread's share of the chunks.
+  // visit(k, n, row, column) for this thread's share of the chunks, the kth of which is the nth of all.
   template <int UNROLL, class F> static SEMICONV_FN void visit_chunks(F&& visit) {
     const int thread = threadIdx.x % threads;
 #pragma unroll UNROLL
     for (int k = 0; k < of_thread; ++k) {
       const int n = thread + k * threads;
-      if (k * threads + threads <= chunks || n < chunks) visit(n, n / CHUNKS, n % CHUNKS * columns);
+      if (k * threads + threads <= chunks || n < chunks) visit(k, n, n / CHUNKS, n % CHUNKS * columns);
     }
   }
 };

@@ -547,26 +547,30 @@ def tile_of(
         weight += 1
     mixes = geometry.outputs_per_group >= 4
     flat = geometry.rank == 1
-    channels = max(1, 8 // weight) if mixes else 1
-    rows = (2 if mixes else 4) // (1 if weight < 3 else weight)
+    mixes_sums = mixes and semifield.accumulator == "sum" and weight == 3
+    channels = 4 if mixes_sums else max(1, 8 // weight) if mixes else 1
+    rows = (2 if mixes else 4) // (1 if weight < 3 or mixes_sums else weight)
     taps = math.prod(geometry.kernel_size[-2:])
-    tall = not mixes and taps <= {1: 225, 2: 0 if integer else 9}.get(weight, 0)
+    planes = geometry.in_channels * math.prod(geometry.kernel_size[:-2])
+    tall = not mixes and taps <= {1: 225, 2: 0 if integer or planes > 1 else 9}.get(weight, 0)
     rows = 1 if flat else 8 if tall else max(1, rows)
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
-    sides = 2 if geometry.in_channels * math.prod(geometry.kernel_size[:-2]) > depth else 1
+    sides = 2 if planes > depth else 1
     width = geometry.out_size[-1]
     teams = 1
     if flat:
         threads_y, threads_x = 1, THREADS
     elif width > 32:
         threads_x = 32 if width > 64 else 16
-        threads_y = (THREADS // 2 if tall else THREADS) // threads_x
+        threads_y = (THREADS // 2 if tall or mixes_sums else THREADS) // threads_x
     else:
         threads_y = threads_x = 8 if width > 16 else 4 if width > 8 else 2
-        teams = THREADS // threads_x**2
-        rows = min(rows, 2)
+        teams = (THREADS if mixes else THREADS // 2) // threads_x**2
+        rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
     # Threads of a multiprocessor: more of them hide memory better, and have fewer registers each.
-    resident = 768 if not mixes and weight == 2 and 9 < taps <= 25 else 512
+    resident = 384 if mixes_sums else 512
+    if not mixes and weight <= 2:
+        resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
     height = _planar(geometry.kernel_size, 1)[0]
     while True:
         whole = ForwardTile(
