@@ -182,6 +182,8 @@ def kernel_source(
         name += "_residual" if file.startswith("forward") else ""
     if isinstance(tile, ForwardTile):
         name += f"_{tile.channels}x{tile.rows}"
+    if isinstance(tile, WeightTile):
+        name += f"_{tile.channels}x{tile.inputs}"
     if tile is not None:
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
@@ -297,6 +299,11 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                 yield kernel_source(
                     "grad_tiled", semifield, storage, geometry, "int64", element, given
                 )
+        weights = weight_tile_of(semifield, storage, geometry)
+        if weights is not None:
+            yield kernel_source(
+                "grad_weights", semifield, storage, geometry, "int64", None, weights
+            )
     for storage in ("float32", "float64"):
         yield _sum_source(storage)
     yield from neighbourhoods.shipping_variants()
@@ -733,6 +740,150 @@ def gradient_tile_of(
     return tile if max(owners * chunks, jobs) < 2**31 and far < 2**30 else None
 
 
+@dataclass(frozen=True)
+class WeightTile(Tile):
+    """A tile of outputs whose terms a block adds for many weights; macros of cuda/grad_weights.cu.
+
+    `threads_y` and `threads_x` count teams of threads, which share the tile.
+    """
+
+    lanes_out: int  # threads of a team along output and input channels
+    lanes_in: int
+    inputs: int  # input channels of a thread
+    slab: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/patch.cuh and grad_weights.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_TEAMS": "1",
+            "SEMICONV_DEPTH": "1",
+            "SEMICONV_SIDES": "2",
+            "SEMICONV_SHIFT": str(_shift(geometry)),
+            "SEMICONV_LANES_OUT": str(self.lanes_out),
+            "SEMICONV_LANES_IN": str(self.lanes_in),
+            "SEMICONV_INPUTS": str(self.inputs),
+            "SEMICONV_SLAB": str(self.slab),
+        }
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.lanes_out * self.lanes_in * self.threads_y * self.threads_x
+
+    def cover(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Tiles along the last two axes of that size; a signal is folded into a tile's rows."""
+        if len(size) == 1:
+            return 1, -(-size[0] // math.prod(self.size))
+        return super().cover(size)
+
+    def work(self, geometry: Geometry) -> tuple[int, int, int]:
+        """(owners, chunks, jobs): what blocks own, blocks of each, tiles that these share."""
+        jobs = math.prod(self.cover(geometry.out_size)) * geometry.batch
+        owners = (
+            -(-geometry.outputs_per_group // (self.channels * self.lanes_out))
+            * -(-geometry.in_channels // (self.inputs * self.lanes_in))
+            * -(-_planar(geometry.kernel_size, 1)[0] // self.slab)
+        )
+        if geometry.shares_kernels:
+            jobs *= geometry.groups
+        else:
+            owners *= geometry.groups
+        most = max(1, _MOST_TERMS // (self.rows * self.columns))
+        chunks = max(-(-jobs // most), -(-_BUSY // owners))
+        return owners, min(chunks, jobs), jobs
+
+    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
+        """Shared memory of a block: slopes and image of two tiles, or the sums of all teams."""
+        taps = (self.slab, geometry.kernel_size[-1])
+        stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
+        height, width = (
+            (t - 1) * s + (k - 1) * d + 1
+            for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
+        )
+        width = -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+        slopes, image = (
+            (n // COLUMNS | 1) * COLUMNS for n in (math.prod(self.size), height * width)
+        )
+        stage = self.channels * self.lanes_out * slopes + self.inputs * self.lanes_in * image
+        sums = self.inputs * math.prod(taps) * self.block
+        return max(2 * stage, sums) * np.dtype(source.ARITHMETIC[storage]).itemsize
+
+
+_MOST_TERMS = 256  # that a thread adds up in the arithmetic's own precision
+_BUSY = 1024  # blocks of the kernel's gradient that keep any GPU busy
+_LEAST_MIXED = 4  # channels on both sides: below, most threads of a block would have none
+_SUMS_IN_REGISTERS = 72
+_LINES_IN_REGISTERS = 40  # numbers of the image beside them
+
+
+def is_ordinary_sum(semifield: Semifield) -> bool:
+    """Whether terms are products and their addition is the ordinary one."""
+    times = re.sub(r"[\s()]", "", source.definitions(semifield, "float32")["SEMICONV_TIMES"])
+    return (
+        semifield.accumulator == "sum"
+        and "post_sum" not in semifield.expressions
+        and semifield.zero == 0
+        and times in ("img*krn", "krn*img")
+    )
+
+
+def weight_tile_of(
+    semifield: Semifield, storage: str, geometry: Geometry, least: int = _LEAST_MIXED
+) -> WeightTile | None:
+    """The tile for the kernel's gradient of an ordinary sum that mixes channels, None elsewhere.
+
+    A thread holds up to 72 sums (half as many doubles): 8 output channels of a 3x3 window. Rows of
+    a window's taps are cut into slabs where their line of the image would not fit beside them.
+    """
+    if storage not in source.FLOATING or not is_ordinary_sum(semifield) or geometry.rank > 2:
+        return None
+    if min(geometry.outputs_per_group, geometry.in_channels) < least:
+        return None
+    size_y, size_x = _planar(geometry.kernel_size, 1)
+    line = (COLUMNS - 1) * geometry.stride[-1] + (size_x - 1) * geometry.dilation[-1] + 1
+    wide = np.dtype(source.ARITHMETIC[storage]).itemsize // 4
+    most_sums, most_lines = _SUMS_IN_REGISTERS // wide, _LINES_IN_REGISTERS // wide
+    if source.itemsize(storage) == 2:  # copies pass through registers, too
+        most_sums //= 2
+    most = min(most_sums // size_x, most_lines // line)
+    if most < 1 or max(_furthest_position(geometry), *geometry.image_size, 0) >= 2**30:
+        return None
+    slab = -(-size_y // -(-size_y // most))
+    lanes_in = min(16, max(4, _power_of_two(geometry.in_channels)))
+    lanes_out = 32 // lanes_in
+    channels = min(8, most_sums // (slab * size_x), -(-geometry.outputs_per_group // lanes_out))
+    inputs = 1
+    while (
+        inputs * lanes_in < geometry.in_channels
+        and 2 * inputs * channels * slab * size_x <= most_sums
+        and 2 * inputs * slab * (channels * size_x + line) <= 92 // wide
+    ):
+        inputs *= 2
+    width = geometry.out_size[-1]
+    teams_x = 8 if geometry.rank == 1 or width > 16 else 4 if width > 8 else 2
+    rows = 4
+    while True:
+        tile = WeightTile(
+            channels, rows, COLUMNS, 8 // teams_x, teams_x, 2, lanes_out, lanes_in, inputs, slab
+        )
+        if tile.shared_bytes(geometry, storage) <= _SHARED:
+            break
+        if rows > 1:
+            rows //= 2
+        elif inputs > 1:
+            inputs //= 2
+        elif channels > 2:
+            channels //= 2
+        else:
+            return None
+    owners, chunks, jobs = tile.work(geometry)
+    return tile if max(owners * chunks, jobs) < 2**31 else None
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()
+
+
 # ---- launches ----------------------------------------------------------------------------------
 
 
@@ -1166,6 +1317,23 @@ def gradient_launches(
             partial_sums(chunks) if with_krn else None,
         )  # fmt: skip
 
+    def weights() -> GradientLaunch | None:
+        """The kernel's gradient of an ordinary sum that mixes channels."""
+        least = 1 if method == "tiled" else _LEAST_MIXED
+        tile = None
+        if method != "direct":
+            tile = weight_tile_of(semifield, storage, geometry, least)
+        if tile is None:
+            return None
+        owners, chunks, jobs = tile.work(geometry)
+        whole = _has_whole_chunks(geometry, img_steps, False)
+        counts = (jobs, chunks, *tile.cover(geometry.out_size), whole)
+        return GradientLaunch(
+            _kernel(device, "grad_weights", semifield, storage, geometry, "int64", None, tile),
+            (owners * chunks,), (tile.block,), struct, ("partial",), tuple(map(np.int64, counts)),
+            partial_sums(chunks),
+        )  # fmt: skip
+
     def direct(
         file: str, grid: tuple[int, ...], block: int, last: tuple[np.int64, ...], chunks: int = 0
     ) -> GradientLaunch:
@@ -1190,7 +1358,7 @@ def gradient_launches(
         )
     if not wants_krn:
         return launches
-    found = tiled(False, True)
+    found = weights() or tiled(False, True)
     planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
     pixels = math.prod(geometry.out_size)
     if found is not None:
