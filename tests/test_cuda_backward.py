@@ -192,16 +192,24 @@ def test_many_terms_keep_their_digits():
     assert_sums(*got)
 
 
-@pytest.mark.parametrize("spoiled", ["slope at the edge", "image under no slope", "image"])
+SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
 def test_sums_beside_what_is_not_finite(spoiled):
     """It takes part where it is seen, and only there."""
 
     def spoil(slopes, img, krn):
-        if spoiled == "slope at the edge":
+        if spoiled.startswith("slope"):
             slopes[0, 1, 0, 0] = np.inf
-        img[1, 2, 4, 30] = 1 if spoiled == "slope at the edge" else np.nan
+        elif spoiled.startswith("image"):
+            img[1, 2, 4, 30] = np.nan
+        else:
+            krn[5, 7, 2, 0] = np.inf
         if spoiled == "image under no slope":
             slopes[1, :, 2:7, 25:36] = 0
+        if spoiled == "kernel under no slope":
+            slopes[:, 5, 2:, 4:] = 0
 
     got, right = sums(MIXING["channels of two blocks"], spoil=spoil)
     for one, exact in zip(got, right, strict=True):

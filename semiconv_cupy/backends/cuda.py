@@ -306,6 +306,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
             )
     for storage in ("float32", "float64"):
         yield _sum_source(storage)
+        yield _exchange_source(storage)
     yield from neighbourhoods.shipping_variants()
 
 
@@ -359,6 +360,22 @@ def _sum_source(storage: str) -> source.KernelSource:
     name = f"semiconv_grad_sum_{real}"
     macros = source.storage_macros(real) | {"SEMICONV_KERNEL": name}
     return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
+
+
+def _exchange_source(storage: str) -> source.KernelSource:
+    """What exchanges the channels of a kernel."""
+    name = f"semiconv_exchange_{storage}"
+    macros = source.storage_macros(storage) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/exchange.cu", macros), _OPTIONS)
+
+
+def _exchange_kernel(device: Device, storage: str) -> Kernel:
+    key = (device, "exchange", storage)
+    found = _kernels.get(key)
+    if found is None:
+        made = _exchange_source(storage)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
+    return found
 
 
 def _sum_kernel(device: Device, storage: str) -> Kernel:
@@ -827,6 +844,12 @@ def is_ordinary_sum(semifield: Semifield) -> bool:
     )
 
 
+def mixes_sums(semifield: Semifield, geometry: Geometry, least: int = _LEAST_MIXED) -> bool:
+    """Whether it is an ordinary sum of at least so many channels on both sides."""
+    few = min(geometry.outputs_per_group, geometry.in_channels)
+    return few >= least and is_ordinary_sum(semifield)
+
+
 def weight_tile_of(
     semifield: Semifield, storage: str, geometry: Geometry, least: int = _LEAST_MIXED
 ) -> WeightTile | None:
@@ -835,9 +858,9 @@ def weight_tile_of(
     A thread holds up to 72 sums (half as many doubles): 8 output channels of a 3x3 window. Rows of
     a window's taps are cut into slabs where their line of the image would not fit beside them.
     """
-    if storage not in source.FLOATING or not is_ordinary_sum(semifield) or geometry.rank > 2:
+    if storage not in source.FLOATING or geometry.rank > 2:
         return None
-    if min(geometry.outputs_per_group, geometry.in_channels) < least:
+    if not mixes_sums(semifield, geometry, least):
         return None
     size_y, size_x = _planar(geometry.kernel_size, 1)
     line = (COLUMNS - 1) * geometry.stride[-1] + (size_x - 1) * geometry.dilation[-1] + 1
@@ -930,6 +953,25 @@ def forward(
     launch(device.address(img), img, krn, out, residual)
 
 
+# The address of flags of which one decides whether a launch is wanted, and their number.
+Flags = tuple[int, np.int64]
+_ALWAYS: Flags = (0, np.int64(0))
+_GUARDED = 1024  # blocks of a launch that hardly ever is wanted; more would only take time to begin
+
+
+def _guarded(
+    grid: tuple[int, ...], last: tuple[Any, ...], wanted: Flags | None
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """The grid and last arguments of a launch that is wanted, on the device, if a flag is set.
+
+    For kernels that take flags (kernels_cu/cuda/wanted.cuh).
+    """
+    if wanted is None:
+        return grid, last
+    assert last[-2:] == _ALWAYS
+    return (min(grid[0], _GUARDED),), (*last[:-2], *wanted)
+
+
 @dataclass(frozen=True)
 class ForwardLaunch:
     """All of a launch but its arrays."""
@@ -950,11 +992,13 @@ class ForwardLaunch:
         out: Array,
         residual: Array | None,
         stream: Stream | None = None,
+        wanted: Flags | None = None,
     ) -> None:
         """Launch for arrays or their addresses, of which img's is given as well."""
         last = self.last if address % self.alignment else self.last_if_aligned
+        grid, last = _guarded(self.grid, last, wanted)
         arguments = (self.struct, img, krn, out, out if residual is None else residual, *last)
-        self.kernel(self.grid, self.block, arguments, 0, stream)
+        self.kernel(grid, self.block, arguments, 0, stream)
 
 
 @lru_cache(maxsize=4096)
@@ -999,7 +1043,7 @@ def forward_launch(
     outputs = math.prod(geometry.out_shape)
     offset = _offset(geometry, img_steps, krn_steps)
     kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
-    last = (plane, np.int64(outputs))
+    last = (plane, np.int64(outputs), *_ALWAYS)
     return ForwardLaunch(kernel, (_blocks(outputs),), (THREADS,), struct, last, last, 1)
 
 
@@ -1222,7 +1266,7 @@ class GradientLaunch:
     block: tuple[int]
     struct: np.void
     writes: tuple[str, ...]  # of "grad_img" and "partial"
-    last: tuple[np.int64, ...]  # the arguments behind the arrays
+    last: tuple[Any, ...]  # the arguments behind the arrays
     sum: PartialSums | None  # None: it has no part in the kernel's gradient
 
     def __call__(
@@ -1235,16 +1279,121 @@ class GradientLaunch:
         grad_img: Array | None,
         grad_krn: Array | None,
         stream: Stream | None = None,
+        wanted: Flags | None = None,
     ) -> None:
         """Launch for arrays or their addresses; None for what is not there or not wanted."""
         reads = (grad_out if array is None else array for array in (img, krn, residual))
         partial, owner = (0, None) if self.sum is None else device.scratch(self.sum.numbers)
         given = {"grad_img": 0 if grad_img is None else grad_img, "partial": partial}
         arrays = (grad_out, *reads, *(given[name] for name in self.writes))
-        self.kernel(self.grid, self.block, (self.struct, *arrays, *self.last), 0, stream)
+        grid, last = _guarded(self.grid, self.last, wanted)
+        self.kernel(grid, self.block, (self.struct, *arrays, *last), 0, stream)
         if self.sum is not None:
-            self.sum(partial, grad_krn, stream)
+            self.sum(partial, grad_krn, stream, wanted)
         del owner  # what is freed now is used again by what comes later on the stream
+
+
+@dataclass(frozen=True)
+class AdjointLaunch:
+    """The image's gradient of an ordinary sum at stride 1: the slopes' convolution.
+
+    With the kernel's channels exchanged, by the forward kernel. A kernel that is not finite is the
+    business of `direct`, for which a slope of 0 is none.
+    """
+
+    exchange: Kernel
+    grid: tuple[int]
+    struct: np.void  # with the kernel's strides
+    count: np.int64  # of its numbers
+    numbers: int  # of a scratch that holds them exchanged
+    forward: ForwardLaunch
+    direct: GradientLaunch | None
+
+    def __call__(
+        self,
+        device: Device,
+        grad_out: Array,
+        img: Array | None,
+        krn: Array | None,
+        residual: Array | None,
+        grad_img: Array | None,
+        grad_krn: Array | None,
+        stream: Stream | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses."""
+        exchanged, owner = device.scratch(self.numbers + -(-self.grid[0] // 2))
+        flags = exchanged + 8 * self.numbers
+        arguments = (self.struct, krn, exchanged, flags, self.count)
+        self.exchange(self.grid, (THREADS,), arguments, 0, stream)
+        address = grad_out if isinstance(grad_out, int) else device.address(grad_out)
+        self.forward(address, grad_out, exchanged, grad_img, None, stream)
+        if self.direct is not None:
+            wanted = flags, np.int64(self.grid[0])
+            self.direct(
+                device, grad_out, img, krn, residual, grad_img, grad_krn, stream, wanted
+            )  # fmt: skip
+        del owner
+
+
+def adjoint_of(geometry: Geometry) -> Geometry | None:
+    """The convolution of the slopes that is the image's gradient; None where there is none.
+
+    Strides leave gaps between slopes, and padding wider than a window would be negative there.
+    """
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel_size, strict=True)]
+    padding = tuple(
+        (far - begin, far - end)
+        for far, begin, end in zip(reach, geometry.pad_begin, geometry.pad_end, strict=True)
+    )
+    if max(geometry.stride) > 1 or min(map(min, padding)) < 0:
+        return None
+    return Geometry.plan(
+        geometry.out_shape,
+        (
+            geometry.in_channels * (1 if geometry.shares_kernels else geometry.groups),
+            geometry.outputs_per_group,
+            *geometry.kernel_size,
+        ),
+        padding=padding,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        group_broadcasting=geometry.shares_kernels,
+        kind="corr" if geometry.mirrored else "conv",
+    )
+
+
+def adjoint_launch(
+    device: Device,
+    storage: str,
+    geometry: Geometry,
+    krn_steps: tuple[int, ...],
+    direct: GradientLaunch | None,
+    least_filled: float = _LEAST_FILLED,
+) -> AdjointLaunch | None:
+    """The image's gradient of an ordinary sum by the tiled forward kernel, where that serves."""
+    from semiconv_cupy.semifields import SubtractSemifield
+
+    adjoint, sums = adjoint_of(geometry), SubtractSemifield.linear()
+    if adjoint is None or tile_of(sums, storage, adjoint, None, least_filled) is None:
+        return None
+    itemsize, method = source.itemsize(storage), "tiled" if least_filled == 0 else "auto"
+    strides = (
+        _in_bytes(_contiguous(shape), storage) for shape in (adjoint.img_shape, adjoint.krn_shape)
+    )
+    forward = forward_launch(
+        device, sums, adjoint, storage, None, method, *strides, itemsize
+    )  # fmt: skip
+    count = math.prod(adjoint.krn_shape)
+    return AdjointLaunch(
+        _exchange_kernel(device, storage), (min(_blocks(count), THREADS),),
+        struct_of(geometry, (0,) * (geometry.rank + 2), krn_steps), np.int64(count),
+        -(-count * itemsize // 8), forward, direct,
+    )  # fmt: skip
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides in elements of a C-contiguous array."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 @dataclass(frozen=True)
@@ -1256,9 +1405,12 @@ class PartialSums:
     counts: tuple[np.int64, np.int64]  # weights, and partial sums of each
     numbers: int  # partial sums of all
 
-    def __call__(self, partial: int, grad_krn: Array, stream: Stream | None) -> None:
+    def __call__(
+        self, partial: int, grad_krn: Array, stream: Stream | None, wanted: Flags | None
+    ) -> None:
         """Launch for arrays or their addresses."""
-        self.kernel(self.grid, (THREADS,), (partial, grad_krn, *self.counts), 0, stream)
+        grid, last = _guarded(self.grid, (*self.counts, *_ALWAYS), wanted)
+        self.kernel(grid, (THREADS,), (partial, grad_krn, *last), 0, stream)
 
 
 @lru_cache(maxsize=4096)
@@ -1274,7 +1426,7 @@ def gradient_launches(
     wants_img: bool,
     wants_krn: bool,
     method: str,
-) -> list[GradientLaunch]:
+) -> list[GradientLaunch | AdjointLaunch]:
     """What `backward` launches for arrays of these strides (in bytes; None: no array)."""
     img_steps, krn_steps = (
         (0,) * (geometry.rank + 2) if strides is None else tuple(n // itemsize for n in strides)
@@ -1335,7 +1487,7 @@ def gradient_launches(
         )  # fmt: skip
 
     def direct(
-        file: str, grid: tuple[int, ...], block: int, last: tuple[np.int64, ...], chunks: int = 0
+        file: str, grid: tuple[int, ...], block: int, last: tuple[Any, ...], chunks: int = 0
     ) -> GradientLaunch:
         """The kernel of that file; chunks: partial sums of each weight, if it leaves any."""
         return GradientLaunch(
@@ -1344,18 +1496,28 @@ def gradient_launches(
             partial_sums(chunks) if chunks else None,
         )  # fmt: skip
 
+    def by_image() -> GradientLaunch:
+        """The image's gradient by the kernel that serves any geometry."""
+        elements = math.prod(geometry.img_shape)
+        last = (plane, np.int64(elements), *_ALWAYS)
+        return direct("grad_image", (_blocks(elements),), THREADS, last)
+
+    def adjoint() -> AdjointLaunch | None:
+        """The image's gradient of an ordinary sum that mixes channels."""
+        least = 1 if method == "tiled" else _LEAST_MIXED
+        if method == "direct" or not mixes_sums(semifield, geometry, least):
+            return None
+        if source.ARITHMETIC[storage] != storage:  # halves: gradients have more digits than that
+            return None
+        filled = 0.0 if method == "tiled" else _LEAST_FILLED
+        return adjoint_launch(device, storage, geometry, krn_steps, by_image(), filled)
+
     both = tiled(True, True) if wants_img and wants_krn else None
     if both is not None:
         return [both]
-    launches: list[GradientLaunch] = []
+    launches: list[GradientLaunch | AdjointLaunch] = []
     if wants_img:
-        elements_of = math.prod(geometry.img_shape)
-        launches.append(
-            tiled(True, False)
-            or direct(
-                "grad_image", (_blocks(elements_of),), THREADS, (plane, np.int64(elements_of))
-            )
-        )
+        launches.append(adjoint() or tiled(True, False) or by_image())
     if not wants_krn:
         return launches
     found = weights() or tiled(False, True)
@@ -1376,7 +1538,7 @@ def gradient_launches(
     else:
         chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
         chunks = -(-planes * pixels // chunk)
-        grid = (math.prod(geometry.krn_shape), chunks)
-        last = (plane, np.int64(chunk))
+        grid = (min(math.prod(geometry.krn_shape) * chunks, 2**31 - 1),)
+        last = (plane, np.int64(chunk), np.int64(chunks), *_ALWAYS)
         launches.append(direct("grad_kernel", grid, THREADS, last, chunks))
     return launches
