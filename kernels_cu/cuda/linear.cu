@@ -1,29 +1,48 @@
-// root and log on the GPU as the linear field: what comes before and after the ordinary convolution.
+// root and log on the GPU as the linear field: what comes before and after the ordinary convolutions.
 //
-// Needs what forward.cu needs, SEMICONV_LOG or SEMICONV_ROOT, and the names of three functions:
+// Needs what forward.cu needs, SEMICONV_LOG or SEMICONV_ROOT, and the names of five functions:
 //   SEMICONV_KERNEL_EXTREMES    the extreme numbers of every part of a plane
 //   SEMICONV_KERNEL_TRANSFORM   E of every number, and the ranges of the planes
 //   SEMICONV_KERNEL     an output's value from its sum, or from its window's own terms
+//   SEMICONV_KERNEL_SLOPES      what an output sends back for each product E(img) E(krn)
+//   SEMICONV_KERNEL_FINISH      a gradient from sums of what was sent back
 // A plane is what has one shift: the channels of a (batch, group) of img, or one kernel of krn. No
 // atomics, and nothing that the host would have to wait for.
+#include "wanted.cuh"
 #include "../window.cuh"
 #include "../linear.cuh"
 
 namespace semiconv {
 
 // Where the n-th number of a plane lies.
-SEMICONV_FN int64 place_of(const Geometry& g, bool of_kernel, int64 plane, int64 n) {
-  const int64* strides = of_kernel ? g.krn_strides : g.img_strides;
-  const int64* sizes = of_kernel ? g.kernel_size : g.image_size;
-  int64 at = 0;
-  for (int a = last_axis; a >= 0; --a) {
-    at += n % sizes[a] * strides[a + 2];
-    n /= sizes[a];
+struct Places {
+  const Geometry& g;
+  const int64 *strides, *sizes;
+  int64 first;
+  bool dense;  // one number behind the other
+
+  SEMICONV_FN Places(const Geometry& g, bool of_kernel, int64 plane)
+      : g(g), strides(of_kernel ? g.krn_strides : g.img_strides), sizes(of_kernel ? g.kernel_size : g.image_size) {
+    first = of_kernel ? plane * strides[0]
+                      : plane % g.groups * g.in_channels * strides[1] + plane / g.groups * strides[0];
+    int64 step = 1;
+    dense = true;
+    for (int a = last_axis; a >= 0; --a) {
+      dense = dense && strides[a + 2] == step;
+      step *= sizes[a];
+    }
+    dense = dense && (strides[1] == step || g.in_channels == 1);
   }
-  if (of_kernel) return at + n * strides[1] + plane * strides[0];
-  const int64 channel = plane % g.groups * g.in_channels + n;
-  return at + channel * strides[1] + plane / g.groups * strides[0];
-}
+  SEMICONV_FN int64 operator[](int64 n) const {
+    if (dense) return first + n;
+    int64 at = first;
+    for (int a = last_axis; a >= 0; --a) {
+      at += n % sizes[a] * strides[a + 2];
+      n /= sizes[a];
+    }
+    return at + n * strides[1];
+  }
+};
 
 // The extreme numbers of a plane or a part of it; none: those of nothing.
 struct Extremes {
@@ -41,6 +60,35 @@ struct Extremes {
   }
 };
 
+SEMICONV_FN Range<Real> range_of(const Real* ranges, int64 plane) {
+  Range<Real> range;
+  range.shift = ranges[plane * 2];
+  range.smallest = ranges[plane * 2 + 1];
+  return range;
+}
+
+// What the outputs of one channel have in common. Blocks take parts of channels, in any number.
+struct Channel {
+  Range<Real> img, krn;
+  Proof<Real> proof;
+  SEMICONV_FN Channel(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channel)
+      : img(range_of(img_ranges, channel / g.outputs_per_group)),
+        krn(range_of(krn_ranges, g.kernel_of(channel / g.outputs_per_group % g.groups, channel % g.outputs_per_group))),
+        proof(img, krn, g.in_channels * window_size()) {}
+};
+// visit(channel, number of the output) for this thread's share of all outputs.
+template <class F>
+SEMICONV_FN void visit_outputs(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channels,
+                               int64 parts, F&& visit) {
+  const int64 pixels = g.pixels();
+  for (int64 work = blockIdx.x; work < channels * parts; work += gridDim.x) {
+    const Channel channel(g, img_ranges, krn_ranges, work / parts);
+    const int64 first = work / parts * pixels;
+    for (int64 n = work % parts * blockDim.x + threadIdx.x; n < pixels; n += parts * blockDim.x)
+      visit(channel, first + n);
+  }
+}
+
 }  // namespace semiconv
 
 // Grid: planes, parts. extremes: two numbers for each (plane, part).
@@ -50,9 +98,10 @@ SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __
   using namespace semiconv;
   __shared__ Real first[256], last[256];
   const int thread = threadIdx.x;
+  const Places places(g, of_kernel, blockIdx.x);
   Extremes seen;
   for (int64 n = (int64)blockIdx.y * 256 + thread; n < count; n += (int64)gridDim.y * 256) {
-    const Real number = (Real)load(numbers[place_of(g, of_kernel, blockIdx.x, n)]);
+    const Real number = (Real)load(numbers[places[n]]);
     if (Linear<Real>::counts(number)) seen.see(number, number);
   }
   first[thread] = seen.first;
@@ -80,6 +129,7 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
                           long long of_kernel, long long count) {
   using namespace semiconv;
   const int64 plane = blockIdx.x;
+  const Places places(g, of_kernel, plane);
   Extremes seen;
   for (int64 part = 0; part < gridDim.y; ++part) {
     const int64 at = (plane * gridDim.y + part) * 2;
@@ -91,40 +141,77 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
     ranges[plane * 2 + 1] = range.smallest;
   }
   for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
-    const Real number = (Real)load(numbers[place_of(g, of_kernel, plane, n)]);
+    const Real number = (Real)load(numbers[places[n]]);
     transformed[plane * count + n] = Linear<Real>::transform(number, range.shift);
   }
 }
 
-// One thread an output; sums: of the transformed numbers' convolution.
+// sums: of the transformed numbers' convolution.
 extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
-                        const semiconv::Storage* __restrict__ krn,
-                        const semiconv::Real* __restrict__ sums,
-                        const semiconv::Real* __restrict__ img_ranges,
-                        const semiconv::Real* __restrict__ krn_ranges,
-                        semiconv::Storage* __restrict__ out, long long outputs) {
+                const semiconv::Storage* __restrict__ krn, const semiconv::Real* __restrict__ sums,
+                const semiconv::Real* __restrict__ img_ranges, const semiconv::Real* __restrict__ krn_ranges,
+                semiconv::Storage* __restrict__ out, long long channels, long long parts) {
   using namespace semiconv;
-  const int64 stride = (int64)blockDim.x * gridDim.x;
-  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < outputs; n += stride) {
-    const Window window(g, (Offset)n);
-    const int64 plane = (int64)window.batch * g.groups + window.group;
-    const int64 kernel = g.kernel_of(window.group, window.output);
-    Range<Real> img_range, krn_range;
-    img_range.shift = img_ranges[plane * 2];
-    img_range.smallest = img_ranges[plane * 2 + 1];
-    krn_range.shift = krn_ranges[kernel * 2];
-    krn_range.smallest = krn_ranges[kernel * 2 + 1];
-    const Proof<Real> proof(img_range, krn_range, g.in_channels * window_size());
+  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n];
-    if (proof.holds(sum)) {
-      out[n] = store(Linear<Real>::restore(sum, img_range.shift, krn_range.shift));
-      continue;
+    if (channel.proof.holds(sum)) {
+      out[n] = store(Linear<Real>::restore(sum, channel.img.shift, channel.krn.shift));
+      return;
     }
+    const Window window(g, (Offset)n);
     Accumulator<Real> acc;
     acc.start();
     accumulate(g, window, acc, img + window.image_offset(g), krn + window.kernel_offset(g), 0,
                (int32)g.in_channels);
     out[n] = store(acc.result());
+  });
+}
+
+// to_img: what E(krn) is multiplied by and added over outputs for the image's gradient, to_krn the
+// same with E(img) for the kernel's (log: both in to_img); 0, and the block's flag is set, where only
+// the window's own terms tell. `most`: so that those sums stay finite.
+extern "C" __global__ void __launch_bounds__(256)
+SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
+                       const semiconv::Real* __restrict__ sums, const semiconv::Real* __restrict__ img_ranges,
+                       const semiconv::Real* __restrict__ krn_ranges, semiconv::Real* __restrict__ to_img,
+                       semiconv::Real* __restrict__ to_krn, int* __restrict__ flags, double most_terms,
+                       long long channels, long long parts) {
+  using namespace semiconv;
+  using L = Limits<Real>;
+  const Real most = (Real)(L::largest / 4 / most_terms), least = L::smallest_normal / L::epsilon;
+  const auto usable = [&](Real slope) { return absolute(slope) >= least && absolute(slope) <= most; };
+  bool left = false;
+  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
+    const Real sum = sums[n], given = load(grad_out[n]);
+    const bool proven = channel.proof.holds(sum);
+    const Real slope = Linear<Real>::slope(sum) * given;
+    Real img = slope * Linear<Real>::scale(channel.krn.shift), krn = slope * Linear<Real>::scale(channel.img.shift);
+    if (given == 0 || !proven || !usable(img) || !usable(krn)) {
+      // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
+      left = left || !(given == 0 || (proven && sum == 0 && Linear<Real>::flat_at_zero()));
+      img = krn = 0;
+    }
+    to_img[n] = img;
+    if (!Linear<Real>::own_derivative) to_krn[n] = krn;
+  });
+  leave_flag(flags, left);
+}
+
+// Grid: planes, parts, as those of numbers and transformed. gradient: C-contiguous.
+extern "C" __global__ void __launch_bounds__(256)
+SEMICONV_KERNEL_FINISH(const semiconv::Geometry g, const semiconv::Storage* __restrict__ numbers,
+                       const semiconv::Real* __restrict__ transformed, const semiconv::Real* __restrict__ ranges,
+                       semiconv::Real* __restrict__ gradient, long long of_kernel, long long count) {
+  using namespace semiconv;
+  const int64 plane = blockIdx.x;
+  const Places places(g, of_kernel, plane);
+  const Real shift = ranges[plane * 2];
+  for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
+    const int64 at = plane * count + n;
+    const Real sum = gradient[at];
+    const Real number = Linear<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
+    // What has no finite slope met no output.
+    gradient[at] = sum == 0 ? Real(0) : sum * Linear<Real>::d_transform(number, shift, transformed[at]);
   }
 }

@@ -191,7 +191,7 @@ def kernel_source(
         taps, slots = _bins(semifield, storage, geometry)
         macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
     if file == "linear":
-        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR_FIRST}
+        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR}
     options: tuple[str, ...] = _OPTIONS
     times = macros["SEMICONV_TIMES"]
     if semifield.accumulator == "select" and "*" in times and re.search(r"[-+]", times):
@@ -311,7 +311,12 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
-_LINEAR_FIRST = ("extremes", "transform")  # what runs before the convolution
+_LINEAR = (
+    "extremes",
+    "transform",
+    "slopes",
+    "finish",
+)  # the functions beside the first of its file
 
 
 def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
@@ -330,7 +335,7 @@ def _taps_of_bins(semifield: Semifield, geometry: Geometry) -> int:
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 
 
-def _kernel(
+def kernel_of(
     device: Device,
     file: str,
     semifield: Semifield,
@@ -809,20 +814,32 @@ class WeightTile(Tile):
         chunks = max(-(-jobs // most), -(-_BUSY // owners))
         return owners, min(chunks, jobs), jobs
 
-    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
-        """Shared memory of a block: slopes and image of two tiles, or the sums of all teams."""
+    def patch(self, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
         taps = (self.slab, geometry.kernel_size[-1])
         stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
         height, width = (
             (t - 1) * s + (k - 1) * d + 1
             for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
         )
-        width = -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+        return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+
+    def reach(self, geometry: Geometry, img_steps: tuple[int, ...]) -> int:
+        """Elements that a tile's patch of the image spans, or its slopes."""
+        height, width = self.patch(geometry)
+        along_y, along_x = _planar(img_steps[2:], 0)
+        columns = width if geometry.rank > 1 else width + height * self.size[1]
+        image = height * abs(along_y) + columns * geometry.stride[-1] * abs(along_x)
+        return max(image, self.size[0] * geometry.out_size[-1])
+
+    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
+        """Shared memory of a block: slopes and image of two tiles, or the sums of all teams."""
+        height, width = self.patch(geometry)
         slopes, image = (
             (n // COLUMNS | 1) * COLUMNS for n in (math.prod(self.size), height * width)
         )
         stage = self.channels * self.lanes_out * slopes + self.inputs * self.lanes_in * image
-        sums = self.inputs * math.prod(taps) * self.block
+        sums = self.inputs * self.slab * geometry.kernel_size[-1] * self.block
         return max(2 * stage, sums) * np.dtype(source.ARITHMETIC[storage]).itemsize
 
 
@@ -1031,7 +1048,7 @@ def forward_launch(
             f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"
         )
     if tile is not None:
-        kernel = _kernel(
+        kernel = kernel_of(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
         last: tuple[Any, ...] = (plane, tile.division(geometry))
@@ -1041,8 +1058,8 @@ def forward_launch(
             (*last, whole), min(16, COLUMNS * itemsize),
         )  # fmt: skip
     outputs = math.prod(geometry.out_shape)
-    offset = _offset(geometry, img_steps, krn_steps)
-    kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
+    offset = offset_of(geometry, img_steps, krn_steps)
+    kernel = kernel_of(device, "forward", semifield, storage, geometry, offset, residual)
     last = (plane, np.int64(outputs), *_ALWAYS)
     return ForwardLaunch(kernel, (_blocks(outputs),), (THREADS,), struct, last, last, 1)
 
@@ -1060,7 +1077,7 @@ def forward_at(
 
     Strides are in elements; there is an output. `residual` tells whether and which one is wanted.
     """
-    strides = (_in_bytes(steps, storage) for steps in (img_strides, krn_strides))
+    strides = (in_bytes(steps, storage) for steps in (img_strides, krn_strides))
     launch = forward_launch(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
         "auto", *strides, source.itemsize(storage),
@@ -1072,7 +1089,8 @@ def forward_at(
     return call
 
 
-def _in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
+def in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
+    """Strides in elements of a storage dtype as strides in bytes."""
     return tuple(step * source.itemsize(storage) for step in steps)
 
 
@@ -1085,60 +1103,7 @@ def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...], padded_row
     return last == 1 and not any(n % COLUMNS for n in steps)
 
 
-_PARTS = 64  # of a plane whose extreme numbers are looked for at the same time
-
-
-def forward_linear(
-    device: Device,
-    img: Array,
-    krn: Array,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    out: Array,
-) -> None:
-    """Launch what computes log or root as an ordinary convolution of transformed numbers.
-
-    Four passes over arrays besides the convolution, and as much memory as img, krn and out hold.
-    """
-    from semiconv_cupy.semifields import SubtractSemifield
-
-    if out.size == 0:
-        return
-    real = source.ARITHMETIC[storage]
-    struct = struct_of(geometry, elements(img), elements(krn))
-    offset = _offset(geometry, elements(img), elements(krn))
-
-    def kernel(suffix: str) -> Kernel:
-        return _kernel(device, "linear", semifield, storage, geometry, offset, None, suffix=suffix)
-
-    def transformed(array: Array, planes: int, of_kernel: int) -> tuple[Array, Array]:
-        """E of every number, and the range of each plane."""
-        result = device.empty(array.shape, real)
-        ranges = device.empty((planes, 2), real)
-        count = array.size // planes
-        parts = max(1, min(_PARTS, count // (4 * THREADS)))
-        extremes = device.empty((planes, parts, 2), real)
-        numbers = (np.int64(of_kernel), np.int64(count))
-        grid, block = (planes, parts), (THREADS,)
-        first, then = (kernel(f"_{part}") for part in _LINEAR_FIRST)
-        first(grid, block, (struct, array, extremes, *numbers), 0)
-        then(grid, block, (struct, array, extremes, result, ranges, *numbers), 0)
-        return result, ranges
-
-    image, image_ranges = transformed(img, geometry.batch * geometry.groups, 0)
-    weights, weight_ranges = transformed(krn, geometry.kernels, 1)
-    sums = device.empty(geometry.out_shape, real)
-    forward(device, image, weights, SubtractSemifield.linear(), geometry, real, sums)
-    kernel("")(
-        (_blocks(out.size),),
-        (THREADS,),
-        (struct, img, krn, sums, image_ranges, weight_ranges, out, np.int64(out.size)),
-        0,
-    )
-
-
-def _offset(geometry: Geometry, img_steps: tuple[int, ...], krn_steps: tuple[int, ...]) -> str:
+def offset_of(geometry: Geometry, img_steps: tuple[int, ...], krn_steps: tuple[int, ...]) -> str:
     """The type that every offset of a launch of one thread an output fits into."""
     far = max(
         _reach(geometry.img_shape, img_steps) + _overhang(geometry, img_steps),
@@ -1238,7 +1203,7 @@ def backward_at(
     """
     launches = gradient_launches(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
-        _in_bytes(img_strides, storage), _in_bytes(krn_strides, storage),
+        in_bytes(img_strides, storage), in_bytes(krn_strides, storage),
         source.itemsize(storage), wants_img, wants_krn, "auto",
     )  # fmt: skip
 
@@ -1307,7 +1272,7 @@ class AdjointLaunch:
     count: np.int64  # of its numbers
     numbers: int  # of a scratch that holds them exchanged
     forward: ForwardLaunch
-    direct: GradientLaunch | None
+    direct: GradientLaunch | None  # None: no weight that is not finite met a slope
 
     def __call__(
         self,
@@ -1323,7 +1288,8 @@ class AdjointLaunch:
         """Launch for arrays or their addresses."""
         exchanged, owner = device.scratch(self.numbers + -(-self.grid[0] // 2))
         flags = exchanged + 8 * self.numbers
-        arguments = (self.struct, krn, exchanged, flags, self.count)
+        only_finite = np.int64(self.direct is None)
+        arguments = (self.struct, krn, exchanged, flags, self.count, only_finite)
         self.exchange(self.grid, (THREADS,), arguments, 0, stream)
         address = grad_out if isinstance(grad_out, int) else device.address(grad_out)
         self.forward(address, grad_out, exchanged, grad_img, None, stream)
@@ -1378,7 +1344,7 @@ def adjoint_launch(
         return None
     itemsize, method = source.itemsize(storage), "tiled" if least_filled == 0 else "auto"
     strides = (
-        _in_bytes(_contiguous(shape), storage) for shape in (adjoint.img_shape, adjoint.krn_shape)
+        in_bytes(contiguous(shape), storage) for shape in (adjoint.img_shape, adjoint.krn_shape)
     )
     forward = forward_launch(
         device, sums, adjoint, storage, None, method, *strides, itemsize
@@ -1391,7 +1357,7 @@ def adjoint_launch(
     )  # fmt: skip
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides in elements of a C-contiguous array."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
@@ -1426,8 +1392,13 @@ def gradient_launches(
     wants_img: bool,
     wants_krn: bool,
     method: str,
+    *,
+    only_finite: bool = False,
 ) -> list[GradientLaunch | AdjointLaunch]:
-    """What `backward` launches for arrays of these strides (in bytes; None: no array)."""
+    """What `backward` launches for arrays of these strides (in bytes; None: no array).
+
+    `only_finite`: where the kernel is not finite, there are no slopes but 0.
+    """
     img_steps, krn_steps = (
         (0,) * (geometry.rank + 2) if strides is None else tuple(n // itemsize for n in strides)
         for strides in (img_strides, krn_strides)
@@ -1463,7 +1434,7 @@ def gradient_launches(
         owners, chunks, jobs = tile.work(geometry)
         counts = (jobs, chunks, *tile.cover(geometry.image_size))
         return GradientLaunch(
-            _kernel(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
+            kernel_of(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
             (owners * chunks,), (tile.threads_y * tile.threads_x,), struct,
             ("grad_img", "partial"), (plane, *map(np.int64, counts)),
             partial_sums(chunks) if with_krn else None,
@@ -1475,13 +1446,13 @@ def gradient_launches(
         tile = None
         if method != "direct":
             tile = weight_tile_of(semifield, storage, geometry, least)
-        if tile is None:
+        if tile is None or tile.reach(geometry, img_steps) >= 2**31:
             return None
         owners, chunks, jobs = tile.work(geometry)
         whole = _has_whole_chunks(geometry, img_steps, False)
         counts = (jobs, chunks, *tile.cover(geometry.out_size), whole)
         return GradientLaunch(
-            _kernel(device, "grad_weights", semifield, storage, geometry, "int64", None, tile),
+            kernel_of(device, "grad_weights", semifield, storage, geometry, "int64", None, tile),
             (owners * chunks,), (tile.block,), struct, ("partial",), tuple(map(np.int64, counts)),
             partial_sums(chunks),
         )  # fmt: skip
@@ -1491,7 +1462,7 @@ def gradient_launches(
     ) -> GradientLaunch:
         """The kernel of that file; chunks: partial sums of each weight, if it leaves any."""
         return GradientLaunch(
-            _kernel(device, file, semifield, storage, geometry, offset, residual),
+            kernel_of(device, file, semifield, storage, geometry, offset, residual),
             grid, (block,), struct, ("partial" if chunks else "grad_img",), last,
             partial_sums(chunks) if chunks else None,
         )  # fmt: skip
@@ -1510,7 +1481,8 @@ def gradient_launches(
         if source.ARITHMETIC[storage] != storage:  # halves: gradients have more digits than that
             return None
         filled = 0.0 if method == "tiled" else _LEAST_FILLED
-        return adjoint_launch(device, storage, geometry, krn_steps, by_image(), filled)
+        fallback = None if only_finite else by_image()
+        return adjoint_launch(device, storage, geometry, krn_steps, fallback, filled)
 
     both = tiled(True, True) if wants_img and wants_krn else None
     if both is not None:
