@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import linear, reference, source
-from semiconv_cupy.backends import array_module, cuda, host
+from semiconv_cupy.backends import array_module, cuda, disguise, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, warn
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import Residual, needs_arrays, residual_of
+from semiconv_cupy.residual import Residual, needs_arrays
 from semiconv_cupy.semifields import (
     BroadcastSemifield,
     SelectSemifield,
@@ -211,7 +211,7 @@ def _plan(
             if run is not None:
                 run(device.address(img), img, krn, out, None)
             elif in_disguise:
-                cuda.forward_linear(device, img, krn, semifield, geometry, storage, out)
+                disguise.forward(device, img, krn, semifield, geometry, storage, out)
         return out
 
     return launch
@@ -435,7 +435,7 @@ def forward(
     elif on_gpu:
         launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
         if in_disguise:
-            cuda.forward_linear(launcher, *arrays)
+            disguise.forward(launcher, *arrays)
         else:
             cuda.forward(launcher, *arrays, residual, method=method)
     else:
@@ -458,11 +458,16 @@ def forward_at(
     """
     if not serves(geometry, "auto", on_gpu=device is not None):
         return None
+    on_gpu = device is not None
+    linearly = residual is None and linear.serves(semifield, geometry, "auto", on_gpu=on_gpu)
+    if device is not None and linearly:
+        return disguise.forward_call(
+            device, semifield, geometry, storage, img_strides, krn_strides
+        )  # fmt: skip
     if device is not None:
         return cuda.forward_at(
             device, semifield, geometry, storage, img_strides, krn_strides, residual
         )
-    linearly = residual is None and linear.serves(semifield, geometry, "auto", on_gpu=False)
     part = "linear" if linearly else "forward"
     return host.forward_at(semifield, geometry, storage, img_strides, krn_strides, residual, part)
 
@@ -483,6 +488,10 @@ def backward_at(
     """
     if not serves(geometry, "auto", on_gpu=device is not None):
         return None
+    if device is not None and residual is None and linear.can_serve(semifield):
+        return disguise.backward_call(
+            device, semifield, geometry, storage, img_strides, krn_strides, *wants
+        )  # fmt: skip
     if device is not None:
         return cuda.backward_at(
             device, semifield, geometry, storage, img_strides, krn_strides, residual, *wants
@@ -526,28 +535,15 @@ def backward(
                 xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )
     elif on_gpu:
-        launcher = device or cuda.device()
+        launcher, case = device or cuda.device(), (semifield, geometry, storage)
         if linearly:
-            residual = _direct_residual(launcher, img, krn, semifield, geometry, storage)
-        arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-        cuda.backward(launcher, *arrays, semifield, geometry, storage, method)
+            method = "auto" if method == "linear" else method
+            disguise.backward(
+                launcher, grad_out, img, krn, grad_img, grad_krn, *case, method
+            )  # fmt: skip
+        else:
+            arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+            cuda.backward(launcher, *arrays, *case, method)
     else:
         arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
         host.backward(*arrays, semifield, geometry, storage, threads)
-
-
-def _direct_residual(
-    device: cuda.Device,
-    img: Array,
-    krn: Array,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-) -> Array:
-    """What the direct forward pass leaves for the derivative, by that pass: GPUs have no other."""
-    described = residual_of(semifield, storage, geometry)
-    assert described is not None
-    out = device.empty(geometry.out_shape, img.dtype)
-    residual = device.empty(described.shape, described.dtype)
-    cuda.forward(device, img, krn, semifield, geometry, storage, out, residual)
-    return residual

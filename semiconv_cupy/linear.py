@@ -59,8 +59,8 @@ def saved_residual(
 ) -> Residual | None:
     """What a forward pass by `method` keeps for the derivative: nothing where it is linear.
 
-    Then the sums are computed again (on a GPU what `residual_of` describes, by the direct kernels):
-    their scale is that of a tile, and what is relative to one scale sums to 1 with no other.
+    Then the sums are computed again: their scale is that of a tile (on a GPU, of an image), and
+    what is relative to one scale sums to 1 with no other.
     """
     if serves(semifield, geometry, method, on_gpu=on_gpu):
         return None

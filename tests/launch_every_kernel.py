@@ -16,7 +16,7 @@ import numpy as np
 
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, linear
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends import cuda, disguise
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -64,7 +64,10 @@ def _convolution(device, semifield, storage, shapes):
         _passes(device, img, krn, *case, method)
     if linear.can_serve(semifield):
         out = device.empty(plan.out_shape, storage)
-        cuda.forward_linear(device, img, krn, *case, out)
+        disguise.forward(device, img, krn, *case, out)
+        real = np.promote_types(storage, np.float32)
+        grads = [device.empty(shape, real) for shape in (img_shape, krn_shape)]
+        disguise.backward(device, out, img, krn, *grads, *case)
 
 
 def _passes(device, img, krn, semifield, plan, storage, method):

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cases
 import launch_every_kernel
 import numpy as np
 import pytest
 from cuda_on_cpu.device import HarnessDevice, sanitizer_environment
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_vjp import SEMIFIELDS
 
 from semiconv_cupy import conv
@@ -114,6 +117,106 @@ def test_tiles_on_other_dtypes(name, dtype):
     check(name, "depthwise", dtype)
 
 
+# Sums of products that mix channels: more and fewer of them than a block holds, windows cut into
+# slabs, rows of the image that stay in registers and rows that do not, folded signals.
+MIXING = {
+    "channels of two blocks": ((2, 20, 9, 40), (19, 20, 3, 3), dict(padding="same")),
+    "groups, stride": ((2, 8, 13, 11), (12, 4, 3, 2), dict(stride=(2, 3), padding=1, groups=2)),
+    "one kernel for all groups, dilation": (
+        (1, 8, 13, 14),
+        (6, 4, 3, 3),
+        dict(dilation=(2, 3), padding="same", groups=2, group_broadcasting=True, kind="corr"),
+    ),
+    "slabs": ((1, 4, 20, 8), (4, 4, 7, 7), dict(padding=((6, 3), (2, 8)))),
+    "one tap": ((1, 40, 6, 12), (17, 40, 1, 1), dict()),
+    "signal": ((2, 6, 301), (4, 6, 7), dict(padding=3, stride=2, kind="corr")),
+}
+
+
+def sums(geometry, dtype="f4", device=None, spoil=None):
+    """(both gradients of an ordinary sum as the launch code picks them, those of array loops)."""
+    img_shape, krn_shape, arguments = geometry
+    rng = np.random.default_rng(7)
+    plan, semifield = Geometry.plan(img_shape, krn_shape, **arguments), SEMIFIELDS["linear"]
+    arrays = [
+        rng.standard_normal(shape).astype(dtype) for shape in (plan.out_shape, img_shape, krn_shape)
+    ]
+    if spoil:
+        spoil(*arrays)
+    case = (semifield, plan, np.dtype(dtype).name)
+    assert cuda.weight_tile_of(*case[::2], plan) is not None
+    got = gradients(device or HarnessDevice(), [*arrays, None], *case, method="auto")
+    wide = [array.astype("f8") for array in arrays]
+    right = np.zeros(img_shape), np.empty(krn_shape)
+    conv.backward(*wide, None, *right, semifield, plan, "float64", method="reference")
+    return got, right
+
+
+def assert_sums(got, right):
+    for one, exact in zip(got, right, strict=True):
+        tolerance = 8 * np.finfo(one.dtype).eps * np.abs(exact).max(initial=0)
+        assert np.abs(one - exact).max(initial=0) <= tolerance
+
+
+@pytest.mark.parametrize("geometry", MIXING)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_sums_that_mix_channels(geometry, dtype):
+    assert_sums(*sums(MIXING[geometry], dtype))
+
+
+def test_sums_of_halves():
+    assert_sums(*sums(MIXING["channels of two blocks"], "f2"))
+
+
+@given(geometry=cases.geometries(((3, 3), (1, 1), (1, 1))), chunks=st.integers(1, 9))
+@settings(max_examples=15)
+def test_sums_of_drawn_geometries(geometry, chunks):
+    """A block goes through any number of tiles, and from one image to the next."""
+    geometry = (
+        (geometry.img[0], 4 * geometry.img[1], *geometry.img[2:]),
+        (4 * geometry.krn[0], 4 * geometry.krn[1], *geometry.krn[2:]),
+        geometry.arguments,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_BUSY", chunks)
+        patch.setattr(cuda, "_MOST_TERMS", 10**6)
+        assert_sums(*sums(geometry, device=cases.harness()))
+
+
+def test_many_terms_keep_their_digits():
+    """All alike, so that plain sums of so many would drift by some 50 ulp."""
+    got = sums(
+        ((8, 4, 64, 64), (4, 4, 1, 1), dict()),
+        spoil=lambda slopes, img, krn: (slopes.fill(0.1), img.fill(1.1)),
+    )
+    assert_sums(*got)
+
+
+SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_sums_beside_what_is_not_finite(spoiled):
+    """It takes part where it is seen, and only there."""
+
+    def spoil(slopes, img, krn):
+        if spoiled.startswith("slope"):
+            slopes[0, 1, 0, 0] = np.inf
+        elif spoiled.startswith("image"):
+            img[1, 2, 4, 30] = np.nan
+        else:
+            krn[5, 7, 2, 0] = np.inf
+        if spoiled == "image under no slope":
+            slopes[1, :, 2:7, 25:36] = 0
+        if spoiled == "kernel under no slope":
+            slopes[:, 5, 2:, 4:] = 0
+
+    got, right = sums(MIXING["channels of two blocks"], spoil=spoil)
+    for one, exact in zip(got, right, strict=True):
+        np.testing.assert_array_equal(np.isfinite(one), np.isfinite(exact))
+        np.testing.assert_allclose(one, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_the_table_has_tiles():
     """So that the tests of tiles test them."""
     for name in ("max", "log"):
@@ -132,7 +235,7 @@ def test_the_table_has_tiles():
 
 
 @pytest.mark.parametrize("geometry", ["depthwise", "mixing", "large window"])
-@pytest.mark.parametrize("name", ["max", "log"])
+@pytest.mark.parametrize("name", ["max", "log", "linear"])
 def test_no_bit_depends_on_the_order_of_threads(name, geometry):
     given = problem(name, geometry, "f4")
     one, other = (gradients(HarnessDevice(order=order), *given) for order in ("forward", "reverse"))
@@ -175,7 +278,11 @@ def test_what_compute_sanitizer_is_given():
 SANITIZED = """
 import sys
 sys.path[:0] = {path!r}
-from test_cuda_backward import check
+import test_linear
+from test_cuda_backward import MIXING, assert_sums, check, sums
+for geometry in ("channels of two blocks", "groups, stride", "signal"):
+    assert_sums(*sums(MIXING[geometry]))
+test_linear.test_gradients_on_cuda_of_what_is_not_proven("root(3)")
 for name in ("max times", "log"):
     for geometry in ("depthwise, uneven", "windows wholly outside", "mixing"):
         check(name, geometry)

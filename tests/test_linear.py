@@ -12,12 +12,14 @@ import oracle
 import pytest
 from cases import ESSENTIAL, GEOMETRIES, SEMIFIELDS
 from compare import assert_matches
+from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, source
-from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.backends import cuda, disguise, host
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import residual_of
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
 DISGUISED = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
@@ -105,7 +107,9 @@ def changed_source(monkeypatch, before, after):
         patch.setattr(host, "_libraries", {})
         patch.setattr(cuda, "_kernels", {})
         patch.setattr(conv, "_calls", {})
-        for prepared in (host.forward_at, host.backward_at, cuda.forward_launch):
+        for prepared in (
+            host.forward_at, host.backward_at, cuda.forward_launch, disguise.forward_call,
+        ):  # fmt: skip
             patch.setattr(*_module_and_name(prepared), prepared.__wrapped__)
         yield
 
@@ -140,9 +144,46 @@ def gradients(img, krn, slopes, semifield, method, **arguments):
     return pullback(slopes)
 
 
-def assert_gradients_match(img, krn, slopes, semifield, **arguments):
+def gradients_on_cuda(img, krn, slopes, semifield, device=None, **arguments):
+    """What the launch code computes, on the harness, where no residual was kept."""
+    device, plan = device or cases.harness(), Geometry.plan(img.shape, krn.shape, **arguments)
+    real = np.promote_types(img.dtype, "f4")
+    grads = [device.empty(array.shape, real) for array in (img, krn)]
+    case = (semifield, plan, img.dtype.name)
+    conv.backward(slopes, img, krn, None, *grads, *case, method="linear", device=device)
+    return grads
+
+
+def direct_gradients_on_cuda(img, krn, slopes, semifield, **arguments):
+    """What the direct kernels make of the residual that the direct one left."""
+    device, plan = cases.harness(), Geometry.plan(img.shape, krn.shape, **arguments)
+    case = (semifield, plan, img.dtype.name)
+    described = residual_of(semifield, img.dtype.name, plan)
+    residual = device.empty(described.shape, described.dtype)
+    out, grads = (
+        device.empty(slopes.shape, img.dtype),
+        [device.empty(a.shape, "f4") for a in (img, krn)],
+    )
+    cuda.forward(device, img, krn, *case, out, residual, "direct")
+    cuda.backward(device, slopes, img, krn, residual, *grads, *case, "direct")
+    return grads
+
+
+def linear_gradients(backend, *arrays, **arguments):
+    if backend == "host_linear":
+        return gradients(*arrays, "linear", **arguments)
+    return gradients_on_cuda(*arrays, **arguments)
+
+
+def direct_gradients(backend, *arrays, **arguments):
+    if backend == "host_linear":
+        return gradients(*arrays, "direct", **arguments)
+    return direct_gradients_on_cuda(*arrays, **arguments)
+
+
+def assert_gradients_match(img, krn, slopes, semifield, backend="host_linear", **arguments):
     """In float32, within 16 ulp of the sum of magnitudes: of the reference in float64."""
-    got = gradients(img, krn, slopes, semifield, "linear", **arguments)
+    got = linear_gradients(backend, img, krn, slopes, semifield, **arguments)
     wide = [array.astype("f8") for array in (img, krn, slopes)]
     wanted = gradients(*wide, semifield, "reference", **arguments)
     magnitudes = gradients(*wide[:2], abs(wide[2]), semifield, "reference", **arguments)
@@ -163,9 +204,36 @@ def test_gradients(name, decades, geometry):
     assert_gradients_match(img, krn, slopes, case.semifield, **geometry.arguments)
 
 
+MIXES = dict(img=(2, 10, 9, 21), krn=(8, 5, 3, 3), arguments=dict(padding=1, groups=2))
+
+
+@pytest.mark.parametrize("geometry", ["mixing", "group broadcasting", "everything"])
+@pytest.mark.parametrize("name", DISGUISED)
+def test_gradients_on_cuda(name, geometry):
+    geometry = GEOMETRIES.get(geometry) or cases.GeometryCase(**MIXES)
+    img = spread(name, geometry.img, 1, 1).astype("f4")
+    krn = spread(name, geometry.krn, 1, 2).astype("f4")
+    slopes = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
+    arrays = (img, krn, slopes, SEMIFIELDS[name].semifield)
+    assert_gradients_match(*arrays, "cuda_linear_on_cpu", **geometry.arguments)
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)"])
+def test_gradients_on_cuda_of_what_is_not_proven(name):
+    """Then every element comes from the direct kernels."""
+    img = spread(name, MIXES["img"], 200, 1).astype("f4")
+    krn = spread(name, MIXES["krn"], 1, 2).astype("f4")
+    slopes = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
+    case, arguments = (img, krn, slopes, SEMIFIELDS[name].semifield), MIXES["arguments"]
+    direct = direct_gradients_on_cuda(*case, **arguments)
+    for one, other in zip(gradients_on_cuda(*case, **arguments), direct, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("name", DISGUISED)
 @pytest.mark.parametrize("special", ["zero", "infinity", "negative infinity", "negative", "NaN"])
-def test_gradients_beside_what_is_no_number(name, special):
+def test_gradients_beside_what_is_no_number(name, special, backend):
     """Outputs that see it are differentiated directly, all others are none the worse."""
     value = {
         "zero": SEMIFIELDS[name].semifield.zero, "infinity": np.inf, "negative infinity": -np.inf,
@@ -176,8 +244,8 @@ def test_gradients_beside_what_is_no_number(name, special):
     krn = spread(name, (3, 2, 3, 3), 1, 2).astype("f4")
     slopes = np.random.default_rng(3).normal(size=(2, 3, 12, 30)).astype("f4")
     arguments = dict(padding="same")
-    got = gradients(img, krn, slopes, SEMIFIELDS[name].semifield, "linear", **arguments)
-    direct = gradients(img, krn, slopes, SEMIFIELDS[name].semifield, "direct", **arguments)
+    got = linear_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
+    direct = direct_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
     if name == "root(-2)" and value == np.inf:  # the zero, whose slope the direct rule makes NaN
         got, direct = got[:1], direct[:1]
     for one, other in zip(got, direct, strict=True):
@@ -185,14 +253,101 @@ def test_gradients_beside_what_is_no_number(name, special):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e30])
-def test_gradients_of_any_magnitude(factor):
+def test_gradients_of_any_magnitude(factor, backend):
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((1, 1, 20, 20), (1, 1, 3, 3)))
     slopes = (factor * np.random.default_rng(3).uniform(1, 2, (1, 1, 18, 18))).astype("f4")
-    got = gradients(img, krn, slopes, LOG, "linear")
+    got = linear_gradients(backend, img, krn, slopes, LOG)
     direct = gradients(img, krn, slopes, LOG, "direct")
     for one, other in zip(got, direct, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * factor)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e15])
+def test_gradients_of_a_norm_of_any_magnitude(scale):
+    """Image and kernel far from 1, in different directions; and what they give is as far."""
+    rng = np.random.default_rng(3)
+    img, krn = (
+        (rng.uniform(0.1, 1, shape) * by).astype("f4")
+        for shape, by in (((2, 4, 9, 21), scale), ((5, 4, 3, 3), 10 / scale))
+    )
+    slopes = rng.normal(size=(2, 5, 9, 21)).astype("f4")
+    assert_gradients_match(img, krn, slopes, ROOT, "cuda_linear_on_cpu", padding=1)
+
+
+def test_on_cuda_only_what_is_not_proven_is_asked_again():
+    """The direct kernels return at once, or overwrite everything."""
+    img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
+    slopes = cases.numbers((2, 5, 7, 19), "f4", seed=3)
+    device, asked = HarnessDevice(), []
+    compiled = device.compile
+
+    def compile(text, name, options):
+        kernel = compiled(text, name, options)
+
+        def launch(grid, block, args, shared_bytes, stream=None):
+            before = args[5].copy() if name.startswith("semiconv_grad_image_log") else None
+            kernel(grid, block, args, shared_bytes, stream)
+            if before is not None:
+                asked.append(not np.array_equal(before, args[5]))
+
+        return launch
+
+    device.compile = compile
+    img[0, :, :5, :6] = -np.inf  # nothing is proven, too
+    gradients_on_cuda(img, krn, slopes, LOG, device=device)
+    img[0, 0, 4, 10] = 100
+    gradients_on_cuda(img, krn, slopes, LOG, device=device)
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)"])
+@pytest.mark.parametrize("array", ["img", "krn"])
+def test_what_is_no_number_meets_no_slope_on_cuda(name, array):
+    img, krn = (spread(name, MIXES[a], 1, 1).astype("f4") for a in ("img", "krn"))
+    slopes = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
+    if array == "img":
+        img[1, 7, 4, 10] = np.nan
+        slopes[1, :, 3:6, 9:12] = 0
+    else:
+        krn[6, 1, 1, 1] = np.inf
+        slopes[:, 6] = 0
+    got = gradients_on_cuda(img, krn, slopes, SEMIFIELDS[name].semifield, **MIXES["arguments"])
+    assert all(np.isfinite(gradient).all() for gradient in got)
+
+
+def test_by_addresses_on_cuda(monkeypatch):
+    """As the bridge calls it, where a GPU is told to choose this method."""
+    monkeypatch.setattr(conv.linear, "serves", lambda *_, **__: True)
+    img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
+    plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
+    slopes, steps = (
+        cases.numbers(plan.out_shape, "f4", seed=3),
+        (cuda.elements(img), cuda.elements(krn)),
+    )
+    case = (LOG, plan, "float32", *steps, None)
+    out, grads = (
+        device.empty(plan.out_shape, "f4"),
+        [device.empty(a.shape, "f4") for a in (img, krn)],
+    )
+    at = [device.address(array) for array in (slopes, img, krn, out, *grads)]
+    conv.forward_at(*case, device)(at[1], at[2], at[3], None, None)
+    expected = oracle.convolve(img, krn, SEMIFIELDS["log(2)"].algebra)
+    assert_matches(out, expected, dtype="float32")
+    conv.backward_at(*case, (True, True), device)(*at[:3], None, *at[4:], None)
+    for one, other in zip(grads, gradients_on_cuda(img, krn, slopes, LOG), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_gradients_of_other_dtypes_on_cuda(dtype):
+    img, krn = (cases.numbers(shape, dtype, seed=5) for shape in ((1, 4, 9, 21), (4, 4, 3, 3)))
+    slopes = cases.numbers((1, 4, 7, 19), dtype, seed=3)
+    got = gradients_on_cuda(img, krn, slopes, LOG)
+    wide = gradients(*(array.astype("f8") for array in (img, krn, slopes)), LOG, "reference")
+    for one, exact in zip(got, wide, strict=True):
+        np.testing.assert_allclose(one, exact, atol=(1e-5 if dtype == "f2" else 1e-12))
 
 
 @pytest.mark.parametrize("level", [1.0, 1e6, 1e8])

@@ -1,7 +1,8 @@
 // The gradient of the image, gathered: one thread per image element asks every output that saw it.
 //
-// Needs what backward.cuh needs and SEMICONV_KERNEL. No atomics: two runs give the same bits.
+// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No atomics: two runs give the same bits.
 #include "backward.cuh"
+#include "wanted.cuh"
 
 namespace semiconv {
 
@@ -31,8 +32,10 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
                 const void* __restrict__ residual, semiconv::Real* __restrict__ grad_img,
-                long long residual_plane, long long elements) {
+                long long residual_plane, long long elements, const int* __restrict__ wanted,
+                long long flags) {
   using namespace semiconv;
+  if (!is_wanted(wanted, flags)) return;
   const Differentiated d{grad_out, img, krn, residual, residual_plane};
   const Offset pixels = (Offset)g.pixels(), outputs = (Offset)g.outputs_per_group;
   const int64 stride = (int64)blockDim.x * gridDim.x;

@@ -1,34 +1,39 @@
-// root and log on the GPU as the linear field: what comes before and after the ordinary convolution.
+// root and log on the GPU as the linear field: what comes before and after the ordinary convolutions.
 //
-// Needs what forward.cu needs, SEMICONV_LOG or SEMICONV_ROOT, and the names of three functions:
+// Needs what forward.cu needs, SEMICONV_LOG or SEMICONV_ROOT, and the names of five functions:
 //   SEMICONV_KERNEL_EXTREMES    the extreme numbers of every part of a plane
 //   SEMICONV_KERNEL_TRANSFORM   E of every number, and the ranges of the planes
 //   SEMICONV_KERNEL     an output's value from its sum, or from its window's own terms
+//   SEMICONV_KERNEL_SLOPES      what an output sends back for each product E(img) E(krn)
+//   SEMICONV_KERNEL_FINISH      a gradient from sums of what was sent back
 // A plane is what has one shift: the channels of a (batch, group) of img, or one kernel of krn. No
 // atomics, and nothing that the host would have to wait for.
+#include "wanted.cuh"
 #include "../window.cuh"
 #include "../linear.cuh"
 
 namespace semiconv {
 
-// Where a plane's numbers lie: one after the other, or by strides.
-struct Numbers {
+// Where the n-th number of a plane lies.
+struct Places {
+  const Geometry& g;
   const int64 *strides, *sizes;
   int64 first;
-  bool dense;
-  SEMICONV_FN Numbers(const Geometry& g, bool of_kernel, int64 plane)
-      : strides(of_kernel ? g.krn_strides : g.img_strides), sizes(of_kernel ? g.kernel_size : g.image_size) {
+  bool dense;  // one number behind the other
+
+  SEMICONV_FN Places(const Geometry& g, bool of_kernel, int64 plane)
+      : g(g), strides(of_kernel ? g.krn_strides : g.img_strides), sizes(of_kernel ? g.kernel_size : g.image_size) {
     first = of_kernel ? plane * strides[0]
-                      : plane / g.groups * strides[0] + plane % g.groups * g.in_channels * strides[1];
+                      : plane % g.groups * g.in_channels * strides[1] + plane / g.groups * strides[0];
     int64 step = 1;
     dense = true;
     for (int a = last_axis; a >= 0; --a) {
       dense = dense && (sizes[a] == 1 || strides[a + 2] == step);
       step *= sizes[a];
     }
-    dense = dense && (g.in_channels == 1 || strides[1] == step);
+    dense = dense && (strides[1] == step || g.in_channels == 1);
   }
-  SEMICONV_FN int64 place(int64 n) const {
+  SEMICONV_FN int64 operator[](int64 n) const {
     if (dense) return first + n;
     int64 at = first;
     for (int a = last_axis; a >= 0; --a) {
@@ -73,6 +78,35 @@ SEMICONV_FN void merge(Extremes& seen) {
   }
 }
 
+SEMICONV_FN Range<Real> range_of(const Real* ranges, int64 plane) {
+  Range<Real> range;
+  range.shift = ranges[plane * 2];
+  range.smallest = ranges[plane * 2 + 1];
+  return range;
+}
+
+// What the outputs of one channel have in common. Blocks take parts of channels, in any number.
+struct Channel {
+  Range<Real> img, krn;
+  Proof<Real> proof;
+  SEMICONV_FN Channel(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channel)
+      : img(range_of(img_ranges, channel / g.outputs_per_group)),
+        krn(range_of(krn_ranges, g.kernel_of(channel / g.outputs_per_group % g.groups, channel % g.outputs_per_group))),
+        proof(img, krn, g.in_channels * window_size()) {}
+};
+// visit(channel, number of the output) for this thread's share of all outputs.
+template <class F>
+SEMICONV_FN void visit_outputs(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channels,
+                               int64 parts, F&& visit) {
+  const int64 pixels = g.pixels();
+  for (int64 work = blockIdx.x; work < channels * parts; work += gridDim.x) {
+    const Channel channel(g, img_ranges, krn_ranges, work / parts);
+    const int64 first = work / parts * pixels;
+    for (int64 n = work % parts * blockDim.x + threadIdx.x; n < pixels; n += parts * blockDim.x)
+      visit(channel, first + n);
+  }
+}
+
 }  // namespace semiconv
 
 // Grid: planes, parts. extremes: two numbers for each (plane, part).
@@ -80,11 +114,11 @@ extern "C" __global__ void __launch_bounds__(256)
 SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ numbers,
                          semiconv::Real* __restrict__ extremes, long long of_kernel, long long count) {
   using namespace semiconv;
-  const Numbers plane(g, of_kernel, blockIdx.x);
+  const Places places(g, of_kernel, blockIdx.x);
   Extremes seen;
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads) {
-    const Real number = (Real)load(numbers[plane.place(n)]);
+    const Real number = (Real)load(numbers[places[n]]);
     if (Linear<Real>::counts(number)) seen.see(number, number);
   }
   merge(seen);
@@ -103,10 +137,11 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
                           long long of_kernel, long long count) {
   using namespace semiconv;
   __shared__ Real shift;
-  const Numbers plane(g, of_kernel, blockIdx.x);
+  const int64 plane = blockIdx.x;
+  const Places places(g, of_kernel, plane);
   Extremes seen;
   for (int64 part = threadIdx.x; part < gridDim.y; part += threads) {
-    const int64 at = ((int64)blockIdx.x * gridDim.y + part) * 2;
+    const int64 at = (plane * gridDim.y + part) * 2;
     seen.see(extremes[at], extremes[at + 1]);
   }
   merge(seen);
@@ -114,41 +149,28 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
     const Range<Real> range = seen.range();
     shift = range.shift;
     if (blockIdx.y == 0) {
-      ranges[blockIdx.x * 2] = range.shift;
-      ranges[blockIdx.x * 2 + 1] = range.smallest;
+      ranges[plane * 2] = range.shift;
+      ranges[plane * 2 + 1] = range.smallest;
     }
   }
   __syncthreads();
-  transformed += blockIdx.x * count;
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads)
-    transformed[n] = Linear<Real>::transform((Real)load(numbers[plane.place(n)]), shift);
+    transformed[plane * count + n] = Linear<Real>::transform((Real)load(numbers[places[n]]), shift);
 }
 
-// One thread an output; sums: of the transformed numbers' convolution.
+// sums: of the transformed numbers' convolution.
 extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
-                        const semiconv::Storage* __restrict__ krn,
-                        const semiconv::Real* __restrict__ sums,
-                        const semiconv::Real* __restrict__ img_ranges,
-                        const semiconv::Real* __restrict__ krn_ranges,
-                        semiconv::Storage* __restrict__ out, long long outputs) {
+                const semiconv::Storage* __restrict__ krn, const semiconv::Real* __restrict__ sums,
+                const semiconv::Real* __restrict__ img_ranges, const semiconv::Real* __restrict__ krn_ranges,
+                semiconv::Storage* __restrict__ out, long long channels, long long parts) {
   using namespace semiconv;
-  const int64 stride = (int64)blockDim.x * gridDim.x;
-  const Offset pixels = (Offset)g.pixels(), outputs_per_group = (Offset)g.outputs_per_group;
-  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < outputs; n += stride) {
-    const Offset channel = (Offset)n / pixels, plane = channel / outputs_per_group;
-    const int64 kernel = g.kernel_of(plane % (Offset)g.groups, channel % outputs_per_group);
-    Range<Real> img_range, krn_range;
-    img_range.shift = img_ranges[plane * 2];
-    img_range.smallest = img_ranges[plane * 2 + 1];
-    krn_range.shift = krn_ranges[kernel * 2];
-    krn_range.smallest = krn_ranges[kernel * 2 + 1];
-    const Proof<Real> proof(img_range, krn_range, g.in_channels * window_size());
+  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n];
-    if (proof.holds(sum)) {
-      out[n] = store(Linear<Real>::restore(sum, img_range.shift, krn_range.shift));
-      continue;
+    if (channel.proof.holds(sum)) {
+      out[n] = store(Linear<Real>::restore(sum, channel.img.shift, channel.krn.shift));
+      return;
     }
     const Window window(g, (Offset)n);
     Accumulator<Real> acc;
@@ -156,5 +178,53 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     accumulate(g, window, acc, img + window.image_offset(g), krn + window.kernel_offset(g), 0,
                (int32)g.in_channels);
     out[n] = store(acc.result());
+  });
+}
+
+// to_img: what E(krn) is multiplied by and added over outputs for the image's gradient, to_krn the
+// same with E(img) for the kernel's (log: both in to_img); 0, and the block's flag is set, where only
+// the window's own terms tell. `most`: so that those sums stay finite.
+extern "C" __global__ void __launch_bounds__(256)
+SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
+                       const semiconv::Real* __restrict__ sums, const semiconv::Real* __restrict__ img_ranges,
+                       const semiconv::Real* __restrict__ krn_ranges, semiconv::Real* __restrict__ to_img,
+                       semiconv::Real* __restrict__ to_krn, int* __restrict__ flags, double most_terms,
+                       long long channels, long long parts) {
+  using namespace semiconv;
+  using L = Limits<Real>;
+  const Real most = (Real)(L::largest / 4 / most_terms), least = L::smallest_normal / L::epsilon;
+  const auto usable = [&](Real slope) { return absolute(slope) >= least && absolute(slope) <= most; };
+  bool left = false;
+  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
+    const Real sum = sums[n], given = load(grad_out[n]);
+    const bool proven = channel.proof.holds(sum);
+    const Real slope = Linear<Real>::slope(sum) * given;
+    Real img = slope * Linear<Real>::scale(channel.krn.shift), krn = slope * Linear<Real>::scale(channel.img.shift);
+    if (given == 0 || !proven || !usable(img) || !usable(krn)) {
+      // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
+      left = left || !(given == 0 || (proven && sum == 0 && Linear<Real>::flat_at_zero()));
+      img = krn = 0;
+    }
+    to_img[n] = img;
+    if (!Linear<Real>::own_derivative) to_krn[n] = krn;
+  });
+  leave_flag(flags, left);
+}
+
+// Grid: planes, parts, as those of numbers and transformed. gradient: C-contiguous.
+extern "C" __global__ void __launch_bounds__(256)
+SEMICONV_KERNEL_FINISH(const semiconv::Geometry g, const semiconv::Storage* __restrict__ numbers,
+                       const semiconv::Real* __restrict__ transformed, const semiconv::Real* __restrict__ ranges,
+                       semiconv::Real* __restrict__ gradient, long long of_kernel, long long count) {
+  using namespace semiconv;
+  const int64 plane = blockIdx.x;
+  const Places places(g, of_kernel, plane);
+  const Real shift = ranges[plane * 2];
+  for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
+    const int64 at = plane * count + n;
+    const Real sum = gradient[at];
+    const Real number = Linear<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
+    // What has no finite slope met no output.
+    gradient[at] = sum == 0 ? Real(0) : sum * Linear<Real>::d_transform(number, shift, transformed[at]);
   }
 }

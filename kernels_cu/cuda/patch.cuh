@@ -106,13 +106,23 @@ struct Destination {
       asm volatile("st.shared.u8 [%0], %1;" :: "r"(address + offset), "r"(bits) : "memory");
     }
   }
+  // The same of whole 16 bytes where `exists`; else zeros, and nothing is read.
+  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
+    static_assert(sizeof(T) % 16 == 0, "copied by 16 bytes");
+#pragma unroll
+    for (int n = 0; n < (int)sizeof(T); n += 16)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                   :: "r"(address + offset + n), "l"((const char*)global + n), "r"(exists ? 16 : 0) : "memory");
+  }
 };
 SEMICONV_FN void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #else
 struct Destination {
   char* address;
   SEMICONV_FN explicit Destination(void* shared) : address((char*)shared) {}
-  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }
+  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
+    *(T*)(address + offset) = exists ? *global : T{};
+  }
 };
 SEMICONV_FN void await_copies() {}
 #endif

@@ -182,6 +182,8 @@ def kernel_source(
         name += "_residual" if file.startswith("forward") else ""
     if isinstance(tile, ForwardTile):
         name += f"_{tile.channels}x{tile.rows}"
+    if isinstance(tile, WeightTile):
+        name += f"_{tile.channels}x{tile.inputs}"
     if tile is not None:
         macros |= tile.macros(geometry)
     macros["SEMICONV_KERNEL"] = name
@@ -189,7 +191,7 @@ def kernel_source(
         taps, slots = _bins(semifield, storage, geometry)
         macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
     if file == "linear":
-        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR_FIRST}
+        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR}
     options: tuple[str, ...] = _OPTIONS
     times = macros["SEMICONV_TIMES"]
     if semifield.accumulator == "select" and "*" in times and re.search(r"[-+]", times):
@@ -297,13 +299,24 @@ def shipping_variants() -> Iterator[source.KernelSource]:
                 yield kernel_source(
                     "grad_tiled", semifield, storage, geometry, "int64", element, given
                 )
+        weights = weight_tile_of(semifield, storage, geometry)
+        if weights is not None:
+            yield kernel_source(
+                "grad_weights", semifield, storage, geometry, "int64", None, weights
+            )
     for storage in ("float32", "float64"):
         yield _sum_source(storage)
+        yield _exchange_source(storage)
     yield from neighbourhoods.shipping_variants()
 
 
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
-_LINEAR_FIRST = ("extremes", "transform")  # what runs before the convolution
+_LINEAR = (
+    "extremes",
+    "transform",
+    "slopes",
+    "finish",
+)  # the functions beside the first of its file
 
 
 def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
@@ -322,7 +335,7 @@ def _taps_of_bins(semifield: Semifield, geometry: Geometry) -> int:
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 
 
-def _kernel(
+def kernel_of(
     device: Device,
     file: str,
     semifield: Semifield,
@@ -352,6 +365,22 @@ def _sum_source(storage: str) -> source.KernelSource:
     name = f"semiconv_grad_sum_{real}"
     macros = source.storage_macros(real) | {"SEMICONV_KERNEL": name}
     return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
+
+
+def _exchange_source(storage: str) -> source.KernelSource:
+    """What exchanges the channels of a kernel."""
+    name = f"semiconv_exchange_{storage}"
+    macros = source.storage_macros(storage) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/exchange.cu", macros), _OPTIONS)
+
+
+def _exchange_kernel(device: Device, storage: str) -> Kernel:
+    key = (device, "exchange", storage)
+    found = _kernels.get(key)
+    if found is None:
+        made = _exchange_source(storage)
+        found = _kernels[key] = device.compile(made.text, made.name, made.options)
+    return found
 
 
 def _sum_kernel(device: Device, storage: str) -> Kernel:
@@ -737,6 +766,168 @@ def gradient_tile_of(
     return tile if max(owners * chunks, jobs) < 2**31 and far < 2**30 else None
 
 
+@dataclass(frozen=True)
+class WeightTile(Tile):
+    """A tile of outputs whose terms a block adds for many weights; macros of cuda/grad_weights.cu.
+
+    `threads_y` and `threads_x` count teams of threads, which share the tile.
+    """
+
+    lanes_out: int  # threads of a team along output and input channels
+    lanes_in: int
+    inputs: int  # input channels of a thread
+    slab: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/patch.cuh and grad_weights.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_TEAMS": "1",
+            "SEMICONV_DEPTH": "1",
+            "SEMICONV_SIDES": "2",
+            "SEMICONV_SHIFT": str(_shift(geometry)),
+            "SEMICONV_LANES_OUT": str(self.lanes_out),
+            "SEMICONV_LANES_IN": str(self.lanes_in),
+            "SEMICONV_INPUTS": str(self.inputs),
+            "SEMICONV_SLAB": str(self.slab),
+        }
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.lanes_out * self.lanes_in * self.threads_y * self.threads_x
+
+    def cover(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Tiles along the last two axes of that size; a signal is folded into a tile's rows."""
+        if len(size) == 1:
+            return 1, -(-size[0] // math.prod(self.size))
+        return super().cover(size)
+
+    def work(self, geometry: Geometry) -> tuple[int, int, int]:
+        """(owners, chunks, jobs): what blocks own, blocks of each, tiles that these share."""
+        jobs = math.prod(self.cover(geometry.out_size)) * geometry.batch
+        owners = (
+            -(-geometry.outputs_per_group // (self.channels * self.lanes_out))
+            * -(-geometry.in_channels // (self.inputs * self.lanes_in))
+            * -(-_planar(geometry.kernel_size, 1)[0] // self.slab)
+        )
+        if geometry.shares_kernels:
+            jobs *= geometry.groups
+        else:
+            owners *= geometry.groups
+        most = max(1, _MOST_TERMS // (self.rows * self.columns))
+        chunks = max(-(-jobs // most), -(-_BUSY // owners))
+        return owners, min(chunks, jobs), jobs
+
+    def patch(self, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
+        taps = (self.slab, geometry.kernel_size[-1])
+        stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
+        height, width = (
+            (t - 1) * s + (k - 1) * d + 1
+            for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
+        )
+        return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+
+    def reach(self, geometry: Geometry, img_steps: tuple[int, ...]) -> int:
+        """Elements that a tile's patch of the image spans, or its slopes."""
+        height, width = self.patch(geometry)
+        along_y, along_x = _planar(img_steps[2:], 0)
+        columns = width if geometry.rank > 1 else width + height * self.size[1]
+        image = height * abs(along_y) + columns * geometry.stride[-1] * abs(along_x)
+        return max(image, self.size[0] * geometry.out_size[-1])
+
+    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
+        """Shared memory of a block: slopes and image of two tiles, or the sums of all teams."""
+        height, width = self.patch(geometry)
+        slopes, image = (
+            (n // COLUMNS | 1) * COLUMNS for n in (math.prod(self.size), height * width)
+        )
+        stage = self.channels * self.lanes_out * slopes + self.inputs * self.lanes_in * image
+        sums = self.inputs * self.slab * geometry.kernel_size[-1] * self.block
+        return max(2 * stage, sums) * np.dtype(source.ARITHMETIC[storage]).itemsize
+
+
+_MOST_TERMS = 256  # that a thread adds up in the arithmetic's own precision
+_BUSY = 1024  # blocks of the kernel's gradient that keep any GPU busy
+_LEAST_MIXED = 4  # channels on both sides: below, most threads of a block would have none
+_SUMS_IN_REGISTERS = 72
+_LINES_IN_REGISTERS = 40  # numbers of the image beside them
+
+
+def is_ordinary_sum(semifield: Semifield) -> bool:
+    """Whether terms are products and their addition is the ordinary one."""
+    times = re.sub(r"[\s()]", "", source.definitions(semifield, "float32")["SEMICONV_TIMES"])
+    return (
+        semifield.accumulator == "sum"
+        and "post_sum" not in semifield.expressions
+        and semifield.zero == 0
+        and times in ("img*krn", "krn*img")
+    )
+
+
+def mixes_sums(semifield: Semifield, geometry: Geometry, least: int = _LEAST_MIXED) -> bool:
+    """Whether it is an ordinary sum of at least so many channels on both sides."""
+    few = min(geometry.outputs_per_group, geometry.in_channels)
+    return few >= least and is_ordinary_sum(semifield)
+
+
+def weight_tile_of(
+    semifield: Semifield, storage: str, geometry: Geometry, least: int = _LEAST_MIXED
+) -> WeightTile | None:
+    """The tile for the kernel's gradient of an ordinary sum that mixes channels, None elsewhere.
+
+    A thread holds up to 72 sums (half as many doubles): 8 output channels of a 3x3 window. Rows of
+    a window's taps are cut into slabs where their line of the image would not fit beside them.
+    """
+    if storage not in source.FLOATING or geometry.rank > 2:
+        return None
+    if not mixes_sums(semifield, geometry, least):
+        return None
+    size_y, size_x = _planar(geometry.kernel_size, 1)
+    line = (COLUMNS - 1) * geometry.stride[-1] + (size_x - 1) * geometry.dilation[-1] + 1
+    wide = np.dtype(source.ARITHMETIC[storage]).itemsize // 4
+    most_sums, most_lines = _SUMS_IN_REGISTERS // wide, _LINES_IN_REGISTERS // wide
+    if source.itemsize(storage) == 2:  # copies pass through registers, too
+        most_sums //= 2
+    most = min(most_sums // size_x, most_lines // line)
+    if most < 1 or max(_furthest_position(geometry), *geometry.image_size, 0) >= 2**30:
+        return None
+    slab = -(-size_y // -(-size_y // most))
+    lanes_in = min(16, max(4, _power_of_two(geometry.in_channels)))
+    lanes_out = 32 // lanes_in
+    channels = min(8, most_sums // (slab * size_x), -(-geometry.outputs_per_group // lanes_out))
+    inputs = 1
+    while (
+        inputs * lanes_in < geometry.in_channels
+        and 2 * inputs * channels * slab * size_x <= most_sums
+        and 2 * inputs * slab * (channels * size_x + line) <= 92 // wide
+    ):
+        inputs *= 2
+    width = geometry.out_size[-1]
+    teams_x = 8 if geometry.rank == 1 or width > 16 else 4 if width > 8 else 2
+    rows = 4
+    while True:
+        tile = WeightTile(
+            channels, rows, COLUMNS, 8 // teams_x, teams_x, 2, lanes_out, lanes_in, inputs, slab
+        )
+        if tile.shared_bytes(geometry, storage) <= _SHARED:
+            break
+        if rows > 1:
+            rows //= 2
+        elif inputs > 1:
+            inputs //= 2
+        elif channels > 2:
+            channels //= 2
+        else:
+            return None
+    owners, chunks, jobs = tile.work(geometry)
+    return tile if max(owners * chunks, jobs) < 2**31 else None
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()
+
+
 # ---- launches ----------------------------------------------------------------------------------
 
 
@@ -783,6 +974,25 @@ def forward(
     launch(device.address(img), img, krn, out, residual)
 
 
+# The address of flags of which one decides whether a launch is wanted, and their number.
+Flags = tuple[int, np.int64]
+_ALWAYS: Flags = (0, np.int64(0))
+_GUARDED = 1024  # blocks of a launch that hardly ever is wanted; more would only take time to begin
+
+
+def _guarded(
+    grid: tuple[int, ...], last: tuple[Any, ...], wanted: Flags | None
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """The grid and last arguments of a launch that is wanted, on the device, if a flag is set.
+
+    For kernels that take flags (kernels_cu/cuda/wanted.cuh).
+    """
+    if wanted is None:
+        return grid, last
+    assert last[-2:] == _ALWAYS
+    return (min(grid[0], _GUARDED),), (*last[:-2], *wanted)
+
+
 @dataclass(frozen=True)
 class ForwardLaunch:
     """All of a launch but its arrays."""
@@ -803,11 +1013,13 @@ class ForwardLaunch:
         out: Array,
         residual: Array | None,
         stream: Stream | None = None,
+        wanted: Flags | None = None,
     ) -> None:
         """Launch for arrays or their addresses, of which img's is given as well."""
         last = self.last if address % self.alignment else self.last_if_aligned
+        grid, last = _guarded(self.grid, last, wanted)
         arguments = (self.struct, img, krn, out, out if residual is None else residual, *last)
-        self.kernel(self.grid, self.block, arguments, 0, stream)
+        self.kernel(grid, self.block, arguments, 0, stream)
 
 
 @lru_cache(maxsize=4096)
@@ -840,7 +1052,7 @@ def forward_launch(
             f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"
         )
     if tile is not None:
-        kernel = _kernel(
+        kernel = kernel_of(
             device, "forward_tiled", semifield, storage, geometry, "int64", residual, tile
         )
         last: tuple[Any, ...] = (plane, tile.division(geometry))
@@ -850,9 +1062,9 @@ def forward_launch(
             (*last, whole), min(16, COLUMNS * itemsize),
         )  # fmt: skip
     outputs = math.prod(geometry.out_shape)
-    offset = _offset(geometry, img_steps, krn_steps)
-    kernel = _kernel(device, "forward", semifield, storage, geometry, offset, residual)
-    last = (plane, np.int64(outputs))
+    offset = offset_of(geometry, img_steps, krn_steps)
+    kernel = kernel_of(device, "forward", semifield, storage, geometry, offset, residual)
+    last = (plane, np.int64(outputs), *_ALWAYS)
     return ForwardLaunch(kernel, (_blocks(outputs),), (THREADS,), struct, last, last, 1)
 
 
@@ -869,7 +1081,7 @@ def forward_at(
 
     Strides are in elements; there is an output. `residual` tells whether and which one is wanted.
     """
-    strides = (_in_bytes(steps, storage) for steps in (img_strides, krn_strides))
+    strides = (in_bytes(steps, storage) for steps in (img_strides, krn_strides))
     launch = forward_launch(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
         "auto", *strides, source.itemsize(storage),
@@ -881,7 +1093,8 @@ def forward_at(
     return call
 
 
-def _in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
+def in_bytes(steps: tuple[int, ...], storage: str) -> tuple[int, ...]:
+    """Strides in elements of a storage dtype as strides in bytes."""
     return tuple(step * source.itemsize(storage) for step in steps)
 
 
@@ -894,60 +1107,7 @@ def _has_whole_chunks(geometry: Geometry, img_steps: tuple[int, ...], padded_row
     return last == 1 and not any(n % COLUMNS for n in steps)
 
 
-_PARTS = 256  # of a plane whose extreme numbers are looked for at the same time
-
-
-def forward_linear(
-    device: Device,
-    img: Array,
-    krn: Array,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    out: Array,
-) -> None:
-    """Launch what computes log or root as an ordinary convolution of transformed numbers.
-
-    Four passes over arrays besides the convolution, and as much memory as img, krn and out hold.
-    """
-    from semiconv_cupy.semifields import SubtractSemifield
-
-    if out.size == 0:
-        return
-    real = source.ARITHMETIC[storage]
-    struct = struct_of(geometry, elements(img), elements(krn))
-    offset = _offset(geometry, elements(img), elements(krn))
-
-    def kernel(suffix: str) -> Kernel:
-        return _kernel(device, "linear", semifield, storage, geometry, offset, None, suffix=suffix)
-
-    def transformed(array: Array, planes: int, of_kernel: int) -> tuple[Array, Array]:
-        """E of every number, and the range of each plane."""
-        result = device.empty(array.shape, real)
-        ranges = device.empty((planes, 2), real)
-        count = array.size // planes
-        parts = max(1, min(_PARTS, count // (4 * THREADS)))
-        extremes = device.empty((planes, parts, 2), real)
-        numbers = (np.int64(of_kernel), np.int64(count))
-        grid, block = (planes, parts), (THREADS,)
-        first, then = (kernel(f"_{part}") for part in _LINEAR_FIRST)
-        first(grid, block, (struct, array, extremes, *numbers), 0)
-        then(grid, block, (struct, array, extremes, result, ranges, *numbers), 0)
-        return result, ranges
-
-    image, image_ranges = transformed(img, geometry.batch * geometry.groups, 0)
-    weights, weight_ranges = transformed(krn, geometry.kernels, 1)
-    sums = device.empty(geometry.out_shape, real)
-    forward(device, image, weights, SubtractSemifield.linear(), geometry, real, sums)
-    kernel("")(
-        (_blocks(out.size),),
-        (THREADS,),
-        (struct, img, krn, sums, image_ranges, weight_ranges, out, np.int64(out.size)),
-        0,
-    )
-
-
-def _offset(geometry: Geometry, img_steps: tuple[int, ...], krn_steps: tuple[int, ...]) -> str:
+def offset_of(geometry: Geometry, img_steps: tuple[int, ...], krn_steps: tuple[int, ...]) -> str:
     """The type that every offset of a launch of one thread an output fits into."""
     far = max(
         _reach(geometry.img_shape, img_steps) + _overhang(geometry, img_steps),
@@ -1047,7 +1207,7 @@ def backward_at(
     """
     launches = gradient_launches(
         device, semifield, geometry, storage, None if residual is None else str(residual.dtype),
-        _in_bytes(img_strides, storage), _in_bytes(krn_strides, storage),
+        in_bytes(img_strides, storage), in_bytes(krn_strides, storage),
         source.itemsize(storage), wants_img, wants_krn, "auto",
     )  # fmt: skip
 
@@ -1075,7 +1235,7 @@ class GradientLaunch:
     block: tuple[int]
     struct: np.void
     writes: tuple[str, ...]  # of "grad_img" and "partial"
-    last: tuple[np.int64, ...]  # the arguments behind the arrays
+    last: tuple[Any, ...]  # the arguments behind the arrays
     sum: PartialSums | None  # None: it has no part in the kernel's gradient
 
     def __call__(
@@ -1088,16 +1248,122 @@ class GradientLaunch:
         grad_img: Array | None,
         grad_krn: Array | None,
         stream: Stream | None = None,
+        wanted: Flags | None = None,
     ) -> None:
         """Launch for arrays or their addresses; None for what is not there or not wanted."""
         reads = (grad_out if array is None else array for array in (img, krn, residual))
         partial, owner = (0, None) if self.sum is None else device.scratch(self.sum.numbers)
         given = {"grad_img": 0 if grad_img is None else grad_img, "partial": partial}
         arrays = (grad_out, *reads, *(given[name] for name in self.writes))
-        self.kernel(self.grid, self.block, (self.struct, *arrays, *self.last), 0, stream)
+        grid, last = _guarded(self.grid, self.last, wanted)
+        self.kernel(grid, self.block, (self.struct, *arrays, *last), 0, stream)
         if self.sum is not None:
-            self.sum(partial, grad_krn, stream)
+            self.sum(partial, grad_krn, stream, wanted)
         del owner  # what is freed now is used again by what comes later on the stream
+
+
+@dataclass(frozen=True)
+class AdjointLaunch:
+    """The image's gradient of an ordinary sum at stride 1: the slopes' convolution.
+
+    With the kernel's channels exchanged, by the forward kernel. A kernel that is not finite is the
+    business of `direct`, for which a slope of 0 is none.
+    """
+
+    exchange: Kernel
+    grid: tuple[int]
+    struct: np.void  # with the kernel's strides
+    count: np.int64  # of its numbers
+    numbers: int  # of a scratch that holds them exchanged
+    forward: ForwardLaunch
+    direct: GradientLaunch | None  # None: no weight that is not finite met a slope
+
+    def __call__(
+        self,
+        device: Device,
+        grad_out: Array,
+        img: Array | None,
+        krn: Array | None,
+        residual: Array | None,
+        grad_img: Array | None,
+        grad_krn: Array | None,
+        stream: Stream | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses."""
+        exchanged, owner = device.scratch(self.numbers + -(-self.grid[0] // 2))
+        flags = exchanged + 8 * self.numbers
+        only_finite = np.int64(self.direct is None)
+        arguments = (self.struct, krn, exchanged, flags, self.count, only_finite)
+        self.exchange(self.grid, (THREADS,), arguments, 0, stream)
+        address = grad_out if isinstance(grad_out, int) else device.address(grad_out)
+        self.forward(address, grad_out, exchanged, grad_img, None, stream)
+        if self.direct is not None:
+            wanted = flags, np.int64(self.grid[0])
+            self.direct(
+                device, grad_out, img, krn, residual, grad_img, grad_krn, stream, wanted
+            )  # fmt: skip
+        del owner
+
+
+def adjoint_of(geometry: Geometry) -> Geometry | None:
+    """The convolution of the slopes that is the image's gradient; None where there is none.
+
+    Strides leave gaps between slopes, and padding wider than a window would be negative there.
+    """
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel_size, strict=True)]
+    padding = tuple(
+        (far - begin, far - end)
+        for far, begin, end in zip(reach, geometry.pad_begin, geometry.pad_end, strict=True)
+    )
+    if max(geometry.stride) > 1 or min(map(min, padding)) < 0:
+        return None
+    return Geometry.plan(
+        geometry.out_shape,
+        (
+            geometry.in_channels * (1 if geometry.shares_kernels else geometry.groups),
+            geometry.outputs_per_group,
+            *geometry.kernel_size,
+        ),
+        padding=padding,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        group_broadcasting=geometry.shares_kernels,
+        kind="corr" if geometry.mirrored else "conv",
+    )
+
+
+def adjoint_launch(
+    device: Device,
+    storage: str,
+    geometry: Geometry,
+    krn_steps: tuple[int, ...],
+    direct: GradientLaunch | None,
+    least_filled: float = _LEAST_FILLED,
+) -> AdjointLaunch | None:
+    """The image's gradient of an ordinary sum by the tiled forward kernel, where that serves."""
+    from semiconv_cupy.semifields import SubtractSemifield
+
+    adjoint, sums = adjoint_of(geometry), SubtractSemifield.linear()
+    if adjoint is None or tile_of(sums, storage, adjoint, None, least_filled) is None:
+        return None
+    itemsize, method = source.itemsize(storage), "tiled" if least_filled == 0 else "auto"
+    strides = (
+        in_bytes(contiguous(shape), storage) for shape in (adjoint.img_shape, adjoint.krn_shape)
+    )
+    forward = forward_launch(
+        device, sums, adjoint, storage, None, method, *strides, itemsize
+    )  # fmt: skip
+    count = math.prod(adjoint.krn_shape)
+    return AdjointLaunch(
+        _exchange_kernel(device, storage), (min(_blocks(count), THREADS),),
+        struct_of(geometry, (0,) * (geometry.rank + 2), krn_steps), np.int64(count),
+        -(-count * itemsize // 8), forward, direct,
+    )  # fmt: skip
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides in elements of a C-contiguous array."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 @dataclass(frozen=True)
@@ -1109,9 +1375,12 @@ class PartialSums:
     counts: tuple[np.int64, np.int64]  # weights, and partial sums of each
     numbers: int  # partial sums of all
 
-    def __call__(self, partial: int, grad_krn: Array, stream: Stream | None) -> None:
+    def __call__(
+        self, partial: int, grad_krn: Array, stream: Stream | None, wanted: Flags | None
+    ) -> None:
         """Launch for arrays or their addresses."""
-        self.kernel(self.grid, (THREADS,), (partial, grad_krn, *self.counts), 0, stream)
+        grid, last = _guarded(self.grid, (*self.counts, *_ALWAYS), wanted)
+        self.kernel(grid, (THREADS,), (partial, grad_krn, *last), 0, stream)
 
 
 @lru_cache(maxsize=4096)
@@ -1127,8 +1396,13 @@ def gradient_launches(
     wants_img: bool,
     wants_krn: bool,
     method: str,
-) -> list[GradientLaunch]:
-    """What `backward` launches for arrays of these strides (in bytes; None: no array)."""
+    *,
+    only_finite: bool = False,
+) -> list[GradientLaunch | AdjointLaunch]:
+    """What `backward` launches for arrays of these strides (in bytes; None: no array).
+
+    `only_finite`: where the kernel is not finite, there are no slopes but 0.
+    """
     img_steps, krn_steps = (
         (0,) * (geometry.rank + 2) if strides is None else tuple(n // itemsize for n in strides)
         for strides in (img_strides, krn_strides)
@@ -1164,37 +1438,65 @@ def gradient_launches(
         owners, chunks, jobs = tile.work(geometry)
         counts = (jobs, chunks, *tile.cover(geometry.image_size))
         return GradientLaunch(
-            _kernel(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
+            kernel_of(device, "grad_tiled", semifield, storage, geometry, "int64", residual, tile),
             (owners * chunks,), (tile.threads_y * tile.threads_x,), struct,
             ("grad_img", "partial"), (plane, *map(np.int64, counts)),
             partial_sums(chunks) if with_krn else None,
         )  # fmt: skip
 
+    def weights() -> GradientLaunch | None:
+        """The kernel's gradient of an ordinary sum that mixes channels."""
+        least = 1 if method == "tiled" else _LEAST_MIXED
+        tile = None
+        if method != "direct":
+            tile = weight_tile_of(semifield, storage, geometry, least)
+        if tile is None or tile.reach(geometry, img_steps) >= 2**31:
+            return None
+        owners, chunks, jobs = tile.work(geometry)
+        whole = _has_whole_chunks(geometry, img_steps, False)
+        counts = (jobs, chunks, *tile.cover(geometry.out_size), whole)
+        return GradientLaunch(
+            kernel_of(device, "grad_weights", semifield, storage, geometry, "int64", None, tile),
+            (owners * chunks,), (tile.block,), struct, ("partial",), tuple(map(np.int64, counts)),
+            partial_sums(chunks),
+        )  # fmt: skip
+
     def direct(
-        file: str, grid: tuple[int, ...], block: int, last: tuple[np.int64, ...], chunks: int = 0
+        file: str, grid: tuple[int, ...], block: int, last: tuple[Any, ...], chunks: int = 0
     ) -> GradientLaunch:
         """The kernel of that file; chunks: partial sums of each weight, if it leaves any."""
         return GradientLaunch(
-            _kernel(device, file, semifield, storage, geometry, offset, residual),
+            kernel_of(device, file, semifield, storage, geometry, offset, residual),
             grid, (block,), struct, ("partial" if chunks else "grad_img",), last,
             partial_sums(chunks) if chunks else None,
         )  # fmt: skip
 
+    def by_image() -> GradientLaunch:
+        """The image's gradient by the kernel that serves any geometry."""
+        elements = math.prod(geometry.img_shape)
+        last = (plane, np.int64(elements), *_ALWAYS)
+        return direct("grad_image", (_blocks(elements),), THREADS, last)
+
+    def adjoint() -> AdjointLaunch | None:
+        """The image's gradient of an ordinary sum that mixes channels."""
+        least = 1 if method == "tiled" else _LEAST_MIXED
+        if method == "direct" or not mixes_sums(semifield, geometry, least):
+            return None
+        if source.ARITHMETIC[storage] != storage:  # halves: gradients have more digits than that
+            return None
+        filled = 0.0 if method == "tiled" else _LEAST_FILLED
+        fallback = None if only_finite else by_image()
+        return adjoint_launch(device, storage, geometry, krn_steps, fallback, filled)
+
     both = tiled(True, True) if wants_img and wants_krn else None
     if both is not None:
         return [both]
-    launches: list[GradientLaunch] = []
+    launches: list[GradientLaunch | AdjointLaunch] = []
     if wants_img:
-        elements_of = math.prod(geometry.img_shape)
-        launches.append(
-            tiled(True, False)
-            or direct(
-                "grad_image", (_blocks(elements_of),), THREADS, (plane, np.int64(elements_of))
-            )
-        )
+        launches.append(adjoint() or tiled(True, False) or by_image())
     if not wants_krn:
         return launches
-    found = tiled(False, True)
+    found = weights() or tiled(False, True)
     planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
     pixels = math.prod(geometry.out_size)
     if found is not None:
@@ -1212,7 +1514,7 @@ def gradient_launches(
     else:
         chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
         chunks = -(-planes * pixels // chunk)
-        grid = (math.prod(geometry.krn_shape), chunks)
-        last = (plane, np.int64(chunk))
+        grid = (min(math.prod(geometry.krn_shape) * chunks, 2**31 - 1),)
+        last = (plane, np.int64(chunk), np.int64(chunks), *_ALWAYS)
         launches.append(direct("grad_kernel", grid, THREADS, last, chunks))
     return launches
