@@ -30,31 +30,6 @@ constexpr int most_together = 8;
 constexpr bool most = down == most_together || across == most_together;
 constexpr int least_blocks = !most ? 5 : lanes < 4 ? 4 : 2;
 
-// Of counts of threads: what lies between two quotients is far more than the rounding.
-SEMICONV_FN int32 few_over(int32 a, int32 b) { return (int32)__fdividef(a + 0.5f, (float)b); }
-
-// Pairs (inner, outer), inner first, dealt out to the threads of a block or to its warps.
-struct Walk {
-  int32 inner, outer;
-  const int32 count, outer_step, inner_step;
-  SEMICONV_FN explicit Walk(int32 inner_count, int32 dealt = 1)
-      : outer(few_over(threadIdx.x / dealt, inner_count)), count(inner_count),
-        outer_step(few_over(blockDim.x / dealt, inner_count)),
-        inner_step((int32)blockDim.x / dealt - outer_step * count) {
-    inner = (int32)threadIdx.x / dealt - outer * count;
-  }
-  SEMICONV_FN void next() {
-    inner += inner_step;
-    outer += outer_step;
-    if (inner >= count) {
-      inner -= count;
-      ++outer;
-    }
-  }
-};
-SEMICONV_FN int32 smaller_of(int64 a, int32 b) { return a < b ? (int32)a : b; }
-SEMICONV_FN int32 ceil_division(int32 a, int32 b) { return (a + b - 1) / b; }
-
 // The element that a place of an axis shows, -1 for the constant.
 SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64 place) {
   if (place >= 0 && place < f.size[axis]) return place;

@@ -1,8 +1,9 @@
 // Minima and maxima over a footprint along up to three axes, by its runs along the last one.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
-// and SEMICONV_TOGETHER: how many words of outputs a thread finds. Sizes, windows, tiles, what lies
-// beyond the border and the runs are arguments: nothing is compiled for another one.
+// SEMICONV_TOGETHER (how many words of outputs a thread finds) and SEMICONV_BLOCKS (that a
+// multiprocessor should hold where registers suffice). Sizes, windows, tiles, what lies beyond the border and the runs are
+// arguments: nothing is compiled for another one.
 //
 // A tile and what its windows see comes into shared memory once. Along its lines windows of 1, 2, 4,
 // 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an element
@@ -20,10 +21,13 @@ struct Footprint {
   // Words of outputs: powers of two; no line, and with depth no plane, has more than a block threads.
   int32 tile[3];
   int32 pitch;  // words from a line to the next
+  int32 aligned;  // rows begin where four elements may be moved at once
   int32 levels, first[most_levels + 1];  // where the look-ups of each level begin
 };
 
 constexpr int together = SEMICONV_TOGETHER, threads = 256;
+// Without spilled registers.
+constexpr int least_blocks = together * sizeof(Held) < 64 ? SEMICONV_BLOCKS : 2;
 
 // The element that a place of an axis shows, -1 for the constant.
 SEMICONV_FN int64 element_at(const Footprint& f, const int64* beyond, int axis, int64 place) {
@@ -38,88 +42,98 @@ struct Block {
   const Footprint& f;
   Word* const words;
   const int64 *beyond, *const origin;
-  // A warp takes one line after another: it needs no other warp while they grow.
-  template <class Line> SEMICONV_FN void each_line(const Line& line) const {
-    const int32 high = f.tile[1] + f.window[1] - 1;
-    const int32 lines = (f.tile[0] + f.window[0] - 1) * high;
-    for (int32 n = threadIdx.x / 32; n < lines; n += threads / 32)
-      line(words + n * f.pitch, n / high, n % high);
-  }
+  SEMICONV_FN int32 high() const { return f.tile[1] + f.window[1] - 1; }
   SEMICONV_FN int32 broad() const { return f.tile[2] + f.window[2] - 1; }
+  SEMICONV_FN int32 lines() const { return (f.tile[0] + f.window[0] - 1) * high(); }
 
   // Places that no output sees repeat the last that one sees.
-  SEMICONV_FN int64 place(int axis, int32 within) const {
+  SEMICONV_FN int64 element(int axis, int32 within) const {
     const int64 place = origin[axis] + within - f.before[axis];
+    if (place >= 0 && place < f.size[axis]) return place;
     const int64 last = f.size[axis] + f.window[axis] - 2 - f.before[axis];
     return element_at(f, beyond, axis, place < last ? place : last);
   }
 
-  SEMICONV_FN bool inside(int axis, int32 parts) const {
-    const int64 begin = origin[axis] - f.before[axis];
-    return begin >= 0 && begin + parts * f.tile[axis] + f.window[axis] - 1 <= f.size[axis];
-  }
+  // Four words of a line at a time: of elements that lie together where a row has them all.
   SEMICONV_FN void load_all(const Storage* source, Storage outside) const {
-    if (inside(0, 1) && inside(1, lanes) && inside(2, 1)) {
-      const Storage* corner = source + origin[2] - f.before[2];
-      each_line([&](Word* line, int32 z, int32 y) {
-        const Storage* row = corner + ((origin[0] - f.before[0] + z) * f.size[1] + origin[1] -
-                                       f.before[1] + y) * f.size[2];
-        const int64 part = f.tile[1] * f.size[2];
-        each_word(line, [&](int32 x, int k) { return row[x + k * part]; });
-      });
-      return;
-    }
-    each_line([&](Word* line, int32 z, int32 y) {
-      const int64 plane = place(0, z);
-      int64 row[lanes];
+    const int64 left = origin[2] - f.before[2];
+    const int32 shift = f.aligned ? (int32)(left & 3) : 0;
+    Side constant;
+    for (int i = 0; i < lanes; ++i) constant.of[i] = outside;
+    for (Walk n(ceil_division(shift + broad(), 4)); n.outer < lines(); n.next()) {
+      const int32 x = n.inner * 4 - shift, z = few_over(n.outer, high()), y = n.outer - z * high();
+      const int64 plane = element(0, z);
+      const Storage* there = source + plane * f.size[1] * f.size[2];
+      const bool direct = f.aligned && left + x >= 0 && left + x + 4 <= f.size[2];
+      int64 column[4] = {left + x};
+      if (!direct) {
 #pragma unroll
-      for (int k = 0; k < lanes; ++k) row[k] = plane < 0 ? -1 : place(1, y + k * f.tile[1]);
-      each_word(line, [&](int32 x, int k) {
-        const int64 column = place(2, x);
-        return row[k] < 0 || column < 0 ? outside
-                                        : source[(plane * f.size[1] + row[k]) * f.size[2] + column];
-      });
-    });
-  }
-  template <class Element> SEMICONV_FN void each_word(Word* line, const Element& element) const {
-#pragma unroll 1
-    for (int32 x = threadIdx.x % 32; x < broad(); x += 32) {
-      Side side;
+        for (int i = 0; i < 4; ++i) column[i] = element(2, x + i < 0 ? 0 : x + i);
+      }
+      Square square;
 #pragma unroll
-      for (int k = 0; k < lanes; ++k) side.of[k] = element(x, k);
-      line[x] = Lanes::cleaned(bit_cast<Word>(side));
+      for (int k = 0; k < lanes; ++k) {
+        const int64 y_there = plane < 0 ? -1 : element(1, y + k * f.tile[1]);
+        const Storage* row = there + y_there * f.size[2];
+        RowPart part;
+#pragma unroll
+        for (int w = 0; w < row_words; ++w) part.word[w] = bit_cast<Word>(constant);
+        if (y_there >= 0 && direct) part = *(const RowPart*)(row + column[0]);
+#pragma unroll
+        for (int w = 0; w < row_words; ++w) {
+          Side side = bit_cast<Side>(part.word[w]);
+          if (y_there >= 0 && !direct) {
+#pragma unroll
+            for (int i = 0; i < lanes; ++i)
+              if (column[w * lanes + i] >= 0) side.of[i] = row[column[w * lanes + i]];
+          }
+          square.word[k * row_words + w] = Lanes::cleaned(bit_cast<Word>(side));
+        }
+      }
+      const Square columns = columns_of<lanes>(square);
+      Word* to = words + n.outer * f.pitch + x;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (x + i >= 0 && x + i < broad()) to[i] = columns.word[i];
     }
   }
 
   // From windows of `width` words to windows twice as wide. What reaches past a line's end stays
-  // narrow: it is never looked up.
+  // narrow: it is never looked up. Lines are dealt out in parts, the first part of all lines first:
+  // a part is written when those before it no longer need its old words.
   SEMICONV_FN void double_all(int32 width) const {
-    const int32 last = broad() - width - 1;
-    each_line([&](Word* line, int32, int32) {
-#pragma unroll 1
-      for (int32 begin = 0; begin <= last; begin += 32) {
-        const int32 mine = begin + threadIdx.x % 32, x = mine < last ? mine : last;
-        const Held both = Lanes::best(Lanes::held(line[x]), Lanes::held(line[x + width]));
-        __syncwarp();  // others still need the old words
-        line[x] = Lanes::packed(both);
-      }
-    });
+    constexpr int32 part = 8;
+    const int32 count = broad() - width;
+    Walk n(lines());
+    for (int32 begin = 0; begin < ceil_division(count, part) * lines(); begin += threads) {
+      Word* line = words + n.inner * f.pitch + n.outer * part;
+      const int32 rest = count - n.outer * part;
+      Word both[part];
+#pragma unroll
+      for (int i = 0; i < part; ++i)
+        if (i < rest)
+          both[i] = Lanes::packed(Lanes::best(Lanes::held(line[i]), Lanes::held(line[i + width])));
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < part; ++i)
+        if (i < rest) line[i] = both[i];
+      n.next();
+    }
   }
 
   // A thread's outputs are one below the other, or one behind the other where the tile has depth.
   SEMICONV_FN void find_all(const int32* lookups, Storage* out) const {
-    const int32 high = f.tile[1] + f.window[1] - 1;
     const int32 x = threadIdx.x % f.tile[2], line = threadIdx.x / f.tile[2];
     const int32 y = line % f.tile[1], z = line / f.tile[1], lines = threads / f.tile[2];
     const bool deep = f.tile[0] > 1;
     const int32 step_z = deep ? lines / f.tile[1] : 0, step_y = deep ? 0 : lines;
-    const int32 apart = (step_z * high + step_y) * f.pitch;
-    const Word* first = words + (z * high + y) * f.pitch + x;
+    const int32 apart = (step_z * high() + step_y) * f.pitch;
+    const Word* first = words + (z * high() + y) * f.pitch + x;
     Held found[together];
 #pragma unroll
     for (int n = 0; n < together; ++n) found[n] = Lanes::held(first[lookups[0] + n * apart]);
     for (int32 level = 0;;) {
-#pragma unroll 1
+#pragma unroll 2
       for (int32 i = f.first[level]; i < f.first[level + 1]; ++i) {
         const Word* at = first + lookups[i];
 #pragma unroll
@@ -147,7 +161,7 @@ struct Block {
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(semiconv::threads, semiconv::least_blocks)
 SEMICONV_KERNEL(const semiconv::Footprint f, const semiconv::Storage* __restrict__ source,
                 semiconv::Storage* __restrict__ out, const long long* __restrict__ beyond,
                 const int* __restrict__ lookups, semiconv::Real outside) {

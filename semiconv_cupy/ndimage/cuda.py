@@ -66,10 +66,12 @@ _FLAT = np.dtype(
 # semiconv::Footprint of kernels_cu/cuda/footprint.cu.
 _TRIPLE = (np.int32, 3)
 _MOST_LEVELS = 16
+_FOOTPRINT_WORDS = (1, 2, 4, 8)  # that a thread may find
+_FOOTPRINT_BLOCKS = 3  # that a multiprocessor should hold
 _FOOTPRINT = np.dtype(
     [
         ("batch", np.int64), ("size", np.int64, 3), ("window", *_TRIPLE), ("before", *_TRIPLE),
-        ("tile", *_TRIPLE), ("pitch", np.int32), ("levels", np.int32),
+        ("tile", *_TRIPLE), ("pitch", np.int32), ("aligned", np.int32), ("levels", np.int32),
         ("first", np.int32, _MOST_LEVELS + 1),
     ],
     align=True,
@@ -107,6 +109,7 @@ def footprint_kernel(storage: str, minimum: bool, together: int) -> source.Kerne
         "SEMICONV_KERNEL": name,
         "SEMICONV_MINIMUM": str(minimum).lower(),
         "SEMICONV_TOGETHER": str(together),
+        "SEMICONV_BLOCKS": str(_FOOTPRINT_BLOCKS),
     }
     return source.KernelSource(name, source.assemble("cuda/footprint.cu", macros), _OPTIONS)
 
@@ -418,8 +421,8 @@ def _footprint_launch(
 
 
 def _footprint_tiles(size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    """Tiles of 1, 2, 4 or 8 words a thread; lines of a warp's width where the array is as wide."""
-    for words in (THREADS, 2 * THREADS, 4 * THREADS, 8 * THREADS):
+    """Tiles of some words a thread; lines of a warp's width where the array is as wide."""
+    for words in (THREADS * each for each in _FOOTPRINT_WORDS):
         for depth in _powers_of_two(1, size[0]):
             for columns in _powers_of_two(min(32, 1 << (size[2] - 1).bit_length()), size[2]):
                 rows = words // (depth * columns)
@@ -466,6 +469,12 @@ class Backend:
             found = _uploaded[whole] = self._there(make())
         return found
 
+    def _moves_fours(self, row: int, *arrays: Array) -> bool:
+        """Whether rows begin where four elements may be moved at once."""
+        return row % 4 == 0 and all(
+            self.device.address(a) % min(4 * a.dtype.itemsize, 16) == 0 for a in arrays
+        )
+
     def box(
         self,
         array: Array,
@@ -491,10 +500,7 @@ class Backend:
             table = self._kept(borders, partial(_all_beyond, borders))
             out = self.device.empty(array.shape, array.dtype)
             described = launch.described.copy()
-            at_once = min(4 * array.dtype.itemsize, 16)
-            described["aligned"] = described["size"][1] % 4 == 0 and all(
-                self.device.address(a) % at_once == 0 for a in (array, out)
-            )
+            described["aligned"] = self._moves_fours(int(described["size"][1]), array, out)
             kernel(
                 launch.grid, (launch.tile.threads,),
                 (described[()], array, out, table, outside.astype(real)[()]),
@@ -520,6 +526,8 @@ class Backend:
             array.shape, taps.tobytes(), taps.shape, before, array.dtype.itemsize
         )
         if launch is not None:
+            described = launch.described.copy()
+            described["aligned"] = self._moves_fours(array.shape[-1], array)
             borders = tuple(
                 (n, b, k - 1 - b, rule)
                 for n, k, b, rule in zip(array.shape, taps.shape, before, rules, strict=True)
@@ -527,7 +535,7 @@ class Backend:
             self._kernel(footprint_kernel, storage, minimum, launch.together)(
                 launch.grid, (THREADS,),
                 (
-                    launch.described[()], array, out,
+                    described[()], array, out,
                     self._kept(borders, partial(_all_beyond, borders)),
                     self._kept((launch.lookups.tobytes(),), lambda: launch.lookups),
                     outside.astype(lane)[()],
