@@ -10,6 +10,7 @@ bridge.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from semiconv_cupy.geometry import Geometry
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 # Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
 # powers are a few products, which exponentials and other powers are not.
 LEAST_TAPS = {"any": 3, "whole powers": 24}
+# A GPU transforms an image in several launches, which many terms have to pay for (an H100: a dozen
+# launches, forward and backward, take as long as 10^8 terms by the direct kernels), and of which
+# many outputs of one image have more.
+LEAST_TAPS_ON_GPU = {"any": 24, "whole powers": 36, "many outputs": 24}
+LEAST_TERMS_ON_GPU = 10**8
 
 
 def can_serve(semifield: Semifield) -> bool:
@@ -37,21 +43,26 @@ def can_serve(semifield: Semifield) -> bool:
 def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
     """Whether `method` means the linear field here; raises where it is asked for and cannot be.
 
-    Left to itself, it serves on the CPU, where it was measured to be faster.
+    Left to itself, it serves where it was measured to be faster.
     """
     if method == "linear" and not can_serve(semifield):
         raise ValueError(
             "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p < 0, got "
             f"{semifield!r}; use method='auto'"
         )
-    if method == "auto":
-        return not on_gpu and can_serve(semifield) and geometry.taps >= _least_taps(semifield)
-    return method == "linear"
+    if method != "auto":
+        return method == "linear"
+    if not can_serve(semifield) or geometry.taps < _least_taps(semifield, geometry, on_gpu):
+        return False
+    return not on_gpu or math.prod(geometry.out_shape) * geometry.taps >= LEAST_TERMS_ON_GPU
 
 
-def _least_taps(semifield: Semifield) -> int:
+def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool) -> int:
     whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
-    return LEAST_TAPS["whole powers" if whole else "any"]
+    kind = "whole powers" if whole else "any"
+    if not on_gpu:
+        return LEAST_TAPS[kind]
+    return LEAST_TAPS_ON_GPU["many outputs" if geometry.outputs_per_group >= 4 else kind]
 
 
 def saved_residual(

@@ -103,7 +103,8 @@ def handle_of(semifield: Semifield | str) -> Handle:
         raise no_semifield(semifield)
     # Torch keeps compiled graphs on disk, and knows of an operator no more than this key: what it
     # leaves for the derivative must follow from it.
-    identity = (known.content, linear.LEAST_TAPS)
+    rules = linear.LEAST_TAPS, linear.LEAST_TAPS_ON_GPU, linear.LEAST_TERMS_ON_GPU
+    identity = (known.content, rules)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     slopes = None
     if not needs_arrays(known):
