@@ -139,7 +139,7 @@ def test_large_images_are_tiled(name):
     """By the launch code's own choice; those that fill no tile, and forced ones, are not."""
     device = Recorder()
     large = cases.GeometryCase((1, 2, 40, 70), (4, 2, 3, 3), dict(padding="same"))
-    flat = cases.GeometryCase((1, 2, 3, 70), (4, 2, 3, 3), dict(padding="same"))
+    flat = cases.GeometryCase((1, 2, 1, 3), (4, 2, 3, 3), dict(padding="same"))
     check(device, name, large, method="auto")
     check(device, name, large, method="direct")
     check(device, name, flat, method="auto")
@@ -226,6 +226,21 @@ def test_tiles_of_images_are_few():
     tiles = {cuda.tile_of(semifield, "float32", plan, None, least_filled=0) for plan in plans}
     assert None not in tiles
     assert len(tiles) == 5
+
+
+def test_few_outputs_get_small_tiles():
+    """So that they occupy a large GPU, by few kernels more."""
+    semifield = SEMIFIELDS["tropical_max"].semifield
+    small = Geometry.plan((8, 64, 14, 14), (64, 64, 3, 3), padding=1)
+    tiles = [cuda.tile_of(semifield, "float32", small, None, filled) for filled in (0.3, 0)]
+    assert [tile.channels * tile.rows for tile in tiles] == [2, 16]
+    assert tiles[0].grid(small) >= 256 > tiles[1].grid(small)
+    plans = (
+        Geometry.plan((batch, 16, n, n), (16, 16, 3, 3), padding=1)
+        for n in range(8, 1200, 7)
+        for batch in (1, 8)
+    )
+    assert len({cuda.tile_of(semifield, "float32", plan, None) for plan in plans}) < 16
 
 
 @given(number=st.integers(1, 2**31 - 1), n=st.integers(0, 2**31 - 1))

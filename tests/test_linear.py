@@ -16,7 +16,7 @@ from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, source
+from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, linear, source
 from semiconv_cupy.backends import cuda, disguise, host
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
@@ -427,6 +427,18 @@ def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, semifield,
     assert [part for _, _, part in host._libraries] == ["forward"]
     sc.semifield_conv(img, img[..., :taps], semifield)
     assert [part for _, _, part in host._libraries] == ["forward", "linear"]
+
+
+@pytest.mark.parametrize("semifield", [LOG, ROOT])
+def test_on_a_gpu_it_is_chosen_for_many_terms(semifield):
+    def chosen(img_shape, krn_shape, **arguments):
+        plan = Geometry.plan(img_shape, krn_shape, padding="same", **arguments)
+        return linear.serves(semifield, plan, "auto", on_gpu=True)
+
+    assert chosen((8, 64, 64, 64), (64, 64, 3, 3))
+    assert not chosen((8, 8, 32, 32), (8, 8, 3, 3))  # launches would take longer
+    assert not chosen((8, 64, 512, 512), (64, 1, 3, 3), groups=64)  # and passes over the image
+    assert chosen((8, 64, 512, 512), (64, 1, 11, 11), groups=64)
 
 
 @pytest.mark.parametrize(

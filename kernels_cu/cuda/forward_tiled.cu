@@ -167,7 +167,7 @@ using Chosen = Differentiable<Value>;
 // and in the end which tap of the winning run it was. A run is a part of a row of taps. Where there
 // is one plane, it is still in shared memory in the end, and looking for a tap of a longer run is cheap.
 #if defined(SEMICONV_SELECT)
-constexpr bool by_runs = provenance && plain_extremum && size_x() > 2 && (channels > 1 || plane_taps > 25);
+constexpr bool by_runs = provenance && plain_extremum && size_x() > 2 && (channels > 1 || plane_taps >= 25);
 #else
 constexpr bool by_runs = false;
 #endif

@@ -287,7 +287,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for geometry, semifield, storage in tiled:
         residual = residual_of(semifield, storage, geometry)
         for element in {None, None if residual is None else str(residual.dtype)}:
-            tile = tile_of(semifield, storage, geometry, element)
+            tile = tile_of(semifield, storage, geometry, element, least_filled=0)
             if tile is not None:
                 yield kernel_source(
                     "forward_tiled", semifield, storage, geometry, "int64", element, tile
@@ -505,6 +505,27 @@ class ForwardTile(Tile):
                 return tile
         return None
 
+    def that_occupies(self, geometry: Geometry) -> ForwardTile:
+        """The same, but smaller where there are too few for a large GPU."""
+        tile = self
+        while tile.warps(geometry) < _LEAST_WARPS and max(tile.channels // 2, tile.rows) > 1:
+            if tile.channels // 2 >= tile.rows:
+                tile = replace(tile, channels=tile.channels // 2)
+            else:
+                tile = replace(tile, rows=tile.rows // 2)
+        while tile.grid(geometry) < _LEAST_BLOCKS and tile.block > _LEAST_THREADS:
+            if tile.teams > 1:
+                tile = replace(tile, teams=tile.teams // 2)
+            elif tile.threads_y > 1:
+                tile = replace(tile, threads_y=tile.threads_y // 2)
+            else:
+                break
+        return tile
+
+    def warps(self, geometry: Geometry) -> int:
+        """Those of a launch."""
+        return self.grid(geometry) * -(-self.block // 32)
+
     def reach(
         self, geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
     ) -> int:
@@ -544,6 +565,8 @@ _SHARED = 48 * 1024
 _LEAST_FILLED = 0.3  # of a tile's outputs: below, idle threads cost more than tiles save
 _LOWEST = 4  # rows of taps in a slab: below, copies of the image cost more than large tiles save
 _LEAST_THREADS = 64  # of a block: smaller ones leave a multiprocessor idle
+_LEAST_WARPS = 1024  # of a launch: two for each scheduler of a large GPU
+_LEAST_BLOCKS = 256
 _SHARED_OF_ALL = 224 * 1024  # of the blocks of a large multiprocessor
 
 
@@ -558,8 +581,8 @@ def tile_of(
 
     Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
     thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
-    registers hold less. Small images get small tiles, several to a block: five kernels at most
-    serve images of all sizes. Large windows are cut into slabs of rows of taps.
+    registers hold less. Small images get small tiles, several to a block, and few of them smaller
+    ones, unless `least_filled` is 0. Large windows are cut into slabs of rows of taps.
     """
     integer = storage not in source.FLOATING
     if semifield.channels_add or not (integer or semifield.absorbing):
@@ -577,8 +600,8 @@ def tile_of(
     mixes = geometry.outputs_per_group >= 4
     flat = geometry.rank == 1
     mixes_sums = mixes and semifield.accumulator == "sum" and weight == 3
-    channels = 4 if mixes_sums else max(1, 8 // weight) if mixes else 1
-    rows = (2 if mixes else 4) // (1 if weight < 3 or mixes_sums else weight)
+    channels = 8 if mixes_sums else max(1, 8 // weight) if mixes else 1
+    rows = (2 if mixes else 4) // (1 if weight < 3 else weight)
     taps = math.prod(geometry.kernel_size[-2:])
     planes = geometry.in_channels * math.prod(geometry.kernel_size[:-2])
     tall = not mixes and taps <= {1: 225, 2: 0 if integer or planes > 1 else 9}.get(weight, 0)
@@ -607,6 +630,8 @@ def tile_of(
         )
         tile = whole.that_fits(geometry, storage)
         if tile is not None:
+            if least_filled:
+                tile = tile.that_occupies(geometry)
             warps = -(-tile.block // 32)
             room = _SHARED_OF_ALL // (tile.shared_bytes(geometry, storage) + 1024)
             tile = replace(tile, blocks=max(1, min(resident // (32 * warps), room)))

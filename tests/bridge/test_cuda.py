@@ -57,6 +57,19 @@ def test_as_on_the_cpu(name, case, dtype):
     assert_same(with_gradients(fused(name), on_gpu(tensors), **arguments), expected)
 
 
+@pytest.mark.parametrize("semifield", [SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)])
+def test_large_layers_are_ordinary_sums(semifield):
+    """Beyond `linear.LEAST_TERMS_ON_GPU`."""
+    img, krn = torch.rand(4, 32, 64, 64) + 0.01, torch.rand(32, 32, 3, 3) + 0.01
+
+    def function(img, krn):
+        return semifield_conv(img, krn, semifield, padding="same")
+
+    tensors = [tensor.requires_grad_() for tensor in (img, krn)]
+    expected = with_gradients(function, tensors)
+    assert_same(with_gradients(function, on_gpu(tensors)), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_half_precision(name, dtype):
