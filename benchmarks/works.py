@@ -222,6 +222,7 @@ def gpu() -> Iterator[Convolution | Filter]:
         yield Convolution(_square(2048, size), "provenance", at_least(1 / 1.5, PLAIN))
     for dtype in ("uint8", "int16", "int32"):
         yield Convolution(_square(2048, 11, dtype))
+    yield Convolution(Work("mixing 3x3, 64 -> 64, 8 x 14^2", (8, 64, 14, 14), (64, 64, 3, 3)))
     for semifield, name in ((ROOT, "root(3)"), (LOG, "log(3)"), (LINEAR, "linear")):
         work = Work(
             f"mixing 3x3, 64 -> 64, 8 x 128^2, {name}", (8, 64, 128, 128), (64, 64, 3, 3), semifield
