@@ -65,7 +65,7 @@ class Events:
         return once if once > 5e-4 else self._time(call, min(50, int(5e-4 / max(once, 1e-6)) + 1))
 
     def _time(self, call: Call, repeats: int) -> float:
-        self._wait((1,), (1,), (np.int64(4_000_000),))  # about 2 ms
+        self._wait((1,), (1,), (np.int64(8_000_000),))  # about 4 ms
         self._begin.record()
         for _ in range(repeats):
             call()

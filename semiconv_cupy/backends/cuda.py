@@ -570,6 +570,7 @@ _LEAST_BLOCKS = 256
 _SHARED_OF_ALL = 224 * 1024  # of the blocks of a large multiprocessor
 
 
+@lru_cache(maxsize=4096)
 def tile_of(
     semifield: Semifield,
     storage: str,

@@ -87,6 +87,7 @@ _BLOCKS_AT_ONCE = 792  # six a multiprocessor of a large GPU
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 _uploaded: dict[tuple[Any, ...], Array] = {}
 _MOST_UPLOADED = 256
+_MOST_KEPT = 2**16  # bytes of a structure
 
 
 def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> source.KernelSource:
@@ -600,20 +601,31 @@ class Backend:
         if tile_of(semifield, storage, geometry, None) is None:
             return None
         wide = self._bordered(array, taps.shape, before, rules, sums.outside)
-        krn = np.zeros((1, 1, *taps.shape), array.dtype)
-        if not taps.all() or first is not None:
-            krn[...] = -np.inf
-        krn[0, 0][taps] = values
-        if first is not None:  # this one is added in double, below
-            krn[0, 0][tuple(np.argwhere(taps)[0])] = -np.inf
         out = self.device.empty(geometry.out_shape, array.dtype)
-        images = wide[None, None], self._there(krn)
+        images = wide[None, None], self._weights(taps, values, first is not None)
         forward(self.device, *images, semifield, geometry, storage, out, padded_rows=True)
         if first is not None:
             seen = reference.view(wide, np.argwhere(taps)[0], array.shape).astype(np.float64)
             term = (seen + first).astype(sums.values.dtype).astype(array.dtype)
             out = reference.better(xp, out, term, minimum)
         return out.reshape(array.shape)
+
+    def _weights(self, taps: np.ndarray, values: np.ndarray, but_first: bool) -> Array:
+        """The kernel that has these values at its taps, and leaves out all others."""
+
+        def weights() -> np.ndarray:
+            krn = np.zeros((1, 1, *taps.shape), values.dtype)
+            if not taps.all() or but_first:
+                krn[...] = -np.inf
+            krn[0, 0][taps] = values
+            if but_first:
+                krn[0, 0][tuple(np.argwhere(taps)[0])] = -np.inf
+            return krn
+
+        if values.nbytes > _MOST_KEPT:
+            return self._there(weights())
+        said = taps.shape, taps.tobytes(), values.dtype.name, values.tobytes(), but_first
+        return self._kept(said, weights)
 
     def _bordered(
         self,
