@@ -238,9 +238,9 @@ def test_few_outputs_get_small_tiles():
     plans = (
         Geometry.plan((batch, 16, n, n), (16, 16, 3, 3), padding=1)
         for n in range(8, 1200, 7)
-        for batch in (1, 8)
+        for batch in (1, 3, 8, 50)
     )
-    assert len({cuda.tile_of(semifield, "float32", plan, None) for plan in plans}) < 16
+    assert len({cuda.tile_of(semifield, "float32", plan, None) for plan in plans}) <= 10
 
 
 @given(number=st.integers(1, 2**31 - 1), n=st.integers(0, 2**31 - 1))

@@ -162,8 +162,12 @@ def _plan(
     img_shape: Shape,
     krn_shape: Shape,
     arguments: GeometryArguments,
+    derivative: bool,
 ) -> Plan:
-    """The plan of one call; TypeError for a dtype that the semifield has no meaning for."""
+    """The plan of one call; TypeError for a dtype that the semifield has no meaning for.
+
+    What a derivative needs is told only for one: it may follow from sizes, which may be symbols.
+    """
     semifield, storage = _semifield(key), _STORAGES.get(dtype)
     if storage is None:
         supported = ", ".join(_STORAGES.values())
@@ -171,7 +175,9 @@ def _plan(
     if storage not in FLOATING:
         semifield.definitions(arithmetic_of(storage))  # raises what is wrong, and for whom
     geometry = arguments.plan(img_shape, krn_shape)
-    described = linear.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
+    described = None
+    if derivative:
+        described = linear.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
     residual = described and (described.shape, getattr(torch, described.dtype.name))
     return Plan(semifield, geometry, storage, described, residual)
 
@@ -187,10 +193,10 @@ _library.define(
 )
 
 
-def _forward_results(img: Tensor, plan: Plan, residual: bool) -> tuple[Tensor, Tensor]:
-    """Both tensors, uninitialised; an empty residual where it is not wanted or there is none."""
+def _forward_results(img: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Both tensors, uninitialised; an empty residual where there is none."""
     out = img.new_empty(plan.geometry.out_shape)
-    if not residual or plan.residual is None:
+    if plan.residual is None:
         return out, img.new_empty(0)
     shape, dtype = plan.residual
     return out, img.new_empty(shape, dtype=dtype)
@@ -199,8 +205,9 @@ def _forward_results(img: Tensor, plan: Plan, residual: bool) -> tuple[Tensor, T
 def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple[Tensor, Tensor]:
     """On arrays: a GPU's, or any on the CPU."""
     geometry = GeometryArguments.received(arguments[:-1])
-    plan = _cached_plan(semifield, img.dtype, img.is_cuda, img.shape, krn.shape, geometry)
-    out, residual = _forward_results(img, plan, arguments[-1])
+    place = img.dtype, img.is_cuda
+    plan = _cached_plan(semifield, *place, img.shape, krn.shape, geometry, arguments[-1])
+    out, residual = _forward_results(img, plan)
     if out.numel():
         with _place(img) as where:
             conv.forward(
@@ -246,8 +253,9 @@ def _forward_call(
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """`_forward` for tensors of this dtype and layout on the GPU of that number, or the CPU: -1."""
     geometry = GeometryArguments(*arguments[:-1])
-    plan = _cached_plan(semifield, dtype, index >= 0, img_shape, krn_shape, geometry)
-    described = plan.described if arguments[-1] else None
+    shapes = img_shape, krn_shape
+    plan = _cached_plan(semifield, dtype, index >= 0, *shapes, geometry, arguments[-1])
+    described = plan.described
     run, where = None, _where(index)
     if 0 not in plan.geometry.out_shape:
         run = conv.forward_at(
@@ -264,7 +272,7 @@ def _forward_call(
         image, kernel = img.data_ptr(), krn.data_ptr()
         if (image | kernel) % alignment or not _is_current(index):
             return _forward(img, krn, semifield, *arguments)
-        out, left = _forward_results(img, plan, described is not None)
+        out, left = _forward_results(img, plan)
         leaves = left.data_ptr() if described is not None else None
         at(image, kernel, out.data_ptr(), leaves, where())
         return out, left
@@ -302,8 +310,9 @@ def _forward_fake(
     img: Tensor, krn: Tensor, semifield: str, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-1])
-    plan = _plan(semifield, img.dtype, img.is_cuda, img.shape, krn.shape, geometry)
-    return _forward_results(img, plan, arguments[-1])
+    place = img.dtype, img.is_cuda
+    plan = _plan(semifield, *place, img.shape, krn.shape, geometry, arguments[-1])
+    return _forward_results(img, plan)
 
 
 def _forward_vmap(
@@ -366,7 +375,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-2])
     shapes = tuple(img_shape), tuple(krn_shape)
-    plan = _cached_plan(semifield, grad_out.dtype, grad_out.is_cuda, *shapes, geometry)
+    plan = _cached_plan(semifield, grad_out.dtype, grad_out.is_cuda, *shapes, geometry, True)
     real = getattr(torch, ARITHMETIC[plan.storage])
     want_img, want_krn = arguments[-2:]
     grad_img = grad_out.new_zeros(img_shape if want_img else 0, dtype=real)
@@ -422,7 +431,8 @@ def _backward_call(
     """`_backward` for tensors of this dtype and layout, and `_forward_call`'s index."""
     want_img, want_krn = arguments[-2:]
     geometry = GeometryArguments(*arguments[:-2])
-    plan = _cached_plan(semifield, dtype, index >= 0, img_shape, krn_shape, geometry)
+    shapes = img_shape, krn_shape
+    plan = _cached_plan(semifield, dtype, index >= 0, *shapes, geometry, True)
     real = getattr(torch, ARITHMETIC[plan.storage])
     run, where = None, _where(index)
     if 0 not in plan.geometry.out_shape and 0 not in img_shape:
@@ -445,7 +455,8 @@ def _backward_call(
         krn = None if krn is None else krn.contiguous()
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
         unaligned = ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize
-        if unaligned or not _is_current(index):
+        kept = left.numel() > 0 or plan.described is None
+        if unaligned or not kept or not _is_current(index):
             return _backward(grad_out, img, krn, left, semifield, img_shape, krn_shape, *arguments)
         grad_img = slopes.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = slopes.new_empty(krn_shape if want_krn else 0, dtype=real)

@@ -261,13 +261,10 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
   }
 }
 
-// Sums of so many terms are plain; beyond, they go into compensated totals. (That costs as much as
-// four terms, and a plain sum of twice as many terms errs by 1.4 times as much.)
-constexpr int most_plain = 2 * block;
-// Slabs that are so small that several go by between two folds; where terms are seen twice, the
+// Slabs that are so small that several go by between two folds, of about `block` terms; where terms are seen twice, the
 // totals change their scale after each.
 constexpr int slabs_to_fold =
-    !Chosen::two_pass && slabs == 1 && plane_taps < most_plain ? (most_plain + plane_taps / 2) / plane_taps : 1;
+    !Chosen::two_pass && slabs == 1 && plane_taps < block ? (block + plane_taps / 2) / plane_taps : 1;
 
 // One slab of taps on one thread's outputs: PASS 0 observes, PASS 1 adds. Rows of the patch go by
 // in the kernel's memory order.
@@ -275,7 +272,7 @@ constexpr int slabs_to_fold =
 template <int PASS, int UNROLL, bool PLAIN, class A, class F>
 SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) {
   const int reach = (rows - 1) * stride_y() + (view.tap_rows() - 1) * dilation_y() + 1;
-  constexpr int folded = size_x() < most_plain ? most_plain / size_x() : 1;  // rows between two folds
+  constexpr int folded = size_x() < block ? block / size_x() : 1;  // rows between two folds
 #pragma unroll UNROLL
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;

@@ -506,21 +506,16 @@ class ForwardTile(Tile):
         return None
 
     def that_occupies(self, geometry: Geometry) -> ForwardTile:
-        """The same, but smaller where there are too few for a large GPU."""
-        tile = self
-        while tile.warps(geometry) < _LEAST_WARPS and max(tile.channels // 2, tile.rows) > 1:
-            if tile.channels // 2 >= tile.rows:
-                tile = replace(tile, channels=tile.channels // 2)
-            else:
-                tile = replace(tile, rows=tile.rows // 2)
-        while tile.grid(geometry) < _LEAST_BLOCKS and tile.block > _LEAST_THREADS:
-            if tile.teams > 1:
-                tile = replace(tile, teams=tile.teams // 2)
-            elif tile.threads_y > 1:
-                tile = replace(tile, threads_y=tile.threads_y // 2)
-            else:
-                break
-        return tile
+        """The same, or a small one where there would be too few for a large GPU."""
+        if self.warps(geometry) >= _LEAST_WARPS:
+            return self
+        return replace(
+            self,
+            channels=min(self.channels, 2),
+            rows=1,
+            threads_y=min(self.threads_y, max(1, _LEAST_THREADS // self.threads_x)),
+            teams=min(self.teams, max(1, _LEAST_THREADS // (self.threads_y * self.threads_x))),
+        )
 
     def warps(self, geometry: Geometry) -> int:
         """Those of a launch."""
@@ -566,7 +561,6 @@ _LEAST_FILLED = 0.3  # of a tile's outputs: below, idle threads cost more than t
 _LOWEST = 4  # rows of taps in a slab: below, copies of the image cost more than large tiles save
 _LEAST_THREADS = 64  # of a block: smaller ones leave a multiprocessor idle
 _LEAST_WARPS = 1024  # of a launch: two for each scheduler of a large GPU
-_LEAST_BLOCKS = 256
 _SHARED_OF_ALL = 224 * 1024  # of the blocks of a large multiprocessor
 
 
@@ -582,8 +576,9 @@ def tile_of(
 
     Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
     thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
-    registers hold less. Small images get small tiles, several to a block, and few of them smaller
-    ones, unless `least_filled` is 0. Large windows are cut into slabs of rows of taps.
+    registers hold less. Small images get small tiles, several to a block; where few outputs would
+    leave a large GPU idle, and `least_filled` is not 0, threads hold fewer: at most ten kernels
+    serve all images and batches. Large windows are cut into slabs of rows of taps.
     """
     integer = storage not in source.FLOATING
     if semifield.channels_add or not (integer or semifield.absorbing):
@@ -881,14 +876,10 @@ _LINES_IN_REGISTERS = 40  # numbers of the image beside them
 
 
 def is_ordinary_sum(semifield: Semifield) -> bool:
-    """Whether terms are products and their addition is the ordinary one."""
-    times = re.sub(r"[\s()]", "", source.definitions(semifield, "float32")["SEMICONV_TIMES"])
-    return (
-        semifield.accumulator == "sum"
-        and "post_sum" not in semifield.expressions
-        and semifield.zero == 0
-        and times in ("img*krn", "krn*img")
-    )
+    """Whether terms are products, their addition is the ordinary one, and nothing follows it."""
+    macros = source.definitions(semifield, "float32")
+    plain = "SEMICONV_SUM_OF_PRODUCTS" in macros and "SEMICONV_POST_SUM" not in macros
+    return plain and semifield.zero == 0
 
 
 def mixes_sums(semifield: Semifield, geometry: Geometry, least: int = _LEAST_MIXED) -> bool:
@@ -1538,7 +1529,8 @@ def gradient_launches(
         counts = tuple(map(np.int64, (jobs, chunks, slices)))
         launches.append(direct("grad_bins", (owners * chunks,), _BINNED, counts, chunks))
     else:
-        chunk = max(_CHUNK, -(-planes * pixels // _MOST_CHUNKS))
+        enough = max(1, min(_MOST_CHUNKS, -(-_FULL // math.prod(geometry.krn_shape))))
+        chunk = max(_CHUNK, -(-planes * pixels // enough))
         chunks = -(-planes * pixels // chunk)
         grid = (min(math.prod(geometry.krn_shape) * chunks, 2**31 - 1),)
         last = (plane, np.int64(chunk), np.int64(chunks), *_ALWAYS)

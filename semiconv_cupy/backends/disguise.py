@@ -170,7 +170,7 @@ def forward_call(
     """What computes (img, krn, out, residual: None, stream), arrays or addresses.
 
     Strides are in elements; there is an output. Four passes over arrays besides the convolution,
-    and as much memory as img, krn and out hold.
+    and as much memory as img, krn and out hold as float32 or float64.
     """
     sums, kernel = _sums(device, semifield, geometry, storage, img_steps, krn_steps)
     value = kernel("")
@@ -229,9 +229,9 @@ def backward_call(
     described = residual_of(semifield, storage, geometry)
     assert described is not None
     log = semifield.accumulator == "log"  # one slope serves both gradients
-    for name in ("to img",) if log else ("to img", "to krn"):
+    # The direct kernels' residual, two numbers an output, lies over both: they are read by then.
+    for name in ("to img", "to krn"):
         scratch.add(name, outputs, itemsize)
-    scratch.add("residual", math.prod(described.shape), itemsize)
     scratch.add("flags", _BLOCKS, 4)
     most_terms = np.float64(
         max(
@@ -289,7 +289,7 @@ def backward_call(
         if wants_krn:
             next(todo)(device, to_krn, *transformed, None, None, grad_krn, stream)
             sums.krn.finish(at, krn, grad_krn, stream)
-        wanted, left = (flags, np.int64(sums.grid[0])), at("residual")
+        wanted, left = (flags, np.int64(sums.grid[0])), to_img
         again(0, img, krn, at("sums"), left, stream, wanted)
         for launch in direct:
             launch(device, grad_out, img, krn, left, grad_img, grad_krn, stream, wanted)

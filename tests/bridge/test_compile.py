@@ -7,6 +7,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import torch_bridge as semiconv
+from semiconv_cupy import linear
 from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield
 from torch_bridge.functional import semifield_conv
 
@@ -111,3 +112,18 @@ def test_export():
     for batch in (2, 5):
         img = torch.randn(batch, 1, 14, 14)
         torch.testing.assert_close(program.module()(img), conv(img))
+
+
+def test_export_where_the_batch_decides_what_is_kept_for_a_derivative(monkeypatch):
+    """As on a GPU: a program without one does not ask."""
+    saved = linear.saved_residual
+    monkeypatch.setattr(
+        linear, "saved_residual", lambda *of, on_gpu: saved(*of, on_gpu=True)
+    )  # fmt: skip
+    conv = GenericConv(
+        semiconv.LearnedKernel2D(16, 16, 3), SubtractSemifield.log(2.0).dynamic(), padding="same"
+    ).requires_grad_(False)
+    dimensions = ({0: torch.export.Dim("batch", min=2, max=10**6)},)
+    program = torch.export.export(conv, (torch.randn(2, 16, 9, 9),), dynamic_shapes=dimensions)
+    img = torch.randn(5, 16, 9, 9)
+    torch.testing.assert_close(program.module()(img), conv(img))
