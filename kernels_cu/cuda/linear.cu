@@ -192,8 +192,8 @@ SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __re
                        long long channels, long long parts) {
   using namespace semiconv;
   using L = Limits<Real>;
-  const Real most = (Real)(L::largest / 4 / most_terms), least = L::smallest_normal / L::epsilon;
-  const auto usable = [&](Real slope) { return absolute(slope) >= least && absolute(slope) <= most; };
+  const Real most = (Real)(L::largest / 4 / most_terms);
+  const auto usable = [&](Real slope) { return absolute(slope) <= most; };
   bool left = false;
   visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n], given = load(grad_out[n]);
