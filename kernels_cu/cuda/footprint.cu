@@ -2,8 +2,8 @@
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
 // SEMICONV_TOGETHER (how many words of outputs a thread finds) and SEMICONV_BLOCKS (that a
-// multiprocessor should hold where registers suffice). Sizes, windows, tiles, what lies beyond the border and the runs are
-// arguments: nothing is compiled for another one.
+// multiprocessor should hold where registers suffice). Sizes, windows, tiles, what lies beyond the
+// border and the runs are arguments: nothing is compiled for another one.
 //
 // A tile and what its windows see comes into shared memory once. Along its lines windows of 1, 2, 4,
 // 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an element

@@ -1,6 +1,7 @@
 // The gradient of the image, gathered: one thread per image element asks every output that saw it.
 //
-// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No atomics: two runs give the same bits.
+// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No
+// atomics: two runs give the same bits.
 #include "backward.cuh"
 #include "wanted.cuh"
 

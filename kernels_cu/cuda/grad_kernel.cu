@@ -1,7 +1,8 @@
 // The gradient of the kernel, block (weight, chunk of the outputs): partial sums, which grad_sum.cu
 // adds. For additions that are no selections with a provenance (grad_bins.cu), any geometry.
 //
-// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No atomics: two runs give the same bits.
+// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No
+// atomics: two runs give the same bits.
 #include "backward.cuh"
 #include "wanted.cuh"
 

@@ -1,6 +1,7 @@
 // The last stage of the kernel's gradient: a warp adds one weight's partial sums, in a fixed order.
 //
-// Needs SEMICONV_STORAGE and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. A weight's partial sums follow each other.
+// Needs SEMICONV_STORAGE and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. A weight's
+// partial sums follow each other.
 #include "wanted.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)

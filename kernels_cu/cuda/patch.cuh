@@ -120,7 +120,8 @@ SEMICONV_FN void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"
 struct Destination {
   char* address;
   SEMICONV_FN explicit Destination(void* shared) : address((char*)shared) {}
-  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
+  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }
+  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
     *(T*)(address + offset) = exists ? *global : T{};
   }
 };
