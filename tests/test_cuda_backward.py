@@ -4,6 +4,7 @@
 is the host backend, which `test_vjp.py` holds against differences.
 """
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -168,10 +169,14 @@ def test_sums_of_halves():
     assert_sums(*sums(MIXING["channels of two blocks"], "f2"))
 
 
-@given(geometry=cases.geometries(((3, 3), (1, 1), (1, 1))), chunks=st.integers(1, 9))
+@given(
+    geometry=cases.geometries(((3, 3), (1, 1), (1, 1))),
+    chunks=st.integers(1, 9),
+    terms=st.sampled_from([1, 32, 10**6]),
+)
 @settings(max_examples=15)
-def test_sums_of_drawn_geometries(geometry, chunks):
-    """A block goes through any number of tiles, and from one image to the next."""
+def test_sums_of_drawn_geometries(geometry, chunks, terms):
+    """A block goes through any number of tiles, all at once or by parts, from image to image."""
     geometry = (
         (geometry.img[0], 4 * geometry.img[1], *geometry.img[2:]),
         (4 * geometry.krn[0], 4 * geometry.krn[1], *geometry.krn[2:]),
@@ -179,7 +184,7 @@ def test_sums_of_drawn_geometries(geometry, chunks):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "_BUSY", chunks)
-        patch.setattr(cuda, "_MOST_TERMS", 10**6)
+        patch.setattr(cuda, "_MOST_TERMS", terms)
         assert_sums(*sums(geometry, device=cases.harness()))
 
 
@@ -192,12 +197,46 @@ def test_many_terms_keep_their_digits():
     assert_sums(*got)
 
 
+@pytest.mark.parametrize(
+    ("geometry", "terms"),
+    [("channels of two blocks", 1), ("channels of two blocks", 48), ("slabs", 32), ("signal", 1)],
+)
+def test_a_block_adds_its_tiles_by_parts(monkeypatch, geometry, terms):
+    monkeypatch.setattr(cuda, "_BUSY", 1)
+    monkeypatch.setattr(cuda, "_MOST_TERMS", terms)
+    img_shape, krn_shape, arguments = MIXING[geometry]
+    plan = Geometry.plan(img_shape, krn_shape, **arguments)
+    tile = cuda.weight_tile_of(SEMIFIELDS["linear"], "float32", plan)
+    _, chunks, jobs = tile.work(plan)
+    assert jobs > tile.jobs_at_once * chunks
+    assert_sums(*sums(MIXING[geometry]))
+
+
+@pytest.mark.parametrize("batch", [1, 256, 10**4])
+@pytest.mark.parametrize("channels", [4, 64, 512])
+def test_partial_sums_take_little_memory(batch, channels):
+    """However many tiles there are."""
+    shapes = (batch, channels, 56, 56), (channels, channels, 3, 3)
+    plan = Geometry.plan(*shapes, padding="same")
+    tile = cuda.weight_tile_of(SEMIFIELDS["linear"], "float32", plan)
+    _, chunks, _ = tile.work(plan)
+    assert math.prod(shapes[1]) * chunks * 8 < 64e6
+
+
 SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_sums_beside_what_is_not_finite(spoiled):
+@pytest.mark.parametrize(
+    ("dtype", "geometry"), [("f4", "rows"), ("f4", "odd rows"), ("f8", "rows"), ("f2", "rows")]
+)
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_sums_beside_what_is_not_finite(monkeypatch, spoiled, dtype, geometry, by_parts):
     """It takes part where it is seen, and only there."""
+    if by_parts:
+        monkeypatch.setattr(cuda, "_BUSY", 1)
+        monkeypatch.setattr(cuda, "_MOST_TERMS", 1)
+    width = 40 if geometry == "rows" else 39  # copied by chunks, or by elements
 
     def spoil(slopes, img, krn):
         if spoiled.startswith("slope"):
@@ -211,7 +250,7 @@ def test_sums_beside_what_is_not_finite(spoiled):
         if spoiled == "kernel under no slope":
             slopes[:, 5, 2:, 4:] = 0
 
-    got, right = sums(MIXING["channels of two blocks"], spoil=spoil)
+    got, right = sums(((2, 20, 9, width), (19, 20, 3, 3), dict(padding="same")), dtype, spoil=spoil)
     for one, exact in zip(got, right, strict=True):
         np.testing.assert_array_equal(np.isfinite(one), np.isfinite(exact))
         np.testing.assert_allclose(one, exact, rtol=1e-4, atol=1e-4)
@@ -282,6 +321,7 @@ import test_linear
 from test_cuda_backward import MIXING, assert_sums, check, sums
 for geometry in ("channels of two blocks", "groups, stride", "signal"):
     assert_sums(*sums(MIXING[geometry]))
+    sums(MIXING[geometry], spoil=lambda slopes, img, krn: slopes.fill(float("inf")))
 test_linear.test_gradients_on_cuda_of_what_is_not_proven("root(3)")
 for name in ("max times", "log"):
     for geometry in ("depthwise, uneven", "windows wholly outside", "mixing"):

@@ -10,9 +10,10 @@
 //   SEMICONV_CHANNELS, _INPUTS output and input channels of a thread
 //   SEMICONV_SLAB              rows of the window that a block serves
 //   SEMICONV_BLOCKS            blocks of a multiprocessor that the registers must suffice for
-// The launcher bounds the terms that are added plainly; what the teams have is added in double, and
-// what the blocks leave by grad_sum.cu. A block that met something infinite, or NaN, adds again, term
-// by term: where a slope is 0, or a tap outside, nothing takes part. No atomics.
+// A block adds the terms of `at_once` of its jobs plainly, so few that they keep their digits; then it
+// adds what the teams have, in double, to its own partial sums, which grad_sum.cu adds up. Jobs that
+// met something infinite, or NaN, are added again with an eye on each term: where a slope is 0, or a
+// tap outside, nothing takes part. No atomics.
 #include "patch.cuh"
 
 namespace semiconv {
@@ -45,6 +46,22 @@ union Shared {
   Real sums[sums_of_channel * block_threads];
 };
 
+// In place of what lies outside the image, where terms are looked at: a NaN that no arithmetic makes. An
+// image that holds these very bits is taken to end there. (A number would not do: 0 and -0 are common,
+// and beside an infinite slope they are NaN.)
+SEMICONV_FN Real outside() {
+  if constexpr (sizeof(Real) == 4)
+    return bit_cast<Real>((uint32)0x7fd5c3a9u);
+  else
+    return bit_cast<Real>((uint64)0x7ffd5c3a96e1b487ull);
+}
+SEMICONV_FN bool is_outside(Real number) {
+  if constexpr (sizeof(Real) == 4)
+    return bit_cast<uint32>(number) == 0x7fd5c3a9u;
+  else
+    return bit_cast<uint64>(number) == 0x7ffd5c3a96e1b487ull;
+}
+
 // A rectangle of `count` planes of an array; offsets within it fit into 31 bits.
 struct Rectangle {
   const Storage* corner;  // of the first plane; may lie outside
@@ -55,13 +72,14 @@ struct Rectangle {
   int32 count;           // planes that there are
   bool vectors;          // no chunk crosses the edge, and each may be copied at once
 
-  // Copies it into shared memory, HEIGHT rows of CHUNKS chunks of PLANES planes; 0 where nothing is.
-  // A row of a folded signal is ADVANCE columns ahead of the one above.
-  template <int PLANES, int HEIGHT, int CHUNKS, int PITCH, int ADVANCE> SEMICONV_FN void copy(Real* patches) const {
+  // Copies it into shared memory, HEIGHT rows of CHUNKS chunks of PLANES planes; where nothing is, 0, or
+  // outside() if it MARKS that. A row of a folded signal is ADVANCE columns ahead of the one above.
+  template <int PLANES, int HEIGHT, int CHUNKS, int PITCH, int ADVANCE, bool MARKS>
+  SEMICONV_FN void copy(Real* patches) const {
     constexpr int places = HEIGHT * CHUNKS;
     constexpr int abreast = power_of_two(places), at_once = block_threads / abreast;
     const Destination to(patches);
-    const int thread = threadIdx.x, first_plane = thread / abreast;
+    const int thread = this_thread(), first_plane = thread / abreast;
     const int64 step = at_once * plane;
     constexpr int loads = sizeof(Storage) == sizeof(Real) ? 64 : 1;  // others pass through registers
 #pragma unroll loads
@@ -77,7 +95,7 @@ struct Rectangle {
 #pragma unroll loads
         for (int n = 0; n < PLANES; n += at_once, from += step)
           if (PLANES % at_once == 0 || first_plane + n < PLANES)
-            copy_chunk(to, patches, target + n * PITCH, from, inside && first_plane + n < count);
+            copy_chunk<MARKS>(to, patches, target + n * PITCH, from, inside && first_plane + n < count);
       } else {
 #pragma unroll 1
         for (int n = 0; first_plane + n < PLANES; n += at_once, from += step) {
@@ -85,7 +103,7 @@ struct Rectangle {
 #pragma unroll 1
           for (int c = 0; c < columns; ++c)
             patches[target + n * PITCH + c] =
-                there && (uint32)(x + column + c) < (uint32)width ? load(from[c * pitch_x]) : Real(0);
+                there && (uint32)(x + column + c) < (uint32)width ? load(from[c * pitch_x]) : nothing<MARKS>();
         }
       }
     }
@@ -97,8 +115,18 @@ struct Rectangle {
     while (power < least && power < block_threads) power *= 2;
     return power;
   }
+  template <bool MARKS> static SEMICONV_FN Real nothing() {
+    if constexpr (MARKS)
+      return outside();
+    else
+      return 0;
+  }
+  template <bool MARKS>
   static SEMICONV_FN void copy_chunk(const Destination& to, Real* patches, int at, const Storage* from, bool exists) {
-    if constexpr (sizeof(Storage) == sizeof(Real)) {
+    if (MARKS && !exists) {
+#pragma unroll
+      for (int c = 0; c < columns; ++c) patches[at + c] = nothing<MARKS>();
+    } else if constexpr (sizeof(Storage) == sizeof(Real)) {
       to.copy_or_zero(at * (int)sizeof(Real), (const Chunk<Storage>*)from, exists);
     } else {
       Chunk<Real> numbers{};
@@ -121,10 +149,12 @@ SEMICONV_FN int64 pixels_of(const Geometry& g) { return along_y(g.out_size, 1) *
 struct Share {
   int32 chunk, first_step, first_input, first_output, group;
   uint32 first_job, jobs;
+  uint32 done, count;  // jobs whose terms are in the partial sums, and those at work
 
-  SEMICONV_FN Share(const Geometry& g, uint32 all, uint32 chunks) {
-    uint32 rest = blockIdx.x / chunks;
-    chunk = (int32)(blockIdx.x % chunks);
+  SEMICONV_FN void find(const Geometry& g, uint32 all, uint32 chunks, uint32 at_once) {
+    const uint32 block = this_block();
+    uint32 rest = block / chunks;
+    chunk = (int32)(block % chunks);
     first_step = (int32)(rest % slabs) * slab;
     rest /= slabs;
     const uint32 parts = ((uint32)g.in_channels + in_channels - 1) / in_channels;
@@ -136,6 +166,13 @@ struct Share {
     const uint32 least = all / chunks, more = all % chunks;
     first_job = chunk * least + (chunk < (int32)more ? chunk : more);
     jobs = least + (chunk < (int32)more);
+    done = count = 0;
+    go_on(at_once);
+  }
+
+  SEMICONV_FN void go_on(uint32 at_once) {
+    done += count;
+    count = jobs - done < at_once ? jobs - done : at_once;
   }
 };
 
@@ -144,8 +181,9 @@ struct Job {
   int32 y, x, group, batch;
   const Storage *slopes, *image;  // the tile's first output, and the image's first element that it may see
 
-  SEMICONV_FN Job(const Geometry& g, const Share& share, const Storage* grad_out, const Storage* img, uint32 n,
-                  uint32 tiles_y, uint32 tiles_x) {
+  SEMICONV_FN void begin(const Geometry& g, const Share& share, const Storage* grad_out, const Storage* img,
+                         uint32 tiles_y, uint32 tiles_x) {
+    uint32 n = share.first_job + share.done;
     x = (int32)(n % tiles_x) * step_x;
     n /= tiles_x;
     y = (int32)(n % tiles_y) * tile_rows;
@@ -263,6 +301,41 @@ SEMICONV_FN void visit(Sums& sums, const Real* slopes, const Real* image) {
   }
 }
 
+// The same of the terms that take part, in the same order. Rolled up as far as sums in registers allow:
+// it is rare, and is to cost the other neither registers nor time to compile.
+SEMICONV_FN void visit_carefully(Sums& sums, const Real* slopes, const Real* image) {
+#pragma unroll 1
+  for (int row = 0; row < rows; ++row)
+#pragma unroll
+    for (int j = 0; j < slab; ++j)
+#pragma unroll
+      for (int i = 0; i < inputs; ++i) {
+        const Real* line = image + i * lanes_in * image_pitch +
+                           (row * stride_y() + j * dilation_y()) * patch_chunks * columns + shift;
+#pragma unroll 1
+        for (int x = 0; x < columns; ++x) {
+          Real seen_by[size_x()];
+#pragma unroll
+          for (int k = 0; k < size_x(); ++k) seen_by[k] = line[x * stride_x() + k * dilation_x()];
+#pragma unroll
+          for (int c = 0; c < channels; ++c) {
+            const Real slope = slopes[c * lanes_out * slope_pitch + row * tile_columns + x];
+#pragma unroll
+            for (int k = 0; k < size_x(); ++k)
+              if (slope != 0 && !is_outside(seen_by[k])) sums.of[c][i][j][k] += slope * seen_by[k];
+          }
+        }
+      }
+}
+
+// How terms are added: all, or those that take part.
+struct Plainly {
+  static constexpr bool careful = false;
+};
+struct Carefully {
+  static constexpr bool careful = true;
+};
+
 // visit(the place of a weight's partial sum) where there is such a weight; numbers count from the block's first.
 template <class F>
 SEMICONV_FN void place_sum(const Geometry& g, const Share& share, int64 chunks, int output, int input, int step,
@@ -274,26 +347,6 @@ SEMICONV_FN void place_sum(const Geometry& g, const Share& share, int64 chunks, 
   visit(weight * chunks + share.chunk);
 }
 
-// One weight's sum over a tile, from the arrays themselves: its channels', of the job's places.
-SEMICONV_FN double careful_sum(const Geometry& g, const Share& share, const Job& job, int output, int input, int step,
-                               int column) {
-  const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
-  const Storage* slopes = job.slopes + output * pixels_of(g);
-  const Storage* image = job.image + input * g.img_strides[1];
-  double sum = 0;
-  for (int n = 0; n < tile_rows * tile_columns; ++n) {
-    const int32 y = flat ? 0 : n / tile_columns, x = flat ? n : n % tile_columns;
-    if (job.y + y >= height || job.x + x >= width) continue;
-    const double slope = (double)load(slopes[(int64)y * width + x]);
-    if (slope == 0) continue;
-    const int32 from_y = y * stride_y() + step * dilation_y(), from_x = x * stride_x() + column * dilation_x() + shift;
-    const int32 at_y = job.first_y(g, share) + from_y, at_x = job.first_x(g) + from_x;
-    if (at_y < 0 || at_x < 0 || at_y >= along_y(g.image_size, 1) || at_x >= along_x(g.image_size)) continue;
-    sum += slope * (double)load(image[from_y * along_y(g.img_strides + 2, 0) + from_x * along_x(g.img_strides + 2)]);
-  }
-  return sum;
-}
-
 }  // namespace semiconv
 
 extern "C" __global__ void __launch_bounds__(SEMICONV_LANES_OUT * SEMICONV_LANES_IN * SEMICONV_THREADS_Y *
@@ -301,86 +354,97 @@ extern "C" __global__ void __launch_bounds__(SEMICONV_LANES_OUT * SEMICONV_LANES
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__,
                 const void* __restrict__, double* __restrict__ partial, long long jobs, long long chunks,
-                long long tiles_y, long long tiles_x, long long whole_chunks) {
+                long long at_once, long long tiles_y, long long tiles_x, long long whole_chunks) {
   using namespace semiconv;
   __shared__ Shared shared;
-  const Share share(g, (uint32)jobs, (uint32)chunks);
-  const int lane = threadIdx.x % lanes, team = threadIdx.x / lanes;
-  const int lane_in = lane % lanes_in, lane_out = lane / lanes_in;
-  const int team_y = team / threads_x, team_x = team % threads_x;
+  // The same for all threads, and read anew behind each barrier: registers are for sums.
+  __shared__ Share share;
+  __shared__ Job places[2];
+  if (this_thread() == 0) share.find(g, (uint32)jobs, (uint32)chunks, (uint32)at_once);
+  __syncthreads();
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
   const int32 img_pitch_y = (int32)along_y(g.img_strides + 2, 0), img_pitch_x = (int32)along_x(g.img_strides + 2);
   const bool whole_slopes = width % columns == 0 && (size_t)grad_out % alignof(Chunk<Storage>) == 0;
   const bool whole_image = whole_chunks && (size_t)img % alignof(Chunk<Storage>) == 0;
 
-  const auto first_job = [&] {
-    return Job(g, share, grad_out, img, share.first_job, (uint32)tiles_y, (uint32)tiles_x);
-  };
-  const auto fetch = [&](const Job& job, Stage& stage) {
+  const auto fetch = [&](const Job& job, Stage& stage, auto how) {
     const Rectangle slopes{job.slopes, pixels_of(g), width, 1, job.y, job.x, height, width,
                            (int32)g.outputs_per_group - share.first_output, whole_slopes};
-    slopes.template copy<out_channels, tile_rows, threads_x, slope_pitch, tile_columns>(stage.slopes);
+    slopes.template copy<out_channels, tile_rows, threads_x, slope_pitch, tile_columns, false>(stage.slopes);
     const Rectangle image{job.image, g.img_strides[1], img_pitch_y, img_pitch_x, job.first_y(g, share), job.first_x(g),
                           (int32)along_y(g.image_size, 1), (int32)along_x(g.image_size),
                           (int32)g.in_channels - share.first_input, whole_image};
-    image.template copy<in_channels, patch_height, patch_chunks, image_pitch, tile_columns * stride_x()>(stage.image);
+    image.template copy<in_channels, patch_height, patch_chunks, image_pitch, tile_columns * stride_x(),
+                        decltype(how)::careful>(stage.image);
   };
 
   Sums sums;
-  sums.for_each([](Real& sum) { sum = 0; });
-  Job job = first_job();
-  fetch(job, shared.stages[0]);
+  // Adds the terms of the jobs at work; while one is visited the next is copied.
+  const auto add = [&](auto how) {
+    sums.for_each([](Real& sum) { sum = 0; });
+    if (this_thread() == 0) places[0].begin(g, share, grad_out, img, (uint32)tiles_y, (uint32)tiles_x);
 #pragma unroll 1
-  for (uint32 n = 0; n < share.jobs; ++n) {
-    await_copies();
-    __syncthreads();
-    if (n + 1 < share.jobs) {
-      job.advance(g, share, grad_out, img);
-      fetch(job, shared.stages[(n + 1) % 2]);
+    for (uint32 n = 0; n <= share.count; ++n) {
+      await_copies();
+      __syncthreads();
+      if (n < share.count) {
+        fetch(places[n % 2], shared.stages[n % 2], how);
+        if (this_thread() == 0) {
+          Job next = places[n % 2];
+          next.advance(g, share, grad_out, img);
+          places[(n + 1) % 2] = next;
+        }
+      }
+      if (n == 0) continue;
+      const Stage& stage = shared.stages[(n - 1) % 2];
+      const int lane = this_thread() % lanes, team = this_thread() / lanes;
+      const int lane_in = lane % lanes_in, lane_out = lane / lanes_in;
+      const int team_y = team / threads_x, team_x = team % threads_x;
+      const Real* slopes = stage.slopes + lane_out * slope_pitch + (team_y * rows * threads_x + team_x) * columns;
+      const Real* image = stage.image + lane_in * image_pitch +
+                          (team_y * rows * stride_y() * patch_chunks + team_x * stride_x()) * columns;
+      if constexpr (decltype(how)::careful)
+        visit_carefully(sums, slopes, image);
+      else
+        visit(sums, slopes, image);
     }
-    const Stage& stage = shared.stages[n % 2];
-    visit(sums, stage.slopes + lane_out * slope_pitch + (team_y * rows * threads_x + team_x) * columns,
-          stage.image + lane_in * image_pitch +
-              (team_y * rows * stride_y() * patch_chunks + team_x * stride_x()) * columns);
-  }
+  };
 
-  // 0 times what is infinite, or NaN, is NaN.
-  Real probe = 0;
-  sums.for_each([&](Real& sum) { probe += sum * 0; });
-  if (__syncthreads_or(!(probe == 0))) {
-    constexpr int count = out_channels * in_channels * slab * size_x();
-    for (int v = threadIdx.x; v < count; v += block_threads) {
-      const int column = v % size_x(), step = v / size_x() % slab;
-      const int input = v / size_x() / slab % in_channels, output = v / size_x() / slab / in_channels;
-      place_sum(g, share, chunks, output, input, step, column, [&](int64 at) {
-        double sum = 0;
-        Job careful = first_job();
-        for (uint32 n = 0; n < share.jobs; ++n, careful.advance(g, share, grad_out, img))
-          sum += careful_sum(g, share, careful, output, input, step, column);
-        partial[at] = sum;
-      });
+#pragma unroll 1
+  do {
+    add(Plainly{});
+    // 0 times what is infinite, or NaN, is NaN.
+    Real probe = 0;
+    sums.for_each([&](Real& sum) { probe += sum * 0; });
+    if (__syncthreads_or(!(probe == 0))) add(Carefully{});
+    // A partial sum is the same thread's each time.
+    const int thread = this_thread(), lane = thread % lanes, team = thread / lanes;
+#pragma unroll
+    for (int c = 0; c < channels; ++c) {
+      int n = 0;
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < inputs; ++i)
+#pragma unroll
+        for (int j = 0; j < slab; ++j)
+#pragma unroll
+          for (int k = 0; k < size_x(); ++k)
+            shared.sums[(team * sums_of_channel + n++) * lanes + lane] = sums.of[c][i][j][k];
+      __syncthreads();
+      for (int v = thread; v < lanes * sums_of_channel; v += block_threads) {
+        const int k = v / lanes, of = v % lanes;
+        place_sum(g, share, chunks, c * lanes_out + of / lanes_in, k / (slab * size_x()) * lanes_in + of % lanes_in,
+                  k / size_x() % slab, k % size_x(), [&](int64 at) {
+                    const double before = share.done ? partial[at] : 0;
+                    double sum = 0;
+#pragma unroll
+                    for (int t = 0; t < threads; ++t) sum += (double)shared.sums[t * sums_of_channel * lanes + v];
+                    partial[at] = before + sum;
+                  });
+      }
     }
-    return;
-  }
-#pragma unroll
-  for (int c = 0; c < channels; ++c) {
-    int n = 0;
-    if (c) __syncthreads();
-#pragma unroll
-    for (int i = 0; i < inputs; ++i)
-#pragma unroll
-      for (int j = 0; j < slab; ++j)
-#pragma unroll
-        for (int k = 0; k < size_x(); ++k)
-          shared.sums[(team * sums_of_channel + n++) * lanes + lane] = sums.of[c][i][j][k];
     __syncthreads();
-    for (int v = threadIdx.x; v < lanes * sums_of_channel; v += block_threads) {
-      double sum = 0;
-#pragma unroll
-      for (int t = 0; t < threads; ++t) sum += (double)shared.sums[t * sums_of_channel * lanes + v];
-      const int k = v / lanes, of = v % lanes;
-      place_sum(g, share, chunks, c * lanes_out + of / lanes_in, k / (slab * size_x()) * lanes_in + of % lanes_in,
-                k / size_x() % slab, k % size_x(), [&](int64 at) { partial[at] = sum; });
-    }
-  }
+    if (this_thread() == 0) share.go_on((uint32)at_once);
+    __syncthreads();
+  } while (share.count);
 }

@@ -835,9 +835,14 @@ class WeightTile(Tile):
             jobs *= geometry.groups
         else:
             owners *= geometry.groups
-        most = max(1, _MOST_TERMS // (self.rows * self.columns))
-        chunks = max(-(-jobs // most), -(-_BUSY // owners))
-        return owners, min(chunks, jobs), jobs
+        # Partial sums take memory: no more blocks than keep a GPU evenly busy, however many jobs.
+        chunks = min(-(-jobs // self.jobs_at_once), -(-2 * _BUSY // owners))
+        return owners, min(max(chunks, -(-_BUSY // owners)), jobs), jobs
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Tiles whose terms a thread adds plainly, before they are added to a partial sum."""
+        return max(1, _MOST_TERMS // (self.rows * self.columns))
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
@@ -865,10 +870,12 @@ class WeightTile(Tile):
         )
         stage = self.channels * self.lanes_out * slopes + self.inputs * self.lanes_in * image
         sums = self.inputs * self.slab * geometry.kernel_size[-1] * self.block
-        return max(2 * stage, sums) * np.dtype(source.ARITHMETIC[storage]).itemsize
+        numbers = max(2 * stage, sums)
+        return numbers * np.dtype(source.ARITHMETIC[storage]).itemsize + _SHARE_BYTES
 
 
 _MOST_TERMS = 256  # that a thread adds up in the arithmetic's own precision
+_SHARE_BYTES = 128  # of shared memory, at most, that say which jobs are a block's
 _BUSY = 1024  # blocks of the kernel's gradient that keep any GPU busy
 _LEAST_MIXED = 4  # channels on both sides: below, most threads of a block would have none
 _SUMS_IN_REGISTERS = 72
@@ -1471,7 +1478,7 @@ def gradient_launches(
             return None
         owners, chunks, jobs = tile.work(geometry)
         whole = _has_whole_chunks(geometry, img_steps, False)
-        counts = (jobs, chunks, *tile.cover(geometry.out_size), whole)
+        counts = (jobs, chunks, tile.jobs_at_once, *tile.cover(geometry.out_size), whole)
         return GradientLaunch(
             kernel_of(device, "grad_weights", semifield, storage, geometry, "int64", None, tile),
             (owners * chunks,), (tile.block,), struct, ("partial",), tuple(map(np.int64, counts)),
