@@ -479,13 +479,7 @@ class ForwardTile(Tile):
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
-        taps = (self.slab, geometry.kernel_size[-1])
-        stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
-        height, width = (
-            (t - 1) * s + (k - 1) * d + 1
-            for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
-        )
-        return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+        return _patch(self.size, self.slab, geometry)
 
     def shared_bytes(self, geometry: Geometry, storage: str) -> int:
         """Shared memory of a block: patches of the image, and the weights of their slabs."""
@@ -531,6 +525,16 @@ class ForwardTile(Tile):
             _reach(self.patch(geometry)[-planar:], img_strides[-planar:]),
             _reach(weights, (krn_strides[0], *krn_strides[-planar:])),
         )
+
+
+def _patch(size: tuple[int, int], slab: int, geometry: Geometry) -> tuple[int, int]:
+    taps = (slab, geometry.kernel_size[-1])
+    stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
+    height, width = (
+        (t - 1) * s + (k - 1) * d + 1
+        for t, s, k, d in zip(size, stride, taps, dilation, strict=True)
+    )
+    return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
 
 
 def _planar(values: tuple[int, ...], missing: int) -> tuple[int, int]:
@@ -846,13 +850,7 @@ class WeightTile(Tile):
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
-        taps = (self.slab, geometry.kernel_size[-1])
-        stride, dilation = (_planar(values, 1) for values in (geometry.stride, geometry.dilation))
-        height, width = (
-            (t - 1) * s + (k - 1) * d + 1
-            for t, s, k, d in zip(self.size, stride, taps, dilation, strict=True)
-        )
-        return height, -(-(width + _shift(geometry)) // COLUMNS) * COLUMNS
+        return _patch(self.size, self.slab, geometry)
 
     def reach(self, geometry: Geometry, img_steps: tuple[int, ...]) -> int:
         """Elements that a tile's patch of the image spans, or its slopes."""
