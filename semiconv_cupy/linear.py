@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 # Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
 # powers are a few products, which exponentials and other powers are not.
 LEAST_TAPS = {"any": 3, "whole powers": 24}
-# A GPU transforms an image in several launches, which many terms have to pay for (an H100: a dozen
-# launches, forward and backward, take as long as 10^8 terms by the direct kernels), and of which
-# many outputs of one image have more.
-LEAST_TAPS_ON_GPU = {"any": 24, "whole powers": 36, "many outputs": 24}
+# A GPU makes a dozen launches and several passes over the image of it, forward and backward: on an
+# H100 they take as long as 10^8 terms by the direct kernels. Whole powers save less than they cost
+# for longer, unless many outputs see the same image.
+LEAST_TAPS_ON_GPU = {"any": 24, "whole powers": 36}
 LEAST_TERMS_ON_GPU = 10**8
 
 
@@ -59,10 +59,10 @@ def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: boo
 
 def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool) -> int:
     whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
-    kind = "whole powers" if whole else "any"
     if not on_gpu:
-        return LEAST_TAPS[kind]
-    return LEAST_TAPS_ON_GPU["many outputs" if geometry.outputs_per_group >= 4 else kind]
+        return LEAST_TAPS["whole powers" if whole else "any"]
+    few_outputs = geometry.outputs_per_group < 4
+    return LEAST_TAPS_ON_GPU["whole powers" if whole and few_outputs else "any"]
 
 
 def saved_residual(

@@ -261,8 +261,8 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
   }
 }
 
-// Slabs that are so small that several go by between two folds, of about `block` terms; where terms are seen twice, the
-// totals change their scale after each.
+// Slabs that are so small that several go by between two folds, of about `block` terms; where terms
+// are seen twice, the totals change their scale after each.
 constexpr int slabs_to_fold =
     !Chosen::two_pass && slabs == 1 && plane_taps < block ? (block + plane_taps / 2) / plane_taps : 1;
 

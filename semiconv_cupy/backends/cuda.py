@@ -311,12 +311,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
-_LINEAR = (
-    "extremes",
-    "transform",
-    "slopes",
-    "finish",
-)  # the functions beside the first of its file
+# The functions of cuda/linear.cu beside the one that its kernel is named after.
+_LINEAR = ("extremes", "transform", "slopes", "finish")
 
 
 def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:
@@ -374,21 +370,14 @@ def _exchange_source(storage: str) -> source.KernelSource:
     return source.KernelSource(name, source.assemble("cuda/exchange.cu", macros), _OPTIONS)
 
 
-def _exchange_kernel(device: Device, storage: str) -> Kernel:
-    key = (device, "exchange", storage)
+def _plain_kernel(
+    device: Device, build: Callable[[str], source.KernelSource], storage: str
+) -> Kernel:
+    """The compiled kernel that a storage dtype is all of, compiled once."""
+    key = (device, build, storage)
     found = _kernels.get(key)
     if found is None:
-        made = _exchange_source(storage)
-        found = _kernels[key] = device.compile(made.text, made.name, made.options)
-    return found
-
-
-def _sum_kernel(device: Device, storage: str) -> Kernel:
-    """What adds up what the blocks of a kernel's gradient left."""
-    key = (device, "grad_sum", source.ARITHMETIC[storage])
-    found = _kernels.get(key)
-    if found is None:
-        made = _sum_source(storage)
+        made = build(storage)
         found = _kernels[key] = device.compile(made.text, made.name, made.options)
     return found
 
@@ -1377,7 +1366,7 @@ def adjoint_launch(
     )  # fmt: skip
     count = math.prod(adjoint.krn_shape)
     return AdjointLaunch(
-        _exchange_kernel(device, storage), (min(_blocks(count), THREADS),),
+        _plain_kernel(device, _exchange_source, storage), (min(_blocks(count), THREADS),),
         struct_of(geometry, (0,) * (geometry.rank + 2), krn_steps), np.int64(count),
         -(-count * itemsize // 8), forward, direct,
     )  # fmt: skip
@@ -1446,7 +1435,7 @@ def gradient_launches(
     def partial_sums(chunks: int) -> PartialSums:
         weights = math.prod(geometry.krn_shape)
         counts = np.int64(weights), np.int64(chunks)
-        kernel = _sum_kernel(device, storage)
+        kernel = _plain_kernel(device, _sum_source, source.ARITHMETIC[storage])
         return PartialSums(kernel, (_blocks(32 * weights),), counts, weights * chunks)
 
     def tiled(with_img: bool, with_krn: bool) -> GradientLaunch | None:
