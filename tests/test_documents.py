@@ -4,6 +4,7 @@ A block of ```python runs; a session (```pycon) also gives the answers that are 
 blocks stand alone; those of a page are read in order, in one namespace.
 """
 
+import ast
 import doctest
 import importlib.util
 import re
@@ -27,11 +28,19 @@ def blocks(document):
         yield match[1], match[2], text[: match.start(2)].count("\n")
 
 
-def missing(code):
-    """The first optional module that the code imports and that is not installed."""
-    imported = re.findall(r"^(?:>>> )?(?:import|from) (\w+)", code, re.MULTILINE)
+def missing(language, code, optional=OPTIONAL):
+    """The first of the optional modules that an example imports and that is not installed."""
+    examples = [code]
+    if language == "pycon":
+        examples = [example.source for example in doctest.DocTestParser().get_examples(code)]
+    imported = set()
+    for node in (node for example in examples for node in ast.walk(ast.parse(example))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).partition(".")[0])
     return next(
-        (name for name in OPTIONAL if name in imported and not importlib.util.find_spec(name)), None
+        (name for name in optional if name in imported and not importlib.util.find_spec(name)), None
     )
 
 
@@ -60,7 +69,7 @@ def test_the_readme_has_examples():
     ("language", "code", "line"), EXAMPLES, ids=[f"line {line}" for *_, line in EXAMPLES]
 )
 def test_an_example_of_the_readme(language, code, line, tmp_path, monkeypatch):
-    absent = missing(code)
+    absent = missing(language, code)
     if absent:
         pytest.skip(f"{absent} is not installed")
     monkeypatch.chdir(tmp_path)  # an example may write a picture
@@ -73,13 +82,25 @@ def test_an_example_of_the_readme(language, code, line, tmp_path, monkeypatch):
 def test_the_examples_of_a_page(page):
     namespace, skipped = {"__name__": "__main__"}, set()
     for language, code, line in blocks(page):
-        absent = missing(code)
+        absent = missing(language, code)
         if absent:
             skipped.add(absent)
         else:
             run(language, code, line, page, namespace)
     if skipped:
         pytest.skip(f"the rest ran, but examples with {', '.join(sorted(skipped))} did not")
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "import math, absent_peer\n"),
+        ("python", "def later():\n    from absent_peer.part import name\n"),
+        ("pycon", ">>> import math, absent_peer as peer\n>>> peer.name\n'absent'\n"),
+    ],
+)
+def test_examples_that_import_an_absent_peer_are_recognised(language, code):
+    assert missing(language, code, optional=("math", "absent_peer")) == "absent_peer"
 
 
 @pytest.mark.parametrize("wrong", [">>> 1 + 1\n3\n", ">>> 1 / 0\n"])

@@ -207,7 +207,16 @@ class HarnessDevice:
         if "clang" not in version and not precompiled.exists():
             with tempfile.TemporaryDirectory(dir=self._cache) as folder:
                 made = Path(folder) / "header.gch"
-                command = [compiler, *_FLAGS, *flags, "-x", "c++-header", str(path), "-o", str(made)]
+                command = [
+                    compiler,
+                    "-x",
+                    "c++-header",
+                    str(path),
+                    "-o",
+                    str(made),
+                    *_FLAGS,
+                    *flags,
+                ]
                 subprocess.run(command, capture_output=True, check=True, env=_unsanitized())
                 made.replace(precompiled)
         return path
