@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import Clock, alternate
-from semiconv_cupy.backends import host
+from semiconv_cupy.backends import libraries
 from semiconv_cupy.source import KernelSource
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ THREADS, CHAINS, ROUNDS = 256, 16, 4096
 def of_cpu(clock: Clock, seconds: float) -> dict[str, float]:
     """The ceilings of this CPU with all its threads."""
     text = (HERE / "ceilings.cpp").read_text()
-    library = ctypes.CDLL(str(host.build(text, "the benchmark of the CPU's ceilings")))
+    library = libraries.load(text, "the benchmark of the CPU's ceilings", {"copy": None})
     source, target = np.ones(1 << 28, np.uint8), np.empty(1 << 28, np.uint8)
     library.copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
     library.copy.restype = ctypes.c_double

@@ -11,8 +11,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -62,7 +60,8 @@ def _packages(remedies: list[str]) -> Facts:
 
 
 def _cpu(remedies: list[str]) -> Facts:
-    from semiconv_cupy.backends import host
+    from semiconv_cupy.backends import compiler as host_compiler
+    from semiconv_cupy.backends import host, libraries
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
     compiler = host.compiler()
@@ -70,9 +69,12 @@ def _cpu(remedies: list[str]) -> Facts:
         yield "compiler", "none"
         remedies.append(f"NumPy arrays are served by a slow reference: {host.missing_compiler()}")
     else:
-        yield "compiler", _fact(lambda: f"{compiler} ({_compiler_version(compiler)})")
+        yield "compiler", _fact(lambda: f"{compiler} ({host_compiler.version()})")
         yield "threads", _fact(lambda: str(host.threads()))
-    yield "cache", _fact(lambda: _folder_size(host.cache_folder()))
+    yield "cache", _fact(libraries.describe)
+    problem = libraries.problem()
+    if problem:
+        remedies.append(f"compiled kernels are not kept ({problem}): {libraries.REMEDY}")
 
 
 def _gpu(remedies: list[str]) -> Facts:
@@ -174,22 +176,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _compiler_version(compiler: str) -> str:
-    done = subprocess.run(
-        [*shlex.split(compiler), "--version"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return done.stdout.splitlines()[0]
-
-
-def _folder_size(folder: Path) -> str:
-    files = [entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()]
-    return f"{folder} ({len(files)} files, {sum(files) / 2**20:.1f} MiB)"
 
 
 def _driver() -> int | None:

@@ -19,6 +19,8 @@ from sympy.logic.boolalg import Boolean, BooleanFunction
 from sympy.printing.precedence import PRECEDENCE, precedence
 from sympy.printing.str import StrPrinter
 
+from semiconv_cupy.once import cached_property
+
 
 class ExpressionError(TypeError):
     """Something cannot be written as one expression, or not in this arithmetic."""
@@ -604,7 +606,7 @@ class ArrayFunction:
     def __reduce__(self) -> Any:
         return ArrayFunction, (self.expression, self.names, self.never_nan)
 
-    @functools.cached_property
+    @cached_property
     def _evaluate(self) -> Callable[..., Any]:
         text = _ArrayPrinter("xp.").doprint(self.expression)
         if self.never_nan is not None:

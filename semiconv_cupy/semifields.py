@@ -21,6 +21,7 @@ import numpy as np
 import sympy
 
 from semiconv_cupy.expressions import derivative, solutions, symbol, trace, where
+from semiconv_cupy.once import cached_property
 from semiconv_cupy.printing import (
     ArrayFunction,
     Maximum,
@@ -163,7 +164,7 @@ class _CompiledSemifield:
         parts += [f"zero={self.zero!r}", *([_shown(flags)] if flags else [])]
         return f"{type(self).__name__}({', '.join(parts)})"
 
-    @functools.cached_property
+    @cached_property
     def functions(self) -> types.SimpleNamespace:
         """The scalar functions on numbers, NumPy and CuPy arrays, by the names of `expressions`."""
         made = {
@@ -194,13 +195,13 @@ class _CompiledSemifield:
         """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
         return self.zero == 0 or self.accumulator == "root"
 
-    @functools.cached_property
+    @cached_property
     def d_times_constant(self) -> bool:
         """Whether both derivatives of times are constants: backward needs neither img nor krn."""
         by_img, by_krn = (self.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
         return not by_img.free_symbols and not by_krn.free_symbols
 
-    @functools.cached_property
+    @cached_property
     def absorbing(self) -> bool:
         """Whether a tap that meets the zero changes nothing, for every finite kernel value.
 
@@ -221,7 +222,7 @@ class _CompiledSemifield:
             return False
         return bool(product == zero and (products == self.zero).all())
 
-    @functools.cached_property
+    @cached_property
     def _definitions(self) -> dict[str, dict[str, str]]:
         return {}
 

@@ -1,34 +1,28 @@
 """The CPU backend: compiles ``kernels_cu/host`` once per semifield and dtype, calls it by ctypes.
 
-Finds the compiler, keeps the cache of shared objects, fills the geometry struct. Called by ``conv``
-and ``ndimage``; knows NumPy arrays and raw addresses, no other array kind.
+Fills the geometry struct and calls; ``libraries`` compiles and loads. Called by ``conv`` and
+``ndimage``; knows NumPy arrays and raw addresses, no other array kind.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
 import math
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-import threading
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
+from semiconv_cupy.backends import libraries
+from semiconv_cupy.backends.compiler import compiler as compiler
+from semiconv_cupy.backends.compiler import missing_compiler as missing_compiler
+from semiconv_cupy.errors import CompileError
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.once import exclusive
 from semiconv_cupy.residual import Residual, residual_of
 
 if TYPE_CHECKING:
@@ -80,182 +74,9 @@ class GeometryStruct(ctypes.Structure):
         return cls(img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields)
 
 
-# ---- the compiler ------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def compiler() -> str | None:
-    """The C++ compiler's command: $CXX, else the first of c++, g++, clang++ on the PATH."""
-    named = os.environ.get("CXX")
-    if named:
-        command = shlex.split(named)
-        return named if command and shutil.which(command[0]) else None
-    for candidate in ("c++", "g++", "clang++"):
-        path = shutil.which(candidate)
-        if path:
-            return path
-    return None
-
-
-def missing_compiler() -> str:
-    """What to tell somebody who has none."""
-    named = os.environ.get("CXX")
-    if named:
-        return f"the C++ compiler named by $CXX was not found: {named!r}; correct or unset CXX"
-    return (
-        "no C++ compiler found (looked for $CXX, c++, g++, clang++); install one, for example "
-        "`apt install g++`, `conda install cxx-compiler` or `xcode-select --install`"
-    )
-
-
-@lru_cache(maxsize=1)
-def _toolchain() -> tuple[tuple[str, ...], str]:
-    """The command with its flags, and what else identifies its output: version and CPU."""
-    found = compiler()
-    if found is None:
-        raise BackendUnavailableError(missing_compiler())
-    command = shlex.split(found)
-    version = subprocess.run(
-        [*command, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-    flags = [
-        "-std=c++17",
-        "-O3",
-        "-fPIC",
-        "-shared",
-        "-w",
-        "-fvisibility=hidden",
-        "-ffp-contract=fast",
-        "-fno-math-errno",
-        "-pthread",
-    ]
-    for optional in ("-march=native", "-mcpu=native"):
-        if optional == "-mcpu=native" and "-march=native" in flags:
-            continue
-        if _accepts(command, optional):
-            flags.append(optional)
-    return (*command, *flags), f"{version}\n{platform.machine()}\n{_cpu_features()}"
-
-
-def _accepts(command: list[str], flag: str) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "probe.cpp")
-        file.write_text("int probe() { return 0; }\n")
-        done = subprocess.run(
-            [*command, flag, "-shared", "-fPIC", "-o", str(Path(folder, "probe.so")), str(file)],
-            capture_output=True,
-            check=False,
-        )
-    return done.returncode == 0
-
-
-def _cpu_features() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-# ---- the cache ---------------------------------------------------------------------------------
-
-
-_replacement: Path | None = None  # of a cache folder that cannot be used
-
-
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: $SEMICONV_CACHE_DIR, else the user's cache folder.
-
-    A folder that cannot be written, or that somebody else may write, is replaced by a temporary
-    one for this process, with one warning.
-    """
-    return _replacement or _usual_folder()
-
-
-@lru_cache(maxsize=1)
-def _usual_folder() -> Path:
-    named = os.environ.get("SEMICONV_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    folder = Path(named) if named else Path(base, "semiconv_cupy")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-            raise PermissionError(f"{folder} belongs to or is writable by somebody else")
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 4096)
-    except OSError as error:
-        return _temporary_folder(error)
-    return folder
-
-
-def _temporary_folder(reason: OSError) -> Path:
-    global _replacement
-    _replacement = folder = Path(tempfile.mkdtemp(prefix="semiconv_cupy-"))
-    atexit.register(_remove, folder, os.getpid())
-    warnings.warn(
-        f"the cache of compiled kernels cannot be used ({reason}); this process uses {folder}, "
-        "and the next one will compile again. Set SEMICONV_CACHE_DIR to a folder of your own.",
-        BackendWarning,
-        stacklevel=2,
-    )
-    return folder
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # not a child that was forked
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def build(text: str, what: str) -> Path:
-    """The shared object of a C++ text, compiled unless it is in the cache.
-
-    Safe against other processes doing the same: each compiles to a name of its own and renames.
-    """
-    command, identity = _toolchain()
-    key = hashlib.sha256("\0".join((text, *command, identity)).encode()).hexdigest()[:32]
-    library = cache_folder() / f"{key}.so"
-    if library.exists():
-        return library
-    try:
-        return _compile(text, what, command, library)
-    except OSError as error:  # the folder filled up or vanished since it was checked
-        if library.parent == _replacement and _replacement.is_dir():
-            raise
-        folder = _temporary_folder(error)
-        return _compile(text, what, command, folder / library.name)
-
-
-def _compile(text: str, what: str, command: tuple[str, ...], library: Path) -> Path:
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
-        file, made = Path(folder, "library.cpp"), Path(folder, "library.so")
-        file.write_text(text)
-        done = subprocess.run(
-            [*command, "-o", str(made), str(file)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            if "No space left" in done.stderr:
-                raise OSError(f"no space left on the device of {library.parent}")
-            raise CompileError(
-                f"{what} does not compile for the CPU\n{' '.join(command)}\n{done.stderr[-4000:]}"
-            )
-        os.replace(made, library)
-    return library
-
-
 # ---- libraries ---------------------------------------------------------------------------------
 
-_lock = threading.Lock()
 _libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread may have held the old one when this process forked
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
@@ -263,12 +84,21 @@ def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
     key = (semifield, storage, part)
     found = _libraries.get(key)
     if found is None:
-        with _lock:
-            found = _libraries.get(key)
-            if found is None:
-                text = source.host_library(semifield, storage, part)
-                found = _libraries[key] = load(text, f"{semifield!r} on {storage}", part)
+        functions = {f"semiconv_{part}": _ARGUMENTS[part]}
+        found = open_library(*source_of(semifield, storage, part), functions)
+        size = found.semiconv_geometry_size()
+        if size != ctypes.sizeof(GeometryStruct):
+            raise CompileError(
+                f"geometry.cuh holds {size} bytes, GeometryStruct {ctypes.sizeof(GeometryStruct)}"
+            )
+        _libraries[key] = found
     return found
+
+
+def source_of(semifield: Semifield, storage: str, part: str) -> tuple[str, str]:
+    """The text of a library and its name in messages, as `libraries.build` takes them."""
+    with exclusive("the semifields' formulas"):  # SymPy is not safe for several threads
+        return source.host_library(semifield, storage, part), f"{semifield!r} on {storage}"
 
 
 _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -282,38 +112,20 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-def load(text: str, what: str, part: str) -> ctypes.CDLL:
-    """Build a library of convolutions and declare its function."""
-    loaded = open_library(text, what)
-    getattr(loaded, f"semiconv_{part}").argtypes = _ARGUMENTS[part]
-    size = loaded.semiconv_geometry_size()
-    if size != ctypes.sizeof(GeometryStruct):
-        raise CompileError(
-            f"geometry.cuh holds {size} bytes, GeometryStruct {ctypes.sizeof(GeometryStruct)}"
-        )
-    return loaded
-
-
-def open_library(text: str, what: str) -> ctypes.CDLL:
-    """Build any library of kernels_cu/host, and give it the threads of this process."""
-    loaded = _open(text, what)
+def open_library(
+    text: str, what: str, functions: Mapping[str, Sequence[type] | None]
+) -> ctypes.CDLL:
+    """Load any library of kernels_cu/host, and give it the threads of this process."""
+    loaded = libraries.load(text, what, {"semiconv_use_threads": None, **functions})
     loaded.semiconv_use_threads(_run_on_threads())
     return loaded
-
-
-def _open(text: str, what: str) -> ctypes.CDLL:
-    library = build(text, what)
-    try:
-        return ctypes.CDLL(str(library))
-    except OSError:  # damaged in the cache: once more from the source
-        library.unlink(missing_ok=True)
-        return ctypes.CDLL(str(build(text, what)))
 
 
 @cache
 def _run_on_threads() -> ctypes.c_void_p:
     """The function of the one pool of threads, which all libraries share."""
-    pool = _open(source.inlined("host/threads.cpp"), "the pool of threads")
+    text = source.inlined("host/threads.cpp")
+    pool = libraries.load(text, "the pool of threads", {"semiconv_run_on_threads": None})
     return ctypes.cast(pool.semiconv_run_on_threads, ctypes.c_void_p)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -50,21 +49,22 @@ _TYPES = (
 )  # fmt: skip
 TYPE_CODES = {name: code for code, name in enumerate(_TYPES)}
 
-_lock = threading.Lock()
 _libraries: dict[tuple[str, np.dtype], ctypes.CDLL] = {}
 
 
 def _library(part: str, dtype: np.dtype) -> ctypes.CDLL:
     found = _libraries.get((part, dtype))
     if found is None:
-        with _lock:
-            storage = dtype.name
-            text = source.assemble(f"host/{part}.cpp", source.storage_macros(storage))
-            found = host.open_library(text, f"{part} on {storage}")
-            for name, arguments in _ARGUMENTS[part].items():
-                getattr(found, name).argtypes = arguments
-            _libraries[part, dtype] = found
+        found = host.open_library(*source_of(part, dtype), _ARGUMENTS[part])
+        _libraries[part, dtype] = found
     return found
+
+
+def source_of(part: str, dtype: np.dtype) -> tuple[str, str]:
+    """The text of a library and its name in messages, as `libraries.build` takes them."""
+    storage = dtype.name
+    text = source.assemble(f"host/{part}.cpp", source.storage_macros(storage))
+    return text, f"{part} on {storage}"
 
 
 class _Box(ctypes.Structure):

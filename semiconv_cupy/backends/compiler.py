@@ -1,0 +1,295 @@
+"""The machine's C++ compiler: which one serves, with which flags, and one compilation under limits.
+
+Knows neither semifields nor the cache of ``libraries``, which calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import selectors
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from semiconv_cupy.errors import BackendUnavailableError, CompileError
+
+TIME_LIMIT = 600.0  # seconds of one compilation, which takes 1 to 6 on an idle machine
+LONGEST_TIME_LIMIT = 3600.0  # `libraries` takes older build folders for those of dead processes
+_KEPT = 1 << 16  # bytes of the compiler's output: its end
+_FULL = ("No space left on device", "Disk quota exceeded")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-w",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-pthread",
+)
+
+
+class Toolchain(NamedTuple):
+    """The compiler's command with its flags, and what else decides about its output."""
+
+    command: tuple[str, ...]
+    version: str
+    machine: str  # architecture, C library and features of the CPU
+
+
+# ---- which compiler ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def compiler() -> str | None:
+    """The C++ compiler's command: $CXX, else the first of c++, g++, clang++ on the PATH."""
+    command, _ = _found()
+    return None if command is None else shlex.join(command)
+
+
+def missing_compiler() -> str:
+    """The error message for a machine where `compiler` finds none."""
+    _, problem = _found()
+    if problem:
+        return problem
+    return (
+        "no C++ compiler found (looked for $CXX, c++, g++, clang++); install one, for example "
+        "`apt install g++`, `conda install cxx-compiler` or `xcode-select --install`"
+    )
+
+
+def _found() -> tuple[list[str] | None, str | None]:
+    """The command, or what is wrong and how to mend it; neither where there is no compiler."""
+    if os.name != "posix":
+        return None, "compiled kernels need Linux or macOS"
+    named = os.environ.get("CXX")
+    if not named:
+        paths = filter(None, map(shutil.which, ("c++", "g++", "clang++")))
+        path = next(paths, None)
+        return (None if path is None else [os.path.abspath(path)]), None
+    try:
+        program, *arguments = shlex.split(named)
+    except ValueError as error:
+        what = "has no command" if not named.strip() else f"cannot be read: {error}"
+        return None, f"$CXX {what}: {named!r}; correct or unset CXX"
+    path = shutil.which(program)
+    if path:
+        return [os.path.abspath(path), *arguments], None
+    if os.path.isdir(program):
+        what = "is a folder"
+    else:
+        what = "is not executable" if os.path.exists(program) else "was not found"
+    return None, f"the C++ compiler named by $CXX {what}: {named!r}; correct or unset CXX"
+
+
+@lru_cache(maxsize=1)
+def toolchain(time_limit: float = 60.0) -> Toolchain:
+    """The compiler, its flags and its identity; the compiler is run twice to learn them.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Where there is no compiler, or it cannot tell its version within `time_limit` seconds.
+    """
+    found = compiler()
+    if found is None:
+        raise BackendUnavailableError(missing_compiler())
+    command = shlex.split(found)
+    told = _run([*command, "--version"], time_limit, errors=False)
+    if told.problem:
+        raise BackendUnavailableError(f"`{found} --version` {told.problem}; {_remedy()}")
+    flags = list(_FLAGS)
+    for native in ("-march=native", "-mcpu=native"):
+        # Preprocessing nothing needs no temporary file.
+        if _run([*command, native, "-E", "-x", "c++", os.devnull], time_limit).status == 0:
+            flags.append(native)
+            break
+    return Toolchain((*command, *flags), told.output, _machine())
+
+
+def version() -> str:
+    """The first line of what the compiler says about itself."""
+    return toolchain().version.partition("\n")[0]
+
+
+def _remedy() -> str:
+    """What to do about a compiler that was found and does not serve."""
+    if os.environ.get("CXX"):
+        return "correct or unset CXX"
+    return "name another C++ compiler in $CXX"
+
+
+def _machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        features = platform.processor()
+    else:
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    try:
+        runtime = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, OSError, ValueError):  # another system than Linux with glibc
+        runtime = platform.platform()
+    return "\n".join((platform.machine(), runtime, features))
+
+
+# ---- one compilation -----------------------------------------------------------------------------
+
+
+def compile_library(text: str, what: str, folder: Path, *, time_limit: float = TIME_LIMIT) -> Path:
+    """Compile a C++ text to a whole shared object in a folder that is the caller's alone.
+
+    Parameters
+    ----------
+    text : str
+        The source.
+    what : str
+        What it computes, for messages.
+    folder : Path
+        Also the compiler's folder of temporary files.
+    time_limit : float
+        Seconds, at most `LONGEST_TIME_LIMIT`; then the compiler and its children are killed.
+
+    Raises
+    ------
+    CompileError
+        The text does not compile, or the compiler is killed, is too slow or makes no library.
+    BackendUnavailableError
+        The compiler cannot be started.
+    OSError
+        The folder is full or has vanished.
+    """
+    if not 0 < time_limit <= LONGEST_TIME_LIMIT:
+        raise ValueError(
+            f"time_limit must be in (0, {LONGEST_TIME_LIMIT:g}] seconds, got {time_limit!r}"
+        )
+    command = toolchain().command
+    file, made = folder / "library.cpp", folder / "library.so"
+    file.write_bytes(text.encode())
+    done = _run([*command, "-o", str(made), str(file)], time_limit, {"TMPDIR": str(folder)})
+    problem = done.problem
+    if done.status:
+        if any(text in done.output for text in _FULL):
+            raise OSError(f"no space left on the device of {folder.parent}")
+        if not file.exists():
+            raise OSError(f"{folder} was removed while the compiler ran")
+    elif not problem and not _is_whole(made):
+        problem = f"reported success but made no complete shared object; {_remedy()}"
+    if done.status or problem:
+        raise CompileError(
+            f"{what} does not compile for the CPU{f': the compiler {problem}' if problem else ''}\n"
+            f"{shlex.join(command)}\n{done.output[-4000:]}"
+        )
+    return made
+
+
+class _Done(NamedTuple):
+    status: int | None
+    output: str
+    problem: str | None  # how it ended, if not by itself
+
+
+def _run(
+    command: Sequence[str],
+    time_limit: float,
+    variables: Mapping[str, str] | None = None,
+    *,
+    errors: bool = True,
+) -> _Done:
+    """Run the compiler in a process group of its own, which ends with this call or its limit."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+            # Messages in English, among which _FULL is looked for.
+            env={**os.environ, "LC_ALL": "C", **(variables or {})},
+            start_new_session=True,
+            umask=0o077,
+        )
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"the C++ compiler {shlex.join(command[:1])} cannot be started: {error.strerror}; "
+            f"{_remedy()}"
+        ) from None
+    try:
+        output, in_time = _output(process, time_limit)
+    finally:
+        if process.returncode is None:  # too slow, or an exception such as KeyboardInterrupt
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    status, problem = process.returncode, None
+    if not in_time:
+        problem = f"was killed, as it had not finished after {time_limit:g} s; {_remedy()}"
+    elif status < 0:
+        memory = ", is memory short?" if -status == signal.SIGKILL else ""
+        name = signal.strsignal(-status)
+        problem = f"was ended by signal {-status} ({name}{memory}); {_remedy()}"
+    return _Done(status, output, problem)
+
+
+def _output(process: subprocess.Popen[bytes], time_limit: float) -> tuple[str, bool]:
+    """The end of what a process writes until it exits, and whether it does so in time.
+
+    Waits for the process, not for the end of its output: a daemon that it has started (of a
+    compiler cache) may keep that open.
+    """
+    assert process.stdout is not None
+    end = time.monotonic() + time_limit
+    output = bytearray()
+    descriptor = process.stdout.fileno()
+    os.set_blocking(descriptor, False)
+    is_open = True
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            exited = process.poll() is not None
+            if is_open and selector.select(0 if exited else min(left, 0.1)):
+                piece = os.read(descriptor, _KEPT)
+                output = (output + piece)[-_KEPT:]
+                is_open = bool(piece)
+            elif exited:
+                break
+            elif not is_open:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(left)
+    return output.decode(errors="replace"), process.returncode is not None
+
+
+def _is_whole(made: Path) -> bool:
+    """Whether a compiler's output is a file that does not end too early.
+
+    The table of sections is the end of an ELF file. The system maps a shorter file as well and
+    kills the process that reads beyond its end.
+    """
+    if made.is_symlink() or not made.is_file():
+        return False
+    size = made.stat().st_size
+    with made.open("rb") as file:
+        head = file.read(64)
+    if head[:4] != b"\x7fELF":  # another system's format, which only its loader knows
+        return size > 0 and platform.system() != "Linux"
+    if len(head) < 64:
+        return False
+    order = "<" if head[5] == 1 else ">"
+    wide = head[4] == 2
+    (table,) = struct.unpack_from(order + ("Q" if wide else "I"), head, 40 if wide else 32)
+    length, count = struct.unpack_from(order + "HH", head, 58 if wide else 46)
+    return table > 0 and table + length * count <= size
