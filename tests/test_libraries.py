@@ -429,6 +429,14 @@ def test_a_relative_folder_is_resolved_once(named, tmp_path):
     assert len(list((start / named).resolve().glob("*.so"))) == 2
 
 
+@pytest.mark.parametrize("name", ["a b'\"\n", os.fsdecode(b"\xff"), "ü", "$ORIGIN", "$LIB"])
+def test_any_name_of_a_folder_serves(name, run, tmp_path):
+    """The loader replaces $ORIGIN and $LIB in a path."""
+    result, shown = run(tmp_path / name)
+    assert result == 42
+    assert len(shown) == name.startswith("$")
+
+
 def shown_folder():
     return str(libraries.folder())
 
@@ -772,7 +780,8 @@ def forked_while_tracing():
             made(power)
 
     # SymPy imports modules on the way, and the import system's own locks do not survive a fork.
-    made(-1), made(-2), made(1), made(2)
+    for power in (-2, -1, 1, 2):
+        made(power)
     thread = threading.Thread(target=work)
     thread.start()
     statuses = {in_a_forked_child(lambda: made(-1)) for _ in range(20)}

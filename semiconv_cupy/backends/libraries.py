@@ -400,7 +400,7 @@ def load(
         if library is None:
             file = _built(key, text, what, time_limit)
             try:
-                library = ctypes.CDLL(str(file))
+                library = _open(file)
             except OSError as error:  # in a folder whose files may not be executed, for example
                 library = _load_from_elsewhere(error, key, text, what, time_limit)
             lacking = [name for name in functions if not hasattr(library, name)]
@@ -420,6 +420,13 @@ def load(
 def loaded() -> tuple[str, ...]:
     """The keys of the libraries that this process has loaded, in that order."""
     return tuple(_loaded)
+
+
+def _open(file: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(file))
+    except UnicodeDecodeError:  # ctypes cannot read the loader's message, which has the path
+        raise OSError(f"{str(file)!r} is refused by the system's loader") from None
 
 
 def _built(key: str, text: str, what: str, time_limit: float) -> Path:
@@ -449,7 +456,7 @@ def _load_from_elsewhere(
 ) -> ctypes.CDLL:
     file = _make_elsewhere(reason, key, text, what, time_limit)
     try:
-        return ctypes.CDLL(str(file))
+        return _open(file)
     except OSError as error:
         raise BackendUnavailableError(
             f"{what} was compiled and cannot be loaded: {error}; name another C++ compiler in "
