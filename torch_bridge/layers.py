@@ -58,9 +58,15 @@ def _structuring_functions(
         raise ValueError(f"structuring must be one of {[*_QUADRATIC, 'free']}, got {structuring!r}")
     if init is not None:
         raise ValueError(f'structuring="free" starts flat and has no init, got {init!r}')
-    kernel = LearnedKernel(1, count, sizes, device=device, dtype=dtype)
-    nn.init.zeros_(kernel.kernel)
-    return kernel
+    return FlatLearnedKernel(1, count, sizes, device=device, dtype=dtype)
+
+
+class FlatLearnedKernel(LearnedKernel):
+    """A `LearnedKernel` that starts at zero: a flat structuring function."""
+
+    def reset_parameters(self) -> None:
+        """Set all taps to zero."""
+        nn.init.zeros_(self.kernel)
 
 
 class _ChannelwiseLayer(nn.Module):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
 
 __all__ = [
     "CovCholesky",
@@ -65,11 +66,45 @@ def _integer(name: str, value: Any, at_least: int = 1) -> int:
     return int(value)
 
 
-def _offset_grid(sizes: tuple[int, ...], device: Any, dtype: Any) -> Tensor:
-    """The integer offsets of the taps, (ndim, *sizes): K of them from -((K - 1) // 2) upward."""
-    dtype = dtype or torch.get_default_dtype()
-    axes = [torch.arange(k, device=device, dtype=dtype) - (k - 1) // 2 for k in sizes]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+_offsets_kept: dict[tuple[tuple[int, ...], torch.device, torch.dtype], list[Tensor]] = {}
+_MOST_OFFSETS = 256
+
+
+def _offsets(sizes: tuple[int, ...], like: Tensor) -> list[Tensor]:
+    """The integer offsets of the taps: one tensor an axis, with `len(sizes)` axes, to broadcast.
+
+    K of them from -((K - 1) // 2) upward, with the device and dtype of the parameter `like`. They
+    are no state of a module: a buffer that no checkpoint holds is left uninitialised by `to_empty`.
+    """
+    ordinary = type(like) in (nn.Parameter, Tensor) and not _are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or not ordinary:
+        return _new_offsets(sizes, like)
+    key = (sizes, like.device, like.dtype)
+    found = _offsets_kept.get(key)
+    if found is None:
+        with torch.inference_mode(False):  # else they could never take part in training
+            found = _new_offsets(sizes, like)
+        capturing = like.is_cuda and torch.cuda.is_current_stream_capturing()
+        if capturing or type(found[0]) is not Tensor:  # memory of a CUDA graph; a fake tensor
+            return found
+        if len(_offsets_kept) >= _MOST_OFFSETS:
+            _offsets_kept.clear()
+        _offsets_kept[key] = found
+    return found
+
+
+def _new_offsets(sizes: tuple[int, ...], like: Tensor) -> list[Tensor]:
+    axes = []
+    for axis, k in enumerate(sizes):
+        first = -((k - 1) // 2)
+        offsets = torch.arange(first, first + k, device=like.device, dtype=like.dtype)
+        axes.append(offsets.view(*(1,) * axis, -1, *(1,) * (len(sizes) - 1 - axis)))
+    return axes
+
+
+def _sum_of_squares(coordinates: Sequence[Tensor]) -> Tensor:
+    first, *others = (axis.square() for axis in coordinates)
+    return sum(others, start=first)
 
 
 # Initial values. A variance of 1 pixel is the narrowest that is useful on a grid.
@@ -212,7 +247,7 @@ def _drop_single_plane(values: Tensor) -> Tensor:
 
 
 class _Channels(nn.Module):
-    """What every kernel and covariance knows: its channels."""
+    """What every kernel and covariance knows: its channels, and how its own parameters begin."""
 
     in_channels: int
     out_channels: int
@@ -224,6 +259,24 @@ class _Channels(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}"
+
+    def _initial_parameters(self) -> dict[str, Tensor]:
+        """The initial values of the module's own parameters, not of its children's, drawn anew."""
+        return {}
+
+    def _draw_parameters(self, device: Any, dtype: Any) -> None:
+        for name, value in self._initial_parameters().items():
+            self.register_parameter(name, nn.Parameter(value.to(device=device, dtype=dtype)))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the module's own parameters anew, as its construction did.
+
+        After ``to_empty``, which leaves them uninitialised; for a whole model,
+        ``model.apply(lambda m: hasattr(m, "reset_parameters") and m.reset_parameters())``.
+        """
+        for name, value in self._initial_parameters().items():
+            getattr(self, name).copy_(value)
 
 
 class _Covariance(_Channels):
@@ -253,15 +306,22 @@ class _Covariance(_Channels):
             self.ndim = _integer("ndim", ndim)
         else:
             raise ValueError(f"{type(self).__name__} needs ndim, or a kernel_size tuple")
-        for name, value in self._initial(init, sizes).items():
-            self.register_parameter(name, nn.Parameter(value.to(device=device, dtype=dtype)))
+        self._init, self._sizes = init, sizes
+        self._draw_parameters(device, dtype)
 
     def _initial(self, init: Init | None, sizes: tuple[int, ...] | None) -> dict[str, Tensor]:
         """The initial value of each parameter, in this parametrisation's layout."""
         raise NotImplementedError
 
-    def whiten(self, points: Tensor) -> Tensor:
-        """z with z^T z = x^T S^-1 x, for points x of shape (ndim, *shape): (ndim, O, I, *shape)."""
+    def _initial_parameters(self) -> dict[str, Tensor]:
+        return self._initial(self._init, self._sizes)
+
+    def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
+        """z with z^T z = x^T S^-1 x for points x; one tensor a coordinate.
+
+        The coordinates of x have the same number of axes and broadcast with each other; those of z
+        broadcast to (O, I, *shape).
+        """
         raise NotImplementedError
 
     def inspect_parameters(self) -> tuple[Tensor, Tensor]:
@@ -328,12 +388,12 @@ class CovSpectral(_Covariance):
         rotated = self._rotated_back([row.expand(shape) for row in unit])
         return torch.stack(rotated, dim=-1)
 
-    def whiten(self, points: Tensor) -> Tensor:
+    def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
         """z = R^T x / std, so that z^T z = x^T S^-1 x."""
         rotated = self._rotated_back([axis[None, None] for axis in points])
         scale = torch.exp(-self.log_std)
-        scale = scale.view(*scale.shape, *(1,) * (points.dim() - 1))
-        return torch.stack([z * scale[:, :, n] for n, z in enumerate(rotated)])
+        scale = scale.view(*scale.shape, *(1,) * points[0].dim())
+        return [z * scale[:, :, n] for n, z in enumerate(rotated)]
 
     def inverse_cov(self) -> Tensor:
         """S^-1, (O, I, N, N)."""
@@ -411,14 +471,14 @@ class CovCholesky(_Covariance):
             rows.append([*row, std])
         return rows
 
-    def whiten(self, points: Tensor) -> Tensor:
+    def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
         """z = L^-1 x by forward substitution, so that z^T z = x^T S^-1 x."""
         solved: list[Tensor] = []
         for row, point in zip(self._rows(), points, strict=True):
             *below, diagonal = (entry.view(*entry.shape, *(1,) * point.dim()) for entry in row)
             rest = point - sum(entry * z for entry, z in zip(below, solved, strict=True))
             solved.append(rest / diagonal)
-        return torch.stack(solved)
+        return solved
 
     def cholesky(self) -> Tensor:
         """L, lower triangular, (O, I, N, N)."""
@@ -538,21 +598,14 @@ class _Kernel(_Channels):
 class _QuadraticKernel(_Kernel):
     """A function of the grid of offsets."""
 
-    _pos_grid: Tensor
-
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: KernelSize,
         ndim: int | None,
-        device: Any,
-        dtype: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, ndim)
-        self.register_buffer(
-            "_pos_grid", _offset_grid(self._sizes, device, dtype), persistent=False
-        )
         self.register_load_state_dict_pre_hook(_drop_position_grid)
 
 
@@ -578,7 +631,7 @@ class _AnisotropicKernel(_QuadraticKernel):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim, device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, ndim)
         self.covs = self.covariance(
             in_channels, out_channels, init, self._sizes, device=device, dtype=dtype
         )
@@ -589,7 +642,8 @@ class _AnisotropicKernel(_QuadraticKernel):
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
-        return -self.covs.whiten(self._pos_grid).square().sum(0)
+        whitened = self.covs.whiten(_offsets(self._sizes, self.covs.log_std))
+        return -_sum_of_squares(whitened)
 
 
 class QuadraticKernelSpectral(_AnisotropicKernel):
@@ -696,16 +750,19 @@ class QuadraticKernelIso(_QuadraticKernel):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim, device, dtype)
-        options = _options(init, {"var": "ss"})
+        super().__init__(in_channels, out_channels, kernel_size, ndim)
+        self._init = init
+        self._draw_parameters(device, dtype)
+
+    def _initial_parameters(self) -> dict[str, Tensor]:
+        options = _options(self._init, {"var": "ss"})
         shape = (self.out_channels, self.in_channels)
-        variance = _isotropic_variance(options["var"], shape, self._sizes)
-        self.log_std = nn.Parameter(_log_std(variance).to(device=device, dtype=dtype))
+        return {"log_std": _log_std(_isotropic_variance(options["var"], shape, self._sizes))}
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
         inverse = torch.exp(-2 * self.log_std)
-        square = self._pos_grid.square().sum(0)
+        square = _sum_of_squares(_offsets(self._sizes, self.log_std))
         return -square * inverse.view(*inverse.shape, *(1,) * square.dim())
 
 
@@ -739,7 +796,12 @@ class LearnedKernel(_Kernel):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, ndim)
         shape = (self.out_channels, self.in_channels, *self._sizes)
-        self.kernel = nn.Parameter(torch.randn(shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the kernel anew from the standard normal distribution."""
+        nn.init.normal_(self.kernel)
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
