@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, disguise, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, warn
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import Residual, needs_arrays
+from semiconv_cupy.residual import Residual, needs_arrays, residual_of
 from semiconv_cupy.semifields import (
     BroadcastSemifield,
     SelectSemifield,
@@ -151,13 +151,24 @@ _MOST_CALLS = 1024
 _MOST_SCRATCH = 1 << 27  # elements: beyond, array loops without a scratch serve on the CPU
 
 
-def _plan(
-    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
-) -> Callable[[Array, Array], Array]:
-    """Check everything once; return what computes the convolution of such arrays."""
+class _Checked(NamedTuple):
+    """A call whose arguments fit together; nothing is compiled yet."""
+
+    xp: Any
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+    in_disguise: bool  # whether it is computed as the linear field
+    served: bool  # whether by compiled kernels, else by array loops
+
+
+def _arrays(
+    img: Array, krn: Array, method: str, arguments: dict[str, Any]
+) -> tuple[Any, Geometry]:
+    """The arrays' library and the geometry of a call, all but its semifield checked."""
     xp = array_module(img=img, krn=krn)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got method={method!r}")
     if img.dtype != krn.dtype:
         remedy = "krn.astype(img.dtype)"
         if img.dtype.kind in "iub" and krn.dtype.kind == "f":  # integers cannot hold the kernel
@@ -166,20 +177,40 @@ def _plan(
             f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
             f"convert one of them: {remedy}"
         )
-    geometry = Geometry.plan(img.shape, krn.shape, **arguments)
+    return xp, Geometry.plan(img.shape, krn.shape, **arguments)
+
+
+def _check(
+    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
+) -> _Checked:
+    """Check everything about a call of a compiled semifield; errors name what does not fit."""
+    xp, geometry = _arrays(img, krn, method, arguments)
+    if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
+        raise no_semifield(semifield)
+    storage = storage_of(img.dtype, semifield)
+    in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
+    served = method != "reference" and serves(geometry, method, on_gpu=xp is not np)
+    if served and xp is np and method == "tiled":
+        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
+    return _Checked(xp, semifield, geometry, storage, in_disguise, served)
+
+
+def _plan(
+    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
+) -> Callable[[Array, Array], Array]:
+    """Check everything once; return what computes the convolution of such arrays."""
     if isinstance(semifield, BroadcastSemifield):
+        xp, geometry = _arrays(img, krn, method, arguments)
         if method in ("direct", "tiled", "linear"):
             raise ValueError(
                 f"method={method!r} has no kernels for a BroadcastSemifield; use a "
                 "SelectSemifield or SubtractSemifield, or method='auto'"
             )
         return lambda img, krn: broadcast_conv(xp, img, krn, semifield, geometry)
-    if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
-        raise no_semifield(semifield)
-    storage = storage_of(img.dtype, semifield)
-    in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
-    served = method == "reference" or serves(geometry, method, on_gpu=xp is not np)
-    if method == "reference" or not served:
+    xp, semifield, geometry, storage, in_disguise, served = _check(
+        img, krn, semifield, method, arguments
+    )
+    if not served:
 
         def loop(img: Array, krn: Array) -> Array:
             native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
@@ -190,8 +221,6 @@ def _plan(
             return out
 
         return loop
-    if xp is np and method == "tiled":
-        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
     if xp is np:
         part = "linear" if in_disguise else "forward"
         return host.forward_call(img, krn, semifield, geometry, storage, part)
@@ -230,18 +259,23 @@ def _device_of(array: Array) -> contextlib.AbstractContextManager[Any]:
 def storage_of(dtype: Any, semifield: Semifield) -> str:
     """The storage name of an array's dtype; a TypeError where the semifield has no meaning."""
     name = str(dtype.name)
+    if name not in (*source.FLOATING, *source.INTEGER, source.BOOLEAN):
+        supported = ", ".join((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
+        raise TypeError(f"img has dtype {dtype}; supported are {supported}")
+    require_meaning(name, semifield)
+    return name
+
+
+def require_meaning(name: str, semifield: Semifield) -> None:
+    """Raise where the semifield has no meaning in that storage dtype, or its parameter no value."""
     if name in source.FLOATING:
         if semifield.parameter is not None:
             with np.errstate(over="ignore", under="ignore"):
                 parameter = np.dtype(source.ARITHMETIC[name]).type(semifield.parameter)
             if parameter == 0 or not np.isfinite(parameter):
                 raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
-        return name
-    if name in source.INTEGER or name == source.BOOLEAN:
+    else:
         semifield.definitions(source.arithmetic_of(name))  # raises what is wrong, and for whom
-        return name
-    supported = ", ".join((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
-    raise TypeError(f"img has dtype {dtype}; supported are {supported}")
 
 
 def serves(geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
@@ -363,28 +397,22 @@ def semifield_conv_vjp(
             "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
             "is differentiated by PyTorch (torch_bridge)"
         )
-    xp = array_module(img=img, krn=krn)
-    call = _plan(
+    xp, algebra, geometry, storage, *_ = _check(
         img, krn, algebra, method,
         dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
              group_broadcasting=group_broadcasting, kind=kind),
     )  # fmt: skip
-    del call  # only its checks
     _require_one_device(img, krn)
-    storage = storage_of(img.dtype, algebra)
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
-    geometry = Geometry.plan(
-        img.shape, krn.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        group_broadcasting=group_broadcasting, kind=kind,
-    )  # fmt: skip
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
     described = linear.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
     with _device_of(img):
         out = xp.empty(geometry.out_shape, dtype)
         residual = None if described is None else xp.empty(described.shape, described.dtype)
         forward(img, krn, out, residual, algebra, geometry, storage, method=method)
-    saved = (img, krn) if needs_arrays(algebra) else (None, None)
+    # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
+    saved = (img.view(), krn.view()) if needs_arrays(algebra) else (None, None)
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
         array_module(out=out_like, grad_out=grad_out)
@@ -429,6 +457,11 @@ def forward(
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     on_gpu = device is not None or xp is not np
+    _require("img", img, geometry.img_shape)
+    _require("krn", krn, geometry.krn_shape, img.dtype)
+    _require("out", out, geometry.out_shape, img.dtype.newbyteorder("="), contiguous=True)
+    if residual is not None:
+        _require_residual(residual, semifield, geometry, storage)
     in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
@@ -441,6 +474,31 @@ def forward(
     else:
         part = "linear" if in_disguise else "forward"
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
+
+
+def _require(
+    name: str,
+    array: Array,
+    shape: tuple[int, ...],
+    dtype: np.dtype | None = None,
+    contiguous: bool = False,
+) -> None:
+    """Raise where compiled code, which trusts a geometry, would leave the memory of an array."""
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
+    if dtype is not None and array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
+    if contiguous and not (array.flags.c_contiguous and array.dtype.isnative):
+        raise ValueError(f"{name} must be C-contiguous, got strides {array.strides}")
+
+
+def _require_residual(
+    residual: Array, semifield: Semifield, geometry: Geometry, storage: str
+) -> None:
+    described = residual_of(semifield, storage, geometry)
+    if described is None:
+        raise ValueError(f"{semifield!r} keeps no residual, got one of shape {residual.shape}")
+    _require("residual", residual, described.shape, described.dtype, contiguous=True)
 
 
 def forward_at(
@@ -523,6 +581,22 @@ def backward(
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
     on_gpu = device is not None or xp is not np
     linearly = residual is None and linear.can_serve(semifield)
+    _require("grad_out", grad_out, geometry.out_shape)
+    for name, array, shape in (("img", img, geometry.img_shape), ("krn", krn, geometry.krn_shape)):
+        if array is not None:
+            _require(name, array, shape, grad_out.dtype)
+        elif needs_arrays(semifield):
+            raise ValueError(f"{name} is None, but {semifield!r} is differentiated by its numbers")
+    real = np.dtype(source.ARITHMETIC[storage])
+    for name, array, shape in (
+        ("grad_img", grad_img, geometry.img_shape), ("grad_krn", grad_krn, geometry.krn_shape)
+    ):  # fmt: skip
+        if array is not None:
+            _require(name, array, shape, real, contiguous=True)
+    if residual is not None:
+        _require_residual(residual, semifield, geometry, storage)
+    elif not linearly and grad_out.size and residual_of(semifield, storage, geometry):
+        raise ValueError(f"residual is None, but {semifield!r} is differentiated by what it keeps")
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])

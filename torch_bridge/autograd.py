@@ -15,7 +15,14 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.geometry import Geometry
-from torch_bridge.ops import GeometryArguments, Handle, Known, Semifield, handle_of
+from torch_bridge.ops import (
+    GeometryArguments,
+    Handle,
+    Known,
+    Semifield,
+    handle_of,
+    semifield_of,
+)
 
 
 def fused_conv(
@@ -86,6 +93,8 @@ def _remember(
     """What the backward pass needs."""
     ctx.mark_non_differentiable(residual)
     ctx.handle, ctx.arguments = handle, arguments
+    if not torch.compiler.is_compiling():
+        ctx.semifield = semifield_of(handle.key)  # held, as the backward pass finds it by the key
     ctx.shapes = (tuple(img.shape), tuple(krn.shape))
     ctx.save_for_backward(*((residual, img, krn) if handle.needs_arrays else (residual,)))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import re
+import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -18,9 +20,9 @@ from torch import Tensor
 
 from semiconv_cupy import conv, linear
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import Residual, is_provenance, needs_arrays
+from semiconv_cupy.residual import Residual, is_provenance, needs_arrays, residual_of
 from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
-from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER, arithmetic_of
+from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER
 from torch_bridge.dlpack import array_of, current_stream, gpu, guest
 
 Semifield = SelectSemifield | SubtractSemifield
@@ -88,16 +90,33 @@ class Handle(NamedTuple):
     # are all that the derivative needs
 
 
-_handles: dict[Semifield | str, Handle] = {}
-_semifields: dict[str, Semifield] = {}
+# The semifields that keys stand for, as long as something else holds them: a module, a graph of
+# autograd, a plan, the latest handles. One that a trace has met is held for good, as the traced
+# program may run at any time; log and root, of which a sweep makes thousands, are made again from
+# their keys.
+_semifields: weakref.WeakValueDictionary[str, Semifield] = weakref.WeakValueDictionary()
+_traced: dict[str, Semifield] = {}
+_PARAMETRIC = re.compile(r"(log|root)\((.+)\)-\w+")
 
 
 @torch.compiler.assume_constant_result
 def handle_of(semifield: Semifield | str) -> Handle:
     """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
-    found = _handles.get(semifield)
-    if found is not None:
-        return found
+    return _entry_of(semifield)[0]
+
+
+def _entry_of(semifield: Semifield | str) -> tuple[Handle, Semifield]:
+    try:
+        return _cached_entry(semifield)
+    except TypeError:
+        if isinstance(semifield, (str, SelectSemifield, SubtractSemifield)):
+            raise
+        raise no_semifield(semifield) from None  # nor can it be hashed
+
+
+@lru_cache(maxsize=256)
+def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
+    """The handle, and of equal semifields the one that is found by it."""
     known = named(semifield) if isinstance(semifield, str) else semifield
     if not isinstance(known, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
@@ -110,10 +129,11 @@ def handle_of(semifield: Semifield | str) -> Handle:
     if not needs_arrays(known):
         by_img, by_krn = (known.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
         slopes = (float(by_img), float(by_krn))
-    found = Handle(f"{known.accumulator}-{digest}", needs_arrays(known), slopes)
-    _semifields[found.key] = known
-    _handles[semifield] = found
-    return found
+    kind = known.accumulator
+    if kind in ("log", "root"):  # ready-made: nothing else has their accumulators
+        kind = f"{kind}({known.parameter!r})"
+    handle = Handle(f"{kind}-{digest}", needs_arrays(known), slopes)
+    return handle, _semifields.setdefault(handle.key, known)
 
 
 class Known:
@@ -123,21 +143,36 @@ class Known:
     """
 
     def __init__(self, semifield: Semifield) -> None:
-        self.semifield = semifield
-        self.handle = handle_of(semifield)
+        self.handle, self.semifield = _entry_of(semifield)
 
     def __reduce__(self) -> Any:
         return Known, (self.semifield,)
 
 
-def _semifield(key: str) -> Semifield:
-    try:
-        return _semifields[key]
-    except KeyError:
-        raise RuntimeError(
-            f"this process knows no semifield {key!r}: call a convolution with it once before "
-            "running a program that was traced elsewhere"
-        ) from None
+def semifield_of(key: str) -> Semifield:
+    """The semifield of a handle's key."""
+    found = _semifields.get(key)
+    if found is not None:
+        return found
+    parametric = _PARAMETRIC.fullmatch(key)
+    if parametric is not None:
+        name, parameter = parametric.groups()
+        with contextlib.suppress(ValueError):  # another's text
+            handle, found = _entry_of(getattr(SubtractSemifield, name)(float(parameter)))
+            if handle.key == key:
+                return found
+    raise RuntimeError(
+        f"this process knows no semifield {key!r}: call a convolution with it once before "
+        "running a program that was traced elsewhere"
+    )
+
+
+def _hold(key: str) -> Semifield:
+    """`semifield_of`, for traced programs, which know the key alone."""
+    found = semifield_of(key)
+    if _PARAMETRIC.fullmatch(key) is None:
+        _traced[key] = found
+    return found
 
 
 # ---- plans ---------------------------------------------------------------------------------------
@@ -168,12 +203,13 @@ def _plan(
 
     What a derivative needs is told only for one: it may follow from sizes, which may be symbols.
     """
-    semifield, storage = _semifield(key), _STORAGES.get(dtype)
+    semifield, storage = semifield_of(key), _STORAGES.get(dtype)
     if storage is None:
         supported = ", ".join(_STORAGES.values())
         raise TypeError(f"img has dtype {dtype}; supported are {supported}")
-    if storage not in FLOATING:
-        semifield.definitions(arithmetic_of(storage))  # raises what is wrong, and for whom
+    if derivative and storage not in FLOATING:
+        raise TypeError(f"derivatives need a floating dtype, got {dtype}")
+    conv.require_meaning(storage, semifield)
     geometry = arguments.plan(img_shape, krn_shape)
     described = None
     if derivative:
@@ -182,7 +218,9 @@ def _plan(
     return Plan(semifield, geometry, storage, described, residual)
 
 
-_cached_plan = lru_cache(maxsize=4096)(_plan)
+# Plans hold their semifields; a few hundred layouts are more than a training run has.
+_MOST_PLANS = 512
+_cached_plan = lru_cache(maxsize=_MOST_PLANS)(_plan)
 
 
 # ---- forward: the convolution, and on demand what its derivative needs ---------------------------
@@ -233,14 +271,17 @@ def _forward_at(
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
     """By addresses, for which everything is prepared but once."""
+    dtype, index = img.dtype, img.get_device()
+    if krn.dtype is not dtype or krn.get_device() != index:
+        raise _unlike("krn", krn, "img", img)
     run = _forward_call(
-        semifield, img.dtype, img.get_device(), img.shape, krn.shape, img.stride(), krn.stride(),
+        semifield, dtype, index, img.shape, krn.shape, img.stride(), krn.stride(),
         tuple(stride), tuple(padding), tuple(dilation), *others,
     )  # fmt: skip
     return run(img, krn)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_MOST_PLANS)
 def _forward_call(
     semifield: str,
     dtype: torch.dtype,
@@ -262,16 +303,14 @@ def _forward_call(
             plan.semifield, plan.geometry, plan.storage, img_strides, krn_strides, described,
             None if index < 0 else gpu(index),
         )  # fmt: skip
-    if run is None:
-        return lambda img, krn: _forward(img, krn, semifield, *arguments)
     at, alignment = run, dtype.itemsize
 
     def call(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
-        if krn.dtype is not dtype or krn.get_device() != index:
-            raise TypeError(f"krn is {krn.dtype} on {krn.device}, and img {dtype} on {img.device}")
         image, kernel = img.data_ptr(), krn.data_ptr()
-        if (image | kernel) % alignment or not _is_current(index):
+        if at is None or (image | kernel) % alignment or not _is_current(index):
             return _forward(img, krn, semifield, *arguments)
+        if not (image and kernel):
+            _require_memory(img=img, krn=krn)
         out, left = _forward_results(img, plan)
         leaves = left.data_ptr() if described is not None else None
         at(image, kernel, out.data_ptr(), leaves, where())
@@ -282,6 +321,20 @@ def _forward_call(
 
 for _place_of in ("CPU", "CUDA"):
     _library.impl("forward", _forward_at, _place_of)
+
+
+def _unlike(name: str, tensor: Tensor, other: str, pattern: Tensor) -> TypeError:
+    return TypeError(
+        f"{name} is {tensor.dtype} on {tensor.device}, and {other} {pattern.dtype} on "
+        f"{pattern.device}"
+    )
+
+
+def _require_memory(**tensors: Tensor | None) -> None:
+    """Raise for a tensor whose storage was freed, as `untyped_storage().resize_(0)` does."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.numel() and not tensor.data_ptr():
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} has no memory: it was freed")
 
 
 def _where(index: int) -> Callable[[], Any]:
@@ -309,6 +362,9 @@ def _array_or_none(residual: Tensor) -> Any:
 def _forward_fake(
     img: Tensor, krn: Tensor, semifield: str, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
+    if krn.dtype != img.dtype or krn.device != img.device:
+        raise _unlike("krn", krn, "img", img)
+    _hold(semifield)
     geometry = GeometryArguments.received(arguments[:-1])
     place = img.dtype, img.is_cuda
     plan = _plan(semifield, *place, img.shape, krn.shape, geometry, arguments[-1])
@@ -330,7 +386,7 @@ def _forward_vmap(
     out = out.unflatten(axis, (count, -1))
     if residual.numel() == 0 and out.numel():
         return (out, residual), (axis, None)
-    stacked = axis + (not is_provenance(_semifield(semifield)))
+    stacked = axis + (not is_provenance(semifield_of(semifield)))
     return (out, residual.unflatten(stacked, (count, -1))), (axis, stacked)
 
 
@@ -374,6 +430,8 @@ def _backward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
     geometry = GeometryArguments.received(arguments[:-2])
+    if not any(arguments[-2:]):
+        return grad_out.new_empty(0), grad_out.new_empty(0)
     shapes = tuple(img_shape), tuple(krn_shape)
     plan = _cached_plan(semifield, grad_out.dtype, grad_out.is_cuda, *shapes, geometry, True)
     real = getattr(torch, ARITHMETIC[plan.storage])
@@ -418,7 +476,51 @@ def _backward_at(
     return run(grad_out, img, krn, residual)
 
 
-@lru_cache(maxsize=4096)
+Saved = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], None]
+
+
+def _check_of_saved(plan: Plan, dtype: torch.dtype, index: int) -> Saved:
+    """What raises for tensors of a backward pass that are not those of its forward pass.
+
+    Winners are numbers, which only reading would tell: the kernels skip those that are no taps.
+    """
+    semifield, geometry = plan.semifield, plan.geometry
+    needed = needs_arrays(semifield)
+    arrays = (("img", geometry.img_shape), ("krn", geometry.krn_shape))
+    out_shape = geometry.out_shape
+    described = residual_of(semifield, plan.storage, geometry)
+    # A linear forward pass keeps nothing, and whether it was one may have followed from the number
+    # of outputs, which torch.func.vmap changes.
+    optional = described is None or linear.can_serve(semifield) or 0 in out_shape
+    left_shape = None if described is None else described.shape
+    left_dtype = None if described is None else getattr(torch, described.dtype.name)
+
+    def check(grad_out: Tensor, img: Tensor | None, krn: Tensor | None, left: Tensor) -> None:
+        if grad_out.shape != out_shape:
+            raise ValueError(f"grad_out must have shape {out_shape}, got {tuple(grad_out.shape)}")
+        if left.shape != left_shape or left.dtype is not left_dtype or left.get_device() != index:
+            if left.numel() or not optional:
+                raise ValueError(
+                    f"residual must be what the forward pass returned, of shape {left_shape} and "
+                    f"dtype {left_dtype} on {grad_out.device}, got {tuple(left.shape)} and "
+                    f"{left.dtype} on {left.device}"
+                )
+        if not needed and img is None and krn is None:
+            return
+        for (name, shape), tensor in zip(arrays, (img, krn), strict=True):
+            if tensor is None:
+                if needed:
+                    raise ValueError(f"{name} is None, but {semifield!r} is differentiated by it")
+                continue
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+            if tensor.dtype is not dtype or tensor.get_device() != index:
+                raise _unlike(name, tensor, "grad_out", grad_out)
+
+    return check
+
+
+@lru_cache(maxsize=_MOST_PLANS)
 def _backward_call(
     semifield: str,
     dtype: torch.dtype,
@@ -432,39 +534,44 @@ def _backward_call(
     want_img, want_krn = arguments[-2:]
     geometry = GeometryArguments(*arguments[:-2])
     shapes = img_shape, krn_shape
+    if min(img_shape, default=0) < 0:
+        raise ValueError(f"img_shape must not be negative, got {img_shape}")
     plan = _cached_plan(semifield, dtype, index >= 0, *shapes, geometry, True)
+    if img_strides is not None and len(img_strides) != len(img_shape):
+        raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
+    check = _check_of_saved(plan, dtype, index)
     real = getattr(torch, ARITHMETIC[plan.storage])
     run, where = None, _where(index)
-    if 0 not in plan.geometry.out_shape and 0 not in img_shape:
+    if 0 not in plan.geometry.out_shape and 0 not in img_shape and (want_img or want_krn):
         strides = img_strides or (0,) * len(img_shape)
         kernels = tuple(math.prod(krn_shape[axis + 1 :]) for axis in range(len(krn_shape)))
         run = conv.backward_at(
             plan.semifield, plan.geometry, plan.storage, strides, kernels, plan.described,
             (want_img, want_krn), None if index < 0 else gpu(index),
         )  # fmt: skip
-    if run is None:
-        return lambda grad_out, img, krn, residual: _backward(
-            grad_out, img, krn, residual, semifield, img_shape, krn_shape, *arguments
-        )
     at = run
 
     def call(
         grad_out: Tensor, img: Tensor | None, krn: Tensor | None, left: Tensor
     ) -> tuple[Tensor, Tensor]:
+        check(grad_out, img, krn, left)
         slopes, left = grad_out.contiguous(), left.contiguous()
         krn = None if krn is None else krn.contiguous()
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
-        unaligned = ((image or 0) | (kernel or 0) | slopes.data_ptr()) % dtype.itemsize
+        flow, kept_at = slopes.data_ptr(), left.data_ptr()
+        if not (flow and (kept_at or plan.described is None) and image != 0 and kernel != 0):
+            _require_memory(grad_out=slopes, img=img, krn=krn, residual=left)
+        unaligned = ((image or 0) | (kernel or 0) | flow) % dtype.itemsize
         kept = left.numel() > 0 or plan.described is None
-        if unaligned or not kept or not _is_current(index):
+        if at is None or unaligned or not kept or not _is_current(index):
             return _backward(grad_out, img, krn, left, semifield, img_shape, krn_shape, *arguments)
         grad_img = slopes.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = slopes.new_empty(krn_shape if want_krn else 0, dtype=real)
         at(
-            slopes.data_ptr(),
+            flow,
             image,
             kernel,
-            left.data_ptr() or None,
+            kept_at or None,
             grad_img.data_ptr() or None,
             grad_krn.data_ptr() or None,
             where(),
@@ -491,6 +598,10 @@ def _backward_fake(
     krn_shape: Shape,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
+    for name, tensor in (("img", img), ("krn", krn), ("residual", residual)):
+        if tensor is not None and tensor.device != grad_out.device:
+            raise _unlike(name, tensor, "grad_out", grad_out)
+    _hold(semifield)
     grad_img, grad_krn = (
         grad_out.new_empty(shape if want else 0)
         for shape, want in zip((img_shape, krn_shape), arguments[-2:], strict=True)
@@ -520,7 +631,7 @@ def _backward_vmap(
     if krn is not None:
         krn = _as_groups(_with_batch(krn, in_dims[2], count, 0), geometry)[0]
     if residual.numel():
-        to = 1 + (not is_provenance(_semifield(semifield)))
+        to = 1 + (not is_provenance(semifield_of(semifield)))
         residual = _with_batch(residual, in_dims[3], count, to).flatten(to, to + 1)
     grad_img, grad_krn = torch.ops.semiconv.backward(
         grad_out,

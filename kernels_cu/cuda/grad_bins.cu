@@ -102,15 +102,18 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     int64 krn_at = kernel * g.krn_strides[0] + channel * g.krn_strides[1];
     Offset left = (Offset)(outputs.first + e);
     int32 index_left = winner % window;
+    bool inside = true;  // as every winner is that a forward pass leaves
     for (int a = last_axis; a >= 0; --a) {
       const int32 index = index_left % SEMICONV_KERNEL_SIZE[a];
       index_left /= SEMICONV_KERNEL_SIZE[a];
       const int64 position = (int64)(left % (Offset)g.out_size[a]) * SEMICONV_STRIDES[a] -
                              g.pad_begin[a] + g.step(a, index) * SEMICONV_DILATIONS[a];
       left /= (Offset)g.out_size[a];
+      inside = inside && position >= 0 && position < g.image_size[a];
       img_at += position * g.img_strides[a + 2];
       krn_at += index * g.krn_strides[a + 2];
     }
+    if (!inside) return Real(0);
     factor_img = load(img[img_at]);
     factor_krn = load(krn[krn_at]);
 #else

@@ -107,13 +107,27 @@ inline void image_offsets(const Geometry& g, int64* contiguous, int64* strided) 
   }
 }
 
-// One tile of one output channel: every output sends its gradient to the tap that won.
+// Which places of one group's part of the image may be touched: elements of a C-contiguous one,
+// and the lowest and highest offset in img with its own strides.
+struct Reach {
+  int64 elements = 1, lowest = 0, highest = 0;
+  explicit Reach(const Geometry& g) {
+    const auto extend = [&](int64 size, int64 stride) {
+      elements *= size;
+      (stride < 0 ? lowest : highest) += (size - 1) * stride;
+    };
+    extend(g.in_channels, g.img_strides[1]);
+    for (int a = 0; a < g.rank; ++a) extend(g.image_size[a], g.img_strides[a + 2]);
+  }
+};
+
+// One tile of one output channel: every output sends its gradient to the tap that won. Winners come
+// from the caller: one that is no tap, or lies outside the image, counts as nobody.
 template <class I>
 inline void scatter_tile(const Geometry& g, const int64* origin, const int64* size,
                          const Storage* grad_out, const I* winners, const int64* taps,
                          const int64* img_taps, const Storage* img, const Storage* krn, Real* grad_img,
-                         double* bins) {
-  constexpr I nobody = (I)-1;
+                         double* bins, int64 tap_count, const Reach& reach) {
   const int last = (int)g.rank - 1;
   int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= size[a];
@@ -130,14 +144,18 @@ inline void scatter_tile(const Geometry& g, const int64* origin, const int64* si
     const Storage* slopes = grad_out + from;
     for (int64 x = 0; x < size[last]; ++x, to += g.stride[last], at += g.stride[last] * g.img_strides[last + 2]) {
       const I tap = winner[x];
-      if (tap == nobody) continue;
+      if ((int64)tap >= tap_count) continue;  // nobody is the largest number
+      const int64 place = to + taps[tap];
+      if ((uint64)place >= (uint64)reach.elements) continue;
       const Real slope = load(slopes[x]);
 #if defined(SEMICONV_CONSTANT_DERIVATIVES)
       const Real a = 0, b = 0;
 #else
-      const Real a = load(img[at + img_taps[tap]]), b = load(krn[tap]);
+      const int64 read = at + img_taps[tap];
+      if (read < reach.lowest || read > reach.highest) continue;
+      const Real a = load(img[read]), b = load(krn[tap]);
 #endif
-      if (grad_img) grad_img[to + taps[tap]] += slope * d_times_d_img(a, b);
+      if (grad_img) grad_img[place] += slope * d_times_d_img(a, b);
       if (bins) bins[tap] += slope * d_times_d_krn(a, b);
     }
     for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
@@ -253,6 +271,7 @@ struct TileBackward {
         call.img ? call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1] : nullptr;
 #if defined(SEMICONV_PROVENANCE)
     (void)memory;
+    const Reach reach(g);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o), plane = first_plane + o;
       const Storage* krn = call.krn ? call.krn + kernel * taps : nullptr;
@@ -262,7 +281,7 @@ struct TileBackward {
         const Storage* slopes = call.grad_out + plane * pixels;
         const auto scatter = [&](const auto* winners) {
           scatter_tile(g, origin, size, slopes, winners + at, image_taps, strided_taps, img, krn,
-                       grad_img, bins);
+                       grad_img, bins, taps, reach);
         };
         if (call.itemsize == 1) scatter((const uint8*)call.residual);
         else if (call.itemsize == 2) scatter((const uint16*)call.residual);

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,21 @@ def test_handles_are_contents():
 def test_what_is_no_semifield(semifield):
     with pytest.raises((TypeError, ValueError), match="semifield"):
         semifield_conv(torch.zeros(1, 1, 3), torch.zeros(1, 1, 1), semifield)
+
+
+def test_no_argument_of_a_raw_operator_reaches_foreign_memory():
+    script = Path(__file__).with_name("raw_calls.py")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout[-300:], done.stderr[-1000:])  # negative: a signal
+    lines = done.stdout.splitlines()
+    assert len(lines) > 400
+    refusals = ("ValueError", "TypeError", "RuntimeError this process knows no semifield")
+    for line in lines:
+        name, _, result = line.partition(" -> ")
+        fine = result == "values" if name.startswith("right, ") else result.startswith(refusals)
+        assert fine, line
 
 
 # ---- torch.func ----------------------------------------------------------------------------------
