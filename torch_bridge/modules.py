@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.semifields import Root
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv
 from torch_bridge.ops import Known
-from torch_bridge.quadratic import per_axis
+from torch_bridge.quadratic import _Kernel, per_axis
 
 if TYPE_CHECKING:
     from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
@@ -216,6 +218,7 @@ class _Generic(nn.Module):
     groups: int
     group_broadcasting: bool
     kind: Kind
+    _signs_known = False
 
     def _configure(
         self,
@@ -271,6 +274,8 @@ class _Generic(nn.Module):
     def _kernel_for(self, img: Tensor) -> Tensor:
         """The kernel; of one that has all channels of the image, what the groups use."""
         krn = self.kernel()
+        if not (self._signs_known or torch.compiler.is_compiling()):
+            self._require_signs(krn)
         channels = img.shape[1]
         if (
             self.groups == 1
@@ -291,6 +296,41 @@ class _Generic(nn.Module):
             )
         return block_diagonal(krn, self.groups)
 
+    def _require_signs(self, krn: Tensor | None = None) -> None:
+        """Raise, or warn, once: a root, whose numbers are >= 0, with a kernel that has others.
+
+        The values decide, so that any kernel serves that is positive: those of this package's
+        kernels when the module is made, of others at the first call (by which `krn` is given).
+        """
+        roots = [conv for conv in self.children() if _is_root(conv)]
+        if not roots:
+            self._signs_known = True
+            return
+        if krn is None:
+            if not isinstance(self.kernel, _Kernel):
+                return
+            with torch.no_grad():
+                krn = self.kernel()
+        if type(krn) not in (Tensor, nn.Parameter) or krn.is_meta or _cannot_read(krn):
+            return  # no values yet: at a later call
+        self._signs_known = True
+        lowest = krn.detach().amin().item() if krn.numel() else 0.0
+        if not lowest < 0:
+            return
+        compiled = isinstance(roots[0], SemifieldConv)
+        problem = (
+            f"{roots[0].semifield!r} is of numbers >= 0, but the kernel of "
+            f"{type(self.kernel).__name__} has values down to {lowest:.3g}, of which results are "
+            "NaN. Use a kernel that is positive by construction, such as a module whose forward() "
+            "returns torch.nn.functional.softplus(self.weight); a LearnedKernel becomes one by "
+            'torch.nn.utils.parametrize.register_parametrization(kernel, "kernel", '
+            "torch.nn.Softplus())"
+        )
+        if compiled:
+            self._signs_known = False  # refused again
+            raise ValueError(problem)
+        warnings.warn(problem, stacklevel=5)
+
     def _adjoint_arguments(self, img: Tensor, krn: Tensor, kind: Kind) -> dict[str, Any]:
         """The arguments with mirrored padding, (end, begin) on each axis."""
         geometry = plan(
@@ -305,6 +345,19 @@ class _Generic(nn.Module):
         )
         symmetric = geometry.pad_begin == geometry.pad_end
         return self._arguments(kind, self.padding if symmetric else geometry.transposed_padding)
+
+
+def _is_root(conv: nn.Module) -> bool:
+    if isinstance(conv, SemifieldConv):
+        return conv.semifield.accumulator == "root"
+    return isinstance(conv, BroadcastConv) and isinstance(conv.semifield.add_reduce, Root)
+
+
+def _cannot_read(tensor: Tensor) -> bool:
+    """Whether the values of a tensor must not be looked at: in a transform or a CUDA graph."""
+    if _are_functorch_transforms_active():
+        return True
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _callable(name: str, value: Any) -> Any:
@@ -340,6 +393,11 @@ class GenericConv(_Generic):
     block-diagonal part krn[o, g C/G : (g + 1) C/G], the only part that the groups use (as
     `in_channels` of `torch.nn.Conv2d`); one warning says how to save the unused parameters.
 
+    A root is of numbers >= 0. With ``SubtractSemifield.root``, a kernel that has others is a
+    ValueError: of a kernel of this package (quadratic ones are never positive) when the module is
+    made, of any other at the first call. With ``BroadcastSemifield.root``, whose even powers are
+    defined, it is a warning. ``torch.nn.functional.softplus`` of a parameter is positive.
+
     Examples
     --------
     >>> from torch_bridge import LearnedKernel2D, SelectSemifield
@@ -362,6 +420,7 @@ class GenericConv(_Generic):
     ) -> None:
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting, kind)
         self.conv = _callable("conv", conv)
+        self._require_signs()
 
     def forward(self, img: Tensor) -> Tensor:
         """The convolution of `img` (B, C, *S)."""
@@ -424,6 +483,7 @@ class GenericClosing(_Generic):
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting)
         self.conv_dilation = _callable("conv_dilation", conv_dilation)
         self.conv_erosion = _callable("conv_erosion", conv_erosion)
+        self._require_signs()
 
     def forward(self, img: Tensor) -> Tensor:
         """The closing of `img` (B, C, *S)."""
@@ -469,6 +529,7 @@ class GenericOpening(_Generic):
         self._configure(kernel, stride, padding, dilation, groups, group_broadcasting)
         self.conv_erosion = _callable("conv_erosion", conv_erosion)
         self.conv_dilation = _callable("conv_dilation", conv_dilation)
+        self._require_signs()
 
     def forward(self, img: Tensor) -> Tensor:
         """The opening of `img` (B, C, *S)."""

@@ -369,11 +369,12 @@ def test_documented_examples():
         stride=2,
         groups=5,
     )
-    root = GenericConv(
-        semiconv.QuadraticKernelIso2D(5, 10, 3),
-        BroadcastSemifield.root(3.0).dynamic(),
-        padding="same",
-    )
+    with pytest.warns(UserWarning, match="numbers >= 0"):
+        root = GenericConv(
+            semiconv.QuadraticKernelIso2D(5, 10, 3),
+            BroadcastSemifield.root(3.0).dynamic(),
+            padding="same",
+        )
     closing = GenericClosing(
         semiconv.QuadraticKernelCholesky2D(5, 5, 3),
         SelectSemifield.tropical_max().lazy_fixed(),
