@@ -5,6 +5,7 @@ The bridge has the same for tensors, where the framework differentiates it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from semiconv_cupy.geometry import Geometry
@@ -13,8 +14,24 @@ Array = Any
 _ELEMENTS = 1 << 22  # products held at a time
 
 
+def require_zero(semifield: Any, dtype: Any, floating: bool) -> None:
+    """Raise for a dtype that cannot hold the semifield's zero, which is what images are padded by.
+
+    Raises
+    ------
+    TypeError
+        Integers or bool, and a zero that is infinite or a fraction.
+    """
+    if not (floating or (math.isfinite(semifield.zero) and float(semifield.zero).is_integer())):
+        raise TypeError(
+            f"{semifield!r} has the zero {semifield.zero}, which img of dtype {dtype} cannot hold; "
+            "use a floating dtype, or a SelectSemifield, which serves integers"
+        )
+
+
 def broadcast_conv(xp: Any, img: Array, krn: Array, semifield: Any, geometry: Geometry) -> Array:
     """Multiply windows by kernels, reduce the window axes; a few outputs' rows at a time."""
+    require_zero(semifield, img.dtype, img.dtype.kind not in "iub")
     rank, size = geometry.rank, geometry.kernel_size
     pads = list(zip(geometry.pad_begin, geometry.pad_end, strict=True))
     padded = xp.pad(img, [(0, 0), (0, 0), *pads], constant_values=semifield.zero)

@@ -162,9 +162,7 @@ class _Checked(NamedTuple):
     served: bool  # whether by compiled kernels, else by array loops
 
 
-def _arrays(
-    img: Array, krn: Array, method: str, arguments: dict[str, Any]
-) -> tuple[Any, Geometry]:
+def _arrays(img: Array, krn: Array, method: str, arguments: dict[str, Any]) -> tuple[Any, Geometry]:
     """The arrays' library and the geometry of a call, all but its semifield checked."""
     xp = array_module(img=img, krn=krn)
     if not isinstance(method, str) or method not in METHODS:

@@ -132,9 +132,9 @@ class Geometry:
             _normalised("stride", stride),
             _normalised("padding", padding),
             _normalised("dilation", dilation),
-            groups,
+            _integer("groups", groups),
             _flag("group_broadcasting", group_broadcasting),
-            kind,
+            _kind(kind),
         )
 
     @staticmethod
@@ -156,9 +156,9 @@ class Geometry:
             _normalised("stride", stride),
             _normalised("padding", padding),
             _normalised("dilation", dilation),
-            groups,
+            _integer("groups", groups),
             _flag("group_broadcasting", group_broadcasting),
-            kind,
+            _kind(kind),
         )
 
 
@@ -202,7 +202,6 @@ def _plan(
     if min(krn_shape) < 1:
         raise ValueError(f"krn must not be empty, got shape {krn_shape}")
 
-    groups = _integer("groups", groups)
     if groups < 1:
         raise ValueError(f"groups must be at least 1, got {groups}")
     if channels % groups:
@@ -222,9 +221,6 @@ def _plan(
                 f"{kernels=}, {groups=}"
             )
         outputs_per_group = kernels // groups
-    if kind not in ("conv", "corr"):
-        raise ValueError(f'kind must be "conv" or "corr", got {kind!r}')
-
     strides = _per_axis("stride", stride, rank)
     dilations = _per_axis("dilation", dilation, rank)
     pads = _padding(padding, rank, dilations, tuple(kernel_size))
@@ -269,6 +265,13 @@ def _channel_remedy(
     if kernels % channels:
         return f"; one kernel for every channel is groups={channels}, group_broadcasting=True"
     return f"; a kernel for each channel is groups={channels}"
+
+
+def _kind(value: object) -> Any:
+    if isinstance(value, str) and value in ("conv", "corr"):
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f'kind must be "conv" or "corr", got {value!r}')
 
 
 def _flag(name: str, value: object) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 BoolArray = npt.NDArray[np.bool_]
+_MOST_AXES = 32  # of NumPy's arrays before 2.0
 
 
 class StructuringFunction(np.ndarray):
@@ -310,20 +311,30 @@ def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float6
 
 
 def _rank(ndim: int) -> int:
-    if ndim < 1:
-        raise ValueError(f"the number of axes must be at least 1, got {ndim}")
-    return ndim
+    """`ndim`, checked."""
+    if isinstance(ndim, bool) or not hasattr(ndim, "__index__") or np.ndim(ndim):
+        raise TypeError(f"ndim must be an integer, got ndim={ndim!r}")
+    if not 1 <= ndim <= _MOST_AXES:
+        raise ValueError(
+            f"ndim, the number of axes, must be at least 1 and at most {_MOST_AXES}, got {ndim}"
+        )
+    return int(ndim)
 
 
 def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """`size` as one positive int for each of `rank` axes."""
-    sizes = np.asarray(size)
+    try:
+        sizes = np.asarray(size)
+    except ValueError:  # ragged
+        sizes = np.asarray(None)
     if sizes.dtype.kind not in "iu":
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
     if sizes.shape not in ((), (rank,)):
         raise ValueError(f"size must be one int or {rank} of them, got {size!r}")
     if np.any(sizes < 1):
         raise ValueError(f"size must be at least 1 along each axis, got {size!r}")
+    if np.any(sizes >= 2**31):
+        raise ValueError(f"size must be below 2**31 along each axis, got {size!r}")
     return tuple(int(length) for length in np.broadcast_to(sizes, (rank,)))
 
 

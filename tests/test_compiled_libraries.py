@@ -52,7 +52,8 @@ QUICK = ("a forward pass with what its derivative needs", "refused", "no gradien
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CALLS]
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CALLS],
 )
 def test_only_what_runs_is_compiled(name, tmp_path):
     code, expected = CALLS[name]

@@ -52,9 +52,9 @@ def _structuring_functions(
 ) -> nn.Module:
     """A kernel (channels or 1, 1, *sizes)."""
     count = 1 if channels is None else channels
-    if structuring in _QUADRATIC:
+    if isinstance(structuring, str) and structuring in _QUADRATIC:
         return _QUADRATIC[structuring](1, count, sizes, init, device=device, dtype=dtype)
-    if structuring != "free":
+    if not isinstance(structuring, str) or structuring != "free":
         raise ValueError(f"structuring must be one of {[*_QUADRATIC, 'free']}, got {structuring!r}")
     if init is not None:
         raise ValueError(f'structuring="free" starts flat and has no init, got {init!r}')

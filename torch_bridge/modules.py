@@ -22,7 +22,7 @@ from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv
 from torch_bridge.ops import Known
-from torch_bridge.quadratic import _Kernel, per_axis
+from torch_bridge.quadratic import _integer, _Kernel, per_axis
 
 if TYPE_CHECKING:
     from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
@@ -236,11 +236,15 @@ class _Generic(nn.Module):
                 f"kernel must be a module that gives a kernel, got the convolution {kernel!r}: "
                 f"the kernel comes first, as in {type(self).__name__}(kernel, conv)"
             )
+        if not isinstance(kind, str):
+            raise TypeError(f'kind must be "conv" or "corr", got {kind!r}')
+        if not isinstance(group_broadcasting, (bool, int)):
+            raise TypeError(f"group_broadcasting must be a bool, got {group_broadcasting!r}")
         self.kernel = _callable("kernel", kernel)
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
-        self.groups = groups
+        self.groups = _integer("groups", groups)
         self.group_broadcasting = group_broadcasting
         self.kind = kind
         self._warned = False

@@ -498,13 +498,13 @@ def _check_of_saved(plan: Plan, dtype: torch.dtype, index: int) -> Saved:
     def check(grad_out: Tensor, img: Tensor | None, krn: Tensor | None, left: Tensor) -> None:
         if grad_out.shape != out_shape:
             raise ValueError(f"grad_out must have shape {out_shape}, got {tuple(grad_out.shape)}")
-        if left.shape != left_shape or left.dtype is not left_dtype or left.get_device() != index:
-            if left.numel() or not optional:
-                raise ValueError(
-                    f"residual must be what the forward pass returned, of shape {left_shape} and "
-                    f"dtype {left_dtype} on {grad_out.device}, got {tuple(left.shape)} and "
-                    f"{left.dtype} on {left.device}"
-                )
+        kept = left.shape == left_shape and left.dtype is left_dtype and left.get_device() == index
+        if not (kept or (optional and not left.numel())):
+            raise ValueError(
+                f"residual must be what the forward pass returned, of shape {left_shape} and "
+                f"dtype {left_dtype} on {grad_out.device}, got {tuple(left.shape)} and "
+                f"{left.dtype} on {left.device}"
+            )
         if not needed and img is None and krn is None:
             return
         for (name, shape), tensor in zip(arrays, (img, krn), strict=True):

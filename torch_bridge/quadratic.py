@@ -33,6 +33,7 @@ __all__ = [
 
 KernelSize = int | tuple[int, ...]
 Init = Mapping[str, str | float]
+_MOST_AXES = 63  # of a torch tensor, which has two more
 
 
 def per_axis(
@@ -49,7 +50,7 @@ def per_axis(
             f"{name}={value!r} does not say the number of dimensions: "
             "give one entry per axis, or ndim"
         )
-    return (number,) * _integer("ndim", ndim)
+    return (number,) * _integer("ndim", ndim, below=_MOST_AXES)
 
 
 def _fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | None:
@@ -58,11 +59,13 @@ def _fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | N
     return ndim if fixed is None else fixed
 
 
-def _integer(name: str, value: Any, at_least: int = 1) -> int:
+def _integer(name: str, value: Any, at_least: int = 1, below: int = 2**31) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
+    if int(value) >= below:
+        raise ValueError(f"{name} must be below {below}, got {value!r}")
     return int(value)
 
 
@@ -284,6 +287,7 @@ class _Covariance(_Channels):
 
     fixed_ndim: int | None = None
     ndim: int
+    log_std: Tensor
 
     def __init__(
         self,
@@ -303,7 +307,7 @@ class _Covariance(_Channels):
             self.ndim = len(sizes)
         elif ndim is not None:
             sizes = None
-            self.ndim = _integer("ndim", ndim)
+            self.ndim = _integer("ndim", ndim, below=_MOST_AXES)
         else:
             raise ValueError(f"{type(self).__name__} needs ndim, or a kernel_size tuple")
         self._init, self._sizes = init, sizes
@@ -738,6 +742,8 @@ class QuadraticKernelIso(_QuadraticKernel):
     >>> QuadraticKernelIso(1, 1, 3, {"var": 2.0}, ndim=1)().flatten().round(decimals=3).tolist()
     [-0.5, -0.0, -0.5]
     """
+
+    log_std: Tensor
 
     def __init__(
         self,

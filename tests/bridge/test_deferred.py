@@ -32,7 +32,8 @@ def generic(kernel, conv):
 # Each class of torch_bridge that holds parameters, in a module of an image.
 MODELS = {
     "spectral": generic(
-        lambda: semiconv.QuadraticKernelSpectral2D(2, 3, 3), BroadcastSemifield.tropical_max().dynamic
+        lambda: semiconv.QuadraticKernelSpectral2D(2, 3, 3),
+        BroadcastSemifield.tropical_max().dynamic,
     ),
     "spectral, any dimension": generic(
         lambda: semiconv.QuadraticKernelSpectral(2, 3, (3, 4)), MAX.dynamic
