@@ -233,6 +233,7 @@ SEMICONV_UNARY(tgamma)
 SEMICONV_UNARY(lgamma)
 SEMICONV_UNARY(floor)
 SEMICONV_UNARY(ceil)
+SEMICONV_UNARY(rint)
 SEMICONV_BINARY(pow)
 SEMICONV_BINARY(atan2)
 #undef SEMICONV_UNARY
@@ -310,6 +311,16 @@ template <class V> SEMICONV_FN V absolute(V a) { return where(a < constant<V>(0)
 template <class V> SEMICONV_FN V sign(V a) {
   const V zero = constant<V>(0);
   return where(a > zero, constant<V>(1), where(a < zero, constant<V>(-1), a));
+}
+// The derivative of where(condition, a, b) from those of a and b: on a boundary at which a and b
+// are equal (`meet`) the mean of both sides, if it is finite. `strict` and `loose` are the condition
+// without and with its boundary.
+template <class M, class Strict, class Loose, class Meet, class V>
+SEMICONV_FN V slope_of_where(M condition, Strict strict, Loose loose, Meet meet, V by_a, V by_b) {
+  const V mean = (by_a + by_b) * constant<V>(0.5);
+  const V sides = where(strict, by_a, where(loose, mean, by_b));
+  const V chosen = where(condition, by_a, by_b);
+  return where(meet & (absolute(sides) < infinity<V>()), sides, chosen);
 }
 
 template <int N, class V> struct Power {

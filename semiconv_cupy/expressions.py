@@ -34,6 +34,7 @@ from semiconv_cupy.printing import (
     Log1p,
     Maximum,
     Minimum,
+    Rint,
     Sign,
     Where,
     array_module,
@@ -49,6 +50,7 @@ FUNCTION_REMEDY = (
     "use arithmetic, min, max, abs, semiconv_cupy.where, or the elementary functions of math, "
     "numpy or torch (exp, log, sqrt, sin, tanh, erf, ...)"
 )
+SCALARS = "a semifield's values are scalars, no pairs or vectors"
 
 
 def symbol(name: str) -> sympy.Symbol:
@@ -71,8 +73,18 @@ def _divide(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
     return Grouped(a) / Grouped(b)
 
 
-def _remainder(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
-    return _add(a, -b * Floor(_divide(a, b)))
+def _remainder(a: sympy.Expr, b: sympy.Expr, quotient: Callable[[Any], Any] = Floor) -> sympy.Expr:
+    return _add(a, -b * quotient(_divide(a, b)))
+
+
+def _trunc(a: sympy.Expr) -> sympy.Expr:
+    return Where(a < 0, Ceil(a), Floor(a))
+
+
+def _square_root(a: sympy.Expr) -> sympy.Expr:
+    if a.is_Pow and a.exp == 2:  # its derivative at 0 is no 0 / 0
+        return Absolute(a.base)
+    return sympy.sqrt(Grouped(a))
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
@@ -80,6 +92,8 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         exponent = sympy.Integer(int(exponent))  # x**2.0 is x*x
     elif exponent.is_Float and abs(exponent) == 0.5:
         exponent = HALF if exponent > 0 else -HALF
+    if exponent == HALF:
+        return _square_root(base)
     return sympy.Pow(Grouped(base), exponent)
 
 
@@ -110,9 +124,18 @@ def _exclusive_or(a: Boolean, b: Boolean) -> Boolean:
 
 
 def _sigmoid(a: sympy.Expr) -> sympy.Expr:  # neither it nor its derivative overflows
-    small = sympy.exp(-Absolute(a))
-    return Where(a < 0, small / (1 + small), 1 / (1 + small))
+    return Where(a < 0, sympy.exp(a) / (1 + sympy.exp(a)), 1 / (1 + sympy.exp(-a)))
 
+
+LN2 = sympy.log(2)
+_RECIPROCALS = (
+    ("sec", sympy.cos),
+    ("csc", sympy.sin),
+    ("cot", sympy.tan),
+    ("sech", sympy.cosh),
+    ("csch", sympy.sinh),
+    ("coth", sympy.tanh),
+)
 
 # Every name that NumPy, math, torch, SciPy or SymPy has for a function.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -125,14 +148,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         ("divide true_divide truediv div", _divide),
         ("rdiv rtruediv", lambda a, b: _divide(b, a)),
         ("floor_divide floordiv", lambda a, b: Floor(_divide(a, b))),
-        ("remainder mod", _remainder),
+        ("remainder mod Mod", _remainder),
+        ("fmod", lambda a, b: _remainder(a, b, _trunc)),
+        ("ieee_remainder", lambda a, b: _remainder(a, b, Rint)),  # math.remainder
+        ("frac", lambda a: _add(a, -_trunc(a))),
         ("negative neg", lambda a: -a),
         ("positive", lambda a: a),
         ("reciprocal", lambda a: 1 / Grouped(a)),
         ("power pow float_power", _power),
         ("rpow", lambda a, b: _power(b, a)),
         ("square", lambda a: Grouped(a) ** 2),
-        ("sqrt", lambda a: sympy.sqrt(Grouped(a))),
+        ("sqrt", _square_root),
         ("rsqrt", lambda a: 1 / sympy.sqrt(Grouped(a))),
         ("cbrt", lambda a: Sign(a) * Absolute(a) ** sympy.Rational(1, 3)),
         ("hypot", lambda a, b: sympy.sqrt(Grouped(a) ** 2 + Grouped(b) ** 2)),
@@ -144,8 +170,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         ("log10", lambda a: sympy.log(a) / sympy.log(10)),
         ("log1p", Log1p),
         ("logaddexp", _logaddexp),
+        ("logaddexp2", lambda a, b: _logaddexp(a * LN2, b * LN2) / LN2),
+        ("xlogy", lambda a, b: Where(sympy.Eq(a, 0), 0, a * sympy.log(b))),
         ("sigmoid expit", _sigmoid),
-        ("relu", lambda a, inplace=None: Maximum(sympy.Integer(0), a)),  # 0 has the slope 0
+        ("relu", lambda a, inplace=None: Maximum(a, sympy.Integer(0))),
         ("erf", sympy.erf),
         ("erfc", sympy.erfc),
         ("gamma", sympy.gamma),
@@ -159,7 +187,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         ("sign sgn", Sign),
         ("floor", Floor),
         ("ceil ceiling", Ceil),
-        ("trunc", lambda a: Where(a < 0, Ceil(a), Floor(a))),
+        ("trunc fix", _trunc),
+        ("rint round", lambda a: Rint(a)),
+        *((name, lambda a, inverse=inverse: 1 / inverse(a)) for name, inverse in _RECIPROCALS),
         ("heaviside Heaviside", lambda a, at_0=HALF: Where(a < 0, 0, Where(a > 0, 1, at_0))),
         ("maximum fmax max Max", _left_fold(Maximum)),
         ("minimum fmin min Min", _left_fold(Minimum)),
@@ -207,11 +237,14 @@ def _to_sympy(value: Any) -> sympy.Basic:
         if math.isinf(value):
             return sympy.oo if value > 0 else -sympy.oo
         return sympy.Float(value, precision=53)
+    if isinstance(value, complex):
+        raise ExpressionError(f"{value!r} is complex; a semifield's values are real numbers")
     shape = getattr(value, "shape", None)
     described = f"an array of shape {tuple(shape)}" if shape is not None else repr(value)
-    raise ExpressionError(
-        f"{described} is not a scalar: only numbers and 0-d arrays can be captured"
-    )
+    remedy = "only numbers and 0-d arrays can be captured"
+    if isinstance(value, tuple | list | dict | np.ndarray) and shape in (None, (len(value),)):
+        remedy = f"{remedy}, and {SCALARS}"
+    raise ExpressionError(f"{described} is not a scalar: {remedy}")
 
 
 def _apply(name: str, arguments: Sequence[Any], keywords: dict[str, Any] | None = None) -> Traced:
@@ -262,8 +295,16 @@ class Traced:
             f"cannot be traced): {FUNCTION_REMEDY}"
         )
 
-    __float__ = __int__ = __index__ = __complex__ = __round__ = _no_number
-    __array__ = __iter__ = _no_number
+    __float__ = __int__ = __index__ = __complex__ = _no_number
+    __array__ = _no_number
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self._no_number() if digits else _apply("round", [self])
+
+    def _no_vector(self, *_: Any) -> Any:
+        raise ExpressionError(f"{self!r} cannot be indexed or unpacked: {SCALARS}")
+
+    __iter__ = __getitem__ = __len__ = _no_vector
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> Traced:
         if method != "__call__":
@@ -446,7 +487,9 @@ def _traceable(value: Any, memo: dict[int, Any]) -> Any:
             return value
         return _TracedModule(value, memo)
     if isinstance(value, types.BuiltinFunctionType) and value.__module__ == "math":
-        return _by_name(value.__name__, value)
+        # Of the names that NumPy has too this one alone means something else.
+        name = "ieee_remainder" if value is math.remainder else value.__name__
+        return _by_name(name, value)
     if isinstance(value, functools.partial):
         return functools.partial(_traceable(value.func, memo), *value.args, **value.keywords)
     if isinstance(value, types.MethodType):
@@ -555,6 +598,10 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
         _check(result, symbols, condition)
     except ExpressionError as error:
         raise TypeError(f"{what}({', '.join(names)}): {error}") from error
+    except (TypeError, AttributeError) as error:  # an operator, method or call that symbols lack
+        raise TypeError(
+            f"{what}({', '.join(names)}) cannot be traced: {error}; {FUNCTION_REMEDY}"
+        ) from error
     except Exception as error:
         error.add_note(f"while tracing {what}({', '.join(names)})")
         raise
@@ -636,6 +683,8 @@ _REPLACED = (
     sympy.Heaviside,
     sympy.ITE,
     sympy.Xor,
+    sympy.Mod,
+    *(getattr(sympy, name) for name, _ in _RECIPROCALS),
 )
 _KNOWN_NODES = (sympy.Add, sympy.Mul, sympy.Pow, Relational, sympy.And, sympy.Or, sympy.Not)
 
@@ -691,13 +740,13 @@ def _unwound(expression: Any, unknown: Any, result: Any) -> Any:
 
 
 def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
-    """The derivative by the parameter called ``name``; one-sided at kinks (the first argument of
-    max and min, 0 for abs), 0 for steps.
+    """The derivative by the parameter called ``name``; at kinks the mean of both sides (1/2 for max
+    and min, 0 for abs), 0 for steps.
 
     Examples
     --------
     >>> derivative(trace(max, ["a", "b"], "f"), "b", "df")
-    Where(a >= b, 0, 1)
+    Where(a < b, 1, Where(Eq(a, b), 1/2, 0))
     """
     result = _normalised(expression.diff(symbol(name)))
     try:

@@ -27,6 +27,9 @@ class ExpressionError(TypeError):
 
 
 # ---- functions whose SymPy twins reorder their arguments, or differentiate into distributions ---
+#
+# Derivatives at kinks are the mean of both sides: 1/2 for max and min at ties, 0 for abs at 0. The
+# mean is linear, so kinks that cancel, as in max(a, b) + log1p(exp(-|a - b|)), cancel here too.
 
 
 class _Elementary(sympy.Function):
@@ -35,7 +38,7 @@ class _Elementary(sympy.Function):
 
 
 class Maximum(_Elementary):
-    """max(a, b); the derivative goes to the first argument at ties."""
+    """max(a, b); at ties the derivative is 1/2 by either argument."""
 
     nargs = 2
 
@@ -48,11 +51,11 @@ class Maximum(_Elementary):
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         a, b = self.args
-        return Where(a >= b, *((1, 0) if argindex == 1 else (0, 1)))
+        return _share(a < b, a, b, argindex)
 
 
 class Minimum(_Elementary):
-    """min(a, b); the derivative goes to the first argument at ties."""
+    """min(a, b); at ties the derivative is 1/2 by either argument."""
 
     nargs = 2
 
@@ -65,7 +68,13 @@ class Minimum(_Elementary):
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         a, b = self.args
-        return Where(a <= b, *((1, 0) if argindex == 1 else (0, 1)))
+        return _share(b < a, a, b, argindex)
+
+
+def _share(second: Boolean, a: sympy.Expr, b: sympy.Expr, argindex: int) -> sympy.Expr:
+    """The derivative of an extremum; `second` says where it is b. Of NaN it is a, as the value."""
+    of_first, of_second = (1, 0) if argindex == 1 else (0, 1)
+    return Where(second, of_second, Where(sympy.Eq(a, b), HALF, of_first))
 
 
 class Grouped(_Elementary):
@@ -94,8 +103,40 @@ class Where(_Elementary):
         return a if a == b else None
 
     def _eval_derivative(self, s: sympy.Symbol) -> sympy.Expr:
+        # That of the branch taken or, on a boundary at which both are equal, of its two sides.
         condition, a, b = self.args
-        return Where(condition, a.diff(s), b.diff(s))
+        by_a, by_b = a.diff(s), b.diff(s)
+        chosen = Where(condition, by_a, by_b)
+        if by_a == by_b or not condition.has(s) or (a.is_number and b.is_number):
+            return chosen
+        meet = sympy.Eq(a, b, evaluate=False)
+        strict, loose = _beside(condition, False), _beside(condition, True)
+        if strict == loose == sympy.false:  # an equation: both sides are b
+            return Where(condition & ~(meet & (Absolute(by_b) < sympy.oo)), by_a, by_b)
+        if strict == loose == sympy.true:
+            return Where(condition | (meet & (Absolute(by_a) < sympy.oo)), by_a, by_b)
+        if sympy.true in (strict, loose) or sympy.false in (strict, loose):
+            return chosen
+        return SlopeOfWhere(condition, strict, loose, meet, by_a, by_b)
+
+
+def _beside(condition: Boolean, closed: bool) -> Boolean:
+    """What holds beside the condition's boundary, the boundary itself counted in or out."""
+    if isinstance(condition, sympy.Eq | sympy.Ne):
+        return sympy.true if isinstance(condition, sympy.Ne) else sympy.false
+    if isinstance(condition, Relational):
+        downwards = isinstance(condition, sympy.Lt | sympy.Le)
+        kinds = (sympy.Lt, sympy.Le) if downwards else (sympy.Gt, sympy.Ge)
+        return kinds[closed](*condition.args)
+    return condition.func(*(_beside(argument, closed) for argument in condition.args))
+
+
+class SlopeOfWhere(_Elementary):
+    """The derivative of a `Where`: (condition, the same without and with its boundary, whether both
+    branches are equal, the derivatives of both). The mean on a boundary where the branches meet, if
+    it is finite; a branch is often there to replace the other where that has no derivative."""
+
+    nargs = 6
 
 
 class Absolute(_Elementary):
@@ -135,6 +176,12 @@ class Floor(_Step):
 
 class Ceil(_Step):
     twin = sympy.ceiling
+
+
+class Rint(_Step):
+    """The nearest integer; of two equally near ones the even one."""
+
+    twin = staticmethod(lambda a: sympy.Integer(round(a)))
 
 
 class Expm1(_Elementary):
@@ -180,7 +227,9 @@ CPP_FUNCTIONS = {
     "Sign": "sign",
     "Floor": "floor",
     "Ceil": "ceil",
+    "Rint": "rint",
     "Where": "where",
+    "SlopeOfWhere": "slope_of_where",
     "Grouped": "",
 }
 _NUMPY_FUNCTIONS = {
@@ -370,7 +419,7 @@ class _IntegerPrinter(_Printer):
 
     def _print_Function(self, expression: sympy.Function) -> str:
         name = type(expression).__name__
-        if name in ("Floor", "Ceil"):
+        if name in ("Floor", "Ceil", "Rint"):
             return self._print(expression.args[0])
         if name not in ("Maximum", "Minimum", "Absolute", "Sign", "Where"):
             raise ExpressionError(f"the function {self.functions[name]} gives no integer")
@@ -548,6 +597,14 @@ class _ArrayFunctions:
 
     def minimum(self, a: Any, b: Any) -> Any:
         return self._module.where(b < a, b, a)
+
+    def slope_of_where(
+        self, condition: Any, strict: Any, loose: Any, meet: Any, by_a: Any, by_b: Any
+    ) -> Any:
+        where = self._module.where
+        sides = where(strict, by_a, where(loose, (by_a + by_b) * 0.5, by_b))
+        settled = meet & (self._module.abs(sides) < math.inf)
+        return where(settled, sides, where(condition, by_a, by_b))
 
 
 def _guarded(function: Callable[[float], float]) -> Callable[[float], float]:

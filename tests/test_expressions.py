@@ -67,6 +67,8 @@ CALLABLES = {
     "operator": operator.mul,
     "builtins": lambda a, b: min(a, b, 1) + max([2 * a, b]) + sum([a, b, 1.5]) + max(3, 4),
     "steps": lambda a, b: math.floor(a * 7) + math.ceil(b * 7) + math.trunc(-3 * b),
+    "rounding": lambda a, b: np.rint(7 * a) + round(5 * b) + np.fmod(-7 * a, b) + np.fix(-9 * a),
+    "remainders": lambda a, b: math.remainder(7 * a, b) + math.fmod(5 * a, b) + (-a) % 0.25,
     "helpers": lambda a, b: helper(a) * factorial(3) + max(x * 2 for x in (a, b)),
     "local imports": with_local_imports,
     "closure over a NumPy scalar": closure(np.float32(0.125)),
@@ -169,8 +171,22 @@ FAILURES = {
     "NaN": (lambda a, b: a + math.nan, "NaN"),
     "division": (lambda a, b: a / 0, "division by 0"),
     "arity": (lambda a: a, r"called with 2 arguments, but .* takes \(a\)"),
+    "pair": (lambda a, b: (a + b, a), r"\(a \+ b, a\) is not a scalar.*no pairs or vectors"),
+    "vector": (lambda a, b: np.array([1.0, 2.0]), "not a scalar.*no pairs or vectors"),
+    "index": (lambda a, b: a[0] + b[0], "a cannot be indexed or unpacked: .* are scalars"),
+    "unpacking": (lambda a, b: [*a, b], "a cannot be indexed or unpacked: .* are scalars"),
+    "complex": (lambda a, b: a + 1j * b, "1j is complex"),
     "text": ("a + b", "needs a callable or a SymPy expression, not 'a \\+ b'"),
 }
+
+
+@pytest.mark.parametrize(
+    "function", [lambda a, b: a.max() + b, lambda a, b: a @ b, lambda a, b: divmod(a, b)[1]]
+)
+def test_what_symbols_lack_names_the_argument_and_the_remedy(function):
+    message = r"^times\(a, b\) cannot be traced: .*; use arithmetic, min, max"
+    with pytest.raises(TypeError, match=message):
+        trace(function, ["a", "b"], "times")
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -207,16 +223,70 @@ def test_derivatives_match_finite_differences(name):
     np.testing.assert_allclose(by_b, (f(a, b + step) - f(a, b - step)) / (2 * step), rtol=1e-7)
 
 
-def test_derivatives_at_ties_go_to_the_first_argument():
-    def slopes(function):
-        expression = trace(function, ["a", "b"], "f")
-        return [ArrayFunction(derivative(expression, x, "df"), "ab")(2.0, 2.0) for x in "ab"]
+def slopes(function, a=2.0, b=2.0):
+    expression = trace(function, ["a", "b"], "f")
+    return [ArrayFunction(derivative(expression, x, "df"), "ab")(a, b) for x in "ab"]
 
-    assert slopes(lambda a, b: max(a, b)) == [1, 0]
-    assert slopes(lambda a, b: max(b, a)) == [0, 1]
-    assert slopes(lambda a, b: np.minimum(b, a)) == [0, 1]
-    assert slopes(lambda a, b: abs(a - b)) == [0, 0]
-    assert slopes(np.logaddexp) == [0.5, 0.5]
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda a, b: max(a, b), [0.5, 0.5]),
+        (lambda a, b: np.minimum(b, a), [0.5, 0.5]),
+        (lambda a, b: abs(a - b), [0, 0]),
+        (lambda a, b: np.sqrt((a - b) ** 2), [0, 0]),
+        (lambda a, b: np.clip(a, 2, 5) + b, [0.5, 1]),
+        (lambda a, b: where(a >= b, 3 * a, 2 * a + b), [2.5, 0.5]),
+        (lambda a, b: where((a > 2) & (b > 1), a, 2), [0.5, 0]),
+        (lambda a, b: where(a > 2, b, a * b - b), [1, 1]),  # by b nothing changes sides
+        # A branch that replaces another where that has no derivative, or another value.
+        (lambda a, b: where(a > 2, (a - 2) ** 0.5, 0) + b, [0, 1]),
+        (lambda a, b: where(a > 2, a + b, -math.inf), [0, 0]),
+        (lambda a, b: where(a != b, (a * a - b * b) / (a - b), 2 * a), [2, 0]),
+    ],
+)
+def test_derivatives_at_kinks_are_the_mean_of_both_sides(function, expected):
+    assert slopes(function) == expected
+
+
+def softplus(a):
+    return np.log1p(np.exp(-abs(a)))
+
+
+A, B = sympy.symbols("a b")
+SMOOTH = {
+    "maximum": lambda a, b: np.maximum(a, b) + softplus(a - b),
+    "max": lambda a, b: max(b, a) + softplus(b - a),
+    "minimum": lambda a, b: np.minimum(a, b) - softplus(a - b),
+    "abs": lambda a, b: (a + b + abs(a - b)) / 2 + softplus(a - b),
+    "root of a square": lambda a, b: (a + b + ((b - a) ** 2) ** 0.5) / 2 + softplus(a - b),
+    "sign": lambda a, b: (a + b + np.sign(a - b) * (a - b)) / 2 + softplus(a - b),
+    "heaviside": lambda a, b: b + np.heaviside(a - b, 0.5) * (a - b) + softplus(a - b),
+    "clip": lambda a, b: b + np.clip(a - b, 0, None) + softplus(a - b),
+    "where": lambda a, b: where(a > b, a, b) + softplus(a - b),
+    "where not": lambda a, b: where(~(a > b), b, a) + softplus(a - b),
+    "where both": lambda a, b: where((a >= b) & (b > -9), a, b) + softplus(a - b),
+    "where equal": lambda a, b: where(a == b, a + math.log(2), max(a, b) + softplus(a - b)),
+    "where branches": lambda a, b: where(a < b, b + softplus(a - b), a + softplus(a - b)),
+    "logaddexp": np.logaddexp,
+    "sympy": sympy.Max(A, B) + sympy.log(1 + sympy.exp(-sympy.Abs(A - B))),
+    "piecewise": sympy.Piecewise((A, A > B), (B, True))
+    + sympy.log(1 + sympy.exp(-sympy.Abs(A - B))),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_kinks_of_smooth_sums_cancel(name):
+    assert slopes(SMOOTH[name]) == [0.5, 0.5]
+    beside = np.exp(2.0) / (np.exp(2.0) + np.exp(1.5))
+    if name == "minimum":
+        beside = 1 - beside
+    assert slopes(SMOOTH[name], 2.0, 1.5) == pytest.approx([beside, 1 - beside])
+
+
+def test_the_sigmoid_has_its_slope_at_zero():
+    torch = pytest.importorskip("torch")
+    assert slopes(lambda a, b: torch.sigmoid(a - b)) == [0.25, -0.25]
 
 
 def test_a_derivative_without_c_names_the_argument_to_pass():
@@ -251,6 +321,7 @@ FLOATING = {
     "(absolute(a) * sign(b) + floor(a)) - ceil(b)": lambda a, b: (
         abs(a) * np.sign(b) + np.floor(a) - np.ceil(b)
     ),
+    "(a - b * rint(a / b)) + rint(b)": lambda a, b: math.remainder(a, b) + np.rint(b),
     "expm1(a) + log1p(b)": lambda a, b: np.expm1(a) + np.log1p(b),
     "tgamma(b) + lgamma(a)": lambda a, b: math.lgamma(a) + math.gamma(b),
     "(acosh(a) + atan2(a, b)) + erfc(b)": lambda a, b: (
@@ -315,6 +386,8 @@ def test_cpp_computes_what_the_array_function_computes(tmp_path):
     floating = [trace(CALLABLES[name], ["a", "b"], name) for name in CALLABLES]
     floating += [trace(function, ["a", "b"], text) for text, function in FLOATING.items()]
     integer = [trace(function, ["a", "b"], text) for text, function in INTEGER.items()]
+    smooth = [trace(function, ["a", "b"], name) for name, function in SMOOTH.items()]
+    tied = [derivative(expression, name, "df") for expression in smooth for name in "ab"]
     a, b, i, j = 1.7, 0.6, 100, 90
     program = tmp_path / "program.cpp"
     program.write_text(
@@ -328,6 +401,10 @@ def test_cpp_computes_what_the_array_function_computes(tmp_path):
             f"template <class V> V g{n}(V a, V b) {{ return {cpp_integer(f)}; }}\n"
             for n, f in enumerate(integer)
         )
+        + "".join(
+            f"template <class V> V h{n}(V a, V b) {{ return {cpp_floating(f)}; }}\n"
+            for n, f in enumerate(tied)
+        )
         + "}\nint main() {\n"
         + "".join(
             f'printf("%.17g\\n", semiconv::f{n}<double>({a}, {b}));\n' for n in range(len(floating))
@@ -335,6 +412,9 @@ def test_cpp_computes_what_the_array_function_computes(tmp_path):
         + "".join(
             f'printf("%d\\n", (int)semiconv::g{n}<signed char>({i}, {j}));\n'
             for n in range(len(integer))
+        )
+        + "".join(
+            f'printf("%.17g\\n", semiconv::h{n}<float>({a}f, {a}f));\n' for n in range(len(tied))
         )
         + "}\n"
     )
@@ -353,7 +433,9 @@ def test_cpp_computes_what_the_array_function_computes(tmp_path):
     expected = [ArrayFunction(f, "ab")(a, b) for f in floating]
     exact = [ArrayFunction(f, "ab")(*np.array([[i], [j]], object))[0] for f in integer]
     np.testing.assert_allclose(numbers[: len(floating)], expected, rtol=1e-14)
-    np.testing.assert_array_equal(numbers[len(floating) :], np.clip(exact, -128, 127))
+    saturated, halves = numbers[len(floating) : -len(tied)], numbers[-len(tied) :]
+    np.testing.assert_array_equal(saturated, np.clip(exact, -128, 127))
+    assert halves == [0.5] * len(tied)
 
 
 def test_array_functions_keep_shape_and_dtype():
