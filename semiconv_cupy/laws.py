@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,11 +21,12 @@ SLOPE = 1e-5  # relative; of a central difference
 
 @dataclass(frozen=True)
 class Law:
-    """One law: what it says, and where it fails."""
+    """One law: what it says, where it fails, and whether a convolution needs it."""
 
     name: str
     formula: str
     counterexample: str | None
+    needed_by: Literal["convolution", "semifield"] = "convolution"
 
     @property
     def holds(self) -> bool:
@@ -39,33 +40,63 @@ class Law:
 
 @dataclass(frozen=True)
 class LawReport:
-    """What `check` found; prints one line a law."""
+    """What `check` found; prints one line a law, and what follows.
+
+    Attributes
+    ----------
+    semifield : str
+        What was tested.
+    laws : tuple of Law
+        In the order in which they print.
+    one : float or None
+        The neutral element of the multiplication, None where there is none.
+    kernel_inverted : bool
+        Whether img ⊗ krn multiplies by the inverse of krn, as img - krn does; the laws of the
+        multiplication are then those of a ⊗ (one ⊗ b).
+    """
 
     semifield: str
     laws: tuple[Law, ...]
+    one: float | None = None
+    kernel_inverted: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether every law holds."""
+        """Whether every law that a convolution needs holds, derivatives included."""
+        return all(law.holds for law in self.laws if law.needed_by == "convolution")
+
+    @property
+    def is_semifield(self) -> bool:
+        """Whether every law holds, those of the multiplication included."""
         return all(law.holds for law in self.laws)
 
     def __str__(self) -> str:
-        return "\n".join([self.semifield, *(f"  {law}" for law in self.laws)])
+        inverted = ", of a · b = a ⊗ (one ⊗ b): kernels enter inverted" * self.kernel_inverted
+        return "\n".join(
+            [
+                self.semifield,
+                *(f"  {law}" for law in self.laws),
+                f"enough for a convolution: {'yes' if self.ok else 'no'}",
+                f"a semifield: {'yes' + inverted if self.is_semifield else 'no'}",
+            ]
+        )
 
     __repr__ = __str__
 
     def raise_if_failed(self) -> None:
-        """Raise a ValueError that shows the laws that fail, if any does."""
+        """Raise a ValueError that shows the laws that fail, if a convolution needs any of them."""
         if not self.ok:
             failed = [f"  {law}" for law in self.laws if not law.holds]
-            raise ValueError("\n".join([f"{self.semifield} is no semifield:", *failed]))
+            lines = [f"{self.semifield} is no semifield, nor enough for a convolution:", *failed]
+            raise ValueError("\n".join(lines))
 
 
 class _Checker:
     """Collects laws; every side is an array over the samples."""
 
-    def __init__(self) -> None:
+    def __init__(self, low: float, high: float) -> None:
         self.laws: list[Law] = []
+        self.domain = (low, high)
 
     def equal(
         self,
@@ -74,6 +105,8 @@ class _Checker:
         left: Any,
         right: Any,
         tolerance: float = ROUNDING,
+        needed_by: Literal["convolution", "semifield"] = "convolution",
+        remedy: str = "",
         **variables: Any,
     ) -> None:
         left, right = np.broadcast_arrays(np.asarray(left), np.asarray(right))
@@ -84,21 +117,41 @@ class _Checker:
             shown = (
                 f"{key} = {np.broadcast_to(v, wrong.shape)[at]:.6g}" for key, v in variables.items()
             )
-            counterexample = f"{', '.join(shown)} gives {left[at]:.6g} and {right[at]:.6g}"
-        self.laws.append(Law(name, formula, counterexample))
+            counterexample = f"{', '.join(shown)} gives {left[at]:.6g} and {right[at]:.6g}{remedy}"
+        self.laws.append(Law(name, formula, counterexample, needed_by))
 
     def slope(
         self,
         name: str,
         formula: str,
-        given: Any,
-        function: Callable[[Any], Any],
-        at: Any,
-        **rest: Any,
+        given: Callable[..., Any],
+        function: Callable[..., Any],
+        by: str,
+        points: dict[str, Any],
+        special: dict[str, Any],
     ) -> None:
-        step = 1e-6 * (1 + np.abs(at))
-        numeric = (function(at + step) - function(at - step)) / (2 * step)
-        self.equal(name, formula, given, numeric, SLOPE, **rest)
+        """Compare with differences; at a kink any slope between those of its two sides is right.
+
+        Of the `special` points those count at which the function is finite on both sides.
+        """
+        drawn = points[by].size
+        joined = {key: np.concatenate([points[key], special[key]]) for key in points}
+        at = joined[by]
+        step = 4e-6 * (1 + np.abs(at))
+        values = [
+            function(*({**joined, by: at + offset * step}).values())
+            for offset in (-2.0, -1.0, 0.0, 1.0, 2.0)
+        ]
+        below, before, here, after, above = values
+        left = (3 * here - 4 * before + below) / (2 * step)
+        right = (4 * after - 3 * here - above) / (2 * step)
+        middle = (after - before) / (2 * step)
+        sides = np.stack([left, middle, right])
+        found = given(*joined.values())
+        nearest = np.clip(found, sides.min(0), sides.max(0))
+        counted = np.isfinite(np.stack(values)).all(0) | (np.arange(at.size) < drawn)
+        shown: dict[str, Any] = {key: value[counted] for key, value in joined.items()}
+        self.equal(name, formula, found[counted], nearest[counted], SLOPE, **shown)
 
 
 def check(
@@ -113,15 +166,25 @@ def check(
         raise ValueError(f"domain must be (low, high) with low < high, got domain={domain}")
     a, b, c, k = np.random.default_rng(seed).uniform(low, high, (4, samples))
     b[::4] = a[::4]  # ties
-    checker = _Checker()
+    checker = _Checker(low, high)
     with np.errstate(all="ignore"):
+        times: Callable[[Any, Any], Any]
         if isinstance(semifield, BroadcastSemifield):
-            _check_algebra(checker, _broadcast_add(semifield), semifield.multiply, zero, a, b, c, k)
+            times = semifield.multiply
+            _check_algebra(checker, _broadcast_add(semifield), times, zero, a, b, c, k)
         elif isinstance(semifield, SelectSemifield):
+            times = semifield.times
             _check_select(checker, semifield, a, b, c, k)
         else:
+            post = semifield.post_sum or _identity
+            times = lambda img, krn: post(semifield.times(img, krn))  # noqa: E731
             _check_subtract(checker, semifield, a, b, c, k)
-    return LawReport(repr(semifield), tuple(checker.laws))
+        one, kernel_inverted = _check_multiplication(checker, times, a, b, c)
+    return LawReport(repr(semifield), tuple(checker.laws), one, kernel_inverted)
+
+
+def _identity(value: Any) -> Any:
+    return value
 
 
 def _broadcast_add(semifield: BroadcastSemifield) -> Callable[[Any, Any], Any]:
@@ -140,10 +203,9 @@ def _check_algebra(
     b: Any,
     c: Any,
     k: Any,
-    post: Callable[[Any], Any] = lambda acc: acc,
-    undo: Callable[[Any], Any] = lambda out: out,
+    post: Callable[[Any], Any] = _identity,
 ) -> None:
-    """Where ``post`` transforms accumulators, add works on those and times on what post gives."""
+    """Where ``post`` transforms accumulators, a, b and c are some: times works on what it gives."""
     checker.equal(
         "addition is associative", "(a ⊕ b) ⊕ c = a ⊕ (b ⊕ c)",
         add(add(a, b), c), add(a, add(b, c)), a=a, b=b, c=c,
@@ -152,22 +214,107 @@ def _check_algebra(
     zeros = np.full_like(a, zero)
     checker.equal("zero is neutral on the left", "zero ⊕ a = a", add(zeros, a), a, a=a)
     checker.equal("zero is neutral on the right", "a ⊕ zero = a", add(a, zeros), a, a=a)
-    checker.equal("zero absorbs", "zero ⊗ k = zero", times(post(zeros), k), zeros, k=k)
+    checker.equal(
+        "zero absorbs", "zero ⊗ k = zero", times(post(zeros), k), zeros, k=k,
+        remedy="; if k never is such a number, pass domain=(low, high), as domain=(0.1, 4)",
+    )  # fmt: skip
     checker.equal(
         "multiplication distributes", "(a ⊕ b) ⊗ k = (a ⊗ k) ⊕ (b ⊗ k)",
-        times(post(add(undo(a), undo(b))), k), add(times(a, k), times(b, k)), a=a, b=b, k=k,
+        times(post(add(a, b)), k), add(times(post(a), k), times(post(b), k)), a=a, b=b, k=k,
     )  # fmt: skip
+
+
+def _check_multiplication(
+    checker: _Checker, times: Callable[[Any, Any], Any], a: Any, b: Any, c: Any
+) -> tuple[float | None, bool]:
+    """What a semifield needs besides; gives its one, and whether kernels enter inverted."""
+    one = _one_of(times, a)
+    inverted, product, dot = False, times, "⊗"
+    if one is not None:
+        ones = np.full_like(b, one)
+        inverted = not _close(times(ones, b), b) and _close(times(b, b), ones)
+        if inverted:
+            product, dot = lambda img, krn: times(img, times(np.full_like(krn, one), krn)), "·"
+    checker.equal(
+        "multiplication is associative", f"(a {dot} b) {dot} c = a {dot} (b {dot} c)",
+        product(product(a, b), c), product(a, product(b, c)), a=a, b=b, c=c, needed_by="semifield",
+    )  # fmt: skip
+    checker.equal(
+        "multiplication is commutative", f"a {dot} b = b {dot} a",
+        product(a, b), product(b, a), a=a, b=b, needed_by="semifield",
+    )  # fmt: skip
+    if one is None:
+        missing = "no number k gives a ⊗ k = a for every a"
+        checker.laws.append(Law("one is neutral", "a ⊗ one = a", missing, "semifield"))
+        checker.laws.append(Law("inverses", "a ⊗ x = one", "there is no one", "semifield"))
+        return None, False
+    checker.equal(
+        "one is neutral", f"one {dot} a = a = a {dot} one, one = {one:g}",
+        product(ones, a), a, a=a, needed_by="semifield",
+    )  # fmt: skip
+    neutral = checker.laws[-1].holds
+    row, _ = _solutions(product, a[:16], np.full_like(a[:16], one))
+    without = np.setdiff1d(np.arange(a[:16].size), row)
+    counterexample = f"a = {a[without[0]]:.6g} has none" if without.size else None
+    checker.laws.append(Law("inverses", f"a {dot} x = one", counterexample, "semifield"))
+    return one if neutral else None, inverted
+
+
+def _close(left: Any, right: Any) -> bool:
+    return bool(np.allclose(left, right, rtol=ROUNDING, atol=ROUNDING))
+
+
+def _one_of(times: Callable[[Any, Any], Any], a: Any) -> float | None:
+    """The k with a ⊗ k = a for every a."""
+    _, solved = _solutions(times, a[:1], a[:1])
+    for k in (1.0, 0.0, np.inf, -np.inf, *solved):
+        if _close(times(a, np.full_like(a, k)), a):
+            return float(k)
+    return None
+
+
+# Where solutions are looked for.
+_MAGNITUDES = np.logspace(-6, 6, 601)
+_GRID = np.concatenate([-_MAGNITUDES[::-1], [0.0], _MAGNITUDES])
+
+
+def _solutions(times: Callable[[Any, Any], Any], a: Any, result: Any) -> tuple[Any, Any]:
+    """All (n, x) on a grid or between two of its points with a[n] ⊗ x = result[n]."""
+
+    def difference(row: Any, x: Any) -> Any:
+        return times(a[row], x) - result[row]
+
+    rows, columns = np.indices((a.size, _GRID.size))
+    on_grid = difference(rows, _GRID[columns])
+    row, column = np.nonzero(on_grid[:, :-1] * on_grid[:, 1:] < 0)
+    low, high = _GRID[column], _GRID[column + 1]
+    rising = on_grid[row, column + 1] > 0
+    for _ in range(60):  # bisection
+        middle = (low + high) / 2
+        beyond = (difference(row, middle) > 0) == rising
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    row = np.concatenate([rows.ravel(), row])
+    x = np.concatenate([_GRID[columns.ravel()], low])
+    solved = np.isclose(times(a[row], x), result[row], rtol=ROUNDING, atol=ROUNDING)
+    return row[solved], x[solved]
 
 
 def _check_times(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
-    times = semifield.times
+    # Where formulas have kinks: equal arguments, and 0 and +-1 with anything.
+    low, high = checker.domain
+    pairs = list(zip(a, a, strict=True))
+    for kink in (-1.0, 0.0, 1.0):
+        if low < kink < high:
+            pairs += [(kink, kink), *((kink, x) for x in k[:8]), *((x, kink) for x in a[:8])]
+    imgs, krns = np.array(pairs).T
+    points, special = {"img": a, "krn": k}, {"img": imgs, "krn": krns}
     checker.slope(
         "derivative of times by img", "d_times_d_img = d (img ⊗ krn) / d img",
-        semifield.d_times_d_img(a, k), lambda img: times(img, k), a, img=a, krn=k,
+        semifield.d_times_d_img, semifield.times, "img", points, special,
     )  # fmt: skip
     checker.slope(
         "derivative of times by krn", "d_times_d_kernel = d (img ⊗ krn) / d krn",
-        semifield.d_times_d_kernel(a, k), lambda krn: times(a, krn), k, img=a, krn=k,
+        semifield.d_times_d_kernel, semifield.times, "krn", points, special,
     )  # fmt: skip
 
 
@@ -192,27 +339,32 @@ def _check_select(checker: _Checker, semifield: Any, a: Any, b: Any, c: Any, k: 
 
 
 def _check_subtract(checker: _Checker, semifield: Any, a: Any, b: Any, c: Any, k: Any) -> None:
-    add, subtract = semifield.add, semifield.subtract
-    identity: Callable[[Any], Any] = lambda value: value  # noqa: E731
-    post, undo = semifield.post_sum or identity, semifield.undo_post_sum or identity
-    _check_algebra(checker, add, semifield.times, semifield.zero, a, b, c, k, post, undo)
+    add, times, post = semifield.add, semifield.times, semifield.post_sum
+    if post is None:
+        _check_algebra(checker, add, times, semifield.zero, a, b, c, k)
+    else:
+        x, y, z = (times(value, k) for value in (a, b, c))
+        _check_algebra(checker, add, times, semifield.zero, x, y, z, k, post)
     _check_times(checker, semifield, a, k)
-    acc, val = semifield.times(a, k), semifield.times(b, c)
+    acc, val = times(a, k), times(b, c)
     res = add(acc, val)
     checker.equal(
         "subtract undoes add", "subtract(res, val) ⊕ val = res",
-        add(subtract(res, val), val), res, res=res, val=val,
+        add(semifield.subtract(res, val), val), res, res=res, val=val,
     )  # fmt: skip
     checker.slope(
         "derivative of add", "d_add_d_right = d (acc ⊕ val) / d val",
-        semifield.d_add_d_right(acc, val), lambda right: add(acc, right), val, acc=acc, val=val,
+        semifield.d_add_d_right, add, "val",
+        {"acc": acc, "val": val}, {"acc": acc, "val": acc},
     )  # fmt: skip
-    if semifield.post_sum is not None:
+    if post is None:
+        return
+    if "undo_post_sum" in semifield.expressions:
         checker.equal(
             "undo_post_sum undoes post_sum", "undo_post_sum(post_sum(acc)) = acc",
-            undo(post(acc)), acc, acc=acc,
+            semifield.undo_post_sum(post(acc)), acc, acc=acc,
         )  # fmt: skip
-        checker.slope(
-            "derivative of post_sum", "d_post_d_acc = d post_sum(acc) / d acc",
-            semifield.d_post_d_acc(acc), post, acc, acc=acc,
-        )  # fmt: skip
+    checker.slope(
+        "derivative of post_sum", "d_post_d_acc = d post_sum(acc) / d acc",
+        semifield.d_post_d_acc, post, "acc", {"acc": acc}, {"acc": acc[:0]},
+    )  # fmt: skip

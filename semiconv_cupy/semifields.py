@@ -15,16 +15,16 @@ import operator
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import sympy
 
-from semiconv_cupy.expressions import derivative, solutions, symbol, trace, where
+from semiconv_cupy.expressions import SCALARS, derivative, solutions, symbol, trace, where
 from semiconv_cupy.once import cached_property
 from semiconv_cupy.printing import (
     ArrayFunction,
-    Maximum,
     Minimum,
     cpp_bool,
     cpp_floating,
@@ -210,7 +210,12 @@ class _CompiledSemifield:
         may round or overflow where it meets the zero.
         """
         zero, weight = _number(self.zero), sympy.Symbol("k", real=True)
-        product = self.expressions["times"].subs({IMG: zero, KRN: weight}, simultaneous=True)
+        try:
+            product = self.expressions["times"].subs({IMG: zero, KRN: weight}, simultaneous=True)
+        except TypeError:  # the zero makes it NaN, which SymPy does not compare
+            return False
+        if product.has(sympy.nan, sympy.zoo):
+            return False
         largest = float(np.finfo(np.float64).max)
         weights = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, -1e-300, largest, -largest])
         products = self.functions.times(np.full_like(weights, self.zero), weights)
@@ -261,6 +266,7 @@ class _CompiledSemifield:
         texts = {
             f"SEMICONV_{name.upper()}": cpp_floating(expression)
             for name, expression in self.expressions.items()
+            if name != "undo_post_sum"  # no kernel needs it
         }
         texts["SEMICONV_ZERO"] = cpp_floating(_number(self.zero))
         if self.parameter is not None:
@@ -276,7 +282,7 @@ class _CompiledSemifield:
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
     ) -> LawReport:
-        """Test the laws of a semifield, and the derivatives, on random numbers.
+        """Test the laws of a semifield, and the derivatives, on random numbers and at ties.
 
         Parameters
         ----------
@@ -291,7 +297,9 @@ class _CompiledSemifield:
         Returns
         -------
         LawReport
-            Prints one line a law, with an example where it fails; ``.ok``, ``.raise_if_failed()``.
+            Prints one line a law, with an example where it fails. ``.ok`` (and
+            ``.raise_if_failed()``) says whether it is enough for a convolution, ``.is_semifield``
+            whether the multiplication is one of a semifield too.
 
         Examples
         --------
@@ -318,10 +326,28 @@ def _number(value: float) -> sympy.Expr:
     return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(value, precision=53)
 
 
+def _real(name: str, value: Any) -> float:
+    """The value as a float, or an error that names the argument."""
+    text = isinstance(value, str | bytes | bytearray)
+    if not text and not isinstance(value, complex | np.complexfloating):
+        try:
+            return float(value)
+        except OverflowError:
+            shown = f"{Decimal(value):.3e}" if isinstance(value, int) else repr(value)
+            raise ValueError(
+                f"{name} must lie in the range of float64, up to 1.8e308, got {name}={shown}"
+            ) from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a real number, got {name}={value!r}")
+
+
 def _checked_zero(zero: Any) -> float:
     if zero is None:
         raise TypeError("zero is missing: pass the neutral element of the addition")
-    value = float(zero)
+    if isinstance(zero, tuple | list) or np.ndim(zero) > 0:
+        raise TypeError(f"zero must be one number, got zero={zero!r}: {SCALARS}")
+    value = _real("zero", zero)
     if math.isnan(value):
         raise ValueError("zero must be a number or +-inf, got zero=nan")
     return value
@@ -337,7 +363,7 @@ def _checked_parameter(name: str, value: Any) -> float:
             f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
             f"the kernel and gets none. Learn it outside: {same[name]}"
         )
-    number = float(value)
+    number = _real(name, value)
     if not math.isfinite(number) or number == 0:
         raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
     return number
@@ -376,7 +402,8 @@ class SelectSemifield(_CompiledSemifield):
     times : (img, krn) -> number
         The multiplication.
     d_times_d_img, d_times_d_kernel : (img, krn) -> number, optional
-        Its derivatives; derived where they are None. At kinks they are one-sided.
+        Its derivatives; derived where they are None. At kinks they are the mean of both sides, as
+        1/2 for max and min at ties and 0 for abs at 0.
     zero : float
         The neutral element of the addition, such as -inf.
     cache_name : str, optional
@@ -623,7 +650,8 @@ class SubtractSemifield(_CompiledSemifield):
     d_times_d_img, d_times_d_kernel : (img, krn) -> number, optional
         Its derivatives.
     subtract : (res, val) -> number, optional
-        The acc with ``add(acc, val) == res``.
+        The acc with ``add(acc, val) == res``. The derivative of any addition but a plain sum,
+        ``left + right``, needs it.
     d_add_d_right : (acc, val) -> number, optional
         The derivative of ``add(acc, val)`` by ``val``.
     zero : float
@@ -633,7 +661,7 @@ class SubtractSemifield(_CompiledSemifield):
     post_sum : (acc) -> number, optional
         What makes the output of an accumulator; None for the identity.
     undo_post_sum : (res) -> number, optional
-        Its inverse.
+        Its inverse. Nothing needs it; `check` tests it where it is given.
     d_post_d_acc : (acc) -> number, optional
         Its derivative.
 
@@ -642,7 +670,7 @@ class SubtractSemifield(_CompiledSemifield):
     TypeError
         Where a function cannot be traced.
     ValueError
-        Where an inverse was left out and SymPy cannot solve for it.
+        Where subtract is needed and left out, and SymPy cannot solve for it.
 
     Notes
     -----
@@ -680,7 +708,10 @@ class SubtractSemifield(_CompiledSemifield):
         functions = _times_and_derivatives(times, d_times_d_img, d_times_d_kernel)
         total = functions["add"] = _traced("add", add)
         as_acc_and_val = {LEFT: ACC, RIGHT: VAL}
-        if subtract is None:
+        plain = total == LEFT + RIGHT
+        if subtract is None and plain:
+            functions["subtract"] = RES - VAL
+        elif subtract is None:
             functions["subtract"] = _inverse(total.xreplace(as_acc_and_val), "subtract", "add")
         else:
             functions["subtract"] = _traced("subtract", subtract)
@@ -691,11 +722,8 @@ class SubtractSemifield(_CompiledSemifield):
             functions["d_add_d_right"] = _traced("d_add_d_right", d_add_d_right)
         if post_sum is not None:
             post = functions["post_sum"] = _traced("post_sum", post_sum)
-            functions["undo_post_sum"] = (
-                _inverse(post, "undo_post_sum", "post_sum")
-                if undo_post_sum is None
-                else _traced("undo_post_sum", undo_post_sum)
-            )
+            if undo_post_sum is not None:  # no kernel needs it
+                functions["undo_post_sum"] = _traced("undo_post_sum", undo_post_sum)
             functions["d_post_d_acc"] = (
                 derivative(post, "acc", "d_post_d_acc")
                 if d_post_d_acc is None
@@ -703,7 +731,7 @@ class SubtractSemifield(_CompiledSemifield):
             )
         elif undo_post_sum is not None or d_post_d_acc is not None:
             raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
-        accumulator = "sum" if total == LEFT + RIGHT else "custom"
+        accumulator = "sum" if plain else "custom"
         self._define(functions, _checked_zero(zero), accumulator, cache_name=cache_name)
 
     def _specialise(self, accumulator: str, **parameter: float) -> None:
@@ -723,6 +751,8 @@ class SubtractSemifield(_CompiledSemifield):
     @classmethod
     def root(cls, p: float) -> SubtractSemifield:
         """a ⊕ b = (a^p + b^p)^(1/p), img ⊗ krn = img * krn, on numbers >= 0: the p-norm.
+
+        A window with a negative term gives NaN, whatever p is.
 
         Parameters
         ----------
@@ -837,10 +867,19 @@ class SubtractSemifield(_CompiledSemifield):
         """What makes the output of an accumulator; None for the identity."""
         return getattr(self.functions, "post_sum", None)
 
-    @property
+    @functools.cached_property
     def undo_post_sum(self) -> ArrayFunction | None:
-        """The inverse of `post_sum`."""
-        return getattr(self.functions, "undo_post_sum", None)
+        """The inverse of `post_sum`; where none was given, SymPy solves for it on first access.
+
+        Raises
+        ------
+        ValueError
+            Where none was given and SymPy cannot solve for it.
+        """
+        if "undo_post_sum" in self.expressions or "post_sum" not in self.expressions:
+            return getattr(self.functions, "undo_post_sum", None)
+        inverse = _inverse(self.expressions["post_sum"], "undo_post_sum", "post_sum")
+        return ArrayFunction(inverse, _PARAMETERS["undo_post_sum"])
 
     @property
     def d_post_d_acc(self) -> ArrayFunction | None:
@@ -872,6 +911,39 @@ class SubtractSemifield(_CompiledSemifield):
 _SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
 
 
+_HOW_TO_UNDO = {
+    "subtract": "lambda res, val: ..., the acc with add(acc, val) == res",
+    "undo_post_sum": "lambda res: ..., the acc with post_sum(acc) == res",
+}
+
+
+def _selects(addition: Any) -> bool:
+    """Whether an addition of acc and val always gives one of them."""
+    grid = np.linspace(-2, 2, 9)
+    acc, val = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    total = ArrayFunction(addition, ("acc", "val"))(acc, val)
+    return bool(((total == acc) | (total == val)).all())
+
+
+def _ready_made_sum(addition: Any) -> str | None:
+    """The call that makes the log or root whose addition this is, in acc and val."""
+    add = ArrayFunction(addition, ("acc", "val"))
+    acc, val = np.meshgrid(*_SAMPLES)
+    at_zero, at_one = add(0.0, 0.0), add(1.0, 1.0)  # ln(2)/mu, 2^(1/p)
+    with np.errstate(all="ignore"):
+        candidates = (
+            ("log", np.divide(math.log(2), at_zero)),
+            ("root", np.divide(math.log(2), np.log(at_one))),
+        )
+    for family, parameter in candidates:
+        value = float(f"{parameter:.9g}")
+        if math.isfinite(value) and value != 0:
+            semifield = getattr(SubtractSemifield, family)(value)
+            if np.allclose(semifield.add(acc, val), add(acc, val), rtol=1e-8):
+                return f"{semifield!r}"
+    return None
+
+
 def _inverse(expression: Any, argument: str, function: str) -> Any:
     """The expression of res (and val) that undoes an expression of acc (and val)."""
     names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
@@ -885,8 +957,13 @@ def _inverse(expression: Any, argument: str, function: str) -> Any:
         found = ArrayFunction(inverse, ("res", *names[1:]))(results, *vals)
         if np.allclose(found, accs, rtol=1e-6):
             return inverse
-    extremum = expression.has(Maximum, Minimum)
-    remedy = "an extremum has no inverse: use SelectSemifield" if extremum else f"pass {argument}"
+    remedy = f"pass {argument}={_HOW_TO_UNDO[argument]}"
+    if argument == "subtract":
+        ready_made = _ready_made_sum(expression)
+        if _selects(expression):
+            remedy = "it picks one of its arguments, which cannot be undone: use SelectSemifield"
+        elif ready_made is not None:
+            remedy += f", or use {ready_made}, which is this addition and cannot overflow"
     raise ValueError(
         f"{argument} is missing, and {function}({', '.join(names)}) = {readable(expression)} could "
         f"not be solved for acc; {remedy}"
@@ -959,7 +1036,11 @@ class BroadcastSemifield:
 
     @classmethod
     def root(cls, p: float) -> BroadcastSemifield:
-        """The p-norm and img * krn, as `SubtractSemifield.root`."""
+        """The p-norm and img * krn, as `SubtractSemifield.root`, on numbers >= 0.
+
+        Negative terms are taken to the power as they are: for even p like their magnitudes, else
+        the result is NaN where it is not real.
+        """
         value = _checked_parameter("p", p)
         return cls(Root(value), operator.mul, 0.0 if value > 0 else math.inf)
 

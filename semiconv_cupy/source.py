@@ -102,7 +102,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     macros |= semifield.definitions(arithmetic)
     if semifield.accumulator in ("log", "root", "sum"):
         macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
-        macros.pop("SEMICONV_ADD", None)
+        for function in ("ADD", "SUBTRACT", "D_ADD_D_RIGHT"):  # of an addition that is folded
+            macros.pop(f"SEMICONV_{function}", None)
     times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
     if times in _SUMS:
         macros["SEMICONV_PLAIN_TIMES"] = _SUMS[times]

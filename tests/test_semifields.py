@@ -156,6 +156,102 @@ def test_a_broken_law_is_found_and_shown(law):
         report.raise_if_failed()
 
 
+MULTIPLICATION = (
+    "multiplication is associative",
+    "multiplication is commutative",
+    "one is neutral",
+    "inverses",
+)
+TIMES = [
+    # times of a maximum, its one, the laws of the multiplication that fail
+    (lambda a, b: a + b, 0, ()),
+    (lambda a, b: a + b - 2.5, 2.5, ()),
+    (lambda a, b: a - b, 0, ()),  # the kernel enters inverted
+    (lambda a, b: a + 2 * b, None, MULTIPLICATION[:3]),
+    (lambda a, b: a + np.exp(b), None, MULTIPLICATION),
+    (lambda a, b: np.minimum(a, b), INF, MULTIPLICATION[3:]),
+]
+
+
+@pytest.mark.parametrize(("times", "one", "failing"), TIMES)
+@pytest.mark.parametrize("kind", ["select", "broadcast"])
+def test_enough_for_a_convolution_is_told_apart_from_a_semifield(kind, times, one, failing):
+    if kind == "select":
+        semifield = broken(SelectSemifield, times=times)
+    else:
+        semifield = BroadcastSemifield(BroadcastSemifield.tropical_max().add_reduce, times, -INF)
+    report = semifield.check()
+    assert report.ok
+    report.raise_if_failed()
+    assert tuple(law.name for law in report.laws if not law.holds) == failing
+    assert report.is_semifield == (not failing)
+    assert report.one == (None if "one is neutral" in failing else one)
+    assert "enough for a convolution: yes" in repr(report)
+    assert f"a semifield: {'no' if failing else 'yes'}" in repr(report)
+
+
+def test_the_ready_made_ones_are_semifields():
+    for semifield in (*SELECTIONS[:4], *SUMS[:10], *BROADCASTS):
+        report = semifield.check(samples=50)
+        assert report.is_semifield
+        inverted = "min_negated" in repr(semifield)
+        assert report.kernel_inverted == inverted
+        assert ("kernels enter inverted" in repr(report)) == inverted
+
+
+def test_absorption_that_fails_mentions_the_domain():
+    signed = broken(SelectSemifield, times=lambda img, krn: img * krn)
+    with pytest.raises(ValueError, match=r"zero absorbs .* pass domain=\(low, high\)"):
+        signed.check().raise_if_failed()
+    signed.check(domain=(0.1, 4)).raise_if_failed()
+
+
+def softplus(a):
+    return np.log1p(np.exp(-abs(a)))
+
+
+def rounded(**changes):
+    """log(1) by a formula of its author's."""
+    functions = {
+        "add": lambda a, b: np.maximum(a, b) + softplus(a - b),
+        "times": lambda img, krn: img + krn,
+        "subtract": lambda res, val: res + np.log(-np.expm1(val - res)),
+        "zero": -INF,
+    }
+    return SubtractSemifield(**{**functions, **changes})
+
+
+def failing_derivatives(semifield):
+    laws = semifield.check().laws
+    return [law.name for law in laws if law.name.startswith("derivative") and not law.holds]
+
+
+def test_derivatives_are_checked_at_ties():
+    assert rounded().check().is_semifield
+
+    def one_sided(acc, val):
+        return where(acc == val, 0, 1 / (1 + np.exp(acc - val)))
+
+    assert failing_derivatives(rounded(d_add_d_right=one_sided)) == ["derivative of add"]
+
+    def smooth(img, krn):
+        return max(img, krn) + softplus(img - krn)
+
+    given = {"d_times_d_img": lambda img, krn: one_sided(krn, img)}
+    assert failing_derivatives(rounded(times=smooth)) == []
+    assert failing_derivatives(rounded(times=smooth, **given)) == ["derivative of times by img"]
+
+
+@pytest.mark.parametrize(("slope", "right"), [(-1, True), (0, True), (0.5, True), (2, False)])
+def test_at_a_kink_any_slope_between_its_sides_is_right(slope, right):
+    kinked = broken(
+        SelectSemifield,
+        times=lambda img, krn: abs(img) + krn,
+        d_times_d_img=lambda img, krn: where(img == 0, slope, np.sign(img)),
+    )
+    assert failing_derivatives(kinked) == ([] if right else ["derivative of times by img"])
+
+
 def test_check_takes_a_domain():
     beyond = SubtractSemifield(lambda a, b: a + b, lambda a, b: abs(a) * b, zero=0.0)
     assert beyond.check().ok
@@ -173,12 +269,30 @@ def test_what_is_left_out_is_derived():
     assert norm.d_add_d_right(2.0, 1.5) == pytest.approx((1.5 / norm.add(2.0, 1.5)) ** 2)
     assert norm.d_times_d_img(2.0, 5.0) == 5
     assert norm.d_times_d_kernel(2.0, 5.0) == 2
+    assert SQUARES.subtract(5.0, 3.0) == 2
     assert SQUARES.undo_post_sum(3.0) == 9
     assert SQUARES.d_post_d_acc(4.0) == 0.25
     velocities = SubtractSemifield(
         lambda a, b: (a + b) / (1 + a * b), lambda a, b: a * b, zero=0.0
     )  # acc occurs twice: only an equation solver finds this inverse
     assert velocities.subtract(velocities.add(0.3, 0.5), 0.5) == pytest.approx(0.3)
+
+
+def test_sums_need_no_inverse_that_nothing_reads():
+    bounded = SubtractSemifield(
+        lambda a, b: a + b, lambda a, b: a * b, zero=0, post_sum=lambda a: a + math.tanh(a)
+    )
+    with pytest.raises(
+        ValueError, match=r"undo_post_sum is missing.*pass undo_post_sum=lambda res"
+    ):
+        bounded.undo_post_sum  # noqa: B018
+    assert pickle.loads(pickle.dumps(bounded)) == bounded
+    assert SubtractSemifield.linear().undo_post_sum is None
+    given = broken(SubtractSemifield, post_sum=lambda a: 2 * a, undo_post_sum=lambda r: r / 2)
+    assert given.undo_post_sum(6.0) == 3
+    laws = [law.name for law in given.check().laws]
+    assert "undo_post_sum undoes post_sum" in laws
+    assert "undo_post_sum undoes post_sum" not in [law.name for law in SQUARES.check().laws]
 
 
 def test_a_given_function_is_used_as_it_is():
@@ -189,7 +303,41 @@ def test_a_given_function_is_used_as_it_is():
 
 ERRORS = [
     (lambda: broken(SubtractSemifield, add=max), ValueError, r"subtract .* = maximum\(acc, val\)"),
+    (lambda: broken(SubtractSemifield, add=max), ValueError, "use SelectSemifield"),
+    (
+        lambda: rounded(subtract=None),
+        ValueError,
+        r"pass subtract=.*use SubtractSemifield\.log\(mu=1",
+    ),
+    (
+        lambda: broken(SubtractSemifield, add=lambda a, b: -np.logaddexp(-2 * a, -2 * b) / 2),
+        ValueError,
+        r"pass subtract=.*or use SubtractSemifield\.log\(mu=-2\.0\)",
+    ),
+    (
+        lambda: broken(SubtractSemifield, add=lambda a, b: a + b + abs(a) * b),
+        ValueError,
+        r"pass subtract=lambda res, val: \.\.\., the acc with add\(acc, val\) == res$",
+    ),
     (lambda: broken(SubtractSemifield, undo_post_sum=abs), TypeError, "need post_sum"),
+    *(
+        (lambda make=make, value=value: make(value), error, message)
+        for name, make in (
+            ("mu", SubtractSemifield.log),
+            ("p", SubtractSemifield.root),
+            ("mu", BroadcastSemifield.log),
+            ("p", BroadcastSemifield.root),
+            ("zero", lambda value: broken(SelectSemifield, zero=value)),
+            ("zero", lambda value: broken(SubtractSemifield, zero=value)),
+            ("zero", lambda value: BroadcastSemifield(np.max, np.add, value)),
+        )
+        for value, error, message in (
+            (10**400, ValueError, rf"{name} must lie in .* float64.*got {name}=1\.000e\+400"),
+            ("2", TypeError, f"{name} must be a real number, got {name}='2'"),
+            (2 + 1j, TypeError, rf"{name} must be a real number, got {name}=\(2\+1j\)"),
+            ((0.0, INF), TypeError, rf"{name} must be .* got {name}=\(0.0, inf\)"),
+        )
+    ),
     (lambda: broken(SelectSemifield, zero=None), TypeError, "zero is missing"),
     (lambda: broken(SelectSemifield, zero=math.nan), ValueError, "zero=nan"),
     (lambda: broken(SelectSemifield, add_select=max), TypeError, "add_select.*must give a cond"),
@@ -245,7 +393,6 @@ def test_definitions_of_floating_numbers():
         "SEMICONV_SUBTRACT": "res - val",
         "SEMICONV_D_ADD_D_RIGHT": "constant<V>(1.0)",
         "SEMICONV_POST_SUM": "sqrt(acc)",
-        "SEMICONV_UNDO_POST_SUM": "power<2>(res)",
         "SEMICONV_D_POST_D_ACC": "constant<V>(1.0) / (constant<V>(2.0) * sqrt(acc))",
         "SEMICONV_ZERO": "constant<V>(0.0)",
     }

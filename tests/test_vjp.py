@@ -157,6 +157,48 @@ def test_log_weights_sum_to_one_at_any_magnitude(magnitude):
     assert abs(grad_krn.sum() - out.size) < 1e-4
 
 
+def smooth(a, b):
+    """A smooth function of two kinks."""
+    return sc.where(a > b, a, b) + np.log1p(np.exp(-abs(a - b)))
+
+
+ROUNDED = sc.SubtractSemifield(
+    add=smooth, times=smooth, subtract=lambda r, v: r + np.log(-np.expm1(v - r)), zero=-np.inf
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("auto", "float32"),
+        *(("reference", dtype) for dtype in ("float16", "float32", "float64")),
+        *(pytest.param("auto", dtype, marks=pytest.mark.slow) for dtype in ("float16", "float64")),
+    ],
+)
+def test_kinks_that_cancel_leave_no_trace_in_gradients(method, dtype):
+    ones = np.ones((1, 1, 9, 2), dtype)
+    _, pullback = sc.semifield_conv_vjp(ones, ones[..., :1, :], ROUNDED, method=method)
+    grad_img, grad_krn = pullback(np.ones((1, 1, 9, 1), dtype))
+    np.testing.assert_allclose(grad_img, 0.25, rtol=2e-3 if dtype == "float16" else 1e-6)
+    np.testing.assert_allclose(grad_krn, 9 / 4, rtol=2e-3 if dtype == "float16" else 1e-6)
+
+
+def test_kinks_that_cancel_leave_no_trace_in_cuda_kernels():
+    ones, device = np.ones((1, 1, 9, 2)), HarnessDevice()
+    krn, slopes = ones[..., :1, :].copy(), np.ones((1, 1, 9, 1))
+    plan = Geometry.plan(ones.shape, krn.shape)
+    described = residual_of(ROUNDED, "float64", plan)
+    residual = device.empty(described.shape, described.dtype)
+    out, grads = (
+        device.empty(plan.out_shape, "f8"),
+        [device.empty(a.shape, "f8") for a in (ones, krn)],
+    )
+    conv.forward(ones, krn, out, residual, ROUNDED, plan, "float64", device=device)
+    conv.backward(slopes, ones, krn, residual, *grads, ROUNDED, plan, "float64", device=device)
+    np.testing.assert_allclose(grads[0], 0.25, rtol=1e-12)
+    np.testing.assert_allclose(grads[1], 9 / 4, rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["max", "max shared", "log", "root 3", "norm"])
 def test_windows_of_nothing_have_gradient_zero(name):
     semifield = SEMIFIELDS[name]
