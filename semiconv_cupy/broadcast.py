@@ -5,7 +5,6 @@ The bridge has the same for tensors, where the framework differentiates it.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from semiconv_cupy.geometry import Geometry
@@ -14,24 +13,18 @@ Array = Any
 _ELEMENTS = 1 << 22  # products held at a time
 
 
-def require_zero(semifield: Any, dtype: Any, floating: bool) -> None:
-    """Raise for a dtype that cannot hold the semifield's zero, which is what images are padded by.
-
-    Raises
-    ------
-    TypeError
-        Integers or bool, and a zero that is infinite or a fraction.
-    """
-    if not (floating or (math.isfinite(semifield.zero) and float(semifield.zero).is_integer())):
-        raise TypeError(
-            f"{semifield!r} has the zero {semifield.zero}, which img of dtype {dtype} cannot hold; "
-            "use a floating dtype, or a SelectSemifield, which serves integers"
-        )
+def no_integers(semifield: Any, dtype: Any) -> TypeError:
+    """The error for integers and bool, in which whole-array reductions wrap or change the dtype."""
+    return TypeError(
+        f"{semifield!r} works on floating arrays only, got {dtype}; convert both arguments to a "
+        "floating dtype, or use a SelectSemifield, which is exact on integers"
+    )
 
 
 def broadcast_conv(xp: Any, img: Array, krn: Array, semifield: Any, geometry: Geometry) -> Array:
     """Multiply windows by kernels, reduce the window axes; a few outputs' rows at a time."""
-    require_zero(semifield, img.dtype, img.dtype.kind not in "iub")
+    if img.dtype.kind in "iub":
+        raise no_integers(semifield, img.dtype)
     rank, size = geometry.rank, geometry.kernel_size
     pads = list(zip(geometry.pad_begin, geometry.pad_end, strict=True))
     padded = xp.pad(img, [(0, 0), (0, 0), *pads], constant_values=semifield.zero)

@@ -63,8 +63,9 @@ class Extremum:
 
 @dataclass(frozen=True)
 class Root:
-    """(sum of |a|^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
-    no power leaves the range; gradient 0 where all are zero."""
+    """(sum of a^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
+    no power leaves the range; gradient 0 where all are zero. Negative numbers count as their powers
+    do: for even p as |a|, else the result is NaN where it is not real."""
 
     p: float
 

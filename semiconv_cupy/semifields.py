@@ -867,7 +867,7 @@ class SubtractSemifield(_CompiledSemifield):
         """What makes the output of an accumulator; None for the identity."""
         return getattr(self.functions, "post_sum", None)
 
-    @functools.cached_property
+    @cached_property
     def undo_post_sum(self) -> ArrayFunction | None:
         """The inverse of `post_sum`; where none was given, SymPy solves for it on first access.
 

@@ -406,6 +406,49 @@ def test_methods_are_honoured_or_refused():
         sc.semifield_conv(IMG, KRN, broadcast, method="direct")
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])
+@pytest.mark.parametrize("name", ["linear", "tropical_max"])
+def test_broadcast_semifields_refuse_integers(name, dtype):
+    """In whole-array reductions they would wrap, or leave their dtype."""
+    img, krn = np.ones((1, 1, 4), dtype), np.ones((1, 1, 2), dtype)
+    semifield = getattr(sc.BroadcastSemifield, name)()
+    message = (
+        rf"BroadcastSemifield\.{name}\(\) works on floating arrays only, got .*{dtype}; convert"
+    )
+    with pytest.raises(TypeError, match=message):
+        sc.semifield_conv(img, krn, semifield)
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=message):
+        semifield.dynamic()(torch.from_numpy(img), torch.from_numpy(krn))
+
+
+@pytest.mark.parametrize(
+    ("p", "method"), [(3.0, "auto"), *((p, "reference") for p in (1.0, 2.0, 3.0, -2.0))]
+)
+def test_negative_numbers_are_no_numbers_of_the_root(p, method):
+    """Compiled, whatever the power; by whole arrays where the power is not real."""
+    img, krn = np.array([[[-2.0, 1.0, 1.0]]]), np.ones((1, 1, 2))
+    out = sc.semifield_conv(img, krn, sc.SubtractSemifield.root(p), method=method)
+    np.testing.assert_allclose(out, [[[np.nan, 2 ** (1 / p)]]])
+    with np.errstate(invalid="ignore"):
+        out = sc.semifield_conv(img, krn, sc.BroadcastSemifield.root(p))
+        expected = (img[..., :-1] ** p + img[..., 1:] ** p) ** (1 / p)
+    np.testing.assert_allclose(out, expected)
+
+
+@pytest.mark.parametrize("times", [lambda a, b: a % 0.25 + b, lambda a, b: np.trunc(a) + b - a])
+def test_functions_without_a_value_at_the_zero_are_padded_with_nothing(times):
+    """At -inf both are NaN."""
+    semifield = sc.SelectSemifield(lambda a, b: b > a, times, zero=-np.inf)
+    img, krn = np.array([[[0.7, 1.3, 0.4]]]), np.array([[[0.5, 0.25]]])
+    out = sc.semifield_conv(img, krn, semifield, padding=1, kind="corr", method="reference")
+    wide = np.pad(img[0, 0], 1)
+    terms = times(np.stack([wide[:-1], wide[1:]]), krn[0, 0][:, None])
+    terms[0, 0] = terms[1, -1] = -np.inf
+    np.testing.assert_allclose(out[0, 0], terms.max(0), rtol=1e-14)
+    assert not semifield.absorbing
+
+
 def test_the_reference_runs_no_kernel(monkeypatch):
     from semiconv_cupy.backends import host
 

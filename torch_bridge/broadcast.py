@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiconv_cupy.broadcast import require_zero
+from semiconv_cupy.broadcast import no_integers
 from semiconv_cupy.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def broadcast_conv(
     unfold_copy: bool = False,
 ) -> Tensor:
     """Pad with the zero, view all windows, multiply by the kernels, reduce the window axes."""
+    if not (img.is_floating_point() or img.is_complex()):
+        raise no_integers(semifield, img.dtype)
     rank = geometry.rank
-    require_zero(semifield, img.dtype, img.is_floating_point() or img.is_complex())
     img = _touched(img, geometry, semifield.zero)
     windows = _copied_windows(img, geometry) if unfold_copy else _viewed_windows(img, geometry)
     # (G, O / G) kernels, or (1, O) where they are shared, each spread over the outputs.
