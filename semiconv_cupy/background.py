@@ -74,7 +74,7 @@ def rolling_ball(
             raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
         body = _ball(radius, image.ndim)
     else:
-        body = as_numpy(kernel)
+        body = as_numpy(kernel, name="kernel")
         if body.ndim != image.ndim:
             raise ValueError(
                 f"kernel must have as many axes as image: got {body.ndim} and {image.ndim}"
@@ -189,7 +189,9 @@ def reconstruction(
             f"seed must be {'at least' if minimum else 'at most'} the mask for "
             f"reconstruction by {method}"
         )
-    taps = as_numpy(np.ones((3,) * seed.ndim) if footprint is None else footprint, bool)
+    taps = as_numpy(
+        np.ones((3,) * seed.ndim) if footprint is None else footprint, bool, "footprint"
+    )
     if taps.ndim != seed.ndim:
         raise ValueError(f"footprint must have {seed.ndim} axes like seed, got {taps.ndim}")
     if offset is None:
@@ -197,7 +199,7 @@ def reconstruction(
             raise ValueError(f"footprint dimensions must all be odd, got {taps.shape}")
         centre = np.array(taps.shape) // 2
     else:
-        centre = as_numpy(offset)
+        centre = as_numpy(offset, name="offset")
         if centre.shape != (taps.ndim,):
             raise ValueError(f"offset must have {taps.ndim} entries, got {offset!r}")
         if not all(0 <= o < k for o, k in zip(centre, taps.shape, strict=True)):

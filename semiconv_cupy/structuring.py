@@ -8,11 +8,15 @@ convolves.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from semiconv_cupy.backends import require_unmasked
 
 __all__ = [
     "StructuringFunction",
@@ -26,7 +30,9 @@ __all__ = [
 ]
 
 BoolArray = npt.NDArray[np.bool_]
-_MOST_AXES = 32  # of NumPy's arrays before 2.0
+# Elements of a structuring function: 2 GiB in float64, and no filter by as many ends in a day.
+_MOST_ELEMENTS = 2**28
+_MOST_AXES = 32  # of an array of NumPy before 2.0
 
 
 class StructuringFunction(np.ndarray):
@@ -143,10 +149,14 @@ def quadratic(
     variances = covariance.diagonal()
     rank = len(variances)
     if size is None:
+        value_range = _real("value_range", value_range)
         if not (0 < value_range < math.inf):
             raise ValueError(f"value_range must be positive and finite, got {value_range!r}")
         # sqrt(range * S_ii) is the half width of the ellipsoid q(x) > -range along axis i.
-        shape = tuple(2 * math.ceil(math.sqrt(value_range * v)) - 1 for v in variances)
+        with np.errstate(over="ignore"):
+            halves = np.minimum(np.sqrt(value_range * variances), _MOST_ELEMENTS)
+        shape = tuple(2 * math.ceil(half) - 1 for half in halves)
+        _require_possible(shape, f"scale {scale!r} with value_range {value_range!r}")
     else:
         shape = _shape(size, rank)
     offsets = [np.arange(length) - (length - 1) // 2 for length in shape]
@@ -195,7 +205,7 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
            [  0.,   0.,   0.],
            [-inf,   0., -inf]], dtype=float32)
     """
-    footprint = np.array(footprint, dtype=np.bool_, order="C")
+    footprint = np.array(_numbers("footprint", footprint), dtype=np.bool_, order="C")
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return footprint
@@ -223,7 +233,8 @@ def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
     (3, 3, 3)
     """
     if ndim is None:
-        ndim = 2 if np.ndim(size) == 0 else np.size(size)
+        sizes = _numbers("size", size)
+        ndim = sizes.size if sizes.ndim else 2
     return np.ones(_shape(size, _rank(ndim)), dtype=np.bool_)
 
 
@@ -252,7 +263,7 @@ def ball(radius: float, ndim: int = 3) -> BoolArray:
     >>> ball(1).sum(), ball(1.5).sum(), ball(2, ndim=1)
     (np.int64(7), np.int64(19), array([ True,  True,  True,  True,  True]))
     """
-    offsets = _offsets(radius)
+    radius, offsets = _offsets(radius, ndim)
     return _outer_sum([offsets**2] * _rank(ndim)) <= radius * radius
 
 
@@ -266,7 +277,7 @@ def diamond(radius: float, ndim: int = 2) -> BoolArray:
            [1, 1, 1],
            [0, 1, 0]])
     """
-    offsets = _offsets(radius)
+    radius, offsets = _offsets(radius, ndim)
     return _outer_sum([abs(offsets)] * _rank(ndim)) <= radius
 
 
@@ -284,13 +295,13 @@ def cross(radius: float, ndim: int = 2) -> BoolArray:
            [0, 0, 1, 0, 0],
            [0, 0, 1, 0, 0]])
     """
-    off_axis = (_offsets(radius) != 0).astype(np.int64)
+    off_axis = (_offsets(radius, ndim)[1] != 0).astype(np.int64)
     return _outer_sum([off_axis] * _rank(ndim)) <= 1
 
 
 def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float64]:
     """The matrix S that `scale` means, checked."""
-    given = np.asarray(scale, dtype=np.float64)
+    given = np.asarray(_numbers("scale", scale), dtype=np.float64)
     if given.ndim > 2:
         raise ValueError(
             f"scale must be a number, a sequence or a square matrix, got shape {given.shape}"
@@ -302,47 +313,78 @@ def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float6
         lengths = np.broadcast_to(given, (_rank(rank),))
         if not np.all((lengths > 0) & np.isfinite(lengths)):
             raise ValueError(f"scale must be positive and finite, got {scale!r}")
-        return np.diag(lengths**2)
-    if given.shape != (rank, rank) or not np.allclose(given, given.T):
-        raise ValueError(f"scale as a matrix must be square and symmetric, got {scale!r}")
+        with np.errstate(over="ignore"):
+            return np.diag(lengths**2)
+    finite = given.shape == (rank, rank) and np.all(np.isfinite(given))
+    if not finite or not np.allclose(given, given.T):
+        raise ValueError(
+            f"scale as a matrix must be finite, square and symmetric, got {scale!r}"
+        )
     if not np.all(np.linalg.eigvalsh(given) > 0):
         raise ValueError(f"scale as a matrix must be positive definite, got {scale!r}")
     return given
 
 
 def _rank(ndim: int) -> int:
-    """`ndim`, checked."""
-    if isinstance(ndim, bool) or not hasattr(ndim, "__index__") or np.ndim(ndim):
-        raise TypeError(f"ndim must be an integer, got ndim={ndim!r}")
-    if not 1 <= ndim <= _MOST_AXES:
-        raise ValueError(
-            f"ndim, the number of axes, must be at least 1 and at most {_MOST_AXES}, got {ndim}"
-        )
-    return int(ndim)
+    try:
+        rank = operator.index(ndim)
+    except TypeError:
+        raise TypeError(f"ndim, the number of axes, must be an int, got {ndim!r}") from None
+    if not 1 <= rank <= _MOST_AXES:
+        limit = "at least 1" if rank < 1 else f"at most {_MOST_AXES}"
+        raise ValueError(f"ndim, the number of axes, must be {limit}, got {ndim}")
+    return rank
 
 
 def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """`size` as one positive int for each of `rank` axes."""
-    try:
-        sizes = np.asarray(size)
-    except ValueError:  # ragged
-        sizes = np.asarray(None)
+    sizes = _numbers("size", size)
     if sizes.dtype.kind not in "iu":
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
     if sizes.shape not in ((), (rank,)):
         raise ValueError(f"size must be one int or {rank} of them, got {size!r}")
     if np.any(sizes < 1):
         raise ValueError(f"size must be at least 1 along each axis, got {size!r}")
-    if np.any(sizes >= 2**31):
-        raise ValueError(f"size must be below 2**31 along each axis, got {size!r}")
-    return tuple(int(length) for length in np.broadcast_to(sizes, (rank,)))
+    shape = tuple(int(length) for length in np.broadcast_to(sizes, (rank,)))
+    _require_possible(shape, f"size {size!r}")
+    return shape
 
 
-def _offsets(radius: float) -> npt.NDArray[np.int64]:
+def _offsets(radius: float, ndim: int) -> tuple[float, npt.NDArray[np.int64]]:
+    """The radius as a Python number, which cannot overflow, and the offsets along an axis."""
+    radius = _real("radius", radius)
     if not (0 <= radius < math.inf):
         raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
     half = math.floor(radius)
-    return np.arange(-half, half + 1, dtype=np.int64)
+    _require_possible((2 * half + 1,) * _rank(ndim), f"radius {radius!r}")
+    return radius, np.arange(-half, half + 1, dtype=np.int64)
+
+
+def _real(name: str, value: Any) -> Any:
+    """A real number as Python's own; TypeError for anything else."""
+    require_unmasked(name, value)
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    return value
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """An array of bools or real numbers; errors name the argument."""
+    require_unmasked(name, value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers, got {value!r}: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got {value!r}")
+    return array
+
+
+def _require_possible(shape: Sequence[int], cause: str) -> None:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(f"{cause} makes an array of more than {_MOST_ELEMENTS} elements")
 
 
 def _outer_sum(terms: Sequence[np.ndarray]) -> np.ndarray:

@@ -238,6 +238,57 @@ def test_wrong_radius(footprint, radius):
         footprint(radius)
 
 
+FOOTPRINTS = (structuring.disk, structuring.ball, structuring.diamond, structuring.cross)
+
+
+@pytest.mark.parametrize("function", FOOTPRINTS)
+@pytest.mark.parametrize(
+    ("radius", "error", "message"),
+    [
+        ("x", TypeError, "radius must be a real number, got 'x'"),
+        ("3", TypeError, "radius must be a real number, got '3'"),
+        (None, TypeError, "radius must be a real number, got None"),
+        ([1, 2], TypeError, r"radius must be a real number, got \[1, 2\]"),
+        (2j, TypeError, "radius must be a real number, got 2j"),
+        (np.ma.array(2), TypeError, "radius is a masked array"),
+        (np.nan, ValueError, "radius must be finite and at least 0, got nan"),
+        (1e9, ValueError, "radius 1000000000.0 makes an array of more than"),
+        (10**400, ValueError, "radius 1000.* makes an array of more than"),
+    ],
+)
+def test_wrong_radii_are_named(function, radius, error, message):
+    with pytest.raises(error, match=message):
+        function(radius)
+
+
+@pytest.mark.parametrize("function", FOOTPRINTS)
+def test_a_radius_of_few_bits_does_not_overflow(function):
+    np.testing.assert_array_equal(function(np.uint8(20)), function(20))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (structuring.quadratic, {"scale": "3"}, "scale must hold real numbers"),
+        (structuring.quadratic, {"scale": [1.0, 2j]}, "scale must hold real numbers"),
+        (structuring.quadratic, {"scale": np.ma.array([1.0, 2.0])}, "scale is a masked array"),
+        (structuring.quadratic, {"scale": [[1], [1, 2]]}, "scale must be an array"),
+        (structuring.quadratic, {"scale": [[np.inf, 0], [0, 1]]}, "scale as a matrix .*finite"),
+        (structuring.quadratic, {"scale": 1e300}, "scale 1e.300 .*makes an array of more than"),
+        (structuring.quadratic, {"scale": 1.0, "value_range": "x"}, "value_range .*got 'x'"),
+        (structuring.quadratic, {"scale": 1.0, "ndim": 2.5}, "ndim.* must be an int, got 2.5"),
+        (structuring.box, {"size": [[1], [1, 2]]}, "size must be an array"),
+        (structuring.box, {"size": (2**20, 2**20)}, "size .*makes an array of more than"),
+        (structuring.box, {"size": 3, "ndim": "x"}, "ndim.* must be an int, got 'x'"),
+        (structuring.flat, {"footprint": "x"}, "footprint must hold real numbers"),
+        (structuring.flat, {"footprint": np.ma.ones((3, 3))}, "footprint is a masked array"),
+    ],
+)
+def test_other_wrong_arguments_are_named(function, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        function(**arguments)
+
+
 def test_wrong_rank_of_a_footprint():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         structuring.ball(2, ndim=0)

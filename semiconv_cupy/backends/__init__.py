@@ -13,6 +13,15 @@ from semiconv_cupy.backends import cuda, host
 from semiconv_cupy.errors import BackendUnavailableError
 
 
+def require_unmasked(name: str, array: object) -> None:
+    """TypeError for a masked array: no algorithm here leaves masked elements out."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: pass {name}.filled(value) with a "
+            "value that has no effect, such as the least one in a maximum"
+        )
+
+
 def array_module(**arrays: Any) -> Any:
     """NumPy or CuPy, whichever all the arrays (given by argument name) belong to.
 
@@ -23,8 +32,7 @@ def array_module(**arrays: Any) -> Any:
     """
     kinds = {}
     for name, array in arrays.items():
-        if isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it first")
+        require_unmasked(name, array)
         if isinstance(array, np.ndarray):
             kinds[name] = "NumPy"
         elif cuda.is_cupy(array):

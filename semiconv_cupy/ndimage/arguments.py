@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends import array_module, cuda
+from semiconv_cupy.backends import array_module, cuda, require_unmasked
 
 Array = Any
 _SUPPORTED = frozenset((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
@@ -37,14 +37,24 @@ def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
             f"{name} must be a NumPy or CuPy array, got a torch.Tensor: pass {name}.numpy(), or "
             "for a tensor as result use torch_bridge"
         )
-    return np, np.asarray(value)
+    return np, _asarray(value, None, name)
 
 
-def as_numpy(value: Any, dtype: Any = None) -> np.ndarray:
+def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
     """A small array (footprint, structure, weights) on the host, wherever it was."""
     if cuda.is_cupy(value):
         value = value.get()
-    return np.asarray(value, dtype=dtype)
+    return _asarray(value, dtype, name)
+
+
+def _asarray(value: Any, dtype: Any, name: str) -> np.ndarray:
+    """numpy.asarray, whose errors (nested lists of unequal lengths) name the argument."""
+    require_unmasked(name, value)
+    try:
+        return np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must be an array, got {value!r}: {error}") from None
 
 
 def require_real(array: Array, what: str = "Complex type not supported") -> None:
@@ -165,7 +175,10 @@ def reflected_origin(origin: Any, window: int) -> int:
 
 def is_output_array(xp: Any, output: Any) -> bool:
     """Whether `output` is an array to write to rather than a dtype or None."""
-    return isinstance(output, xp.ndarray)
+    if not isinstance(output, xp.ndarray):
+        return False
+    require_unmasked("output", output)
+    return True
 
 
 def output_dtype(xp: Any, output: Any, input: Array, complex_output: bool = False) -> np.dtype:

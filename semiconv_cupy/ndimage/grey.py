@@ -90,10 +90,10 @@ def _extremum(
     require_real(input)
     factors = getattr(structure, "factors", None) if footprint is None else None
     if structure is not None:
-        structure = as_numpy(structure)
+        structure = as_numpy(structure, name="structure")
         require_real(structure)
     if footprint is not None:
-        footprint = as_numpy(footprint, bool)
+        footprint = as_numpy(footprint, bool, "footprint")
         if not footprint.any():
             raise ValueError("All-zero footprint is not supported.")
     elif structure is None and size is None:

@@ -133,7 +133,7 @@ def correlate1d(
     array([ 8, 26,  8, 12,  7, 28, 36,  9])
     """
     xp, input = as_array(input)
-    weights = as_numpy(weights)
+    weights = as_numpy(weights, name="weights")
     if input.dtype.kind == "c" or weights.dtype.kind == "c":
         output = get_output(xp, output, input, complex_output=True)
         return _by_components(
@@ -189,7 +189,7 @@ def convolve1d(
     >>> convolve1d(np.array([2, 8, 0, 4, 1, 9, 9, 0]), weights=[1, 3])
     array([14, 24,  4, 13, 12, 36, 27,  0])
     """
-    weights = as_numpy(weights)[::-1]
+    weights = as_numpy(weights, name="weights")[::-1]
     if weights.dtype.kind == "c":
         weights = weights.conj()  # correlate1d conjugates, a convolution does not
     return correlate1d(
@@ -281,7 +281,7 @@ def _correlate(
     axes: Any,
 ) -> Array:
     xp, input = as_array(input)
-    weights = as_numpy(weights)
+    weights = as_numpy(weights, name="weights")
     if input.dtype.kind == "c" or weights.dtype.kind == "c":
         if not convolution:
             weights = weights.conj()
