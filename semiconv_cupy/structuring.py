@@ -317,9 +317,7 @@ def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float6
             return np.diag(lengths**2)
     finite = given.shape == (rank, rank) and np.all(np.isfinite(given))
     if not finite or not np.allclose(given, given.T):
-        raise ValueError(
-            f"scale as a matrix must be finite, square and symmetric, got {scale!r}"
-        )
+        raise ValueError(f"scale as a matrix must be finite, square and symmetric, got {scale!r}")
     if not np.all(np.linalg.eigvalsh(given) > 0):
         raise ValueError(f"scale as a matrix must be positive definite, got {scale!r}")
     return given

@@ -90,10 +90,13 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
         axes = (axes,)
     elif not isinstance(axes, Iterable):
         raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
-    numbers = [operator.index(axis) for axis in axes]
+    try:
+        numbers = [operator.index(axis) for axis in axes]
+    except TypeError:
+        raise TypeError(f"axes must be integers, got {axes!r}") from None
     for axis in numbers:
         if not -ndim <= axis < ndim:
-            raise ValueError(f"specified axis: {axis} is out of range for {ndim} axes")
+            raise ValueError(f"axes: specified axis: {axis} is out of range for {ndim} axes")
     found = tuple(axis % ndim for axis in numbers)
     if len(set(found)) != len(found):
         raise ValueError(f"axes must be unique, got {axes!r}")

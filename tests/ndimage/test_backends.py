@@ -35,6 +35,9 @@ def calls(dtype):
     if dtype == "bool":
         more = {
             "iterated": lambda a: ndimage.binary_dilation(a, iterations=3, mask=~a[::-1]),
+            "crosses": lambda a: ndimage.binary_erosion(a | a[::-1], iterations=25),
+            "period": lambda a: ndimage.binary_dilation(a, [[1, 0, 1]], iterations=2**40),
+            "size": lambda a: ndimage.binary_closing(a, (3, 50), border_value=1),
             "holes": ndimage.binary_fill_holes,
             "propagation": lambda a: ndimage.binary_propagation(a & a[::-1], mask=a),
             "erosion": lambda a: ndimage.binary_erosion(a, iterations=-1, border_value=1),
