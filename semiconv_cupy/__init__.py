@@ -8,7 +8,12 @@
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.background import reconstruction, rolling_ball
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
-from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
+from semiconv_cupy.errors import (
+    BackendUnavailableError,
+    BackendWarning,
+    CompileError,
+    FootprintWarning,
+)
 from semiconv_cupy.expressions import where
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
 
@@ -18,6 +23,7 @@ __all__ = [
     "BackendWarning",
     "BroadcastSemifield",
     "CompileError",
+    "FootprintWarning",
     "SelectSemifield",
     "SubtractSemifield",
     "ndimage",

@@ -18,6 +18,13 @@ class BackendWarning(UserWarning):
     """Something slower or less permanent is used than could be; the text names the remedy."""
 
 
+class FootprintWarning(UserWarning):
+    """A structure of grey-scale morphology that is probably meant as a footprint.
+
+    Its values are added to the image. Of ones, or of bool, they shift every result by 1.
+    """
+
+
 def warn(text: str, category: type[Warning] = BackendWarning) -> None:
     """Warn at the line that called this library, however deep in it the cause is met."""
     level, frame = 2, sys._getframe(1)

@@ -66,9 +66,16 @@ __all__ = [
 if not TYPE_CHECKING:  # to a checker, every name would be there
 
     def __getattr__(name):
-        raise AttributeError(
+        text = (
             f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
-            "convolutions and correlations); SciPy's other functions stay in scipy.ndimage",
-            name=name,
-            obj=sys.modules[__name__],
+            "convolutions and correlations); SciPy's other functions stay in scipy.ndimage"
         )
+        # `from semiconv_cupy.ndimage import name` makes of an AttributeError an ImportError without
+        # its text. The import system looks names of a package up in this function.
+        caller = sys._getframe(1)
+        if (caller.f_globals.get("__name__"), caller.f_code.co_name) == (
+            "importlib._bootstrap",
+            "_handle_fromlist",
+        ):
+            raise ImportError(text, name=__name__, path=__file__)
+        raise AttributeError(text, name=name, obj=sys.modules[__name__])

@@ -92,8 +92,8 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
         raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
     try:
         numbers = [operator.index(axis) for axis in axes]
-    except TypeError:
-        raise TypeError(f"axes must be integers, got {axes!r}") from None
+    except TypeError as error:
+        raise TypeError(f"axes must be integers, got {axes!r}: {error}") from None
     for axis in numbers:
         if not -ndim <= axis < ndim:
             raise ValueError(f"axes: specified axis: {axis} is out of range for {ndim} axes")

@@ -100,7 +100,7 @@ def iterate_structure(structure: Any, iterations: int, origin: Any = None) -> An
     iterations : int
         Below 2 the structure itself is returned.
     origin : int or sequence of int, optional
-        If given, the origin of the new structure is returned as well.
+        If given, the origin of the new structure is returned as well, from 2 iterations on.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.errors import warn
+from semiconv_cupy.errors import FootprintWarning, warn
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     as_array,
@@ -461,9 +461,26 @@ def maximum_filter(
 # ---- grey-scale morphology ---------------------------------------------------------------------
 
 
-def _require_window(size: Any, footprint: Any, structure: Any) -> None:
+def _check_window(input: Any, size: Any, footprint: Any, structure: Any) -> None:
     if size is None and footprint is None and structure is None:
         raise ValueError("size, footprint, or structure must be specified")
+    _warn_of_ignored_size(size, footprint)
+    if structure is not None:
+        _warn_of_a_footprint(input, structure)
+
+
+def _warn_of_a_footprint(input: Any, structure: Any) -> None:
+    structure = as_numpy(structure, name="structure")
+    flags = structure.dtype.kind == "b"
+    ones = structure.size > 1 and structure.flat[0] == 1 and bool((structure == 1).all())
+    # To a bool image every structure is a set of taps (`_boolean_footprint`).
+    if (flags or ones) and as_array(input)[1].dtype.kind != "b":
+        warn(
+            f"structure is {'of bool' if flags else 'nothing but ones'}: its values are added to "
+            "the image (subtracted in an erosion), and the result is off by 1; for a flat window "
+            "pass it as footprint=",
+            FootprintWarning,
+        )
 
 
 def grey_erosion(
@@ -502,6 +519,12 @@ def grey_erosion(
     RuntimeError, ValueError, TypeError
         As SciPy does, the class included.
 
+    Warns
+    -----
+    FootprintWarning
+        For a structure of bool or of nothing but ones, which probably is a footprint: its values
+        are added, and the result is off by 1. Not to a bool image.
+
     Notes
     -----
     To an integer image a structure is rounded towards zero (but its first tap, as in SciPy).
@@ -519,8 +542,7 @@ def grey_erosion(
     >>> grey_erosion(np.array([3, 9, 9, 9, 3, 9]), structure=[-2, 0, -2], mode="nearest")
     array([3, 5, 9, 5, 3, 5])
     """
-    _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint)
+    _check_window(input, size, footprint, structure)
     return _extremum(input, size, footprint, structure, output, mode, cval, origin, True, axes)
 
 
@@ -549,19 +571,24 @@ def grey_dilation(
     >>> grey_dilation(np.array([250, 3], np.uint8), structure=[0, 10, 0])  # saturates
     array([255, 250], dtype=uint8)
     """
-    _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint)
+    _check_window(input, size, footprint, structure)
     return _extremum(
         input, size, footprint, structure, output, mode, cval, origin, False, axes, reflected=True
     )
 
 
 def _window(
-    size: Any, footprint: Any, structure: Any, mode: Any, cval: Any, origin: Any, axes: Any
+    input: Any,
+    size: Any,
+    footprint: Any,
+    structure: Any,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    axes: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of an erosion and of a dilation with the same window."""
-    _require_window(size, footprint, structure)
-    _warn_of_ignored_size(size, footprint)
+    _check_window(input, size, footprint, structure)
     common = dict(
         size=size, footprint=footprint, structure=structure, mode=mode, cval=cval, origin=origin,
         axes=axes,
@@ -588,7 +615,7 @@ def grey_opening(
     >>> grey_opening(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
     array([0, 0, 0, 5, 5, 5, 0])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     eroded = _extremum(input, output=None, **erosion)
     return _extremum(eroded, output=output, **dilation)
 
@@ -612,7 +639,7 @@ def grey_closing(
     >>> grey_closing(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
     array([5, 5, 5, 0, 0, 0, 5])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     dilated = _extremum(input, output=None, **dilation)
     return _extremum(dilated, output=output, **erosion)
 
@@ -639,7 +666,7 @@ def morphological_gradient(
     >>> morphological_gradient(np.array([0, 0, 0, 7, 7, 7]), size=3)
     array([0, 0, 7, 7, 0, 0])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     xp, input = as_array(input)
     output = output if is_output_array(xp, output) else None
     dilated = _extremum(input, output=None, **dilation)
@@ -670,7 +697,7 @@ def morphological_laplace(
     >>> morphological_laplace(np.array([0, 0, 0, 7, 7, 7]), size=3)
     array([ 0,  0,  7, -7,  0,  0])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     xp, input = as_array(input)
     if is_output_array(xp, output):
         input = _kept(xp, input, output)
@@ -711,7 +738,7 @@ def white_tophat(
     >>> white_tophat(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
     array([0, 7, 0, 0, 0, 0, 0])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     xp, input = as_array(input)
     input = _kept(xp, input, output)
     opened = _extremum(_extremum(input, output=None, **erosion), output=output, **dilation)
@@ -739,7 +766,7 @@ def black_tophat(
     >>> black_tophat(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
     array([0, 5, 0, 0, 0, 0, 0])
     """
-    erosion, dilation = _window(size, footprint, structure, mode, cval, origin, axes)
+    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
     xp, input = as_array(input)
     input = _kept(xp, input, output)
     closed = _extremum(_extremum(input, output=None, **dilation), output=output, **erosion)

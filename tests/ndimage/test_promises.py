@@ -1,11 +1,16 @@
 """What SciPy or CuPy get wrong or refuse, and what is promised beyond them."""
 
+import doctest
+import inspect
+import pickle
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
 
-from semiconv_cupy import ndimage, structuring
+import semiconv_cupy as sc
+from semiconv_cupy import FootprintWarning, ndimage, structuring
 
 IMAGE = np.random.default_rng(0).integers(0, 200, (20, 30)).astype(np.uint8)
 GREY = (
@@ -99,7 +104,7 @@ def test_bool_gradient_is_a_difference_of_sets():
         (lambda a: ndimage.maximum_filter(a, 31), 1),
         (lambda a: ndimage.grey_closing(a, 31), 1),
         (lambda a: ndimage.grey_dilation(a, footprint=structuring.disk(15)), 1),
-        (lambda a: ndimage.grey_dilation(a, structure=np.ones((25, 25))), 1),
+        (lambda a: ndimage.grey_dilation(a, structure=np.full((25, 25), 2)), 1),
         (lambda a: ndimage.white_tophat(a, 9), 1),
         (lambda a: ndimage.correlate(a, np.ones((25, 25))), 1),
         (lambda a: ndimage.binary_dilation(a > 0, iterations=40), 1),
@@ -147,3 +152,87 @@ def test_a_window_far_longer_than_the_image():
             ndimage.maximum_filter(image, 61, mode=mode),
             scipy_ndimage.maximum_filter(image, 61, mode=mode),
         )
+
+
+@pytest.mark.parametrize("name", GREY)
+@pytest.mark.parametrize(
+    "structure",
+    [np.ones((3, 3), np.uint8), [[1.0, 1.0]], structuring.disk(1), np.zeros((3, 3), bool)],
+)
+def test_a_structure_that_looks_like_a_footprint_warns_at_the_call(name, structure):
+    with pytest.warns(FootprintWarning, match="footprint=") as caught:
+        getattr(ndimage, name)(IMAGE, structure=structure)
+    assert {warning.filename for warning in caught} == {__file__}
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("name", ["grey_erosion", "grey_dilation", "grey_opening", "white_tophat"])
+@pytest.mark.parametrize(
+    ("image", "window"),
+    [
+        (IMAGE, {"structure": np.zeros((3, 3))}),
+        (IMAGE, {"structure": [[1]]}),
+        (IMAGE, {"structure": [[0, 1]]}),
+        (IMAGE, {"structure": [[2, 2]]}),
+        (IMAGE, {"footprint": np.ones((3, 3))}),
+        (IMAGE, {"size": 3}),
+        (IMAGE > 90, {"structure": np.ones((3, 3), bool)}),
+    ],
+)
+def test_other_windows_do_not_warn(name, image, window):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(ndimage, name)(image, **window)
+
+
+@pytest.mark.parametrize("name", ["distance_transform_edt", "label", "gaussian_filter"])
+def test_a_name_of_scipy_alone_is_explained_however_it_is_asked_for(name):
+    message = f"has no {name}.*stay in scipy.ndimage"
+    with pytest.raises(ImportError, match=message):
+        exec(f"from semiconv_cupy.ndimage import maximum_filter, {name}")
+    with pytest.raises(AttributeError, match=message):
+        getattr(ndimage, name)
+    assert getattr(ndimage, name, None) is None
+    assert name not in dir(ndimage)
+
+
+def test_names_that_exist_are_imported_as_from_any_package():
+    namespace = {}
+    exec("from semiconv_cupy.ndimage import *", namespace)
+    assert set(ndimage.__all__) <= set(namespace)
+    for name in ndimage.__all__:
+        assert pickle.loads(pickle.dumps(getattr(ndimage, name))) is namespace[name]
+    assert dict(inspect.getmembers(ndimage, inspect.isfunction)).keys() >= set(ndimage.__all__)
+    assert any(test.examples for test in doctest.DocTestFinder().find(ndimage.binary_erosion))
+
+
+ARRAYS = (
+    "input", "image", "seed", "mask", "output", "footprint", "kernel", "offset", "weights",
+    "structure", "structure1", "structure2",
+)  # fmt: skip
+TAKING_ARRAYS = [
+    (function, name)
+    for function in (
+        *(getattr(ndimage, name) for name in ndimage.__all__),
+        sc.rolling_ball,
+        sc.reconstruction,
+    )
+    for name in inspect.signature(function).parameters
+    if name in ARRAYS
+]
+
+
+@pytest.mark.parametrize(("function", "name"), TAKING_ARRAYS)
+def test_masked_arrays_are_refused(function, name):
+    """Their masks would be lost."""
+    image = np.eye(5)
+    line = function.__name__.endswith("1d")
+    given = {"input": image, "image": image, "seed": image, "mask": image, "iterations": 2}
+    given |= {"weights": np.ones(3) if line else np.ones((3, 3)), "structure": np.eye(3)}
+    if "footprint" not in inspect.signature(function).parameters or name == "output":
+        given["size"] = 3
+    given[name] = np.ma.array(given.get(name, image))
+    known = inspect.signature(function).parameters
+    arguments = {key: value for key, value in given.items() if key in known}
+    with pytest.raises(TypeError, match=rf"{name} is a masked array.*{name}.filled"):
+        function(**arguments)
