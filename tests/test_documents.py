@@ -19,7 +19,10 @@ BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-OPTIONAL = ("torch", "kornia", "cv2", "pytorch_nd_semiconv", "skimage", "scipy")
+OPTIONAL = (
+    "torch", "kornia", "cv2", "pytorch_nd_semiconv", "skimage", "scipy", "tensorflow", "xarray",
+    "dask",
+)  # fmt: skip
 
 
 def blocks(document):

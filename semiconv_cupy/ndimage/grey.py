@@ -659,7 +659,8 @@ def morphological_gradient(
     """Dilation minus erosion; parameters and notes as in `grey_erosion`.
 
     An `output` that is a dtype is ignored, as in SciPy. Of a bool image it is the set difference
-    (SciPy raises).
+    (SciPy raises). Integers are subtracted modulo their range, as in SciPy: a difference beyond 127
+    of int8 is negative. Convert such an image to a wider dtype before.
 
     Examples
     --------
