@@ -229,7 +229,7 @@ def cases():
                     yield name, argument + number, value, error, message.replace("{}", number)
 
 
-@pytest.mark.parametrize(("name", "argument", "value", "error", "message"), cases())
+@pytest.mark.parametrize(("name", "argument", "value", "error", "message"), list(cases()))
 def test_errors_name_the_argument(name, argument, value, error, message):
     arguments = {"input": np.ones((6, 7), bool), argument: value}
     with pytest.raises(error, match=message):
