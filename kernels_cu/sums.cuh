@@ -1,11 +1,21 @@
-// What the neighbourhood filters compute per element, for GPU and host: selections on any type,
-// sums of an element and a structure's value, and C's conversion of a double to each storage type.
+// What the neighbourhood filters compute per element, for GPU and host: which element a position
+// beyond the border shows, selections on any type, sums of an element and a structure's value, and
+// C's conversion of a double to each storage type.
 //
-// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/lanes.cuh.
+// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/border.cu,
+// cuda/lanes.cuh.
 #pragma once
 #include "portable.cuh"
 
 namespace semiconv {
+
+// The element that a place of an axis shows, -1 for the constant. Places count from the first of
+// `size` elements; `beyond` has an entry for each of the `before` places ahead of it, then for those
+// behind the last element.
+SEMICONV_FN int64 element_at(int64 size, int64 before, const int64* beyond, int64 place) {
+  if (place >= 0 && place < size) return place;
+  return beyond[before + (place < 0 ? place : place - size)];
+}
 
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };
@@ -80,11 +90,22 @@ template <class S> struct Converted {
 template <> struct Converted<boolean> {
   static SEMICONV_FN boolean from(double sum) { return boolean{(unsigned char)(sum >= 1 || sum <= -1)}; }
 };
+// A double rounded to odd: towards zero, then with the last bit set where that lost anything. What
+// has two bits less, as the halves, is rounded from it as from the double itself.
+SEMICONV_FN float rounded_to_odd(double value) {
+  const double nearest = (float)value;
+  uint32 bits = bit_cast<uint32>((float)value);
+  if (nearest < value || nearest > value) {
+    if (value < 0 ? nearest < value : nearest > value) --bits;
+    bits |= 1;
+  }
+  return bit_cast<float>(bits);
+}
 template <> struct Converted<float16> {
-  static SEMICONV_FN float16 from(double sum) { return Store<float16>::from((float)sum); }
+  static SEMICONV_FN float16 from(double sum) { return Store<float16>::from(rounded_to_odd(sum)); }
 };
 template <> struct Converted<bfloat16> {
-  static SEMICONV_FN bfloat16 from(double sum) { return Store<bfloat16>::from((float)sum); }
+  static SEMICONV_FN bfloat16 from(double sum) { return Store<bfloat16>::from(rounded_to_odd(sum)); }
 };
 
 }  // namespace semiconv

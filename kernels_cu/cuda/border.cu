@@ -1,9 +1,9 @@
 // An array with what its border shows, so that windows lie inside: a copy, row by row.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_RANK (number of axes). The
-// tables of border positions say which element each position shows; -1: `outside`. A block copies a
-// part of a few rows, of which its threads along x share each one.
-#include "../portable.cuh"
+// tables say which element each position beyond the border shows; -1: `outside`. A block copies a part
+// of a few rows, of which its threads along x share each one.
+#include "../sums.cuh"
 
 namespace semiconv {
 
@@ -11,9 +11,10 @@ constexpr int most_axes = 8, rank = SEMICONV_RANK;
 
 // Twin of semiconv_cupy/ndimage/cuda.py. In elements; `pitch` is from one row of the copy to the next.
 struct Bordered {
-  int64 size[most_axes], stride[most_axes];  // of the copy; of the source
+  int64 size[most_axes], stride[most_axes];  // of the source
+  int64 window[most_axes], before[most_axes];
   int64 pitch;
-  int64 table[most_axes];                    // where the axis' positions start in the tables
+  int64 table[most_axes];                    // where the axis' entries start in the tables
   int64 rows, parts;                         // rows of the copy, parts of each
 };
 
@@ -32,12 +33,15 @@ SEMICONV_KERNEL(const semiconv::Bordered b, const semiconv::Storage* __restrict_
   int64 rest = row;
 #pragma unroll
   for (int a = rank - 2; a >= 0; --a) {
-    const int64 element = tables[b.table[a] + rest % b.size[a]];
-    rest /= b.size[a];
+    const int64 extent = b.size[a] + b.window[a] - 1;
+    const int64 element =
+        element_at(b.size[a], b.before[a], tables + b.table[a], rest % extent - b.before[a]);
+    rest /= extent;
     inside = inside && element >= 0;
     source += element * b.stride[a];
   }
-  const int64 width = b.size[rank - 1], step = b.stride[rank - 1];
+  const int64 size = b.size[rank - 1], before = b.before[rank - 1], step = b.stride[rank - 1];
+  const int64 width = size + b.window[rank - 1] - 1;
   const long long* table = tables + b.table[rank - 1];
   copy += row * b.pitch;
   const int64 begin = blockIdx.x % b.parts * of_thread * threads_x + lane;
@@ -45,7 +49,7 @@ SEMICONV_KERNEL(const semiconv::Bordered b, const semiconv::Storage* __restrict_
   for (int n = 0; n < of_thread; ++n) {
     const int64 x = begin + n * threads_x;
     if (x >= width) return;
-    const int64 element = table[x];
+    const int64 element = element_at(size, before, table, x - before);
     copy[x] = inside && element >= 0 ? source[element * step] : store(outside);
   }
 }

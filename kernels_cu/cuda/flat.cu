@@ -30,11 +30,8 @@ constexpr int most_together = 8;
 constexpr bool most = down == most_together || across == most_together;
 constexpr int least_blocks = !most ? 5 : lanes < 4 ? 4 : 2;
 
-// The element that a place of an axis shows, -1 for the constant.
 SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64 place) {
-  if (place >= 0 && place < f.size[axis]) return place;
-  const int64 outside = place < 0 ? place : place - f.size[axis];
-  return beyond[(axis ? f.window[0] - 1 : 0) + f.before[axis] + outside];
+  return element_at(f.size[axis], f.before[axis], beyond + (axis ? f.window[0] - 1 : 0), place);
 }
 
 // ---- windows along a line of words -------------------------------------------------------------

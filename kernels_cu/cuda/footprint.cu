@@ -29,13 +29,9 @@ constexpr int together = SEMICONV_TOGETHER, threads = 256;
 // Without spilled registers.
 constexpr int least_blocks = together * sizeof(Held) < 64 ? SEMICONV_BLOCKS : 2;
 
-// The element that a place of an axis shows, -1 for the constant.
 SEMICONV_FN int64 element_at(const Footprint& f, const int64* beyond, int axis, int64 place) {
-  if (place >= 0 && place < f.size[axis]) return place;
-  if (place >= f.size[axis]) place -= f.size[axis];
-  int32 begin = f.before[axis];
-  for (int a = 0; a < axis; ++a) begin += f.window[a] - 1;
-  return beyond[begin + place];
+  for (int a = 0; a < axis; ++a) beyond += f.window[a] - 1;
+  return element_at(f.size[axis], f.before[axis], beyond, place);
 }
 
 struct Block {

@@ -17,7 +17,7 @@ constexpr int most_axes = 8, rank = SEMICONV_RANK;
 struct Neighbourhood {
   int64 taps, outputs;
   int64 size[most_axes], stride[most_axes], window[most_axes], before[most_axes];
-  int64 table[most_axes];  // where the axis' border positions start in the tables
+  int64 table[most_axes];  // where the axis' positions beyond the border start in the tables
 };
 
 using Lane = SEMICONV_LANE;
@@ -60,8 +60,9 @@ struct Looked {
     int64 offset = 0;
 #pragma unroll
     for (int a = 0; a < rank; ++a) {
+      const int64 place = view.position[a] + source.indices[tap * rank + a] - n.before[a];
       const int64 element =
-          source.tables[n.table[a] + view.position[a] + source.indices[tap * rank + a]];
+          element_at(n.size[a], n.before[a], source.tables + n.table[a], place);
       if (element < 0) return source.outside;
       offset += element * n.stride[a];
     }

@@ -183,7 +183,11 @@ struct Steps {
 struct Box {
   int64 planes, rows, columns;
   int64 window[2], before[2];
-  const int64* map[2];
+  const int64* beyond[2];
+
+  int64 element(int axis, int64 position) const {
+    return element_at(axis ? columns : rows, before[axis], beyond[axis], position - before[axis]);
+  }
 };
 
 template <bool MINIMUM> class BoxBand {
@@ -261,7 +265,7 @@ template <bool MINIMUM> class BoxBand {
 
  private:
   const Key* raw(int64 extended_row) const {
-    const int64 element = box.map[0][extended_row];
+    const int64 element = box.element(0, extended_row);
     return element < 0 ? nullptr : source + element * box.columns;
   }
   void gather_edges(int64 raw_rows) {
@@ -270,7 +274,7 @@ template <bool MINIMUM> class BoxBand {
       const Key* row = raw(first_row + r);
       const auto gather = [&](int64 begin, int64 end) {
         for (int64 p = begin; p < end; ++p) {
-          const int64 element = row ? box.map[1][first_column + p] : -1;
+          const int64 element = row ? box.element(1, first_column + p) : -1;
           *to++ = clean_key<MINIMUM>(element < 0 ? outside : row[element]);
         }
       };

@@ -1,4 +1,4 @@
-// Neighbourhoods whose positions are looked up: the border mode is a table, not code.
+// Neighbourhoods whose positions beyond the border are looked up: the border mode is a table, not code.
 //
 // Needs SEMICONV_STORAGE. Defines Mapped (one call's sizes and tables; struct twin of
 // semiconv_cupy/ndimage/host.py), the tiles of its outputs, the scratch copy behind a tile, and the
@@ -14,13 +14,17 @@ namespace semiconv {
 
 constexpr int mapped_rank = 8;
 
-// Output x of axis a sees the extended positions x .. x + window[a] - 1; extended position p is
-// source element map[a][p], or no element where that is -1 (the constant beyond the border). The
-// positions before[a] .. before[a] + size[a] - 1 are the source in its own order.
+// Output x of axis a sees the extended positions x .. x + window[a] - 1, of which before[a] .. before[a]
+// + size[a] - 1 are the source in its own order. beyond[a] lists, for the positions ahead of these and
+// then for those behind them, the element that each shows, or -1 for the constant.
 struct Mapped {
   int64 rank;
   int64 size[mapped_rank], window[mapped_rank], before[mapped_rank];
-  const int64* map[mapped_rank];
+  const int64* beyond[mapped_rank];
+
+  int64 element(int a, int64 position) const {
+    return element_at(size[a], before[a], beyond[a], position - before[a]);
+  }
 };
 
 inline int64 ceil_division(int64 a, int64 b) { return (a + b - 1) / b; }
@@ -129,7 +133,6 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
     stride *= m.size[a];
     if (a < last) rows *= t.extent[a];
   }
-  const int64* along = m.map[last];
   const int64 end = m.size[last] + m.window[last] - 1;  // of the extended axis
   const int64 first = origin[last], stop = smaller_of(first + t.row, end);
   const int64 body = smaller_of(larger_of(first, m.before[last]), stop);
@@ -139,7 +142,7 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
     bool inside = true;
     for (int a = 0; a < last; ++a) {
       const int64 p = origin[a] + index[a];
-      const int64 element = p < m.size[a] + m.window[a] - 1 ? m.map[a][p] : -1;
+      const int64 element = p < m.size[a] + m.window[a] - 1 ? m.element(a, p) : -1;
       inside = inside && element >= 0;
       at += element * strides[a];
     }
@@ -149,8 +152,9 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
       const S* from = source + at;
       const auto gather = [&](int64 begin, int64 finish) {
         for (int64 p = begin; p < finish; ++p) {
-          if (along[p] < 0) row[p - first] = outside;
-          else convert(from + along[p], row + (p - first), (int64)1);
+          const int64 element = m.element(last, p);
+          if (element < 0) row[p - first] = outside;
+          else convert(from + element, row + (p - first), (int64)1);
         }
       };
       gather(first, body);

@@ -1,18 +1,20 @@
 """What lies beyond an array's border, as tables of positions; and the checks of `mode`.
 
-A window of K taps on an axis of n elements sees n + K - 1 positions. A table holds the element that
-each of them shows, or -1 for the constant. Kernels know tables, not modes.
+A window of K taps on an axis of n elements sees K - 1 positions that are not elements. A table
+holds the element that each of them shows, or -1 for the constant. Kernels know tables, not modes.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any
 
 import numpy as np
 
-__all__ = ["MODES", "beyond", "check_mode", "positions"]
+__all__ = ["MODES", "all_beyond", "beyond", "check_mode", "farthest", "remembered"]
 
-# SciPy's names; the values are what `positions` distinguishes.
+# SciPy's names; the values are what `beyond` distinguishes.
 MODES = {
     "nearest": "nearest",
     "wrap": "wrap",
@@ -32,37 +34,22 @@ def check_mode(mode: object) -> str:
     return MODES[mode]
 
 
-@lru_cache(maxsize=512)
-def positions(size: int, before: int, after: int, rule: str) -> np.ndarray:
-    """The element shown at each of the positions -before .. size + after - 1; -1: the constant.
-
-    Examples
-    --------
-    >>> positions(3, 2, 2, "reflect")
-    array([1, 0, 0, 1, 2, 2, 1])
-    >>> positions(3, 2, 2, "mirror")
-    array([2, 1, 0, 1, 2, 1, 0])
-    >>> positions(3, 1, 2, "constant")
-    array([-1,  0,  1,  2, -1, -1])
-    """
-    return _shown(np.arange(-before, size + after, dtype=np.int64), size, rule)
-
-
-@lru_cache(maxsize=512)
 def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:
-    """Of `positions` only those before the first and after the last element.
+    """The elements that the positions -before .. -1 and size .. size + after - 1 show.
+
+    -1 stands for the constant.
 
     Examples
     --------
-    >>> beyond(3, 2, 1, "reflect")
-    array([1, 0, 2])
+    >>> beyond(3, 2, 2, "reflect")
+    array([1, 0, 2, 1])
+    >>> beyond(3, 2, 2, "mirror")
+    array([2, 1, 1, 0])
+    >>> beyond(3, 1, 2, "constant")
+    array([-1, -1, -1])
     """
-    outside = np.arange(before + after, dtype=np.int64) - before
-    outside[before:] += size
-    return _shown(outside, size, rule)
-
-
-def _shown(p: np.ndarray, size: int, rule: str) -> np.ndarray:
+    p = np.arange(before + after, dtype=np.int64) - before
+    p[before:] += size
     if rule == "nearest":
         p = p.clip(0, size - 1)
     elif rule == "wrap":
@@ -75,6 +62,47 @@ def _shown(p: np.ndarray, size: int, rule: str) -> np.ndarray:
         p %= period
         p = np.minimum(p, period - p) if size > 1 else np.zeros_like(p)
     else:
-        p[(p < 0) | (p >= size)] = -1
+        p[:] = -1
     p.flags.writeable = False
     return p
+
+
+def all_beyond(
+    shape: Sequence[int], window: Sequence[int], before: Sequence[int], rules: Sequence[str]
+) -> tuple[np.ndarray, ...]:
+    """The table of each axis."""
+    return tuple(
+        beyond(n, b, k - 1 - b, rule)
+        for n, k, b, rule in zip(shape, window, before, rules, strict=True)
+    )
+
+
+def farthest(size: int, before: int, after: int, rule: str) -> tuple[int, int]:
+    """The reach, ahead and behind, at which a box sees the same elements as with the given one.
+
+    Beyond two lengths of the axis every border repeats what the box has seen.
+
+    Examples
+    --------
+    >>> farthest(5, 10**12, 1, "wrap")
+    (10, 1)
+    >>> farthest(5, 3, 10**12, "constant")
+    (3, 5)
+    """
+    most = size if rule == "constant" else 2 * size
+    return min(before, most), min(after, most)
+
+
+def remembered(most: int, small: Callable[..., bool]) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: keep the `most` last results, but of large arguments none."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        kept = lru_cache(maxsize=most)(function)
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            return (kept if small(*arguments) else function)(*arguments)
+
+        return call
+
+    return decorate

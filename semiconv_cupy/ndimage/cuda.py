@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from semiconv_cupy.backends.cuda import COLUMNS, THREADS, Device, Kernel, elemen
 from semiconv_cupy.backends.host import MAX_RANK
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
-from semiconv_cupy.ndimage.borders import beyond, positions
+from semiconv_cupy.ndimage.borders import all_beyond, remembered
 from semiconv_cupy.ndimage.sums import Sums
 from semiconv_cupy.semifields import SelectSemifield
 
@@ -37,8 +37,8 @@ _NEIGHBOURHOOD = np.dtype(
 # semiconv::Bordered of kernels_cu/cuda/border.cu, semiconv::Spread of kernels_cu/cuda/spread.cu.
 _BORDERED = np.dtype(
     [
-        ("size", *_AXES), ("stride", *_AXES), ("pitch", np.int64), ("table", *_AXES),
-        ("rows", np.int64), ("parts", np.int64),
+        ("size", *_AXES), ("stride", *_AXES), ("window", *_AXES), ("before", *_AXES),
+        ("pitch", np.int64), ("table", *_AXES), ("rows", np.int64), ("parts", np.int64),
     ],
     align=True,
 )  # fmt: skip
@@ -87,7 +87,7 @@ _BLOCKS_AT_ONCE = 792  # six a multiprocessor of a large GPU
 _kernels: dict[tuple[Any, ...], Kernel] = {}
 _uploaded: dict[tuple[Any, ...], Array] = {}
 _MOST_UPLOADED = 256
-_MOST_KEPT = 2**16  # bytes of a structure
+_MOST_KEPT = 2**16  # bytes of what is kept on the device, and of a footprint that is remembered
 
 
 def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> source.KernelSource:
@@ -320,10 +320,6 @@ def _flat_launch(
     return _FlatLaunch(best, described, grid, cost)
 
 
-def _all_beyond(borders: tuple[tuple[int, int, int, str], ...]) -> np.ndarray:
-    return np.concatenate([beyond(*border) for border in borders])
-
-
 def _powers_of_two(first: int, enough: int) -> Iterator[int]:
     yield first
     while first < enough:
@@ -373,7 +369,7 @@ class _FootprintLaunch:
     shared_bytes: int
 
 
-@lru_cache(maxsize=256)
+@remembered(256, lambda shape, taps, *_: len(taps) <= _MOST_KEPT)
 def _footprint_launch(
     shape: tuple[int, ...],
     taps: bytes,
@@ -443,6 +439,11 @@ def _lookups(taps: np.ndarray, high: int, pitch: int) -> list[list[int]]:
     return levels
 
 
+def _table_starts(window: tuple[int, ...]) -> np.ndarray:
+    """Where each axis' entries begin in the tables."""
+    return np.cumsum([0, *(k - 1 for k in window)])[:-1]
+
+
 class Backend:
     """The operations on one device's arrays."""
 
@@ -461,13 +462,19 @@ class Backend:
         return self.device.array_module.asarray(np.ascontiguousarray(array))
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
-        """A small array, uploaded once for each stream: nobody reads it too early or too late."""
+        """An array, uploaded once for each stream: nobody reads it too early or too late.
+
+        Large ones are not kept.
+        """
         whole = (type(self.device), *self.device.place(), *key)
         found = _uploaded.get(whole)
         if found is None:
-            if len(_uploaded) >= _MOST_UPLOADED:
-                _uploaded.clear()
-            found = _uploaded[whole] = self._there(make())
+            made = make()
+            found = self._there(made)
+            if made.nbytes <= _MOST_KEPT:
+                if len(_uploaded) >= _MOST_UPLOADED:
+                    _uploaded.clear()
+                _uploaded[whole] = found
         return found
 
     def _moves_fours(self, row: int, *arrays: Array) -> bool:
@@ -495,10 +502,9 @@ class Backend:
                 continue
             together = tuple(map(_together, launch.tile.window))
             kernel = self._kernel(flat_kernel, storage, minimum, together)
-            borders = tuple(
-                (array.shape[a], before[a], window[a] - 1 - before[a], rules[a]) for a in axes
+            table = self._tables(
+                *(tuple(each[a] for a in axes) for each in (array.shape, window, before, rules))
             )
-            table = self._kept(borders, partial(_all_beyond, borders))
             out = self.device.empty(array.shape, array.dtype)
             described = launch.described.copy()
             described["aligned"] = self._moves_fours(int(described["size"][1]), array, out)
@@ -529,15 +535,11 @@ class Backend:
         if launch is not None:
             described = launch.described.copy()
             described["aligned"] = self._moves_fours(array.shape[-1], array)
-            borders = tuple(
-                (n, b, k - 1 - b, rule)
-                for n, k, b, rule in zip(array.shape, taps.shape, before, rules, strict=True)
-            )
             self._kernel(footprint_kernel, storage, minimum, launch.together)(
                 launch.grid, (THREADS,),
                 (
                     described[()], array, out,
-                    self._kept(borders, partial(_all_beyond, borders)),
+                    self._tables(array.shape, taps.shape, before, rules),
                     self._kept((launch.lookups.tobytes(),), lambda: launch.lookups),
                     outside.astype(lane)[()],
                 ),
@@ -642,9 +644,9 @@ class Backend:
         out = self.device.empty((*shape[:-1], pitch), array.dtype)[..., : shape[-1]]
         threads_x = min(THREADS, 2 ** max(5, (shape[-1] // _OF_THREAD).bit_length()))
         described = np.zeros((), _BORDERED)
-        described["size"][:rank] = shape
-        described["stride"][:rank], described["pitch"] = elements(array), pitch
-        described["table"][:rank] = np.cumsum([0, *shape])[:-1]
+        described["size"][:rank], described["stride"][:rank] = array.shape, elements(array)
+        described["window"][:rank], described["before"][:rank] = window, before
+        described["table"][:rank], described["pitch"] = _table_starts(window), pitch
         described["rows"] = rows = math.prod(shape[:-1])
         described["parts"] = parts = -(-shape[-1] // (threads_x * _OF_THREAD))
         real = np.dtype(source.ARITHMETIC[storage])
@@ -652,7 +654,7 @@ class Backend:
             (-(-rows // (THREADS // threads_x)) * parts,),
             (THREADS,),
             (
-                described[()], array, out, self._tables(array, window, before, rules),
+                described[()], array, out, self._tables(array.shape, window, before, rules),
                 outside.astype(real)[()], np.int32(threads_x),
             ),
             0,
@@ -699,13 +701,11 @@ class Backend:
         out: Array,
     ) -> None:
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
-        lengths = [n + k - 1 for n, k in zip(array.shape, window, strict=True)]
         described = np.zeros((), _NEIGHBOURHOOD)
         described["taps"], described["outputs"] = len(indices), array.size
-        starts = np.cumsum([0, *lengths])[:-1]
         entries = zip(
             ("size", "stride", "window", "before", "table"),
-            (array.shape, strides, window, before, starts),
+            (array.shape, strides, window, before, _table_starts(window)),
             strict=True,
         )
         for name, entry in entries:
@@ -717,7 +717,7 @@ class Backend:
             (THREADS,),
             (
                 described[()], array, out,
-                self._tables(array, window, before, rules),
+                self._tables(array.shape, window, before, rules),
                 self._kept((indices.tobytes(), array.ndim), lambda: indices),
                 self._kept((offsets.tobytes(),), lambda: offsets),
                 self._kept((), lambda: np.zeros(1)) if values is None
@@ -728,16 +728,19 @@ class Backend:
         )  # fmt: skip
 
     def _tables(
-        self, array: Array, window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+        self,
+        shape: tuple[int, ...],
+        window: tuple[int, ...],
+        before: tuple[int, ...],
+        rules: tuple[str, ...],
     ) -> Array:
-        """The tables of border positions of all axes, one behind the other."""
+        """What lies beyond the borders, one axis' table behind the other; never empty."""
 
         def tables() -> np.ndarray:
-            each = zip(array.shape, window, before, rules, strict=True)
-            parts = [positions(n, b, k - 1 - b, rule) for n, k, b, rule in each]
-            return np.concatenate([*parts, np.zeros(1, np.int64)])
+            each = all_beyond(shape, window, before, rules)
+            return np.concatenate([*each, np.zeros(1, np.int64)])
 
-        return self._kept((array.shape, window, before, rules), tables)
+        return self._kept((shape, window, before, rules), tables)
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """Values spread within tiles until nothing changes; asks after every eighth launch."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends import host
-from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.borders import all_beyond, remembered
 from semiconv_cupy.ndimage.sums import Sums
 
 MAX_RANK = host.MAX_RANK
@@ -76,7 +75,7 @@ class _Box(ctypes.Structure):
         ("columns", ctypes.c_int64),
         ("window", _Pair),
         ("before", _Pair),
-        ("map", ctypes.c_void_p * 2),
+        ("beyond", ctypes.c_void_p * 2),
     )
 
 
@@ -88,7 +87,7 @@ class _Mapped(ctypes.Structure):
         ("size", _Axes),
         ("window", _Axes),
         ("before", _Axes),
-        ("map", ctypes.c_void_p * MAX_RANK),
+        ("beyond", ctypes.c_void_p * MAX_RANK),
     )
 
 
@@ -103,27 +102,23 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _tables(
-    shape: Sequence[int], window: Sequence[int], before: Sequence[int], rules: Sequence[str]
-) -> tuple[np.ndarray, ...]:
-    return tuple(
-        positions(n, b, k - 1 - b, rule)
-        for n, k, b, rule in zip(shape, window, before, rules, strict=True)
-    )
+def _small(shape: object, window: Sequence[int], *_: object) -> bool:
+    """Whether a window's tables of positions beyond the border are small enough to be kept."""
+    return sum(window) <= 4096
 
 
-@lru_cache(maxsize=256)
+@remembered(256, _small)
 def _mapped(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
 ) -> tuple[_Mapped, tuple[np.ndarray, ...]]:
     """The struct and the tables that it points to."""
-    tables = _tables(shape, window, before, rules)
+    tables = all_beyond(shape, window, before, rules)
     addresses = (ctypes.c_void_p * MAX_RANK)(*(table.ctypes.data for table in tables))
     struct = _Mapped(len(shape), _Axes(*shape), _Axes(*window), _Axes(*before), addresses)
     return struct, tables
 
 
-@lru_cache(maxsize=256)
+@remembered(256, _small)
 def _box_passes(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
 ) -> tuple[tuple[_Box, tuple[np.ndarray, ...]], ...]:
@@ -135,7 +130,7 @@ def _box_passes(
         windows = tuple(1 if a is None else window[a] for a in axes)
         begins = tuple(0 if a is None else before[a] for a in axes)
         borders = tuple("constant" if a is None else rules[a] for a in axes)
-        tables = _tables((rows, columns), windows, begins, borders)
+        tables = all_beyond((rows, columns), windows, begins, borders)
         addresses = (ctypes.c_void_p * 2)(*(table.ctypes.data for table in tables))
         box = _Box(planes, rows, columns, _Pair(*windows), _Pair(*begins), addresses)
         passes.append((box, tables))
@@ -192,7 +187,7 @@ def box(
     return out
 
 
-@lru_cache(maxsize=64)
+@remembered(64, lambda footprint, shape: len(footprint) <= 2**16)
 def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """A footprint as look-ups in tables of 2^level neighbours along the last axis."""
     taps = np.frombuffer(footprint, np.bool_).reshape(shape)

@@ -16,6 +16,7 @@ from semiconv_cupy.backends import cuda as cuda_backend
 from semiconv_cupy.backends import host as host_backend
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
+from semiconv_cupy.ndimage.borders import farthest
 from semiconv_cupy.ndimage.sums import sums_of
 
 Array = Any
@@ -50,8 +51,42 @@ def box(
     if array.size == 0 or all(k == 1 for k in window):
         return array.copy()
     outside = constant(cval, array.dtype, minimum)
+    if any(k > n for k, n in zip(window, array.shape, strict=True)):
+        return _long_box(xp, array, window, before, rules, outside, minimum)
     served = backend(xp, array.ndim)
     return served.box(array, tuple(window), tuple(before), tuple(rules), outside, minimum)
+
+
+def _long_box(
+    xp: Any,
+    array: Array,
+    window: Sequence[int],
+    before: Sequence[int],
+    rules: Sequence[str],
+    outside: np.ndarray,
+    minimum: bool,
+) -> Array:
+    """`box` where a window is longer than its axis: in time and memory that depend on neither."""
+    whole, reaches = [], []
+    for axis, (n, k, b, rule) in enumerate(zip(array.shape, window, before, rules, strict=True)):
+        if min(b, k - 1 - b) >= max(n - 1, 1):  # every output sees the whole axis and both borders
+            whole.append(axis)
+            reaches.append((0, 0))
+        else:
+            reaches.append(farthest(n, b, k - 1 - b, rule))
+    result = array
+    if whole:
+        result = reference.extremum_along(xp, array, tuple(whole), minimum)
+        if any(rules[axis] == "constant" for axis in whole):
+            result = reference.better(xp, result, outside[()], minimum)
+    lengths = tuple(ahead + 1 + behind for ahead, behind in reaches)
+    if any(k > 1 for k in lengths):
+        begins = tuple(ahead for ahead, _ in reaches)
+        served = backend(xp, array.ndim)
+        result = served.box(
+            xp.ascontiguousarray(result), lengths, begins, tuple(rules), outside, minimum
+        )
+    return xp.broadcast_to(result, array.shape).copy() if whole else result
 
 
 def footprint(

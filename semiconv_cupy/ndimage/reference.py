@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends import array_module
-from semiconv_cupy.ndimage.borders import positions
+from semiconv_cupy.ndimage.borders import beyond
 from semiconv_cupy.ndimage.sums import Sums
 
 Array = Any
@@ -21,11 +21,12 @@ def _extended(
     xp: Any, array: Array, axis: int, window: int, before: int, rule: str, outside: Any
 ) -> Array:
     """The array with what its border shows, on one axis."""
-    table = positions(array.shape[axis], before, window - 1 - before, rule)
-    wider = xp.take(array, xp.asarray(table.clip(0)), axis=axis)
-    if table.min() < 0:
-        wider[(slice(None),) * axis + (xp.asarray(np.flatnonzero(table < 0)),)] = outside
-    return wider
+    table = beyond(array.shape[axis], before, window - 1 - before, rule)
+    border = xp.take(array, xp.asarray(table.clip(0)), axis=axis)
+    if rule == "constant":
+        border[...] = outside
+    ahead, behind = xp.split(border, [before], axis=axis)
+    return xp.concatenate([ahead, array, behind], axis=axis)
 
 
 def _all_extended(
@@ -60,6 +61,12 @@ def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
     if array.dtype.kind in "biu":
         return array
     return xp.where(array == array, array, array.dtype.type(worst(array.dtype, minimum)))
+
+
+def extremum_along(xp: Any, array: Array, axes: tuple[int, ...], minimum: bool) -> Array:
+    """The extremum over whole axes, which stay with length 1; NaN is never selected."""
+    array = _without_nan(xp, array, minimum)
+    return (array.min if minimum else array.max)(axis=axes, keepdims=True)
 
 
 def view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
