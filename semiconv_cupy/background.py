@@ -12,7 +12,13 @@ import numpy as np
 
 from semiconv_cupy.backends import array_module
 from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.arguments import as_array, as_numpy, readable, require_real
+from semiconv_cupy.ndimage.arguments import (
+    as_array,
+    as_numpy,
+    check_length,
+    readable,
+    require_real,
+)
 from semiconv_cupy.ndimage.sums import never_least
 
 Array = Any
@@ -49,9 +55,12 @@ def rolling_ball(
     Raises
     ------
     ValueError
-        A radius below 0, or a kernel with another number of axes than the image.
+        A radius below 0 or not finite, an empty kernel, or one with another number of axes than the
+        image.
+    OverflowError
+        A radius beyond the largest length of an axis.
     TypeError
-        A complex image.
+        A complex image or kernel, or a radius that is not a number.
 
     Notes
     -----
@@ -67,19 +76,19 @@ def rolling_ball(
     array([10.  , 10.  , 10.17, 10.  , 10.  ])
     """
     xp, image = as_array(image, "image")
-    require_real(image)
+    require_real(image, "Complex type not supported for image")
     kind = np.dtype(np.float32 if image.dtype.name in ("float16", "float32") else np.float64)
     if kernel is None:
-        if not 0 <= radius < math.inf:
-            raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
-        body = _ball(radius, image.ndim)
+        body = _ball(_checked_radius(radius), image.shape).astype(kind)
     else:
         body = as_numpy(kernel, name="kernel")
-        if body.ndim != image.ndim:
+        require_real(body, "Complex type not supported for kernel")
+        body = as_numpy(body, kind, "kernel")
+        if body.ndim != image.ndim or body.size == 0:
             raise ValueError(
-                f"kernel must have as many axes as image: got {body.ndim} and {image.ndim}"
+                f"kernel must be an array of heights with as many axes as image ({image.ndim}) and "
+                f"not empty: got {kernel!r} of shape {body.shape}"
             )
-    body = body.astype(kind)
     centre = tuple(k // 2 for k in body.shape)
     taps = body != np.inf
     with np.errstate(invalid="ignore"):
@@ -116,11 +125,22 @@ def _floors(drop: np.ndarray, has_apex: bool) -> bool:
     return bool(np.all((missing == 0) | (missing >= 2.0**-20)))
 
 
-def _ball(radius: float, ndim: int) -> np.ndarray:
-    """The heights of a ball's upper half, infinite beside it."""
-    half = math.ceil(radius)
-    squares = np.arange(-half, half + 1, dtype=np.float64) ** 2
-    distance = sum(np.ix_(*[squares] * ndim), start=np.zeros(()))
+def _checked_radius(radius: Any) -> float:
+    try:
+        finite = math.isfinite(radius)
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"radius must be a real number, got {radius!r}") from None
+    if not finite or radius < 0:
+        raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
+    check_length("radius", radius)
+    return float(radius)
+
+
+def _ball(radius: float, shape: tuple[int, ...]) -> np.ndarray:
+    """The heights of a ball's upper half, infinite beside it, as far as an image reaches."""
+    halves = [max(min(math.ceil(radius), n - 1), 0) for n in shape]
+    squares = [np.arange(-half, half + 1, dtype=np.float64) ** 2 for half in halves]
+    distance = sum(np.ix_(*squares), start=np.zeros(()))
     height = np.sqrt(np.clip(radius**2 - distance, 0, None))
     height[np.sqrt(distance) > radius] = np.inf
     return height
@@ -179,6 +199,8 @@ def reconstruction(
     xp, seed = as_array(seed, "seed")
     _, mask = as_array(mask, "mask")
     array_module(seed=seed, mask=mask)
+    require_real(seed, "Complex type not supported for seed")
+    require_real(mask, "Complex type not supported for mask")
     if seed.shape != mask.shape:
         raise ValueError(f"seed and mask must have one shape, got {seed.shape} and {mask.shape}")
     if method not in ("dilation", "erosion"):
@@ -200,6 +222,8 @@ def reconstruction(
         centre = np.array(taps.shape) // 2
     else:
         centre = as_numpy(offset, name="offset")
+        if centre.dtype.kind not in "iu":
+            raise TypeError(f"offset must be integers, got {offset!r}")
         if centre.shape != (taps.ndim,):
             raise ValueError(f"offset must have {taps.ndim} entries, got {offset!r}")
         if not all(0 <= o < k for o, k in zip(centre, taps.shape, strict=True)):

@@ -6,8 +6,10 @@ programs and their tests can be moved without a change. No computing.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -57,13 +59,13 @@ def _asarray(value: Any, dtype: Any, name: str) -> np.ndarray:
         raise kind(f"{name} must be an array, got {value!r}: {error}") from None
 
 
-def require_real(array: Array, what: str = "Complex type not supported") -> None:
+def require_real(array: Array, what: str = "Complex type not supported for input") -> None:
     """TypeError for complex numbers."""
     if array.dtype.kind == "c":
-        raise TypeError(what)
+        raise TypeError(f"{what}: got {array.dtype}")
 
 
-def readable(xp: Any, array: Array) -> Array:
+def readable(xp: Any, array: Array, name: str = "input") -> Array:
     """The array as kernels read it: C-contiguous, aligned, in the machine's byte order."""
     if (
         array.dtype in _NATIVE
@@ -75,7 +77,7 @@ def readable(xp: Any, array: Array) -> Array:
         if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:
             array = array.astype(array.dtype.newbyteorder("="))
         else:
-            raise RuntimeError(f"data type not supported: {array.dtype}")
+            raise RuntimeError(f"data type not supported: {name} is {array.dtype}")
     array = xp.ascontiguousarray(array).reshape(array.shape)
     if xp is np and not (array.flags.aligned and array.dtype.isnative):
         array = array.astype(array.dtype.newbyteorder("="))
@@ -90,13 +92,12 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
         axes = (axes,)
     elif not isinstance(axes, Iterable):
         raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
-    try:
-        numbers = [operator.index(axis) for axis in axes]
-    except TypeError as error:
-        raise TypeError(f"axes must be integers, got {axes!r}: {error}") from None
+    numbers = [whole("each of axes", axis) for axis in axes]
     for axis in numbers:
         if not -ndim <= axis < ndim:
-            raise ValueError(f"axes: specified axis: {axis} is out of range for {ndim} axes")
+            raise np.exceptions.AxisError(
+                f"axes: specified axis: {axis} is out of range for {ndim} axes"
+            )
     found = tuple(axis % ndim for axis in numbers)
     if len(set(found)) != len(found):
         raise ValueError(f"axes must be unique, got {axes!r}")
@@ -105,16 +106,49 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
 
 def check_axis(axis: Any, ndim: int) -> int:
     """One axis number; numpy.exceptions.AxisError out of range."""
-    axis = operator.index(axis)
+    axis = whole("axis", axis)
     if not -ndim <= axis < ndim:
         raise np.exceptions.AxisError(axis, ndim)
     return axis % ndim
 
 
-def per_axis(value: Any, count: int) -> list[Any]:
+def whole(name: str, value: Any, what: str = "an integer") -> int:
+    """An integer argument; TypeError for anything else (ValueError for an array, as SciPy)."""
+    if type(value) is int:
+        return value
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        kind = ValueError if isinstance(value, np.ndarray) and value.size > 1 else TypeError
+        raise kind(f"{name} must be {what}, got {value!r}: {error}") from None
+
+
+def check_size(size: Any) -> int:
+    """A window's length along one axis."""
+    length = whole("size", size, "an integer, or one for each axis")
+    check_length("size", length)
+    return length
+
+
+def check_length(name: str, length: float) -> None:
+    """OverflowError for a length that no array's axis can have."""
+    if length > sys.maxsize:
+        raise OverflowError(f"{name} must be at most {sys.maxsize}, got {length!r}")
+
+
+def check_constant(cval: Any) -> Any:
+    """`cval`, a real number."""
+    try:
+        math.isnan(cval)  # accepts what has a value as a float, unlike float() no text
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"cval must be a real number, got {cval!r}") from None
+    return cval
+
+
+def per_axis(value: Any, count: int, name: str = "origin") -> list[Any]:
     """One entry per axis: a sequence of that length, or one value for all."""
     if not isinstance(value, (int, str)) and np.iterable(value):
-        wrong = "sequence argument must have length equal to input rank: got"
+        wrong = f"{name}: sequence argument must have length equal to input rank: got"
         shape = getattr(value, "shape", ())
         if len(shape) > 1:
             raise RuntimeError(
@@ -162,18 +196,22 @@ def place(
 
 def begin(window: int, origin: Any) -> int:
     """How many positions before its output a window starts; ValueError if it does not cover it."""
-    before = window // 2 + operator.index(origin)
-    if not 0 <= before < window:
+    least, most = -(window // 2), (window - 1) // 2
+    if type(origin) is not int and not isinstance(origin, (float, np.floating)):
+        origin = whole("origin", origin)
+    if not least <= origin <= most:
         raise ValueError(
-            f"invalid origin {origin}: it must satisfy "
-            f"-({window} // 2) <= origin <= ({window} - 1) // 2"
+            f"Invalid origin {origin}: it must satisfy {least} <= origin <= {most}, "
+            f"which is -(K // 2) <= origin <= (K - 1) // 2 for a window of K = {window}"
         )
-    return before
+    return window // 2 + whole("origin", origin)
 
 
 def reflected_origin(origin: Any, window: int) -> int:
     """The origin of the reflected window."""
-    return -origin - (1 - window % 2)
+    if window > 1:
+        begin(window, origin)  # whose error shows the origin that the caller gave
+    return -whole("origin", origin) - (1 - window % 2)
 
 
 def is_output_array(xp: Any, output: Any) -> bool:
@@ -189,22 +227,40 @@ def output_dtype(xp: Any, output: Any, input: Array, complex_output: bool = Fals
     if output is None:
         dtype = input.dtype.newbyteorder("=")
         return np.promote_types(dtype, np.complex64) if complex_output else dtype
+    dtype = _dtype_asked_for(xp, output, input, complex_output)
+    if dtype.kind == "c" and complex_output:
+        return dtype
+    if dtype.newbyteorder("=").name not in _SUPPORTED:
+        raise RuntimeError(f"data type not supported: output is {dtype}")
+    return dtype
+
+
+def _dtype_asked_for(xp: Any, output: Any, input: Array, complex_output: bool) -> np.dtype:
     if isinstance(output, (type, np.dtype)):
         dtype = np.dtype(output)
         if complex_output and dtype.kind != "c":
-            warnings.warn("promoting specified output dtype to complex", stacklevel=5)
+            warnings.warn("promoting specified output dtype to complex", stacklevel=6)
             dtype = np.promote_types(dtype, np.complex64)
         return dtype
     if isinstance(output, str):
-        dtype = np.dtype(output)
+        try:
+            dtype = np.dtype(output)
+        except TypeError as error:
+            raise TypeError(f"output must be an array or a dtype: {error}") from None
         if complex_output and dtype.kind != "c":
             raise RuntimeError(f"output must have complex dtype, got {output!r}")
         if not issubclass(dtype.type, np.number):
             raise RuntimeError(f"output must have numeric dtype, got {output!r}")
         return dtype
     if not is_output_array(xp, output):
-        raise TypeError(
+        kind = TypeError if hasattr(output, "__dlpack__") else RuntimeError
+        raise kind(
             f"output must be an array of input's library, a dtype or None, got {type(output)}"
+        )
+    if not getattr(output.flags, "writeable", True):  # CuPy's have no such flag
+        raise ValueError(
+            f"output array is read-only: got one of shape {output.shape} and {output.dtype}; pass "
+            "an array that can be written to, or None"
         )
     if output.shape != input.shape:
         raise RuntimeError(

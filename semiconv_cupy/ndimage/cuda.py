@@ -503,8 +503,9 @@ class Backend:
             together = tuple(map(_together, launch.tile.window))
             kernel = self._kernel(flat_kernel, storage, minimum, together)
             table = self._tables(
-                *(tuple(each[a] for a in axes) for each in (array.shape, window, before, rules))
-            )
+                tuple(array.shape[a] for a in axes), tuple(window[a] for a in axes),
+                tuple(before[a] for a in axes), tuple(rules[a] for a in axes),
+            )  # fmt: skip
             out = self.device.empty(array.shape, array.dtype)
             described = launch.described.copy()
             described["aligned"] = self._moves_fours(int(described["size"][1]), array, out)

@@ -6,20 +6,22 @@ everything else is a composition.
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from semiconv_cupy.errors import FootprintWarning, warn
-from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage import neighbourhood, reference
 from semiconv_cupy.ndimage.arguments import (
     as_array,
     as_numpy,
     begin,
     check_axes,
     check_axis,
+    check_constant,
+    check_size,
     deliver,
     is_output_array,
     output_dtype,
@@ -91,13 +93,17 @@ def _extremum(
     factors = getattr(structure, "factors", None) if footprint is None else None
     if structure is not None:
         structure = as_numpy(structure, name="structure")
-        require_real(structure)
+        require_real(structure, "Complex type not supported for structure")
+        if structure.dtype.kind not in "biuf":
+            structure = as_numpy(structure, np.float64, "structure")
     if footprint is not None:
         footprint = as_numpy(footprint, bool, "footprint")
         if not footprint.any():
-            raise ValueError("All-zero footprint is not supported.")
+            error = ValueError if footprint.size or structure is None else RuntimeError
+            raise error(f"All-zero footprint is not supported: got one of shape {footprint.shape}")
     elif structure is None and size is None:
-        raise RuntimeError("no footprint provided")
+        raise RuntimeError("no footprint provided: pass size= or footprint=")
+    cval = check_constant(cval)
     if reflected:
         axes, origin = _reflect(input.ndim, axes, origin, size, footprint, structure)
         mirror = (slice(None, None, -1),)
@@ -107,8 +113,6 @@ def _extremum(
             structure = structure[mirror * structure.ndim]
             factors = factors and tuple(factor[::-1] for factor in factors)
     dtype = output_dtype(xp, output, input)
-    if dtype.kind == "c":
-        raise TypeError(f"Complex output type not supported: {dtype}")
     axes = check_axes(axes, input.ndim)
     wide = _in_dtype_of_output(xp, input, output, dtype)
     if structure is not None and input.dtype.kind == "b":
@@ -116,10 +120,11 @@ def _extremum(
     if structure is not None:
         _warn_of_lost_fractions(structure, wide.dtype)
     if structure is None and (footprint is None or footprint.all()):
-        result = _separable(
-            xp, wide, footprint.shape if footprint is not None else size,
-            mode, cval, origin, minimum, axes,
-        )  # fmt: skip
+        if footprint is None:
+            sizes = [_size_of_box(k) for k in per_axis(size, len(axes), "size")]
+        else:
+            sizes = per_axis(footprint.shape, len(axes), "footprint")
+        result = _separable(xp, wide, sizes, mode, cval, origin, minimum, axes)
     else:
         # As in SciPy, the constant is a number of the input's dtype here.
         cval = neighbourhood.constant(cval, input.dtype, minimum)[()]
@@ -148,19 +153,17 @@ def _reflect(
     elif structure is not None:
         sizes = structure.shape
     else:
-        sizes = per_axis(size, len(axes))
+        sizes = [check_size(k) for k in per_axis(size, len(axes), "size")]
     if len(sizes) < len(axes):
         raise wrong_rank("footprint" if footprint is not None else "structure", sizes, len(axes))
-    return axes, [
-        reflected_origin(o, _whole(k)) for o, k in zip(origins, sizes[: len(axes)], strict=True)
-    ]
+    return axes, [reflected_origin(o, k) for o, k in zip(origins, sizes[: len(axes)], strict=True)]
 
 
-def _whole(size: Any) -> int:
-    try:
-        return operator.index(size)
-    except TypeError:
-        raise TypeError(f"size must be an integer, or one for each axis, got {size!r}") from None
+def _size_of_box(size: Any) -> int:
+    """A checked size; SciPy cuts a fraction off, where the window is not reflected."""
+    if type(size) is not int and isinstance(size, (float, np.floating)) and math.isfinite(size):
+        size = int(size)
+    return check_size(size)
 
 
 def _boolean_footprint(footprint: np.ndarray | None, structure: np.ndarray) -> np.ndarray:
@@ -186,7 +189,7 @@ def _boolean_footprint(footprint: np.ndarray | None, structure: np.ndarray) -> n
 def _separable(
     xp: Any,
     input: Array,
-    size: Any,
+    sizes: list[int],
     mode: Any,
     cval: Any,
     origin: Any,
@@ -194,8 +197,7 @@ def _separable(
     axes: tuple[int, ...],
 ) -> Array:
     origins = per_axis(origin, len(axes))
-    sizes = [int(k) for k in per_axis(size, len(axes))]
-    modes = per_axis(mode, len(axes))
+    modes = per_axis(mode, len(axes), "mode")
     window, before = [1] * input.ndim, [0] * input.ndim
     rules = ["constant"] * input.ndim
     for axis, k, shift, name in zip(axes, sizes, origins, modes, strict=True):
@@ -217,13 +219,16 @@ def _neighbourhood(
     axes: tuple[int, ...],
 ) -> Array:
     ndim = input.ndim
+    name = "footprint"
     if footprint is None:
         assert structure is not None
-        footprint = np.ones(structure.shape, np.bool_)
+        name, footprint = "structure", np.ones(structure.shape, np.bool_)
+        if not footprint.size:
+            raise RuntimeError(f"structure must not be empty, got shape {structure.shape}")
     origins = per_axis(origin, len(axes))
     if len(axes) < ndim:
         origins = spread(origins, axes, ndim, 0)
-    taps = place(footprint, axes, ndim, "footprint")
+    taps = place(footprint, axes, ndim, name)
     before = [begin(k, o) for k, o in zip(taps.shape, origins, strict=True)]
     if structure is not None:
         if structure.ndim != len(axes):
@@ -299,15 +304,13 @@ def _extremum1d(
     xp, input = as_array(input)
     require_real(input)
     axis = check_axis(axis, input.ndim)
-    size = _whole(size)
+    size = check_size(size)
     if size < 1:
-        raise RuntimeError(f"incorrect filter size: {size}")
+        raise RuntimeError(f"incorrect filter size: size must be at least 1, got {size}")
     dtype = output_dtype(xp, output, input)
-    if not 0 <= size // 2 + origin < size:
-        raise ValueError(f"invalid origin {origin} for a filter of size {size}")
-    rule = check_mode(mode)
+    cval = check_constant(cval)
     window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
-    window[axis], before[axis], rules[axis] = size, size // 2 + int(origin), rule
+    window[axis], before[axis], rules[axis] = size, begin(size, origin), check_mode(mode)
     wide = _in_dtype_of_output(xp, input, output, dtype)
     result = neighbourhood.box(xp, wide, window, before, rules, cval, minimum)
     return deliver(xp, result, output, input)
@@ -582,18 +585,25 @@ def _window(
     size: Any,
     footprint: Any,
     structure: Any,
+    output: Any,
     mode: Any,
     cval: Any,
     origin: Any,
     axes: Any,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of an erosion and of a dilation with the same window."""
+) -> tuple[Any, Array, dict[str, Any], dict[str, Any]]:
+    """NumPy or CuPy, the input, and the arguments of an erosion and a dilation by one window.
+
+    An `output` array is checked here, before the first of the two is computed.
+    """
     _check_window(input, size, footprint, structure)
+    xp, input = as_array(input)
+    if is_output_array(xp, output):
+        output_dtype(xp, output, input)
     common = dict(
         size=size, footprint=footprint, structure=structure, mode=mode, cval=cval, origin=origin,
         axes=axes,
     )  # fmt: skip
-    return common | dict(minimum=True), common | dict(minimum=False, reflected=True)
+    return xp, input, common | dict(minimum=True), common | dict(minimum=False, reflected=True)
 
 
 def grey_opening(
@@ -615,7 +625,9 @@ def grey_opening(
     >>> grey_opening(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
     array([0, 0, 0, 5, 5, 5, 0])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
+    _, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     eroded = _extremum(input, output=None, **erosion)
     return _extremum(eroded, output=output, **dilation)
 
@@ -639,7 +651,9 @@ def grey_closing(
     >>> grey_closing(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
     array([5, 5, 5, 0, 0, 0, 5])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
+    _, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     dilated = _extremum(input, output=None, **dilation)
     return _extremum(dilated, output=output, **erosion)
 
@@ -667,8 +681,9 @@ def morphological_gradient(
     >>> morphological_gradient(np.array([0, 0, 0, 7, 7, 7]), size=3)
     array([0, 0, 7, 7, 0, 0])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
-    xp, input = as_array(input)
+    xp, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     output = output if is_output_array(xp, output) else None
     dilated = _extremum(input, output=None, **dilation)
     eroded = _extremum(input, output=output, **erosion)
@@ -689,26 +704,65 @@ def morphological_laplace(
     *,
     axes: Any = None,
 ) -> Array:
-    """Dilation plus erosion minus twice the input; parameters and notes as in `grey_erosion`.
+    r"""Dilation plus erosion minus twice the input; parameters and notes as in `grey_erosion`.
+
+    .. math:: out = \delta(input) + \varepsilon(input) - 2\, input
 
     An `output` that is a dtype is ignored, as in SciPy. Integers are added modulo their range.
+    Floating results are SciPy's bits, but right where SciPy's sum overflows on the way; of float16,
+    which SciPy does not know, they are rounded once.
 
     Examples
     --------
     >>> morphological_laplace(np.array([0, 0, 0, 7, 7, 7]), size=3)
     array([ 0,  0,  7, -7,  0,  0])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
-    xp, input = as_array(input)
+    xp, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     if is_output_array(xp, output):
         input = _kept(xp, input, output)
     else:
         output = None
     dilated = _extremum(input, output=None, **dilation)
     result = _extremum(input, output=output, **erosion)
-    xp.add(dilated, result, out=result)
-    xp.subtract(result, input, out=result)
-    return xp.subtract(result, input, out=result)
+    if result.dtype == np.float16:
+        wide = xp.add(dilated, result, dtype=np.float64)  # exact, as are the differences
+        wide -= input
+        wide -= input
+        result[...] = reference.c_cast(xp, wide, result.dtype)
+        return result
+    with np.errstate(over="ignore", invalid="ignore"):
+        xp.add(dilated, result, out=result)
+        xp.subtract(result, input, out=result)
+        xp.subtract(result, input, out=result)
+    if result.dtype.kind == "f":
+        finite = xp.isfinite(result)
+        if not bool(finite.all()):
+            lost = ~finite
+            eroded = _extremum(input, output=None, **erosion)
+            result[lost] = _far_laplacian(xp, dilated[lost], eroded[lost], input[lost])
+    return result
+
+
+def _far_laplacian(xp: Any, dilated: Array, eroded: Array, input: Array) -> Array:
+    """dilated + eroded - 2 input where that overflows on the way: infinite only if it is so.
+
+    A quarter of each number leaves room for the sums, whose rounding errors are added at the end.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        upper, upper_error = _two_sum(dilated * 0.25, input * -0.25)
+        lower, lower_error = _two_sum(eroded * 0.25, input * -0.25)
+        total, error = _two_sum(upper, lower)
+        corrected = total + (upper_error + lower_error + error)
+        return xp.where(xp.isfinite(total), corrected, total) * 4
+
+
+def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded sum, and its exact error (Knuth)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
 
 
 def _kept(xp: Any, input: Array, output: Any) -> Array:
@@ -739,8 +793,9 @@ def white_tophat(
     >>> white_tophat(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
     array([0, 7, 0, 0, 0, 0, 0])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
-    xp, input = as_array(input)
+    xp, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     input = _kept(xp, input, output)
     opened = _extremum(_extremum(input, output=None, **erosion), output=output, **dilation)
     return _difference(xp, input, opened, opened)
@@ -767,8 +822,9 @@ def black_tophat(
     >>> black_tophat(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
     array([0, 5, 0, 0, 0, 0, 0])
     """
-    erosion, dilation = _window(input, size, footprint, structure, mode, cval, origin, axes)
-    xp, input = as_array(input)
+    xp, input, erosion, dilation = _window(
+        input, size, footprint, structure, output, mode, cval, origin, axes
+    )
     input = _kept(xp, input, output)
     closed = _extremum(_extremum(input, output=None, **dilation), output=output, **erosion)
     return _difference(xp, closed, input, closed)

@@ -5,6 +5,7 @@ Taps are summed in SciPy's order and in its precision, so that results are the s
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +15,10 @@ from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     as_array,
     as_numpy,
+    begin,
     check_axes,
     check_axis,
+    check_constant,
     get_output,
     per_axis,
     place,
@@ -31,21 +34,16 @@ _NEGLIGIBLE = float(np.finfo(np.float64).eps)
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
 
 
-def _check_origin(origin: Any, length: int, name: str) -> int:
-    if not -(length // 2) <= origin <= (length - 1) // 2:
-        raise ValueError(
-            f"Invalid origin {origin}; origin must satisfy "
-            f"-({name} // 2) <= origin <= ({name} - 1) // 2, with {name} = {length}"
-        )
-    return length // 2 + int(origin)
-
-
 def _by_components(
     xp: Any, function: Any, input: Array, weights: np.ndarray, output: Array, cval: Any, **rest: Any
 ) -> Array:
     """A complex correlation from real ones; each part of `output` is written once."""
     pairs: dict[str, list[tuple[int, Array, np.ndarray, Any]]] = {"real": [], "imag": []}
     parts = (False, True) if weights.dtype.kind == "c" else (False,)
+    try:
+        cmath.isnan(cval)  # accepts what has a value as a complex number, unlike complex() no text
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"cval must be a number, got {cval!r}") from None
     if input.dtype.kind != "c" and np.iscomplexobj(cval):
         raise ValueError(
             f"Cannot provide a complex-valued cval when the input is real, got {cval!r}"
@@ -83,6 +81,7 @@ def _apply(
     symmetry: int,
 ) -> Array:
     """Run the primitive into `target`, around whatever keeps it from being written to at once."""
+    cval = float(check_constant(cval))
     input = readable(xp, input)
     name = target.dtype.name
     direct = (
@@ -91,12 +90,8 @@ def _apply(
         and not xp.may_share_memory(input, target)
     )
     out = target if direct else xp.empty(target.shape, name)
-    if target.dtype.kind not in "biuf" or target.dtype.itemsize > 8:
-        raise RuntimeError(f"data type not supported: {target.dtype}")
     indices, weights = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(weights)
-    neighbourhood.correlate(
-        xp, input, indices, weights, window, before, rules, float(cval), symmetry, out
-    )
+    neighbourhood.correlate(xp, input, indices, weights, window, before, rules, cval, symmetry, out)
     if out is not target:
         target[...] = out
     return target
@@ -141,7 +136,7 @@ def correlate1d(
             axis=axis, mode=mode, origin=origin,
         )  # fmt: skip
     target = get_output(xp, output, input)
-    weights = weights.astype(np.float64)
+    weights = as_numpy(weights, np.float64, "weights")
     if weights.ndim != 1 or len(weights) < 1:
         raise RuntimeError(f"no filter weights given: weights has shape {weights.shape}")
     axis = check_axis(axis, input.ndim)
@@ -149,7 +144,7 @@ def correlate1d(
     rule = check_mode(mode)
     window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
     window[axis], rules[axis] = length, rule
-    before[axis] = _check_origin(origin, length, "len(weights)")
+    before[axis] = begin(length, origin)
     order, symmetry = _order(weights)
     indices = np.zeros((length, input.ndim), np.int64)
     indices[:, axis] = order
@@ -189,7 +184,10 @@ def convolve1d(
     >>> convolve1d(np.array([2, 8, 0, 4, 1, 9, 9, 0]), weights=[1, 3])
     array([14, 24,  4, 13, 12, 36, 27,  0])
     """
-    weights = as_numpy(weights, name="weights")[::-1]
+    weights = as_numpy(weights, name="weights")
+    if weights.ndim == 0:
+        raise IndexError(f"weights must have one axis, got {weights[()]!r}")
+    weights = weights[::-1]
     if weights.dtype.kind == "c":
         weights = weights.conj()  # correlate1d conjugates, a convolution does not
     return correlate1d(
@@ -293,9 +291,9 @@ def _correlate(
         return _by_components(xp, real, input, weights, output, cval)
     ndim = input.ndim
     axes = check_axes(axes, ndim)
-    weights = weights.astype(np.float64)
-    if weights.size == 0:
-        raise RuntimeError(f"weights must not be empty, got shape {weights.shape}")
+    weights = as_numpy(weights, np.float64, "weights")
+    if weights.size == 0:  # as in SciPy, no taps: the axes of length 0 count for none
+        weights = np.zeros([k for k in weights.shape if k])
     weights = place(weights, axes, ndim, "weights")
     origins = per_axis(origin, len(axes))
     if len(axes) < ndim:
@@ -303,9 +301,7 @@ def _correlate(
     if convolution:
         weights = weights[(slice(None, None, -1),) * ndim]
         origins = [reflected_origin(o, k) for o, k in zip(origins, weights.shape, strict=True)]
-    before = [
-        _check_origin(o, k, "weights.shape[k]") for o, k in zip(origins, weights.shape, strict=True)
-    ]
+    before = [begin(k, o) for k, o in zip(weights.shape, origins, strict=True)]
     target = get_output(xp, output, input)
     if not isinstance(mode, str) and isinstance(mode, Iterable):
         raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")

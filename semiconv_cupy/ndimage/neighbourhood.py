@@ -6,6 +6,7 @@ Every public function is a composition of these. Chooses the algorithm and who r
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -51,7 +52,7 @@ def box(
     if array.size == 0 or all(k == 1 for k in window):
         return array.copy()
     outside = constant(cval, array.dtype, minimum)
-    if any(k > n for k, n in zip(window, array.shape, strict=True)):
+    if any(map(operator.gt, window, array.shape)):
         return _long_box(xp, array, window, before, rules, outside, minimum)
     served = backend(xp, array.ndim)
     return served.box(array, tuple(window), tuple(before), tuple(rules), outside, minimum)

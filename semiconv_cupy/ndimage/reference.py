@@ -6,6 +6,7 @@ tests. Same functions as ``host``.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,13 @@ def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
 def extremum_along(xp: Any, array: Array, axes: tuple[int, ...], minimum: bool) -> Array:
     """The extremum over whole axes, which stay with length 1; NaN is never selected."""
     array = _without_nan(xp, array, minimum)
-    return (array.min if minimum else array.max)(axis=axes, keepdims=True)
+    for axis in axes:
+        if array.shape[axis] <= 8:  # a reduction along a short axis is slow where that is the last
+            parts = xp.split(array, array.shape[axis], axis=axis)
+            array = reduce(xp.minimum if minimum else xp.maximum, parts)
+        else:
+            array = (array.min if minimum else array.max)(axis=axis, keepdims=True)
+    return array
 
 
 def view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
@@ -204,7 +211,10 @@ def correlate(
 
 
 def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
-    """Doubles as C on x86 converts them: towards zero, then modulo the range."""
+    """Doubles as C on x86 converts them: towards zero, then modulo the range.
+
+    Halves are rounded once.
+    """
     if dtype.kind == "b":
         return abs(total) >= 1
     if dtype.kind == "u" and dtype.itemsize == 8:
@@ -213,7 +223,20 @@ def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
         )
     if dtype.kind in "iu":
         return total.astype(np.int64).astype(dtype)
-    return total.astype(dtype)
+    by_float32 = dtype.name == "bfloat16" or (dtype == np.float16 and xp is not np)
+    if by_float32:  # the library would round twice
+        total = _rounded_to_odd(xp, total)
+    with np.errstate(over="ignore"):
+        return total.astype(dtype)
+
+
+def _rounded_to_odd(xp: Any, total: Array) -> Array:
+    """Doubles as float32: towards zero, then with the last bit set where that lost anything."""
+    nearest = total.astype(np.float32)
+    back = nearest.astype(np.float64)
+    bits = nearest.view(np.int32) - (abs(back) > abs(total))
+    inexact = (back < total) | (back > total)
+    return (bits | inexact).astype(np.int32).view(np.float32)
 
 
 def spreading(steps: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
