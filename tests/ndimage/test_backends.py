@@ -1,5 +1,7 @@
 """The CUDA sources on the CPU harness, NVRTC, and the array loops: each the same as the host's."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from cuda_on_cpu.device import HarnessDevice
@@ -149,6 +151,43 @@ def test_cuda_boxes(dtype):
         expected = reference.box(image, *box, outside, minimum)
         result = backend.box(image, *box, outside, minimum)
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
+
+
+@pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice())])
+def test_sums_of_the_other_backends_become_halves_in_one_rounding(backend):
+    middles = np.array([4.904296875, 1 + 2.0**-11, 2.0**-25, 3 * 2.0**-25, 65520.0])
+    exact = np.concatenate([np.nextafter(middles, 0), np.nextafter(middles, np.inf), [np.inf, 0]])
+    exact = np.concatenate([exact, -exact])
+    out = np.empty(len(exact), np.float16)
+    one = np.zeros((1, 1), np.int64), np.ones(1), (1,), (0,), ("nearest",), 0.0, 0
+    backend.correlate(exact, *one, out)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(out, exact.astype(np.float16))
+
+
+@pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice())])
+def test_the_other_backends_sum_no_taps_to_zero(backend):
+    out = np.full((3, 4), 7, np.uint8)
+    none = np.zeros((0, 2), np.int64), np.zeros(0), (3, 3), (1, 1), ("wrap", "wrap"), 0.0, 0
+    backend.correlate(np.ones((3, 4), np.uint8), *none, out)
+    assert not out.any()
+
+
+def test_cuda_keeps_no_table_of_a_long_axis():
+    backend, image = cuda.Backend(HarnessDevice()), np.zeros(30_000, np.uint8)
+    window = (3,), (1,), ("reflect",)
+    constant, sums = np.array(0, np.uint8), (np.arange(3)[:, None], np.ones(3))
+    calls = [
+        lambda: backend.box(image, *window, constant, False),
+        lambda: backend.footprint(image, np.array([True, False, True]), *window[1:], constant, 0),
+        lambda: backend.correlate(image, *sums, *window, 0.0, 0, np.empty_like(image)),
+    ]
+    for call in calls:
+        tracemalloc.start()
+        call()
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert kept < 8 * image.size / 2
 
 
 def test_a_view_that_begins_between_words():

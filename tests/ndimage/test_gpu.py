@@ -95,3 +95,35 @@ def test_arrays_of_two_libraries_are_refused(cupy):
         ndimage.maximum_filter(cupy.asarray(image), 3, output=image)
     with pytest.raises(TypeError, match="seed"):
         sc.reconstruction(cupy.asarray(image), image)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "wrap", "constant"])
+def test_windows_of_any_length_need_little_memory(cupy, mode):
+    image = image_of("float32", (40, 60))
+    there = cupy.asarray(image)
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    for size in (2**40, (2**62, 3), (3, 10**6)):
+        result = ndimage.maximum_filter(there, size, mode=mode, cval=9)
+        expected = ndimage.maximum_filter(image, size, mode=mode, cval=9)
+        np.testing.assert_array_equal(result.get(), expected)
+    assert pool.total_bytes() - before < 100 * image.nbytes
+
+
+def test_halves_are_rounded_once(cupy):
+    middles = np.array([4.904296875, 1 + 2.0**-11, 2.0**-25, 3 * 2.0**-25, 60.03125])
+    exact = np.concatenate([np.nextafter(middles, 0), np.nextafter(middles, np.inf)])
+    result = ndimage.correlate(cupy.asarray(exact), [1.0], output=np.float16)
+    np.testing.assert_array_equal(result.get(), exact.astype(np.float16))
+    image = np.random.default_rng(0).standard_normal((50, 60)).astype(np.float16) * 100
+    result = ndimage.morphological_laplace(cupy.asarray(image), 3)
+    np.testing.assert_array_equal(result.get(), ndimage.morphological_laplace(image, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_laplacians_overflow_only_where_they_must(cupy, dtype):
+    image = (np.random.default_rng(1).random((30, 40)) * 2 - 1) * float(np.finfo(dtype).max)
+    image = image.astype(dtype)
+    result = ndimage.morphological_laplace(cupy.asarray(image), 3)
+    np.testing.assert_array_equal(result.get(), ndimage.morphological_laplace(image, 3))

@@ -5,6 +5,7 @@ import inspect
 import pickle
 import tracemalloc
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -118,6 +119,140 @@ def test_memory_does_not_grow_with_the_window(call, arrays):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * (2 * image.nbytes)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a: ndimage.maximum_filter1d(a, 3),
+        lambda a: ndimage.maximum_filter(a, 5, mode="wrap"),
+        lambda a: ndimage.grey_erosion(a, footprint=[1, 0, 1]),
+        lambda a: ndimage.grey_dilation(a, structure=[1, 0, 2]),
+        lambda a: ndimage.correlate(a, [1, 0, 2]),
+        lambda a: ndimage.convolve1d(a, [1, 0, 2]),
+        lambda a: ndimage.binary_erosion(a.view(bool)),
+        lambda a: ndimage.maximum_filter1d(a.reshape(-1, 2), 3, axis=0),
+        lambda a: ndimage.maximum_filter1d(a.reshape(-1, 4), 3, axis=1),
+    ],
+)
+def test_a_long_axis_needs_no_memory_besides_the_result(call):
+    """Not on the way, and nothing is kept afterwards."""
+    image = np.zeros(10**6, np.uint8)
+    call(image[:100])
+    tracemalloc.start()
+    result = call(image)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < result.nbytes + 0.2 * image.nbytes
+    assert kept < result.nbytes + 0.01 * image.nbytes
+
+
+@pytest.mark.parametrize("size", [10**6, 2**40, 2**63 - 1])
+@pytest.mark.parametrize("mode", ["reflect", "mirror", "wrap", "nearest", "constant"])
+def test_windows_of_any_length_end_and_are_right(size, mode):
+    """SciPy's window of 61 sees as much of these images."""
+    scipy_ndimage = pytest.importorskip("scipy.ndimage")
+    for image in (IMAGE[:4, :6], IMAGE[:1, :7], IMAGE[0, :5].astype(float), IMAGE[:2, 0] > 99):
+        for name in ("minimum_filter", "maximum_filter", "minimum_filter1d", "maximum_filter1d"):
+            for least in (0, 1):
+                origins = (-(size // 2), -30) if least else (0, 0)
+                mine, theirs = (
+                    getattr(module, name)(image, k, mode=mode, cval=77, origin=origin)
+                    for module, k, origin in zip(
+                        (ndimage, scipy_ndimage), (size, 61), origins, strict=True
+                    )
+                )
+                np.testing.assert_array_equal(mine, theirs)
+        tall = ndimage.grey_closing(image, (size,) + (3,) * (image.ndim - 1), mode=mode)
+        expected = scipy_ndimage.grey_closing(image, (61,) + (3,) * (image.ndim - 1), mode=mode)
+        np.testing.assert_array_equal(tall, expected)
+
+
+def test_long_windows_need_little_memory():
+    image = np.random.default_rng(0).random((300, 400))
+    tracemalloc.start()
+    result = ndimage.maximum_filter(image, 10**6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * image.nbytes
+    np.testing.assert_array_equal(result, np.full_like(image, image.max()))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_nan_is_not_selected_by_long_windows(mode):
+    image = np.full((3, 4), np.nan, np.float32)
+    assert (ndimage.maximum_filter(image, 2**40, mode=mode, cval=np.nan) == -np.inf).all()
+    image[1, 2] = 5
+    assert (ndimage.minimum_filter(image, 99, mode=mode, cval=np.nan) == 5).all()
+
+
+def test_a_ball_larger_than_the_image():
+    image = np.random.default_rng(3).random((4, 6)) * 9
+    np.testing.assert_array_equal(sc.rolling_ball(image, 1e9), np.full_like(image, image.min()))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_laplacians_overflow_only_where_they_must(dtype):
+    """Against exact fractions, for numbers near the largest, of both signs and of one."""
+    largest = float(np.finfo(dtype).max)
+    near = np.full((5, 5), 0.6 * largest, dtype)
+    np.testing.assert_array_equal(ndimage.morphological_laplace(near, 3), np.zeros_like(near))
+    image = ((np.random.default_rng(4).random((12, 12)) * 2 - 1) * largest).astype(dtype)
+    image[:6] = abs(image[:6]) / 2 + dtype(largest / 2)
+    footprint = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    into = np.empty_like(image)
+    for given in ({"size": 3}, {"footprint": footprint}, {"size": 3, "output": into}):
+        result = ndimage.morphological_laplace(image, **given)
+        window = {key: value for key, value in given.items() if key != "output"}
+        parts = ndimage.grey_dilation(image, **window), ndimage.grey_erosion(image, **window), image
+        assert np.isfinite(result).any()
+        for found, *terms in zip(result.flat, *(part.flat for part in parts), strict=True):
+            d, e, x = (Fraction(float(term)) for term in terms)
+            exact = d + e - 2 * x
+            if abs(exact) > largest:
+                assert found == (np.inf if exact > 0 else -np.inf)
+            else:
+                spacing = Fraction(float(np.spacing(dtype(largest / 2))))
+                assert abs(Fraction(float(found)) - exact) <= 4 * spacing
+
+
+def test_laplacians_of_halves_are_rounded_once():
+    image = np.random.default_rng(5).standard_normal((30, 40)).astype(np.float16)
+    wide = image.astype(np.float64)
+    exact = ndimage.grey_dilation(wide, 3) + ndimage.grey_erosion(wide, 3) - 2 * wide
+    result = ndimage.morphological_laplace(image, 3)
+    np.testing.assert_array_equal(result, exact.astype(np.float16))
+
+
+def test_infinities_in_a_laplacian():
+    image = np.array([[1, 2, 3, np.inf, 5, 6], [1, 2, 3, 4, 5, 6]])
+    scipy_ndimage = pytest.importorskip("scipy.ndimage")
+    with np.errstate(invalid="ignore"):
+        expected = scipy_ndimage.morphological_laplace(image, 3)
+    np.testing.assert_array_equal(ndimage.morphological_laplace(image, 3), expected)
+
+
+# Doubles that lie next to the middle of two halves (small ones and the largest too), where a
+# float32 on the way makes another half of them.
+MIDDLES = np.array([4.904296875, 1 + 2.0**-11, 3 * 2.0**-11 + 1, 2.0**-25, 3 * 2.0**-25, 65520.0])
+
+
+@pytest.mark.parametrize("name", ["correlate", "convolve", "correlate1d", "convolve1d"])
+def test_sums_become_halves_in_one_rounding(name):
+    exact = np.concatenate([MIDDLES, np.nextafter(MIDDLES, 0), np.nextafter(MIDDLES, np.inf)])
+    exact = np.concatenate([exact, -exact, [0.0, np.inf, -np.inf, np.nan, 1e-300, -1e-300, 1e300]])
+    with np.errstate(over="ignore"):
+        expected = exact.astype(np.float16)
+    result = getattr(ndimage, name)(exact, [1.0], output=np.float16)
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(np.signbit(result), np.signbit(expected))
+    weights = np.random.default_rng(6).standard_normal(5)
+    halves = np.random.default_rng(7).standard_normal(4000).astype(np.float16)
+    wide = getattr(ndimage, name)(halves, weights, output=np.float64)
+    narrow = getattr(ndimage, name)(halves, weights)
+    np.testing.assert_array_equal(narrow, wide.astype(np.float16))
+    one = np.array([4.904296874999999])  # the nearest half is 4.902
+    assert getattr(ndimage, name)(one, [1.0], output="float16") == np.float16(4.902)
 
 
 def test_nothing_compiles_for_another_size_mode_origin_or_constant():
