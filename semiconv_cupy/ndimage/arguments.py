@@ -92,7 +92,10 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
         axes = (axes,)
     elif not isinstance(axes, Iterable):
         raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
-    numbers = [whole("each of axes", axis) for axis in axes]
+    try:
+        numbers = [operator.index(axis) for axis in axes]
+    except TypeError as error:
+        raise TypeError(f"axes must be integers, got {axes!r}: {error}") from None
     for axis in numbers:
         if not -ndim <= axis < ndim:
             raise np.exceptions.AxisError(

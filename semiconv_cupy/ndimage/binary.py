@@ -242,10 +242,7 @@ def _window(
 
 def _origins(origin: Any, count: int, name: str) -> list[int]:
     """One integer for each axis."""
-    try:
-        entries = per_axis(origin, count)
-    except RuntimeError as error:
-        raise RuntimeError(f"{name}: {error}") from None
+    entries = per_axis(origin, count, name)
     try:
         return [operator.index(entry) for entry in entries]
     except TypeError:

@@ -201,6 +201,7 @@ def test_one_axis(name, axis):
 # ---- footprints, structures, weights -------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:structure is nothing but ones")
 @pytest.mark.parametrize("name", GREY)
 @pytest.mark.parametrize("argument", ["footprint", "structure"])
 @pytest.mark.parametrize("value", [[[1, 0], [1]], np.ones((3, 3, 3)), np.ones(3), np.ones((0, 3))])
