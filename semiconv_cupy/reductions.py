@@ -61,11 +61,17 @@ class Extremum:
         return module.where(values == zero, values.detach(), values)
 
 
+def _infinite_terms(module: Any, terms: Any, chosen: Any, axes: tuple[int, ...]) -> Any:
+    """The sum of the chosen terms, in torch with a gradient of 1 for each."""
+    return module.where(chosen, terms, 0).sum(axes)
+
+
 @dataclass(frozen=True)
 class Root:
     """(sum of a^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
-    no power leaves the range; gradient 0 where all are zero. Negative numbers count as their powers
-    do: for even p as |a|, else the result is NaN where it is not real."""
+    no power leaves the range. Negative numbers count as their powers do: for even p as |a|, else
+    the result is NaN where it is not real. The gradient is 0 where all are the zero, and 1 for an
+    infinite term (p < 0: for a 0)."""
 
     p: float
 
@@ -75,7 +81,7 @@ class Root:
             return array.sum(axes)
         extremum = module.amax if p > 0 else module.amin
         scale = extremum(module.abs(_detached(array)), axes)
-        inside = (scale > 0) & (scale < math.inf)
+        inside = (scale != 0) & (scale != math.inf)
         divisor = module.where(inside, scale, 1)
         ratio = array / _expanded(divisor, axes)
         ratio = module.where(_expanded(inside, axes), ratio, 1)
@@ -84,21 +90,33 @@ class Root:
             powers = module.where(nothing, 0, module.where(nothing, 1, ratio) ** p)
         else:
             powers = ratio**p
+        if module.__name__ == "torch":
+            terms = module.abs(array) if p > 0 else array
+            infinite = scale == (math.inf if p > 0 else 0)
+            chosen = (terms == (math.inf if p > 0 else 0)) & _expanded(infinite, axes)
+            scale = module.where(infinite, _infinite_terms(module, terms, chosen, axes), scale)
         return module.where(inside, powers.sum(axes) ** (1 / p) * divisor, scale)
 
 
 @dataclass(frozen=True)
 class Log:
-    """ln(sum of e^(mu a)) / mu, relative to the extremum of each window, so that nothing overflows;
-    gradient 0 where all are the zero."""
+    """ln(sum of e^(mu a)) / mu, relative to the extremum of each window, so that nothing overflows.
+    The gradient is 0 where all are the zero; infinite terms share it evenly."""
 
     mu: float
 
     def __call__(self, array: Any, dims: int | Sequence[int]) -> Any:
         module, axes, mu = array_module(array), _axes(array, dims), self.mu
         extremum = (module.amax if mu > 0 else module.amin)(_detached(array), axes)
-        finite = module.isfinite(extremum)
-        origin = module.where(finite, extremum, 0)
-        distance = module.where(_expanded(finite, axes), array - _expanded(origin, axes), 0)
+        ordinary = abs(extremum) != math.inf
+        origin = module.where(ordinary, extremum, 0)
+        distance = module.where(_expanded(ordinary, axes), array - _expanded(origin, axes), 0)
         total = module.exp(mu * distance).sum(axes)
-        return module.where(finite, origin + module.log(total) / mu, extremum)
+        if module.__name__ == "torch":
+            limit = math.copysign(math.inf, mu)
+            infinite = extremum == limit
+            chosen = (array == limit) & _expanded(infinite, axes)
+            count = chosen.sum(axes).clamp(min=1)
+            share = _infinite_terms(module, array, chosen, axes) / count
+            extremum = module.where(infinite, share, extremum)
+        return module.where(ordinary, origin + module.log(total) / mu, extremum)

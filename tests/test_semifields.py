@@ -573,6 +573,14 @@ GRADIENTS = [
     (BroadcastSemifield.root(2), [0, 3e14, 4e14], 5e14, [0, 0.6, 0.8]),
     (BroadcastSemifield.root(2), [0, 3e-12, 4e-12], 5e-12, [0, 0.6, 0.8]),
     (BroadcastSemifield.root(0.5), [0, 1, 1], 4, [0, 2, 2]),
+    (BroadcastSemifield.log(2), [INF, 1, -INF], INF, [1, 0, 0]),
+    (BroadcastSemifield.log(-2), [-INF, 1, -INF], -INF, [0.5, 0, 0.5]),
+    (BroadcastSemifield.log(2), [math.nan, INF], math.nan, [math.nan, math.nan]),
+    (BroadcastSemifield.root(2), [INF, 1], INF, [1, 0]),
+    (BroadcastSemifield.root(-2), [0, 1, INF], 0, [1, 0, 0]),
+    (BroadcastSemifield.root(-2), [INF, 1], 1, [0, 1]),
+    (BroadcastSemifield.root(2), [math.nan, 1], math.nan, [math.nan, math.nan]),
+    (BroadcastSemifield.tropical_max(spread_gradient=True), [INF, 1, INF], INF, [0.5, 0, 0.5]),
 ]
 
 

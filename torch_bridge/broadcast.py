@@ -7,7 +7,8 @@ arrays. Called by `functional` and `modules`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,8 @@ def broadcast_conv(
     # (G, O / G) kernels, or (1, O) where they are shared, each spread over the outputs.
     kernels = krn.unflatten(0, (1 if geometry.shares_kernels else geometry.groups, -1))
     kernels = kernels[:, :, *(None,) * rank]
-    products = semifield.multiply(windows, kernels)  # (B, G, O / G, *out, I, *K)
+    multiply = _product if semifield.multiply is operator.mul else semifield.multiply
+    products = multiply(windows, kernels)  # (B, G, O / G, *out, I, *K)
     channel, *taps = range(3 + rank, 4 + 2 * rank)
     if semifield.add_reduce_channels is None:
         out = semifield.add_reduce(products, (channel, *taps))
@@ -49,6 +51,55 @@ def broadcast_conv(
         # A window of nothing but the zero depends on no element of image or kernel.
         out = out.masked_fill(out == semifield.zero, semifield.zero)
     return out
+
+
+class _Product(torch.autograd.Function):
+    """a * b, whose derivatives are 0 where one of their factors is, infinite as the other may be.
+
+    The gradient of what takes no part in a result is 0, not 0 * inf = NaN (``chained`` of
+    ``kernels_cu/accumulators.cuh``).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, flow: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        by_a, by_b = ctx.needs_input_grad
+        return (
+            _chained(flow, b).sum_to_size(a.shape) if by_a else None,
+            _chained(flow, a).sum_to_size(b.shape) if by_b else None,
+        )
+
+
+class _EagerProduct(_Product):
+    """The same with a derivative in forward mode, which torch.compile does not support."""
+
+    @staticmethod
+    def jvp(ctx: Any, a_tangent: Tensor | None, b_tangent: Tensor | None) -> Tensor | None:
+        a, b = ctx.saved_tensors
+        parts = [t * x for t, x in ((a_tangent, b), (b_tangent, a)) if t is not None]
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0] if parts else None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    recorded = _Product if torch.compiler.is_compiling() else _EagerProduct
+    product: Tensor = recorded.apply(a, b)
+    return product
+
+
+def _chained(flow: Tensor, slope: Tensor) -> Tensor:
+    nothing = (flow == 0) | ((slope == 0) & flow.isinf())
+    return torch.where(nothing, 0, _product(flow, slope))
 
 
 def _spatial(geometry: Geometry) -> tuple[int, ...]:

@@ -1,14 +1,17 @@
 """Gradients of the fused convolutions: by differences, by the peer, at extremes, to the bit."""
 
 import math
+from functools import partial
 
 import problems
 import pytest
 import torch
 from problems import GEOMETRIES, SEMIFIELDS, TWICE, inputs, with_gradients
 
-from torch_bridge import BroadcastConv, SelectSemifield, SubtractSemifield, ops
+from torch_bridge import BroadcastConv, BroadcastSemifield, SelectSemifield, SubtractSemifield, ops
 from torch_bridge.functional import semifield_conv
+
+INF = math.inf
 
 
 def fused(name):
@@ -161,6 +164,58 @@ def test_zeros_beside_numbers(name):
     assert out.isfinite().sum() == 4
     assert torch.equal(grad_img.flatten(), torch.tensor([1.0, 0, 2, 0, 0, 1]))
     assert grad_krn.abs().sum() == 4
+
+
+EDGES = [
+    # semifield, image, kernel, the gradients of both
+    ("log(2)", [INF, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0]),
+    ("log(-2)", [-INF, 1.0, -INF], [0.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]),
+    ("log(2)", [1.0, 2.0], [0.0, INF], [0.0, 1.0], [0.0, 1.0]),
+    ("root(-2)", [INF, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]),
+    ("root(-2)", [INF, INF], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]),
+    ("root(-2)", [0.0, 1.0], [2.0, 1.0], [2.0, 0.0], [0.0, 0.0]),
+    ("root(3)", [INF, 1.0], [2.0, 1.0], [2.0, 0.0], [INF, 0.0]),
+    ("root(3)", [0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]),
+]
+
+
+@pytest.mark.parametrize("make", [SubtractSemifield, BroadcastSemifield])
+@pytest.mark.parametrize(("name", "img", "krn", "by_img", "by_krn"), EDGES)
+def test_gradients_beside_infinities(make, name, img, krn, by_img, by_krn):
+    """By the kernels, and by torch's own derivative of array functions."""
+    kind, parameter = name.removesuffix(")").split("(")
+    semifield = getattr(make, kind)(float(parameter))
+    img, krn = (torch.tensor(numbers, dtype=torch.float64) for numbers in (img, krn))
+    _, grad_img, grad_krn = gradients(semifield, img, krn, kind="corr")
+    assert grad_img.flatten().tolist() == by_img
+    assert grad_krn.flatten().tolist() == by_krn
+
+
+@pytest.mark.parametrize("make", [SubtractSemifield, BroadcastSemifield])
+def test_a_root_with_an_infinite_slope_at_zero(make):
+    """No term of a black pixel depends on its weight, and of a weight of 0 on its pixel."""
+    root = make.root(0.5)
+    black, ones = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for img, krn, without in ((black, ones, 2), (ones, black, 1)):
+        found = gradients(root, img, krn, kind="corr")
+        assert found[without].flatten().tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("make", [SubtractSemifield, BroadcastSemifield])
+def test_an_infinite_pixel_that_takes_no_part(make):
+    img = torch.tensor([[[INF, 1.0, 2.0]]], dtype=torch.float64)
+    krn = torch.ones(1, 1, 1, dtype=torch.float64, requires_grad=True)
+    out = semifield_conv(img, krn, make.linear())
+    (out * torch.tensor([0.0, 1.0, 1.0])).sum().backward()
+    assert krn.grad.item() == 3
+
+
+def test_the_product_of_array_functions_is_differentiated_in_every_way():
+    """Forward, twice and batched, as torch's own product."""
+    tensors = inputs((1, 2, 5), (2, 2, 2))
+    conv = partial(semifield_conv, semifield=BroadcastSemifield.root(3.0))
+    assert torch.autograd.gradcheck(conv, tensors, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(conv, tensors)
 
 
 # ---- bits ----------------------------------------------------------------------------------------
