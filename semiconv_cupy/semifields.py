@@ -26,6 +26,7 @@ from semiconv_cupy.once import cached_property
 from semiconv_cupy.printing import (
     ArrayFunction,
     Minimum,
+    Where,
     cpp_bool,
     cpp_floating,
     cpp_integer,
@@ -381,10 +382,26 @@ def _times_and_derivatives(
     functions = {"times": product}
     for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
         if given is None:
-            functions[name] = derivative(product, by, _ARGUMENTS.get(name, name))
+            slope = derivative(product, by, _ARGUMENTS.get(name, name))
+            functions[name] = _zero_where_a_factor_is(slope)
         else:
             functions[name] = _traced(name, given)
     return functions
+
+
+def _zero_where_a_factor_is(slope: Any) -> Any:
+    """A derivative whose quotients are 0 where a factor is, infinite as another may be.
+
+    At img = 0 the term sqrt(img * krn) does not depend on krn: img / (2 sqrt(img * krn)) counts as
+    0 there, and not as 0 / 0.
+    """
+    if isinstance(slope, sympy.Add):
+        return sympy.Add(*map(_zero_where_a_factor_is, slope.args))
+    factors = [factor for factor in sympy.Mul.make_args(slope) if factor.free_symbols]
+    if len(factors) < 2 or not any(f.is_Pow and f.exp.is_negative for f in factors):
+        return slope
+    zeros = [sympy.Eq(factor, 0, evaluate=False) for factor in factors]
+    return Where(sympy.Or(*zeros), 0, slope)
 
 
 class SelectSemifield(_CompiledSemifield):
