@@ -9,6 +9,7 @@
 //   fold()                   after at most `block` terms: move the block's sum into the total
 //   result()                 the window's value, before rounding to Storage
 //   residuals, residual(i)   what the derivative needs besides the terms, in V (not for Provenance)
+//   steep                    whether d result / d term can be infinite where the result is finite
 //   Weight(residual...)      d result / d term, as weight(val)
 // A schedule may cut a window into blocks as it likes; values differ by rounding only, and not at
 // all for selections. V is a scalar (GPU) or a SIMD vector (host).
@@ -86,6 +87,7 @@ template <class V, class I> struct Provenance {
 template <class V> struct SharedSelection {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;
+  static constexpr bool steep = false;
   V best, settled, count;
   SEMICONV_FN void start() {
     best = settled = semifield_zero<V>();
@@ -119,12 +121,19 @@ template <class V> struct SharedSelection {
 template <class V> struct LogSum {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;
+  static constexpr bool steep = false;
   static constexpr bool upwards = SEMICONV_PARAMETER > 0;
   V extreme, shift;
   BlockedSum<V> sum;
   static SEMICONV_FN V mu() { return constant<V>(SEMICONV_PARAMETER); }
-  static SEMICONV_FN V finite(V a) {  // windows of zeros only, or with an infinity: no shift
-    return where(absolute(a) < infinity<V>(), a, constant<V>(0));
+  static SEMICONV_FN V most_exponent() { return constant<V>(Limits<Scalar<V>>::most_exponent); }
+  // The infinity that is not the zero: one such term makes the result, and all of the gradient.
+  static SEMICONV_FN V infinite() { return upwards ? infinity<V>() : negative_infinity<V>(); }
+  // Of windows of zeros only, 0. Of those with an infinity the last number before it.
+  static SEMICONV_FN V shift_of(V extreme) {
+    const V largest = constant<V>(Limits<Scalar<V>>::largest);
+    const V shift = upwards ? minimum(extreme, largest) : maximum(extreme, V(-largest));
+    return where(extreme == semifield_zero<V>(), constant<V>(0), shift);
   }
   SEMICONV_FN void start() {
     extreme = semifield_zero<V>();
@@ -135,35 +144,41 @@ template <class V> struct LogSum {
     extreme = upwards ? select_greater(extreme, val) : select_less(extreme, val);
   }
   SEMICONV_FN void settle() {
-    const V settled = finite(extreme);
+    const V settled = shift_of(extreme);
     // A total of 0 (nothing yet) stays 0; e^(mu (shift - settled)) <= 1 otherwise.
     const V exponent = mu() * (shift - settled);
-    const V factor = exp_of_nonpositive(minimum(exponent, constant<V>(0)));
+    const V factor = bounded_exp(minimum(exponent, constant<V>(0)));
     sum.scale(factor);
     shift = settled;
   }
   template <class I> SEMICONV_FN void add(V val, I) {
-    // An infinite term would leave the range of exp_of_nonpositive; result() gives it back. NaN
-    // stays NaN in minimum(), not in select_less().
-    sum.add(exp_of_nonpositive(minimum(mu() * (val - shift), constant<V>(0))));
+    // Exponents are at most 0 but for an infinite term's, whose e^most_exponent counts it: beside it
+    // all others vanish. NaN stays NaN in this order of minimum()'s arguments, not in select_less().
+    sum.add(bounded_exp(minimum(mu() * (val - shift), most_exponent())));
   }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
     const V total = sum.result();
-    // +-inf among the terms: it is the result (e^inf has no place in exp_of_nonpositive).
-    const V infinite = upwards ? infinity<V>() : negative_infinity<V>();
     const V value = shift + log(total) / mu();
-    return where(extreme == infinite, where(total == total, infinite, total), value);
+    return where(extreme == infinite(), where(total == total, infinite(), total), value);
   }
-  SEMICONV_FN V residual(int i) const { return i == 0 ? shift : sum.result(); }
+  // Of a window with infinite terms: what they are, and how many.
+  SEMICONV_FN V residual(int i) const {
+    const auto counted = extreme == infinite();
+    const V total = sum.result();
+    return i == 0 ? where(counted, infinite(), shift)
+                  : where(counted, V(total / bounded_exp(most_exponent())), total);
+  }
   struct Weight {
     V shift, scale;
     Weight() = default;
     SEMICONV_FN Weight(V shift_, V total)
         : shift(shift_),
-          scale(where(total > constant<V>(0), constant<V>(1) / total, constant<V>(0))) {}
+          scale(where(total == constant<V>(0), constant<V>(0), V(constant<V>(1) / total))) {}
+    // An infinite term minus an infinite shift is NaN, of which this order of minimum()'s arguments
+    // makes 0. (Where a term is NaN, so is the total.)
     SEMICONV_FN V operator()(V val) const {
-      return exp_of_nonpositive(minimum(mu() * (val - shift), constant<V>(0))) * scale;
+      return bounded_exp(minimum(constant<V>(0), V(mu() * (val - shift)))) * scale;
     }
   };
 };
@@ -176,7 +191,7 @@ template <class V> struct PowerSum {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;
   static constexpr double p = SEMICONV_PARAMETER;
-  static constexpr bool upwards = p > 0;
+  static constexpr bool upwards = p > 0, steep = p > 0 && p < 1;
   V extreme, lowest, scale, inverse;
   BlockedSum<V> sum;
   // r^p and r^(p-1): products where the exponent is a small whole number.
@@ -223,34 +238,43 @@ template <class V> struct PowerSum {
   template <class I> SEMICONV_FN void add(V val, I) { sum.add(power_of<0>(val * inverse)); }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
-    const V total = sum.result();
-    const V value = scale * root_of(total);
-    const V negative = upwards ? lowest : extreme;
-    const V zero = constant<V>(0);
-    return where(negative < zero, zero / zero, value);
+    return unless_negative(scale * root_of(sum.result()));
   }
-  SEMICONV_FN V residual(int i) const { return i == 0 ? scale : sum.result(); }
+  SEMICONV_FN V unless_negative(V value) const {
+    const V zero = constant<V>(0);
+    return where((upwards ? lowest : extreme) < zero, V(zero / zero), value);
+  }
+  // Where a term is infinite (p < 0: 0), so is the total.
+  SEMICONV_FN V residual(int i) const { return i == 0 ? scale : unless_negative(sum.result()); }
+  // (val / scale)^(p - 1) total^(1/p - 1), and what remains of it at the ends: a window of nothing but
+  // the zero has weight 0 (p = 1: 1); an infinite term (p < 0: 0) has 1, and beside it the others have
+  // what (val / infinity)^(p - 1) is. The inverse that such windows get makes the power NaN where the
+  // factor alone is the weight.
   struct Weight {
     V inverse, factor;
     Weight() = default;
-    SEMICONV_FN Weight(V scale, V total) : inverse(constant<V>(1) / scale) {
-      const V none = constant<V>(0);
+    SEMICONV_FN Weight(V scale, V total) {
+      const V zero = constant<V>(0), one = constant<V>(1);
+      const auto empty = total == zero, infinite = total == infinity<V>();
+      const V limit = upwards ? zero : infinity<V>();
+      inverse = where(infinite, limit, where(empty, V(zero / zero), V(one / scale)));
+      const V at_empty = p == 1 ? one : zero;
       const V power = exp(log(total) * constant<V>(1 / p - 1));
-      factor = where(total > none, power, p == 1 ? constant<V>(1) : none);
+      factor = where(infinite, one, where(empty, at_empty, power));
     }
     SEMICONV_FN V operator()(V val) const {
-      const V weight = power_of<1>(val * inverse) * factor;
-      return where(factor == constant<V>(0), constant<V>(0), weight);
+      const V power = power_of<1>(val * inverse);
+      return where(power == power, V(power * factor), factor);
     }
   };
 };
 
 #else
 
-// The slope of post_sum, 0 where an empty sum (the zero) has none: sqrt at 0.
-template <class V> SEMICONV_FN V slope_of_post_sum(V acc) {
-  const V slope = d_post_d_acc(acc), none = constant<V>(0);
-  const V finite = where(absolute(slope) < infinity<V>(), slope, none);
+// The slope by a term of what was added up to `acc`; 0 where a window of nothing but the zero has none
+// that is finite, such as sqrt at 0, or 0 / 0.
+template <class V> SEMICONV_FN V finite_at_zero(V acc, V slope) {
+  const V none = constant<V>(0), finite = where(absolute(slope) < infinity<V>(), slope, none);
   return where(acc == semifield_zero<V>(), finite, slope);
 }
 
@@ -264,6 +288,7 @@ template <class V> struct Summation {
 #else
   static constexpr int residuals = 0;
 #endif
+  static constexpr bool steep = residuals > 0;
   BlockedSum<V> sum;
   SEMICONV_FN void start() {
     sum.start();
@@ -277,7 +302,7 @@ template <class V> struct Summation {
   struct Weight {
     V slope;
     SEMICONV_FN Weight() : slope(constant<V>(1)) {}
-    SEMICONV_FN Weight(V acc) : slope(slope_of_post_sum(acc)) {}
+    SEMICONV_FN Weight(V acc) : slope(finite_at_zero(acc, d_post_d_acc(acc))) {}
     SEMICONV_FN V operator()(V) const { return slope; }
   };
 };
@@ -288,6 +313,7 @@ template <class V> struct Summation {
 template <class V> struct Folding {
   static constexpr bool two_pass = false;
   static constexpr int residuals = 1;
+  static constexpr bool steep = true;
   V acc;
   SEMICONV_FN void start() { acc = semifield_zero<V>(); }
   template <class I> SEMICONV_FN void add(V val, I) { acc = semiconv::add(acc, val); }
@@ -298,9 +324,9 @@ template <class V> struct Folding {
   struct Weight {
     V acc, slope;
     Weight() = default;
-    SEMICONV_FN Weight(V acc_) : acc(acc_), slope(slope_of_post_sum(acc_)) {}
+    SEMICONV_FN Weight(V acc_) : acc(acc_), slope(d_post_d_acc(acc_)) {}
     SEMICONV_FN V operator()(V val) const {
-      return d_add_d_right(subtract(acc, val), val) * slope;
+      return finite_at_zero(acc, V(d_add_d_right(subtract(acc, val), val) * slope));
     }
   };
 #endif
@@ -326,5 +352,20 @@ template <class V> using Differentiable = Summation<V>;
 template <class V> using Accumulator = Folding<V>;
 template <class V> using Differentiable = Folding<V>;
 #endif
+
+// The chain rule's last product: grad_out * d out / d term, times a derivative of the term. Where one is
+// 0 the other does not matter, infinite as it may be: a term that does not depend on a number, and an
+// output that does not depend on a term. NaN in `flow` stays. (docs/numerics.md: "Infinite slopes")
+template <class V> SEMICONV_FN V chained(V flow, V slope) {
+  const V none = constant<V>(0), product = flow * slope;
+#if defined(SEMICONV_CONSTANT_DERIVATIVES)
+  return where(slope == none, none, product);
+#else
+  if constexpr (Differentiable<V>::steep)
+    return where((flow == none) | ((slope == none) & (flow == flow)), none, product);
+  else
+    return where(flow == none, none, product);
+#endif
+}
 
 }  // namespace semiconv

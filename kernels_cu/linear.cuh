@@ -136,7 +136,7 @@ template <class V> struct Linear {
   // e^(high + low) of a nonpositive high.
   static SEMICONV_FN V exponential(Pair<V> exponent) {
     const V zero = constant<V>(0);
-    const V value = exp_of_nonpositive(minimum(exponent.high, zero));
+    const V value = bounded_exp(minimum(exponent.high, zero));
     return where(value > zero, V(value + value * exponent.low), value);
   }
   // log a: its first part is exact.

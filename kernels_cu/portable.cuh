@@ -68,6 +68,8 @@ template <> struct Limits<float> {
   static constexpr float epsilon = 1.1920929e-7f;  // the spacing at 1
   // ln 2 in two parts; the first times any exponent is exact.
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  // e^most_exponent terms of 1 vanish beside one of it, and any number of it has a finite sum.
+  static constexpr float most_exponent = 40;
 };
 template <> struct Limits<double> {
   static constexpr bool integer = false;
@@ -75,6 +77,7 @@ template <> struct Limits<double> {
                           largest = 1.7976931348623157e308;
   static constexpr double epsilon = 2.220446049250313e-16;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
+  static constexpr double most_exponent = 300;
 };
 #define SEMICONV_INTEGER_LIMITS(T, U, W, LOWEST, HIGHEST) \
   template <> struct Limits<T> {                          \
@@ -275,9 +278,9 @@ SEMICONV_FN double mantissa_of(double a, double& exponent) {
 }
 SEMICONV_FN float log_of_mantissa(float m) { return log(m); }
 SEMICONV_FN double log_of_mantissa(double m) { return log(m); }
-// exp where a <= 0 is known and a result below the smallest normal number may be 0.
-SEMICONV_FN float exp_of_nonpositive(float a) { return ::expf(a); }
-SEMICONV_FN double exp_of_nonpositive(double a) { return ::exp(a); }
+// exp where a <= Limits::most_exponent is known and a result below the smallest normal number may be 0.
+SEMICONV_FN float bounded_exp(float a) { return ::expf(a); }
+SEMICONV_FN double bounded_exp(double a) { return ::exp(a); }
 
 // The two selections of the ready-made semifields: right if it is strictly better, else left, so
 // that NaN on the right never wins. The GPU's fmaxf does the same in half the instructions (of two

@@ -94,13 +94,22 @@ def backward(
                 slope = grad_out[:, plane][outputs]
                 pixel, weight = image[inputs], weights[tap]
                 share = weight_of(outputs, functions.times(pixel, weight), index)
-                flow = xp.where(slope == 0, dtype.type(0), share * slope)
+                flow = _chained(xp, slope, share)
                 if grad_img is not None:
-                    part = xp.where(slope == 0, 0, flow * functions.d_times_d_img(pixel, weight))
+                    part = _chained(xp, flow, functions.d_times_d_img(pixel, weight))
                     grad_img[:, group * geometry.in_channels + channel][inputs] += part
                 if grad_krn is not None:
-                    part = xp.where(slope == 0, 0, flow * functions.d_times_d_krn(pixel, weight))
+                    part = _chained(xp, flow, functions.d_times_d_krn(pixel, weight))
                     grad_krn[(kernel, channel, *tap)] += part.sum()
+
+
+def _chained(xp: Any, flow: Array, slope: Any) -> Array:
+    """A product of the chain rule: 0 where one factor is, infinite as the other may be.
+
+    NaN in `flow` stays (``chained`` of ``kernels_cu/accumulators.cuh``).
+    """
+    nothing = (flow == 0) | ((slope == 0) & (flow == flow))
+    return xp.where(nothing, flow.dtype.type(0), flow * slope)
 
 
 def _planes(geometry: Geometry, img: Array, krn: Array) -> Iterator[tuple[int, list[Channel]]]:
@@ -219,10 +228,15 @@ def _log(
     for _, where, value in terms():
         extreme[where] = (xp.fmax if mu > 0 else xp.fmin)(extreme[where], value)
     shift = xp.where(xp.isfinite(extreme), extreme, 0)
+    infinite = extreme == -semifield.zero  # then infinite terms are counted, and no others
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
     for _, where, value in terms():
-        _compensated_add(xp, total, correction, where, xp.exp(mu * (value - shift[where])))
+        power = xp.exp(mu * (value - shift[where]))
+        counted = infinite[where] & ~xp.isnan(value)
+        power = xp.where(counted, (value == extreme[where]).astype(dtype), power)
+        _compensated_add(xp, total, correction, where, power)
     total = total + correction
+    shift = xp.where(infinite, extreme, shift)
     return shift + xp.log(total) / mu, xp.stack([shift, total])
 
 
@@ -242,7 +256,8 @@ def _root(
         _compensated_add(xp, total, correction, where, (value / scale[where]) ** dtype.type(p))
     total = total + correction
     result = scale * total ** dtype.type(1 / p)
-    return xp.where(negative, dtype.type(np.nan), result), xp.stack([scale, total])
+    result, total = (xp.where(negative, dtype.type(np.nan), array) for array in (result, total))
+    return result, xp.stack([scale, total])
 
 
 def _custom(
@@ -269,15 +284,20 @@ def _weight(
         return lambda outputs, value, tap: (winner[outputs] == tap).astype(value.dtype)
     first = residual[(0, slice(None), *at)]
     if kind in ("sum", "custom"):
-        slope = (
-            functions.d_post_d_acc(first) if "post_sum" in semifield.expressions else first * 0 + 1
-        )
-        slope = xp.where((first == semifield.zero) & ~xp.isfinite(slope), 0, slope)
+        post = "post_sum" in semifield.expressions
+        slope = functions.d_post_d_acc(first) if post else xp.ones_like(first)
+        empty = first == semifield.zero
+
+        def finite_at_zero(slope: Array, empty: Array) -> Array:
+            return xp.where(empty & ~xp.isfinite(slope), slope.dtype.type(0), slope)
+
         if kind == "sum":
+            slope = finite_at_zero(slope, empty)
             return lambda outputs, value, tap: slope[outputs]
-        return lambda outputs, value, tap: (
+        return lambda outputs, value, tap: finite_at_zero(
             slope[outputs]
-            * functions.d_add_d_right(functions.subtract(first[outputs], value), value)
+            * functions.d_add_d_right(functions.subtract(first[outputs], value), value),
+            empty[outputs],
         )
     second = residual[(1, slice(None), *at)]
     if kind == "select":
@@ -285,14 +305,30 @@ def _weight(
         return lambda outputs, value, tap: xp.where(value == first[outputs], share[outputs], 0)
     parameter = first.dtype.type(semifield.parameter)
     if kind == "log":
-        share = xp.where(second > 0, 1 / second, 0)
-        return lambda outputs, value, tap: (
+        share = xp.where(second == 0, 0, 1 / second)
+        return lambda outputs, value, tap: (  # fmin makes 0 of inf - inf, an infinite term's
             share[outputs] * xp.exp(xp.fmin(parameter * (value - first[outputs]), 0))
         )
-    share = xp.where(second > 0, second ** (1 / parameter - 1), parameter == 1)
-    return lambda outputs, value, tap: xp.where(
-        share[outputs] == 0, 0, share[outputs] * (value / first[outputs]) ** (parameter - 1)
-    )
+    return _weight_of_power(xp, parameter, first, second)
+
+
+def _weight_of_power(xp: Any, p: Any, scale: Array, total: Array) -> Callable[..., Any]:
+    """The weights of a root, as `_weight`.
+
+    A window of nothing but the zero has weight 0 (p = 1: 1); an infinite term (p < 0: 0) has 1,
+    and beside it the others have what (value / infinity)^(p - 1) is.
+    """
+    limit = np.inf if p > 0 else 0.0
+    infinite, empty = total == np.inf, total == 0
+    factor = xp.where(infinite, 1, xp.where(empty, p == 1, total ** (1 / p - 1)))
+    scale = xp.where(infinite, limit, scale)
+
+    def weight(outputs: tuple[slice, ...], value: Array, tap: int) -> Array:
+        share = factor[outputs] * (value / scale[outputs]) ** (p - 1)
+        alone = empty[outputs] | (infinite[outputs] & (value == limit))
+        return xp.where(alone, factor[outputs], share)
+
+    return weight
 
 
 # ---- integers: exact, saturating ----------------------------------------------------------------

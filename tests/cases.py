@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from oracle import Algebra, Expected
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, linear
+from semiconv_cupy import SelectSemifield, SubtractSemifield, linear, source
 from semiconv_cupy.backends import cuda
-from semiconv_cupy.conv import forward, storage_of
+from semiconv_cupy.conv import backward, forward, storage_of
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
@@ -422,3 +422,33 @@ def run_with_residual(
     if backend == "cupy":
         return out.get(), None if residual is None else residual.get()
     return out, residual
+
+
+def gradients(
+    backend: str, img: Any, krn: Any, grad_out: Any, semifield: Any, **arguments: Any
+) -> list[np.ndarray]:
+    """(gradient of the image, of the kernel) of one convolution on one backend, as NumPy arrays."""
+    known(backend)
+    if backend in LINEAR and not linear.can_serve(semifield):
+        pytest.skip(f"{semifield!r} is no linear field in disguise")
+    if backend in _METHODS or backend == "cupy":
+        if backend == "cupy":
+            xp = cuda.device().array_module
+            img, krn, grad_out = (xp.asarray(array) for array in (img, krn, grad_out))
+        method = _METHODS.get(backend, "direct")
+        _, pullback = sc.semifield_conv_vjp(img, krn, semifield, method=method, **arguments)
+        found = pullback(grad_out)
+        return [array.get() if backend == "cupy" else array for array in found]
+    geometry, device = Geometry.plan(img.shape, krn.shape, **arguments), harness()
+    storage = storage_of(img.dtype, semifield)
+    described = None if backend in LINEAR else residual_of(semifield, storage, geometry)
+    residual = None if described is None else device.empty(described.shape, described.dtype)
+    out = device.empty(geometry.out_shape, img.dtype)
+    real = source.ARITHMETIC[storage]
+    found = [device.empty(array.shape, real) for array in (img, krn)]
+    case = (semifield, geometry, storage)
+    method = "tiled" if backend == TILED else "auto"
+    if residual is not None:
+        forward(img, krn, out, residual, *case, method=method, device=device)
+    backward(grad_out, img, krn, residual, *found, *case, method=method, device=device)
+    return [array.astype(img.dtype) for array in found]

@@ -246,8 +246,6 @@ def test_gradients_beside_what_is_no_number(name, special, backend):
     arguments = dict(padding="same")
     got = linear_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
     direct = direct_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
-    if name == "root(-2)" and value == np.inf:  # the zero, whose slope the direct rule makes NaN
-        got, direct = got[:1], direct[:1]
     for one, other in zip(got, direct, strict=True):
         np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)

@@ -6,6 +6,7 @@ Errors count in ulp of the scale that `oracle.py` defines for each semifield.
 import math
 
 import cases
+import mpmath
 import numpy as np
 import oracle
 import pytest
@@ -309,3 +310,188 @@ def test_windows_of_zeros_have_no_weight(backend):
         )
         assert np.isfinite(scale).all()
         assert (total == 0).all()
+
+
+# ---- slopes beside infinities and zeros --------------------------------------------------------
+
+
+def own(add, **functions):
+    return SubtractSemifield(add, lambda a, b: a * b, zero=0.0, **functions)
+
+
+# Roots of the user's own, whose addition has no finite slope at 0.
+OWN_ROOT = own(
+    lambda a, b: (a**0.5 + b**0.5) ** 2,
+    subtract=lambda res, val: (res**0.5 - val**0.5) ** 2,
+    d_add_d_right=lambda acc, val: (acc**0.5 + val**0.5) / val**0.5,
+)
+EUCLID = own(lambda a, b: (a**2 + b**2) ** 0.5)
+
+
+def power_sum(p):
+    """A root as docs/extending.md proposes it: terms that are powers, and the root of their sum."""
+    return SubtractSemifield(
+        add=lambda a, b: a + b,
+        times=lambda a, b: (a * b) ** p,
+        zero=0.0,
+        post_sum=lambda acc: acc ** (1 / p),
+        undo_post_sum=lambda res: res**p,
+    )
+
+
+EDGES = {
+    # semifield, which it is, its parameter
+    "log(2)": (SubtractSemifield.log(2.0), "log", 2.0),
+    "log(-1.5)": (SubtractSemifield.log(-1.5), "log", -1.5),
+    "root(3)": (SubtractSemifield.root(3.0), "root", 3.0),
+    "root(-2)": (SubtractSemifield.root(-2.0), "root", -2.0),
+    "root(0.5)": (SubtractSemifield.root(0.5), "root", 0.5),
+    "own root(0.5)": (OWN_ROOT, "root", 0.5),
+    "own root(2)": (EUCLID, "root", 2.0),
+    "power sum(0.5)": (power_sum(0.5), "root", 0.5),
+    "power sum(2)": (power_sum(2.0), "root", 2.0),
+    "power sum(-2)": (power_sum(-2.0), "root", -2.0),
+}
+INF = math.inf
+WINDOWS = {
+    "log(2)": [
+        ([INF, 1, 3], [0, 0, 0]), ([1, INF, INF], [0, 1, 2]), ([INF, INF, INF], [0, 0, 1]),
+        ([1, 2, 3], [0, INF, 1]), ([INF, -INF, 1], [0, 0, 0]), ([-INF, 2, 1], [0, 0, -INF]),
+        ([-INF, -INF, -INF], [0, 1, 0]), ([INF, 1.79e308, -1e308], [0, 0, 0]),
+        ([1, 2, 3], [1, 0, 2]),
+    ],
+    "root(3)": [
+        ([INF, 1, 3], [1, 1, 1]), ([0, INF, 2], [1, 2, 0]), ([0, 0, 0], [1, 1, 0]),
+        ([0, 1, 2], [1, 0, 1]), ([1, 2, 3], [0, INF, 1]),
+    ],
+    "root(-2)": [
+        ([INF, 1, 2], [1, 1, 1]), ([INF, INF, INF], [1, 2, 1]), ([1, 2, 3], [1, INF, 1]),
+        ([0, 1, 2], [1, 1, 1]), ([1, 2, 3], [0, 1, 2]), ([0, INF, 2], [1, 1, 1]),
+    ],
+    "root(0.5)": [
+        ([0, 1, 2], [1, 1, 1]), ([1, 1, 2], [0, 1, 1]), ([0, 1, 0], [1, 1, 0]),
+        ([0, 0, 0], [1, 1, 1]), ([0, 0, 1], [0, 0, 0]), ([INF, 1, 2], [1, 1, 1]),
+    ],
+}  # fmt: skip
+WINDOWS["log(-1.5)"] = [([-a for a in img], [-w for w in krn]) for img, krn in WINDOWS["log(2)"]]
+WINDOWS["own root(0.5)"] = WINDOWS["root(0.5)"][:5]  # of infinities its formula has inf - inf
+WINDOWS["power sum(0.5)"] = WINDOWS["root(0.5)"][:5]
+WINDOWS["own root(2)"] = [([0, 0, 0], [1, 1, 1]), ([0, 3, 4], [1, 1, 1]), ([0, 3, 4], [0, 1, 0])]
+WINDOWS["power sum(2)"] = WINDOWS["own root(2)"]
+WINDOWS["power sum(-2)"] = WINDOWS["root(-2)"][:3]
+
+
+def slopes_by_limit(kind, parameter, img, krn):
+    """The derivatives of a window by image and kernel: their limits as infinities are approached.
+
+    All infinities are approached at the same pace, and so are the zeros of a root, but for those of
+    a window of nothing but the zero: its slopes are 0.
+    """
+    far = mpmath.mpf(10) ** 400
+    nothing = {"log": -INF if parameter > 0 else INF, "root": 0 if parameter > 0 else INF}[kind]
+
+    def number(a):
+        if math.isinf(a):
+            return math.copysign(1, a) * far if kind == "log" or a > 0 else a
+        return mpmath.mpf(a) if kind == "log" or a else 1 / far
+
+    terms = [a + w if kind == "log" else a * w for a, w in zip(img, krn, strict=True)]
+    if all(term == nothing for term in terms):
+        return [0.0] * len(img), [0.0] * len(img)
+    img_, krn_ = [number(a) for a in img], [number(w) for w in krn]
+    if kind == "log":
+        exact = [a + w for a, w in zip(img_, krn_, strict=True)]
+        extreme = max(parameter * v for v in exact)
+        powers = [mpmath.exp(parameter * v - extreme) for v in exact]
+        weights = [power / sum(powers) for power in powers]
+        by_img, by_krn = weights, weights
+    else:
+        exact = [a * w for a, w in zip(img_, krn_, strict=True)]
+        out = sum(v**parameter for v in exact) ** (1 / mpmath.mpf(parameter))
+        weights = [(v / out) ** (mpmath.mpf(parameter) - 1) for v in exact]
+        # What a factor of exactly 0 multiplies is 0.
+        by_img = [s * w if w0 else 0 for s, w, w0 in zip(weights, krn_, krn, strict=True)]
+        by_krn = [s * a if a0 else 0 for s, a, a0 in zip(weights, img_, img, strict=True)]
+
+    def seen(value):
+        return INF if value > 1e60 else 0.0 if value < 1e-60 else float(value)
+
+    return [seen(v) for v in by_img], [seen(v) for v in by_krn]
+
+
+def assert_slopes(backend, name, dtype, tolerance):
+    semifield, kind, parameter = EDGES[name]
+    windows = WINDOWS[name]
+    if dtype != "float64":
+        windows = [w for w in windows if 1.79e308 not in map(abs, w[0])]
+    img, krn = (np.array(side, dtype) for side in zip(*windows, strict=True))
+    slopes = np.full((1, len(windows), 1), 2, dtype)
+    got = cases.gradients(
+        backend, img[None], krn[:, None], slopes, semifield, groups=len(windows), kind="corr"
+    )
+    for n, window in enumerate(windows):
+        wanted = slopes_by_limit(kind, parameter, *window)
+        for one, exact in zip((got[0][0, n], got[1][n, 0]), wanted, strict=True):
+            np.testing.assert_allclose(
+                one, 2 * np.array(exact), rtol=tolerance, err_msg=str(window)
+            )
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_slopes_beside_infinities_and_zeros(any_backend, name):
+    """Windows beside each other, each with a kernel of its own."""
+    assert_slopes(any_backend, name, "float64", 1e-12)
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(0.5)"])
+def test_slopes_beside_infinities_by_tiles(name):
+    """CUDA's tiled kernels."""
+    assert_slopes(cases.TILED, name, "float64", 1e-12)
+
+
+@pytest.mark.parametrize("level", [5.0, -INF, 3e38])
+def test_infinities_that_come_in_other_channels(any_backend, level):
+    """Sums that were begun without them, or have numbers beside them that are as large."""
+    img = np.full((1, 3, 20, 20), level, "f4")
+    img[0, 1, 10, 10] = img[0, 2, 10, 11] = INF
+    krn = np.zeros((1, 3, 3, 3), "f4")
+    grad_img, grad_krn = cases.gradients(
+        any_backend, img, krn, np.ones((1, 1, 18, 18), "f4"), EDGES["log(2)"][0]
+    )
+    # Of the windows six see both, and three one of them alone; others share theirs in 27 parts.
+    assert_allclose = np.testing.assert_allclose
+    assert_allclose([grad_img[0, 1, 10, 10], grad_img[0, 2, 10, 11]], 6, rtol=1e-6)
+    assert (grad_img[0, 0, 10, 10:12] == 0).all()
+    others = 0 if math.isinf(level) else 18 * 18 - 12
+    assert_allclose([grad_img.sum(), grad_krn.sum()], 12 + others, rtol=1e-5)
+    assert_allclose(grad_img[0, :, 3:7, 3:7], 1 / 3 if others else 0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_slopes_beside_infinities_in_other_dtypes(any_backend, dtype):
+    assert_slopes(any_backend, "log(2)", dtype, 2e-3 if dtype == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)", "root(-2)"])
+def test_slopes_beside_nan_are_nan(any_backend, name):
+    """In the windows that see it, as the value."""
+    img, krn = np.array([[[1.0, np.nan, 2.0, 3.0, 4.0]]]), np.ones((1, 1, 2))
+    grad_img, grad_krn = cases.gradients(
+        any_backend, img, krn, np.ones((1, 1, 4)), EDGES[name][0], kind="corr"
+    )
+    assert np.isnan(grad_img[0, 0]).tolist() == [True, True, True, False, False]
+    assert np.isnan(grad_krn).all()
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_an_infinite_pixel_under_a_slope_of_0(backend, spread):
+    """A selection of products: the winner's own derivative is infinite, and takes no part."""
+    semifield = SelectSemifield(
+        lambda left, right: right > left, lambda a, b: a * b, zero=0.0, spread_gradient=spread
+    )
+    img, krn = np.array([[[np.inf, 1.0, 2.0]]]), np.array([[[1.0, 0.5]]])
+    grad_img, grad_krn = cases.gradients(
+        backend, img, krn, np.array([[[0.0, 1.0]]]), semifield, kind="corr"
+    )
+    assert grad_img.tolist() == [[[0, 1 if not spread else 0.5, 0 if not spread else 0.25]]]
+    assert grad_krn.tolist() == [[[1 if not spread else 0.5, 0 if not spread else 1]]]

@@ -69,8 +69,8 @@ struct Flow {
     value *= Share(d, residual_at)(times(img, krn));
 #endif
   }
-  SEMICONV_FN Real to_img() const { return value == 0 ? Real(0) : value * d_times_d_img(img, krn); }
-  SEMICONV_FN Real to_krn() const { return value == 0 ? Real(0) : value * d_times_d_krn(img, krn); }
+  SEMICONV_FN Real to_img() const { return chained(value, d_times_d_img(img, krn)); }
+  SEMICONV_FN Real to_krn() const { return chained(value, d_times_d_krn(img, krn)); }
 };
 
 // Where an output's residual lies.

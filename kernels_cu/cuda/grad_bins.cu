@@ -131,7 +131,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       const int32 winner = (int32)outputs.winner.of[e], bin = winner - first_tap;
       const bool counts = e < outputs.count && bin >= 0 && bin < served;  // else another's, or nobody's
       Real value = 0;
-      if (counts) value = load(outputs.slope.of[e]) * slope_of_term(outputs, e, winner);
+      if (counts) value = chained((Real)load(outputs.slope.of[e]), slope_of_term(outputs, e, winner));
 #pragma unroll
       for (int turn = 0; turn < turns; ++turn) {
         if (counts && lane / slots == turn) own[bin * slots] += value;

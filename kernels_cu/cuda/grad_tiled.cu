@@ -190,15 +190,6 @@ struct Elements {
   Real to_krn[wants_krn ? slab : 1][wants_krn ? size_x() : 1];
 };
 
-// grad_out times d out / d term is known: where it is 0 there is no slope, whatever the factors.
-SEMICONV_FN Real times_slope(Real flow, Real slope) {
-#if defined(SEMICONV_CONSTANT_DERIVATIVES)
-  return flow * slope;
-#else
-  return flow == 0 ? Real(0) : flow * slope;
-#endif
-}
-
 // One row of outputs as a thread sees it.
 struct Line {
   Several<Real, unit> slope[line_units];
@@ -220,8 +211,8 @@ struct Line {
 #if defined(SEMICONV_PROVENANCE)
     (void)inside;  // who has won is
     if ((int32)mark[0][n / unit].of[n % unit] == tap) {
-      if (wants_img) to_img += times_slope(slope_here, d_times_d_img(img, weight));
-      if (wants_krn) to_krn += times_slope(slope_here, d_times_d_krn(img, weight));
+      if (wants_img) to_img += chained(slope_here, d_times_d_img(img, weight));
+      if (wants_krn) to_krn += chained(slope_here, d_times_d_krn(img, weight));
     }
 #else
     (void)tap;
@@ -232,8 +223,8 @@ struct Line {
     if constexpr (marks > 0) share = bit_cast<Weight>(words);
     if (wants_krn) slope_here = bit_cast<Real>(bit_cast<Bits>(slope_here) & inside);
     const Real flow = slope_here == 0 ? Real(0) : slope_here * share(times(img, weight));
-    if (wants_img) to_img += times_slope(flow, d_times_d_img(img, weight));
-    if (wants_krn) to_krn += times_slope(flow, d_times_d_krn(img, weight));
+    if (wants_img) to_img += chained(flow, d_times_d_img(img, weight));
+    if (wants_krn) to_krn += chained(flow, d_times_d_krn(img, weight));
 #endif
   }
 };

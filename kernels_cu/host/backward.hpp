@@ -155,8 +155,8 @@ inline void scatter_tile(const Geometry& g, const int64* origin, const int64* si
       if (read < reach.lowest || read > reach.highest) continue;
       const Real a = load(img[read]), b = load(krn[tap]);
 #endif
-      if (grad_img) grad_img[place] += slope * d_times_d_img(a, b);
-      if (bins) bins[tap] += slope * d_times_d_krn(a, b);
+      if (grad_img) grad_img[place] += chained(slope, d_times_d_img(a, b));
+      if (bins) bins[tap] += chained(slope, d_times_d_krn(a, b));
     }
     for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
   }
@@ -201,15 +201,15 @@ SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask
     for (int j = 0; j < N; ++j) {
       const int64 place = strips[j].from + offset;
       const Vector img = load_vector<Vector>(scratch + place);
-      const Vector weight = weights[j](times(img, krn)) * slopes.of[j];
-      // Lanes without a slope, and positions outside, may have no finite derivative.
+      // Lanes without a slope, and positions outside, may have no finite weight.
       Mask keep = slopes.live[j];
       if constexpr (MASKED) keep &= load_vector<Mask>(mask + place);
+      const Vector flow = where(keep, weights[j](times(img, krn)) * slopes.of[j], Vector{});
       if (gradient) {
-        const Vector part = where(keep, weight * d_times_d_img(img, krn), Vector{});
+        const Vector part = chained(flow, d_times_d_img(img, krn));
         store_vector(gradient + place, load_vector<Vector>(gradient + place) + part);
       }
-      to_krn = to_krn + where(keep, weight * d_times_d_krn(img, krn), Vector{});
+      to_krn = to_krn + chained(flow, d_times_d_krn(img, krn));
     }
     if (bins) bins[t] = bins[t] + to_krn;
   }
@@ -408,12 +408,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   const TapTable all_taps(g, tiling, call.krn);
   if (!all_taps.complete) return out_of_memory;
   const TapTable* table = &all_taps;
-  // Below p = 1 the power has no finite slope at 0, which outside positions would hold.
-#if defined(SEMICONV_ROOT)
-  const bool may_pad = absorbing && all_taps.finite && SEMICONV_PARAMETER >= 1;
-#else
   const bool may_pad = absorbing && all_taps.finite;
-#endif
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
                           may_pad, window, g.pixels(), image_pixels};

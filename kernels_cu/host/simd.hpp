@@ -213,7 +213,7 @@ SEMICONV_FN Mask shifted_integer(Vector shifted) {
   return (Mask)shifted - (Mask)broadcast(ExpLog<Real>::shifter);
 }
 
-SEMICONV_FN Vector exp_of_nonpositive(Vector a) {
+SEMICONV_FN Vector bounded_exp(Vector a) {
   using C = ExpLog<Real>;
   Vector shifted;
   const Mask underflows = a < C::lowest;
