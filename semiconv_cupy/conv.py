@@ -455,11 +455,6 @@ def forward(
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     on_gpu = device is not None or xp is not np
-    _require("img", img, geometry.img_shape)
-    _require("krn", krn, geometry.krn_shape, img.dtype)
-    _require("out", out, geometry.out_shape, img.dtype.newbyteorder("="), contiguous=True)
-    if residual is not None:
-        _require_residual(residual, semifield, geometry, storage)
     in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
@@ -472,31 +467,6 @@ def forward(
     else:
         part = "linear" if in_disguise else "forward"
         host.forward(img, krn, out, residual, semifield, geometry, storage, threads, part)
-
-
-def _require(
-    name: str,
-    array: Array,
-    shape: tuple[int, ...],
-    dtype: np.dtype | None = None,
-    contiguous: bool = False,
-) -> None:
-    """Raise where compiled code, which trusts a geometry, would leave the memory of an array."""
-    if tuple(array.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
-    if dtype is not None and array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
-    if contiguous and not (array.flags.c_contiguous and array.dtype.isnative):
-        raise ValueError(f"{name} must be C-contiguous, got strides {array.strides}")
-
-
-def _require_residual(
-    residual: Array, semifield: Semifield, geometry: Geometry, storage: str
-) -> None:
-    described = residual_of(semifield, storage, geometry)
-    if described is None:
-        raise ValueError(f"{semifield!r} keeps no residual, got one of shape {residual.shape}")
-    _require("residual", residual, described.shape, described.dtype, contiguous=True)
 
 
 def forward_at(
@@ -579,22 +549,6 @@ def backward(
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
     on_gpu = device is not None or xp is not np
     linearly = residual is None and linear.can_serve(semifield)
-    _require("grad_out", grad_out, geometry.out_shape)
-    for name, array, shape in (("img", img, geometry.img_shape), ("krn", krn, geometry.krn_shape)):
-        if array is not None:
-            _require(name, array, shape, grad_out.dtype)
-        elif needs_arrays(semifield):
-            raise ValueError(f"{name} is None, but {semifield!r} is differentiated by its numbers")
-    real = np.dtype(source.ARITHMETIC[storage])
-    for name, array, shape in (
-        ("grad_img", grad_img, geometry.img_shape), ("grad_krn", grad_krn, geometry.krn_shape)
-    ):  # fmt: skip
-        if array is not None:
-            _require(name, array, shape, real, contiguous=True)
-    if residual is not None:
-        _require_residual(residual, semifield, geometry, storage)
-    elif not linearly and grad_out.size and residual_of(semifield, storage, geometry):
-        raise ValueError(f"residual is None, but {semifield!r} is differentiated by what it keeps")
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
