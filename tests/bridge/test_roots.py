@@ -72,7 +72,11 @@ def test_kernels_of_others_are_refused_by_their_values():
         model(IMG)
 
 
-@pytest.mark.parametrize("function", [torch.exp, nn.functional.softplus, torch.square], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [torch.exp, nn.functional.softplus, torch.square],
+    ids=lambda function: function.__name__,
+)
 def test_positive_kernels_serve_and_train(function):
     model = generic(Weights(function), FUSED())
     model(IMG).sum().backward()
@@ -98,7 +102,9 @@ def test_compiled_without_a_graph_break():
     torch.testing.assert_close(run(IMG), model(IMG))
 
 
-@pytest.mark.parametrize("kernel", [OWN["iso"], lambda: Weights(lambda weight: weight)])
+@pytest.mark.parametrize(
+    "kernel", [OWN["iso"], lambda: Weights(lambda weight: weight)], ids=["iso", "weights"]
+)
 def test_an_array_function_warns_once_and_computes(kernel):
     """As in pytorch_nd_semiconv, one of whose documented examples is this."""
     with warnings.catch_warnings(record=True) as caught:
