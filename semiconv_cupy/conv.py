@@ -17,7 +17,7 @@ from semiconv_cupy.backends import array_module, cuda, disguise, host
 from semiconv_cupy.broadcast import broadcast_conv
 from semiconv_cupy.errors import BackendUnavailableError, warn
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import Residual, needs_arrays, residual_of
+from semiconv_cupy.residual import Residual, needs_arrays
 from semiconv_cupy.semifields import (
     BroadcastSemifield,
     SelectSemifield,

@@ -8,7 +8,6 @@ convolves.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -324,14 +323,12 @@ def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float6
 
 
 def _rank(ndim: int) -> int:
-    try:
-        rank = operator.index(ndim)
-    except TypeError:
-        raise TypeError(f"ndim, the number of axes, must be an int, got {ndim!r}") from None
-    if not 1 <= rank <= _MOST_AXES:
-        limit = "at least 1" if rank < 1 else f"at most {_MOST_AXES}"
+    if isinstance(ndim, bool) or not isinstance(ndim, int | np.integer):
+        raise TypeError(f"ndim, the number of axes, must be an int, got {ndim!r}")
+    if not 1 <= ndim <= _MOST_AXES:
+        limit = "at least 1" if ndim < 1 else f"at most {_MOST_AXES}"
         raise ValueError(f"ndim, the number of axes, must be {limit}, got {ndim}")
-    return rank
+    return int(ndim)
 
 
 def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -156,7 +156,7 @@ ARRAYS = {
     "a maximum as a sum": (
         lambda: sc.SubtractSemifield(np.maximum, lambda img, krn: img + krn, zero=-np.inf),
         ValueError,
-        "an extremum has no inverse: use SelectSemifield",
+        "picks one of its arguments, which cannot be undone: use SelectSemifield",
     ),
     "a function without return": (
         lambda: sc.SelectSemifield(lambda a, b: b > a, lambda img, krn: None, zero=0.0),

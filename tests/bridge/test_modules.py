@@ -339,8 +339,9 @@ def test_debug_prints_what_is_compiled_once(capsys):
     ids=repr,
 )
 def test_modules_copy_and_pickle(conv):
-    model = GenericConv(LearnedKernel(1, 2, 3, ndim=1), conv, padding="same").requires_grad_(False)
-    model.kernel.kernel.abs_()
+    kernel = LearnedKernel(1, 2, 3, ndim=1).requires_grad_(False)
+    kernel.kernel.abs_()  # root takes no others
+    model = GenericConv(kernel, conv, padding="same")
     img = torch.rand(1, 1, 5)
     out = model(img)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
