@@ -3,7 +3,9 @@
 The table of cases is in `cases.py`, comparisons in `compare.py`, expected values in `oracle.py`.
 """
 
+import hashlib
 import os
+from collections import defaultdict
 
 import cases
 import pytest
@@ -42,3 +44,17 @@ def any_backend(request):
     if reason:
         pytest.skip(reason)
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `table(n)` all cases but n, drawn by their names, become slow ones."""
+    tables = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("table") and not item.get_closest_marker("gpu"):
+            tables[item.nodeid.partition("[")[0]].append(item)
+    for rows in tables.values():
+        (kept,) = rows[0].get_closest_marker("table").args
+        rows.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+        for item in rows[kept:]:
+            item.add_marker(pytest.mark.slow)

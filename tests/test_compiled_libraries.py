@@ -51,6 +51,7 @@ CALLS = {
 QUICK = ("a forward pass with what its derivative needs", "refused", "no gradient wanted")
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CALLS],

@@ -93,12 +93,14 @@ def check(name, geometry, dtype="f4", wants=BOTH, device=None):
             assert np.abs(got - right).max() <= tolerance * max(1, np.abs(right).max())
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_tiles_on_every_geometry(name, geometry):
     check(name, geometry)
 
 
+@pytest.mark.table(9)
 @pytest.mark.parametrize("geometry", ["depthwise", "patches", "volume"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
@@ -159,6 +161,7 @@ def assert_sums(got, right):
         assert np.abs(one - exact).max(initial=0) <= tolerance
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", MIXING)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_sums_that_mix_channels(geometry, dtype):
@@ -226,6 +229,7 @@ def test_partial_sums_take_little_memory(batch, channels):
 SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
 
 
+@pytest.mark.table(5)
 @pytest.mark.parametrize("spoiled", SPOILED)
 @pytest.mark.parametrize(
     ("dtype", "geometry"), [("f4", "rows"), ("f4", "odd rows"), ("f8", "rows"), ("f2", "rows")]
@@ -304,6 +308,7 @@ def test_empty_arrays_have_empty_gradients():
     assert (grad_krn == 0).all()
 
 
+@pytest.mark.slow
 def test_what_compute_sanitizer_is_given():
     """launch_every_kernel.py runs: here on the harness, or the host."""
     semifields = [(SEMIFIELDS["max"], ["float32"])]
@@ -330,6 +335,7 @@ print("clean")
 """
 
 
+@pytest.mark.slow
 def test_sanitizers_find_nothing():
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED.format(path=[str(HERE), str(HERE.parent)])],

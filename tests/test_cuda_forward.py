@@ -70,6 +70,7 @@ def tiled(name, geometry, dtype="float32"):
     assert_matches(out, cases.expected_of(name, geometry, dtype), dtype=dtype)
 
 
+@pytest.mark.table(9)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_tiles_on_every_geometry(geometry):
     tiled("tropical_max", GEOMETRIES[geometry])
@@ -86,6 +87,7 @@ def test_most_of_the_table_has_tiles():
     assert np.mean(served) > 0.7
 
 
+@pytest.mark.table(14)
 @pytest.mark.parametrize("geometry", ["groups", "everything", "3-D", "1-D, stride 2"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
@@ -134,6 +136,7 @@ def test_infinities_and_nan_in_tiles(name, kernel):
     assert_matches(out, oracle.convolve(img, krn, case.algebra, **arguments), dtype="float32")
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "root(3)", "norm"])
 def test_large_images_are_tiled(name):
     """By the launch code's own choice; those that fill no tile, and forced ones, are not."""
@@ -330,6 +333,7 @@ def test_sums_in_tiles_of_large_windows(name, window, infinite):
     assert_matches(out, expected, dtype="float32")
 
 
+@pytest.mark.table(10)
 @pytest.mark.parametrize("largest", [2, 9, None])
 @pytest.mark.parametrize("window", ["everything", "whole tiles"])
 @pytest.mark.parametrize(
@@ -433,6 +437,7 @@ print("clean")
 """
 
 
+@pytest.mark.slow
 def test_sanitizers_find_nothing():
     """AddressSanitizer and UBSan, on windows that reach over every edge."""
     code = SANITIZED.format(

@@ -79,6 +79,7 @@ def test_an_example_of_the_readme(language, code, line, tmp_path, monkeypatch):
     run(language, code, line, README, {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.stem
 )

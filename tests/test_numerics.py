@@ -38,6 +38,7 @@ def row(*numbers):
 SMALL_KERNEL = row(0.0, -0.25, 0.0078125)
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize(("mu", "dtype"), [(50.0, "f4"), (-50.0, "f4"), (50.0, "f8")])
 def test_log_where_the_exponentials_overflow(any_backend, mu, dtype):
     """mu v = 5e6: e^(mu v) has two million digits."""
@@ -125,6 +126,7 @@ def test_root_of_any_magnitudes(name):
 # ---- long sums ---------------------------------------------------------------------------------
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("name", ["linear", "log(2)", "root(3)", "tropical_max"])
 def test_windows_of_a_thousand_terms(any_backend, name):
     """961 taps of 3 channels; positive terms, so that errors count relative to the result."""
@@ -437,6 +439,7 @@ def assert_slopes(backend, name, dtype, tolerance):
             )
 
 
+@pytest.mark.table(20)
 @pytest.mark.parametrize("name", EDGES)
 def test_slopes_beside_infinities_and_zeros(any_backend, name):
     """Windows beside each other, each with a kernel of its own."""

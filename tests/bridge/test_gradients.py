@@ -19,6 +19,7 @@ def fused(name):
     return lambda img, krn, **arguments: semifield_conv(img, krn, semifield, **arguments)
 
 
+@pytest.mark.table(14)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_gradcheck(name, case):
@@ -142,6 +143,7 @@ def test_root_has_gradients_at_zeros_and_at_any_scale(scale):
     assert grad_img.flatten().tolist() == pytest.approx([9 / norm**2, 16 / norm**2])
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_windows_of_nothing_have_gradient_zero(name):
     semifield = SEMIFIELDS[name][0]
@@ -221,6 +223,7 @@ def test_the_product_of_array_functions_is_differentiated_in_every_way():
 # ---- bits ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
     tensors = inputs((4, 4, 40, 40), (4, 2, 5, 5), torch.float32)
@@ -240,6 +243,7 @@ def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
 # ---- dtypes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_half_precision(name, dtype):

@@ -34,6 +34,7 @@ def calls(name, case, dtype=torch.float32):
     return forward, backward
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
 @pytest.mark.parametrize("name", ["max", "max, channels added", "log"])
 def test_opcheck(name, case):
@@ -62,6 +63,7 @@ def test_the_core_fills_what_torch_allocates(monkeypatch):
     assert seen[-5:-1] == [tensor.data_ptr() for tensor in (*forward[:2], out, residual)]
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)], ids=str)
 @pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
 @pytest.mark.parametrize("name", ["max", "log"])

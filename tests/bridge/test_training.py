@@ -144,6 +144,7 @@ def accuracy_after_training(pool, data, seed, epochs=20, batch=100):
         return (model(test_images).argmax(1) == test_labels).float().mean().item()
 
 
+@pytest.mark.slow
 def test_digits_are_learned_as_well_as_with_max_pooling():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
     digits = datasets.load_digits()
