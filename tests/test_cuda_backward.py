@@ -93,14 +93,14 @@ def check(name, geometry, dtype="f4", wants=BOTH, device=None):
             assert np.abs(got - right).max() <= tolerance * max(1, np.abs(right).max())
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_tiles_on_every_geometry(name, geometry):
     check(name, geometry)
 
 
-@pytest.mark.table(9)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("geometry", ["depthwise", "patches", "volume"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
@@ -229,7 +229,7 @@ def test_partial_sums_take_little_memory(batch, channels):
 SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
 
 
-@pytest.mark.table(5)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("spoiled", SPOILED)
 @pytest.mark.parametrize(
     ("dtype", "geometry"), [("f4", "rows"), ("f4", "odd rows"), ("f8", "rows"), ("f2", "rows")]

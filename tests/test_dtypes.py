@@ -36,7 +36,7 @@ SUMS = [("tropical_max", dtype) for dtype in INTEGERS]
 DIFFERENCES = [("tropical_min_negated", dtype) for dtype in ("int8", "uint64")]
 
 
-@pytest.mark.table(14)
+@pytest.mark.table(10)
 @pytest.mark.parametrize(("name", "dtype"), SUMS + DIFFERENCES)
 def test_integers(backend, name, dtype):
     """The data reach both ends of every range: sums and differences saturate, at 64 bits too."""
@@ -45,6 +45,7 @@ def test_integers(backend, name, dtype):
     check(backend, case.semifield, case.algebra, img, krn, **EVERYTHING.arguments)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", ["uint32", "int64"])
 def test_integer_products(backend, dtype):
     case = SEMIFIELDS["max_times"]
@@ -60,7 +61,7 @@ def test_integer_expressions_leave_the_range_only_on_the_way(backend, dtype):
     check(backend, cases.weighted_max(), algebra, img, krn, **EVERYTHING.arguments)
 
 
-@pytest.mark.table(10)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_integers_saturate_at_both_ends(backend, dtype):
     limits = np.iinfo(dtype)

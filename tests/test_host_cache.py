@@ -183,6 +183,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.table(2)
 @needs_compiler
 @pytest.mark.parametrize("what", [*UNUSABLE, "cannot be made"])
 def test_an_unusable_folder_is_replaced_with_one_warning(what, arrays, tmp_path, quick_compiler):

@@ -196,7 +196,7 @@ def assert_gradients_match(img, krn, slopes, semifield, backend="host_linear", *
         assert (abs(one - exact) <= 16 * np.finfo("f4").eps * scale).all()
 
 
-@pytest.mark.table(16)
+@pytest.mark.table(8)
 @pytest.mark.parametrize("geometry", ["same", "group broadcasting", "everything", "1-D", "3-D"])
 @pytest.mark.parametrize("decades", [1, 30])
 @pytest.mark.parametrize("name", DISGUISED)
@@ -235,7 +235,7 @@ def test_gradients_on_cuda_of_what_is_not_proven(name):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.table(12)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("name", DISGUISED)
 @pytest.mark.parametrize("special", ["zero", "infinity", "negative infinity", "negative", "NaN"])

@@ -189,6 +189,7 @@ def winners(backend, img, krn, semifield, **arguments):
     return out, np.where(residual == nobody, -1, residual.astype(np.int64))
 
 
+@pytest.mark.table(20)
 @pytest.mark.parametrize("geometry", ["same", "everything", "windows wholly outside", "long rows"])
 @pytest.mark.parametrize(
     "name", ["tropical_max", "tropical_min_negated", "max_times", "largest_magnitude"]
@@ -439,7 +440,7 @@ def assert_slopes(backend, name, dtype, tolerance):
             )
 
 
-@pytest.mark.table(20)
+@pytest.mark.table(12)
 @pytest.mark.parametrize("name", EDGES)
 def test_slopes_beside_infinities_and_zeros(any_backend, name):
     """Windows beside each other, each with a kernel of its own."""
@@ -470,11 +471,13 @@ def test_infinities_that_come_in_other_channels(any_backend, level):
     assert_allclose(grad_img[0, :, 3:7, 3:7], 1 / 3 if others else 0, rtol=1e-5)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_slopes_beside_infinities_in_other_dtypes(any_backend, dtype):
     assert_slopes(any_backend, "log(2)", dtype, 2e-3 if dtype == "float16" else 1e-6)
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("name", ["log(2)", "root(3)", "root(-2)"])
 def test_slopes_beside_nan_are_nan(any_backend, name):
     """In the windows that see it, as the value."""

@@ -70,7 +70,7 @@ def differences(function, array, step=1e-6):
     return gradient
 
 
-@pytest.mark.table(20)
+@pytest.mark.table(12)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_by_differences(name, geometry):
@@ -101,7 +101,7 @@ def test_reference_agrees(name, geometry):
 
 # Three kernels are compiled for each: all semifields on the geometry that has most in it, and a
 # semifield of each way to find a term's weight on the others.
-@pytest.mark.table(9)
+@pytest.mark.table(6)
 @pytest.mark.parametrize(
     ("name", "geometry"),
     [(name, "strided") for name in SEMIFIELDS]

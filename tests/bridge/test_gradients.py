@@ -19,7 +19,7 @@ def fused(name):
     return lambda img, krn, **arguments: semifield_conv(img, krn, semifield, **arguments)
 
 
-@pytest.mark.table(14)
+@pytest.mark.table(8)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_gradcheck(name, case):
@@ -117,6 +117,7 @@ def gradients(semifield, img, krn, **arguments):
     return out.detach(), *torch.autograd.grad(out.sum(), [img, krn])
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("magnitude", [0.0, 1e4, 1e8, -1e8, 1e30])
 @pytest.mark.parametrize("mu", [3.0, -3.0])
 def test_weights_of_log_sum_to_one_at_any_magnitude(mu, magnitude):
@@ -181,6 +182,7 @@ EDGES = [
 ]
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("make", [SubtractSemifield, BroadcastSemifield])
 @pytest.mark.parametrize(("name", "img", "krn", "by_img", "by_krn"), EDGES)
 def test_gradients_beside_infinities(make, name, img, krn, by_img, by_krn):

@@ -93,6 +93,7 @@ def train_in_a_group(rank, folder, img, expected):
     os._exit(0)  # gloo's own teardown at times waits for ever
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch has no gloo")
 def test_distributed_over_two_processes(tmp_path, monkeypatch):
     # The loopback interface: a machine need not know its own name.
