@@ -7,6 +7,7 @@ complete; otherwise it is compiled anew. Called by the two host backends; knows 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -286,9 +287,17 @@ def _warn_of_file(file: Path, reason: str) -> None:
 
 
 def _make(place: Path, key: str, text: str, what: str, time_limit: float) -> Path:
-    """Compile into a folder. Other processes may do the same: each renames a complete file."""
+    """Compile into a folder, unless another process does; return the library's file."""
     library = place / f"{key}.so"
     _remove_stale_builds(place)
+    with _first_of_all_processes(place / f"{key}.lock", time_limit):
+        if not _is_intact(library, key):  # no other process made it meanwhile
+            _compile_into(library, key, text, what, time_limit)
+    return library
+
+
+def _compile_into(library: Path, key: str, text: str, what: str, time_limit: float) -> None:
+    place = library.parent
     build = Path(tempfile.mkdtemp(prefix="build-", dir=place))
     try:
         build.chmod(0o700)
@@ -305,7 +314,40 @@ def _make(place: Path, key: str, text: str, what: str, time_limit: float) -> Pat
         shutil.rmtree(build, ignore_errors=True)
     if not _is_intact(library, key):
         raise OSError(f"{library} is not as it was written")
-    return library
+
+
+@contextlib.contextmanager
+def _first_of_all_processes(lock: Path, time_limit: float) -> Iterator[None]:
+    """Let other processes that want the same library wait until it is there.
+
+    Only a saving: whoever gets no lock (a file system without any, a process that was stopped
+    while it held one) compiles as well, and both rename a complete file. The system frees the lock
+    of a process that dies.
+    """
+    import fcntl  # not on Windows, where nothing is compiled
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(lock, flags, 0o600)
+    except OSError:  # something else has this name
+        yield
+        return
+    try:
+        end = time.monotonic() + time_limit
+        while time.monotonic() < end:
+            try:
+                # A lock that a forked child does not inherit, unlike flock's.
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):  # another process has it
+                time.sleep(0.02)
+            except OSError:
+                break
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
 
 
 def _write(file: Path, content: bytes) -> None:
