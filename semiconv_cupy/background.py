@@ -110,7 +110,7 @@ def rolling_ball(
         spread = neighbourhood.box(xp, xp.isnan(plain), window, centre, rules, 0, False)
         result[spread] = np.nan
     with np.errstate(invalid="ignore"):
-        return result.astype(image.dtype, copy=False)
+        return result.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def _floors(drop: np.ndarray, has_apex: bool) -> bool:
@@ -142,8 +142,7 @@ def _ball(radius: float, shape: tuple[int, ...]) -> np.ndarray:
     squares = [np.arange(-half, half + 1, dtype=np.float64) ** 2 for half in halves]
     distance = sum(np.ix_(*squares), start=np.zeros(()))
     height = np.sqrt(np.clip(radius**2 - distance, 0, None))
-    height[np.sqrt(distance) > radius] = np.inf
-    return height
+    return np.where(np.sqrt(distance) > radius, np.inf, height)
 
 
 def reconstruction(
@@ -222,7 +221,7 @@ def reconstruction(
         centre = np.array(taps.shape) // 2
     else:
         centre = as_numpy(offset, name="offset")
-        if centre.dtype.kind not in "iu":
+        if centre.size and centre.dtype.kind not in "iu":
             raise TypeError(f"offset must be integers, got {offset!r}")
         if centre.shape != (taps.ndim,):
             raise ValueError(f"offset must have {taps.ndim} entries, got {offset!r}")

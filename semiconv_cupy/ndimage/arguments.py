@@ -221,7 +221,11 @@ def is_output_array(xp: Any, output: Any) -> bool:
     """Whether `output` is an array to write to rather than a dtype or None."""
     if not isinstance(output, xp.ndarray):
         return False
-    require_unmasked("output", output)
+    if isinstance(output, np.ma.MaskedArray):
+        raise TypeError(
+            f"output is a masked array, whose mask would stay as it is: got {output!r}; pass "
+            "output.data, or None"
+        )
     return True
 
 

@@ -161,7 +161,7 @@ def structure(
             high = best >= float(info.max)
             inside = xp.trunc(xp.where(high, 0, best.clip(float(info.min), None)))
             return xp.where(high, array.dtype.type(info.max), inside.astype(array.dtype))
-        best = best.clip(info.min, info.max)
+        best = xp.asarray(best.clip(info.min, info.max))  # also without axes
     with np.errstate(over="ignore"):
         return best.astype(array.dtype)
 
