@@ -421,7 +421,7 @@ def minimum_filter(
     Any size costs nearly the same: boxes are built from windows that double, footprints from their
     runs. Nothing is compiled for another size, origin or mode. NaN is never selected (SciPy's
     result depends on the direction of its loop); where there is nothing but NaN, the result is
-    +inf (-inf for the maximum).
+    +inf (-inf for the maximum). Only a window of a single element copies NaN, too.
 
     Examples
     --------
@@ -606,6 +606,22 @@ def _window(
     return xp, input, common | dict(minimum=True), common | dict(minimum=False, reflected=True)
 
 
+def _require_differences(xp: Any, input: Array, output: Any) -> None:
+    """TypeError for an output of another kind than its differences to the input, as in SciPy.
+
+    A result that is only selected is converted to any dtype.
+    """
+    if output is None:
+        return
+    dtype = output_dtype(xp, output, input)
+    both = np.result_type(input.dtype, dtype)
+    if not np.can_cast(both, dtype, "same_kind"):
+        raise TypeError(
+            f"output of {dtype} cannot hold differences to an input of {input.dtype}: pass one of "
+            f"{both}, or None"
+        )
+
+
 def grey_opening(
     input: Any,
     size: Any = None,
@@ -685,6 +701,7 @@ def morphological_gradient(
         input, size, footprint, structure, output, mode, cval, origin, axes
     )
     output = output if is_output_array(xp, output) else None
+    _require_differences(xp, input, output)
     dilated = _extremum(input, output=None, **dilation)
     eroded = _extremum(input, output=output, **erosion)
     if dilated.dtype.kind == "b" and eroded.dtype.kind == "b":
@@ -724,6 +741,7 @@ def morphological_laplace(
         input = _kept(xp, input, output)
     else:
         output = None
+    _require_differences(xp, input, output)
     dilated = _extremum(input, output=None, **dilation)
     result = _extremum(input, output=output, **erosion)
     if result.dtype == np.float16:
@@ -732,14 +750,16 @@ def morphological_laplace(
         wide -= input
         result[...] = reference.c_cast(xp, wide, result.dtype)
         return result
-    with np.errstate(over="ignore", invalid="ignore"):
+    # Where a sum overflows, NumPy calls back: a look for it in the result would take a pass more.
+    same = xp is np and dilated.dtype == result.dtype == input.dtype
+    overflows = [] if same else ["unknown"]
+    with np.errstate(over="call", invalid="call", call=lambda kind, _: overflows.append(kind)):
         xp.add(dilated, result, out=result)
         xp.subtract(result, input, out=result)
         xp.subtract(result, input, out=result)
-    if result.dtype.kind == "f":
-        finite = xp.isfinite(result)
-        if not bool(finite.all()):
-            lost = ~finite
+    if overflows and result.dtype.kind == "f":
+        lost = ~xp.isfinite(result)
+        if bool(lost.any()):
             eroded = _extremum(input, output=None, **erosion)
             result[lost] = _far_laplacian(xp, dilated[lost], eroded[lost], input[lost])
     return result
@@ -796,6 +816,7 @@ def white_tophat(
     xp, input, erosion, dilation = _window(
         input, size, footprint, structure, output, mode, cval, origin, axes
     )
+    _require_differences(xp, input, output)
     input = _kept(xp, input, output)
     opened = _extremum(_extremum(input, output=None, **erosion), output=output, **dilation)
     return _difference(xp, input, opened, opened)
@@ -825,6 +846,7 @@ def black_tophat(
     xp, input, erosion, dilation = _window(
         input, size, footprint, structure, output, mode, cval, origin, axes
     )
+    _require_differences(xp, input, output)
     input = _kept(xp, input, output)
     closed = _extremum(_extremum(input, output=None, **dilation), output=output, **erosion)
     return _difference(xp, closed, input, closed)

@@ -234,3 +234,23 @@ def test_empty_weights(dtype, ndim, shape):
             result = getattr(ndimage, name)(image, **given)
             assert result.dtype == dtype
             np.testing.assert_array_equal(result, np.zeros_like(image))
+
+
+@pytest.mark.parametrize(
+    "name", ["white_tophat", "black_tophat", "morphological_gradient", "morphological_laplace"]
+)
+def test_output_of_another_kind_than_the_differences(name):
+    """Refused before anything is written to it."""
+    output = np.full((4, 5), 7)
+    with pytest.raises(TypeError, match=r"output of int64 cannot hold differences .*float64"):
+        getattr(ndimage, name)(np.eye(4, 5), 3, output=output)
+    assert (output == 7).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_a_structure_on_a_scalar_gives_an_array(dtype):
+    scalar = np.array(9, dtype)
+    for name in ("grey_erosion", "grey_dilation", "grey_opening", "white_tophat"):
+        result = getattr(ndimage, name)(scalar, structure=np.array(2))
+        assert isinstance(result, np.ndarray), name
+        assert (result.shape, result.dtype) == ((), scalar.dtype)
