@@ -210,9 +210,9 @@ def begin(window: int, origin: Any) -> int:
     return window // 2 + whole("origin", origin)
 
 
-def reflected_origin(origin: Any, window: int) -> int:
-    """The origin of the reflected window."""
-    if window > 1:
+def reflected_origin(origin: Any, window: int, *, checked: bool = True) -> int:
+    """The origin of the reflected window; unchecked where the window's axis is not yet known."""
+    if checked and window > 1:
         begin(window, origin)  # whose error shows the origin that the caller gave
     return -whole("origin", origin) - (1 - window % 2)
 

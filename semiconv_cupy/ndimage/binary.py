@@ -30,6 +30,7 @@ from semiconv_cupy.ndimage.arguments import (
     spread,
     wrong_rank,
 )
+from semiconv_cupy.ndimage.borders import remembered
 
 Array = Any
 _MOST_ITERATIONS = 2**63
@@ -155,10 +156,10 @@ class _Window(NamedTuple):
 
         An offset as long as the image sees what lies beyond the border, from every position.
         """
+        if all(map(operator.lt, self.before + self.after, shape + shape)):
+            return self, False
         before = tuple(min(b, n - 1) for b, n in zip(self.before, shape, strict=True))
         after = tuple(min(a, n - 1) for a, n in zip(self.after, shape, strict=True))
-        if (before, after) == (self.before, self.after):
-            return self, False
         if self.taps is None:
             return _Window(before, after, None), True
         sides = zip(self.before, before, after, strict=True)
@@ -193,6 +194,8 @@ def _size_of(structure: Any, count: int) -> tuple[int, ...] | None:
     SciPy reads a sequence of integers as a structure of one axis, an error but for one axis. There,
     (k,) is a size, and any other sequence the structure itself.
     """
+    if isinstance(structure, np.ndarray):
+        return None
     if isinstance(structure, int | np.integer) and not isinstance(structure, bool):
         return (int(structure),) * count if count else None
     if not isinstance(structure, tuple | list) or len(structure) != count or count == 0:
@@ -213,27 +216,46 @@ def _window(
     shape = _size_of(structure, count)
     if shape is None:
         taps = _cross(count) if structure is None else as_numpy(structure, bool, name)
-        if taps.ndim == count:
-            shape = taps.shape
-        else:
+        if taps.ndim != count:
             raise wrong_rank(name, taps.shape, count)
+        shape = taps.shape
     if min(shape, default=1) < 1:
         raise RuntimeError(f"{name} must not be empty, got shape {shape}")
-    origins = _origins(origin, count, f"origin{suffix}")
-    for o, k in zip(origins, shape, strict=True):
-        if not 0 <= k // 2 + o < k:
-            raise _OutsideStructure(
-                f"invalid origin{suffix} {origin!r} for a {name} of shape {shape}: it must "
-                f"satisfy -({k} // 2) <= origin{suffix} <= ({k} - 1) // 2"
-            )
+    origins = tuple(_origins(origin, count, f"origin{suffix}"))
+    flags = None if taps is None else taps.tobytes()
+    try:
+        return _placed(flags, shape, origins, axes, ndim, reflected)
+    except _OutsideStructure as error:
+        raise _OutsideStructure(
+            f"invalid origin{suffix} {origin!r} for a {name} of shape {shape}: it must satisfy "
+            f"-({error} // 2) <= origin{suffix} <= ({error} - 1) // 2"
+        ) from None
+
+
+@remembered(64, lambda flags, *_: flags is None or len(flags) <= 2**16)
+def _placed(
+    flags: bytes | None,
+    shape: tuple[int, ...],
+    origins: tuple[int, ...],
+    axes: tuple[int, ...],
+    ndim: int,
+    reflected: bool,
+) -> _Window:
+    """The window on all axes; _OutsideStructure with the length that an origin does not fit."""
+    taps = None if flags is None else np.frombuffer(flags, np.bool_).reshape(shape)
     if reflected:
-        origins = [reflected_origin(o, k) for o, k in zip(origins, shape, strict=True)]
-        taps = None if taps is None else taps[(slice(None, None, -1),) * count]
-    if count < ndim:
-        origins = spread(origins, axes, ndim, 0)
-        # As in SciPy, the k-th axis of the structure belongs to the k-th of the sorted axes.
+        pairs = zip(origins, shape, strict=True)
+        origins = tuple(reflected_origin(o, k, checked=False) for o, k in pairs)
+        taps = None if taps is None else taps[(slice(None, None, -1),) * len(shape)]
+    if len(axes) < ndim:
+        origins = tuple(spread(origins, axes, ndim, 0))
+        # As in SciPy, the k-th axis of the structure belongs to the k-th of the sorted axes, and
+        # the k-th origin to the k-th axis given.
         shape = tuple(spread(shape, sorted(axes), ndim, 1))
     before = tuple(k // 2 + o for k, o in zip(shape, origins, strict=True))
+    for b, k in zip(before, shape, strict=True):
+        if not 0 <= b < k:
+            raise _OutsideStructure(k)
     after = tuple(k - 1 - b for k, b in zip(shape, before, strict=True))
     if taps is not None:
         taps = None if taps.all() else taps.reshape(shape)
@@ -288,14 +310,15 @@ def _morph(
     iterations = _whole(iterations, "iterations")
     if not -_MOST_ITERATIONS <= iterations < _MOST_ITERATIONS:
         raise OverflowError(f"iterations must fit 64 bits, got {iterations}")
-    require_real(input, f"Complex type not supported: input is {input.dtype}")
+    require_real(input)
     image = _truth(xp, input, "input")
     axes = check_axes(axes, image.ndim)
     reflected = dilate if reflected is None else reflected
     window = _window(structure, origin, axes, image.ndim, reflected, suffix)
     if mask is not None:
-        _, mask = as_array(mask, "mask")
-        array_module(input=image, mask=mask)
+        library, mask = as_array(mask, "mask")
+        if library is not xp:
+            array_module(input=image, mask=mask)  # the error
         if mask.shape != image.shape:
             raise RuntimeError(
                 f"mask and input must have equal sizes, got {mask.shape} and {image.shape}"
@@ -362,9 +385,13 @@ def _iterate(
         if window.taps is None:
             return once(image, window.repeated(enough))
         if cross:
-            start = min(enough, _DIAMOND) if len(cross) == 2 else 0
-            if start:
+            if len(cross) == 2:
+                start = min(enough, _DIAMOND)
                 image = once(image, _diamond(start, cross, image.ndim))
+            else:
+                start = min(enough, len(cross))
+                for _ in range(start):
+                    image = once(image)
             return _repeated_cross(xp, image, cross, start, enough, border, dilate)
     if iterations < 1 or iterations >= image.size:
         # Only the first step sees the border; then values spread until nothing changes.
@@ -396,6 +423,8 @@ def _repeated_cross(
     dilate: bool,
 ) -> Array:
     """The iterations from `done` on of the cross along N axes, in about N log(iterations) passes.
+
+    Up to N iterations these are passes of one step each, which the filter itself does faster.
 
     The set of all offsets of at most r + s steps, s <= r // N + 1, is that of at most r steps,
     combined with that of s steps along one axis: of more than r steps, at least r // N + 1 go along

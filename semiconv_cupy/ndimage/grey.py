@@ -156,7 +156,13 @@ def _reflect(
         sizes = [check_size(k) for k in per_axis(size, len(axes), "size")]
     if len(sizes) < len(axes):
         raise wrong_rank("footprint" if footprint is not None else "structure", sizes, len(axes))
-    return axes, [reflected_origin(o, k) for o, k in zip(origins, sizes[: len(axes)], strict=True)]
+    # An array's k-th axis belongs to the k-th of the sorted axes, an origin to the k-th given: a
+    # pair that does not fit here may fit where it is placed.
+    checked = list(axes) == sorted(axes)
+    return axes, [
+        reflected_origin(o, k, checked=checked)
+        for o, k in zip(origins, sizes[: len(axes)], strict=True)
+    ]
 
 
 def _size_of_box(size: Any) -> int:

@@ -256,3 +256,27 @@ def test_errors_name_the_argument(name, argument, value, error, message):
 def test_errors_of_structures(function, arguments, error, message):
     with pytest.raises(error, match=message):
         function(*arguments)
+
+
+def test_origins_belong_to_the_axes_as_given_and_fit_there():
+    """The structure belongs to the sorted axes, as in SciPy, and so not every pair fits."""
+    image = np.random.default_rng(4).random((4, 5, 6)) < 0.8
+    structure = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 0, 1, 1]], bool)
+    for name in ("binary_erosion", "binary_dilation", "grey_erosion", "grey_dilation"):
+        function = getattr(ndimage, name)
+        window = {"structure" if name.startswith("binary") else "footprint": structure}
+        with pytest.raises(ValueError, match="origin"):
+            function(image, **window, axes=(1, 0), origin=[0, 2])
+        shifted = function(image, **window, axes=(1, 0), origin=[2, 0])
+        assert np.array_equal(shifted, function(image, **window, axes=(0, 1), origin=[0, 2])), name
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 7])
+def test_iterations_of_a_cross_in_space(iterations):
+    image = np.random.default_rng(3).random((9, 8, 10)) < 0.02
+    for border in (0, 1):
+        ours = ndimage.binary_dilation(image, iterations=iterations, border_value=border)
+        stepped = image
+        for _ in range(iterations):
+            stepped = ndimage.binary_dilation(stepped, border_value=border)
+        assert np.array_equal(ours, stepped)
