@@ -26,6 +26,8 @@ _NATIVE = frozenset(np.dtype(name) for name in _SUPPORTED - {"bfloat16"})
 
 def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
     """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
+    if type(value) is np.ndarray:
+        return np, value
     if cuda.is_cupy(value):
         cuda.require_current(name, value)
         return array_module(**{name: value}), value
@@ -44,6 +46,8 @@ def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
 
 def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
     """A small array (footprint, structure, weights) on the host, wherever it was."""
+    if type(value) is np.ndarray and dtype is None:
+        return value
     if cuda.is_cupy(value):
         value = value.get()
     return _asarray(value, dtype, name)

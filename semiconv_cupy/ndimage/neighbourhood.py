@@ -17,10 +17,11 @@ from semiconv_cupy.backends import cuda as cuda_backend
 from semiconv_cupy.backends import host as host_backend
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
-from semiconv_cupy.ndimage.borders import farthest
+from semiconv_cupy.ndimage.borders import farthest, remembered
 from semiconv_cupy.ndimage.sums import sums_of
 
 Array = Any
+_HALF_MAX = float(np.finfo(np.float16).max)
 _warned = False
 
 
@@ -104,22 +105,31 @@ def footprint(
         return box(xp, array, taps.shape, before, rules, cval, minimum)
     if array.size == 0:
         return array.copy()
-    # Rows and columns without a tap only enlarge the scratch.
-    kept = []
-    before = list(before)
-    for axis in range(taps.ndim):
-        used = np.flatnonzero(taps.any(axis=tuple(a for a in range(taps.ndim) if a != axis)))
-        first, last = int(used[0]), int(used[-1])
-        if not first <= before[axis] <= last:  # a window has to cover its own output
-            first, last = min(first, before[axis]), max(last, before[axis])
-        before[axis] -= first
-        kept.append(slice(first, last + 1))
-    taps = taps[tuple(kept)]
+    taps, begins = _trimmed(taps.tobytes(), taps.shape, tuple(before))
     if taps.all():
-        return box(xp, array, taps.shape, before, rules, cval, minimum)
+        return box(xp, array, taps.shape, begins, rules, cval, minimum)
     outside = constant(cval, array.dtype, minimum)
     served = backend(xp, array.ndim)
-    return served.footprint(array, taps, tuple(before), tuple(rules), outside, minimum)
+    return served.footprint(array, taps, begins, tuple(rules), outside, minimum)
+
+
+@remembered(64, lambda taps, *_: len(taps) <= 2**16)
+def _trimmed(
+    taps: bytes, shape: tuple[int, ...], before: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A footprint without outer rows and columns that have no tap: they only enlarge the scratch.
+
+    What is left still covers the output's own position.
+    """
+    footprint = np.frombuffer(taps, np.bool_).reshape(shape)
+    kept, begins = [], []
+    for axis, own in enumerate(before):
+        others = tuple(a for a in range(len(shape)) if a != axis)
+        used = np.flatnonzero(footprint.any(axis=others))
+        first, last = min(int(used[0]), own), max(int(used[-1]), own)
+        kept.append(slice(first, last + 1))
+        begins.append(own - first)
+    return np.ascontiguousarray(footprint[tuple(kept)]), tuple(begins)
 
 
 def structure(
@@ -177,6 +187,8 @@ def reconstruct(xp: Any, seed: Array, mask: Array, steps: np.ndarray, minimum: b
 def constant(cval: Any, dtype: np.dtype, minimum: bool) -> np.ndarray:
     """The constant beyond the border as a number of the dtype: towards zero, then saturated."""
     if dtype.kind not in "biu":
+        if -_HALF_MAX <= cval <= _HALF_MAX:  # fits all of them, and errstate takes a microsecond
+            return np.array(cval, dtype)
         with np.errstate(over="ignore"):
             return np.array(cval, dtype)
     low, high = _range(dtype)
