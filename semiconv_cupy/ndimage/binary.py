@@ -30,7 +30,7 @@ from semiconv_cupy.ndimage.arguments import (
     spread,
     wrong_rank,
 )
-from semiconv_cupy.ndimage.borders import remembered
+from semiconv_cupy.ndimage.borders import remembered, small_footprint
 
 Array = Any
 _MOST_ITERATIONS = 2**63
@@ -232,7 +232,7 @@ def _window(
         ) from None
 
 
-@remembered(64, lambda flags, *_: flags is None or len(flags) <= 2**16)
+@remembered(64, small_footprint)
 def _placed(
     flags: bytes | None,
     shape: tuple[int, ...],

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MODES", "all_beyond", "beyond", "check_mode", "farthest", "remembered"]
+__all__ = [
+    "MODES",
+    "all_beyond",
+    "beyond",
+    "check_mode",
+    "farthest",
+    "remembered",
+    "small_footprint",
+]
 
 # SciPy's names; the values are what `beyond` distinguishes.
 MODES = {
@@ -56,7 +64,7 @@ def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:
         p %= size
     elif rule == "reflect":
         p %= 2 * size
-        p = np.minimum(p, 2 * size - 1 - p)
+        np.minimum(p, 2 * size - 1 - p, out=p)
     elif rule == "mirror":
         period = max(2 * size - 2, 1)
         p %= period
@@ -106,3 +114,8 @@ def remembered(most: int, small: Callable[..., bool]) -> Callable[[Callable[...,
         return call
 
     return decorate
+
+
+def small_footprint(taps: bytes | None, *_: Any) -> bool:
+    """For `remembered`: whether the bytes of a footprint are few; None stands for a box."""
+    return taps is None or len(taps) <= 2**16

@@ -14,7 +14,7 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends import host
-from semiconv_cupy.ndimage.borders import all_beyond, remembered
+from semiconv_cupy.ndimage.borders import all_beyond, remembered, small_footprint
 from semiconv_cupy.ndimage.sums import Sums
 
 MAX_RANK = host.MAX_RANK
@@ -187,7 +187,7 @@ def box(
     return out
 
 
-@remembered(64, lambda footprint, shape: len(footprint) <= 2**16)
+@remembered(64, small_footprint)
 def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """A footprint as look-ups in tables of 2^level neighbours along the last axis."""
     taps = np.frombuffer(footprint, np.bool_).reshape(shape)

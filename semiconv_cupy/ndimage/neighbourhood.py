@@ -17,7 +17,7 @@ from semiconv_cupy.backends import cuda as cuda_backend
 from semiconv_cupy.backends import host as host_backend
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
-from semiconv_cupy.ndimage.borders import farthest, remembered
+from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint
 from semiconv_cupy.ndimage.sums import sums_of
 
 Array = Any
@@ -113,7 +113,7 @@ def footprint(
     return served.footprint(array, taps, begins, tuple(rules), outside, minimum)
 
 
-@remembered(64, lambda taps, *_: len(taps) <= 2**16)
+@remembered(64, small_footprint)
 def _trimmed(
     taps: bytes, shape: tuple[int, ...], before: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
