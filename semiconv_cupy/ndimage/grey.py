@@ -427,7 +427,7 @@ def minimum_filter(
     Any size costs nearly the same: boxes are built from windows that double, footprints from their
     runs. Nothing is compiled for another size, origin or mode. NaN is never selected (SciPy's
     result depends on the direction of its loop); where there is nothing but NaN, the result is
-    +inf (-inf for the maximum). Only a window of a single element copies NaN, too.
+    +inf (-inf for the maximum). Only a window of nothing but its own position copies NaN, too.
 
     Examples
     --------
