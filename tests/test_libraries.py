@@ -706,6 +706,8 @@ def test_killed_compilations_leave_nothing_for_ever(slow_compiler, tmp_path, beg
 
 
 def interrupted():
+    # Not there in the children of a shell that has started the tests in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         answer()
     except KeyboardInterrupt:
