@@ -192,7 +192,17 @@ template <class V> struct PowerSum {
   static constexpr int residuals = 2;
   static constexpr double p = SEMICONV_PARAMETER;
   static constexpr bool upwards = p > 0, steep = p > 0 && p < 1;
-  V extreme, lowest, scale, inverse;
+  // Terms are multiplied by the inverse of the scale, which is kept from where that is not a normal
+  // number: an extreme from there is up to 8 times the scale, or the smallest part of it that is not
+  // 0. Where the powers of such ratios leave the range, terms are divided by the extreme itself.
+  static constexpr bool divides = (p > 0 ? p : 1 - p) > (sizeof(Scalar<V>) == 4 ? 5 : 19);
+  V extreme, lowest, scale, divisor;
+  static SEMICONV_FN V divisor_of(V scale) {
+    return divides ? scale : V(constant<V>(1) / scale);
+  }
+  static SEMICONV_FN V ratio(V val, V divisor) {
+    return divides ? V(val / divisor) : V(val * divisor);
+  }
   BlockedSum<V> sum;
   // r^p and r^(p-1): products where the exponent is a small whole number.
   template <int MINUS> static SEMICONV_FN V power_of(V r) {
@@ -212,6 +222,10 @@ template <class V> struct PowerSum {
   static SEMICONV_FN V scale_of(V extreme) {
     const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal);
     const V one = constant<V>(1);
+    if constexpr (divides) {
+      const V finite = where(extreme < infinity<V>(), extreme, one);
+      return where(extreme > constant<V>(0), finite, one);
+    }
     // Not so large that its inverse is subnormal.
     const V largest = constant<V>(0.125) / smallest;
     return where(extreme < infinity<V>(), minimum(maximum(extreme, smallest), largest), one);
@@ -219,7 +233,7 @@ template <class V> struct PowerSum {
   SEMICONV_FN void start() {
     extreme = upwards ? constant<V>(0) : infinity<V>();
     lowest = infinity<V>();
-    scale = inverse = constant<V>(1);
+    scale = divisor = constant<V>(1);
     sum.start();
   }
   SEMICONV_FN void observe(V val) {
@@ -228,14 +242,14 @@ template <class V> struct PowerSum {
   }
   SEMICONV_FN void settle() {
     const V settled = scale_of(extreme);
-    const V ratio = scale / settled;  // <= 1 to a positive power, >= 1 to a negative one
+    const V change = scale / settled;  // <= 1 to a positive power, >= 1 to a negative one
     const V total = sum.total;
-    const V factor = power_of<0>(ratio);
+    const V factor = power_of<0>(change);
     sum.scale(where(total == constant<V>(0), constant<V>(1), factor));
     scale = settled;
-    inverse = constant<V>(1) / settled;
+    divisor = divisor_of(settled);
   }
-  template <class I> SEMICONV_FN void add(V val, I) { sum.add(power_of<0>(val * inverse)); }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(power_of<0>(ratio(val, divisor))); }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
     return unless_negative(scale * root_of(sum.result()));
@@ -248,22 +262,22 @@ template <class V> struct PowerSum {
   SEMICONV_FN V residual(int i) const { return i == 0 ? scale : unless_negative(sum.result()); }
   // (val / scale)^(p - 1) total^(1/p - 1), and what remains of it at the ends: a window of nothing but
   // the zero has weight 0 (p = 1: 1); an infinite term (p < 0: 0) has 1, and beside it the others have
-  // what (val / infinity)^(p - 1) is. The inverse that such windows get makes the power NaN where the
+  // what (val / infinity)^(p - 1) is. The divisor that such windows get makes the power NaN where the
   // factor alone is the weight.
   struct Weight {
-    V inverse, factor;
+    V divisor, factor;
     Weight() = default;
     SEMICONV_FN Weight(V scale, V total) {
       const V zero = constant<V>(0), one = constant<V>(1);
       const auto empty = total == zero, infinite = total == infinity<V>();
-      const V limit = upwards ? zero : infinity<V>();
-      inverse = where(infinite, limit, where(empty, V(zero / zero), V(one / scale)));
+      const V limit = upwards == divides ? infinity<V>() : zero;
+      divisor = where(infinite, limit, where(empty, V(zero / zero), divisor_of(scale)));
       const V at_empty = p == 1 ? one : zero;
       const V power = exp(log(total) * constant<V>(1 / p - 1));
       factor = where(infinite, one, where(empty, at_empty, power));
     }
     SEMICONV_FN V operator()(V val) const {
-      const V power = power_of<1>(val * inverse);
+      const V power = power_of<1>(ratio(val, divisor));
       return where(power == power, V(power * factor), factor);
     }
   };

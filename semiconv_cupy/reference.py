@@ -249,8 +249,7 @@ def _root(
     for _, where, value in terms():
         extreme[where] = (xp.fmax if p > 0 else xp.fmin)(extreme[where], value)
         negative[where] |= value < 0
-    smallest = np.finfo(dtype).tiny
-    scale = xp.where(xp.isfinite(extreme), xp.maximum(extreme, smallest), dtype.type(1))
+    scale = xp.where(xp.isfinite(extreme) & (extreme > 0), extreme, dtype.type(1))
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
     for _, where, value in terms():
         _compensated_add(xp, total, correction, where, (value / scale[where]) ** dtype.type(p))

@@ -93,6 +93,15 @@ def test_root_at_both_ends_of_the_range(any_backend):
         check(any_backend, SubtractSemifield.root(2.5), Root(2.5), img, krn, "float64", padding=1)
 
 
+@pytest.mark.parametrize("p", [30.0, -30.0])
+def test_roots_of_large_exponents_at_both_ends_of_the_range(any_backend, p):
+    """The scale's reciprocal is subnormal, or infinite where the terms are subnormal themselves."""
+    levels = (2e38, 1e-40) if any_backend != "cupy" else (2e38,)  # a GPU flushes to 0
+    for level in levels:
+        img = row(*(level * step for step in (0.5, 1, 1, 0.25, 0.75)))
+        check(any_backend, SubtractSemifield.root(p), Root(p), img, row(1.0, 0.75), padding=1)
+
+
 @pytest.mark.parametrize("p", [3.0, 2.5, -2.0])
 def test_root_of_zeros_is_zero(any_backend, p):
     """Also where one zero among others makes the result: p < 0."""
