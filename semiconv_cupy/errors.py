@@ -1,7 +1,8 @@
-"""Exceptions and warnings that are this library's own."""
+"""Exceptions and warnings that are this library's own, and the checks of plain arguments."""
 
 from __future__ import annotations
 
+import operator
 import sys
 import warnings
 
@@ -23,6 +24,23 @@ class FootprintWarning(UserWarning):
 
     Its values are added to the image. Of ones, or of bool, they shift every result by 1.
     """
+
+
+def integer(name: str, value: object) -> int:
+    """A whole number as Python's own; a TypeError that names the argument for True and 1.0."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def flag(name: str, value: object) -> bool:
+    """A bool or an integer as a bool; a TypeError that names the argument for anything else."""
+    if isinstance(value, (bool, int)) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
 def warn(text: str, category: type[Warning] = BackendWarning) -> None:

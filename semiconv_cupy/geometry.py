@@ -8,10 +8,11 @@ struct twin for the kernels is ``kernels_cu/geometry.cuh``.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
+
+from semiconv_cupy.errors import flag, integer
 
 _LARGEST = 2**31 - 1  # stride, dilation or padding: no offset leaves 64 bits
 IntOrTuple = int | tuple[int, ...]
@@ -132,8 +133,8 @@ class Geometry:
             _normalised("stride", stride),
             _normalised("padding", padding),
             _normalised("dilation", dilation),
-            _integer("groups", groups),
-            _flag("group_broadcasting", group_broadcasting),
+            integer("groups", groups),
+            flag("group_broadcasting", group_broadcasting),
             _kind(kind),
         )
 
@@ -156,8 +157,8 @@ class Geometry:
             _normalised("stride", stride),
             _normalised("padding", padding),
             _normalised("dilation", dilation),
-            _integer("groups", groups),
-            _flag("group_broadcasting", group_broadcasting),
+            integer("groups", groups),
+            flag("group_broadcasting", group_broadcasting),
             _kind(kind),
         )
 
@@ -173,7 +174,7 @@ def _normalised(name: str, value: object) -> Any:
         return tuple(_normalised(name, entry) for entry in value)
     if getattr(value, "ndim", 0):
         return _normalised(name, value.tolist())  # type: ignore[attr-defined]
-    return _integer(name, value)
+    return integer(name, value)
 
 
 def _plan(
@@ -274,31 +275,16 @@ def _kind(value: object) -> Any:
     raise error(f'kind must be "conv" or "corr", got {value!r}')
 
 
-def _flag(name: str, value: object) -> bool:
-    if isinstance(value, (bool, int)) or type(value).__name__ in ("bool", "bool_"):
-        return bool(value)
-    raise TypeError(f"{name} must be a bool, got {value!r}")
-
-
 _cached_plan = lru_cache(maxsize=4096, typed=True)(_plan)
-
-
-def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 def _per_axis(name: str, value: object, rank: int) -> tuple[int, ...]:
     if isinstance(value, tuple):
-        entries = tuple(_integer(name, entry) for entry in value)
+        entries = tuple(integer(name, entry) for entry in value)
         if len(entries) != rank:
             raise ValueError(f"{name} must have one entry per spatial axis ({rank}), got {value!r}")
     else:
-        entries = (_integer(name, value),) * rank
+        entries = (integer(name, value),) * rank
     if min(entries) < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return entries
@@ -320,7 +306,7 @@ def _padding(
             "the image first, or see semiconv_cupy.ndimage"
         )
     if not isinstance(value, tuple):
-        pads: tuple[tuple[int, int], ...] = ((_integer("padding", value),) * 2,) * rank
+        pads: tuple[tuple[int, int], ...] = ((integer("padding", value),) * 2,) * rank
     else:
         if len(value) != rank:
             raise ValueError(
@@ -332,9 +318,9 @@ def _padding(
             if isinstance(entry, tuple):
                 if len(entry) != 2:
                     raise ValueError(f"padding pairs are (begin, end), got {entry!r} in {value!r}")
-                entries.append((_integer("padding", entry[0]), _integer("padding", entry[1])))
+                entries.append((integer("padding", entry[0]), integer("padding", entry[1])))
             else:
-                entries.append((_integer("padding", entry),) * 2)
+                entries.append((integer("padding", entry),) * 2)
         pads = tuple(entries)
     if min(min(pair) for pair in pads) < 0:
         raise ValueError(f"padding must not be negative, got {value!r}")

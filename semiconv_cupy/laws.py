@@ -5,12 +5,14 @@ Not here: what a semifield is (`semifields.py`). Everything is evaluated in floa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from semiconv_cupy.errors import integer
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, Semifield
 
 __all__ = ["Law", "LawReport", "check"]
@@ -154,16 +156,20 @@ class _Checker:
         self.equal(name, formula, found[counted], nearest[counted], SLOPE, **shown)
 
 
+_MOST_SAMPLES = 10**6
+
+
 def check(
     semifield: Semifield, samples: int, seed: int, domain: tuple[float, float] | None
 ) -> LawReport:
     """As `SelectSemifield.check`, which documents it."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got samples={samples}")
+    samples, seed = integer("samples", samples), integer("seed", seed)
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise ValueError(f"samples must be from 1 to {_MOST_SAMPLES}, got samples={samples}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got seed={seed}")
     zero = semifield.zero
-    low, high = domain or ((0.1, 4.0) if semifield.of_positive_numbers else (-4.0, 4.0))
-    if not low < high:
-        raise ValueError(f"domain must be (low, high) with low < high, got domain={domain}")
+    low, high = _interval(domain, (0.1, 4.0) if semifield.of_positive_numbers else (-4.0, 4.0))
     a, b, c, k = np.random.default_rng(seed).uniform(low, high, (4, samples))
     b[::4] = a[::4]  # ties
     checker = _Checker(low, high)
@@ -181,6 +187,21 @@ def check(
             _check_subtract(checker, semifield, a, b, c, k)
         one, kernel_inverted = _check_multiplication(checker, times, a, b, c)
     return LawReport(repr(semifield), tuple(checker.laws), one, kernel_inverted)
+
+
+def _interval(domain: Any, usual: tuple[float, float]) -> tuple[float, float]:
+    """The interval to draw from, checked."""
+    if domain is None:
+        return usual
+    what = f"domain must be (low, high) with low < high, both finite, got domain={domain!r}"
+    try:
+        low, high = map(float, domain)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(what) from None
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(what)
+    return low, high
 
 
 def _identity(value: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import sympy
 
+from semiconv_cupy.errors import flag
 from semiconv_cupy.expressions import SCALARS, derivative, solutions, symbol, trace, where
 from semiconv_cupy.once import cached_property
 from semiconv_cupy.printing import (
@@ -404,6 +405,17 @@ def _zero_where_a_factor_is(slope: Any) -> Any:
     return Where(sympy.Or(*zeros), 0, slope)
 
 
+def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A class method of two flags, called once for each of their values."""
+    cached = functools.cache(make)
+
+    @functools.wraps(make)
+    def made(cls: type, channels_add: bool = False, spread_gradient: bool = False) -> Any:
+        return cached(cls, **_flags(channels_add, spread_gradient))
+
+    return made
+
+
 class SelectSemifield(_CompiledSemifield):
     """A semifield whose addition picks one of its two arguments, such as max or min.
 
@@ -476,8 +488,7 @@ class SelectSemifield(_CompiledSemifield):
             _checked_zero(zero),
             "select",
             cache_name=cache_name,
-            channels_add=bool(channels_add),
-            spread_gradient=bool(spread_gradient),
+            **_flags(channels_add, spread_gradient),
         )
 
     def _arguments(self) -> dict[str, Any]:
@@ -489,7 +500,7 @@ class SelectSemifield(_CompiledSemifield):
         return self
 
     @classmethod
-    @functools.cache
+    @_made_once
     def tropical_max(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
@@ -504,7 +515,7 @@ class SelectSemifield(_CompiledSemifield):
         return cls(RIGHT > LEFT, IMG + KRN, zero=-math.inf, **flags)._made("tropical_max")
 
     @classmethod
-    @functools.cache
+    @_made_once
     def tropical_min_negated(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
@@ -519,7 +530,7 @@ class SelectSemifield(_CompiledSemifield):
         return cls(RIGHT < LEFT, IMG - KRN, zero=math.inf, **flags)._made("tropical_min_negated")
 
     @classmethod
-    @functools.cache
+    @_made_once
     def tropical_min(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> SelectSemifield:
@@ -623,7 +634,10 @@ class SelectSemifield(_CompiledSemifield):
 
 
 def _flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
-    return {"channels_add": bool(channels_add), "spread_gradient": bool(spread_gradient)}
+    return {
+        "channels_add": flag("channels_add", channels_add),
+        "spread_gradient": flag("spread_gradient", spread_gradient),
+    }
 
 
 def _module(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:
@@ -1035,16 +1049,18 @@ class BroadcastSemifield:
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> BroadcastSemifield:
         """max, img + krn, as `SelectSemifield.tropical_max`."""
-        reduce = Extremum(largest=True, spread_gradient=bool(spread_gradient))
-        return cls(reduce, operator.add, -math.inf, Sum() if channels_add else None)
+        flags = _flags(channels_add, spread_gradient)
+        reduce = Extremum(largest=True, spread_gradient=flags["spread_gradient"])
+        return cls(reduce, operator.add, -math.inf, Sum() if flags["channels_add"] else None)
 
     @classmethod
     def tropical_min_negated(
         cls, channels_add: bool = False, spread_gradient: bool = False
     ) -> BroadcastSemifield:
         """min, img - krn, as `SelectSemifield.tropical_min_negated`."""
-        reduce = Extremum(largest=False, spread_gradient=bool(spread_gradient))
-        return cls(reduce, operator.sub, math.inf, Sum() if channels_add else None)
+        flags = _flags(channels_add, spread_gradient)
+        reduce = Extremum(largest=False, spread_gradient=flags["spread_gradient"])
+        return cls(reduce, operator.sub, math.inf, Sum() if flags["channels_add"] else None)
 
     @classmethod
     def linear(cls) -> BroadcastSemifield:
@@ -1137,6 +1153,7 @@ _OTHER_NAMES = {
 }
 
 
+@functools.cache
 def named(name: str) -> Semifield:
     """The ready-made semifield of that name.
 

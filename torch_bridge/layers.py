@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, Padding
 from torch_bridge.functional import plan, semifield_conv
 from torch_bridge.quadratic import (
@@ -121,7 +122,7 @@ class _DilationPool(_ChannelwiseLayer):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if return_indices:
+        if flag("return_indices", return_indices):
             raise ValueError(
                 "return_indices=True is not offered: the maximum of image plus structuring "
                 "function has no place in the image that max_unpool could use"
@@ -130,7 +131,7 @@ class _DilationPool(_ChannelwiseLayer):
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
         self.dilation = dilation
-        self.ceil_mode = ceil_mode
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
         self.channels = channels
         sizes = per_axis("kernel_size", kernel_size, self.ndim)
         self._strides = per_axis("stride", self.stride, self.ndim)

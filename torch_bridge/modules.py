@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 
+from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.semifields import Root
 from semiconv_cupy.source import definitions
@@ -66,7 +67,7 @@ class BroadcastConv(nn.Module):
     def __init__(self, semifield: BroadcastSemifield, unfold_copy: bool = False) -> None:
         super().__init__()
         self.semifield = semifield
-        self.unfold_copy = unfold_copy
+        self.unfold_copy = flag("unfold_copy", unfold_copy)
 
     def extra_repr(self) -> str:
         return f"{self.semifield!r}{', unfold_copy=True' if self.unfold_copy else ''}"
@@ -128,8 +129,8 @@ class SemifieldConv(nn.Module):
         super().__init__()
         self.semifield = semifield
         self._known = Known(semifield)
-        self.lazy_fixed = lazy_fixed
-        self.debug = debug
+        self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
+        self.debug = flag("debug", debug)
         self.fixed: dict[str, Any] | None = None
         self._explained: set[str] = set()
 

@@ -54,7 +54,7 @@ def per_axis(
 
 
 def _fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | None:
-    if fixed is not None and ndim not in (None, fixed):
+    if fixed is not None and not (ndim is None or _integer("ndim", ndim) == fixed):
         raise ValueError(f"{cls.__name__} has {fixed} dimensions, got ndim={ndim!r}")
     return ndim if fixed is None else fixed
 

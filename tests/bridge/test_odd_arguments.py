@@ -85,6 +85,32 @@ def test_arguments_of_a_layer(name, odd):
         assert optional or refused(lambda a=argument: layer(**{**arguments, a: odd}), argument)
 
 
+FLAGS = {
+    "channels_add": sc.SelectSemifield.tropical_max,
+    "spread_gradient": sc.BroadcastSemifield.tropical_min_negated,
+    "unfold_copy": sc.BroadcastSemifield.tropical_max().dynamic,
+    "debug": sc.SelectSemifield.tropical_max().lazy_fixed,
+    "return_indices": lambda **odd: semiconv.DilationPool2d(3, **odd),
+    "ceil_mode": lambda **odd: semiconv.DilationPool2d(3, **odd),
+}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(name, odd):
+    assert refused(lambda: FLAGS[name](**{name: odd}), name) or isinstance(odd, int)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("semifield", [sc.SelectSemifield, sc.BroadcastSemifield])
+def test_arguments_of_a_check(semifield, odd):
+    check = semifield.tropical_max().check
+    assert refused(lambda: check(samples=odd), "samples")
+    assert refused(lambda: check(seed=odd), "seed") or (isinstance(odd, int) and odd >= 0)
+    fine = odd is None or isinstance(odd, np.ndarray)
+    assert refused(lambda: check(domain=odd), "domain") or fine
+
+
 @pytest.mark.parametrize("odd", [*ODD[:2], 2**40, *ODD[2:7]], ids=repr)
 @pytest.mark.parametrize("shape", ["ball", "diamond", "cross", "box"])
 def test_the_number_of_axes_of_a_footprint(shape, odd):
