@@ -289,7 +289,7 @@ def _warn_of_file(file: Path, reason: str) -> None:
 def _make(place: Path, key: str, text: str, what: str, time_limit: float) -> Path:
     """Compile into a folder, unless another process does; return the library's file."""
     library = place / f"{key}.so"
-    _remove_stale_builds(place)
+    _remove_leftovers(place)
     with _first_of_all_processes(place / f"{key}.lock", time_limit):
         if not _is_intact(library, key):  # no other process made it meanwhile
             _compile_into(library, key, text, what, time_limit)
@@ -371,17 +371,20 @@ def _synchronise(place: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale_builds(place: Path) -> None:
-    """Remove the build folders of processes that were killed: older than any time limit."""
+def _remove_leftovers(place: Path) -> None:
+    """Remove build folders and locks of processes that were killed: older than any time limit."""
     with os.scandir(place) as entries:
-        builds = [entry for entry in entries if entry.name.startswith("build-")]
-    for build in builds:
+        left = [e for e in entries if e.name.startswith("build-") or e.name.endswith(".lock")]
+    for entry in left:
         try:
-            age = time.time() - build.stat(follow_symlinks=False).st_mtime
+            age = time.time() - entry.stat(follow_symlinks=False).st_mtime
         except FileNotFoundError:
             continue
-        if age > _STALE:
-            shutil.rmtree(build.path, ignore_errors=True)
+        if age > _STALE and entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif age > _STALE:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 # ---- building and loading ------------------------------------------------------------------------
