@@ -19,7 +19,7 @@ from benchmarks import works
 from benchmarks.timing import Call
 from benchmarks.works import Convolution, Device, Filter
 from semiconv_cupy import conv, ndimage
-from semiconv_cupy.backends.launches import Work
+from semiconv_cupy.launches import Work
 from semiconv_cupy.residual import residual_of
 
 Maker = Callable[[], Call | None]

@@ -23,7 +23,7 @@ from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_t
 from benchmarks.works import Convolution, Device, Filter, Goal, Growth
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
-from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
+from semiconv_cupy.launches import STANDARD_WORKS, launches
 
 Report = dict[str, Any]
 FLAGGED = 1.3  # times the model time: something that the model does not know costs time

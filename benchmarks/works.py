@@ -14,7 +14,7 @@ import numpy as np
 
 import semiconv_cupy as sc
 from semiconv_cupy import structuring
-from semiconv_cupy.backends.launches import STANDARD_WORKS, Work
+from semiconv_cupy.launches import STANDARD_WORKS, Work
 from semiconv_cupy.residual import residual_of
 
 Device = Literal["cpu", "gpu"]

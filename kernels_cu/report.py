@@ -49,7 +49,7 @@ class Inner:
 
 
 class Launch(Protocol):
-    """One launch of a work (semiconv_cupy.backends.launches.Launch is one)."""
+    """One launch of a work (semiconv_cupy.launches.Launch is one)."""
 
     @property
     def source(self) -> KernelSource: ...
@@ -58,7 +58,7 @@ class Launch(Protocol):
 
 
 class Work(Protocol):
-    """A convolution to be modelled (semiconv_cupy.backends.launches.Work is one)."""
+    """A convolution to be modelled (semiconv_cupy.launches.Work is one)."""
 
     @property
     def name(self) -> str: ...
@@ -285,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     # The one place where this package asks the core, which alone knows what ships and is launched.
-    from semiconv_cupy.backends.cuda import shipping_variants
-    from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
+    from semiconv_cupy.launches import STANDARD_WORKS, launches
+    from semiconv_cupy.variants import shipping_variants
 
     sources = [source for source in shipping_variants() if options.filter in source.name]
     if not sources:

@@ -18,7 +18,7 @@ from benchmarks import ceilings, peers, plot, run, table, timing, works
 from benchmarks.costs import Cost
 from benchmarks.works import Convolution, Filter, Goal
 from kernels_cu import model, nvrtc, sass
-from semiconv_cupy.backends.launches import STANDARD_WORKS, Work
+from semiconv_cupy.launches import STANDARD_WORKS, Work
 
 CEILINGS = {ceilings.COPY: 1e9, "pairs float32": 1e9}
 

@@ -11,9 +11,9 @@ import pytest
 
 from kernels_cu import folder, model, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
-from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends import launches as launches_module
-from semiconv_cupy.backends.launches import STANDARD_WORKS, launches
+from semiconv_cupy import launches as launches_module
+from semiconv_cupy import variants
+from semiconv_cupy.launches import STANDARD_WORKS, launches
 
 TOY = r"""
 extern "C" __global__ void staged(const float* in, float* out) {
@@ -73,7 +73,7 @@ def ships(monkeypatch):
     """Let the core ship the given kernels."""
 
     def set_variants(*sources):
-        monkeypatch.setattr(cuda, "shipping_variants", lambda: iter(sources))
+        monkeypatch.setattr(variants, "shipping_variants", lambda: iter(sources))
 
     return set_variants
 

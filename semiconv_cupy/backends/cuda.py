@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from semiconv_cupy.backends.host import MAX_RANK, GeometryStruct
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
+from semiconv_cupy.semifields import SubtractSemifield
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -221,95 +222,6 @@ def _geometry_macros(geometry: Geometry, offset: str) -> dict[str, str]:
     }
 
 
-def shipping_variants() -> Iterator[source.KernelSource]:
-    """One source of every kernel file for each semifield, dtype and rank that it is written for.
-
-    What ``python -m kernels_cu report`` compiles for GPUs that are not there.
-    """
-    from semiconv_cupy.ndimage import cuda as neighbourhoods
-    from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
-
-    dilation = SelectSemifield.tropical_max()
-    floating: list[Semifield] = [
-        dilation,
-        SelectSemifield.tropical_min_negated(),
-        SelectSemifield.max_times(),
-        SelectSemifield.tropical_max(spread_gradient=True),
-        SelectSemifield.tropical_max(channels_add=True),
-        SubtractSemifield.linear(),
-        SubtractSemifield.log(2.0),
-        SubtractSemifield.log(-2.0),
-        SubtractSemifield.root(3.0),
-        SubtractSemifield.root(2.5),
-    ]
-    plane = Geometry.plan((1, 1, 8, 8), (1, 1, 3, 3))
-    cases = [(semifield, "float32", plane) for semifield in floating]
-    cases += [
-        (semifield, storage, plane)
-        for semifield in (dilation, SubtractSemifield.log(2.0))
-        for storage in ("float16", "bfloat16", "float64")
-    ]
-    cases += [
-        (dilation, "float32", Geometry.plan((1, 1) + (9,) * rank, (1, 1) + (3,) * rank))
-        for rank in (1, 3, 4)
-    ]
-    for semifield, storage, geometry in cases:
-        residual = residual_of(semifield, storage, geometry)
-        element = None if residual is None else str(residual.dtype)
-        yield kernel_source("forward", semifield, storage, geometry, "int32")
-        yield kernel_source("forward", semifield, storage, geometry, "int64", element)
-        for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
-            yield kernel_source(file, semifield, storage, geometry, "int64", element)
-        if semifield.accumulator in ("log", "root"):
-            yield kernel_source("linear", semifield, storage, geometry, "int32")
-    for storage in (*source.INTEGER, source.BOOLEAN):
-        yield kernel_source("forward", dilation, storage, plane, "int32")
-    shapes = [
-        Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
-        Geometry.plan((8, 64, 256, 256), (64, 1, 3, 3), padding="same", groups=64),
-        Geometry.plan((8, 64, 256, 256), (64, 1, 7, 7), padding="same", groups=64, stride=2),
-        Geometry.plan((1, 1, 512, 512), (1, 1, 21, 21), padding="same"),
-        Geometry.plan((1, 1, 4096), (1, 1, 9), padding="same"),
-        Geometry.plan((1, 1, 64, 64, 64), (1, 1, 3, 3, 3), padding="same"),
-        Geometry.plan((1, 1, 512, 512), (1, 1, 101, 101), padding="same"),
-        Geometry.plan((1, 1, 4096), (1, 1, 501), padding="same"),
-    ]
-    works: list[tuple[Semifield, str]] = [
-        (dilation, "float32"),
-        (dilation, "float16"),
-        (SubtractSemifield.linear(), "float32"),
-        (SubtractSemifield.log(2.0), "float32"),
-        (SubtractSemifield.root(3.0), "float32"),
-    ]
-    others = [(dilation, name) for name in ("bfloat16", "uint8", "int16", "int32", "int64")]
-    tiled = [(geometry, *work) for geometry in shapes for work in works]
-    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in others]
-    for geometry, semifield, storage in tiled:
-        residual = residual_of(semifield, storage, geometry)
-        for element in {None, None if residual is None else str(residual.dtype)}:
-            tile = tile_of(semifield, storage, geometry, element, least_filled=0)
-            if tile is not None:
-                yield kernel_source(
-                    "forward_tiled", semifield, storage, geometry, "int64", element, tile
-                )
-        element = None if residual is None else str(residual.dtype)
-        for wants in ((True, True), (True, False), (False, True)):
-            given = gradient_tile_of(semifield, storage, geometry, element, *wants)
-            if given is not None:
-                yield kernel_source(
-                    "grad_tiled", semifield, storage, geometry, "int64", element, given
-                )
-        weights = weight_tile_of(semifield, storage, geometry)
-        if weights is not None:
-            yield kernel_source(
-                "grad_weights", semifield, storage, geometry, "int64", None, weights
-            )
-    for storage in ("float32", "float64"):
-        yield _sum_source(storage)
-        yield _exchange_source(storage)
-    yield from neighbourhoods.shipping_variants()
-
-
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
 # The functions of cuda/linear.cu beside the one that its kernel is named after.
 _LINEAR = ("extremes", "transform", "slopes", "finish")
@@ -355,7 +267,7 @@ def kernel_of(
     return found
 
 
-def _sum_source(storage: str) -> source.KernelSource:
+def sum_source(storage: str) -> source.KernelSource:
     """The last stage of a kernel's gradient."""
     real = source.ARITHMETIC[storage]
     name = f"semiconv_grad_sum_{real}"
@@ -363,7 +275,7 @@ def _sum_source(storage: str) -> source.KernelSource:
     return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), _OPTIONS)
 
 
-def _exchange_source(storage: str) -> source.KernelSource:
+def exchange_source(storage: str) -> source.KernelSource:
     """What exchanges the channels of a kernel."""
     name = f"semiconv_exchange_{storage}"
     macros = source.storage_macros(storage) | {"SEMICONV_KERNEL": name}
@@ -1352,8 +1264,6 @@ def adjoint_launch(
     least_filled: float = _LEAST_FILLED,
 ) -> AdjointLaunch | None:
     """The image's gradient of an ordinary sum by the tiled forward kernel, where that serves."""
-    from semiconv_cupy.semifields import SubtractSemifield
-
     adjoint, sums = adjoint_of(geometry), SubtractSemifield.linear()
     if adjoint is None or tile_of(sums, storage, adjoint, None, least_filled) is None:
         return None
@@ -1366,7 +1276,7 @@ def adjoint_launch(
     )  # fmt: skip
     count = math.prod(adjoint.krn_shape)
     return AdjointLaunch(
-        _plain_kernel(device, _exchange_source, storage), (min(_blocks(count), THREADS),),
+        _plain_kernel(device, exchange_source, storage), (min(_blocks(count), THREADS),),
         struct_of(geometry, (0,) * (geometry.rank + 2), krn_steps), np.int64(count),
         -(-count * itemsize // 8), forward, direct,
     )  # fmt: skip
@@ -1435,7 +1345,7 @@ def gradient_launches(
     def partial_sums(chunks: int) -> PartialSums:
         weights = math.prod(geometry.krn_shape)
         counts = np.int64(weights), np.int64(chunks)
-        kernel = _plain_kernel(device, _sum_source, source.ARITHMETIC[storage])
+        kernel = _plain_kernel(device, sum_source, source.ARITHMETIC[storage])
         return PartialSums(kernel, (_blocks(32 * weights),), counts, weights * chunks)
 
     def tiled(with_img: bool, with_krn: bool) -> GradientLaunch | None:

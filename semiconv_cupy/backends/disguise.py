@@ -20,6 +20,7 @@ from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda import Device, ForwardLaunch, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.semifields import SubtractSemifield
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield
@@ -150,8 +151,6 @@ def _sums(
 
 
 def _linear() -> Semifield:
-    from semiconv_cupy.semifields import SubtractSemifield
-
     return SubtractSemifield.linear()
 
 
