@@ -23,6 +23,7 @@ import sympy
 
 from semiconv_cupy.errors import flag
 from semiconv_cupy.expressions import SCALARS, derivative, solutions, symbol, trace, where
+from semiconv_cupy.modules import broadcast_module, compiled_module
 from semiconv_cupy.once import cached_property
 from semiconv_cupy.printing import (
     ArrayFunction,
@@ -616,6 +617,11 @@ class SelectSemifield(_CompiledSemifield):
             its gradient needs no inflated buffer.
         debug : bool
             Print what is compiled.
+
+        Raises
+        ------
+        ImportError
+            Where `torch_bridge`, whose module it is, has not been imported.
         """
         return _module(self, False, thread_block_size, to_extension, debug, kernel_inflation)
 
@@ -641,11 +647,9 @@ def _flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
 
 
 def _module(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:
-    from torch_bridge.modules import SemifieldConv
-
     names = ("thread_block_size", "to_extension", "debug", "kernel_inflation")
     options = dict(zip(names, tuning, strict=True))
-    return SemifieldConv(semifield, lazy_fixed=lazy_fixed, **options)
+    return compiled_module(semifield, lazy_fixed=lazy_fixed, **options)
 
 
 @functools.cache
@@ -1104,10 +1108,13 @@ class BroadcastSemifield:
         unfold_copy
             Gather the windows by ``torch.nn.functional.unfold``, which copies; 2-D only. By
             default they are a strided view.
-        """
-        from torch_bridge.modules import BroadcastConv
 
-        return BroadcastConv(self, unfold_copy=unfold_copy)
+        Raises
+        ------
+        ImportError
+            Where `torch_bridge`, whose module it is, has not been imported.
+        """
+        return broadcast_module(self, unfold_copy=unfold_copy)
 
     def __repr__(self) -> str:
         reduce, channels = self.add_reduce, self.add_reduce_channels is not None

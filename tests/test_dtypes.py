@@ -422,6 +422,8 @@ def test_broadcast_semifields_refuse_integers(name, dtype):
     with pytest.raises(TypeError, match=message):
         sc.semifield_conv(img, krn, semifield)
     torch = pytest.importorskip("torch")
+    import torch_bridge  # noqa: F401  (provides the module)
+
     with pytest.raises(TypeError, match=message):
         semifield.dynamic()(torch.from_numpy(img), torch.from_numpy(krn))
 

@@ -62,6 +62,22 @@ def test_import_takes_less_than_half_a_second_beyond_numpy_and_sympy():
     assert min(import_in_a_fresh_process("semiconv_cupy")["seconds"] for _ in range(3)) < 0.5
 
 
+def test_a_module_without_torch_bridge_is_an_error_that_says_what_to_import():
+    program = """
+import semiconv_cupy as sc
+made = sc.SelectSemifield.boolean(), sc.SubtractSemifield.linear(), sc.BroadcastSemifield.linear()
+for make in (*(semifield.dynamic for semifield in made), *(s.lazy_fixed for s in made[:2])):
+    try:
+        make()
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.count("Semifield.") == done.stdout.count("`import torch_bridge` first") == 5
+
+
 def test_the_probe_sees_an_optional_package():
     pytest.importorskip("scipy")
     assert "scipy" in import_in_a_fresh_process("scipy")["packages"]

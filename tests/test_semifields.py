@@ -619,6 +619,8 @@ def test_broadcast_reductions_compile_and_pass_gradcheck():
 
 def test_modules_hold_the_semifield():
     pytest.importorskip("torch")
+    import torch_bridge  # noqa: F401  (provides the modules)
+
     for semifield in (SelectSemifield.tropical_max(), SubtractSemifield.log(2)):
         assert semifield.dynamic(None, False, False, 16).semifield is semifield
         assert semifield.lazy_fixed(thread_block_size=128).semifield is semifield

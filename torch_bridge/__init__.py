@@ -13,6 +13,7 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
+from semiconv_cupy import modules as _modules
 from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from torch_bridge import functional
 from torch_bridge.layers import (
@@ -47,6 +48,8 @@ from torch_bridge.quadratic import (
     QuadraticKernelSpectral,
     QuadraticKernelSpectral2D,
 )
+
+_modules.provide(compiled=SemifieldConv, broadcast=BroadcastConv)
 
 __all__ = [
     "BroadcastConv",
