@@ -16,11 +16,12 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import sympy
 
+from semiconv_cupy import laws
 from semiconv_cupy.errors import flag
 from semiconv_cupy.expressions import SCALARS, derivative, solutions, symbol, trace, where
 from semiconv_cupy.modules import broadcast_module, compiled_module
@@ -35,9 +36,6 @@ from semiconv_cupy.printing import (
     readable,
 )
 from semiconv_cupy.reductions import Extremum, Log, Root, Sum
-
-if TYPE_CHECKING:
-    from semiconv_cupy.laws import LawReport
 
 __all__ = ["BroadcastSemifield", "SelectSemifield", "Semifield", "SubtractSemifield", "named"]
 
@@ -284,7 +282,7 @@ class _CompiledSemifield:
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
-    ) -> LawReport:
+    ) -> laws.LawReport:
         """Test the laws of a semifield, and the derivatives, on random numbers and at ties.
 
         Parameters
@@ -309,9 +307,7 @@ class _CompiledSemifield:
         >>> SelectSemifield.tropical_max().check().ok
         True
         """
-        from semiconv_cupy.laws import check
-
-        return check(self, samples, seed, domain)  # type: ignore[arg-type]
+        return laws.check(self, samples, seed, domain)
 
 
 def _rebuilt(maker: Callable[..., Any], keywords: dict[str, Any]) -> Any:
@@ -1033,6 +1029,8 @@ class BroadcastSemifield:
     10000.34657359028
     """
 
+    accumulator: ClassVar[str] = "arrays"  # beside those of the compiled semifields
+
     add_reduce: Callable[..., Any]
     multiply: Callable[..., Any]
     zero: float
@@ -1094,11 +1092,9 @@ class BroadcastSemifield:
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
-    ) -> LawReport:
+    ) -> laws.LawReport:
         """As `SelectSemifield.check`."""
-        from semiconv_cupy.laws import check
-
-        return check(self, samples, seed, domain)
+        return laws.check(self, samples, seed, domain)
 
     def dynamic(self, unfold_copy: bool = False) -> Any:
         """A torch module ``conv(img, krn, stride=1, padding=0, ...)`` for this semifield.
