@@ -1,6 +1,6 @@
 """A scalar callable -> SymPy expression, and its derivative.
 
-Nothing here knows what a semifield is; `semifields.py` is the caller. A callable is run once, on
+Nothing here knows what a semifield is; `algebra` is the caller. A callable is run once, on
 symbols that record what it does to them. How expressions become C++ and array functions is in
 `printing.py`. Only NumPy and SymPy are imported.
 """

@@ -1,6 +1,6 @@
 """The laws of a semifield, tested on random numbers: `SelectSemifield.check()` and its sisters.
 
-Not here: what a semifield is (`semifields.py`). Everything is evaluated in float64 by NumPy.
+Not here: what a semifield is (`algebra`). Everything is evaluated in float64 by NumPy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reductions of whole arrays over several axes: how the ready-made BroadcastSemifields add.
 
 They serve NumPy and CuPy arrays and torch tensors, which torch differentiates by itself, and are
-stable at any magnitude. Called by `semifields.py`; the kernels have their own accumulators.
+stable at any magnitude. Called by `algebra/broadcast.py`; the kernels have their own accumulators.
 """
 
 from __future__ import annotations

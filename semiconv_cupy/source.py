@@ -11,15 +11,13 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
+from semiconv_cupy.algebra.compiled import CompiledSemifield
 
-# The semifields that are compiled.
-Semifield: TypeAlias = "SelectSemifield | SubtractSemifield"
+Semifield: TypeAlias = CompiledSemifield
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

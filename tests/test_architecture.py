@@ -22,7 +22,8 @@ LAYERS = {
     ),
     "algebra": (
         "semiconv_cupy/printing.py", "semiconv_cupy/expressions.py", "semiconv_cupy/reductions.py",
-        "semiconv_cupy/laws.py", "semiconv_cupy/modules.py", "semiconv_cupy/semifields.py",
+        "semiconv_cupy/laws.py", "semiconv_cupy/modules.py", "semiconv_cupy/algebra/*",
+        "semiconv_cupy/semifields.py",
     ),
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",

@@ -18,7 +18,7 @@ from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.semifields import Root
+from semiconv_cupy.reductions import Root
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv

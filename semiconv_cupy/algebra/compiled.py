@@ -1,0 +1,400 @@
+"""What the two kinds of semifields share that are compiled into kernels.
+
+A semifield is written once, as scalar Python functions; `expressions.py` traces them, `printing.py`
+turns them into C++ for the kernels and into array functions, `laws.py` checks them.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import numpy as np
+import sympy
+
+from semiconv_cupy import laws
+from semiconv_cupy.errors import flag
+from semiconv_cupy.expressions import SCALARS, derivative, symbol, trace
+from semiconv_cupy.modules import compiled_module
+from semiconv_cupy.once import cached_property
+from semiconv_cupy.printing import ArrayFunction, Where, cpp_floating, readable
+
+ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
+
+IMG, KRN, LEFT, RIGHT, ACC, RES, VAL = (
+    symbol(name) for name in ("img", "krn", "left", "right", "acc", "res", "val")
+)
+
+# The parameters of each function, by the name that `expressions` and `functions` use.
+PARAMETERS = {
+    "select": ("left", "right"),
+    "add": ("left", "right"),
+    "times": ("img", "krn"),
+    "d_times_d_img": ("img", "krn"),
+    "d_times_d_krn": ("img", "krn"),
+    "subtract": ("res", "val"),
+    "d_add_d_right": ("acc", "val"),
+    "post_sum": ("acc",),
+    "undo_post_sum": ("res",),
+    "d_post_d_acc": ("acc",),
+}
+# What users call them, where it differs.
+ARGUMENTS = {"select": "add_select", "d_times_d_krn": "d_times_d_kernel"}
+
+
+class CompiledSemifield:
+    """What the two kinds share that are compiled into kernels. Immutable; equality by content.
+
+    Attributes
+    ----------
+    zero : float
+        The neutral element of the addition.
+    cache_name : str or None
+        As given; no part of the identity.
+    accumulator : str
+        How kernels add: "select", "sum", "log", "root" or "custom".
+    parameter : float or None
+        mu of "log", p of "root".
+    expressions : mapping
+        The scalar functions as SymPy expressions, by name.
+    content : tuple
+        What equality and hash compare.
+    channels_add, spread_gradient : bool
+        Selections only: channels are summed by ordinary +; equal extrema share the gradient.
+    """
+
+    zero: float
+    cache_name: str | None
+    accumulator: str
+    parameter: float | None
+    expressions: Mapping[str, Any]
+    content: tuple[Any, ...]
+    channels_add: bool = False
+    spread_gradient: bool = False
+    _hash: int
+    _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it
+
+    def _define(
+        self,
+        functions: dict[str, Any],
+        zero: float,
+        accumulator: str,
+        parameter: float | None = None,
+        cache_name: str | None = None,
+        **flags: bool,
+    ) -> None:
+        texts = tuple((name, sympy.srepr(functions[name])) for name in sorted(functions))
+        options = tuple(sorted(flags.items()))
+        content = (type(self).__name__, texts, zero, accumulator, parameter, options)
+        vars(self).update(
+            expressions=types.MappingProxyType(functions),
+            zero=zero,
+            cache_name=cache_name,
+            accumulator=accumulator,
+            parameter=parameter,
+            content=content,
+            _hash=hash(content),
+            _recipe=None,
+            **flags,
+        )
+
+    def _made_by(self, name: str, **keywords: Any) -> None:
+        vars(self)["_recipe"] = (name, keywords)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, CompiledSemifield):
+            return NotImplemented
+        return self._hash == other._hash and self.content == other.content
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        if self._recipe is not None:
+            name, keywords = self._recipe
+            return _rebuilt, (getattr(type(self), name), keywords)
+        return _rebuilt, (type(self), self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        """What makes the same semifield again: expressions, so that lambdas can be pickled."""
+        functions = {ARGUMENTS.get(name, name): f for name, f in self.expressions.items()}
+        return {**functions, "zero": self.zero, "cache_name": self.cache_name}
+
+    def __repr__(self) -> str:
+        if self._recipe is not None:
+            name, keywords = self._recipe
+            return f"{type(self).__name__}.{name}({shown_keywords(keywords)})"
+        texts = {
+            ARGUMENTS.get(name, name): readable(self.expressions[name])
+            for name in ("select", "add", "times", "post_sum")
+            if name in self.expressions
+        }
+        flags = {name: value for name, value in self._arguments().items() if value is True}
+        parts = [f"{name}={text}" for name, text in texts.items()]
+        parts += [f"zero={self.zero!r}", *([shown_keywords(flags)] if flags else [])]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    @cached_property
+    def functions(self) -> types.SimpleNamespace:
+        """The scalar functions on numbers, NumPy and CuPy arrays, by the names of `expressions`."""
+        made = {
+            name: ArrayFunction(
+                expression, PARAMETERS[name], never_nan="right" if name == "select" else None
+            )
+            for name, expression in self.expressions.items()
+        }
+        return types.SimpleNamespace(**made)
+
+    @property
+    def times(self) -> ArrayFunction:
+        """The multiplication, as a function of numbers or arrays ``img`` and ``krn``."""
+        return self.functions.times  # type: ignore[no-any-return]
+
+    @property
+    def d_times_d_img(self) -> ArrayFunction:
+        """The derivative of times by ``img``, as a function of ``img`` and ``krn``."""
+        return self.functions.d_times_d_img  # type: ignore[no-any-return]
+
+    @property
+    def d_times_d_kernel(self) -> ArrayFunction:
+        """The derivative of times by ``krn``, as a function of ``img`` and ``krn``."""
+        return self.functions.d_times_d_krn  # type: ignore[no-any-return]
+
+    @property
+    def of_positive_numbers(self) -> bool:
+        """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        return self.zero == 0 or self.accumulator == "root"
+
+    @cached_property
+    def d_times_constant(self) -> bool:
+        """Whether both derivatives of times are constants: backward needs neither img nor krn."""
+        by_img, by_krn = (self.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
+        return not by_img.free_symbols and not by_krn.free_symbols
+
+    @cached_property
+    def absorbing(self) -> bool:
+        """Whether a tap that meets the zero changes nothing, for every finite kernel value.
+
+        Then padding an image with the zero is the same as leaving those taps out. A selection never
+        takes such a tap; a sum gets exactly the zero. A custom addition is not trusted: its formula
+        may round or overflow where it meets the zero.
+        """
+        zero, weight = exact_number(self.zero), sympy.Symbol("k", real=True)
+        try:
+            product = self.expressions["times"].subs({IMG: zero, KRN: weight}, simultaneous=True)
+        except TypeError:  # the zero makes it NaN, which SymPy does not compare
+            return False
+        if product.has(sympy.nan, sympy.zoo):
+            return False
+        largest = float(np.finfo(np.float64).max)
+        weights = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, -1e-300, largest, -largest])
+        products = self.functions.times(np.full_like(weights, self.zero), weights)
+        if self.accumulator == "select":
+            replaced = {LEFT: zero, RIGHT: product}
+            wins = self.expressions["select"].subs(replaced, simultaneous=True)
+            return wins == sympy.false and not self.functions.select(self.zero, products).any()
+        if self.accumulator == "custom":
+            return False
+        return bool(product == zero and (products == self.zero).all())
+
+    @cached_property
+    def _definitions(self) -> dict[str, dict[str, str]]:
+        return {}
+
+    def definitions(self, arithmetic: str) -> dict[str, str]:
+        """C++ text of the scalar functions, by macro name, for the kernels.
+
+        Parameters
+        ----------
+        arithmetic : {"floating", "integer", "bool"}
+            Integers saturate; bool values are 0 or 1. Both serve selections only.
+
+        Raises
+        ------
+        TypeError
+            Where the semifield has no meaning in this arithmetic.
+
+        Examples
+        --------
+        >>> from semiconv_cupy import SelectSemifield
+        >>> SelectSemifield.tropical_max().definitions("integer")["SEMICONV_TIMES"]
+        'saturating_add(img, krn)'
+        """
+        if arithmetic not in ("floating", "integer", "bool"):
+            raise ValueError(
+                f"arithmetic must be 'floating', 'integer' or 'bool', got arithmetic={arithmetic!r}"
+            )
+        if arithmetic not in self._definitions:
+            printed = {
+                "floating": self._floating_definitions,
+                "integer": self._integer_definitions,
+                "bool": self._bool_definitions,
+            }
+            self._definitions[arithmetic] = printed[arithmetic]()
+        return dict(self._definitions[arithmetic])
+
+    def _floating_definitions(self) -> dict[str, str]:
+        texts = {
+            f"SEMICONV_{name.upper()}": cpp_floating(expression)
+            for name, expression in self.expressions.items()
+            if name != "undo_post_sum"  # no kernel needs it
+        }
+        texts["SEMICONV_ZERO"] = cpp_floating(exact_number(self.zero))
+        if self.parameter is not None:
+            texts["SEMICONV_PARAMETER"] = repr(self.parameter)
+        return texts
+
+    def _integer_definitions(self) -> dict[str, str]:
+        raise TypeError(f"{self!r} works on floating arrays only; integers need a SelectSemifield")
+
+    def _bool_definitions(self) -> dict[str, str]:
+        raise TypeError(f"{self!r} works on floating arrays only; bool needs a SelectSemifield")
+
+    def check(
+        self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
+    ) -> laws.LawReport:
+        """Test the laws of a semifield, and the derivatives, on random numbers and at ties.
+
+        Parameters
+        ----------
+        samples : int
+            Numbers drawn for each variable.
+        seed : int
+            Of the random numbers.
+        domain : (float, float), optional
+            The interval of the semifield's set to draw from. By default (0.1, 4) where
+            `of_positive_numbers`, else (-4, 4).
+
+        Returns
+        -------
+        LawReport
+            Prints one line a law, with an example where it fails. ``.ok`` (and
+            ``.raise_if_failed()``) says whether it is enough for a convolution, ``.is_semifield``
+            whether the multiplication is one of a semifield too.
+
+        Examples
+        --------
+        >>> from semiconv_cupy import SelectSemifield
+        >>> SelectSemifield.tropical_max().check().ok
+        True
+        """
+        return laws.check(self, samples, seed, domain)
+
+
+def _rebuilt(maker: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+    return maker(**keywords)
+
+
+def shown_keywords(keywords: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in keywords.items())
+
+
+def exact_number(value: float) -> sympy.Expr:
+    """A float as SymPy's number, whole ones as integers."""
+    if math.isinf(value):
+        return sympy.oo if value > 0 else -sympy.oo
+    return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(value, precision=53)
+
+
+def _real(name: str, value: Any) -> float:
+    """The value as a float, or an error that names the argument."""
+    text = isinstance(value, str | bytes | bytearray)
+    if not text and not isinstance(value, complex | np.complexfloating):
+        try:
+            return float(value)
+        except OverflowError:
+            shown = f"{Decimal(value):.3e}" if isinstance(value, int) else repr(value)
+            raise ValueError(
+                f"{name} must lie in the range of float64, up to 1.8e308, got {name}={shown}"
+            ) from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a real number, got {name}={value!r}")
+
+
+def checked_flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
+    return {
+        "channels_add": flag("channels_add", channels_add),
+        "spread_gradient": flag("spread_gradient", spread_gradient),
+    }
+
+
+def checked_zero(zero: Any) -> float:
+    if zero is None:
+        raise TypeError("zero is missing: pass the neutral element of the addition")
+    if isinstance(zero, tuple | list) or np.ndim(zero) > 0:
+        raise TypeError(f"zero must be one number, got zero={zero!r}: {SCALARS}")
+    value = _real("zero", zero)
+    if math.isnan(value):
+        raise ValueError("zero must be a number or +-inf, got zero=nan")
+    return value
+
+
+def checked_parameter(name: str, value: Any) -> float:
+    if getattr(value, "requires_grad", False):
+        same = {
+            "mu": "log(mu) of (f, g) is log(1) of (mu f, mu g), divided by mu",
+            "p": "root(p) of (f, g) is linear of (f^p, g^p), to the power of 1/p",
+        }
+        raise TypeError(
+            f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
+            f"the kernel and gets none. Learn it outside: {same[name]}"
+        )
+    number = _real(name, value)
+    if not math.isfinite(number) or number == 0:
+        raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
+    return number
+
+
+def traced(name: str, function: ScalarFunction) -> Any:
+    argument = ARGUMENTS.get(name, name)
+    return trace(function, PARAMETERS[name], argument, condition=name == "select")
+
+
+def times_and_derivatives(
+    times: ScalarFunction, d_img: ScalarFunction | None, d_krn: ScalarFunction | None
+) -> dict[str, Any]:
+    product = traced("times", times)
+    functions = {"times": product}
+    for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
+        if given is None:
+            slope = derivative(product, by, ARGUMENTS.get(name, name))
+            functions[name] = _zero_where_a_factor_is(slope)
+        else:
+            functions[name] = traced(name, given)
+    return functions
+
+
+def _zero_where_a_factor_is(slope: Any) -> Any:
+    """A derivative whose quotients are 0 where a factor is, infinite as another may be.
+
+    At img = 0 the term sqrt(img * krn) does not depend on krn: img / (2 sqrt(img * krn)) counts as
+    0 there, and not as 0 / 0.
+    """
+    if isinstance(slope, sympy.Add):
+        return sympy.Add(*map(_zero_where_a_factor_is, slope.args))
+    factors = [factor for factor in sympy.Mul.make_args(slope) if factor.free_symbols]
+    if len(factors) < 2 or not any(f.is_Pow and f.exp.is_negative for f in factors):
+        return slope
+    zeros = [sympy.Eq(factor, 0, evaluate=False) for factor in factors]
+    return Where(sympy.Or(*zeros), 0, slope)
+
+
+def module_of(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:
+    names = ("thread_block_size", "to_extension", "debug", "kernel_inflation")
+    options = dict(zip(names, tuning, strict=True))
+    return compiled_module(semifield, lazy_fixed=lazy_fixed, **options)

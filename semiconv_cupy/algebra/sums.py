@@ -1,0 +1,363 @@
+"""Semifields whose addition has an inverse: sums, the log-sum-exp, p-norms."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.algebra.compiled import (
+    ACC,
+    LEFT,
+    PARAMETERS,
+    RES,
+    RIGHT,
+    VAL,
+    CompiledSemifield,
+    ScalarFunction,
+    checked_parameter,
+    checked_zero,
+    module_of,
+    times_and_derivatives,
+    traced,
+)
+from semiconv_cupy.expressions import derivative, solutions, trace, where
+from semiconv_cupy.once import cached_property
+from semiconv_cupy.printing import ArrayFunction, readable
+
+
+class SubtractSemifield(CompiledSemifield):
+    """A semifield whose addition has an inverse, such as + or the log-sum-exp.
+
+    Functions are given as in `SelectSemifield`; those that are None are derived.
+
+    Parameters
+    ----------
+    add : (left, right) -> number
+        The addition; with ``post_sum``, of untransformed accumulators.
+    times : (img, krn) -> number
+        The multiplication.
+    d_times_d_img, d_times_d_kernel : (img, krn) -> number, optional
+        Its derivatives.
+    subtract : (res, val) -> number, optional
+        The acc with ``add(acc, val) == res``. The derivative of any addition but a plain sum,
+        ``left + right``, needs it.
+    d_add_d_right : (acc, val) -> number, optional
+        The derivative of ``add(acc, val)`` by ``val``.
+    zero : float
+        The neutral element of the addition: where an accumulator starts.
+    cache_name : str, optional
+        Accepted for programs written for ``pytorch_nd_semiconv`` and not part of the identity.
+    post_sum : (acc) -> number, optional
+        What makes the output of an accumulator; None for the identity.
+    undo_post_sum : (res) -> number, optional
+        Its inverse. Nothing needs it; `check` tests it where it is given.
+    d_post_d_acc : (acc) -> number, optional
+        Its derivative.
+
+    Raises
+    ------
+    TypeError
+        Where a function cannot be traced.
+    ValueError
+        Where subtract is needed and left out, and SymPy cannot solve for it.
+
+    Notes
+    -----
+    `log` and `root` are computed with accumulators that cannot overflow. Any other semifield is
+    computed by the very formulas that are given here.
+
+    Examples
+    --------
+    >>> import math
+    >>> norm = SubtractSemifield(lambda a, b: math.sqrt(a**2 + b**2), lambda a, b: a * b, zero=0.0)
+    >>> norm
+    SubtractSemifield(add=sqrt(left**2 + right**2), times=img * krn, zero=0.0)
+    >>> norm.subtract(5.0, 3.0)
+    4.0
+    >>> norm.d_add_d_right(4.0, 3.0)
+    0.6
+    """
+
+    boolean_equivalent: None = None
+
+    def __init__(
+        self,
+        add: ScalarFunction,
+        times: ScalarFunction,
+        d_times_d_img: ScalarFunction | None = None,
+        d_times_d_kernel: ScalarFunction | None = None,
+        subtract: ScalarFunction | None = None,
+        d_add_d_right: ScalarFunction | None = None,
+        zero: float | None = None,
+        cache_name: str | None = None,
+        post_sum: ScalarFunction | None = None,
+        undo_post_sum: ScalarFunction | None = None,
+        d_post_d_acc: ScalarFunction | None = None,
+    ) -> None:
+        functions = times_and_derivatives(times, d_times_d_img, d_times_d_kernel)
+        total = functions["add"] = traced("add", add)
+        as_acc_and_val = {LEFT: ACC, RIGHT: VAL}
+        plain = total == LEFT + RIGHT
+        if subtract is None and plain:
+            functions["subtract"] = RES - VAL
+        elif subtract is None:
+            functions["subtract"] = _inverse(total.xreplace(as_acc_and_val), "subtract", "add")
+        else:
+            functions["subtract"] = traced("subtract", subtract)
+        if d_add_d_right is None:
+            slope = derivative(total, "right", "d_add_d_right")
+            functions["d_add_d_right"] = slope.xreplace(as_acc_and_val)
+        else:
+            functions["d_add_d_right"] = traced("d_add_d_right", d_add_d_right)
+        if post_sum is not None:
+            post = functions["post_sum"] = traced("post_sum", post_sum)
+            if undo_post_sum is not None:  # no kernel needs it
+                functions["undo_post_sum"] = traced("undo_post_sum", undo_post_sum)
+            functions["d_post_d_acc"] = (
+                derivative(post, "acc", "d_post_d_acc")
+                if d_post_d_acc is None
+                else traced("d_post_d_acc", d_post_d_acc)
+            )
+        elif undo_post_sum is not None or d_post_d_acc is not None:
+            raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
+        accumulator = "sum" if plain else "custom"
+        self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
+
+    def _specialise(self, accumulator: str, **parameter: float) -> None:
+        """Mark it as one for which the kernels have an accumulator that cannot overflow."""
+        (value,) = parameter.values()
+        self._define(dict(self.expressions), self.zero, accumulator, value)
+        self._made_by(accumulator, **parameter)
+
+    @classmethod
+    @functools.cache
+    def linear(cls) -> SubtractSemifield:
+        """a ⊕ b = a + b, img ⊗ krn = img * krn, zero 0: the ordinary convolution."""
+        semifield = cls(operator.add, operator.mul, subtract=operator.sub, zero=0.0)
+        semifield._made_by("linear")
+        return semifield
+
+    @classmethod
+    def root(cls, p: float) -> SubtractSemifield:
+        """a ⊕ b = (a^p + b^p)^(1/p), img ⊗ krn = img * krn, on numbers >= 0: the p-norm.
+
+        A window with a negative term gives NaN, whatever p is.
+
+        Parameters
+        ----------
+        p : float
+            Finite, not 0. The zero is 0, or +inf where p < 0 (then 1/0 = inf: a window with a 0
+            gives 0).
+
+        Raises
+        ------
+        ValueError
+            Where p is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; p is compiled into the kernel, not learned.
+
+        Examples
+        --------
+        >>> SubtractSemifield.root(2.0).add(3.0, 4.0)
+        5.0
+        """
+        return cls._root(checked_parameter("p", p))
+
+    @classmethod
+    @functools.lru_cache(256)
+    def _root(cls, p: float) -> SubtractSemifield:
+        zero = 0.0 if p > 0 else math.inf
+
+        def add(left: Any, right: Any) -> Any:
+            # Scaled by the larger (p < 0: the smaller) term, so that no power overflows.
+            scale = (np.maximum if p > 0 else np.minimum)(abs(left), abs(right))
+            scaled = scale * ((left / scale) ** p + (right / scale) ** p) ** (1 / p)
+            return where((scale > 0) & (scale < math.inf), scaled, scale)
+
+        def subtract(res: Any, val: Any) -> Any:
+            remainder = res * np.maximum(1 - (val / res) ** p, 0) ** (1 / p)
+            return where(res == val, zero, remainder)
+
+        def d_add_d_right(acc: Any, val: Any) -> Any:
+            nothing = (acc == val) & (val == zero)
+            return where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
+
+        semifield = cls(
+            add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
+        )
+        semifield._specialise("root", p=p)
+        return semifield
+
+    @classmethod
+    def log(cls, mu: float) -> SubtractSemifield:
+        """a ⊕ b = ln(e^(mu a) + e^(mu b)) / mu, img ⊗ krn = img + krn: the soft maximum.
+
+        Parameters
+        ----------
+        mu : float
+            Finite, not 0; the larger, the nearer to the maximum. The zero is -inf; where mu < 0
+            this is the soft minimum and the zero is +inf.
+
+        Raises
+        ------
+        ValueError
+            Where mu is 0 or not finite.
+        TypeError
+            Of a tensor that requires a gradient; mu is compiled into the kernel, not learned.
+
+        Examples
+        --------
+        >>> SubtractSemifield.log(1.0).add(0.0, 0.0)
+        0.6931471805599453
+        """
+        return cls._log(checked_parameter("mu", mu))
+
+    @classmethod
+    @functools.lru_cache(256)
+    def _log(cls, mu: float) -> SubtractSemifield:
+        zero = -math.inf if mu > 0 else math.inf
+
+        def add(left: Any, right: Any) -> Any:
+            extremum = (np.maximum if mu > 0 else np.minimum)(left, right)
+            apart = extremum + np.log1p(np.exp(-abs(mu) * abs(left - right))) / mu
+            return where(left == right, left + math.log(2) / mu, apart)
+
+        def subtract(res: Any, val: Any) -> Any:
+            remainder = np.maximum(-np.expm1(mu * (val - res)), 0)
+            return where(res == val, zero, res + np.log(remainder) / mu)
+
+        def d_add_d_right(acc: Any, val: Any) -> Any:
+            tie = where(val == zero, 0.0, 0.5)
+            return where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
+
+        semifield = cls(
+            add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
+        )
+        semifield._specialise("log", mu=mu)
+        return semifield
+
+    @property
+    def add(self) -> ArrayFunction:
+        """The addition, as a function of numbers or arrays."""
+        return self.functions.add  # type: ignore[no-any-return]
+
+    @property
+    def subtract(self) -> ArrayFunction:
+        """The inverse of the addition, as a function of ``res`` and ``val``."""
+        return self.functions.subtract  # type: ignore[no-any-return]
+
+    @property
+    def d_add_d_right(self) -> ArrayFunction:
+        """The derivative of ``add(acc, val)`` by ``val``."""
+        return self.functions.d_add_d_right  # type: ignore[no-any-return]
+
+    @property
+    def post_sum(self) -> ArrayFunction | None:
+        """What makes the output of an accumulator; None for the identity."""
+        return getattr(self.functions, "post_sum", None)
+
+    @cached_property
+    def undo_post_sum(self) -> ArrayFunction | None:
+        """The inverse of `post_sum`; where none was given, SymPy solves for it on first access.
+
+        Raises
+        ------
+        ValueError
+            Where none was given and SymPy cannot solve for it.
+        """
+        if "undo_post_sum" in self.expressions or "post_sum" not in self.expressions:
+            return getattr(self.functions, "undo_post_sum", None)
+        inverse = _inverse(self.expressions["post_sum"], "undo_post_sum", "post_sum")
+        return ArrayFunction(inverse, PARAMETERS["undo_post_sum"])
+
+    @property
+    def d_post_d_acc(self) -> ArrayFunction | None:
+        """The derivative of `post_sum`."""
+        return getattr(self.functions, "d_post_d_acc", None)
+
+    def dynamic(
+        self,
+        thread_block_size: int = 256,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """As `SelectSemifield.dynamic`."""
+        return module_of(self, False, thread_block_size, to_extension, debug, kernel_inflation)
+
+    def lazy_fixed(
+        self,
+        thread_block_size: int = 256,
+        to_extension: bool = False,
+        debug: bool = False,
+        kernel_inflation: int = 16,
+    ) -> Any:
+        """As `SelectSemifield.lazy_fixed`."""
+        return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
+
+
+# Where a derived inverse is tried: values of acc, and of val.
+_SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
+
+
+_HOW_TO_UNDO = {
+    "subtract": "lambda res, val: ..., the acc with add(acc, val) == res",
+    "undo_post_sum": "lambda res: ..., the acc with post_sum(acc) == res",
+}
+
+
+def _selects(addition: Any) -> bool:
+    """Whether an addition of acc and val always gives one of them."""
+    grid = np.linspace(-2, 2, 9)
+    acc, val = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    total = ArrayFunction(addition, ("acc", "val"))(acc, val)
+    return bool(((total == acc) | (total == val)).all())
+
+
+def _ready_made_sum(addition: Any) -> str | None:
+    """The call that makes the log or root whose addition this is, in acc and val."""
+    add = ArrayFunction(addition, ("acc", "val"))
+    acc, val = np.meshgrid(*_SAMPLES)
+    at_zero, at_one = add(0.0, 0.0), add(1.0, 1.0)  # ln(2)/mu, 2^(1/p)
+    with np.errstate(all="ignore"):
+        candidates = (
+            ("log", np.divide(math.log(2), at_zero)),
+            ("root", np.divide(math.log(2), np.log(at_one))),
+        )
+    for family, parameter in candidates:
+        value = float(f"{parameter:.9g}")
+        if math.isfinite(value) and value != 0:
+            semifield = getattr(SubtractSemifield, family)(value)
+            if np.allclose(semifield.add(acc, val), add(acc, val), rtol=1e-8):
+                return f"{semifield!r}"
+    return None
+
+
+def _inverse(expression: Any, argument: str, function: str) -> Any:
+    """The expression of res (and val) that undoes an expression of acc (and val)."""
+    names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
+    accs, *vals = _SAMPLES[: len(names)]
+    results = ArrayFunction(expression, names)(accs, *vals)
+    for solution in solutions(expression, ACC, RES):
+        try:
+            inverse = trace(solution, ("res", *names[1:]), argument)
+        except TypeError:  # a solution in complex numbers, or in functions that have no C++
+            continue
+        found = ArrayFunction(inverse, ("res", *names[1:]))(results, *vals)
+        if np.allclose(found, accs, rtol=1e-6):
+            return inverse
+    remedy = f"pass {argument}={_HOW_TO_UNDO[argument]}"
+    if argument == "subtract":
+        ready_made = _ready_made_sum(expression)
+        if _selects(expression):
+            remedy = "it picks one of its arguments, which cannot be undone: use SelectSemifield"
+        elif ready_made is not None:
+            remedy += f", or use {ready_made}, which is this addition and cannot overflow"
+    raise ValueError(
+        f"{argument} is missing, and {function}({', '.join(names)}) = {readable(expression)} could "
+        f"not be solved for acc; {remedy}"
+    )
