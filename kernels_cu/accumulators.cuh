@@ -192,18 +192,19 @@ template <class V> struct PowerSum {
   static constexpr int residuals = 2;
   static constexpr double p = SEMICONV_PARAMETER;
   static constexpr bool upwards = p > 0, steep = p > 0 && p < 1;
+  // Powers so flat that they make something of ratios beyond the range of numbers.
+  static constexpr bool flat = p > -1 && p < 1;
   // Terms are multiplied by the inverse of the scale, which is kept from where that is not a normal
   // number: an extreme from there is up to 8 times the scale, or the smallest part of it that is not
   // 0. Where the powers of such ratios leave the range, terms are divided by the extreme itself.
   static constexpr bool divides = (p > 0 ? p : 1 - p) > (sizeof(Scalar<V>) == 4 ? 5 : 19);
-  V extreme, lowest, scale, divisor;
+  V extreme, lowest, scale;
   static SEMICONV_FN V divisor_of(V scale) {
     return divides ? scale : V(constant<V>(1) / scale);
   }
   static SEMICONV_FN V ratio(V val, V divisor) {
     return divides ? V(val / divisor) : V(val * divisor);
   }
-  BlockedSum<V> sum;
   // r^p and r^(p-1): products where the exponent is a small whole number.
   template <int MINUS> static SEMICONV_FN V power_of(V r) {
     constexpr double exponent = p - MINUS;
@@ -212,6 +213,28 @@ template <class V> struct PowerSum {
     else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
     else return exp(constant<V>(exponent) * log(r));
   }
+  // What terms are divided by: the divisor of ratio(), and its logarithm where that is used.
+  struct Unit {
+    V divisor, logarithm;
+    Unit() = default;
+    explicit SEMICONV_FN Unit(V divisor_)
+        : divisor(divisor_), logarithm(flat ? log(divisor_) : divisor_) {}
+    // (val / scale)^(p - MINUS). Of a ratio that leaves the range the logarithm is that of a product.
+    template <int MINUS> SEMICONV_FN V power(V val) const {
+      const V r = ratio(val, divisor);
+      if constexpr (flat) {
+        const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal), zero = constant<V>(0);
+        const auto below = r < smallest, beyond = r == infinity<V>();
+        const V inside = where(below, val, where(beyond, val, r));
+        const V rest = where(below, logarithm, where(beyond, logarithm, zero));
+        return exp(constant<V>(p - MINUS) * (log(inside) + rest));
+      } else {
+        return power_of<MINUS>(r);
+      }
+    }
+  };
+  Unit unit;
+  BlockedSum<V> sum;
   // total^(1/p): the whole part of the exponent by products, since log's error is multiplied by it.
   static SEMICONV_FN V root_of(V total) {
     constexpr int whole = p > 0 && 1 / p < 17 ? (int)(1 / p) : 0;
@@ -233,7 +256,8 @@ template <class V> struct PowerSum {
   SEMICONV_FN void start() {
     extreme = upwards ? constant<V>(0) : infinity<V>();
     lowest = infinity<V>();
-    scale = divisor = constant<V>(1);
+    scale = constant<V>(1);
+    unit = Unit(scale);
     sum.start();
   }
   SEMICONV_FN void observe(V val) {
@@ -242,14 +266,14 @@ template <class V> struct PowerSum {
   }
   SEMICONV_FN void settle() {
     const V settled = scale_of(extreme);
-    const V change = scale / settled;  // <= 1 to a positive power, >= 1 to a negative one
+    unit = Unit(divisor_of(settled));
     const V total = sum.total;
-    const V factor = power_of<0>(change);
+    // A ratio <= 1 to a positive power, >= 1 to a negative one.
+    const V factor = flat ? unit.template power<0>(scale) : power_of<0>(V(scale / settled));
     sum.scale(where(total == constant<V>(0), constant<V>(1), factor));
     scale = settled;
-    divisor = divisor_of(settled);
   }
-  template <class I> SEMICONV_FN void add(V val, I) { sum.add(power_of<0>(ratio(val, divisor))); }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(unit.template power<0>(val)); }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
     return unless_negative(scale * root_of(sum.result()));
@@ -265,7 +289,7 @@ template <class V> struct PowerSum {
   // what (val / infinity)^(p - 1) is. The divisor that such windows get makes the power NaN where the
   // factor alone is the weight.
   struct Weight {
-    V divisor, factor;
+    V divisor, factor;  // two words, as schedules keep one of these for each output
     Weight() = default;
     SEMICONV_FN Weight(V scale, V total) {
       const V zero = constant<V>(0), one = constant<V>(1);
@@ -277,7 +301,7 @@ template <class V> struct PowerSum {
       factor = where(infinite, one, where(empty, at_empty, power));
     }
     SEMICONV_FN V operator()(V val) const {
-      const V power = power_of<1>(ratio(val, divisor));
+      const V power = Unit(divisor).template power<1>(val);
       return where(power == power, V(power * factor), factor);
     }
   };

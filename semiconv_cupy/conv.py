@@ -82,7 +82,7 @@ def semifield_conv(
     method : {"auto", "direct", "tiled", "linear", "reference"}
         "auto" picks the fastest that is right here. "direct" insists on the compiled kernel that
         serves every geometry, "tiled" (CuPy arrays, floating dtypes, small strides) on the one that
-        works in shared memory, "linear" (log, and root of p >= 1 or p < 0) on ordinary sums of
+        works in shared memory, "linear" (log, and root of p >= 1 or p <= -1) on ordinary sums of
         exponentials or powers, "reference" on plain array loops.
 
     Returns
@@ -204,7 +204,12 @@ def _plan(
                 f"method={method!r} has no kernels for a BroadcastSemifield; use a "
                 "SelectSemifield or SubtractSemifield, or method='auto'"
             )
-        return lambda img, krn: broadcast_conv(xp, img, krn, semifield, geometry)
+
+        def by_arrays(img: Array, krn: Array) -> Array:
+            with np.errstate(all="ignore"):
+                return broadcast_conv(xp, img, krn, semifield, geometry)
+
+        return by_arrays
     xp, semifield, geometry, storage, in_disguise, served = _check(
         img, krn, semifield, method, arguments
     )

@@ -32,12 +32,13 @@ LEAST_TERMS_ON_GPU = 10**8
 def can_serve(semifield: Semifield) -> bool:
     """Whether a semifield is a linear one in disguise: a ready-made root or log.
 
-    A root of 0 < p < 1 is not a norm, and has no finite slope at 0.
+    A root of -1 < p < 1 makes something of terms beyond the range of numbers from the extreme one,
+    and for p > 0 has no finite slope at 0.
     """
     if semifield.accumulator == "log":
         return True
     parameter = semifield.parameter or 0.0
-    return semifield.accumulator == "root" and not 0 < parameter < 1
+    return semifield.accumulator == "root" and abs(parameter) >= 1
 
 
 def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
@@ -47,7 +48,7 @@ def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: boo
     """
     if method == "linear" and not can_serve(semifield):
         raise ValueError(
-            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p < 0, got "
+            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
             f"{semifield!r}; use method='auto'"
         )
     if method != "auto":

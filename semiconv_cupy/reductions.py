@@ -66,6 +66,17 @@ def _infinite_terms(module: Any, terms: Any, chosen: Any, axes: tuple[int, ...])
     return module.where(chosen, terms, 0).sum(axes)
 
 
+def _flat_powers(module: Any, p: float, array: Any, ratio: Any, divisor: Any) -> Any:
+    """ratio^p of |p| < 1, also where array / divisor left the range of numbers: its logarithm is a
+    difference. The slope at 0, which is infinite for p > 0, counts as 0."""
+    nothing, endless = array == 0, array == math.inf
+    left = (ratio < module.finfo(array.dtype).tiny) & ~nothing | (ratio == math.inf) & ~endless
+    far = module.exp(p * (module.log(module.where(left, array, 1)) - module.log(divisor)))
+    kept = module.where(nothing | left, 1, ratio)
+    at_nothing = 0 if p > 0 else math.inf
+    return module.where(left, far, module.where(nothing, at_nothing, kept**p))
+
+
 @dataclass(frozen=True)
 class Root:
     """(sum of a^p)^(1/p), scaled by the largest (p < 0: the smallest) |a| of each window, so that
@@ -85,9 +96,8 @@ class Root:
         divisor = module.where(inside, scale, 1)
         ratio = array / _expanded(divisor, axes)
         ratio = module.where(_expanded(inside, axes), ratio, 1)
-        if 0 < p < 1:  # the slope of a^p at 0 is infinite; there it counts as 0
-            nothing = ratio == 0
-            powers = module.where(nothing, 0, module.where(nothing, 1, ratio) ** p)
+        if abs(p) < 1:
+            powers = _flat_powers(module, p, array, ratio, _expanded(divisor, axes))
         else:
             powers = ratio**p
         if module.__name__ == "torch":

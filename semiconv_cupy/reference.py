@@ -252,7 +252,8 @@ def _root(
     scale = xp.where(xp.isfinite(extreme) & (extreme > 0), extreme, dtype.type(1))
     total, correction = xp.zeros(shape, dtype), xp.zeros(shape, dtype)
     for _, where, value in terms():
-        _compensated_add(xp, total, correction, where, (value / scale[where]) ** dtype.type(p))
+        power = _power_of_ratio(xp, value, scale[where], p, 0)
+        _compensated_add(xp, total, correction, where, power)
     total = total + correction
     result = scale * total ** dtype.type(1 / p)
     result, total = (xp.where(negative, dtype.type(np.nan), array) for array in (result, total))
@@ -323,11 +324,22 @@ def _weight_of_power(xp: Any, p: Any, scale: Array, total: Array) -> Callable[..
     scale = xp.where(infinite, limit, scale)
 
     def weight(outputs: tuple[slice, ...], value: Array, tap: int) -> Array:
-        share = factor[outputs] * (value / scale[outputs]) ** (p - 1)
+        share = factor[outputs] * _power_of_ratio(xp, value, scale[outputs], p, 1)
         alone = empty[outputs] | (infinite[outputs] & (value == limit))
         return xp.where(alone, factor[outputs], share)
 
     return weight
+
+
+def _power_of_ratio(xp: Any, value: Array, scale: Array, p: Any, minus: int) -> Array:
+    """(value / scale)^(p - minus), also where a small p makes something of a ratio that leaves the
+    range of numbers: its logarithm is a difference."""
+    ratio, exponent = value / scale, value.dtype.type(p - minus)
+    power = ratio**exponent
+    if abs(p) >= 1:
+        return power
+    left = (ratio < np.finfo(value.dtype).tiny) | (ratio == np.inf)
+    return xp.where(left, xp.exp(exponent * (xp.log(value) - xp.log(scale))), power)
 
 
 # ---- integers: exact, saturating ----------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Log, Root
 
-from semiconv_cupy import SelectSemifield, SubtractSemifield
+from semiconv_cupy import BroadcastSemifield, SelectSemifield, SubtractSemifield, semifield_conv
 
 TROPICAL_MAX = SelectSemifield.tropical_max()
 MINUS_INFINITY = np.float32(-np.inf)
@@ -100,6 +100,32 @@ def test_roots_of_large_exponents_at_both_ends_of_the_range(any_backend, p):
     for level in levels:
         img = row(*(level * step for step in (0.5, 1, 1, 0.25, 0.75)))
         check(any_backend, SubtractSemifield.root(p), Root(p), img, row(1.0, 0.75), padding=1)
+
+
+@pytest.mark.table(8)
+@pytest.mark.parametrize("p", [0.5, 0.08, -0.08])
+def test_flat_roots_see_terms_of_any_magnitude(any_backend, p):
+    """The ratio to the extreme term leaves the range of float32, and its power does not."""
+    values, semifield = [1e-20, 1e28, 3e-15, 2e27], SubtractSemifield.root(p)
+    img, krn = row(*values).astype("f4"), row(1.0, 1.0, 1.0, 1.0).astype("f4")
+    exact = [mpmath.mpf(float(value)) for value in img.ravel()]
+    out = sum(value**p for value in exact) ** (1 / mpmath.mpf(p))
+    weights = np.array([float((value / out) ** (p - 1)) for value in exact])
+    assert cases.run(any_backend, img, krn, semifield).item() == pytest.approx(float(out), rel=3e-5)
+    found = cases.gradients(any_backend, img, krn, np.ones((1, 1, 1), "f4"), semifield, kind="corr")
+    # A weight is a number of its own, before it is multiplied by a slope of the term.
+    tiny, by_krn = np.finfo("f4").tiny, weights * img.ravel()
+    seen = (tiny < weights) & (weights < np.finfo("f4").max)
+    np.testing.assert_allclose(found[0].ravel()[seen], weights[seen], rtol=1e-4, atol=tiny)
+    np.testing.assert_allclose(found[1].ravel()[seen], by_krn[seen], rtol=1e-4, atol=tiny)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.08, -0.08])
+def test_flat_roots_of_array_functions_see_terms_of_any_magnitude(p):
+    img, krn = row(1e-20, 1e28, 3e-15, 2e27).astype("f4"), np.ones((1, 1, 4), "f4")
+    out = semifield_conv(img, krn, BroadcastSemifield.root(p))
+    exact = sum(mpmath.mpf(float(value)) ** p for value in img.ravel()) ** (1 / mpmath.mpf(p))
+    assert out.item() == pytest.approx(float(exact), rel=3e-5)
 
 
 @pytest.mark.parametrize("p", [3.0, 2.5, -2.0])
