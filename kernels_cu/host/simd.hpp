@@ -179,6 +179,18 @@ template <> struct ExpLog<double> {
   static constexpr int log_terms = 11;
 };
 
+// The coefficients 1 / k! of e^r, found at compile time.
+template <int TERMS> struct ExpSeries {
+  Real inverse_factorial[TERMS + 1];
+  constexpr ExpSeries() : inverse_factorial() {
+    Real factorial = 1;
+    for (int k = 0; k <= TERMS; ++k) {
+      if (k > 1) factorial *= k;
+      inverse_factorial[k] = 1 / factorial;
+    }
+  }
+};
+
 // e^r on the reduced range by Horner's rule; the integer part n of a/ln2 as bits of `shifted`.
 SEMICONV_FN Vector exp_reduced(Vector a, Vector& shifted) {
   using C = ExpLog<Real>;
@@ -195,15 +207,11 @@ SEMICONV_FN Vector exp_reduced(Vector a, Vector& shifted) {
     p = p * r + 5.0000001201e-1f;
     return p * (r * r) + r + (Real)1;
   } else {
-    Real factorial = 1;
-    for (int k = 2; k <= C::exp_terms; ++k) factorial *= k;
-    Vector p = broadcast(1 / factorial);
+    constexpr ExpSeries<C::exp_terms> series;
+    Vector p = broadcast(series.inverse_factorial[C::exp_terms]);
 #pragma GCC unroll 16
-    for (int k = C::exp_terms; k > 1; --k) {
-      factorial /= k;
-      p = p * r + 1 / factorial;
-    }
-    return p * r + (Real)1;
+    for (int k = C::exp_terms - 1; k >= 0; --k) p = p * r + series.inverse_factorial[k];
+    return p;
   }
 }
 SEMICONV_FN Vector two_to_the(Mask n) {
