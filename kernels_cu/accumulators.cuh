@@ -198,7 +198,7 @@ template <class V> struct PowerSum {
   // number: an extreme from there is up to 8 times the scale, or the smallest part of it that is not
   // 0. Where the powers of such ratios leave the range, terms are divided by the extreme itself.
   static constexpr bool divides = (p > 0 ? p : 1 - p) > (sizeof(Scalar<V>) == 4 ? 5 : 19);
-  V extreme, lowest, scale;
+  V extreme, lowest, scale, divisor;
   static SEMICONV_FN V divisor_of(V scale) {
     return divides ? scale : V(constant<V>(1) / scale);
   }
@@ -213,27 +213,18 @@ template <class V> struct PowerSum {
     else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
     else return exp(constant<V>(exponent) * log(r));
   }
-  // What terms are divided by: the divisor of ratio(), and its logarithm where that is used.
-  struct Unit {
-    V divisor, logarithm;
-    Unit() = default;
-    explicit SEMICONV_FN Unit(V divisor_)
-        : divisor(divisor_), logarithm(flat ? log(divisor_) : divisor_) {}
-    // (val / scale)^(p - MINUS). Of a ratio that leaves the range the logarithm is that of a product.
-    template <int MINUS> SEMICONV_FN V power(V val) const {
-      const V r = ratio(val, divisor);
-      if constexpr (flat) {
-        const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal), zero = constant<V>(0);
-        const auto below = r < smallest, beyond = r == infinity<V>();
-        const V inside = where(below, val, where(beyond, val, r));
-        const V rest = where(below, logarithm, where(beyond, logarithm, zero));
-        return exp(constant<V>(p - MINUS) * (log(inside) + rest));
-      } else {
-        return power_of<MINUS>(r);
-      }
+  // (val / scale)^(p - MINUS). The logarithm of a ratio that leaves the range is that of a product.
+  template <int MINUS> static SEMICONV_FN V relative_power(V val, V divisor) {
+    const V r = ratio(val, divisor);
+    if constexpr (flat) {
+      const auto left = (r < constant<V>(Limits<Scalar<V>>::smallest_normal)) | (r == infinity<V>());
+      V logarithm = log(r);
+      if (any(left)) logarithm = where(left, V(log(val) + log(divisor)), logarithm);
+      return exp(constant<V>(p - MINUS) * logarithm);
+    } else {
+      return power_of<MINUS>(r);
     }
-  };
-  Unit unit;
+  }
   BlockedSum<V> sum;
   // total^(1/p): the whole part of the exponent by products, since log's error is multiplied by it.
   static SEMICONV_FN V root_of(V total) {
@@ -256,8 +247,7 @@ template <class V> struct PowerSum {
   SEMICONV_FN void start() {
     extreme = upwards ? constant<V>(0) : infinity<V>();
     lowest = infinity<V>();
-    scale = constant<V>(1);
-    unit = Unit(scale);
+    scale = divisor = constant<V>(1);
     sum.start();
   }
   SEMICONV_FN void observe(V val) {
@@ -266,14 +256,14 @@ template <class V> struct PowerSum {
   }
   SEMICONV_FN void settle() {
     const V settled = scale_of(extreme);
-    unit = Unit(divisor_of(settled));
+    divisor = divisor_of(settled);
     const V total = sum.total;
     // A ratio <= 1 to a positive power, >= 1 to a negative one.
-    const V factor = flat ? unit.template power<0>(scale) : power_of<0>(V(scale / settled));
+    const V factor = flat ? relative_power<0>(scale, divisor) : power_of<0>(V(scale / settled));
     sum.scale(where(total == constant<V>(0), constant<V>(1), factor));
     scale = settled;
   }
-  template <class I> SEMICONV_FN void add(V val, I) { sum.add(unit.template power<0>(val)); }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(relative_power<0>(val, divisor)); }
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result() const {
     return unless_negative(scale * root_of(sum.result()));
@@ -301,7 +291,7 @@ template <class V> struct PowerSum {
       factor = where(infinite, one, where(empty, at_empty, power));
     }
     SEMICONV_FN V operator()(V val) const {
-      const V power = Unit(divisor).template power<1>(val);
+      const V power = relative_power<1>(val, divisor);
       return where(power == power, V(power * factor), factor);
     }
   };

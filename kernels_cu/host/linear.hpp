@@ -113,11 +113,6 @@ SEMICONV_FN Mask first_lanes(int count) {
   for (int i = 0; i < lanes; ++i) buffer[i] = i < count ? -1 : 0;
   return load_vector<Mask>(buffer);
 }
-SEMICONV_FN bool any(Mask mask) {
-  MaskLane some = 0;
-  for (int i = 0; i < lanes; ++i) some |= mask[i];
-  return some != 0;
-}
 
 // ---- one tile ------------------------------------------------------------------------------------
 

@@ -72,6 +72,12 @@ SEMICONV_FN Vector opaque(Vector value) {
 }
 
 SEMICONV_FN Mask logical_not(Mask mask) { return ~mask; }
+SEMICONV_FN bool any(Mask mask) {
+  MaskLane some = 0;
+#pragma GCC unroll 64
+  for (int i = 0; i < lanes; ++i) some |= mask[i];
+  return some != 0;
+}
 
 #if defined(__AVX__) && !defined(__AVX512F__)
 // maxps and minps are exactly "right if strictly better, else left"; GCC does not see it.
