@@ -213,14 +213,28 @@ template <class V> struct PowerSum {
     else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
     else return exp(constant<V>(exponent) * log(r));
   }
-  // (val / scale)^(p - MINUS). The logarithm of a ratio that leaves the range is that of a product.
+  // (val / scale)^(p - MINUS). Where a ratio leaves the range, both of its numbers are first multiplied
+  // by a power of two. The limits only keep 0 * infinity away: numbers beyond them make no such ratio.
   template <int MINUS> static SEMICONV_FN V relative_power(V val, V divisor) {
     const V r = ratio(val, divisor);
     if constexpr (flat) {
-      const auto left = (r < constant<V>(Limits<Scalar<V>>::smallest_normal)) | (r == infinity<V>());
-      V logarithm = log(r);
-      if (any(left)) logarithm = where(left, V(log(val) + log(divisor)), logarithm);
-      return exp(constant<V>(p - MINUS) * logarithm);
+      constexpr bool single = sizeof(Scalar<V>) == 4;
+      constexpr double step = single ? 0x1p100 : 0x1p800, limit = single ? 0x1p27 : 0x1p200;
+      constexpr double logarithm = (single ? 200 : 1600) * 0.69314718055994531;  // of step^2
+      const V zero = constant<V>(0);
+      if constexpr (upwards) {
+        const auto left = r < constant<V>(Limits<Scalar<V>>::smallest_normal);
+        const V most = constant<V>(limit), factor = constant<V>(step);
+        const V near = (minimum(val, most) * factor) * (minimum(divisor, most) * factor);
+        const V offset = where(left, constant<V>(-logarithm), zero);
+        return exp(constant<V>(p - MINUS) * (log(where(left, near, r)) + offset));
+      } else {
+        const auto left = r == infinity<V>();
+        const V least = constant<V>(1 / limit), factor = constant<V>(1 / step);
+        const V near = (maximum(val, least) * factor) * (maximum(divisor, least) * factor);
+        const V offset = where(left, constant<V>(logarithm), zero);
+        return exp(constant<V>(p - MINUS) * (log(where(left, near, r)) + offset));
+      }
     } else {
       return power_of<MINUS>(r);
     }

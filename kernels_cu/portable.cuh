@@ -170,7 +170,6 @@ template <class T> SEMICONV_FN Storage store(T value) { return Store<Storage>::f
 // ---- what expressions may call, for scalars ----------------------------------------------------
 
 SEMICONV_FN bool logical_not(bool mask) { return !mask; }
-SEMICONV_FN bool any(bool mask) { return mask; }
 template <class M, class V> SEMICONV_FN V where(M mask, V a, V b) { return mask ? a : b; }
 
 template <class V> struct Constant {
