@@ -93,20 +93,21 @@ def check(name, geometry, dtype="f4", wants=BOTH, device=None):
             assert np.abs(got - right).max() <= tolerance * max(1, np.abs(right).max())
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_tiles_on_every_geometry(name, geometry):
     check(name, geometry)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", ["depthwise", "patches", "volume"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
     check(name, geometry)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("wants", [(True, False), (False, True)])
 @pytest.mark.parametrize("geometry", ["depthwise, uneven", "large window"])
 @pytest.mark.parametrize("name", ["max", "max times", "log"])
@@ -114,6 +115,7 @@ def test_one_gradient_alone(name, geometry, wants):
     check(name, geometry, wants=wants)
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_tiles_on_other_dtypes(name, dtype):
@@ -161,7 +163,7 @@ def assert_sums(got, right):
         assert np.abs(one - exact).max(initial=0) <= tolerance
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("geometry", MIXING)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_sums_that_mix_channels(geometry, dtype):
@@ -277,6 +279,7 @@ def test_the_table_has_tiles():
             assert (both is not None) == single
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("geometry", ["depthwise", "mixing", "large window"])
 @pytest.mark.parametrize("name", ["max", "log", "linear"])
 def test_no_bit_depends_on_the_order_of_threads(name, geometry):

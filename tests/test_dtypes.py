@@ -36,7 +36,7 @@ SUMS = [("tropical_max", dtype) for dtype in INTEGERS]
 DIFFERENCES = [("tropical_min_negated", dtype) for dtype in ("int8", "uint64")]
 
 
-@pytest.mark.table(10)
+@pytest.mark.table(6)
 @pytest.mark.parametrize(("name", "dtype"), SUMS + DIFFERENCES)
 def test_integers(backend, name, dtype):
     """The data reach both ends of every range: sums and differences saturate, at 64 bits too."""
@@ -45,7 +45,7 @@ def test_integers(backend, name, dtype):
     check(backend, case.semifield, case.algebra, img, krn, **EVERYTHING.arguments)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", ["uint32", "int64"])
 def test_integer_products(backend, dtype):
     case = SEMIFIELDS["max_times"]
@@ -61,7 +61,7 @@ def test_integer_expressions_leave_the_range_only_on_the_way(backend, dtype):
     check(backend, cases.weighted_max(), algebra, img, krn, **EVERYTHING.arguments)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_integers_saturate_at_both_ends(backend, dtype):
     limits = np.iinfo(dtype)
@@ -97,7 +97,7 @@ BOOLEAN = {
 }
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", BOOLEAN)
 def test_bool(backend, name):
     case = SEMIFIELDS[name]
@@ -117,6 +117,7 @@ def test_bool_from_bytes_that_are_neither_0_nor_1(backend):
 # ---- 16-bit floating point ---------------------------------------------------------------------
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_float16(backend, name):
     case = SEMIFIELDS[name]
@@ -142,6 +143,7 @@ def bfloat16(array):
     return rounded, (rounded.astype(np.uint32) << 16).view(np.float32)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 def test_bfloat16(backend, name):
     """As the bridge sends it: the bits in uint16 arrays."""

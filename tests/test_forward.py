@@ -16,21 +16,21 @@ def check(backend, name, geometry, dtype):
     assert_matches(got, expected, dtype=dtype, library=cases.library_of(backend))
 
 
-@pytest.mark.table(60)
+@pytest.mark.table(30)
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_geometry(backend, geometry, name):
     check(backend, name, GEOMETRIES[geometry], "float32")
 
 
-@pytest.mark.table(75)
+@pytest.mark.table(45)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 @pytest.mark.parametrize("geometry", ESSENTIAL)
 def test_every_semifield(backend, geometry, name):
     check(backend, name, GEOMETRIES[geometry], "float32")
 
 
-@pytest.mark.table(16)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "root(2.5)"])
 @pytest.mark.parametrize("geometry", ESSENTIAL)
 def test_double_precision(backend, geometry, name):

@@ -32,7 +32,7 @@ def check(backend, name, geometry, dtype="float32"):
     assert_matches(got, cases.expected_of(name, geometry, dtype), dtype=dtype)
 
 
-@pytest.mark.table(13)
+@pytest.mark.table(6)
 @pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
 @pytest.mark.parametrize("geometry", [g for g, case in GEOMETRIES.items() if not case.large])
 def test_every_geometry(geometry, name):
@@ -45,7 +45,7 @@ def test_every_geometry_on_cuda(geometry, name):
     check("cuda_linear_on_cpu", name, GEOMETRIES[geometry])
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
@@ -73,7 +73,7 @@ def spread(name, shape, decades, seed):
     return 10.0 ** rng.uniform(-decades / 6, decades / 6, shape)
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("decades", [1, 30, 1000])
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("name", DISGUISED)
@@ -196,7 +196,7 @@ def assert_gradients_match(img, krn, slopes, semifield, backend="host_linear", *
         assert (abs(one - exact) <= 16 * np.finfo("f4").eps * scale).all()
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", ["same", "group broadcasting", "everything", "1-D", "3-D"])
 @pytest.mark.parametrize("decades", [1, 30])
 @pytest.mark.parametrize("name", DISGUISED)
@@ -211,7 +211,7 @@ def test_gradients(name, decades, geometry):
 MIXES = dict(img=(2, 10, 9, 21), krn=(8, 5, 3, 3), arguments=dict(padding=1, groups=2))
 
 
-@pytest.mark.table(5)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("geometry", ["mixing", "group broadcasting", "everything"])
 @pytest.mark.parametrize("name", DISGUISED)
 def test_gradients_on_cuda(name, geometry):
@@ -235,7 +235,7 @@ def test_gradients_on_cuda_of_what_is_not_proven(name):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("name", DISGUISED)
 @pytest.mark.parametrize("special", ["zero", "infinity", "negative infinity", "negative", "NaN"])

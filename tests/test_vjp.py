@@ -70,7 +70,7 @@ def differences(function, array, step=1e-6):
     return gradient
 
 
-@pytest.mark.table(12)
+@pytest.mark.table(8)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_by_differences(name, geometry):
@@ -101,7 +101,7 @@ def test_reference_agrees(name, geometry):
 
 # Three kernels are compiled for each: all semifields on the geometry that has most in it, and a
 # semifield of each way to find a term's weight on the others.
-@pytest.mark.table(6)
+@pytest.mark.table(4)
 @pytest.mark.parametrize(
     ("name", "geometry"),
     [(name, "strided") for name in SEMIFIELDS]
@@ -169,6 +169,7 @@ ROUNDED = sc.SubtractSemifield(
 )
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize(
     ("method", "dtype"),
     [

@@ -19,7 +19,7 @@ def fused(name):
     return lambda img, krn, **arguments: semifield_conv(img, krn, semifield, **arguments)
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_gradcheck(name, case):
@@ -33,6 +33,7 @@ def test_gradcheck(name, case):
         )
 
 
+@pytest.mark.table(14)
 @pytest.mark.parametrize("name", [name for name, pair in SEMIFIELDS.items() if pair[1]])
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 def test_fused_is_what_torch_differentiates_itself(name, case):
@@ -117,7 +118,7 @@ def gradients(semifield, img, krn, **arguments):
     return out.detach(), *torch.autograd.grad(out.sum(), [img, krn])
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("magnitude", [0.0, 1e4, 1e8, -1e8, 1e30])
 @pytest.mark.parametrize("mu", [3.0, -3.0])
 def test_weights_of_log_sum_to_one_at_any_magnitude(mu, magnitude):
@@ -144,7 +145,7 @@ def test_root_has_gradients_at_zeros_and_at_any_scale(scale):
     assert grad_img.flatten().tolist() == pytest.approx([9 / norm**2, 16 / norm**2])
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_windows_of_nothing_have_gradient_zero(name):
     semifield = SEMIFIELDS[name][0]
@@ -159,6 +160,7 @@ def test_windows_of_nothing_have_gradient_zero(name):
         assert name == "max_times" or not grad_img.any()
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ["max", "min", "max, channels added", "max, shared", "log"])
 def test_zeros_beside_numbers(name):
     semifield = SEMIFIELDS[name][0]
@@ -182,7 +184,7 @@ EDGES = [
 ]
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(5)
 @pytest.mark.parametrize("make", [SubtractSemifield, BroadcastSemifield])
 @pytest.mark.parametrize(("name", "img", "krn", "by_img", "by_krn"), EDGES)
 def test_gradients_beside_infinities(make, name, img, krn, by_img, by_krn):
@@ -225,7 +227,7 @@ def test_the_product_of_array_functions_is_differentiated_in_every_way():
 # ---- bits ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
     tensors = inputs((4, 4, 40, 40), (4, 2, 5, 5), torch.float32)
@@ -245,7 +247,7 @@ def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
 # ---- dtypes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_half_precision(name, dtype):

@@ -63,7 +63,7 @@ def test_the_core_fills_what_torch_allocates(monkeypatch):
     assert seen[-5:-1] == [tensor.data_ptr() for tensor in (*forward[:2], out, residual)]
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)], ids=str)
 @pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
 @pytest.mark.parametrize("name", ["max", "log"])
@@ -132,6 +132,7 @@ def test_no_argument_of_a_raw_operator_reaches_foreign_memory():
 # ---- torch.func ----------------------------------------------------------------------------------
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", ["max", "max, channels added", "linear", "log"])
 def test_vmap_is_a_loop(name, case):

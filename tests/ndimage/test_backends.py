@@ -57,7 +57,7 @@ def calls(dtype):
     return found | more
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_array_loops_agree_with_the_host(dtype, monkeypatch):
     image = image_of(dtype)
@@ -67,7 +67,7 @@ def test_array_loops_agree_with_the_host(dtype, monkeypatch):
         np.testing.assert_array_equal(call(image), expected[name], err_msg=f"{name} of {dtype}")
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "float16", "float32"])
 def test_cuda_kernels_agree_with_the_host(dtype, order, monkeypatch):
@@ -92,7 +92,7 @@ def test_cuda_boxes_of_any_rank(shape, monkeypatch):
     np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("minimum", [False, True])
 @pytest.mark.parametrize("dtype", ["bool", "int16", "float32"])
 @pytest.mark.parametrize("shape", [(150,), (37, 75), (4, 3, 34, 5)])
@@ -111,7 +111,7 @@ def test_cuda_reconstruction_goes_through_tiles(shape, dtype, minimum):
     np.testing.assert_array_equal(result, reference.reconstruct(*given))
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("mode", ["reflect", "constant"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32"])
 def test_cuda_structures_are_tiled(dtype, mode, monkeypatch):
@@ -272,7 +272,7 @@ def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
     assert covered == {axis for axis, k in enumerate(window) if k > 1}
 
 
-@pytest.mark.table(10)
+@pytest.mark.table(5)
 @pytest.mark.parametrize("architecture", ["sm_90"])
 @pytest.mark.parametrize("kernel", list(cuda.shipping_variants()), ids=lambda kernel: kernel.name)
 def test_nvrtc_compiles_without_spills(kernel, architecture):
