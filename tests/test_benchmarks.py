@@ -85,6 +85,7 @@ def rehearse(measured, device):
     return found
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("measured", works_of("gpu"))
 def test_works_of_a_gpu(measured, numpy_for_cupy):
     found = rehearse(measured, "gpu")

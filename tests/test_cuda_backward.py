@@ -100,7 +100,7 @@ def test_tiles_on_every_geometry(name, geometry):
     check(name, geometry)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("geometry", ["depthwise", "patches", "volume"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_tiles_on_every_semifield(name, geometry):
@@ -174,6 +174,7 @@ def test_sums_of_halves():
     assert_sums(*sums(MIXING["channels of two blocks"], "f2"))
 
 
+@pytest.mark.slow
 @given(
     geometry=cases.geometries(((3, 3), (1, 1), (1, 1))),
     chunks=st.integers(1, 9),
@@ -202,6 +203,7 @@ def test_many_terms_keep_their_digits():
     assert_sums(*got)
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     ("geometry", "terms"),
     [("channels of two blocks", 1), ("channels of two blocks", 48), ("slabs", 32), ("signal", 1)],
@@ -231,7 +233,7 @@ def test_partial_sums_take_little_memory(batch, channels):
 SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("spoiled", SPOILED)
 @pytest.mark.parametrize(
     ("dtype", "geometry"), [("f4", "rows"), ("f4", "odd rows"), ("f8", "rows"), ("f2", "rows")]

@@ -137,7 +137,7 @@ def test_infinities_and_nan_in_tiles(name, kernel):
     assert_matches(out, oracle.convolve(img, krn, case.algebra, **arguments), dtype="float32")
 
 
-@pytest.mark.table(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "root(3)", "norm"])
 def test_large_images_are_tiled(name):
     """By the launch code's own choice; those that fill no tile, and forced ones, are not."""
@@ -259,6 +259,7 @@ def test_divisors_divide(number, n):
     assert n * multiplier >> (31 + shift) == n // number
 
 
+@pytest.mark.slow
 def test_many_tiles_teams_and_planes():
     """More than one tile along each axis, blocks of several planes, the last of them idle."""
     for geometry in (
@@ -302,6 +303,7 @@ LARGE_WINDOWS = {
 }
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("window", LARGE_WINDOWS)
 def test_ties_in_tiles_of_large_windows_go_to_the_first_tap(window):
     geometry = LARGE_WINDOWS[window]

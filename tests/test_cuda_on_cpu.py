@@ -220,6 +220,7 @@ def run(device, name, grid, block, *args, shared_bytes=0):
     device.compile(SOURCE, name)(grid, block, args, shared_bytes)
 
 
+@pytest.mark.table(1)
 def test_static_shared_memory_of_a_template_shuffles_and_atomics(device):
     values = np.arange(2000, dtype=np.float32)
     floats, integers = device.empty(8, np.float32), np.zeros(1, np.int64)

@@ -152,6 +152,7 @@ def test_a_second_process_compiles_nothing_and_is_quick(filled, arrays, recordin
     assert min(each["seconds"] for each in found) < 1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_race_on_an_empty_cache(arrays, tmp_path, quick_compiler):
     cache = tmp_path / "cache"
@@ -183,7 +184,7 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @needs_compiler
 @pytest.mark.parametrize("what", [*UNUSABLE, "cannot be made"])
 def test_an_unusable_folder_is_replaced_with_one_warning(what, arrays, tmp_path, quick_compiler):

@@ -39,6 +39,7 @@ def test_every_geometry(geometry, name):
     check("host_linear", name, GEOMETRIES[geometry])
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", ["log(2)", "root(2.5)"])
 @pytest.mark.parametrize("geometry", ESSENTIAL)
 def test_every_geometry_on_cuda(geometry, name):
@@ -121,6 +122,7 @@ def _module_and_name(function):
     return sys.modules[function.__module__], function.__name__
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize(("name", "factor"), [("log(2)", 60.0), ("root(3)", 1e16)])
 def test_what_a_sum_does_not_prove_is_computed_directly(monkeypatch, backend, name, factor):
@@ -344,6 +346,7 @@ def test_by_addresses_on_cuda(monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
 def test_gradients_of_other_dtypes_on_cuda(dtype):
     img, krn = (cases.numbers(shape, dtype, seed=5) for shape in ((1, 4, 9, 21), (4, 4, 3, 3)))

@@ -476,7 +476,7 @@ def assert_slopes(backend, name, dtype, tolerance):
             )
 
 
-@pytest.mark.table(9)
+@pytest.mark.table(5)
 @pytest.mark.parametrize("name", EDGES)
 def test_slopes_beside_infinities_and_zeros(any_backend, name):
     """Windows beside each other, each with a kernel of its own."""
@@ -513,7 +513,7 @@ def test_slopes_beside_infinities_in_other_dtypes(any_backend, dtype):
     assert_slopes(any_backend, "log(2)", dtype, 2e-3 if dtype == "float16" else 1e-6)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", ["log(2)", "root(3)", "root(-2)"])
 def test_slopes_beside_nan_are_nan(any_backend, name):
     """In the windows that see it, as the value."""
@@ -525,6 +525,7 @@ def test_slopes_beside_nan_are_nan(any_backend, name):
     assert np.isnan(grad_krn).all()
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("spread", [False, True])
 def test_an_infinite_pixel_under_a_slope_of_0(backend, spread):
     """A selection of products: the winner's own derivative is infinite, and takes no part."""

@@ -81,6 +81,7 @@ def ships(monkeypatch):
 # ---- nvrtc.py ------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_resources_of_toy_kernels(library, arch):
     compiled = library.compile(TOY, arch, ("-std=c++17",))
@@ -96,6 +97,7 @@ def test_resources_of_toy_kernels(library, arch):
     assert kernels["wide"].registers > 80
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_spills_are_seen(library, arch):
     few = library.compile(TOY, arch, SPILLING.options).kernels
@@ -230,6 +232,7 @@ def disassembler(library):
         pytest.skip(str(error))
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_inner_loop_of_max_plus(library, disassembler, arch):
     code = sass.read(sass.disassemble(library.compile(TOY, arch).cubin))["max_plus"]
@@ -325,6 +328,7 @@ def test_channel_mixing_computes_little_but_its_semifield(library, disassembler)
 # ---- report.py -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_come_in_order_whatever_the_number_of_processes(library):
     sources = [Toy("staged"), SPILLING, BROKEN, Toy("missing")]
     calls = []

@@ -70,7 +70,7 @@ def differences(function, array, step=1e-6):
     return gradient
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_by_differences(name, geometry):

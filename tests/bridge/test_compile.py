@@ -37,7 +37,7 @@ def step(model, img):
     return (out, *torch.autograd.grad(out.square().sum(), [img, *model.parameters()]))
 
 
-@pytest.mark.table(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_one_graph_for_all_batch_sizes(name):
     torch._dynamo.reset()
@@ -64,7 +64,7 @@ def test_lazy_fixed_refuses_while_compiling():
         compiled(torch.zeros(1, 1, 7), torch.zeros(1, 1, 3))
 
 
-@pytest.mark.table(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "broadcast"])
 def test_inductor(fused):
     torch._dynamo.reset()

@@ -19,7 +19,7 @@ def fused(name):
     return lambda img, krn, **arguments: semifield_conv(img, krn, semifield, **arguments)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_gradcheck(name, case):
@@ -118,7 +118,7 @@ def gradients(semifield, img, krn, **arguments):
     return out.detach(), *torch.autograd.grad(out.sum(), [img, krn])
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("magnitude", [0.0, 1e4, 1e8, -1e8, 1e30])
 @pytest.mark.parametrize("mu", [3.0, -3.0])
 def test_weights_of_log_sum_to_one_at_any_magnitude(mu, magnitude):
@@ -130,6 +130,7 @@ def test_weights_of_log_sum_to_one_at_any_magnitude(mu, magnitude):
     torch.testing.assert_close(grad_krn.sum(), torch.tensor(16.0), rtol=1e-5, atol=0)
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("scale", [1.0, 1e-15, 1e15])
 def test_root_has_gradients_at_zeros_and_at_any_scale(scale):
     root = SubtractSemifield.root(3.0)
@@ -145,7 +146,7 @@ def test_root_has_gradients_at_zeros_and_at_any_scale(scale):
     assert grad_img.flatten().tolist() == pytest.approx([9 / norm**2, 16 / norm**2])
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_windows_of_nothing_have_gradient_zero(name):
     semifield = SEMIFIELDS[name][0]
@@ -227,7 +228,7 @@ def test_the_product_of_array_functions_is_differentiated_in_every_way():
 # ---- bits ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
     tensors = inputs((4, 4, 40, 40), (4, 2, 5, 5), torch.float32)
@@ -247,7 +248,7 @@ def test_the_same_bits_in_each_run_and_with_any_number_of_threads(name):
 # ---- dtypes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["max", "log"])
 def test_half_precision(name, dtype):

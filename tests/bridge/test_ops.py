@@ -34,7 +34,7 @@ def calls(name, case, dtype=torch.float32):
     return forward, backward
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
 @pytest.mark.parametrize("name", ["max", "max, channels added", "log"])
 def test_opcheck(name, case):
@@ -92,6 +92,7 @@ def test_what_is_prepared_for_a_gpu(name, case, wants, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_handles_are_contents():
     handle = ops.handle_of("tropical_max")
     assert ops.handle_of(SelectSemifield.tropical_max()) == handle

@@ -233,6 +233,7 @@ def test_copies_and_moves(cls):
         torch.testing.assert_close(values.float(), kernel(), atol=0.1, rtol=0.05)
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("cls", [*QUADRATIC, LearnedKernel])
 @pytest.mark.parametrize("sizes", SIZES[:3])
 def test_plot(cls, sizes):

@@ -57,7 +57,7 @@ def calls(dtype):
     return found | more
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_array_loops_agree_with_the_host(dtype, monkeypatch):
     image = image_of(dtype)
@@ -141,7 +141,7 @@ BOXES = [
 ]
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "float32"])
 def test_cuda_boxes(dtype):
     backend = cuda.Backend(HarnessDevice(order="reverse"))

@@ -27,6 +27,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.slow
 def test_scipys_tests_pass_with_our_functions_in_their_place(tmp_path):
     calls = tmp_path / "calls"
     environment = os.environ | {
