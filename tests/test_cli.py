@@ -218,6 +218,7 @@ def test_info_without_a_compiler_names_the_remedy():
     assert "no C++ compiler found" in done.stdout
 
 
+@pytest.mark.slow
 def test_info_with_a_broken_cupy(tmp_path):
     (tmp_path / "cupy.py").write_text("raise OSError('libcublas.so.12: cannot open it')\n")
     (tmp_path / "cupy_cuda12x-99.dist-info").mkdir()

@@ -470,7 +470,7 @@ def test_pointers_to_null_and_to_bytes(forward):
 # ---- sanitizers: they end the process, so each runs in its own -----------------------------------
 
 
-@pytest.mark.table(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "offset", "report"),
     [

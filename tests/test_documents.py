@@ -68,6 +68,7 @@ def test_the_readme_has_examples():
     assert len(EXAMPLES) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "code", "line"), EXAMPLES, ids=[f"line {line}" for *_, line in EXAMPLES]
 )

@@ -97,7 +97,7 @@ BOOLEAN = {
 }
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", BOOLEAN)
 def test_bool(backend, name):
     case = SEMIFIELDS[name]
@@ -117,7 +117,7 @@ def test_bool_from_bytes_that_are_neither_0_nor_1(backend):
 # ---- 16-bit floating point ---------------------------------------------------------------------
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
 def test_float16(backend, name):
     case = SEMIFIELDS[name]
@@ -143,7 +143,7 @@ def bfloat16(array):
     return rounded, (rounded.astype(np.uint32) << 16).view(np.float32)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 def test_bfloat16(backend, name):
     """As the bridge sends it: the bits in uint16 arrays."""

@@ -426,6 +426,7 @@ def test_no_pytorch(monkeypatch):
         importlib.import_module("torch_bridge")
 
 
+@pytest.mark.slow
 def test_a_structure_that_rounds_to_nothing():
     image = np.arange(200, dtype=np.uint8).reshape(10, 20)
     with pytest.warns(UserWarning, match="the window is flat.*value_range=255") as found:

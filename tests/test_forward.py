@@ -16,14 +16,14 @@ def check(backend, name, geometry, dtype):
     assert_matches(got, expected, dtype=dtype, library=cases.library_of(backend))
 
 
-@pytest.mark.table(30)
+@pytest.mark.table(20)
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_geometry(backend, geometry, name):
     check(backend, name, GEOMETRIES[geometry], "float32")
 
 
-@pytest.mark.table(45)
+@pytest.mark.table(25)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 @pytest.mark.parametrize("geometry", ESSENTIAL)
 def test_every_semifield(backend, geometry, name):
@@ -53,6 +53,7 @@ def test_drawn_geometries(name):
     agrees()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 def test_drawn_geometries_on_cuda(name):
     """Everything that is a run-time argument of one compiled kernel."""

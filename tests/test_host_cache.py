@@ -127,6 +127,7 @@ def filled(arrays, recording_compiler, tmp_path_factory):
 # ---- the cache ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_first_process_compiles_into_a_private_folder(filled):
     cache, found = filled

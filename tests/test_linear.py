@@ -54,6 +54,7 @@ def test_other_dtypes(backend, name, dtype):
     check(backend, name, GEOMETRIES["everything"], dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISGUISED)
 def test_drawn_geometries(name):
     @given(geometry=cases.geometries())
@@ -259,6 +260,7 @@ def test_gradients_beside_what_is_no_number(name, special, backend):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e30])
 def test_gradients_of_any_magnitude(factor, backend):
@@ -396,6 +398,7 @@ def test_one_gradient_at_a_time():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gpu_differentiates_what_was_computed_linearly():
     """Launch code on the harness: the direct kernels, their residual computed again."""
     img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))

@@ -78,6 +78,7 @@ def test_log_of_any_finite_numbers(name):
 # ---- root --------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(40)
 @pytest.mark.parametrize("p", [3.0, 2.5, 0.5, -2.0])
 @pytest.mark.parametrize("level", [1e-30, 1e-12, 1.0, 1e14, 1e30])
 def test_root_where_the_powers_leave_the_range(any_backend, p, level):
@@ -102,7 +103,7 @@ def test_roots_of_large_exponents_at_both_ends_of_the_range(any_backend, p):
         check(any_backend, SubtractSemifield.root(p), Root(p), img, row(1.0, 0.75), padding=1)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("p", [0.5, 0.08, -0.08])
 def test_flat_roots_see_terms_of_any_magnitude(any_backend, p):
     """The ratio to the extreme term leaves the range of float32, and its power does not."""
@@ -252,6 +253,7 @@ def test_nan_never_wins(backend, name):
     assert_matches(winner, expected.winner, dtype="int64")
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize(
     ("size", "dtype"), [((2, 127), "uint8"), ((5, 51), "uint16"), ((257, 256), "uint32")]
 )

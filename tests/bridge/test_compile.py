@@ -79,6 +79,7 @@ def test_inductor(fused):
     torch.testing.assert_close(with_gradients(compiled, tensors), with_gradients(function, tensors))
 
 
+@pytest.mark.slow
 def test_functions_by_name_and_by_semifield():
     img, krn = inputs((2, 1, 9), (3, 1, 3))
     for semifield in ("tropical_max", SubtractSemifield.root(3.0)):

@@ -33,7 +33,7 @@ def test_gradcheck(name, case):
         )
 
 
-@pytest.mark.table(14)
+@pytest.mark.table(5)
 @pytest.mark.parametrize("name", [name for name, pair in SEMIFIELDS.items() if pair[1]])
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 def test_fused_is_what_torch_differentiates_itself(name, case):

@@ -115,6 +115,7 @@ def test_what_is_no_semifield(semifield):
         semifield_conv(torch.zeros(1, 1, 3), torch.zeros(1, 1, 1), semifield)
 
 
+@pytest.mark.slow
 def test_no_argument_of_a_raw_operator_reaches_foreign_memory():
     script = Path(__file__).with_name("raw_calls.py")
     done = subprocess.run(
@@ -133,7 +134,7 @@ def test_no_argument_of_a_raw_operator_reaches_foreign_memory():
 # ---- torch.func ----------------------------------------------------------------------------------
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("name", ["max", "max, channels added", "linear", "log"])
 def test_vmap_is_a_loop(name, case):

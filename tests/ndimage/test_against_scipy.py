@@ -249,6 +249,7 @@ def test_boxes_of_other_ranks(shape):
     compare("minimum_filter", image, size=tuple(range(1, 1 + len(shape))), mode="mirror")
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
 def test_large_footprints(dtype):
     image = (np.random.default_rng(3).standard_normal((120, 300)) * 50).astype(dtype)

@@ -67,7 +67,7 @@ def test_array_loops_agree_with_the_host(dtype, monkeypatch):
         np.testing.assert_array_equal(call(image), expected[name], err_msg=f"{name} of {dtype}")
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "float16", "float32"])
 def test_cuda_kernels_agree_with_the_host(dtype, order, monkeypatch):

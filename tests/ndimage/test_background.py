@@ -38,6 +38,7 @@ def test_rolling_ball_and_nan(nansafe):
     )
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("method", ["dilation", "erosion"])
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
 def test_reconstruction_is_scikit_images(method, dtype):
