@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import Clock, alternate
-from semiconv_cupy.backends import libraries
+from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.source import KernelSource
 
 HERE = Path(__file__).parent

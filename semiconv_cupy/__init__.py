@@ -6,6 +6,8 @@
 """
 
 from semiconv_cupy import ndimage, structuring
+from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
+from semiconv_cupy.algebra.tracing import where
 from semiconv_cupy.background import reconstruction, rolling_ball
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import (
@@ -14,8 +16,6 @@ from semiconv_cupy.errors import (
     CompileError,
     FootprintWarning,
 )
-from semiconv_cupy.expressions import where
-from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
 
 __version__ = "0.1.0"
 __all__ = [

@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semiconv_cupy import linear, reference, source
-from semiconv_cupy.backends import array_module, cuda, disguise, host
-from semiconv_cupy.broadcast import broadcast_conv
-from semiconv_cupy.errors import BackendUnavailableError, warn
-from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.residual import Residual, needs_arrays
-from semiconv_cupy.semifields import (
+from semiconv_cupy import source
+from semiconv_cupy.algebra import (
     BroadcastSemifield,
     SelectSemifield,
     SubtractSemifield,
     named,
     no_semifield,
 )
+from semiconv_cupy.backends import array_module, by_sums, cuda, reference
+from semiconv_cupy.backends.broadcast import broadcast_conv
+from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.errors import BackendUnavailableError, warn
+from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.residual import Residual, needs_arrays
 
 Array = Any
 Semifield = SelectSemifield | SubtractSemifield
@@ -186,7 +188,7 @@ def _check(
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
     storage = storage_of(img.dtype, semifield)
-    in_disguise = linear.serves(semifield, geometry, method, on_gpu=xp is not np)
+    in_disguise = by_sums.serves(semifield, geometry, method, on_gpu=xp is not np)
     served = method != "reference" and serves(geometry, method, on_gpu=xp is not np)
     if served and xp is np and method == "tiled":
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
@@ -243,7 +245,7 @@ def _plan(
             if run is not None:
                 run(device.address(img), img, krn, out, None)
             elif in_disguise:
-                disguise.forward(device, img, krn, semifield, geometry, storage, out)
+                cuda_by_sums.forward(device, img, krn, semifield, geometry, storage, out)
         return out
 
     return launch
@@ -409,7 +411,7 @@ def semifield_conv_vjp(
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
-    described = linear.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
+    described = by_sums.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
     with _device_of(img):
         out = xp.empty(geometry.out_shape, dtype)
         residual = None if described is None else xp.empty(described.shape, described.dtype)
@@ -460,13 +462,13 @@ def forward(
     """
     xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
     on_gpu = device is not None or xp is not np
-    in_disguise = residual is None and linear.serves(semifield, geometry, method, on_gpu=on_gpu)
+    in_disguise = residual is None and by_sums.serves(semifield, geometry, method, on_gpu=on_gpu)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
     elif on_gpu:
         launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
         if in_disguise:
-            disguise.forward(launcher, *arrays)
+            cuda_by_sums.forward(launcher, *arrays)
         else:
             cuda.forward(launcher, *arrays, residual, method=method)
     else:
@@ -490,9 +492,9 @@ def forward_at(
     if not serves(geometry, "auto", on_gpu=device is not None):
         return None
     on_gpu = device is not None
-    linearly = residual is None and linear.serves(semifield, geometry, "auto", on_gpu=on_gpu)
+    linearly = residual is None and by_sums.serves(semifield, geometry, "auto", on_gpu=on_gpu)
     if device is not None and linearly:
-        return disguise.forward_call(
+        return cuda_by_sums.forward_call(
             device, semifield, geometry, storage, img_strides, krn_strides
         )  # fmt: skip
     if device is not None:
@@ -519,8 +521,8 @@ def backward_at(
     """
     if not serves(geometry, "auto", on_gpu=device is not None):
         return None
-    if device is not None and residual is None and linear.can_serve(semifield):
-        return disguise.backward_call(
+    if device is not None and residual is None and by_sums.can_serve(semifield):
+        return cuda_by_sums.backward_call(
             device, semifield, geometry, storage, img_strides, krn_strides, *wants
         )  # fmt: skip
     if device is not None:
@@ -553,7 +555,7 @@ def backward(
     """
     xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
     on_gpu = device is not None or xp is not np
-    linearly = residual is None and linear.can_serve(semifield)
+    linearly = residual is None and by_sums.can_serve(semifield)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))
         dtype = np.dtype(source.ARITHMETIC[storage])
@@ -569,7 +571,7 @@ def backward(
         launcher, case = device or cuda.device(), (semifield, geometry, storage)
         if linearly:
             method = "auto" if method == "linear" else method
-            disguise.backward(
+            cuda_by_sums.backward(
                 launcher, grad_out, img, krn, grad_img, grad_krn, *case, method
             )  # fmt: skip
         else:

@@ -60,8 +60,9 @@ def _packages(remedies: list[str]) -> Facts:
 
 
 def _cpu(remedies: list[str]) -> Facts:
-    from semiconv_cupy.backends import compiler as host_compiler
-    from semiconv_cupy.backends import host, libraries
+    from semiconv_cupy.backends.host import calls as host
+    from semiconv_cupy.backends.host import compiler as host_compiler
+    from semiconv_cupy.backends.host import libraries
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
     compiler = host.compiler()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import conv
+from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.cuda import Kernel, Stream
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield
 from semiconv_cupy.source import KernelSource
 
 DILATION = SelectSemifield.tropical_max()

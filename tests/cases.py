@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from oracle import Algebra, Expected
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, linear, source
-from semiconv_cupy.backends import cuda
+from semiconv_cupy import SelectSemifield, SubtractSemifield, source
+from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.conv import backward, forward, storage_of
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
@@ -352,7 +352,7 @@ def library_of(backend: str) -> str:
 def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **arguments: Any) -> Any:
     """One convolution on one backend; raises where the backend cannot run it, never falls back."""
     known(backend)
-    if backend in LINEAR and not linear.can_serve(semifield):
+    if backend in LINEAR and not by_sums.can_serve(semifield):
         pytest.skip(f"{semifield!r} is no linear field in disguise")
     if backend in _METHODS:
         method = _METHODS[backend]
@@ -429,7 +429,7 @@ def gradients(
 ) -> list[np.ndarray]:
     """(gradient of the image, of the kernel) of one convolution on one backend, as NumPy arrays."""
     known(backend)
-    if backend in LINEAR and not linear.can_serve(semifield):
+    if backend in LINEAR and not by_sums.can_serve(semifield):
         pytest.skip(f"{semifield!r} is no linear field in disguise")
     if backend in _METHODS or backend == "cupy":
         if backend == "cupy":

@@ -15,8 +15,9 @@ from functools import partial
 import numpy as np
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, linear
-from semiconv_cupy.backends import cuda, disguise
+from semiconv_cupy import SelectSemifield, SubtractSemifield
+from semiconv_cupy.backends import by_sums, cuda
+from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -66,12 +67,12 @@ def _convolution(device, semifield, storage, shapes):
         beyond = img.copy()
         beyond[..., 1] = np.inf
         _passes(device, beyond, krn, *case, "auto")
-    if linear.can_serve(semifield):
+    if by_sums.can_serve(semifield):
         out = device.empty(plan.out_shape, storage)
-        disguise.forward(device, img, krn, *case, out)
+        cuda_by_sums.forward(device, img, krn, *case, out)
         real = np.promote_types(storage, np.float32)
         grads = [device.empty(shape, real) for shape in (img_shape, krn_shape)]
-        disguise.backward(device, out, img, krn, *grads, *case)
+        cuda_by_sums.backward(device, out, img, krn, *grads, *case)
 
 
 def _passes(device, img, krn, semifield, plan, storage, method):

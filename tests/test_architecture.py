@@ -21,15 +21,13 @@ LAYERS = {
         "kernels_cu/model.py",
     ),
     "algebra": (
-        "semiconv_cupy/printing.py", "semiconv_cupy/expressions.py", "semiconv_cupy/reductions.py",
-        "semiconv_cupy/laws.py", "semiconv_cupy/modules.py", "semiconv_cupy/algebra/*",
-        "semiconv_cupy/semifields.py",
+        "semiconv_cupy/algebra/*", "semiconv_cupy/modules.py",
     ),
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",
-        "semiconv_cupy/linear.py", "semiconv_cupy/broadcast.py",
+        "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
     ),
-    "backends": ("semiconv_cupy/backends/*", "semiconv_cupy/reference.py"),
+    "backends": ("semiconv_cupy/backends/*",),
     "calls": (
         "semiconv_cupy/conv.py", "semiconv_cupy/ndimage/*", "semiconv_cupy/background.py",
         "semiconv_cupy/structuring.py",
@@ -45,9 +43,9 @@ LAYERS = {
 ONLY = {
     # info.py says which versions are installed.
     "torch": ("torch_bridge/*", "semiconv_cupy/info.py"),
-    "cupy": ("semiconv_cupy/backends/cuda.py", "semiconv_cupy/info.py"),
+    "cupy": ("semiconv_cupy/backends/cuda/__init__.py", "semiconv_cupy/info.py"),
     # The special functions that NumPy lacks, of the arrays that a semifield is given.
-    "cupyx": ("semiconv_cupy/printing.py",),
+    "cupyx": ("semiconv_cupy/algebra/cpp.py",),
 }
 
 
@@ -165,7 +163,7 @@ TREE = dict.fromkeys(
     (file.replace("*", "__init__.py") for files in LAYERS.values() for file in files), ""
 ) | {
     "semiconv_cupy/conv.py": "from semiconv_cupy.backends import cuda\nimport numpy\n",
-    "semiconv_cupy/backends/cuda.py": "def device():\n    import cupy\n",
+    "semiconv_cupy/backends/cuda/__init__.py": "def device():\n    import cupy\n",
     "torch_bridge/ops.py": "import torch.nn\nfrom semiconv_cupy import conv\n",
     "kernels_cu/report.py": "def main():\n    from semiconv_cupy.variants import variants\n",
 }
@@ -179,19 +177,19 @@ def test_a_tree_in_order_passes():
     ("path", "line", "message"),
     [
         (
-            "semiconv_cupy/laws.py",
-            "from semiconv_cupy.reductions import Sum",
-            "circle: semiconv_cupy/laws.py, semiconv_cupy/reductions.py",
+            "semiconv_cupy/algebra/laws.py",
+            "from semiconv_cupy.algebra.reductions import Sum",
+            "circle: semiconv_cupy/algebra/laws.py, semiconv_cupy/algebra/reductions.py",
         ),
         (
-            "semiconv_cupy/backends/host.py",
+            "semiconv_cupy/backends/host/calls.py",
             "import semiconv_cupy.backends.cuda",
-            "circle: semiconv_cupy/backends/cuda.py, semiconv_cupy/backends/host.py",
+            "circle: semiconv_cupy/backends/cuda/__init__.py, semiconv_cupy/backends/host/calls.py",
         ),
         (
-            "semiconv_cupy/semifields.py",
+            "semiconv_cupy/algebra/names.py",
             "def dynamic():\n    from torch_bridge.ops import forward",
-            "semiconv_cupy/semifields.py (algebra) imports torch_bridge/ops.py (users of the core)",
+            "names.py (algebra) imports torch_bridge/ops.py (users of the core)",
         ),
         (
             "semiconv_cupy/conv.py",
@@ -210,39 +208,43 @@ def test_a_tree_in_order_passes():
         ),
         ("kernels_cu/report.py", "import torch", "report.py imports torch; only"),
         ("semiconv_cupy/ndimage/__init__.py", "import cupy as cp", "imports cupy; only"),
-        ("semiconv_cupy/backends/cuda.py", "import cupyx.scipy.special", "imports cupyx; only"),
+        (
+            "semiconv_cupy/backends/cuda/__init__.py",
+            "import cupyx.scipy.special",
+            "imports cupyx; only",
+        ),
         (
             "kernels_cu/model.py",
             "from semiconv_cupy import conv",
             "kernels_cu/model.py (sources of kernels) imports semiconv_cupy/conv.py (calls)",
         ),
         (
-            "semiconv_cupy/expressions.py",
+            "semiconv_cupy/algebra/tracing.py",
             "from semiconv_cupy.backends.cuda import device",
-            "expressions.py (algebra) imports semiconv_cupy/backends/cuda.py (backends)",
+            "tracing.py (algebra) imports semiconv_cupy/backends/cuda/__init__.py (backends)",
         ),
         ("semiconv_cupy/info.py", "try:\n    pass\nfinally:\n    import cupyx", "imports cupyx"),
         ("semiconv_cupy/info.py", "try:\n    x\nexcept E:\n    import cupyx", "imports cupyx"),
         ("semiconv_cupy/info.py", "with x:\n    __import__('cupyx.scipy')", "imports cupyx"),
         (
-            "semiconv_cupy/printing.py",
-            "from .ndimage import grey_dilation",
-            "printing.py (algebra) imports semiconv_cupy/ndimage/__init__.py (calls)",
+            "semiconv_cupy/algebra/cpp.py",
+            "from ..ndimage import grey_dilation",
+            "cpp.py (algebra) imports semiconv_cupy/ndimage/__init__.py (calls)",
         ),
         (
-            "semiconv_cupy/backends/cuda.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .. import ndimage",
-            "backends/cuda.py (backends) imports semiconv_cupy/ndimage/__init__.py (calls)",
+            "semiconv_cupy/backends/cuda/__init__.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ... import ndimage",
+            "cuda/__init__.py (backends) imports semiconv_cupy/ndimage/__init__.py (calls)",
         ),
         ("semiconv_cupy/utils.py", "", "semiconv_cupy/utils.py has no layer"),
     ],
 )
 def test_each_wrong_import_is_found(path, line, message):
     extra = {
-        "semiconv_cupy/laws.py": "",
-        "semiconv_cupy/reductions.py": "from semiconv_cupy import laws\n",
-        "semiconv_cupy/backends/cuda.py": "from semiconv_cupy.backends import host\n",
-        "semiconv_cupy/backends/host.py": "",
+        "semiconv_cupy/algebra/laws.py": "",
+        "semiconv_cupy/algebra/reductions.py": "from semiconv_cupy.algebra import laws\n",
+        "semiconv_cupy/backends/cuda/__init__.py": "from ..host import calls\n",
+        "semiconv_cupy/backends/host/calls.py": "",
     }
     tree = TREE | extra
     assert violations(arrows(tree)) == []

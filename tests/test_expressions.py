@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import kernels_cu
 from semiconv_cupy import where
-from semiconv_cupy.expressions import derivative, symbol, trace
-from semiconv_cupy.printing import ArrayFunction, cpp_bool, cpp_floating, cpp_integer, readable
+from semiconv_cupy.algebra.cpp import ArrayFunction, cpp_bool, cpp_floating, cpp_integer, readable
+from semiconv_cupy.algebra.tracing import derivative, symbol, trace
 
 generator = np.random.default_rng(0)
 

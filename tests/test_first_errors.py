@@ -12,7 +12,8 @@ import pytest
 
 import semiconv_cupy as sc
 from semiconv_cupy import conv
-from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.ndimage import neighbourhood
 

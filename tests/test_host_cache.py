@@ -21,7 +21,8 @@ from compare import assert_matches
 
 import semiconv_cupy as sc
 from semiconv_cupy import source
-from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.host import calls as host
 
 ROOT = Path(__file__).parent.parent
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)

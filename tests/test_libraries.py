@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import semiconv_cupy as sc
-from semiconv_cupy.backends import compiler, libraries
+from semiconv_cupy.backends.host import compiler, libraries
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,10 @@ from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, linear, source
-from semiconv_cupy.backends import cuda, disguise, host
+from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, source
+from semiconv_cupy.backends import by_sums, cuda
+from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -113,7 +115,7 @@ def changed_source(monkeypatch, before, after):
         patch.setattr(cuda, "_kernels", {})
         patch.setattr(conv, "_calls", {})
         for prepared in (
-            host.forward_at, host.backward_at, cuda.forward_launch, disguise.forward_call,
+            host.forward_at, host.backward_at, cuda.forward_launch, cuda_by_sums.forward_call,
         ):  # fmt: skip
             patch.setattr(*_module_and_name(prepared), prepared.__wrapped__)
         yield
@@ -327,7 +329,7 @@ def test_what_is_no_number_meets_no_slope_on_cuda(name, array):
 
 def test_by_addresses_on_cuda(monkeypatch):
     """As the bridge calls it, where a GPU is told to choose this method."""
-    monkeypatch.setattr(conv.linear, "serves", lambda *_, **__: True)
+    monkeypatch.setattr(conv.by_sums, "serves", lambda *_, **__: True)
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
     slopes, steps = (
@@ -443,7 +445,7 @@ def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, semifield,
 def test_on_a_gpu_it_is_chosen_for_many_terms(semifield):
     def chosen(img_shape, krn_shape, **arguments):
         plan = Geometry.plan(img_shape, krn_shape, padding="same", **arguments)
-        return linear.serves(semifield, plan, "auto", on_gpu=True)
+        return by_sums.serves(semifield, plan, "auto", on_gpu=True)
 
     assert chosen((8, 64, 64, 64), (64, 64, 3, 3))
     assert not chosen((8, 8, 32, 32), (8, 8, 3, 3))  # launches would take longer
@@ -474,7 +476,7 @@ def test_where_it_cannot_run_it_says_so(monkeypatch):
 
 
 def test_a_selection_stays_what_it_was():
-    assert conv.linear.saved_residual(
+    assert conv.by_sums.saved_residual(
         SelectSemifield.tropical_max(), "float32", Geometry.plan((1, 1, 9), (1, 1, 7)), "auto",
         on_gpu=False,
     ).dtype == np.uint8  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import sympy
 
 from semiconv_cupy import BroadcastSemifield, SelectSemifield, SubtractSemifield, where
-from semiconv_cupy.semifields import named
+from semiconv_cupy.algebra import named
 
 INF = math.inf
 

@@ -14,7 +14,7 @@ except ModuleNotFoundError:
     ) from None
 
 from semiconv_cupy import modules as _modules
-from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
+from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from torch_bridge import functional
 from torch_bridge.layers import (
     Closing,

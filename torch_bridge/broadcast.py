@@ -1,7 +1,7 @@
 """The convolution of a BroadcastSemifield on tensors: whole windows as one tensor.
 
-Every step is torch's own and so differentiable by it. `semiconv_cupy.broadcast` has the same for
-arrays. Called by `functional` and `modules`.
+Every step is torch's own and so differentiable by it. `semiconv_cupy.backends.broadcast` has the
+same for arrays. Called by `functional` and `modules`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semiconv_cupy.broadcast import no_integers
+from semiconv_cupy.backends.broadcast import no_integers
 from semiconv_cupy.geometry import Geometry
 
 if TYPE_CHECKING:
-    from semiconv_cupy.semifields import BroadcastSemifield
+    from semiconv_cupy.algebra import BroadcastSemifield
 
 
 def broadcast_conv(

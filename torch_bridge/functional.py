@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from semiconv_cupy.algebra import BroadcastSemifield
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.semifields import BroadcastSemifield
 from torch_bridge.autograd import fused_conv
 from torch_bridge.broadcast import broadcast_conv
 
 if TYPE_CHECKING:
-    from semiconv_cupy.semifields import Semifield
+    from semiconv_cupy.algebra import Semifield
     from torch_bridge.ops import Known
 
 __all__ = ["semifield_conv"]

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 
+from semiconv_cupy.algebra.reductions import Root
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.reductions import Root
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv
@@ -26,7 +26,7 @@ from torch_bridge.ops import Known
 from torch_bridge.quadratic import _integer, _Kernel, per_axis
 
 if TYPE_CHECKING:
-    from semiconv_cupy.semifields import BroadcastSemifield, SelectSemifield, SubtractSemifield
+    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 
 __all__ = [
     "BroadcastConv",

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semiconv_cupy import conv, linear
+from semiconv_cupy import conv
+from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield, named, no_semifield
+from semiconv_cupy.backends import by_sums
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, needs_arrays, residual_of
-from semiconv_cupy.semifields import SelectSemifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER
 from torch_bridge.dlpack import array_of, current_stream, gpu, guest
 
@@ -122,7 +123,7 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
         raise no_semifield(semifield)
     # Torch keeps compiled graphs on disk, and knows of an operator no more than this key: what it
     # leaves for the derivative must follow from it.
-    rules = linear.LEAST_TAPS, linear.LEAST_TAPS_ON_GPU, linear.LEAST_TERMS_ON_GPU
+    rules = by_sums.LEAST_TAPS, by_sums.LEAST_TAPS_ON_GPU, by_sums.LEAST_TERMS_ON_GPU
     identity = (known.content, rules)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     slopes = None
@@ -213,7 +214,7 @@ def _plan(
     geometry = arguments.plan(img_shape, krn_shape)
     described = None
     if derivative:
-        described = linear.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
+        described = by_sums.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
     residual = described and (described.shape, getattr(torch, described.dtype.name))
     return Plan(semifield, geometry, storage, described, residual)
 
@@ -491,7 +492,7 @@ def _check_of_saved(plan: Plan, dtype: torch.dtype, index: int) -> Saved:
     described = residual_of(semifield, plan.storage, geometry)
     # A linear forward pass keeps nothing, and whether it was one may have followed from the number
     # of outputs, which torch.func.vmap changes.
-    optional = described is None or linear.can_serve(semifield) or 0 in out_shape
+    optional = described is None or by_sums.can_serve(semifield) or 0 in out_shape
     left_shape = None if described is None else described.shape
     left_dtype = None if described is None else getattr(torch, described.dtype.name)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from semiconv_cupy import laws
+from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.compiled import (
     checked_flags,
     checked_parameter,
     checked_zero,
     shown_keywords,
 )
+from semiconv_cupy.algebra.reductions import Extremum, Log, Root, Sum
 from semiconv_cupy.modules import broadcast_module
-from semiconv_cupy.reductions import Extremum, Log, Root, Sum
 
 
 @dataclass(frozen=True)

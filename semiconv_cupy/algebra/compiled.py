@@ -1,6 +1,6 @@
 """What the two kinds of semifields share that are compiled into kernels.
 
-A semifield is written once, as scalar Python functions; `expressions.py` traces them, `printing.py`
+A semifield is written once, as scalar Python functions; `tracing.py` traces them, `cpp.py`
 turns them into C++ for the kernels and into array functions, `laws.py` checks them.
 """
 
@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import sympy
 
-from semiconv_cupy import laws
+from semiconv_cupy.algebra import laws
+from semiconv_cupy.algebra.cpp import ArrayFunction, Where, cpp_floating, readable
+from semiconv_cupy.algebra.tracing import SCALARS, derivative, symbol, trace
 from semiconv_cupy.errors import flag
-from semiconv_cupy.expressions import SCALARS, derivative, symbol, trace
 from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
-from semiconv_cupy.printing import ArrayFunction, Where, cpp_floating, readable
 
 ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
 

@@ -23,7 +23,7 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.printing import ArrayFunction, Minimum, cpp_bool, cpp_integer
+from semiconv_cupy.algebra.cpp import ArrayFunction, Minimum, cpp_bool, cpp_integer
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,9 +24,9 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.expressions import derivative, solutions, trace, where
+from semiconv_cupy.algebra.cpp import ArrayFunction, readable
+from semiconv_cupy.algebra.tracing import derivative, solutions, trace, where
 from semiconv_cupy.once import cached_property
-from semiconv_cupy.printing import ArrayFunction, readable
 
 
 class SubtractSemifield(CompiledSemifield):

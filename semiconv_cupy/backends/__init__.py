@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends import cuda, host
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.errors import BackendUnavailableError
 
 

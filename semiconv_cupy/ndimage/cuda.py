@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
+from semiconv_cupy.algebra import SelectSemifield
 from semiconv_cupy.backends.cuda import COLUMNS, THREADS, Device, Kernel, elements, forward, tile_of
-from semiconv_cupy.backends.host import MAX_RANK
+from semiconv_cupy.backends.host.calls import MAX_RANK
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.borders import all_beyond, remembered
 from semiconv_cupy.ndimage.sums import Sums
-from semiconv_cupy.semifields import SelectSemifield
 
 Array = Any
 _OPTIONS = ("-std=c++17", "--device-int128")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends import host
+from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.ndimage.borders import all_beyond, remembered, small_footprint
 from semiconv_cupy.ndimage.sums import Sums
 

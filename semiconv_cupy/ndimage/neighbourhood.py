@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends import cuda as cuda_backend
-from semiconv_cupy.backends import host as host_backend
+from semiconv_cupy.backends.host import calls as host_backend
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint

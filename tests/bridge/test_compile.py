@@ -7,7 +7,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import torch_bridge as semiconv
-from semiconv_cupy import linear
+from semiconv_cupy.backends import by_sums
 from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield
 from torch_bridge.functional import semifield_conv
 
@@ -119,9 +119,9 @@ def test_export():
 
 def test_export_where_the_batch_decides_what_is_kept_for_a_derivative(monkeypatch):
     """As on a GPU: a program without one does not ask."""
-    saved = linear.saved_residual
+    saved = by_sums.saved_residual
     monkeypatch.setattr(
-        linear, "saved_residual", lambda *of, on_gpu: saved(*of, on_gpu=True)
+        by_sums, "saved_residual", lambda *of, on_gpu: saved(*of, on_gpu=True)
     )  # fmt: skip
     conv = GenericConv(
         semiconv.LearnedKernel2D(16, 16, 3), SubtractSemifield.log(2.0).dynamic(), padding="same"

@@ -300,7 +300,7 @@ def test_empty_batches_and_images():
 
 def test_without_a_compiler(monkeypatch):
     from semiconv_cupy import conv
-    from semiconv_cupy.backends import host
+    from semiconv_cupy.backends.host import calls as host
 
     tensors = inputs((1, 2, 6, 6), (2, 2, 3, 3))
     compiled = with_gradients(fused("log"), tensors)

@@ -256,7 +256,7 @@ def test_sums_become_halves_in_one_rounding(name):
 
 
 def test_nothing_compiles_for_another_size_mode_origin_or_constant():
-    from semiconv_cupy.backends import libraries
+    from semiconv_cupy.backends.host import libraries
 
     image = np.zeros((9, 9), np.float32)
     ndimage.maximum_filter(image, 3)

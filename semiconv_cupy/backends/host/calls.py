@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends import libraries
-from semiconv_cupy.backends.compiler import compiler as compiler
-from semiconv_cupy.backends.compiler import missing_compiler as missing_compiler
+from semiconv_cupy.backends.host import libraries
+from semiconv_cupy.backends.host.compiler import compiler as compiler
+from semiconv_cupy.backends.host.compiler import missing_compiler as missing_compiler
 from semiconv_cupy.errors import CompileError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.once import exclusive

@@ -2,7 +2,7 @@
 
 Nothing here knows what a semifield is; `algebra` is the caller. A callable is run once, on
 symbols that record what it does to them. How expressions become C++ and array functions is in
-`printing.py`. Only NumPy and SymPy are imported.
+`cpp.py`. Only NumPy and SymPy are imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sympy
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
-from semiconv_cupy.printing import (
+from semiconv_cupy.algebra.cpp import (
     CIRCULAR,
     CPP_FUNCTIONS,
     HALF,

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from semiconv_cupy.backends import compiler
+from semiconv_cupy.backends.host import compiler
 from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn
 from semiconv_cupy.once import exclusive
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from semiconv_cupy import source
+from semiconv_cupy.algebra import SubtractSemifield
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda import Device, ForwardLaunch, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.semifields import SubtractSemifield
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield

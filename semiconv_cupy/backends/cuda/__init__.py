@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.host import MAX_RANK, GeometryStruct
+from semiconv_cupy.algebra import SubtractSemifield
+from semiconv_cupy.backends.host.calls import MAX_RANK, GeometryStruct
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
-from semiconv_cupy.semifields import SubtractSemifield
 
 if TYPE_CHECKING:
     from semiconv_cupy.source import Semifield

@@ -1,7 +1,7 @@
 """SymPy expression -> C++ text, function of NumPy or CuPy arrays, text for people.
 
 Here are also the elementary functions that expressions are made of besides SymPy's own. How an
-expression comes from a callable is in `expressions.py`, the only caller besides `algebra`.
+expression comes from a callable is in `tracing.py`, the only caller besides `algebra`.
 """
 
 from __future__ import annotations

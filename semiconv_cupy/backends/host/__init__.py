@@ -1,0 +1,1 @@
+"""The CPU: libraries compiled by the machine's C++ compiler, and the calls into them."""
