@@ -139,7 +139,7 @@ class Geometry:
         )
 
     @staticmethod
-    def plan_anew(
+    def plan_uncached(
         img_shape: tuple[int, ...],
         krn_shape: tuple[int, ...],
         *,
@@ -187,41 +187,11 @@ def _plan(
     group_broadcasting: bool,
     kind: str,
 ) -> Geometry:
-    if len(img_shape) < 3:
-        raise ValueError(
-            f"img must have shape (B, C, *S) with at least one spatial axis, got {img_shape}; "
-            "a single picture is img[None, None]"
-        )
-    if len(krn_shape) != len(img_shape):
-        raise ValueError(
-            f"krn must have shape (O, I, *K) with as many axes as img: got krn {krn_shape} "
-            f"and img {img_shape}; a single kernel is krn[None, None]"
-        )
+    _require_shapes(img_shape, krn_shape)
     rank = len(img_shape) - 2
-    batch, channels, *image_size = img_shape
+    batch, _, *image_size = img_shape
     kernels, in_channels, *kernel_size = krn_shape
-    if min(krn_shape) < 1:
-        raise ValueError(f"krn must not be empty, got shape {krn_shape}")
-
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}")
-    if channels % groups:
-        raise ValueError(f"groups must divide the channels of img: {channels=}, {groups=}")
-    if in_channels != channels // groups:
-        raise ValueError(
-            f"krn must have {channels // groups} input channels (img channels / groups = "
-            f"{channels} / {groups}), got krn of shape {krn_shape} and img of shape {img_shape}"
-            + _channel_remedy(channels, groups, kernels, in_channels, image_size)
-        )
-    if group_broadcasting or groups == 1:
-        outputs_per_group = kernels
-    else:
-        if kernels % groups:
-            raise ValueError(
-                f"groups must divide the output channels of krn unless group_broadcasting: "
-                f"{kernels=}, {groups=}"
-            )
-        outputs_per_group = kernels // groups
+    _require_groups(img_shape, krn_shape, groups, group_broadcasting)
     strides = _per_axis("stride", stride, rank)
     dilations = _per_axis("dilation", dilation, rank)
     pads = _padding(padding, rank, dilations, tuple(kernel_size))
@@ -229,7 +199,7 @@ def _plan(
         batch=batch,
         groups=groups,
         in_channels=in_channels,
-        outputs_per_group=outputs_per_group,
+        outputs_per_group=kernels if group_broadcasting else kernels // groups,
         kernels=kernels,
         image_size=tuple(image_size),
         kernel_size=tuple(kernel_size),
@@ -255,11 +225,49 @@ def _plan(
     return geometry
 
 
+def _require_shapes(img_shape: tuple[int, ...], krn_shape: tuple[int, ...]) -> None:
+    """Raise unless the shapes are (B, C, *S) and (O, I, *K) of one rank."""
+    if len(img_shape) < 3:
+        raise ValueError(
+            f"img must have shape (B, C, *S) with at least one spatial axis, got {img_shape}; "
+            "a single picture is img[None, None]"
+        )
+    if len(krn_shape) != len(img_shape):
+        raise ValueError(
+            f"krn must have shape (O, I, *K) with as many axes as img: got krn {krn_shape} "
+            f"and img {img_shape}; a single kernel is krn[None, None]"
+        )
+    if min(krn_shape) < 1:
+        raise ValueError(f"krn must not be empty, got shape {krn_shape}")
+
+
+def _require_groups(
+    img_shape: tuple[int, ...], krn_shape: tuple[int, ...], groups: int, group_broadcasting: bool
+) -> None:
+    """Raise unless the channels of both shapes divide into the groups."""
+    channels, (kernels, in_channels) = img_shape[1], krn_shape[:2]
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}")
+    if channels % groups:
+        raise ValueError(f"groups must divide the channels of img: {channels=}, {groups=}")
+    if in_channels != channels // groups:
+        raise ValueError(
+            f"krn must have {channels // groups} input channels (img channels / groups = "
+            f"{channels} / {groups}), got krn of shape {krn_shape} and img of shape {img_shape}"
+            + _channel_remedy(channels, groups, kernels, in_channels, img_shape[-1])
+        )
+    if kernels % groups and not group_broadcasting:
+        raise ValueError(
+            f"groups must divide the output channels of krn unless group_broadcasting: "
+            f"{kernels=}, {groups=}"
+        )
+
+
 def _channel_remedy(
-    channels: int, groups: int, kernels: int, in_channels: int, image_size: list[int]
+    channels: int, groups: int, kernels: int, in_channels: int, last_size: int
 ) -> str:
     """What somebody probably meant whose kernel has another number of channels than the image."""
-    if image_size[-1] <= 4 < channels:
+    if last_size <= 4 < channels:
         return "; channels come second, as numpy.moveaxis(img, -1, 1) has them"
     if in_channels != 1 or groups != 1:
         return ""

@@ -45,7 +45,7 @@ def plan(
             hint = "; for arrays use semiconv_cupy.semifield_conv"
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{hint}")
     # While compiling, sizes may be symbols: traced, not looked up in a cache.
-    make_plan = Geometry.plan_anew if torch.compiler.is_compiling() else Geometry.plan
+    make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan
     return make_plan(
         tuple(img.shape),
         tuple(krn.shape),

@@ -67,7 +67,7 @@ class GeometryArguments(NamedTuple):
 
     def plan(self, img_shape: Shape, krn_shape: Shape) -> Geometry:
         """The geometry for these shapes, planned anew, so that sizes may be symbols."""
-        return Geometry.plan_anew(
+        return Geometry.plan_uncached(
             tuple(img_shape),
             tuple(krn_shape),
             stride=self.stride,
