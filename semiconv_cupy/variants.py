@@ -50,7 +50,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
             yield cuda.kernel_source(file, semifield, storage, geometry, "int64", element)
         if semifield.accumulator in ("log", "root"):
-            yield cuda.kernel_source("linear", semifield, storage, geometry, "int32")
+            yield cuda.kernel_source("by_sums", semifield, storage, geometry, "int32")
     for storage in (*source.INTEGER, source.BOOLEAN):
         yield cuda.kernel_source("forward", dilation, storage, plane, "int32")
     shapes = [

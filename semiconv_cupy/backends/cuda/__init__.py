@@ -191,8 +191,8 @@ def kernel_source(
     if file == "grad_bins":
         taps, slots = _bins(semifield, storage, geometry)
         macros |= {"SEMICONV_SLICE": str(taps), "SEMICONV_SLOTS": str(slots)}
-    if file == "linear":
-        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _LINEAR}
+    if file == "by_sums":
+        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _BY_SUMS}
     options: tuple[str, ...] = _OPTIONS
     times = macros["SEMICONV_TIMES"]
     if semifield.accumulator == "select" and "*" in times and re.search(r"[-+]", times):
@@ -223,8 +223,8 @@ def _geometry_macros(geometry: Geometry, offset: str) -> dict[str, str]:
 
 
 _BINNED = 128  # threads of a block of cuda/grad_bins.cu; each reads four outputs at a time
-# The functions of cuda/linear.cu beside the one that its kernel is named after.
-_LINEAR = ("extremes", "transform", "slopes", "finish")
+# The functions of cuda/by_sums.cu beside the one that its kernel is named after.
+_BY_SUMS = ("extremes", "transform", "slopes", "finish")
 
 
 def _bins(semifield: Semifield, storage: str, geometry: Geometry) -> tuple[int, int]:

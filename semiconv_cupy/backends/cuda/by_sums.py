@@ -112,7 +112,7 @@ def _sums(
     img_steps: tuple[int, ...],
     krn_steps: tuple[int, ...],
 ) -> tuple[Sums, Callable[[str], Kernel]]:
-    """The sums, with a scratch that has room for more, and the functions of cuda/linear.cu."""
+    """The sums, with a scratch that has room for more, and the functions of cuda/by_sums.cu."""
     real = source.ARITHMETIC[storage]
     itemsize = source.itemsize(real)
     struct = cuda.struct_of(geometry, img_steps, krn_steps)
@@ -120,7 +120,7 @@ def _sums(
 
     def kernel(suffix: str) -> Kernel:
         return cuda.kernel_of(
-            device, "linear", semifield, storage, geometry, offset, None, suffix=suffix
+            device, "by_sums", semifield, storage, geometry, offset, None, suffix=suffix
         )
 
     def transform(name: str, size: int, planes: int) -> Transform:
