@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends import array_module
+from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     as_array,
@@ -197,7 +197,7 @@ def reconstruction(
     """
     xp, seed = as_array(seed, "seed")
     _, mask = as_array(mask, "mask")
-    array_module(seed=seed, mask=mask)
+    place_of(seed=seed, mask=mask)
     require_real(seed, "Complex type not supported for seed")
     require_real(mask, "Complex type not supported for mask")
     if seed.shape != mask.shape:

@@ -6,7 +6,6 @@ semifields are `semifields`', loops are the backends'.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,10 +19,11 @@ from semiconv_cupy.algebra import (
     named,
     no_semifield,
 )
-from semiconv_cupy.backends import array_module, by_sums, cuda, reference
+from semiconv_cupy.backends import by_sums, cuda, reference
 from semiconv_cupy.backends.broadcast import broadcast_conv
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.backends.place import NUMPY, Place, place_of
 from semiconv_cupy.errors import BackendUnavailableError, warn
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import Residual, needs_arrays
@@ -156,7 +156,7 @@ _MOST_SCRATCH = 1 << 27  # elements: beyond, array loops without a scratch serve
 class _Checked(NamedTuple):
     """A call whose arguments fit together; nothing is compiled yet."""
 
-    xp: Any
+    place: Place
     semifield: Semifield
     geometry: Geometry
     storage: str
@@ -164,9 +164,11 @@ class _Checked(NamedTuple):
     served: bool  # whether by compiled kernels, else by array loops
 
 
-def _arrays(img: Array, krn: Array, method: str, arguments: dict[str, Any]) -> tuple[Any, Geometry]:
-    """The arrays' library and the geometry of a call, all but its semifield checked."""
-    xp = array_module(img=img, krn=krn)
+def _arrays(
+    img: Array, krn: Array, method: str, arguments: dict[str, Any]
+) -> tuple[Place, Geometry]:
+    """The arrays' place and the geometry of a call, all but its semifield checked."""
+    place = place_of(img=img, krn=krn)
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got method={method!r}")
     if img.dtype != krn.dtype:
@@ -177,22 +179,22 @@ def _arrays(img: Array, krn: Array, method: str, arguments: dict[str, Any]) -> t
             f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
             f"convert one of them: {remedy}"
         )
-    return xp, Geometry.plan(img.shape, krn.shape, **arguments)
+    return place, Geometry.plan(img.shape, krn.shape, **arguments)
 
 
 def _check(
     img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
 ) -> _Checked:
     """Check everything about a call of a compiled semifield; errors name what does not fit."""
-    xp, geometry = _arrays(img, krn, method, arguments)
+    place, geometry = _arrays(img, krn, method, arguments)
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
     storage = storage_of(img.dtype, semifield)
-    in_disguise = by_sums.serves(semifield, geometry, method, on_gpu=xp is not np)
-    served = method != "reference" and serves(geometry, method, on_gpu=xp is not np)
-    if served and xp is np and method == "tiled":
+    in_disguise = by_sums.serves(semifield, geometry, method, on_gpu=place.on_gpu)
+    served = method != "reference" and serves(geometry, method, on_gpu=place.on_gpu)
+    if served and not place.on_gpu and method == "tiled":
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
-    return _Checked(xp, semifield, geometry, storage, in_disguise, served)
+    return _Checked(place, semifield, geometry, storage, in_disguise, served)
 
 
 def _plan(
@@ -200,7 +202,7 @@ def _plan(
 ) -> Callable[[Array, Array], Array]:
     """Check everything once; return what computes the convolution of such arrays."""
     if isinstance(semifield, BroadcastSemifield):
-        xp, geometry = _arrays(img, krn, method, arguments)
+        place, geometry = _arrays(img, krn, method, arguments)
         if method in ("direct", "tiled", "linear"):
             raise ValueError(
                 f"method={method!r} has no kernels for a BroadcastSemifield; use a "
@@ -209,24 +211,24 @@ def _plan(
 
         def by_arrays(img: Array, krn: Array) -> Array:
             with np.errstate(all="ignore"):
-                return broadcast_conv(xp, img, krn, semifield, geometry)
+                return broadcast_conv(place.array_module, img, krn, semifield, geometry)
 
         return by_arrays
-    xp, semifield, geometry, storage, in_disguise, served = _check(
+    place, semifield, geometry, storage, in_disguise, served = _check(
         img, krn, semifield, method, arguments
     )
     if not served:
 
         def loop(img: Array, krn: Array) -> Array:
             native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
-            _require_one_device(img, krn)
-            with _device_of(img):
-                out = xp.empty(geometry.out_shape, native)
-                _by_reference(xp, img, krn, out, None, semifield, geometry, storage)
+            here = place_of(img=img, krn=krn)
+            with here.current():
+                out = here.array_module.empty(geometry.out_shape, native)
+                _by_reference(here.array_module, img, krn, out, None, semifield, geometry, storage)
             return out
 
         return loop
-    if xp is np:
+    if not place.on_gpu:
         part = "linear" if in_disguise else "forward"
         return host.forward_call(img, krn, semifield, geometry, storage, part)
 
@@ -239,8 +241,7 @@ def _plan(
         )  # fmt: skip
 
     def launch(img: Array, krn: Array) -> Array:
-        _require_one_device(img, krn)
-        with img.device:
+        with place_of(img=img, krn=krn).current():  # another GPU's arrays may take the same plan
             out = device.empty(geometry.out_shape, img.dtype)
             if run is not None:
                 run(device.address(img), img, krn, out, None)
@@ -249,16 +250,6 @@ def _plan(
         return out
 
     return launch
-
-
-def _require_one_device(img: Array, krn: Array) -> None:
-    if cuda.is_cupy(img) and img.device != krn.device:
-        raise TypeError(f"img and krn must be on one device, got {img.device} and {krn.device}")
-
-
-def _device_of(array: Array) -> contextlib.AbstractContextManager[Any]:
-    """Inside, a CuPy array's GPU is the current one."""
-    return array.device if cuda.is_cupy(array) else contextlib.nullcontext()
 
 
 def storage_of(dtype: Any, semifield: Semifield) -> str:
@@ -402,17 +393,17 @@ def semifield_conv_vjp(
             "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
             "is differentiated by PyTorch (torch_bridge)"
         )
-    xp, algebra, geometry, storage, *_ = _check(
+    place, algebra, geometry, storage, *_ = _check(
         img, krn, algebra, method,
         dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
              group_broadcasting=group_broadcasting, kind=kind),
     )  # fmt: skip
-    _require_one_device(img, krn)
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
-    described = by_sums.saved_residual(algebra, storage, geometry, method, on_gpu=xp is not np)
-    with _device_of(img):
+    described = by_sums.saved_residual(algebra, storage, geometry, method, on_gpu=place.on_gpu)
+    xp = place.array_module
+    with place.current():
         out = xp.empty(geometry.out_shape, dtype)
         residual = None if described is None else xp.empty(described.shape, described.dtype)
         forward(img, krn, out, residual, algebra, geometry, storage, method=method)
@@ -420,15 +411,15 @@ def semifield_conv_vjp(
     saved = (img.view(), krn.view()) if needs_arrays(algebra) else (None, None)
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
-        array_module(out=out_like, grad_out=grad_out)
+        place_of(out=out_like, grad_out=grad_out)
         if grad_out.shape != geometry.out_shape or grad_out.dtype != dtype:
             raise ValueError(
                 f"grad_out must have the result's shape {geometry.out_shape} and dtype {dtype}, "
                 f"got {grad_out.shape} and {grad_out.dtype}"
             )
         real = source.ARITHMETIC[storage]
-        with _device_of(out_like):
-            grad_img = (xp.zeros if xp is np else xp.empty)(geometry.img_shape, real)
+        with place.current():
+            grad_img = (xp.empty if place.on_gpu else xp.zeros)(geometry.img_shape, real)
             grad_krn = xp.empty(geometry.krn_shape, real)
             backward(
                 grad_out, saved[0], saved[1], residual, grad_img, grad_krn, algebra, geometry,
@@ -460,11 +451,11 @@ def forward(
     names the dtype that the bits of img, krn and out stand for, so that bfloat16 may come as
     uint16. At most `threads` threads of the CPU work (None: one a core).
     """
-    xp = np if isinstance(img, np.ndarray) else array_module(img=img, krn=krn)
-    on_gpu = device is not None or xp is not np
+    place = NUMPY if isinstance(img, np.ndarray) else place_of(img=img, krn=krn)
+    on_gpu = device is not None or place.on_gpu
     in_disguise = residual is None and by_sums.serves(semifield, geometry, method, on_gpu=on_gpu)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
-        _by_reference(xp, img, krn, out, residual, semifield, geometry, storage)
+        _by_reference(place.array_module, img, krn, out, residual, semifield, geometry, storage)
     elif on_gpu:
         launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
         if in_disguise:
@@ -553,8 +544,8 @@ def backward(
     be None where `residual.needs_arrays` is False. The residual tells what the forward pass was:
     where it kept none that `residual.residual_of` describes, it was "linear".
     """
-    xp = np if isinstance(grad_out, np.ndarray) else array_module(grad_out=grad_out)
-    on_gpu = device is not None or xp is not np
+    place = NUMPY if isinstance(grad_out, np.ndarray) else place_of(grad_out=grad_out)
+    xp, on_gpu = place.array_module, device is not None or place.on_gpu
     linearly = residual is None and by_sums.can_serve(semifield)
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         slopes, image, kernel = (_numbers(array, storage) for array in (grad_out, img, krn))

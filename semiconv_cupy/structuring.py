@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semiconv_cupy.backends import require_unmasked
+from semiconv_cupy.backends.place import require_unmasked
 
 __all__ = [
     "StructuringFunction",

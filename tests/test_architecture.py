@@ -26,6 +26,7 @@ LAYERS = {
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
+        "semiconv_cupy/backends/place.py",
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends import array_module, cuda, require_unmasked
+from semiconv_cupy.backends.place import is_cupy, place_of, require_unmasked
 
 Array = Any
 _SUPPORTED = frozenset((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
@@ -28,9 +28,10 @@ def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
     """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
     if type(value) is np.ndarray:
         return np, value
-    if cuda.is_cupy(value):
-        cuda.require_current(name, value)
-        return array_module(**{name: value}), value
+    if is_cupy(value):
+        place = place_of(**{name: value})
+        place.require_current(name)
+        return place.array_module, value
     if isinstance(value, str | os.PathLike):
         raise RuntimeError(
             f"data type not supported: {name} is the text {str(value)!r}, not an array; read the "
@@ -48,7 +49,7 @@ def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
     """A small array (footprint, structure, weights) on the host, wherever it was."""
     if type(value) is np.ndarray and dtype is None:
         return value
-    if cuda.is_cupy(value):
+    if is_cupy(value):
         value = value.get()
     return _asarray(value, dtype, name)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semiconv_cupy.backends import array_module
+from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     as_array,
@@ -318,7 +318,7 @@ def _morph(
     if mask is not None:
         library, mask = as_array(mask, "mask")
         if library is not xp:
-            array_module(input=image, mask=mask)  # the error
+            place_of(input=image, mask=mask)  # the error
         if mask.shape != image.shape:
             raise RuntimeError(
                 f"mask and input must have equal sizes, got {mask.shape} and {image.shape}"

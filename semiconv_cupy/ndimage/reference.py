@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends import array_module
+from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.ndimage.borders import beyond
 from semiconv_cupy.ndimage.sums import Sums
 
@@ -90,7 +90,7 @@ def box(
     minimum: bool,
 ) -> Array:
     """The extremum over a box, by windows of doubled width."""
-    xp = array_module(input=array)
+    xp = place_of(input=array).array_module
     array = _without_nan(xp, array, minimum)
     outside = _without_nan(np, outside, minimum)[()]
     for axis, size in enumerate(array.shape):
@@ -120,7 +120,7 @@ def footprint(
     minimum: bool,
 ) -> Array:
     """The extremum over any footprint that is not empty."""
-    xp = array_module(input=array)
+    xp = place_of(input=array).array_module
     wide = _all_extended(xp, array, taps.shape, before, rules, outside[()])
     best = xp.full(array.shape, worst(array.dtype, minimum), array.dtype)
     for index in np.argwhere(taps):
@@ -137,7 +137,7 @@ def structure(
     minimum: bool,
 ) -> Array:
     """The extremum of element + value; integers saturate."""
-    xp = array_module(input=array)
+    xp = place_of(input=array).array_module
     saturating = array.dtype.itemsize == 8 and sums.values.dtype.kind == "i"
     kind = array.dtype if saturating else sums.values.dtype
     wide = _all_extended(
@@ -195,7 +195,7 @@ def correlate(
     out: Array,
 ) -> None:
     """Weighted sums in double precision into `out`."""
-    xp = array_module(input=array)
+    xp = place_of(input=array).array_module
     wide = _all_extended(xp, array.astype(np.float64), window, before, rules, float(cval))
     total = xp.zeros(array.shape, np.float64)
     taps = len(weights) // 2 + 1 if symmetry else len(weights)
@@ -255,7 +255,7 @@ def limit(xp: Any, value: Array, mask: Array, minimum: bool) -> Array:
 
 def reconstruct(seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
     """What spreads from `seed` within `mask`: dilations limited by the mask, until none changes."""
-    xp = array_module(input=seed)
+    xp = place_of(input=seed).array_module
     taps, before = spreading(steps)
     outside = np.array(worst(seed.dtype, minimum), seed.dtype)
     rules = ("constant",) * seed.ndim

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -142,22 +141,6 @@ def device() -> CupyDevice:
             f"CuPy finds no usable GPU ({error}); `python -m semiconv_cupy info` says more"
         ) from None
     return found
-
-
-def require_current(name: str, array: Array) -> None:
-    """ValueError for a CuPy array that is not on the current GPU."""
-    current = sys.modules["cupy"].cuda.runtime.getDevice()
-    if array.device.id != current:
-        raise ValueError(
-            f"{name} is on GPU {array.device.id}, and the current one is {current}: call this "
-            f"`with cupy.cuda.Device({array.device.id}):`"
-        )
-
-
-def is_cupy(array: object) -> bool:
-    """Whether `array` is a CuPy array, without importing CuPy."""
-    cupy = sys.modules.get("cupy")
-    return cupy is not None and isinstance(array, cupy.ndarray)
 
 
 # ---- kernels -----------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""Where arrays lie: which library they belong to, and on which device.
+
+`place_of` recognises arrays without importing their library. Everything in which the array
+libraries differ is a property or a method of `Place`; another library is added here alone. Called
+by whatever takes arrays from a user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Array = Any
+Library = Literal["NumPy", "CuPy", "PyTorch"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An array library and a device of it.
+
+    Attributes
+    ----------
+    library : {"NumPy", "CuPy", "PyTorch"}
+        The library as its users spell it.
+    gpu : int or None
+        The number of the GPU; None for the CPU.
+    device : object or None
+        What compiles and launches on that GPU; None for CuPy's own (``backends.cuda.device``).
+        PyTorch brings its own, which allocates from PyTorch's memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> place = place_of(img=np.zeros(3))
+    >>> print(place, place.on_gpu, place.array_module.__name__)
+    NumPy False numpy
+    >>> print(Place("CuPy", gpu=1))
+    CuPy on GPU 1
+    """
+
+    library: Library
+    gpu: int | None = None
+    device: Any = None
+
+    def __str__(self) -> str:
+        """The place in an error message."""
+        return self.library if self.gpu is None else f"{self.library} on GPU {self.gpu}"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether CUDA kernels work on the arrays; otherwise the CPU does."""
+        return self.gpu is not None
+
+    @property
+    def array_module(self) -> Any:
+        """The module whose functions (``empty``, ``where``, ...) make and take such arrays."""
+        return np if self.library == "NumPy" else sys.modules[_MODULES[self.library]]
+
+    def current(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which allocations and launches go to this place's device."""
+        if self.library != "CuPy":
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = self.array_module.cuda.Device(self.gpu)
+        return context
+
+    def require_current(self, name: str) -> None:
+        """ValueError where the argument `name` lies on another GPU than CuPy's current one."""
+        if self.library != "CuPy":
+            return
+        current = self.array_module.cuda.runtime.getDevice()
+        if self.gpu != current:
+            raise ValueError(
+                f"{name} is on GPU {self.gpu}, and the current one is {current}: call this "
+                f"`with cupy.cuda.Device({self.gpu}):`"
+            )
+
+    def is_native(self, array: Array) -> bool:
+        """Whether the processor can read each number as it lies: aligned, in its own byte order.
+
+        Only NumPy has arrays of which that is not true.
+        """
+        return self.library != "NumPy" or (array.flags.aligned and array.dtype.isnative)
+
+
+NUMPY = Place("NumPy")
+_MODULES = {"CuPy": "cupy", "PyTorch": "torch"}
+
+
+def place_of(**arrays: Array) -> Place:
+    """The one place of all the arrays, which are given by argument name.
+
+    Raises
+    ------
+    TypeError
+        For an array of another kind, and for arrays of several libraries or devices.
+    """
+    libraries: dict[str, Library] = {name: _library(name, arrays[name]) for name in arrays}
+    found = set(libraries.values())
+    if found == {"NumPy"}:
+        return NUMPY
+    if len(found) > 1:
+        mixture = ", ".join(f"{name} is a {library} array" for name, library in libraries.items())
+        raise TypeError(f"all arrays must be of one library and device: {mixture}")
+    numbers = [array.device.id for array in arrays.values()]
+    if len(set(numbers)) > 1:
+        where = " and ".join(f"GPU {number}" for number in numbers)
+        raise TypeError(f"{' and '.join(arrays)} must be on one device, got {where}")
+    return Place("CuPy", numbers[0])
+
+
+def _library(name: str, array: object) -> Library:
+    """The library of one argument; TypeError with the remedy where it is neither's array."""
+    require_unmasked(name, array)
+    if isinstance(array, np.ndarray):
+        return "NumPy"
+    if is_cupy(array):
+        return "CuPy"
+    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+    hint = ""
+    if kind.startswith("torch."):
+        hint = "; for tensors use torch_bridge.functional.semifield_conv"
+    elif kind.startswith("builtins."):
+        kind = type(array).__qualname__
+        hint = f"; numpy.asarray({name}) makes one" if kind in ("list", "tuple") else ""
+    raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}{hint}")
+
+
+def is_cupy(array: object) -> bool:
+    """Whether this is a CuPy array; CuPy is not imported for it."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def require_unmasked(name: str, array: object) -> None:
+    """TypeError for a masked array: no algorithm here leaves masked elements out."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: pass {name}.filled(value) with a "
+            "value that has no effect, such as the least one in a maximum"
+        )
