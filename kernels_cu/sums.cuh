@@ -3,7 +3,7 @@
 // C's conversion of a double to each storage type.
 //
 // Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/border.cu,
-// cuda/lanes.cuh.
+// cuda/packed_words.cuh.
 #pragma once
 #include "portable.cuh"
 

@@ -8,7 +8,7 @@
 //   SEMICONV_KERNEL_FINISH      a gradient from sums of what was sent back
 // A plane is what has one shift: the channels of a (batch, group) of img, or one kernel of krn. No
 // atomics, and nothing that the host would have to wait for.
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 #include "../window.cuh"
 #include "../linear.cuh"
 
@@ -208,7 +208,7 @@ SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __re
     to_img[n] = img;
     if (!Linear<Real>::own_derivative) to_krn[n] = krn;
   });
-  leave_flag(flags, left);
+  write_flag(flags, left);
 }
 
 // Grid: planes, parts, as those of numbers and transformed. gradient: C-contiguous.

@@ -1,10 +1,10 @@
 // The kernel of the adjoint convolution: output and input channels exchanged within each group.
 //
-// Needs SEMICONV_STORAGE and SEMICONV_KERNEL. Each block leaves a flag (wanted.cuh): whether it met
+// Needs SEMICONV_STORAGE and SEMICONV_KERNEL. Each block leaves a flag (conditional_launch.cuh): whether it met
 // an infinite number, or NaN. Such a weight times a slope of 0 is nothing, but not to a convolution:
 // another kernel asks anew, or (only_finite) such weights, which meet no other slopes, become 0.
 #include "../geometry.cuh"
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 
 // exchanged: (group, input channel, output channel, *kernel), C-contiguous; shared kernels are one group.
 extern "C" __global__ void __launch_bounds__(256)
@@ -26,5 +26,5 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     exchanged[n] = finite || !only_finite ? krn[at] : store(Real(0));
     infinite = infinite || !finite;
   }
-  leave_flag(flags, infinite);
+  write_flag(flags, infinite);
 }

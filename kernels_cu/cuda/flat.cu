@@ -8,7 +8,7 @@
 // A tile and what its windows see comes into shared memory once, `lanes` rows stacked in a word. The
 // windows along a row are found there and lie in rows again, so that the windows down a column find
 // `lanes` columns in a word. Outputs that are found together share the middle of their windows.
-#include "lanes.cuh"
+#include "packed_words.cuh"
 
 namespace semiconv {
 

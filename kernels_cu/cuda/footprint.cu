@@ -8,7 +8,7 @@
 // A tile and what its windows see comes into shared memory once. Along its lines windows of 1, 2, 4,
 // 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an element
 // of each of `lanes` parts of the tile, one below the other: all of them look at one place.
-#include "lanes.cuh"
+#include "packed_words.cuh"
 
 namespace semiconv {
 

@@ -8,10 +8,10 @@
 //   SEMICONV_OFFSET       int32 where every offset of the launch fits into 31 bits, else int64
 //   SEMICONV_RESIDUAL     the residual's element type (uint8, uint16, uint32: provenance; Real: what
 //                         the accumulator's Weight needs); absent where no derivative is wanted
-// `wanted` and `flags` as in wanted.cuh; null is yes.
+// `flags` and `flag_count`: see conditional_launch.cuh.
 // Image sizes, batch, channels and array strides are arguments: another image compiles nothing.
 #include "../window.cuh"
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 
 namespace semiconv {
 
@@ -62,9 +62,9 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, long long outputs,
-                const int* __restrict__ wanted, long long flags) {
+                const int* __restrict__ flags, long long flag_count) {
   using namespace semiconv;
-  if (!is_wanted(wanted, flags)) return;
+  if (!launch_is_needed(flags, flag_count)) return;
   const int64 stride = (int64)blockDim.x * gridDim.x;
   for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < outputs; n += stride) {
     const Window window(g, (Offset)n);

@@ -6,7 +6,7 @@
 //   SEMICONV_SLAB         rows of a plane of taps that are in shared memory at a time
 // Floating semifields have an absorbing zero here: positions outside are loaded as the zero. On
 // integers no number is absorbing, and they are left out. Same accumulators and tap order as `direct`.
-#include "narrow.cuh"
+#include "packed_pairs.cuh"
 #include "patch.cuh"
 
 namespace semiconv {

@@ -1,9 +1,9 @@
 // The gradient of the image, gathered: one thread per image element asks every output that saw it.
 //
-// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No
+// Needs what backward.cuh needs and SEMICONV_KERNEL; `flags` and `flag_count` as in conditional_launch.cuh. No
 // atomics: two runs give the same bits.
 #include "backward.cuh"
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 
 namespace semiconv {
 
@@ -33,10 +33,10 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
                 const void* __restrict__ residual, semiconv::Real* __restrict__ grad_img,
-                long long residual_plane, long long elements, const int* __restrict__ wanted,
-                long long flags) {
+                long long residual_plane, long long elements, const int* __restrict__ flags,
+                long long flag_count) {
   using namespace semiconv;
-  if (!is_wanted(wanted, flags)) return;
+  if (!launch_is_needed(flags, flag_count)) return;
   const Differentiated d{grad_out, img, krn, residual, residual_plane};
   const Offset pixels = (Offset)g.pixels(), outputs = (Offset)g.outputs_per_group;
   const int64 stride = (int64)blockDim.x * gridDim.x;

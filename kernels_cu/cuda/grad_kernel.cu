@@ -1,10 +1,10 @@
 // The gradient of the kernel, block (weight, chunk of the outputs): partial sums, which grad_sum.cu
 // adds. For additions that are no selections with a provenance (grad_bins.cu), any geometry.
 //
-// Needs what backward.cuh needs and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. No
+// Needs what backward.cuh needs and SEMICONV_KERNEL; `flags` and `flag_count` as in conditional_launch.cuh. No
 // atomics: two runs give the same bits.
 #include "backward.cuh"
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 
 namespace semiconv {
 
@@ -22,10 +22,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                 const semiconv::Storage* __restrict__ img, const semiconv::Storage* __restrict__ krn,
                 const void* __restrict__ residual, double* __restrict__ partial,
                 long long residual_plane, long long chunk_size, long long chunks,
-                const int* __restrict__ wanted, long long flags) {
+                const int* __restrict__ flags, long long flag_count) {
   using namespace semiconv;
   __shared__ double sums[threads];
-  if (!is_wanted(wanted, flags)) return;
+  if (!launch_is_needed(flags, flag_count)) return;
   const Differentiated d{grad_out, img, krn, residual, residual_plane};
   const int64 pixels = g.pixels(), outputs = outputs_of_kernel(g);
   const int32 window = window_size();

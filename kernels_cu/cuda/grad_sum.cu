@@ -1,14 +1,14 @@
 // The last stage of the kernel's gradient: a warp adds one weight's partial sums, in a fixed order.
 //
-// Needs SEMICONV_STORAGE and SEMICONV_KERNEL; `wanted` and `flags` as in wanted.cuh. A weight's
+// Needs SEMICONV_STORAGE and SEMICONV_KERNEL; `flags` and `flag_count` as in conditional_launch.cuh. A weight's
 // partial sums follow each other.
-#include "wanted.cuh"
+#include "conditional_launch.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
 SEMICONV_KERNEL(const double* __restrict__ partial, semiconv::Real* __restrict__ grad_krn,
-                long long weights, long long chunks, const int* __restrict__ wanted, long long flags) {
+                long long weights, long long chunks, const int* __restrict__ flags, long long flag_count) {
   using namespace semiconv;
-  if (!is_wanted(wanted, flags)) return;
+  if (!launch_is_needed(flags, flag_count)) return;
   const int64 warps = (int64)gridDim.x * blockDim.x / 32;
   for (int64 weight = ((int64)blockIdx.x * blockDim.x + threadIdx.x) / 32; weight < weights; weight += warps) {
     double sum = 0;

@@ -891,7 +891,7 @@ def _guarded(
 ) -> tuple[tuple[int, ...], tuple[Any, ...]]:
     """The grid and last arguments of a launch that is wanted, on the device, if a flag is set.
 
-    For kernels that take flags (kernels_cu/cuda/wanted.cuh).
+    For kernels that take flags (kernels_cu/cuda/conditional_launch.cuh).
     """
     if wanted is None:
         return grid, last
