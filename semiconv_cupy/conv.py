@@ -22,6 +22,7 @@ from semiconv_cupy.algebra import (
 from semiconv_cupy.backends import by_sums, cuda, reference
 from semiconv_cupy.backends.broadcast import broadcast_conv
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.place import NUMPY, Place, place_of
 from semiconv_cupy.errors import BackendUnavailableError, warn
@@ -232,7 +233,7 @@ def _plan(
         part = "linear" if in_disguise else "forward"
         return host.forward_call(img, krn, semifield, geometry, storage, part)
 
-    device = cuda.device()
+    device = cupy_device()
     run = None
     if not in_disguise and 0 not in geometry.out_shape:
         run = cuda.forward_launch(
@@ -441,7 +442,7 @@ def forward(
     storage: str,
     *,
     method: str = "auto",
-    device: cuda.Device | None = None,
+    device: Device | None = None,
     threads: int | None = None,
 ) -> None:
     """Compute into given arrays: for callers that allocate themselves and have checked everything.
@@ -457,7 +458,7 @@ def forward(
     if method == "reference" or not serves(geometry, method, on_gpu=on_gpu):
         _by_reference(place.array_module, img, krn, out, residual, semifield, geometry, storage)
     elif on_gpu:
-        launcher, arrays = device or cuda.device(), (img, krn, semifield, geometry, storage, out)
+        launcher, arrays = device or cupy_device(), (img, krn, semifield, geometry, storage, out)
         if in_disguise:
             cuda_by_sums.forward(launcher, *arrays)
         else:
@@ -474,7 +475,7 @@ def forward_at(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     residual: Residual | None,
-    device: cuda.Device | None = None,
+    device: Device | None = None,
 ) -> Callable[..., None] | None:
     """`forward` for callers that have addresses: see `forward_at` of `backends.host`, or `cuda`.
 
@@ -504,7 +505,7 @@ def backward_at(
     krn_strides: tuple[int, ...],
     residual: Residual | None,
     wants: tuple[bool, bool],
-    device: cuda.Device | None = None,
+    device: Device | None = None,
 ) -> Callable[..., None] | None:
     """`backward` for callers that have addresses: see `backward_at` of `backends.host`, or `cuda`.
 
@@ -535,7 +536,7 @@ def backward(
     storage: str,
     *,
     method: str = "auto",
-    device: cuda.Device | None = None,
+    device: Device | None = None,
     threads: int | None = None,
 ) -> None:
     """Gradients into given arrays (None: not wanted), in arithmetic dtype, C-contiguous.
@@ -559,7 +560,7 @@ def backward(
                 xp, slopes, image, kernel, residual, grad_img, grad_krn, semifield, geometry, dtype
             )
     elif on_gpu:
-        launcher, case = device or cuda.device(), (semifield, geometry, storage)
+        launcher, case = device or cupy_device(), (semifield, geometry, storage)
         if linearly:
             method = "auto" if method == "linear" else method
             cuda_by_sums.backward(

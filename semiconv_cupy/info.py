@@ -87,6 +87,8 @@ def _gpu(remedies: list[str]) -> Facts:
 
 
 def _cupy(driver: int | None, remedies: list[str]) -> Facts:
+    from semiconv_cupy.backends.device import import_cupy
+
     package = f"'cupy-cuda{13 if driver and driver >= 13000 else 12}x[ctk]'"
     if not _cupy_distributions():
         yield "CuPy", "not installed"
@@ -99,7 +101,7 @@ def _cupy(driver: int | None, remedies: list[str]) -> Facts:
             )
         return
     try:
-        cupy = importlib.import_module("cupy")
+        cupy = import_cupy()
     except Exception as error:  # a broken installation raises what it likes
         yield "CuPy", f"cannot be imported: {_first_line(error)}"
         remedies.append(f"reinstall CuPy: pip install --force-reinstall {package}")

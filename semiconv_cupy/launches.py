@@ -13,9 +13,8 @@ import numpy as np
 
 from semiconv_cupy import conv
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
-from semiconv_cupy.backends.cuda import Kernel, Stream
+from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.source import KernelSource
 
 DILATION = SelectSemifield.tropical_max()
 
@@ -82,56 +81,6 @@ STANDARD_WORKS = (
     Work("volume 7^3, 128^3", (1, 1, 128, 128, 128), (1, 1, 7, 7, 7)),
     Work("signal 501, 10^7", (1, 1, 10**7), (1, 1, 501)),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch: what is compiled, and how many blocks of how many threads run it."""
-
-    source: KernelSource
-    grid: tuple[int, ...]
-    block: tuple[int, ...]
-    shared_bytes: int
-
-
-class Recorder:
-    """A `Device` without a GPU: it keeps the launches."""
-
-    array_module: Any = np
-
-    def __init__(self) -> None:
-        self.launches: list[Launch] = []
-
-    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
-        """A kernel that is only taken down."""
-        source = KernelSource(name, text, options)
-
-        def launch(
-            grid: tuple[int, ...],
-            block: tuple[int, ...],
-            args: tuple[Any, ...],
-            shared_bytes: int,
-            stream: Stream | None = None,
-        ) -> None:
-            self.launches.append(Launch(source, grid, block, shared_bytes))
-
-        return launch
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Memory that nothing touches."""
-        return np.empty(shape, dtype)
-
-    def address(self, array: np.ndarray) -> int:
-        """As aligned as memory of a GPU is."""
-        return 0
-
-    def scratch(self, numbers: int) -> tuple[int, object]:
-        """Likewise."""
-        return 0, None
-
-    def place(self) -> tuple[int, int]:
-        """There is one."""
-        return 0, 0
 
 
 def launches(work: Work) -> list[Launch]:

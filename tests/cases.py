@@ -22,6 +22,7 @@ from oracle import Algebra, Expected
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, source
 from semiconv_cupy.backends import by_sums, cuda
+from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.conv import backward, forward, storage_of
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
@@ -338,7 +339,7 @@ def unavailable(backend: str) -> str | None:
     known(backend)
     if backend == "cupy":
         try:
-            cuda.device()
+            cupy_device()
         except BackendUnavailableError as error:
             return str(error)
     return None
@@ -358,7 +359,7 @@ def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **argume
         method = _METHODS[backend]
         return sc.semifield_conv(img, krn, semifield, method=method, **arguments)
     if backend == "cupy":
-        xp = cuda.device().array_module
+        xp = cupy_device().array_module
         return sc.semifield_conv(
             xp.asarray(img), xp.asarray(krn), semifield, method="direct", **arguments
         )
@@ -404,7 +405,7 @@ def run_with_residual(
     described = residual_of(semifield, storage, geometry)
     device: Any = None
     if backend == "cupy":
-        device = cuda.device()
+        device = cupy_device()
         img, krn = (device.array_module.asarray(array) for array in (img, krn))
     elif backend in ("cuda_on_cpu", TILED):
         device = harness()
@@ -433,7 +434,7 @@ def gradients(
         pytest.skip(f"{semifield!r} is no linear field in disguise")
     if backend in _METHODS or backend == "cupy":
         if backend == "cupy":
-            xp = cuda.device().array_module
+            xp = cupy_device().array_module
             img, krn, grad_out = (xp.asarray(array) for array in (img, krn, grad_out))
         method = _METHODS.get(backend, "direct")
         _, pullback = sc.semifield_conv_vjp(img, krn, semifield, method=method, **arguments)

@@ -18,6 +18,7 @@ import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -128,7 +129,7 @@ def main(part: int, parts: int) -> None:
 
     cuda._LEAST_FILLED = 0.0  # also tiles that are mostly empty
     cuda._MOST_TERMS, cuda._BUSY = 32, 2  # and blocks that add up their tiles in several parts
-    of_device = (partial(case, cuda.device()) for case in convolutions())
+    of_device = (partial(case, cupy_device()) for case in convolutions())
     cases = [*of_device, *integers(cupy), *filters(cupy)][part::parts]
     for case in cases:
         case()

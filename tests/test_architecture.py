@@ -44,7 +44,7 @@ LAYERS = {
 ONLY = {
     # info.py says which versions are installed.
     "torch": ("torch_bridge/*", "semiconv_cupy/info.py"),
-    "cupy": ("semiconv_cupy/backends/cuda/__init__.py", "semiconv_cupy/info.py"),
+    "cupy": ("semiconv_cupy/backends/device.py",),
     # The special functions that NumPy lacks, of the arrays that a semifield is given.
     "cupyx": ("semiconv_cupy/algebra/cpp.py",),
 }
@@ -164,7 +164,8 @@ TREE = dict.fromkeys(
     (file.replace("*", "__init__.py") for files in LAYERS.values() for file in files), ""
 ) | {
     "semiconv_cupy/conv.py": "from semiconv_cupy.backends import cuda\nimport numpy\n",
-    "semiconv_cupy/backends/cuda/__init__.py": "def device():\n    import cupy\n",
+    "semiconv_cupy/backends/device.py": "def device():\n    import cupy\n",
+    "semiconv_cupy/backends/cuda/__init__.py": "",
     "torch_bridge/ops.py": "import torch.nn\nfrom semiconv_cupy import conv\n",
     "kernels_cu/report.py": "def main():\n    from semiconv_cupy.variants import variants\n",
 }
@@ -221,8 +222,8 @@ def test_a_tree_in_order_passes():
         ),
         (
             "semiconv_cupy/algebra/tracing.py",
-            "from semiconv_cupy.backends.cuda import device",
-            "tracing.py (algebra) imports semiconv_cupy/backends/cuda/__init__.py (backends)",
+            "from semiconv_cupy.backends.device import Device",
+            "tracing.py (algebra) imports semiconv_cupy/backends/device.py (backends)",
         ),
         ("semiconv_cupy/info.py", "try:\n    pass\nfinally:\n    import cupyx", "imports cupyx"),
         ("semiconv_cupy/info.py", "try:\n    x\nexcept E:\n    import cupyx", "imports cupyx"),

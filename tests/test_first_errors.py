@@ -12,7 +12,7 @@ import pytest
 
 import semiconv_cupy as sc
 from semiconv_cupy import conv
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.device import CupyDevice
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning
 from semiconv_cupy.ndimage import neighbourhood
@@ -393,7 +393,7 @@ def test_no_compiler(monkeypatch):
 def test_no_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(BackendUnavailableError, match=r"CuPy is not installed; `pip install cupy-"):
-        cuda.device.__wrapped__()
+        CupyDevice()
 
 
 def test_cupy_without_a_driver(monkeypatch):
@@ -408,7 +408,7 @@ def test_cupy_without_a_driver(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     text = r"CuPy finds no usable GPU \(cudaErrorNoDevice.*`python -m semiconv_cupy info` says more"
     with pytest.raises(BackendUnavailableError, match=text):
-        cuda.device.__wrapped__()
+        CupyDevice()
 
 
 def test_no_pytorch(monkeypatch):

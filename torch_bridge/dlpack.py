@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.device import CupyDevice, cupy_device
 
 Array = Any
 
@@ -30,13 +30,13 @@ def array_of(tensor: Tensor) -> Array:
         tensor = tensor.view(torch.uint16)
     if not tensor.is_cuda:
         return tensor.numpy()
-    cupy = cuda.device().array_module
+    cupy = cupy_device().array_module
     if tensor.numel() == 0:  # has no address that DLPack could tell
         return cupy.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
     return cupy.from_dlpack(tensor)
 
 
-class TorchDevice(cuda.CupyDevice):
+class TorchDevice(CupyDevice):
     """One GPU, with scratch memory from torch's allocator.
 
     So CuPy's pool, which knows nothing of torch's streams and graphs, is not involved. Kernels are
@@ -57,7 +57,6 @@ class TorchDevice(cuda.CupyDevice):
 @cache
 def gpu(index: int) -> TorchDevice:
     """The GPU that torch calls by that number."""
-    cuda.device()  # an error with the remedy, where CuPy is missing
     return TorchDevice()
 
 
@@ -69,7 +68,7 @@ def current_stream(index: int) -> Any:
 @cache
 def _stream(handle: int, index: int) -> Any:
     """CuPy's view of a stream of torch's (it has few, and keeps them) on the current GPU."""
-    return cuda.device().array_module.cuda.Stream.from_external(_Handle(handle))
+    return cupy_device().array_module.cuda.Stream.from_external(_Handle(handle))
 
 
 class _Handle:

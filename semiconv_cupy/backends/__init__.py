@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.errors import BackendUnavailableError
 
@@ -16,7 +16,7 @@ def describe() -> dict[str, str]:
     if host.compiler() is None:
         numpy = f"reference (array loops, slow): {host.missing_compiler()}"
     try:
-        cuda.device()
+        cupy_device()
         cupy = "cuda (NVRTC kernels)"
     except BackendUnavailableError as error:
         cupy = f"none: {error}"

@@ -29,7 +29,7 @@ class Place:
     gpu : int or None
         The number of the GPU; None for the CPU.
     device : object or None
-        What compiles and launches on that GPU; None for CuPy's own (``backends.cuda.device``).
+        What compiles and launches on that GPU; None for CuPy's own (``backends.device``).
         PyTorch brings its own, which allocates from PyTorch's memory.
 
     Examples

@@ -1,6 +1,6 @@
 """The neighbourhood operations on a GPU: picks, compiles and launches ``kernels_cu/cuda``.
 
-Same functions as ``host``, as methods of a `Backend` on a device (of ``backends.cuda``), which is
+Same functions as ``host``, as methods of a `Backend` on a device (``backends.device``), which is
 CuPy's in production and the CPU harness in tests. Called by ``neighbourhood``.
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield
-from semiconv_cupy.backends.cuda import COLUMNS, THREADS, Device, Kernel, elements, forward, tile_of
+from semiconv_cupy.backends.cuda import COLUMNS, THREADS, elements, forward, tile_of
+from semiconv_cupy.backends.device import Device, Kernel
 from semiconv_cupy.backends.host.calls import MAX_RANK
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
@@ -466,7 +467,7 @@ class Backend:
 
         Large ones are not kept.
         """
-        whole = (type(self.device), *self.device.place(), *key)
+        whole = (type(self.device), *self.device.gpu_and_stream(), *key)
         found = _uploaded.get(whole)
         if found is None:
             made = make()

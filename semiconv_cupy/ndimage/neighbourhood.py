@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends import cuda as cuda_backend
+from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host import calls as host_backend
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
@@ -30,7 +30,7 @@ def backend(xp: Any, ndim: int) -> Any:
     if not 1 <= ndim <= host.MAX_RANK:
         return reference
     if xp is not np:
-        return cuda.Backend(cuda_backend.device())
+        return cuda.Backend(cupy_device())
     if host_backend.compiler() is not None:
         return host
     global _warned

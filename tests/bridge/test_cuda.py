@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 import torch_bridge as semiconv
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.errors import BackendUnavailableError
 from torch_bridge import GenericConv, LearnedKernel2D, SelectSemifield, SubtractSemifield
 from torch_bridge.functional import semifield_conv
@@ -19,7 +19,7 @@ def reason_to_skip():
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU"
     try:
-        cuda.device()
+        cupy_device()
     except BackendUnavailableError as error:
         return str(error)
     return None
@@ -140,7 +140,7 @@ def test_on_a_side_stream():
 
 
 def test_memory_is_torchs():
-    cupy = cuda.device().array_module
+    cupy = cupy_device().array_module
     tensors = on_gpu(inputs((8, 4, 64, 64), (4, 2, 5, 5), torch.float32))
     with_gradients(fused("log"), tensors, groups=2)
     pool = cupy.get_default_memory_pool()

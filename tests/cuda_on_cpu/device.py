@@ -1,4 +1,4 @@
-"""HarnessDevice: what backends/cuda.py asks of a GPU, done on the CPU with NumPy arrays.
+"""HarnessDevice: what backends/device.py asks of a GPU, done on the CPU with NumPy arrays.
 
 Compiles with g++, checks every launch as CUDA does and a little more, runs it (runtime.cpp). The
 text is prepared in translate.py; the CUDA names are in cuda_on_cpu.hpp.
@@ -132,7 +132,7 @@ class HarnessDevice:
         array = self.empty(numbers, np.float64)
         return array.ctypes.data, array
 
-    def place(self) -> tuple[int, int]:
+    def gpu_and_stream(self) -> tuple[int, int]:
         return 0, 0
 
     def compile(self, source: str, name: str, options: Sequence[str] = ()) -> "HarnessKernel":

@@ -1,7 +1,6 @@
 """The GPU backend: picks, compiles and launches the kernels of ``kernels_cu/cuda``.
 
-It talks to a narrow `Device` (compile, launch, empty): CuPy in production, a CPU harness in the
-tests, so that the very launch code is tested without a GPU. The only module that imports CuPy.
+All launch code takes a `Device` (``backends.device``) as argument; arrays are its arrays.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SubtractSemifield
+from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.backends.host.calls import MAX_RANK, GeometryStruct
-from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
 
@@ -39,108 +38,6 @@ GEOMETRY = np.dtype(
 )
 THREADS = 256
 _OPTIONS = ("-std=c++17", "--device-int128")
-
-
-class Stream(Protocol):
-    """Where launches queue up; CuPy's has more."""
-
-    @property
-    def ptr(self) -> int: ...
-
-
-class Kernel(Protocol):
-    """A compiled CUDA function: launched on the given stream, or on the current one.
-
-    Arrays and addresses (int) are passed as pointers, NumPy scalars by value.
-    """
-
-    def __call__(
-        self,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        args: tuple[Any, ...],
-        shared_bytes: int,
-        stream: Stream | None = None,
-    ) -> None: ...
-
-
-class Device(Protocol):
-    """All that this module asks of a GPU."""
-
-    def __hash__(self) -> int: ...
-
-    array_module: Any
-
-    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel: ...
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
-
-    def address(self, array: Array) -> int: ...
-
-    def scratch(self, numbers: int) -> tuple[int, object]: ...
-
-    def place(self) -> tuple[int, int]: ...
-
-
-class CupyDevice:
-    """The current device, through CuPy."""
-
-    def __init__(self) -> None:
-        import cupy
-
-        self.array_module = cupy
-
-    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
-        """Compile by NVRTC; CuPy keeps the binary in memory per device and on disk."""
-        function = self.array_module.RawKernel(text, name, options)
-
-        def launch(
-            grid: tuple[int, ...],
-            block: tuple[int, ...],
-            args: tuple[Any, ...],
-            shared_bytes: int,
-            stream: Stream | None = None,
-        ) -> None:
-            function(grid, block, args, shared_mem=shared_bytes, stream=stream)
-
-        return launch
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An uninitialised array of CuPy's pool."""
-        return self.array_module.empty(shape, dtype)
-
-    def address(self, array: Array) -> int:
-        """Where an array's first element lies."""
-        return int(array.data.ptr)
-
-    def scratch(self, numbers: int) -> tuple[int, object]:
-        """The address of uninitialised float64 numbers, and what keeps them alive."""
-        array = self.array_module.empty(numbers, np.float64)
-        return int(array.data.ptr), array
-
-    def place(self) -> tuple[int, int]:
-        """The current GPU and stream: what is allocated here is in order with what runs there."""
-        cuda = self.array_module.cuda
-        return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
-
-
-@lru_cache(maxsize=1)
-def device() -> CupyDevice:
-    """The production device; an error with the remedy where CuPy or a driver is missing."""
-    try:
-        found = CupyDevice()
-        found.array_module.cuda.runtime.getDeviceCount()
-    except ImportError:
-        raise BackendUnavailableError(
-            "CuPy is not installed; `pip install cupy-cuda12x[ctk]` (or cupy-cuda13x[ctk])"
-        ) from None
-    except Exception as error:
-        if type(error).__name__ != "CUDARuntimeError":
-            raise
-        raise BackendUnavailableError(
-            f"CuPy finds no usable GPU ({error}); `python -m semiconv_cupy info` says more"
-        ) from None
-    return found
 
 
 # ---- kernels -----------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SubtractSemifield
 from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends.cuda import Device, ForwardLaunch, Kernel, Stream
+from semiconv_cupy.backends.cuda import ForwardLaunch
+from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 

@@ -1,0 +1,199 @@
+"""What the CUDA backends ask of a GPU: compile, launch, allocate. CuPy's answer, and a recorder's.
+
+A `Device` is an argument of all launch code: CuPy in production, a CPU harness in the tests, so
+that the very launch code is tested without a GPU. The only module that imports CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from semiconv_cupy.errors import BackendUnavailableError
+from semiconv_cupy.source import KernelSource
+
+Array = Any
+
+
+# ---- protocols -----------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """A CUDA stream, in which launches run one after the other; CuPy's stream has more."""
+
+    @property
+    def ptr(self) -> int: ...
+
+
+class Kernel(Protocol):
+    """A compiled CUDA function: launched on the given stream, or on the current one.
+
+    Arrays and addresses (int) are passed as pointers, NumPy scalars by value.
+    """
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        shared_bytes: int,
+        stream: Stream | None = None,
+    ) -> None: ...
+
+
+class Device(Protocol):
+    """A GPU that compiles kernels and allocates arrays of `array_module`."""
+
+    def __hash__(self) -> int: ...
+
+    array_module: Any
+
+    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
+        """The function `name` of a CUDA source text."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised array."""
+        ...
+
+    def address(self, array: Array) -> int:
+        """The address of an array's first element."""
+        ...
+
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """The address of uninitialised float64 numbers, and an object that keeps them alive."""
+        ...
+
+    def gpu_and_stream(self) -> tuple[int, int]:
+        """The current GPU and stream: new arrays are used in the order of that stream."""
+        ...
+
+
+# ---- CuPy ----------------------------------------------------------------------------------------
+
+
+def import_cupy() -> Any:
+    """CuPy, imported now; raises whatever a broken installation raises."""
+    return importlib.import_module("cupy")
+
+
+class CupyDevice:
+    """The current GPU, through CuPy.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Where CuPy or a driver is missing; the message names the remedy.
+    """
+
+    def __init__(self) -> None:
+        try:
+            cupy = import_cupy()
+            cupy.cuda.runtime.getDeviceCount()
+        except ImportError:
+            raise BackendUnavailableError(
+                "CuPy is not installed; `pip install cupy-cuda12x[ctk]` (or cupy-cuda13x[ctk])"
+            ) from None
+        except Exception as error:
+            if type(error).__name__ != "CUDARuntimeError":
+                raise
+            raise BackendUnavailableError(
+                f"CuPy finds no usable GPU ({error}); `python -m semiconv_cupy info` says more"
+            ) from None
+        self.array_module = cupy
+
+    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
+        """Compile by NVRTC; CuPy keeps the binary in memory per device and on disk."""
+        function = self.array_module.RawKernel(text, name, options)
+
+        def launch(
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: tuple[Any, ...],
+            shared_bytes: int,
+            stream: Stream | None = None,
+        ) -> None:
+            function(grid, block, args, shared_mem=shared_bytes, stream=stream)
+
+        return launch
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised array of CuPy's pool."""
+        return self.array_module.empty(shape, dtype)
+
+    def address(self, array: Array) -> int:
+        """The address of an array's first element."""
+        return int(array.data.ptr)
+
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """The address of uninitialised float64 numbers, and the array that keeps them alive."""
+        array = self.array_module.empty(numbers, np.float64)
+        return int(array.data.ptr), array
+
+    def gpu_and_stream(self) -> tuple[int, int]:
+        """The current GPU and stream: new arrays are used in the order of that stream."""
+        cuda = self.array_module.cuda
+        return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+
+
+@lru_cache(maxsize=1)
+def cupy_device() -> CupyDevice:
+    """The device of production, made once; raises as `CupyDevice` does."""
+    return CupyDevice()
+
+
+# ---- recorded launches ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: what is compiled, and how many blocks of how many threads run it."""
+
+    source: KernelSource
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_bytes: int
+
+
+class Recorder:
+    """A `Device` without a GPU, for NumPy arrays: it keeps a list of the launches, runs none."""
+
+    array_module: Any = np
+
+    def __init__(self) -> None:
+        self.launches: list[Launch] = []
+
+    def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
+        """A kernel that adds its launch to the list."""
+        source = KernelSource(name, text, options)
+
+        def launch(
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: tuple[Any, ...],
+            shared_bytes: int,
+            stream: Stream | None = None,
+        ) -> None:
+            self.launches.append(Launch(source, grid, block, shared_bytes))
+
+        return launch
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An uninitialised array; no kernel touches it."""
+        return np.empty(shape, dtype)
+
+    def address(self, array: np.ndarray) -> int:
+        """An address as aligned as those of a GPU's allocations."""
+        return 0
+
+    def scratch(self, numbers: int) -> tuple[int, object]:
+        """An address as aligned as those of a GPU's allocations; there is no memory behind it."""
+        return 0, None
+
+    def gpu_and_stream(self) -> tuple[int, int]:
+        """Always the same."""
+        return 0, 0
