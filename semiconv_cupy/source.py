@@ -85,14 +85,6 @@ def storage_macros(storage: str) -> dict[str, str]:
     return macros
 
 
-# Multiplications that add this to img (integers: and saturate).
-_SUMS = {
-    **dict.fromkeys(("img+krn", "krn+img"), "krn"),
-    **dict.fromkeys(("saturating_addimg,krn", "saturating_addkrn,img"), "krn"),
-    **dict.fromkeys(("img-krn", "-krn+img", "saturating_subtractimg,krn"), "-krn"),
-}
-
-
 def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     """The macros of one semifield on one storage dtype; ``kernels_cu/README.md`` explains each."""
     arithmetic = arithmetic_of(storage)
@@ -102,32 +94,21 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
         macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
         for function in ("ADD", "SUBTRACT", "D_ADD_D_RIGHT"):  # of an addition that is folded
             macros.pop(f"SEMICONV_{function}", None)
-    times = re.sub(r"[\s()]", "", macros["SEMICONV_TIMES"])
-    if times in _SUMS:
-        macros["SEMICONV_PLAIN_TIMES"] = _SUMS[times]
-    if semifield.accumulator == "sum" and times in ("img*krn", "krn*img"):
-        macros["SEMICONV_SUM_OF_PRODUCTS"] = ""
-    if semifield.accumulator == "select":
-        select = re.sub(r"[\s()]", "", macros["SEMICONV_SELECT"])
-        if select in ("right>left", "left<right"):
-            macros["SEMICONV_SELECT_GREATER"] = ""
-        elif select in ("right<left", "left>right"):
-            macros["SEMICONV_SELECT_LESS"] = ""
-        if arithmetic == "floating" and times in (
-            "img+krn", "krn+img", "img-krn", "-krn+img", "img*krn", "krn*img",
-        ):  # fmt: skip
-            macros["SEMICONV_DROP_ZERO_WEIGHTS"] = ""
-        if semifield.spread_gradient:
-            macros["SEMICONV_SPREAD_GRADIENT"] = ""
-        if semifield.channels_add:
-            macros["SEMICONV_CHANNELS_ADD"] = ""
-    if semifield.d_times_constant:
-        macros["SEMICONV_CONSTANT_DERIVATIVES"] = ""
-    if arithmetic != "floating":
-        macros["SEMICONV_INTEGER"] = ""
-        if "narrow<" in macros["SEMICONV_TIMES"]:
-            macros["SEMICONV_WIDE_TIMES"] = ""
-    return macros
+    traits = semifield.traits(arithmetic)
+    if traits.offset is not None:
+        macros["SEMICONV_PLAIN_TIMES"] = traits.offset
+    if traits.takes is not None:
+        macros[f"SEMICONV_SELECT_{traits.takes.upper()}"] = ""
+    flags = {
+        "SUM_OF_PRODUCTS": traits.is_sum_of_products,
+        "DROP_ZERO_WEIGHTS": traits.drops_zero_weights,
+        "SPREAD_GRADIENT": semifield.spread_gradient,
+        "CHANNELS_ADD": semifield.channels_add,
+        "CONSTANT_DERIVATIVES": semifield.d_times_constant,
+        "INTEGER": arithmetic != "floating",
+        "WIDE_TIMES": traits.wide_times,
+    }
+    return macros | {f"SEMICONV_{name}": "" for name, holds in flags.items() if holds}
 
 
 def assemble(path: str, macros: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ import sympy
 from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.cpp import ArrayFunction, Where, cpp_floating, readable
 from semiconv_cupy.algebra.tracing import SCALARS, derivative, symbol, trace
+from semiconv_cupy.algebra.traits import Traits, traits_of
 from semiconv_cupy.errors import flag
 from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
@@ -74,6 +75,7 @@ class CompiledSemifield:
     content: tuple[Any, ...]
     channels_add: bool = False
     spread_gradient: bool = False
+    boolean_equivalent: Any
     _hash: int
     _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it
 
@@ -263,6 +265,30 @@ class CompiledSemifield:
 
     def _bool_definitions(self) -> dict[str, str]:
         raise TypeError(f"{self!r} works on floating arrays only; bool needs a SelectSemifield")
+
+    @cached_property
+    def _traits(self) -> dict[str, Traits]:
+        return {}
+
+    def traits(self, arithmetic: str) -> Traits:
+        """What the semifield is in this arithmetic: plain max, sums of products, ...
+
+        Parameters and errors as in `definitions`.
+
+        Examples
+        --------
+        >>> from semiconv_cupy import SelectSemifield
+        >>> SelectSemifield.tropical_max().traits("floating").takes
+        'greater'
+        """
+        if arithmetic not in self._traits:
+            if arithmetic != "floating":
+                self.definitions(arithmetic)  # raises where the semifield has no meaning in it
+            meant = self.boolean_equivalent if arithmetic == "bool" else self
+            self._traits[arithmetic] = traits_of(
+                meant.expressions, self.accumulator, self.zero, arithmetic
+            )
+        return self._traits[arithmetic]
 
     def check(
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None

@@ -213,6 +213,7 @@ class Log1p(_Elementary):
 # ---- printing ----------------------------------------------------------------------------------
 
 HALF = sympy.Rational(1, 2)
+MOST_FACTORS = 16  # whole powers up to this one are printed as products
 CIRCULAR = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
 CPP_FUNCTIONS = {
     **{name: name for name in ("exp", "log", "erf", "erfc", "atan2", *CIRCULAR)},
@@ -319,7 +320,7 @@ class _Printer(StrPrinter):
             return f"{self.constant(sympy.Integer(1))} / {inverse}"
         if exponent == HALF:
             return self.call("sqrt", [self._print(base)])
-        if exponent.is_Integer and exponent <= 16:
+        if exponent.is_Integer and exponent <= MOST_FACTORS:
             return self.integer_power(base, int(exponent))
         return self.power(base, exponent)
 
@@ -393,7 +394,7 @@ class _IntegerPrinter(_Printer):
 
     def _print_Pow(self, expression: sympy.Pow, rational: bool = False) -> str:
         base, exponent = expression.args
-        if not (exponent.is_Integer and 0 < exponent <= 16):
+        if not (exponent.is_Integer and 0 < exponent <= MOST_FACTORS):
             return self.power(base, exponent)
         return self.integer_power(base, int(exponent))
 
@@ -498,7 +499,7 @@ def cpp_floating(expression: sympy.Basic) -> str:
     return _FloatingPrinter().doprint(expression)
 
 
-def _needs_wide(expression: sympy.Basic) -> bool:
+def needs_wide(expression: sympy.Basic) -> bool:
     """Whether integers need wider numbers than their own: all but one saturating operation."""
     if expression.is_Symbol or expression in (0, 1, sympy.oo, -sympy.oo):
         return False
@@ -507,7 +508,7 @@ def _needs_wide(expression: sympy.Basic) -> bool:
         negated = sum((-term).is_Symbol for term in expression.args) if expression.is_Add else 0
         return len(expression.args) != 2 or symbols == 0 or symbols + negated != 2
     if isinstance(expression, Maximum | Minimum | Where | BooleanFunction | Relational):
-        return any(map(_needs_wide, expression.args))
+        return any(map(needs_wide, expression.args))
     return True
 
 
@@ -527,7 +528,7 @@ def cpp_integer(expression: sympy.Basic) -> str:
     >>> cpp_integer(3 * a - b)
     'narrow<V>(constant<Wide<V>>(3) * widen(a) - widen(b))'
     """
-    wide = _needs_wide(expression)
+    wide = needs_wide(expression)
     text = _IntegerPrinter(wide).doprint(expression)
     return f"narrow<V>({text})" if wide and not isinstance(expression, Boolean) else text
 

@@ -74,9 +74,7 @@ def kernel_source(
     if file == "by_sums":
         macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _BY_SUMS}
     options: tuple[str, ...] = _OPTIONS
-    times = macros["SEMICONV_TIMES"]
-    if semifield.accumulator == "select" and "*" in times and re.search(r"[-+]", times):
-        # Terms are computed again to find the winner, and are to be the same bits.
+    if semifield.traits(source.arithmetic_of(storage)).rounds_products:
         options += ("-fmad=false",)
     return source.KernelSource(name, source.assemble(f"cuda/{file}.cu", macros), options)
 
@@ -663,9 +661,7 @@ _LINES_IN_REGISTERS = 40  # numbers of the image beside them
 
 def is_ordinary_sum(semifield: Semifield) -> bool:
     """Whether terms are products, their addition is the ordinary one, and nothing follows it."""
-    macros = source.definitions(semifield, "float32")
-    plain = "SEMICONV_SUM_OF_PRODUCTS" in macros and "SEMICONV_POST_SUM" not in macros
-    return plain and semifield.zero == 0
+    return semifield.traits("floating").is_ordinary
 
 
 def mixes_sums(semifield: Semifield, geometry: Geometry, least: int = _LEAST_MIXED) -> bool:

@@ -1,0 +1,179 @@
+"""What a compiled semifield is, read from its SymPy expressions.
+
+Kernels have quicker ways for common cases: plain max and min, sums of products, ``img + krn``. Here
+it is decided which of them a semifield is. `CompiledSemifield.traits` gives the answers;
+`source.py` turns them into macros, the backends choose kernels and compiler options by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sympy
+
+from semiconv_cupy.algebra.cpp import MOST_FACTORS, Grouped, needs_wide
+from semiconv_cupy.algebra.tracing import symbol
+
+IMG, KRN, LEFT, RIGHT = (symbol(name) for name in ("img", "krn", "left", "right"))
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a semifield is in one arithmetic.
+
+    Attributes
+    ----------
+    takes : {"greater", "less"} or None
+        The addition is plain max or plain min.
+    offset : {"krn", "-krn"} or None
+        The multiplication adds this to img (in integers: and saturates).
+    is_product : bool
+        The multiplication is img * krn.
+    is_sum_of_products, is_ordinary : bool
+        Terms are img * krn and their addition is +; besides, the zero is 0 and no `post_sum`
+        follows: the ordinary convolution.
+    drops_zero_weights : bool
+        A selection to which a kernel value at the zero gives a term that never wins.
+    wide_times : bool
+        The multiplication of integers has intermediate results beyond the range of their dtype.
+    rounds_products : bool
+        A selection whose terms add up products. Kernels compute the winning term a second time to
+        find its tap. Both must have the same bits, so the compiler must not fuse a product and a
+        sum into one multiply-add at one of the two places.
+    """
+
+    takes: Literal["greater", "less"] | None
+    offset: Literal["krn", "-krn"] | None
+    is_product: bool
+    is_sum_of_products: bool
+    is_ordinary: bool
+    drops_zero_weights: bool
+    wide_times: bool
+    rounds_products: bool
+
+
+def traits_of(
+    expressions: Mapping[str, Any], accumulator: str, zero: float, arithmetic: str
+) -> Traits:
+    """The traits of a semifield of these expressions.
+
+    Parameters
+    ----------
+    expressions
+        The scalar functions; for bool arithmetic those of the semifield's or/and equivalent.
+    accumulator, zero
+        As `CompiledSemifield` has them.
+    arithmetic : {"floating", "integer", "bool"}
+        As in `CompiledSemifield.definitions`.
+    """
+    times, floating = expressions["times"], arithmetic == "floating"
+    selects, sums = accumulator == "select", accumulator == "sum"
+    wide = arithmetic == "integer" and needs_wide(times)
+    offset = None if wide or arithmetic == "bool" else offset_of(times)
+    product = floating and is_product(times)
+    return Traits(
+        takes=taken(expressions["select"]) if selects else None,
+        offset=offset,
+        is_product=product,
+        is_sum_of_products=sums and product,
+        is_ordinary=sums and product and zero == 0 and "post_sum" not in expressions,
+        drops_zero_weights=selects and floating and (product or offset is not None),
+        wide_times=wide,
+        rounds_products=selects and floating and adds_products(times),
+    )
+
+
+def taken(select: Any) -> Literal["greater", "less"] | None:
+    """Which of two numbers a selection takes, None where it compares anything else.
+
+    Examples
+    --------
+    >>> taken(RIGHT > LEFT), taken(LEFT > RIGHT), taken(RIGHT >= LEFT)
+    ('greater', 'less', None)
+    """
+    if select in (RIGHT > LEFT, LEFT < RIGHT):
+        return "greater"
+    return "less" if select in (RIGHT < LEFT, LEFT > RIGHT) else None
+
+
+def offset_of(times: Any) -> Literal["krn", "-krn"] | None:
+    """What a multiplication adds to img: krn, -krn, or None where it does anything else.
+
+    Examples
+    --------
+    >>> offset_of(IMG + 1.0 * KRN), offset_of(IMG - KRN), offset_of(KRN - IMG)
+    ('krn', '-krn', None)
+    """
+    times = _bare(times)
+    if not times.is_Add:
+        return None
+    signs = {}
+    for term in times.args:
+        negative = term.could_extract_minus_sign()
+        signs[_bare(-term if negative else term)] = negative
+    if len(times.args) != 2 or signs.keys() != {IMG, KRN} or signs[IMG]:
+        return None
+    return "-krn" if signs[KRN] else "krn"
+
+
+def is_product(times: Any) -> bool:
+    """Whether a multiplication is img * krn.
+
+    Examples
+    --------
+    >>> is_product(1.0 * KRN * IMG), is_product(2 * IMG * KRN)
+    (True, False)
+    """
+    factors = sympy.Mul.make_args(_bare(times))
+    return len(factors) == 2 and {_bare(factor) for factor in factors} == {IMG, KRN}
+
+
+def adds_products(expression: Any) -> bool:
+    """Whether a product that rounds is, perhaps through other functions, a term of a sum.
+
+    Products that round are those of two variables or with a constant, and whole powers. A compiler
+    may fuse such a product and the sum into one multiply-add, which rounds once and not twice.
+
+    Examples
+    --------
+    >>> adds_products(IMG * KRN + 1), adds_products(KRN - IMG**2)
+    (True, True)
+    >>> adds_products(-2 * IMG * KRN), adds_products(IMG - KRN), adds_products((IMG - KRN) ** 2)
+    (False, False, False)
+    """
+    return any(
+        _rounds(node)
+        for total in sympy.preorder_traversal(expression)
+        if isinstance(total, sympy.Add)
+        for node in sympy.preorder_traversal(total)
+    )
+
+
+def _rounds(node: Any) -> bool:
+    """Whether a node has a multiplication that rounds: one by 1 or -1 does not, nor a division."""
+    if isinstance(node, sympy.Pow):
+        return bool(node.exp.is_Integer and 1 < abs(node.exp) <= MOST_FACTORS)
+    if not isinstance(node, sympy.Mul):
+        return False
+    coefficient, rest = node.as_coeff_Mul()
+    above, below = (int(abs(float(n)) != 1) for n in coefficient.as_numer_denom())
+    for factor in sympy.Mul.make_args(rest):
+        if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative:
+            below += 1
+        else:
+            above += 1
+    return above > 1 or below > 1
+
+
+def _bare(expression: Any) -> Any:
+    """The expression without brackets around it and without factors of 1.0."""
+    while True:
+        coefficient, rest = expression.as_coeff_Mul()
+        if isinstance(expression, Grouped):
+            (expression,) = expression.args
+        elif coefficient.is_Float and float(coefficient) == 1:
+            expression = rest
+        else:
+            return expression
