@@ -3,8 +3,8 @@
     python -m benchmarks [--device gpu] [--only TEXT] [--quick] [--json FILE] [--plot FOLDER]
     python -m benchmarks --read FILE [--markdown] [--plot FOLDER]
 
-Calls of ours and of the peers take turns in one run, so that what else the machine does meets all.
-The exit status is 1 where a goal is missed or a work fails.
+Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
+The exit status is 1 if a goal is missed or a work fails.
 """
 
 from __future__ import annotations
@@ -14,15 +14,45 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import costs, plot, run, table, works
+from benchmarks.works import Device
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure or read a report; print, draw and keep it."""
+@dataclass(frozen=True)
+class Suite:
+    """All that is measured on one device, and how it is measured.
+
+    Attributes
+    ----------
+    bench : callable
+        From the seconds for each call to the machine.
+    works : callable
+        The works, in the order of the report.
+    costs : callable
+        From the names of the absent peers to the costs.
+    growths : callable
+        From whether the run is quick to the works whose growth is drawn.
+    """
+
+    bench: Callable[[float], run.Bench]
+    works: Callable[[], Iterable[works.Convolution | works.Filter]]
+    costs: Callable[[list[str]], Iterable[costs.Cost]]
+    growths: Callable[[bool], Iterable[works.Growth]] = works.growths
+
+
+SUITES: dict[Device, Suite] = {
+    "cpu": Suite(run.bench_of_cpu, works.cpu, lambda missing: costs.costs("cpu", missing)),
+    "gpu": Suite(run.bench_of_gpu, works.gpu, lambda missing: costs.costs("gpu", missing)),
+}
+
+
+def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] = SUITES) -> int:
+    """Measure or read a report; print it, and draw and keep it if asked to. Return the status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -38,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw how the cost grows")
     options = parser.parse_args(arguments)
 
-    report = json.loads(options.read.read_text()) if options.read else measure(options)
+    if options.read:
+        report = json.loads(options.read.read_text())
+    else:
+        report = measure(options, suites[options.device])
     if options.plot and not report["growth"]:
         parser.error(f"{options.read} was measured without --plot and has no growth")
     if options.json:
@@ -55,11 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if succeeded(report) else 1
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """A new report; its rows are printed as they come, unless the README's form is wanted."""
+def measure(options: argparse.Namespace, suite: Suite) -> dict[str, Any]:
+    """A new report; each row is printed as soon as it is measured, except with ``--markdown``."""
     begin = time.monotonic()
-    seconds = 0.1 if options.quick else 0.5
-    bench = run.bench_of_gpu(seconds) if options.device == "gpu" else run.bench_of_cpu(seconds)
+    bench = suite.bench(0.1 if options.quick else 0.5)
     report: dict[str, Any] = {
         "facts": run.facts(bench.device),
         "statistic": bench.statistic,
@@ -73,17 +105,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     if not options.markdown:
         print(table.heading(report), flush=True)
-    every = works.gpu() if bench.device == "gpu" else works.cpu()
-    selected = [work for work in every if options.only in work.name]
+    selected = [work for work in suite.works() if options.only in work.name]
     report["rows"], report["not measured"] = run.measure(
         bench, selected, say, begin + 60 * options.minutes
     )
     report["no model"] = run.model_rows(bench, report["rows"])
-    chosen = [
-        cost for cost in costs.costs(bench.device, bench.missing) if options.only in cost.name
-    ]  # fmt: skip
+    chosen = [cost for cost in suite.costs(bench.missing) if options.only in cost.name]
     report["costs"] = run.measure_costs(chosen, say)
-    growths = works.growths(options.quick) if options.plot else ()
+    growths = suite.growths(options.quick) if options.plot else ()
     report["growth"] = run.measure_growth(bench, growths)
     report["minutes"] = (time.monotonic() - begin) / 60
     return report

@@ -1,4 +1,4 @@
-"""Costs that are no ratios: extra memory, what a small call takes, a second process's start."""
+"""Costs that are not ratios: extra memory, the time of a small call, a second process's start."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import semiconv_cupy as sc
-from benchmarks.peers import PLACES
+from benchmarks.peers import TORCH_DEVICES
 from benchmarks.timing import alternate, wall
 from benchmarks.works import Device, Goal
 
 ROOT = Path(__file__).parent.parent
 VALUE = "value"
-CALLS = 200  # in each measured round of an overhead
+CALLS = 200  # small calls in each measured round
 
 
 class Cost(NamedTuple):
-    """One number, its unit, and what is wanted of it."""
+    """One number: its unit, its goal, and the function that measures it."""
 
     name: str
     unit: str
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 
 def costs(device: Device, missing: list[str]) -> Iterator[Cost]:
-    """The costs that can be measured here."""
+    """The costs that can be measured with the peers that are installed."""
     for size in (3, 31, 101):
         measure = _gpu_memory if device == "gpu" else _cpu_memory
         yield Cost(
@@ -60,19 +60,19 @@ def costs(device: Device, missing: list[str]) -> Iterator[Cost]:
 
 
 def _tensor_calls(device: Device) -> Iterator[Cost]:
-    """Costs of what goes through torch."""
+    """The costs of calls with tensors."""
     import torch
 
     from torch_bridge.functional import semifield_conv
 
-    place = PLACES[device]
+    where = TORCH_DEVICES[device]
     yield Cost(
         "extra memory, 31x31 on 2048^2, fwd + bwd",
         "x (input + output)",
         Goal(VALUE),
         _gpu_training_memory if device == "gpu" else lambda: float(_python(_TRAINING_MEMORY, "31")),
     )
-    img, krn = torch.ones(1, 1, 8, 8, device=place), torch.zeros(1, 1, 3, 3, device=place)
+    img, krn = torch.ones(1, 1, 8, 8, device=where), torch.zeros(1, 1, 3, 3, device=where)
     recorded = krn.clone().requires_grad_()
     for name, kernel in (
         ("torch call on 1x1x8x8", krn),
@@ -91,7 +91,7 @@ def _tensor_calls(device: Device) -> Iterator[Cost]:
 
 
 def _overhead(device: Device, call: Callable[[], Any]) -> float:
-    """Microseconds of the caller for one call; a GPU is waited for at the end of many."""
+    """Microseconds that one call takes on the CPU, without waiting for the GPU each time."""
 
     def run() -> None:
         for _ in range(CALLS):
@@ -125,12 +125,12 @@ print((resident("VmHWM") - before - out.nbytes) / (img.nbytes + out.nbytes))
 
 
 def _cpu_memory(size: int) -> float:
-    """The growth of a process at its peak beyond the result, by Linux's account."""
+    """The peak growth of a new process beyond the result, over input plus output (Linux)."""
     return float(_python(_MEMORY, str(size)))
 
 
 def _gpu_memory(size: int) -> float:
-    """What CuPy's pool grows by beyond the result."""
+    """The growth of CuPy's memory pool beyond the result, over input plus output."""
     import cupy
 
     img, krn = (cupy.random.random((1, 1, n, n), np.float32) for n in (2048, size))
@@ -167,7 +167,7 @@ print((resident("VmHWM") - before - image) / (2 * image))
 
 
 def _gpu_training_memory() -> float:
-    """What torch's allocator grows by at its peak beyond the result."""
+    """The peak growth of torch's allocator beyond the gradients, over input plus output."""
     import torch
 
     from torch_bridge.functional import semifield_conv
@@ -197,7 +197,7 @@ print(time.perf_counter() - begin)
 
 
 def _start(device: Device) -> float:
-    """Seconds from the import to the first result, everything compiled by a process before."""
+    """Seconds from the import to the first result, after another process compiled everything."""
     _python(_START, device)
     return float(_python(_START, device))
 

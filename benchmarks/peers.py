@@ -1,7 +1,7 @@
-"""How each peer does a work: which are installed, what they serve, the very call.
+"""How each peer does a work: which peers are installed, which works they can do, and the call.
 
-A maker makes a peer's call, or None where the peer does not serve the work. Ours are here, too.
-Inputs come from one random generator and reach every library as its own arrays.
+A maker returns the call that is timed, or None if the peer cannot do the work. Our own makers are
+here, too. The inputs come from one random generator; each library gets them as its own arrays.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,8 +48,34 @@ _BY_DEVICE: dict[Device, tuple[str, ...]] = {
         *(works.EAGER, works.COMPILED, works.FUSED),
     ),
 }
-PLACES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}  # as torch names them
-_MOST_BYTES = 2 * 2**30  # that a peer may hold at once
+TORCH_DEVICES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
+_MOST_BYTES = 2 * 2**30  # a work for which a peer would allocate more is left out
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """The libraries that hold the inputs on one device.
+
+    Attributes
+    ----------
+    arrays : module
+        NumPy or CuPy.
+    ndimage : str
+        The module that is SciPy's or CuPy's `ndimage`.
+    torch_device : str
+        Where torch puts its tensors.
+    """
+
+    arrays: ModuleType
+    ndimage: str
+    torch_device: str
+
+
+def libraries_of(device: Device) -> Libraries:
+    """The libraries of a device. A GPU needs CuPy."""
+    if device == "gpu":
+        return Libraries(importlib.import_module("cupy"), works.CUPYX, TORCH_DEVICES["gpu"])
+    return Libraries(np, works.SCIPY, TORCH_DEVICES["cpu"])
 
 
 def absent(device: Device) -> list[str]:
@@ -64,27 +92,27 @@ def _installed(module: str) -> bool:
 
 
 class Inputs:
-    """One set of arrays of a work, for every library."""
+    """The image and the kernel of one work, for every library."""
 
-    def __init__(self, work: Work, device: Device, seed: int) -> None:
+    def __init__(self, work: Work, device: Device, seed: int, libraries: Libraries) -> None:
         random = np.random.default_rng(seed)
         self.device = device
+        self.libraries = libraries
         self.img, self.krn = (_numbers(random, s, work.dtype) for s in (work.image, work.kernel))
 
     @cached_property
     def arrays(self) -> tuple[Any, Any]:
-        """NumPy's or CuPy's."""
-        return (
-            (_there(self.img), _there(self.krn)) if self.device == "gpu" else (self.img, self.krn)
-        )
+        """As NumPy's or CuPy's arrays."""
+        xp = self.libraries.arrays
+        return xp.asarray(self.img), xp.asarray(self.krn)
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
-        """torch's, on the device."""
+        """As torch's tensors, on the device."""
         import torch
 
-        place = PLACES[self.device]
-        img, krn = (torch.from_numpy(array).to(place) for array in (self.img, self.krn))
+        where = self.libraries.torch_device
+        img, krn = (torch.from_numpy(array).to(where) for array in (self.img, self.krn))
         return img, krn
 
 
@@ -96,24 +124,24 @@ def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) ->
     return random.random(shape, np.float32).astype(dtype, copy=False)
 
 
-def _array_module(device: Device) -> Any:
-    return importlib.import_module("cupy") if device == "gpu" else np
-
-
-def _there(array: Any) -> Any:
-    return _array_module("gpu").asarray(array)
-
-
 def calls(
-    measured: Convolution | Filter, device: Device, seed: int, missing: list[str]
+    measured: Convolution | Filter,
+    device: Device,
+    seed: int,
+    missing: list[str],
+    libraries: Libraries | None = None,
 ) -> dict[str, Maker]:
-    """Ours and each installed peer's way to do this work: what makes the call ready to be timed."""
+    """The makers of our call and of each installed peer's call for this work, by name.
+
+    `libraries` are those of the device unless a test replaces them.
+    """
+    libraries = libraries or libraries_of(device)
     if isinstance(measured, Filter):
-        return dict(_filter_calls(measured, device, seed, missing))
-    inputs = Inputs(measured.work, device, seed)
+        return dict(_filter_calls(measured, device, seed, missing, libraries))
+    inputs = Inputs(measured.work, device, seed, libraries)
     found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":
-        found[works.PLAIN] = lambda: _forward_into(measured.work, inputs, remembering=False)
+        found[works.PLAIN] = lambda: _forward_into(measured.work, inputs, with_residual=False)
     for peer in _BY_DEVICE[device]:
         if peer not in missing:
             found[peer] = partial(_PEERS[peer], measured, inputs)
@@ -126,7 +154,7 @@ def calls(
 def _ours(measured: Convolution, inputs: Inputs) -> Call:
     work = measured.work
     if measured.mode == "provenance":
-        return _forward_into(work, inputs, remembering=True)
+        return _forward_into(work, inputs, with_residual=True)
     if measured.mode == "forward" and not measured.tensors:
         img, krn = inputs.arrays
         return lambda: sc.semifield_conv(img, krn, work.semifield, **work.arguments)
@@ -137,23 +165,23 @@ def _ours(measured: Convolution, inputs: Inputs) -> Call:
     )
 
 
-def _forward_into(work: Work, inputs: Inputs, remembering: bool) -> Call:
-    """The core's forward pass, its arrays allocated in the call."""
-    geometry, xp = work.geometry, _array_module(inputs.device)
+def _forward_into(work: Work, inputs: Inputs, with_residual: bool) -> Call:
+    """The core's forward pass; each call allocates its result, and the residual if there is one."""
+    geometry, xp = work.geometry, inputs.libraries.arrays
     img, krn = inputs.arrays
-    described = residual_of(work.semifield, work.dtype, geometry)
-    assert described is not None
+    residual_spec = residual_of(work.semifield, work.dtype, geometry)
+    assert residual_spec is not None
 
     def run() -> None:
         out = xp.empty(geometry.out_shape, work.dtype)
-        residual = xp.empty(described.shape, described.dtype) if remembering else None
+        residual = xp.empty(residual_spec.shape, residual_spec.dtype) if with_residual else None
         conv.forward(img, krn, out, residual, work.semifield, geometry, work.dtype)
 
     return run
 
 
 def _torch_call(measured: Convolution, inputs: Inputs, function: Callable[..., Any]) -> Call:
-    """A function of (img, krn) forward, or forward and backward."""
+    """Call `function(img, krn)` on tensors: forward, or forward and backward."""
     import torch
 
     img, krn = inputs.tensors
@@ -166,11 +194,11 @@ def _torch_call(measured: Convolution, inputs: Inputs, function: Callable[..., A
         return forward
     img, krn = img.clone().requires_grad_(), krn.clone().requires_grad_()
     with torch.no_grad():
-        slopes = torch.ones_like(function(img, krn))
+        grad_out = torch.ones_like(function(img, krn))
 
     def step() -> Any:
         out = function(img, krn)
-        return torch.autograd.grad(out, (img, krn), slopes, allow_unused=True)
+        return torch.autograd.grad(out, (img, krn), grad_out, allow_unused=True)
 
     return step
 
@@ -188,14 +216,11 @@ def _scipy(measured: Convolution, inputs: Inputs) -> Call | None:
     if not (_dilates(measured) and measured.mode == "forward" and _is_one_plain_image(work)):
         return None
     if work.dtype == "float16" or (inputs.device == "cpu" and work.terms > 2e9):
-        return None  # SciPy has no float16; the longest would take a minute
+        return None  # SciPy has no float16, and would need a minute for the largest works
     img, krn = (array[0, 0] for array in inputs.arrays)
     cval = -np.inf if img.dtype.kind == "f" else int(np.iinfo(img.dtype).min)
-    if inputs.device == "gpu":
-        import cupyx.scipy.ndimage as peer
-    else:
-        import scipy.ndimage as peer
-    footprint = _ones_like(krn)  # CuPy takes no structure without one
+    peer = importlib.import_module(inputs.libraries.ndimage)
+    footprint = _ones_like(krn)  # CuPy refuses a structure without a footprint
     return lambda: peer.grey_dilation(
         img, footprint=footprint, structure=krn, mode="constant", cval=cval
     )
@@ -210,7 +235,7 @@ def _kornia(measured: Convolution, inputs: Inputs) -> Call | None:
     if not (_dilates(measured) and _is_one_plain_image(work) and len(work.kernel) == 4):
         return None
     if work.dtype != "float32" or work.terms * 4 > _MOST_BYTES or measured.mode == "provenance":
-        return None  # it holds all terms at once
+        return None  # kornia holds all terms in memory at once
     from kornia.morphology import dilation
 
     flat = inputs.tensors[1][0, 0] * 0 + 1
@@ -227,7 +252,7 @@ def _max_pool2d(measured: Convolution, inputs: Inputs) -> Call | None:
         return None
     if work.dtype not in ("float32", "float64", "float16") or work.kernel[2] > 31:
         return None
-    if work.dilation > 1:  # it pads by half a window at most
+    if work.dilation > 1:  # max_pool2d pads by half a window at most
         return None
     from torch.nn.functional import max_pool2d
 
@@ -242,7 +267,7 @@ def _conv2d(measured: Convolution, inputs: Inputs) -> Call | None:
     sums = work.semifield.accumulator != "select"
     if not sums or len(work.kernel) != 4 or measured.mode == "provenance":
         return None
-    if work.kernel[2] > 11:  # nobody convolves so by taps
+    if work.kernel[2] > 11:  # nobody computes such a window tap by tap
         return None
     from torch.nn.functional import conv2d
 
@@ -259,13 +284,13 @@ def _broadcast(measured: Convolution, inputs: Inputs, compiled: bool) -> Call | 
     if made is None or measured.mode == "provenance" or len(work.kernel) != 4:
         return None
     if work.dtype != "float32" or work.terms * 4 * 2 > _MOST_BYTES:
-        return None  # it holds all terms at once
+        return None  # this peer holds all terms in memory at once
     import torch
 
     peer = made.dynamic()
     if compiled:
         if not any(goal.of == works.COMPILED for goal in measured.goals):
-            return None  # its compilation takes up to half a minute
+            return None  # torch.compile takes up to half a minute
         peer = torch.compile(peer)
     return _torch_call(measured, inputs, lambda img, krn: peer(img, krn, **work.arguments))
 
@@ -282,7 +307,7 @@ def _fused(measured: Convolution, inputs: Inputs) -> Call | None:
 
 
 def _seed_semifield(kind: str, work: Work) -> Any | None:
-    """pytorch_nd_semiconv's semifield of that class which means ours."""
+    """The semifield of class `kind` in pytorch_nd_semiconv that equals the work's semifield."""
     import pytorch_nd_semiconv
 
     makers: dict[Any, Callable[[Any], Any]] = {
@@ -320,21 +345,20 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
 
 
 def _filter_calls(
-    measured: Filter, device: Device, seed: int, missing: list[str]
+    measured: Filter, device: Device, seed: int, missing: list[str], libraries: Libraries
 ) -> Iterator[tuple[str, Maker]]:
     array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
     given: tuple[Any, ...] = (array,)
     if measured.function == "reconstruction":
         given = (array - np.float32(0.02), array)
-    if device == "gpu":
-        given = tuple(map(_there, given))
+    given = tuple(map(libraries.arrays.asarray, given))
     ours = getattr(ndimage, measured.function, None) or getattr(sc, measured.function)
     yield OURS, lambda: partial(ours, *given, **measured.arguments)
     if device == "gpu":
-        makers = {works.CUPYX: _scipy_filter}
+        makers = {works.CUPYX: partial(_cupyx_filter, libraries=libraries)}
     else:
         makers = {
-            works.SCIPY: _scipy_filter,
+            works.SCIPY: partial(_scipy_filter, libraries=libraries),
             works.OPENCV: _opencv_filter,
             works.SKIMAGE: _skimage_filter,
         }
@@ -343,15 +367,20 @@ def _filter_calls(
             yield peer, partial(maker, measured, given)
 
 
-def _scipy_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    there = not isinstance(given[0], np.ndarray)
-    peer = importlib.import_module(works.CUPYX if there else works.SCIPY)
+def _scipy_filter(measured: Filter, given: tuple[Any, ...], libraries: Libraries) -> Call | None:
+    peer = importlib.import_module(libraries.ndimage)
+    function = getattr(peer, measured.function, None)
+    return function and partial(function, *given, **measured.arguments)
+
+
+def _cupyx_filter(measured: Filter, given: tuple[Any, ...], libraries: Libraries) -> Call | None:
+    peer = importlib.import_module(libraries.ndimage)
     function = getattr(peer, measured.function, None)
     arguments = {
-        name: _there(np.asarray(value)) if there and isinstance(value, np.ndarray) else value
+        name: libraries.arrays.asarray(value) if isinstance(value, np.ndarray) else value
         for name, value in measured.arguments.items()
     }
-    if there and "structure" in arguments:  # CuPy takes none without a footprint
+    if "structure" in arguments:  # CuPy refuses a structure without a footprint
         arguments["footprint"] = _ones_like(arguments["structure"])
     return function and partial(function, *given, **arguments)
 
@@ -379,7 +408,7 @@ def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
 
 
 def _flat_element(measured: Filter) -> np.ndarray | None:
-    """OpenCV's structuring element."""
+    """The structuring element that OpenCV takes, or None if it has none for this filter."""
     if measured.function == "maximum_filter":
         return np.ones((measured.arguments["size"],) * 2, np.uint8)
     footprint = measured.arguments.get("footprint")
@@ -387,7 +416,7 @@ def _flat_element(measured: Filter) -> np.ndarray | None:
 
 
 def sets_of_inputs(measured: Convolution | Filter, cache: int) -> int:
-    """How many sets of inputs are larger than twice a cache together; small ones stay one."""
+    """How many sets of inputs are together larger than twice the cache, from 1 to 8."""
     if measured.bytes < 2**20:
-        return 1  # such a call is all overhead
+        return 1  # the time of such a call is overhead
     return max(1, min(8, math.ceil(2 * cache / measured.bytes)))

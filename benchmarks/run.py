@@ -1,6 +1,6 @@
-"""A run: works, clocks and ceilings in, one report (plain data, as in the JSON) out.
+"""A run: it takes works, a clock and ceilings, and returns one report (plain data, as in the JSON).
 
-What stands for the machine is in `Bench`, so that tests can put a clock of their own in its place.
+`Bench` describes the machine. A test passes a `Bench` with its own clock, calls and limits.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_t
 from benchmarks.works import Convolution, Device, Filter, Goal, Growth
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
-from semiconv_cupy.launches import STANDARD_WORKS, launches
+from semiconv_cupy.launches import STANDARD_WORKS, Work, launches
 
 Report = dict[str, Any]
-FLAGGED = 1.3  # times the model time: something that the model does not know costs time
-TOO_SLOW = 0.3  # seconds: a call that grows beyond leaves its series
+FLAGGED = 1.3  # times the model time: beyond it, something costs time that the model lacks
+TOO_SLOW = 0.3  # seconds: a slower call is not measured at the larger sizes
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The machine as a run sees it: its clock, ceilings, calls, and its cache in bytes."""
+    """One machine: what measures time on it, its limits, and who makes the calls.
+
+    Each call is timed for about `seconds`; `cache` is the size of the GPU's cache in bytes;
+    `between` is called after each work.
+    """
 
     device: Device
     clock: Clock
@@ -44,22 +48,25 @@ class Bench:
     calls: Callable[[Convolution | Filter, Device, int, list[str]], dict[str, peers.Maker]] = (
         peers.calls
     )
-    between: Callable[[], None] = field(default=lambda: None)  # two works
+    between: Callable[[], None] = field(default=lambda: None)
 
     @property
     def pause(self) -> float:
-        """A GPU's calls wait for each other anyway."""
+        """Seconds between two turns; calls on a GPU wait for each other anyway."""
         return PAUSE if self.device == "cpu" else 0.0
 
     @property
     def statistic(self) -> str:
-        """On a CPU others' work only ever adds; a GPU is ours alone."""
+        """On a CPU other processes only add time, so the best counts; a GPU runs ours alone."""
         return "best" if self.device == "cpu" else "median"
 
     def time(
         self, measured: Convolution | Filter, only: Iterable[str] = ()
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Seconds of ours and of each peer's call (`only` these, if named), and who failed how."""
+        """Seconds of our call and of each peer's, and the errors of peers that failed.
+
+        With `only`, the calls of these names alone.
+        """
         sets = peers.sets_of_inputs(measured, self.cache)
         makers = [self.calls(measured, self.device, seed, self.missing) for seed in range(sets)]
         calls: dict[str, Call] = {}
@@ -73,7 +80,7 @@ class Bench:
                     made[0]()
                     calls[name] = in_turn(made)
             except Exception as error:
-                # A peer may fail in any way of its own; that is no reason to lose the others.
+                # A peer may raise any error; the other peers are measured all the same.
                 if name == OURS:
                     raise
                 failures[name] = f"{type(error).__name__}: {error}"
@@ -83,7 +90,7 @@ class Bench:
 
 def bench_of_cpu(seconds: float) -> Bench:
     """The CPU that this process runs on."""
-    # Everything is held against the ceilings: they get their time also where the rest is rough.
+    # Every limit depends on the ceilings, so they are measured well even in a quick run.
     found = ceilings.of_cpu(wall, max(seconds, 0.5))
     return Bench("cpu", wall, seconds, found, peers.absent("cpu"))
 
@@ -96,7 +103,7 @@ def bench_of_gpu(seconds: float) -> Bench:
     if works.CONV2D not in missing:
         import torch
 
-        torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32 for everyone
+        torch.backends.cudnn.allow_tf32 = False  # torch must compute float32 in float32
     clock, device = Events(), cupy.cuda.Device()
     found = ceilings.of_gpu(clock, seconds)
     arch = f"sm_{device.compute_capability}"
@@ -131,7 +138,7 @@ def row(
     failures: Mapping[str, str],
     bench: Bench,
 ) -> Report:
-    """One work's line: times, ratios, the limit and the share of it, the goals."""
+    """The row of one work: times, ratios, the limit, the share of it that was reached, goals."""
     ours = times[OURS]
     theirs = {name: seconds for name, seconds in times.items() if name != OURS}
     ratios = {name: seconds / ours for name, seconds in theirs.items()}
@@ -156,7 +163,7 @@ def row(
 
 
 def verdict(goal: Goal, reached: float | None) -> Report:
-    """A goal and what was reached; None where its peer is absent."""
+    """A goal, what was reached, and whether that meets it; None if its peer is absent."""
     met = None if reached is None else goal.least <= reached <= goal.most
     return {"goal": goal.text, "reached": reached, "met": met}
 
@@ -167,7 +174,7 @@ def measure(
     say: Callable[[Report], None],
     until: float = math.inf,
 ) -> tuple[list[Report], list[str]]:
-    """The rows of works, and the names of those that there was no time for."""
+    """The rows of the works, and the names of the works left when the time `until` had come."""
     rows, skipped = [], []
     for measured in selected:
         if time.monotonic() > until:
@@ -176,7 +183,7 @@ def measure(
         try:
             found = row(measured, *bench.time(measured), bench)
         except Exception as error:
-            # One work's failure, too, costs only its row; the exit status tells.
+            # The other works are measured all the same; the exit status is then 1.
             found = {"work": measured.name, "error": f"{type(error).__name__}: {error}"}
         rows.append(found)
         say(found)
@@ -184,8 +191,15 @@ def measure(
     return rows, skipped
 
 
-def model_rows(bench: Bench, rows: list[Report]) -> str:
-    """Add the model times to the rows of standard works; return why there are none, or nothing."""
+def model_rows(
+    bench: Bench,
+    rows: list[Report],
+    model_time: Callable[[Work, Any, model.Machine], model.ModelTime] = model_work,
+) -> str:
+    """Add the model times to the rows of standard works.
+
+    Returns an empty string, or the reason why there are no model times.
+    """
     if bench.machine is None:
         return "" if bench.device == "cpu" else "the model knows no such GPU"
     standard = {work.name: work for work in STANDARD_WORKS}
@@ -194,14 +208,14 @@ def model_rows(bench: Bench, rows: list[Report]) -> str:
         if work is None or "error" in found:
             continue
         try:
-            told = model_work(work, launches(work), bench.machine)
+            modelled = model_time(work, launches(work), bench.machine)
         except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError) as error:
             return str(error)
-        if not math.isnan(told.seconds):
-            ratio = found["seconds"] / told.seconds
+        if not math.isnan(modelled.seconds):
+            ratio = found["seconds"] / modelled.seconds
             found |= {
-                "model": told.seconds,
-                "model bound": told.bound,
+                "model": modelled.seconds,
+                "model bound": modelled.bound,
                 "measured / model": ratio,
                 "flagged": ratio > FLAGGED,
             }
@@ -209,7 +223,7 @@ def model_rows(bench: Bench, rows: list[Report]) -> str:
 
 
 def measure_costs(selected: Iterable[Cost], say: Callable[[Report], None]) -> list[Report]:
-    """The rows of what is no ratio."""
+    """The rows of costs that are not ratios."""
     rows = []
     for cost in selected:
         value = cost.measure()
@@ -221,15 +235,15 @@ def measure_costs(selected: Iterable[Cost], say: Callable[[Report], None]) -> li
 
 
 def measure_growth(bench: Bench, selected: Iterable[Growth]) -> list[Report]:
-    """Times along each axis; a call that is slow at one point is not made at the next."""
+    """Times along each axis; a call that is slow at one size is left out at the larger ones."""
     grown = []
     for growth in selected:
         series: dict[str, list[tuple[int, float]]] = {}
         slow: set[str] = set()
         for at, work in growth.works.items():
             measured = Convolution(work)
-            wanted = [OURS, works.SCIPY, works.CUPYX, works.KORNIA, works.EAGER]
-            only = [name for name in wanted if name not in slow]
+            names = [OURS, works.SCIPY, works.CUPYX, works.KORNIA, works.EAGER]
+            only = [name for name in names if name not in slow]
             if not only or OURS in slow:
                 break
             for name, seconds in bench.time(measured, only)[0].items():
@@ -252,7 +266,7 @@ _PACKAGES = (
 
 
 def facts(device: Device) -> Report:
-    """Device, driver and versions."""
+    """The device, its driver, and the versions of the packages."""
     found: Report = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:

@@ -1,16 +1,14 @@
-"""``python -m benchmarks``: its works run, its report has one shape, its tables say what it says.
+"""``python -m benchmarks``: every work runs, and the tables show what the report contains.
 
-The half that needs a GPU runs here with NumPy in CuPy's place, on small arrays and with a clock
-that counts calls; so only CuPy's own names are left to go wrong on a GPU.
+The works of a GPU run here on NumPy arrays instead of CuPy's, all works on small arrays and with a
+clock that counts calls. What these tests cannot find are wrong names of CuPy's own functions.
 """
 
 import dataclasses
 import json
 import math
-import sys
-from types import ModuleType
+from functools import partial
 
-import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
@@ -24,7 +22,7 @@ CEILINGS = {ceilings.COPY: 1e9, "pairs float32": 1e9}
 
 
 class Counting:
-    """A clock by which the k-th call takes k seconds, so that none is made again and again."""
+    """A clock by which the k-th call takes k seconds, so that no call is repeated for long."""
 
     def __init__(self):
         self.calls = []
@@ -37,7 +35,7 @@ class Counting:
 
 
 def small(measured):
-    """The same work on few elements."""
+    """The same work with fewer elements."""
     if isinstance(measured, Filter):
         return dataclasses.replace(measured, shape=tuple(min(n, 40) for n in measured.shape))
     work = measured.work
@@ -53,29 +51,20 @@ def small(measured):
     return dataclasses.replace(measured, work=less)
 
 
-@pytest.fixture
-def numpy_for_cupy(monkeypatch):
-    ndimage = pytest.importorskip("scipy.ndimage")
-    pytest.importorskip("torch")
-    cupy, cupyx, scipy = (ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy"))
-    cupy.asarray, cupy.empty = np.asarray, np.empty
-    cupy.ndarray = type("ndarray", (), {})  # no array that is at hand
-    cupyx.scipy, scipy.ndimage = scipy, ndimage
-    for module in (cupy, cupyx, scipy):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(sys.modules, "cupyx.scipy.ndimage", ndimage)
-    monkeypatch.setattr(peers, "PLACES", {"cpu": "cpu", "gpu": "cpu"})
-
-
 def works_of(device):
     every = works.gpu() if device == "gpu" else works.cpu()
     return [pytest.param(measured, id=measured.name) for measured in every]
 
 
 def rehearse(measured, device):
-    """Make each call of a work, ours and the peers', on little data; return its row."""
-    left_out = [works.COMPILED, works.FUSED]  # half a minute, or a GPU
-    bench = run.Bench(device, Counting(), 0.0, CEILINGS, [*peers.absent(device), *left_out])
+    """Make our call and each peer's call of a work on little data; return its row.
+
+    The calls of a GPU get NumPy's arrays, SciPy's functions and torch's tensors on the CPU.
+    """
+    left_out = {works.COMPILED, works.FUSED}  # the first takes half a minute, the other a GPU
+    missing = ({*peers.absent(device)} - {works.CUPYX}) | left_out
+    calls = partial(peers.calls, libraries=peers.libraries_of("cpu"))
+    bench = run.Bench(device, Counting(), 0.0, CEILINGS, sorted(missing), calls=calls)
     [found], skipped = run.measure(bench, [small(measured)], lambda _: None)
     assert "error" not in found, found["error"]
     assert found["failures"] == {}
@@ -87,7 +76,9 @@ def rehearse(measured, device):
 
 @pytest.mark.table(4)
 @pytest.mark.parametrize("measured", works_of("gpu"))
-def test_works_of_a_gpu(measured, numpy_for_cupy):
+def test_works_of_a_gpu(measured):
+    pytest.importorskip("scipy.ndimage")
+    pytest.importorskip("torch")
     found = rehearse(measured, "gpu")
     if isinstance(measured, Convolution) and measured.mode == "training":
         pools = measured.work.groups > 1
@@ -102,7 +93,7 @@ def test_works_of_a_cpu(measured):
         assert (goal["reached"] is not None) == installed, f"no {of.of} does this work"
 
 
-def test_names_are_told_apart():
+def test_each_work_has_a_name_of_its_own():
     for every in (list(works.cpu()), list(works.gpu())):
         names = [measured.name for measured in every]
         assert len(set(names)) == len(names)
@@ -142,23 +133,22 @@ def test_fewest_bytes():
     assert (found["limit"], found["bound"]) == (pytest.approx(5e-4), "bytes")
 
 
-def test_model_times_are_held_against(monkeypatch):
-    told = model.ModelTime(moving=1e-4, computing=2e-4, limit=1.5e-4, bound="issue")
-    monkeypatch.setattr(run, "model_work", lambda work, launched, machine: told)
+def test_measured_times_are_compared_with_model_times():
+    modelled = model.ModelTime(moving=1e-4, computing=2e-4, limit=1.5e-4, bound="issue")
     bench = run.Bench("gpu", Counting(), 0.0, CEILINGS, [], machine=model.H100)
     rows = [
         row_of(Convolution(work), ours=t)
         for work, t in zip(STANDARD_WORKS[:2], (2.5e-4, 3e-4), strict=True)
     ]
-    assert run.model_rows(bench, [*rows, {"work": "another", "seconds": 1.0}]) == ""
+    every = [*rows, {"work": "another", "seconds": 1.0}]
+    assert run.model_rows(bench, every, lambda work, launched, machine: modelled) == ""
     assert [found["flagged"] for found in rows] == [False, True]
     assert "1.50x FLAGGED" in table.models({"rows": rows})
 
     def missing(*_):
         raise sass.DisassemblerNotFoundError("no nvdisasm")
 
-    monkeypatch.setattr(run, "model_work", missing)
-    assert run.model_rows(bench, rows) == "no nvdisasm"
+    assert run.model_rows(bench, rows, missing) == "no nvdisasm"
 
 
 def failing():
@@ -172,7 +162,7 @@ def test_failures_cost_one_row_and_a_late_work_is_named():
     def works_well():
         return lambda: None
 
-    for maker in (failing, lambda: failing):  # while it is made ready, while it runs
+    for maker in (failing, lambda: failing):  # the maker fails, the call fails
         [found], _ = run.measure(bench(ours=works_well, cv2=maker), [Convolution(WORK)], print)
         assert found["seconds"] > 0
         assert found["failures"] == {"cv2": "MemoryError: too much"}
@@ -189,7 +179,7 @@ def test_calls_take_turns():
     made = []
     calls = {name: lambda name=name: made.append(name) for name in "ab"}
     times = timing.alternate(calls, lambda call: call() or 0.01 * len(made), 0.0)
-    # Once to load, then three rounds, of which the later ones take as many calls as fill a turn.
+    # One call each to load, then three rounds; the later two have as many calls as fill a turn.
     assert made == list("ababaabaab")
     assert times["a"] == pytest.approx((0.03, 0.06))
     assert times["b"] == pytest.approx((0.04, 0.07))
@@ -216,7 +206,7 @@ def test_sets_of_inputs_exceed_the_cache():
     assert peers.sets_of_inputs(Convolution(WORK), 100 * 2**20) == 1
 
 
-# A maximum of doubles is no single instruction.
+# A maximum of doubles takes several instructions.
 @pytest.mark.parametrize("rate", sorted(ceilings.GPU_RATES.keys() - {"pairs float64"}))
 def test_ceilings_of_a_gpu_are_loops_of_nothing_else(rate):
     try:
@@ -235,8 +225,8 @@ def test_ceilings_of_a_gpu_are_loops_of_nothing_else(rate):
 
 
 @pytest.fixture
-def little(monkeypatch):
-    """The command with three works, one cost, and a clock that counts."""
+def command_of_few():
+    """The command with two works, one cost, one growth, and calls that take 10 ms each."""
     chosen = [
         Convolution(Work("dilated", (1, 1, 20, 20), (1, 1, 3, 3)), goals=(Goal("cv2", least=1),)),
         Filter("flat", "maximum_filter", (20, 20), "uint8", {"size": 3}, (Goal("cv2", most=0.5),)),
@@ -247,17 +237,19 @@ def little(monkeypatch):
         return {name: lambda: lambda: None for name in ("ours", "cv2")}
 
     bench = run.Bench("cpu", lambda call: 0.01, 0.0, CEILINGS, ["kornia"], calls=calls)
-    monkeypatch.setattr(run, "bench_of_cpu", lambda seconds: bench)
-    monkeypatch.setattr(works, "cpu", lambda: iter(chosen))
-    monkeypatch.setattr(works, "growths", lambda quick: [works.Growth("n", "pixels", grown, 1)])
-    cost = Cost("a call", "us", Goal("value", most=20), lambda: 10.0)
-    monkeypatch.setattr(command.costs, "costs", lambda device, missing: [cost])
+    suite = command.Suite(
+        bench=lambda seconds: bench,
+        works=lambda: chosen,
+        costs=lambda missing: [Cost("a call", "us", Goal("value", most=20), lambda: 10.0)],
+        growths=lambda quick: [works.Growth("n", "pixels", grown, 1)],
+    )
+    return partial(command.main, suites={"cpu": suite})
 
 
-def test_a_report_is_kept_read_and_drawn(little, tmp_path, capsys):
+def test_a_report_is_kept_read_and_drawn(command_of_few, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     file = tmp_path / "report.json"
-    status = command.main(["--json", str(file), "--plot", str(tmp_path / "plots")])
+    status = command_of_few(["--json", str(file), "--plot", str(tmp_path / "plots")])
     printed = capsys.readouterr().out
     assert status == 1  # one goal is missed
     assert "not installed: kornia" in printed
@@ -269,21 +261,21 @@ def test_a_report_is_kept_read_and_drawn(little, tmp_path, capsys):
     assert report["growth"][0]["series"]["ours"] == [[8, 0.01], [16, 0.01]]
     assert plot.draw(report, tmp_path / "again")
 
-    assert command.main(["--read", str(file), "--markdown"]) == 1
+    assert command_of_few(["--read", str(file), "--markdown"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "| dilated | 10 ms | 0% (pairs float32) | 1 `cv2` | >= 1x cv2: met |" in lines
     assert "| a call | 10 us | <= 20: met |" in lines
     assert all(line.startswith("|") or not line for line in lines[1:])
 
 
-def test_only_chooses_by_name(little, capsys):
-    assert command.main(["--only", "dil"]) == 0
+def test_only_chooses_by_name(command_of_few, capsys):
+    assert command_of_few(["--only", "dil"]) == 0
     printed = capsys.readouterr().out
     assert "dilated" in printed
     assert "flat" not in printed
     assert "a call" not in printed
 
 
-def test_limits_of_durations():
+def test_a_duration_below_a_unit_and_a_goal_without_a_limit():
     assert table.duration(0.99e-3) == "990 us"
     assert math.isinf(Goal("value").most)
