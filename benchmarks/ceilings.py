@@ -1,6 +1,6 @@
-"""The ceilings that times are held against: a copy's bandwidth and the rates of arithmetic.
+"""The limits of the machine: the bandwidth of a copy and the rates of arithmetic.
 
-Measured in the run itself, by ceilings.cpp and ceilings.cu. Units: bytes and terms a second; a
+Each run measures them itself, with ceilings.cpp and ceilings.cu. Units: bytes and terms a second; a
 "pair" is an addition and a maximum, a "product" a multiplication and an addition.
 """
 
@@ -23,7 +23,7 @@ _CPU_RATES = (
     *("pairs float32", "pairs float64", "pairs uint8", "pairs int16", "pairs int32"),
     *("products float32", "products float64"),
 )
-# One term of each rate on a GPU: the type, its NumPy dtype, how many terms a value holds.
+# For each rate on a GPU: the C++ type, its NumPy dtype, how many terms a value holds, one term.
 GPU_RATES = {
     "pairs float32": ("float", np.float32, 1, "fmaxf(acc + y, z)"),
     "pairs float16": ("unsigned", np.uint32, 2, "pairs_of_halves(acc, y, z)"),
@@ -55,7 +55,7 @@ def of_cpu(clock: Clock, seconds: float) -> dict[str, float]:
 
 
 def gpu_kernel(rate: str) -> KernelSource:
-    """The kernel whose inner loop is nothing but terms of one rate."""
+    """The kernel whose inner loop computes terms of one rate and nothing else."""
     kind, _, _, step = GPU_RATES[rate]
     name = f"ceiling_{rate.replace(' ', '_')}"
     macros = {"SEMICONV_KERNEL": name, "VALUE": kind, "STEP(acc, y, z)": step}

@@ -1,4 +1,4 @@
-"""How the cost grows, drawn from a report: one log-log picture for each axis."""
+"""How times grow with pixels, window and channels: one log-log picture for each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write ``growth_<name>.png`` files; return their paths.
+    """Write the files ``growth_<name>.png`` and return their paths.
 
-    Straight lines show what theory says: the time is proportional to a power of the axis.
+    The dotted line is the theory: the time is proportional to a power of the quantity on the axis.
     """
     import matplotlib
 

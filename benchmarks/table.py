@@ -1,4 +1,4 @@
-"""A report as text, while it is made and afterwards, and as the README's tables."""
+"""A report as text, row by row or whole, and as the README's tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Report = dict[str, Any]
 
 
 def line(found: Report) -> str:
-    """One row as text."""
+    """One row of a report, as text."""
     if "error" in found:
         return f"{found['work']:46} FAILED: {found['error']}"
     if "cost" in found:
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def heading(report: Report) -> str:
-    """What was measured, on what, against what."""
+    """The lines above the rows: the machine, the statistic, the ceilings, the absent peers."""
     ceilings = ", ".join(f"{name} {value:.3g}" for name, value in report["ceilings"].items())
     lines = [
         f"{report['facts']['device']}; times are each the {report['statistic']} of calls, a few of "
@@ -70,7 +70,7 @@ def models(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """How many goals are met, which are not, and what is beside it."""
+    """How many goals are met, which goals are missed, and what failed or was not measured."""
     rows = report["rows"] + report["costs"]
     goals = [(found, goal) for found in rows for goal in found.get("goals", ())]
     missed = [(found, goal) for found, goal in goals if goal["met"] is False]

@@ -1,8 +1,9 @@
-"""Times of calls that take turns, so that a busy machine is busy for all of them.
+"""Times of calls that take turns, so that other load on the machine slows all of them alike.
 
-A turn is a few calls of the same: the first finds caches full of another's numbers, and on the CPU
-its threads asleep; the others are what a loop over images takes. On the CPU a turn begins with a
-pause, in which the last one's threads stop looking for work.
+A turn is a few calls of one function. The first call of a turn finds the caches full of another
+function's data and, on the CPU, its threads asleep; the later calls take the time of a call in a
+loop over images. On the CPU a turn begins with a pause, in which the threads of the last function
+stop spinning.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import numpy as np
 
 Call = Callable[[], object]
 SLOW = 1.0  # seconds: a call that takes longer is timed once
-TURN = 0.02  # seconds that a turn takes: ten calls at most, one at least
+TURN = 0.02  # seconds of one turn, which has from one to ten calls
 PAUSE = 0.015  # seconds; OpenMP's threads spin for about half of that
 
 
 class Clock(Protocol):
-    """Seconds that a call takes, and when a run has to end."""
+    """A function that makes one call and returns the seconds it took."""
 
     def __call__(self, call: Call) -> float: ...
 
 
 class Times(NamedTuple):
-    """What was measured of one call, in seconds."""
+    """The best and the median time of one call, in seconds."""
 
     best: float
     median: float
@@ -47,10 +48,10 @@ _WAIT = """extern "C" __global__ void wait(long long cycles) {
 
 
 class Events:
-    """The GPU's clock: events around as many calls as fill half a millisecond.
+    """The GPU's clock: two events around as many calls as fill half a millisecond.
 
-    The GPU is kept busy before the first event until the calls are queued, so that times are the
-    GPU's own; what Python needs for a call is in the rows on overhead.
+    A waiting kernel keeps the GPU busy until all calls are queued, so that the events measure the
+    GPU's time alone. The rows on small calls have the time that Python takes.
     """
 
     def __init__(self) -> None:
@@ -77,9 +78,9 @@ class Events:
 def alternate(
     calls: Mapping[str, Call], clock: Clock, seconds: float, most: int = 200, pause: float = 0
 ) -> dict[str, Times]:
-    """Time calls in turns, for about so many seconds each; at least three rounds.
+    """Time calls in turns, for about `seconds` each and in at least three rounds.
 
-    Every call runs once before, to compile and to load. One that is then slow is timed once.
+    Every call runs once before, to compile and to load. A slow call is then timed only once.
     """
     first = {name: clock(call) for name, call in calls.items()}
     found = {name: [clock(calls[name])] for name in calls}
@@ -97,7 +98,7 @@ def alternate(
 
 
 def in_turn(calls: list[Call]) -> Call:
-    """One call that runs the next of several at each time: sets of inputs larger than a cache."""
+    """One call that runs several calls in turn, so that their inputs exceed the cache."""
     if len(calls) == 1:
         return calls[0]
     state = {"next": 0}

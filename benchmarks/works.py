@@ -1,6 +1,6 @@
-"""What is measured, and what is wanted of it: works and goals, with no array and no clock.
+"""The works that are measured and the goals that they should reach; no arrays and no clocks.
 
-A ratio is a peer's time over ours: more is better. peers.py knows how each peer does a work.
+A ratio is a peer's time over ours, so more is better. How each peer does a work is in peers.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINEAR = sc.SubtractSemifield.linear()
 
 @dataclass(frozen=True)
 class Goal:
-    """`of` (a ratio to a peer, the share of the limit, a cost) is to lie between two numbers."""
+    """The range in which `of` (a ratio to a peer, the share of the limit, a cost) should lie."""
 
     of: str
     least: float = 0.0
@@ -52,7 +52,7 @@ class Goal:
 
 
 def at_least(ratio: float, *peers: str) -> tuple[Goal, ...]:
-    """So many times as fast as each of these peers."""
+    """The goals to be at least `ratio` times as fast as each of these peers."""
     return tuple(Goal(peer, least=ratio) for peer in peers)
 
 
@@ -60,8 +60,8 @@ def at_least(ratio: float, *peers: str) -> tuple[Goal, ...]:
 class Convolution:
     """A convolution on one device.
 
-    `mode`: "forward"; "provenance", forward with the residual that a derivative needs; "training",
-    forward and backward through torch. `tensors`: forward through torch as well.
+    `mode` is "forward", "provenance" (forward with the residual that a derivative needs) or
+    "training" (forward and backward through torch). With `tensors`, forward runs through torch too.
     """
 
     work: Work
@@ -71,7 +71,7 @@ class Convolution:
 
     @property
     def name(self) -> str:
-        """As tables say it."""
+        """The name in tables."""
         extra = {"forward": "", "provenance": ", provenance", "training": ", fwd + bwd"}
         return self.work.name + extra[self.mode]
 
@@ -81,13 +81,13 @@ class Convolution:
         arrays = self.work.bytes
         if self.mode == "forward":
             return arrays
-        described = residual_of(self.work.semifield, self.work.dtype, self.work.geometry)
-        kept = math.prod(described.shape) * described.dtype.itemsize if described else 0
+        residual = residual_of(self.work.semifield, self.work.dtype, self.work.geometry)
+        kept = math.prod(residual.shape) * residual.dtype.itemsize if residual else 0
         return arrays + kept if self.mode == "provenance" else 2 * (arrays + kept)
 
     @property
     def operation(self) -> str:
-        """The ceiling of its terms: log and root are the linear one of transformed values."""
+        """The name of the ceiling: log and root are sums of products of transformed values."""
         selects = self.work.semifield.accumulator == "select"
         # Halves are accumulated in float32.
         dtype = "float32" if self.work.dtype == "float16" else self.work.dtype
@@ -95,7 +95,7 @@ class Convolution:
 
     @property
     def operations(self) -> int:
-        """Terms of all windows."""
+        """How many terms all windows have together."""
         return self.work.terms
 
 
@@ -112,7 +112,7 @@ class Filter:
 
     @property
     def bytes(self) -> int:
-        """The array and the result."""
+        """The bytes of the array and the result."""
         return 2 * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -199,7 +199,7 @@ POOLINGS = (((32, 6, 28, 28), 7, 2), ((8, 16, 64, 64), 5, 1))
 
 
 def gpu() -> Iterator[Convolution | Filter]:
-    """The works of a GPU; the standard ones have model times, too."""
+    """The works of a GPU; those in `STANDARD_WORKS` have model times as well."""
     for work in STANDARD_WORKS:
         goals: tuple[Goal, ...] = ()
         if work.name.startswith("depthwise") and work.dtype == "float32" and work.dilation == 1:
@@ -250,7 +250,10 @@ def gpu() -> Iterator[Convolution | Filter]:
 
 @dataclass(frozen=True)
 class Growth:
-    """How the time of a work grows: `works` by the quantity on the axis, `power` by theory."""
+    """How the time of a work grows with the quantity n on the axis.
+
+    `works` maps each n to its work; in theory, the time is proportional to n to the power `power`.
+    """
 
     name: str
     axis: str
@@ -259,7 +262,7 @@ class Growth:
 
 
 def growths(quick: bool) -> Iterator[Growth]:
-    """Time against pixels, window and channels."""
+    """Works of growing images, windows and channels."""
     side = {2**k: (2 ** (k // 2), 2 ** (k - k // 2)) for k in range(10, 21 if quick else 27, 2)}
     for size in (3, 11):
         works = {n: Work(f"any {size}x{size}", (1, 1, *shape), (1, 1, size, size))
