@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 2 where the caller has something to mend."""
+    """Run one command and return the exit status, 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
         prog="python -m semiconv_cupy", description="Semifield convolutions."
     )

@@ -1,7 +1,7 @@
-"""The demo: a photograph under quadratic morphology, our results and times next to SciPy's.
+"""The demo: quadratic morphology of a photograph, with our results and times next to SciPy's.
 
-`python -m semiconv_cupy demo` calls `run`. Only this file needs the extra `demo`; what it computes
-it asks of `semifield_conv`, as any caller would.
+`python -m semiconv_cupy demo` calls `run`. Only this file needs the extra `demo`; it computes with
+the public `semifield_conv`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Operation = Callable[[Grey], Grey]
 
 
 class DemoError(Exception):
-    """Something that the person at the keyboard can mend; its text says how."""
+    """An error that the user can correct; the text says how."""
 
 
 class Timed(NamedTuple):
-    """One operation by both: our result, seconds of each, and how far the results are apart."""
+    """One operation by both libraries: our result, the seconds of each, the largest difference."""
 
     result: Grey
     ours: float
@@ -41,7 +41,7 @@ class Timed(NamedTuple):
 
 
 def run(image: Path | None, out: Path, scale: float, size: int | None, panel: int) -> None:
-    """Do the whole demo: load, compute, compare, print, draw.
+    """Run the whole demo: load, compute, compare, print, draw.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def run(image: Path | None, out: Path, scale: float, size: int | None, panel: in
     out : Path
         The picture to write; its extension chooses the format.
     scale : float
-        Pixels at which the structuring function has fallen by the image's whole range, 1.
+        Pixels at which the structuring function has fallen by the whole range of the image, 1.
     size : int, optional
-        Taps along each axis, odd. By default as many as matter.
+        Taps along each axis, odd. By default as many as can change a result.
     panel : int
         Longest side of one panel in pixels.
 
@@ -62,7 +62,9 @@ def run(image: Path | None, out: Path, scale: float, size: int | None, panel: in
         A package of the extra `demo` is missing, the picture cannot be read or written, or the
         arguments do not fit.
     """
-    _need_packages()
+    missing = missing_packages()
+    if missing:
+        raise DemoError(f"packages are missing: pip install {' '.join(missing)}")
     name, grey = load(image)
     try:
         krn = structuring.quadratic(scale, size=size)
@@ -165,12 +167,12 @@ def _grey(values: np.ndarray) -> Grey:
 
 
 def compare(grey: Grey, krn: np.ndarray) -> tuple[float, dict[str, Timed]]:
-    """Dilation, erosion, opening and closing by both, each a median of several runs.
+    """Dilation, erosion, opening and closing by both libraries; times are medians of several runs.
 
     Returns
     -------
     first_call : float
-        Seconds of our slowest first call, the compiling included where nothing was cached.
+        Seconds of our slowest first call, which includes the compilation if nothing was cached.
     timed : dict of str to Timed
     """
     ours, scipys = _our_operations(krn), _scipys_operations(krn)
@@ -185,7 +187,7 @@ def compare(grey: Grey, krn: np.ndarray) -> tuple[float, dict[str, Timed]]:
         result = ours[operation](grey)
         seconds = _median_time(ours[operation], grey)
         _progress(3 + 2 * index, steps, f"{operation} by scipy.ndimage")
-        scipys_result = scipys[operation](grey)  # SciPy's first call imports: not to be timed
+        scipys_result = scipys[operation](grey)  # not timed: SciPy's first call imports modules
         scipys_seconds = _median_time(scipys[operation], grey)
         difference = float(np.max(np.abs(result - scipys_result)))
         timed[operation] = Timed(result, seconds, scipys_seconds, difference)
@@ -212,7 +214,7 @@ def _our_operations(krn: np.ndarray) -> dict[str, Operation]:
 def _scipys_operations(krn: np.ndarray) -> dict[str, Operation]:
     from scipy import ndimage
 
-    # Beyond the border there is nothing: -inf never wins a maximum, +inf never a minimum.
+    # Positions outside the image never win: -inf in a maximum, +inf in a minimum.
     structure = np.asarray(krn)
 
     def dilation(grey: Grey) -> Grey:
@@ -240,7 +242,7 @@ def _time(operation: Operation, grey: Grey) -> float:
 
 
 def _median_time(operation: Operation, grey: Grey) -> float:
-    """The median of up to 15 runs, fewer where they would take longer than a moment."""
+    """The median of up to 15 runs, or of as many as begin within 0.6 s."""
     seconds = [_time(operation, grey)]
     while len(seconds) < 15 and sum(seconds) < 0.6:
         seconds.append(_time(operation, grey))
@@ -248,7 +250,7 @@ def _median_time(operation: Operation, grey: Grey) -> float:
 
 
 def _progress(done: int, total: int, label: str) -> None:
-    """A bar on the terminal, overwritten in place; nothing where standard error is no terminal."""
+    """Draw a bar in the last line of the terminal, if standard error is one."""
     if sys.stderr.isatty():
         bar = "#" * round(24 * done / total)
         line = f"[{bar:.<24}] {label}" if done < total else ""
@@ -256,7 +258,7 @@ def _progress(done: int, total: int, label: str) -> None:
 
 
 def _seconds(seconds: float) -> str:
-    """Three digits and the unit that fits: 0.84 ms, 12.3 ms, 1.52 s."""
+    """Three digits and a unit: 0.84 ms, 12.3 ms, 1.52 s."""
     unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3)
     value = seconds * factor
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
@@ -269,7 +271,7 @@ def _backend() -> str:
 
 
 def missing_packages() -> list[str]:
-    """What `pip install` must bring before the demo can run."""
+    """The packages that `pip install` must add before the demo can run."""
     packages = {
         "PIL": "pillow",
         "scipy": "scipy",
@@ -277,12 +279,6 @@ def missing_packages() -> list[str]:
         "tifffile": "tifffile",
     }
     return [name for module, name in packages.items() if importlib.util.find_spec(module) is None]
-
-
-def _need_packages() -> None:
-    missing = missing_packages()
-    if missing:
-        raise DemoError(f"packages are missing: pip install {' '.join(missing)}")
 
 
 def _writable() -> set[str]:
@@ -293,7 +289,7 @@ def _writable() -> set[str]:
 
 
 PAPER, INK, FAINT, ACCENT = (17, 19, 24), (236, 238, 242), (140, 146, 158), (255, 176, 84)
-# A dark-violet to pale-yellow map: anchors at equal steps, linear between.
+# The colour map from dark violet to pale yellow: anchors at equal steps, linear between them.
 ANCHORS = ((3, 2, 14), (60, 15, 95), (132, 32, 107), (203, 66, 77), (246, 133, 31), (252, 232, 150))
 
 
@@ -302,8 +298,8 @@ def draw(
 ) -> Image.Image:
     """The labelled picture: two rows of four panels.
 
-    The image, what grows it and what shrinks it, and what the two pairs differ by; the structuring
-    function in the corner below the image.
+    Above: the image, its dilation, its erosion and their difference (the gradient). Below: the
+    structuring function, the closing, the opening, and the image minus its opening (the top-hat).
     """
     from PIL import Image, ImageDraw
 
@@ -335,8 +331,8 @@ def draw(
     ]
     resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
     for index, (name, note, picture) in enumerate(panels):
-        row, place = divmod(index, 4)
-        left = gap + place * (column + gap)
+        row, across = divmod(index, 4)
+        left = gap + across * (column + gap)
         top = header + row * (height + caption)
         if picture is not surface:
             picture = picture.resize((width, height), resampling)
@@ -353,7 +349,7 @@ def _both_times(timed: Timed) -> str:
 
 def _text(
     pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
+    at: tuple[float, float],
     text: str,
     size: float,
     colour: tuple[int, int, int] = INK,
@@ -361,7 +357,7 @@ def _text(
 ) -> None:
     from PIL import ImageFont
 
-    pen.text(place, text, fill=colour, font=ImageFont.load_default(size), anchor=anchor)
+    pen.text(at, text, fill=colour, font=ImageFont.load_default(size), anchor=anchor)
 
 
 def _shades(grey: Grey) -> Image.Image:
@@ -371,7 +367,7 @@ def _shades(grey: Grey) -> Image.Image:
 
 
 def _colours(values: Grey) -> Image.Image:
-    """Values from 0 to their 99.5th percentile in the colours of the map."""
+    """The values from 0 to their 99.5th percentile, in the colours of the map."""
     from PIL import Image
 
     top = float(np.percentile(values, 99.5)) or 1.0
@@ -385,10 +381,10 @@ def _colour_map(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _surface(krn: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The structuring function above its lowest useful value, -1, as a surface seen from above."""
+    """The structuring function, where it is above its lowest useful value -1, as a surface."""
     from PIL import Image, ImageDraw
 
-    smooth = 3  # drawn larger and reduced, for smooth edges
+    smooth = 3  # drawn this many times larger and then reduced, for smooth edges
     width, height = (smooth * length for length in size)
     heights = np.maximum(np.asarray(krn, dtype=np.float64), -1) + 1
     half = max(krn.shape[0] - 1, 2) / 2
@@ -405,7 +401,7 @@ def _surface(krn: np.ndarray, size: tuple[int, int]) -> Image.Image:
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
     cells = [(r, c) for r in range(heights.shape[0] - 1) for c in range(heights.shape[1] - 1)]
-    for r, c in sorted(cells, key=lambda cell: away[cell]):  # the far ones first
+    for r, c in sorted(cells, key=lambda cell: away[cell]):  # the farthest first
         corners = [(r, c), (r, c + 1), (r + 1, c + 1), (r + 1, c)]
         colour = tuple(np.mean([colours[corner] for corner in corners], axis=0).astype(int))
         outline = tuple(int(0.72 * channel) for channel in colour)

@@ -1,7 +1,7 @@
-"""What runs where on this machine, and the remedy for each thing that is missing.
+"""A report of what runs where on this machine, with the remedy for each thing that is missing.
 
-`python -m semiconv_cupy info` calls `run`. Each probe stands alone and may fail in any way (a
-broken CUDA installation raises what it likes): its failure is a line of the report, never its end.
+`python -m semiconv_cupy info` calls `run`. A broken CUDA installation may raise any exception; a
+probe that fails becomes a line of the report, and the report goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,46 @@ from semiconv_cupy import demo
 Facts = Iterator[tuple[str, str]]
 
 
-def run() -> None:
-    """Print the report: section by section what is found, and then the remedies."""
+@dataclass(frozen=True)
+class Installed:
+    """What is installed: versions by distribution, and the packages that the demo lacks."""
+
+    versions: Mapping[str, str]
+    demo_lacks: Sequence[str]
+
+    @property
+    def cupys(self) -> list[str]:
+        """CuPy is one module of several distributions: cupy, cupy-cuda12x, cupy-rocm-5-0..."""
+        return sorted(
+            f"{name} {version}"
+            for name, version in self.versions.items()
+            if name.split("-")[0] == "cupy"
+        )
+
+    def version(self, name: str) -> str:
+        """The version of a distribution, or that it is not installed."""
+        return self.versions.get(name, "not installed")
+
+
+def installed_here() -> Installed:
+    """What this Python finds."""
+    versions: dict[str, str] = {}
+    for found in importlib.metadata.distributions():
+        if found.name:  # a broken installation has none
+            # The first folder of sys.path wins, as in an import.
+            versions.setdefault(re.sub(r"[-_.]+", "-", found.name).lower(), str(found.version))
+    return Installed(versions, demo.missing_packages())
+
+
+def run(installed: Installed | None = None) -> None:
+    """Print the report: what is found, section by section, and then the remedies.
+
+    Parameters
+    ----------
+    installed : Installed, optional
+        By default `installed_here()`.
+    """
+    installed = installed_here() if installed is None else installed
     remedies: list[str] = []
     for title, section in {
         "Packages": _packages,
@@ -31,7 +71,7 @@ def run() -> None:
         "Backends": _backends,
     }.items():
         print(title)
-        for name, fact in section(remedies):
+        for name, fact in section(installed, remedies):
             print(f"  {name:14} {fact}", flush=True)
         print()
     print("Remedies")
@@ -39,27 +79,26 @@ def run() -> None:
         print(f"  - {remedy}")
 
 
-def _packages(remedies: list[str]) -> Facts:
+def _packages(installed: Installed, remedies: list[str]) -> Facts:
     yield "python", f"{platform.python_version()}, {platform.platform()}"
     here = Path(__file__).parent.parent
-    yield "semiconv-cupy", f"{_version('semiconv-cupy') or 'not installed'}, imported from {here}"
+    yield "semiconv-cupy", f"{installed.version('semiconv-cupy')}, imported from {here}"
     for name in ("numpy", "sympy", "scipy", "torch"):
-        yield name, _version(name) or "not installed"
-    cupys = _cupy_distributions()
-    yield "cupy", ", ".join(cupys) or "not installed"
+        yield name, installed.version(name)
+    yield "cupy", ", ".join(installed.cupys) or "not installed"
 
-    missing = demo.missing_packages()
-    if missing:
-        remedies.append(f"the demo needs more packages: pip install {' '.join(missing)}")
-    if _version("torch") is None:
+    if installed.demo_lacks:
+        packages = " ".join(installed.demo_lacks)
+        remedies.append(f"the demo needs more packages: pip install {packages}")
+    if "torch" not in installed.versions:
         remedies.append("torch_bridge needs PyTorch: pip install torch")
-    if len(cupys) > 1:
+    if len(installed.cupys) > 1:
         remedies.append(
             "the installed CuPy packages overwrite each other: pip uninstall all, install one"
         )
 
 
-def _cpu(remedies: list[str]) -> Facts:
+def _cpu(installed: Installed, remedies: list[str]) -> Facts:
     from semiconv_cupy.backends.host import calls as host
     from semiconv_cupy.backends.host import compiler as host_compiler
     from semiconv_cupy.backends.host import libraries
@@ -78,19 +117,19 @@ def _cpu(remedies: list[str]) -> Facts:
         remedies.append(f"compiled kernels are not kept ({problem}): {libraries.REMEDY}")
 
 
-def _gpu(remedies: list[str]) -> Facts:
+def _gpu(installed: Installed, remedies: list[str]) -> Facts:
     driver = _driver()
     yield "driver", f"CUDA {_dotted(driver)}" if driver else "no NVIDIA driver"
-    yield from _cupy(driver, remedies)
-    if _version("torch") is not None:
+    yield from _cupy(installed, driver, remedies)
+    if "torch" in installed.versions:
         yield "torch", _fact(_torch)
 
 
-def _cupy(driver: int | None, remedies: list[str]) -> Facts:
+def _cupy(installed: Installed, driver: int | None, remedies: list[str]) -> Facts:
     from semiconv_cupy.backends.device import import_cupy
 
     package = f"'cupy-cuda{13 if driver and driver >= 13000 else 12}x[ctk]'"
-    if not _cupy_distributions():
+    if not installed.cupys:
         yield "CuPy", "not installed"
         if driver:
             remedies.append(f"CuPy arrays and CUDA tensors: pip install {package}")
@@ -102,7 +141,7 @@ def _cupy(driver: int | None, remedies: list[str]) -> Facts:
         return
     try:
         cupy = import_cupy()
-    except Exception as error:  # a broken installation raises what it likes
+    except Exception as error:  # a broken installation may raise anything
         yield "CuPy", f"cannot be imported: {_first_line(error)}"
         remedies.append(f"reinstall CuPy: pip install --force-reinstall {package}")
         return
@@ -126,12 +165,12 @@ def _cupy(driver: int | None, remedies: list[str]) -> Facts:
         )
 
 
-def _backends(remedies: list[str]) -> Facts:
+def _backends(installed: Installed, remedies: list[str]) -> Facts:
     try:
         from semiconv_cupy import backends
 
         served = backends.describe()
-    except Exception as error:  # whatever a backend's own probing meets is worth a line here
+    except Exception as error:  # a backend's own probe failed
         yield "unknown", _first_line(error)
         return
     yield "NumPy arrays", served["numpy"]
@@ -139,40 +178,23 @@ def _backends(remedies: list[str]) -> Facts:
 
 
 def _attempt(probe: Callable[[], Any]) -> Any:
-    """What the probe finds, or None where it fails in whatever way."""
+    """What the probe returns, or None if it raises anything."""
     try:
         return probe()
-    except Exception:  # see the head of the file
+    except Exception:  # see the top of the file
         return None
 
 
 def _fact(probe: Callable[[], str]) -> str:
-    """What the probe finds, or how it failed."""
+    """What the probe returns, or the error that it raises."""
     try:
         return probe()
-    except Exception as error:  # see the head of the file
+    except Exception as error:  # see the top of the file
         return f"unknown: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cupy_distributions() -> list[str]:
-    """CuPy is one module under several names: cupy, cupy-cuda12x, cupy-cuda13x, cupy-rocm-..."""
-    names = {
-        f"{found.name} {found.version}"
-        for found in importlib.metadata.distributions()
-        if found.name and found.name.lower().split("-")[0] == "cupy"
-    }
-    return sorted(names)
 
 
 def _cores() -> int:
@@ -182,7 +204,7 @@ def _cores() -> int:
 
 
 def _driver() -> int | None:
-    """The newest CUDA version that the driver serves, as 12040 for 12.4; None without a driver."""
+    """The newest CUDA version that the driver supports (12040 is 12.4); None without a driver."""
     version = ctypes.c_int()
     library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:

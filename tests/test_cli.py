@@ -1,8 +1,5 @@
-"""The command line: the demo on small pictures of every kind, and info whatever is missing."""
+"""The command line: the demo on small pictures of every kind, and info with parts missing."""
 
-import builtins
-import importlib.metadata
-import importlib.util
 import re
 import subprocess
 import sys
@@ -13,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from semiconv_cupy import demo
+from semiconv_cupy import demo, info
 from semiconv_cupy.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +53,7 @@ def test_demo_prints_the_comparison_and_writes_the_picture(picture, tmp_path, ca
         assert len(written.getcolors(1 << 20)) > 100
 
 
-def test_demo_without_a_picture_takes_a_photograph_and_the_size_it_is_told(tmp_path, capsys):
+def test_demo_without_a_picture_takes_a_photograph_and_the_given_size(tmp_path, capsys):
     out = tmp_path / "out.jpg"
     status, printed, _ = run_demo(capsys, "--out", out, "--size", 3, "--panel", 100)
     assert status == 0
@@ -154,24 +151,28 @@ def test_demo_refuses_arguments_that_make_no_sense(arguments, complaint, tmp_pat
     assert complaint in complaints
 
 
-def test_demo_without_its_packages_names_the_remedy(monkeypatch, capsys):
-    find = importlib.util.find_spec
-    absent = {"skimage", "tifffile"}
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+def run_without(modules, program):
+    """Run a program in a process in which these modules cannot be imported."""
+    preface = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n"
+    return subprocess.run(
+        [sys.executable, "-c", preface + program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
-    status, _, complaints = run_demo(capsys)
-    assert status == 2
-    assert complaints.endswith("packages are missing: pip install scikit-image tifffile\n")
 
 
-def run_info(capsys):
-    assert main(["info"]) == 0
-    return capsys.readouterr().out
+def test_demo_without_its_packages_names_the_remedy():
+    program = "from semiconv_cupy.__main__ import main; sys.exit(main(['demo']))"
+    done = run_without(["skimage", "tifffile"], program)
+    assert done.returncode == 2
+    assert done.stderr.endswith("packages are missing: pip install scikit-image tifffile\n")
 
 
 def test_info_names_each_part(capsys):
-    printed = run_info(capsys)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
     for part in ("python", "numpy", "sympy", "torch", "cupy", "compiler", "cache", "driver"):
         assert re.search(rf"^  {part} +\S", printed, re.MULTILINE), part
     assert re.search(r"^  NumPy arrays +\S", printed, re.MULTILINE)
@@ -179,29 +180,30 @@ def test_info_names_each_part(capsys):
     assert re.search(r"^Remedies\n  - \S", printed, re.MULTILINE)
 
 
-def test_info_where_nothing_optional_is_installed(monkeypatch, capsys):
-    real_version, real_import = importlib.metadata.version, builtins.__import__
-    present = {"numpy", "sympy", "semiconv-cupy"}
+def test_info_where_nothing_optional_is_installed():
+    program = (
+        "from semiconv_cupy import info\n"
+        "found = info.installed_here()\n"
+        "present = {'numpy', 'sympy', 'semiconv-cupy'}\n"
+        "versions = {name: found.versions[name] for name in present & found.versions.keys()}\n"
+        "info.run(info.Installed(versions, found.demo_lacks))\n"
+    )
+    done = run_without(["cupy", "torch", "scipy", "PIL"], program)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  numpy +\d", done.stdout, re.MULTILINE)
+    for package in ("scipy", "torch", "cupy"):
+        assert re.search(rf"^  {package} +not installed$", done.stdout, re.MULTILINE), package
+    assert "the demo needs more packages: pip install pillow scipy" in done.stdout
+    assert "torch_bridge needs PyTorch: pip install torch" in done.stdout
 
-    def version(name):
-        if name not in present:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return real_version(name)
 
-    def import_only_present(name, *rest):
-        if name.split(".")[0] in {"cupy", "torch", "scipy"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real_import(name, *rest)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.metadata, "distributions", list)
-    monkeypatch.setattr(builtins, "__import__", import_only_present)
-    monkeypatch.setattr(demo, "missing_packages", lambda: ["pillow", "scipy"])
-    printed = run_info(capsys)
-    assert re.search(r"^  torch +not installed$", printed, re.MULTILINE)
-    assert re.search(r"^  cupy +not installed$", printed, re.MULTILINE)
-    assert "the demo needs more packages: pip install pillow scipy" in printed
-    assert "torch_bridge needs PyTorch: pip install torch" in printed
+def test_info_of_two_distributions_of_cupy(capsys):
+    versions = {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.1", "cupyx-tools": "1"}
+    info.run(info.Installed(versions, demo_lacks=[]))
+    printed = capsys.readouterr().out
+    assert re.search(r"^  cupy +cupy-cuda12x 14.2.0, cupy-cuda13x 14.2.1$", printed, re.MULTILINE)
+    assert "overwrite each other" in printed
+    assert "the demo needs" not in printed
 
 
 def test_info_without_a_compiler_names_the_remedy():
