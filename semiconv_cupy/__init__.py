@@ -7,7 +7,7 @@
 
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
-from semiconv_cupy.algebra.tracing import where
+from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.background import reconstruction, rolling_ball
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import (

@@ -46,7 +46,7 @@ ONLY = {
     "torch": ("torch_bridge/*", "semiconv_cupy/info.py"),
     "cupy": ("semiconv_cupy/backends/device.py",),
     # The special functions that NumPy lacks, of the arrays that a semifield is given.
-    "cupyx": ("semiconv_cupy/algebra/cpp.py",),
+    "cupyx": ("semiconv_cupy/algebra/arrays.py",),
 }
 
 

@@ -18,8 +18,12 @@ from hypothesis import strategies as st
 
 import kernels_cu
 from semiconv_cupy import where
-from semiconv_cupy.algebra.cpp import ArrayFunction, cpp_bool, cpp_floating, cpp_integer, readable
-from semiconv_cupy.algebra.tracing import derivative, symbol, trace
+from semiconv_cupy.algebra.arrays import ArrayFunction
+from semiconv_cupy.algebra.calculus import derivative
+from semiconv_cupy.algebra.cpp import cpp_bool, cpp_floating, cpp_integer
+from semiconv_cupy.algebra.functions import symbol
+from semiconv_cupy.algebra.printing import readable
+from semiconv_cupy.algebra.tracing import trace
 
 generator = np.random.default_rng(0)
 

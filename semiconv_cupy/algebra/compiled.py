@@ -16,34 +16,20 @@ import numpy as np
 import sympy
 
 from semiconv_cupy.algebra import laws
-from semiconv_cupy.algebra.cpp import ArrayFunction, Where, cpp_floating, readable
-from semiconv_cupy.algebra.tracing import SCALARS, derivative, symbol, trace
+from semiconv_cupy.algebra.arrays import ArrayFunction
+from semiconv_cupy.algebra.calculus import derivative
+from semiconv_cupy.algebra.cpp import cpp_floating
+from semiconv_cupy.algebra.functions import Where
+from semiconv_cupy.algebra.printing import readable
+from semiconv_cupy.algebra.recording import SCALARS
+from semiconv_cupy.algebra.signatures import ARGUMENTS, IMG, KRN, LEFT, PARAMETERS, RIGHT
+from semiconv_cupy.algebra.tracing import trace
 from semiconv_cupy.algebra.traits import Traits, traits_of
 from semiconv_cupy.errors import flag
 from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
 
 ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
-
-IMG, KRN, LEFT, RIGHT, ACC, RES, VAL = (
-    symbol(name) for name in ("img", "krn", "left", "right", "acc", "res", "val")
-)
-
-# The parameters of each function, by the name that `expressions` and `functions` use.
-PARAMETERS = {
-    "select": ("left", "right"),
-    "add": ("left", "right"),
-    "times": ("img", "krn"),
-    "d_times_d_img": ("img", "krn"),
-    "d_times_d_krn": ("img", "krn"),
-    "subtract": ("res", "val"),
-    "d_add_d_right": ("acc", "val"),
-    "post_sum": ("acc",),
-    "undo_post_sum": ("res",),
-    "d_post_d_acc": ("acc",),
-}
-# What users call them, where it differs.
-ARGUMENTS = {"select": "add_select", "d_times_d_krn": "d_times_d_kernel"}
 
 
 class CompiledSemifield:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semiconv_cupy.algebra.cpp import array_module
+from semiconv_cupy.algebra.arrays import array_module
 
 
 def _detached(array: Any) -> Any:

@@ -9,11 +9,8 @@ from typing import Any
 
 import sympy
 
+from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.compiled import (
-    IMG,
-    KRN,
-    LEFT,
-    RIGHT,
     CompiledSemifield,
     ScalarFunction,
     checked_flags,
@@ -23,7 +20,9 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.algebra.cpp import ArrayFunction, Minimum, cpp_bool, cpp_integer
+from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer
+from semiconv_cupy.algebra.functions import Minimum
+from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:

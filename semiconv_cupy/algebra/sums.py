@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.algebra.arrays import ArrayFunction
+from semiconv_cupy.algebra.calculus import derivative, solutions
 from semiconv_cupy.algebra.compiled import (
-    ACC,
-    LEFT,
-    PARAMETERS,
-    RES,
-    RIGHT,
-    VAL,
     CompiledSemifield,
     ScalarFunction,
     checked_parameter,
@@ -24,8 +20,10 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.algebra.cpp import ArrayFunction, readable
-from semiconv_cupy.algebra.tracing import derivative, solutions, trace, where
+from semiconv_cupy.algebra.printing import readable
+from semiconv_cupy.algebra.recording import where
+from semiconv_cupy.algebra.signatures import ACC, LEFT, PARAMETERS, RES, RIGHT, VAL
+from semiconv_cupy.algebra.tracing import trace
 from semiconv_cupy.once import cached_property
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import sympy
 
-from semiconv_cupy.algebra.cpp import MOST_FACTORS, Grouped, needs_wide
-from semiconv_cupy.algebra.tracing import symbol
-
-IMG, KRN, LEFT, RIGHT = (symbol(name) for name in ("img", "krn", "left", "right"))
+from semiconv_cupy.algebra.cpp import needs_wide
+from semiconv_cupy.algebra.functions import Grouped
+from semiconv_cupy.algebra.printing import MOST_FACTORS
+from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
 
 @dataclass(frozen=True)
