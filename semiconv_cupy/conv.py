@@ -15,6 +15,7 @@ from semiconv_cupy import source
 from semiconv_cupy.algebra import (
     BroadcastSemifield,
     SelectSemifield,
+    Semifield,
     SubtractSemifield,
     named,
     no_semifield,
@@ -30,7 +31,6 @@ from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import Residual, needs_arrays
 
 Array = Any
-Semifield = SelectSemifield | SubtractSemifield
 METHODS = ("auto", "direct", "tiled", "linear", "reference")
 
 

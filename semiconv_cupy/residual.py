@@ -6,15 +6,13 @@ by the backends and by the PyTorch bridge.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.source import ARITHMETIC
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 
 class Residual(NamedTuple):

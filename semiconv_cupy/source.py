@@ -11,13 +11,10 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TypeAlias
 
 import numpy as np
 
-from semiconv_cupy.algebra.compiled import CompiledSemifield
-
-Semifield: TypeAlias = CompiledSemifield
+from semiconv_cupy.algebra import Semifield
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

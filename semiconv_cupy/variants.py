@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from semiconv_cupy import source
-from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
+from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.residual import is_provenance, residual_of
-from semiconv_cupy.source import Semifield
 
 
 def shipping_variants() -> Iterator[source.KernelSource]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge.ops import (
     GeometryArguments,
     Handle,
     Known,
-    Semifield,
     handle_of,
     semifield_of,
 )

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from semiconv_cupy.algebra import BroadcastSemifield
+from semiconv_cupy.algebra import BroadcastSemifield, Semifield
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from torch_bridge.autograd import fused_conv
 from torch_bridge.broadcast import broadcast_conv
 
 if TYPE_CHECKING:
-    from semiconv_cupy.algebra import Semifield
     from torch_bridge.ops import Known
 
 __all__ = ["semifield_conv"]
@@ -61,7 +60,7 @@ def plan(
 def semifield_conv(
     img: Tensor,
     krn: Tensor,
-    semifield: Semifield | Known | str,
+    semifield: Semifield | BroadcastSemifield | Known | str,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = 0,

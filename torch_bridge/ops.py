@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy import conv
-from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield, named, no_semifield
+from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, needs_arrays, residual_of
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER
 from torch_bridge.dlpack import array_of, current_stream, gpu, guest
 
-Semifield = SelectSemifield | SubtractSemifield
 Shape = Sequence[int]
 
 _library = torch.library.Library("semiconv", "DEF")

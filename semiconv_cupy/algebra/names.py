@@ -8,11 +8,11 @@ import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
-from semiconv_cupy.algebra.broadcast import BroadcastSemifield
 from semiconv_cupy.algebra.selections import SelectSemifield
 from semiconv_cupy.algebra.sums import SubtractSemifield
 
-Semifield: TypeAlias = SelectSemifield | SubtractSemifield | BroadcastSemifield
+# A semifield that is compiled into kernels; annotations name a `BroadcastSemifield` beside it.
+Semifield: TypeAlias = SelectSemifield | SubtractSemifield
 
 _NAMED: dict[str, Callable[[], Semifield]] = {
     "tropical_max": SelectSemifield.tropical_max,

@@ -11,13 +11,10 @@ bridge.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, residual_of
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 # Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
 # powers are a few products, which exponentials and other powers are not.

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 Array = Any
 Channel = tuple[int, Array, Array]  # its number in the group, image, kernel

@@ -10,19 +10,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.algebra import SubtractSemifield
+from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.backends.host.calls import MAX_RANK, GeometryStruct
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 Array = Any
 _AXES = (np.int64, MAX_RANK)

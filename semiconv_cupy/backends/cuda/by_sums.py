@@ -11,20 +11,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.algebra import SubtractSemifield
+from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda import ForwardLaunch
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 Array = Any
 _PARTS = 256  # of a plane whose extreme numbers are looked for at the same time

@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.host.compiler import compiler as compiler
 from semiconv_cupy.backends.host.compiler import missing_compiler as missing_compiler
@@ -24,9 +25,6 @@ from semiconv_cupy.errors import CompileError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.residual import Residual, residual_of
-
-if TYPE_CHECKING:
-    from semiconv_cupy.source import Semifield
 
 MAX_RANK = 8
 _Axes = ctypes.c_int64 * MAX_RANK
