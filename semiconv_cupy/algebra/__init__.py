@@ -6,11 +6,12 @@ module imports neither torch nor CuPy.
 
 from semiconv_cupy.algebra.broadcast import BroadcastSemifield
 from semiconv_cupy.algebra.compiled import _rebuilt as _rebuilt  # of pickles that name it here
-from semiconv_cupy.algebra.names import Semifield, named, no_semifield
+from semiconv_cupy.algebra.names import READY_MADE, Semifield, named, no_semifield
 from semiconv_cupy.algebra.selections import SelectSemifield
 from semiconv_cupy.algebra.sums import SubtractSemifield
 
 __all__ = [
+    "READY_MADE",
     "BroadcastSemifield",
     "SelectSemifield",
     "Semifield",

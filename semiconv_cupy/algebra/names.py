@@ -1,4 +1,8 @@
-"""The ready-made semifields by their names."""
+"""The registry of ready-made semifields: their names, parameters and what others call them.
+
+A new one needs a class method and a row here; `tests/test_names.py` says which tables of the tests
+and of the documents it must join.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from semiconv_cupy.algebra.selections import SelectSemifield
@@ -14,25 +19,38 @@ from semiconv_cupy.algebra.sums import SubtractSemifield
 # A semifield that is compiled into kernels; annotations name a `BroadcastSemifield` beside it.
 Semifield: TypeAlias = SelectSemifield | SubtractSemifield
 
-_NAMED: dict[str, Callable[[], Semifield]] = {
-    "tropical_max": SelectSemifield.tropical_max,
-    "tropical_min_negated": SelectSemifield.tropical_min_negated,
-    "tropical_min": SelectSemifield.tropical_min,
-    "max_times": SelectSemifield.max_times,
-    "boolean": SelectSemifield.boolean,
-    "linear": SubtractSemifield.linear,
-}
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """A ready-made semifield, or a family of them.
+
+    Attributes
+    ----------
+    make
+        The class method; its ``__name__`` is the semifield's name.
+    parameter : str or None
+        The name of the number that `make` needs, which chooses one of a family.
+    other_names : tuple of str
+        What others call it; for the error that suggests the right name.
+    """
+
+    make: Callable[..., Semifield]
+    parameter: str | None = None
+    other_names: tuple[str, ...] = ()
 
 
-# What others call them.
-_OTHER_NAMES = {
-    "dilation": "tropical_max",
-    "max": "tropical_max",
-    "max_plus": "tropical_max",
-    "erosion": "tropical_min_negated",
-    "min": "tropical_min_negated",
-    "min_plus": "tropical_min",
-    "viterbi": "max_times",
+READY_MADE = {
+    entry.make.__name__: entry
+    for entry in (
+        ReadyMade(SelectSemifield.tropical_max, other_names=("dilation", "max", "max_plus")),
+        ReadyMade(SelectSemifield.tropical_min_negated, other_names=("erosion", "min")),
+        ReadyMade(SelectSemifield.tropical_min, other_names=("min_plus",)),
+        ReadyMade(SelectSemifield.max_times, other_names=("viterbi",)),
+        ReadyMade(SelectSemifield.boolean),
+        ReadyMade(SubtractSemifield.linear),
+        ReadyMade(SubtractSemifield.log, parameter="mu"),
+        ReadyMade(SubtractSemifield.root, parameter="p"),
+    )
 }
 
 
@@ -50,17 +68,19 @@ def named(name: str) -> Semifield:
     >>> named("tropical_max")
     SelectSemifield.tropical_max()
     """
-    if name in _NAMED:
-        return _NAMED[name]()
-    for family, parameter in (("log", "mu"), ("root", "p")):
-        if name.startswith(family):  # log, log(2), logsumexp
+    names = [name for name, entry in READY_MADE.items() if entry.parameter is None]
+    if name in names:
+        return READY_MADE[name].make()
+    for family, entry in READY_MADE.items():
+        if entry.parameter is not None and name.startswith(family):  # log, log(2), logsumexp
             raise ValueError(
                 f"semifield={name!r} needs its parameter: pass "
-                f"semiconv_cupy.SubtractSemifield.{family}({parameter})"
+                f"semiconv_cupy.SubtractSemifield.{family}({entry.parameter})"
             )
-    similar = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, _NAMED)), None)
+    known_as = {other: ours for ours, entry in READY_MADE.items() for other in entry.other_names}
+    similar = known_as.get(name) or next(iter(difflib.get_close_matches(name, names)), None)
     guess = f" (did you mean {similar!r}?)" if similar else ""
-    raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(_NAMED)}")
+    raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(names)}")
 
 
 def no_semifield(value: object) -> TypeError:
