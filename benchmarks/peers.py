@@ -20,9 +20,11 @@ import semiconv_cupy as sc
 from benchmarks import works
 from benchmarks.timing import Call
 from benchmarks.works import Convolution, Device, Filter
-from semiconv_cupy import conv, ndimage
+from semiconv_cupy import ndimage
+from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.launches import Work
-from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import choose
+from semiconv_cupy.run import forward as forward_pass
 
 Maker = Callable[[], Call | None]
 OURS = "ours"
@@ -169,13 +171,14 @@ def _forward_into(work: Work, inputs: Inputs, with_residual: bool) -> Call:
     """The core's forward pass; each call allocates its result, and the residual if there is one."""
     geometry, xp = work.geometry, inputs.libraries.arrays
     img, krn = inputs.arrays
-    residual_spec = residual_of(work.semifield, work.dtype, geometry)
-    assert residual_spec is not None
+    route = choose(work.semifield, geometry, work.dtype, place_of(img=img, krn=krn))
+    spec = route.residual_spec
+    assert spec is not None
 
     def run() -> None:
         out = xp.empty(geometry.out_shape, work.dtype)
-        residual = xp.empty(residual_spec.shape, residual_spec.dtype) if with_residual else None
-        conv.forward(img, krn, out, residual, work.semifield, geometry, work.dtype)
+        residual = xp.empty(spec.shape, spec.dtype) if with_residual else None
+        forward_pass(route, img, krn, out, residual)
 
     return run
 

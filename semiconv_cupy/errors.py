@@ -49,3 +49,13 @@ def warn(text: str, category: type[Warning] = BackendWarning) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
+
+
+_topics: set[str] = set()  # of which `warn_once` has warned
+
+
+def warn_once(topic: str, text: str) -> None:
+    """`warn` of a topic, unless this process was warned of it before."""
+    if topic not in _topics:
+        _topics.add(topic)
+        warn(text)

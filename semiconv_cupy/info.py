@@ -104,10 +104,12 @@ def _cpu(installed: Installed, remedies: list[str]) -> Facts:
     from semiconv_cupy.backends.host import libraries
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
-    compiler = host.compiler()
+    compiler = host_compiler.compiler()
     if compiler is None:
         yield "compiler", "none"
-        remedies.append(f"NumPy arrays are served by a slow reference: {host.missing_compiler()}")
+        remedies.append(
+            f"NumPy arrays are served by a slow reference: {host_compiler.missing_compiler()}"
+        )
     else:
         yield "compiler", _fact(lambda: f"{compiler} ({host_compiler.version()})")
         yield "threads", _fact(lambda: str(host.threads()))

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import conv
+from semiconv_cupy import run
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.device import Launch, Recorder
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.route import choose
 
 DILATION = SelectSemifield.tropical_max()
 
@@ -96,7 +98,6 @@ def launches(work: Work) -> list[Launch]:
     recorder = Recorder()
     shapes = (work.image, work.kernel, work.geometry.out_shape)
     img, krn, out = (np.empty(shape, work.dtype) for shape in shapes)
-    conv.forward(
-        img, krn, out, None, work.semifield, work.geometry, work.dtype, device=recorder
-    )  # fmt: skip
+    place = Place("NumPy", gpu=0, device=recorder)
+    run.forward(choose(work.semifield, work.geometry, work.dtype, place), img, krn, out)
     return recorder.launches

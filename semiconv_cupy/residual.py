@@ -34,7 +34,7 @@ def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Resid
     Selections: the index of the winning tap, flat over (channel, kernel position), in the smallest
     unsigned integer that fits; its largest value says that nothing was selected. Selections that
     share gradients: the selected value and how many terms equal it. log and root: the scale and the
-    sum that the window's terms are relative to; nothing where ``linear.saved_residual`` says so.
+    sum that the window's terms are relative to (nothing by ordinary sums: see ``route``).
     Everything else with a nonlinear addition: the accumulator before post_sum.
     """
     shape = geometry.out_shape

@@ -23,10 +23,13 @@ import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, source
 from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.device import cupy_device
-from semiconv_cupy.conv import backward, forward, storage_of
+from semiconv_cupy.backends.place import NUMPY, Place, place_of
+from semiconv_cupy.conv import storage_of
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import Route, choose
+from semiconv_cupy.run import backward, forward
 
 # ---- semifields --------------------------------------------------------------------------------
 
@@ -316,7 +319,7 @@ def expected_of(name: str, geometry: GeometryCase, dtype: str) -> Expected:
 BACKENDS = ("host", "reference", "cuda_on_cpu", "cupy")
 # CUDA's tiled kernel, which the launch code picks for larger images than the table's.
 TILED = "cuda_tiled_on_cpu"
-# The linear field in disguise, of log and root alone: other semifields are skipped.
+# By ordinary sums: log and root alone; other semifields are skipped.
 LINEAR = ("host_linear", "cuda_linear_on_cpu")
 _METHODS = {"host": "direct", "host_linear": "linear", "reference": "reference"}
 
@@ -353,8 +356,8 @@ def library_of(backend: str) -> str:
 def run(backend: str, img: np.ndarray, krn: np.ndarray, semifield: Any, **arguments: Any) -> Any:
     """One convolution on one backend; raises where the backend cannot run it, never falls back."""
     known(backend)
-    if backend in LINEAR and not by_sums.can_serve(semifield):
-        pytest.skip(f"{semifield!r} is no linear field in disguise")
+    if backend in LINEAR and not by_sums.applies(semifield):
+        pytest.skip(f"{semifield!r} is not computed by ordinary sums")
     if backend in _METHODS:
         method = _METHODS[backend]
         return sc.semifield_conv(img, krn, semifield, method=method, **arguments)
@@ -381,8 +384,16 @@ def run_on(
     storage = storage_of(img.dtype, semifield)
     if method == "tiled":
         skip_without_tile(semifield, storage, geometry, None)
-    forward(img, krn, out, None, semifield, geometry, storage, method=method, device=device)
+    forward(route_of(semifield, geometry, storage, device, method), img, krn, out)
     return out
+
+
+def route_of(
+    semifield: Any, geometry: Geometry, storage: str, device: Any = None, method: str = "auto"
+) -> Route:
+    """The route of a convolution of NumPy arrays: on the CPU, or on a device such as `harness`."""
+    place = NUMPY if device is None else Place("NumPy", gpu=0, device=device)
+    return choose(semifield, geometry, storage, place, method)
 
 
 def skip_without_tile(
@@ -404,11 +415,14 @@ def run_with_residual(
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
     described = residual_of(semifield, storage, geometry)
     device: Any = None
+    place = NUMPY
     if backend == "cupy":
         device = cupy_device()
         img, krn = (device.array_module.asarray(array) for array in (img, krn))
+        place = place_of(img=img, krn=krn)
     elif backend in ("cuda_on_cpu", TILED):
         device = harness()
+        place = Place("NumPy", gpu=0, device=device)
     empty = np.empty if device is None else device.empty
     out = empty(geometry.out_shape, img.dtype)
     residual = None if described is None else empty(described.shape, described.dtype)
@@ -419,7 +433,7 @@ def run_with_residual(
         cuda.forward(*launched, method="tiled")
         return out, residual
     method = _METHODS.get(backend, "auto")
-    forward(img, krn, out, residual, semifield, geometry, storage, method=method, device=device)
+    forward(choose(semifield, geometry, storage, place, method), img, krn, out, residual)
     if backend == "cupy":
         return out.get(), None if residual is None else residual.get()
     return out, residual
@@ -430,8 +444,8 @@ def gradients(
 ) -> list[np.ndarray]:
     """(gradient of the image, of the kernel) of one convolution on one backend, as NumPy arrays."""
     known(backend)
-    if backend in LINEAR and not by_sums.can_serve(semifield):
-        pytest.skip(f"{semifield!r} is no linear field in disguise")
+    if backend in LINEAR and not by_sums.applies(semifield):
+        pytest.skip(f"{semifield!r} is not computed by ordinary sums")
     if backend in _METHODS or backend == "cupy":
         if backend == "cupy":
             xp = cupy_device().array_module
@@ -447,9 +461,9 @@ def gradients(
     out = device.empty(geometry.out_shape, img.dtype)
     real = source.ARITHMETIC[storage]
     found = [device.empty(array.shape, real) for array in (img, krn)]
-    case = (semifield, geometry, storage)
     method = "tiled" if backend == TILED else "auto"
+    route = route_of(semifield, geometry, storage, device, method)
     if residual is not None:
-        forward(img, krn, out, residual, *case, method=method, device=device)
-    backward(grad_out, img, krn, residual, *found, *case, method=method, device=device)
+        forward(route, img, krn, out, residual)
+    backward(route, grad_out, img, krn, residual, *found)
     return [array.astype(img.dtype) for array in found]

@@ -39,7 +39,7 @@ def backend(request):
 
 @pytest.fixture(params=_parameters((*cases.BACKENDS, *cases.LINEAR)))
 def any_backend(request):
-    """The same, and the linear field in disguise: for tests of log and root."""
+    """The same, and by ordinary sums: for tests of log and root."""
     reason = cases.unavailable(request.param)
     if reason:
         pytest.skip(reason)

@@ -68,7 +68,7 @@ def _convolution(device, semifield, storage, shapes):
         beyond = img.copy()
         beyond[..., 1] = np.inf
         _passes(device, beyond, krn, *case, "auto")
-    if by_sums.can_serve(semifield):
+    if by_sums.applies(semifield):
         out = device.empty(plan.out_shape, storage)
         cuda_by_sums.forward(device, img, krn, *case, out)
         real = np.promote_types(storage, np.float32)

@@ -26,12 +26,13 @@ LAYERS = {
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
-        "semiconv_cupy/backends/place.py",
+        "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
+        "semiconv_cupy/route.py",
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (
-        "semiconv_cupy/conv.py", "semiconv_cupy/ndimage/*", "semiconv_cupy/background.py",
-        "semiconv_cupy/structuring.py",
+        "semiconv_cupy/conv.py", "semiconv_cupy/run.py", "semiconv_cupy/ndimage/*",
+        "semiconv_cupy/background.py", "semiconv_cupy/structuring.py",
     ),
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_vjp import SEMIFIELDS
 
-from semiconv_cupy import conv
+from semiconv_cupy import run
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
@@ -63,14 +63,15 @@ def problem(name, geometry, dtype):
     semifield, storage = SEMIFIELDS[name], np.dtype(dtype).name
     described = residual_of(semifield, storage, plan)
     residual = described and np.empty(described.shape, described.dtype)
-    conv.forward(img, krn, np.empty_like(slopes), residual, semifield, plan, storage)
+    route = cases.route_of(semifield, plan, storage, method="direct")
+    run.forward(route, img, krn, np.empty_like(slopes), residual)
     return (slopes, img, krn, residual), semifield, plan, storage
 
 
 def expected_of(arrays, semifield, plan, storage):
     real = np.promote_types(storage, "f4")
     grads = np.zeros(plan.img_shape, real), np.empty(plan.krn_shape, real)
-    conv.backward(*arrays, *grads, semifield, plan, storage)
+    run.backward(cases.route_of(semifield, plan, storage), *arrays, *grads)
     return grads
 
 
@@ -153,7 +154,8 @@ def sums(geometry, dtype="f4", device=None, spoil=None):
     got = gradients(device or HarnessDevice(), [*arrays, None], *case, method="auto")
     wide = [array.astype("f8") for array in arrays]
     right = np.zeros(img_shape), np.empty(krn_shape)
-    conv.backward(*wide, None, *right, semifield, plan, "float64", method="reference")
+    by_loops = cases.route_of(semifield, plan, "float64", method="reference")
+    run.backward(by_loops, *wide, None, *right)
     return got, right
 
 

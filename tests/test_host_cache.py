@@ -20,9 +20,10 @@ import pytest
 from compare import assert_matches
 
 import semiconv_cupy as sc
-from semiconv_cupy import source
+from semiconv_cupy import run, source
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.geometry import Geometry
 
 ROOT = Path(__file__).parent.parent
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
@@ -344,12 +345,13 @@ def test_a_forked_child_can_convolve():
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)"])
-def test_the_bits_do_not_depend_on_the_number_of_threads(name, monkeypatch):
-    semifield = cases.SEMIFIELDS[name].semifield
+def test_the_bits_do_not_depend_on_the_number_of_threads(name):
+    plan = Geometry.plan(LARGE.shape, SEVEN.shape, padding=3)
+    route = cases.route_of(cases.SEMIFIELDS[name].semifield, plan, "float32")
     results = []
     for threads in (1, 2, 3, 5):
-        monkeypatch.setattr(host, "threads", lambda count=threads: count)
-        results.append(sc.semifield_conv(LARGE, SEVEN, semifield, padding=3))
+        results.append(np.empty(plan.out_shape, "f4"))
+        run.forward(route, LARGE, SEVEN, results[-1], threads=threads)
     for result in results[1:]:
         assert_matches(result, results[0], dtype="float32", signed_zeros=True)
 

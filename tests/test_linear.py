@@ -1,10 +1,9 @@
-"""root and log as the linear field in disguise: what is particular to that method.
+"""root and log by ordinary sums: what is particular to that method.
 
 `test_numerics.py` runs it through the extremes, beside the other backends.
 """
 
-import contextlib
-import sys
+import warnings
 
 import cases
 import numpy as np
@@ -16,12 +15,13 @@ from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield, conv, source
-from semiconv_cupy.backends import by_sums, cuda
-from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
-from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy import SelectSemifield, SubtractSemifield, run
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.host import libraries
+from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import Limits, choose
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
 DISGUISED = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
@@ -93,55 +93,33 @@ def test_any_range(backend, name, decades):
     assert_matches(got, expected, dtype="float32")
 
 
-WITHOUT_REPAIR = (
-    "return (sum >= constant<W>(least)) & (sum < infinity<W>());",
-    "return (sum == sum) | (sum != sum);",
-)
-
-
-@contextlib.contextmanager
-def changed_source(monkeypatch, before, after):
-    """Inside, kernels are compiled from a text in which `before` is `after`."""
-    written = source.assemble
-
-    def assemble(path, macros):
-        text = written(path, macros)
-        assert before in text or "linear" not in path
-        return text.replace(before, after)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(source, "assemble", assemble)
-        patch.setattr(host, "_libraries", {})
-        patch.setattr(cuda, "_kernels", {})
-        patch.setattr(conv, "_calls", {})
-        for prepared in (
-            host.forward_at, host.backward_at, cuda.forward_launch, cuda_by_sums.forward_call,
-        ):  # fmt: skip
-            patch.setattr(*_module_and_name(prepared), prepared.__wrapped__)
-        yield
-
-
-def _module_and_name(function):
-    return sys.modules[function.__module__], function.__name__
-
-
 @pytest.mark.table(2)
 @pytest.mark.parametrize("backend", cases.LINEAR)
 @pytest.mark.parametrize(("name", "factor"), [("log(2)", 60.0), ("root(3)", 1e16)])
-def test_what_a_sum_does_not_prove_is_computed_directly(monkeypatch, backend, name, factor):
+def test_what_a_sum_does_not_prove_is_computed_directly(backend, name, factor):
     """Half of the image is so far below the other that its powers vanish."""
     case = SEMIFIELDS[name]
     img = np.ones((1, 1, 8, 40), "f4")
     img[..., 20:] = 1 - factor if name == "log(2)" else 1 / factor
     krn = np.ones((1, 1, 3, 3), "f4")
     expected = oracle.convolve(img, krn, case.algebra)
-    with changed_source(monkeypatch, *WITHOUT_REPAIR):
-        got = cases.run(backend, img, krn, case.semifield)
-        upper = oracle.Expected(expected.value[..., :18], expected.scale[..., :18])
-        assert_matches(got[..., :18].copy(), upper, dtype="float32")
-        with pytest.raises(AssertionError, match="ulp"):
-            assert_matches(got, expected, dtype="float32")
+    alone = sums_alone(name, img, krn)
+    upper = oracle.Expected(expected.value[..., :18], expected.scale[..., :18])
+    assert_matches(alone[..., :18].copy(), upper, dtype="float32")
+    with pytest.raises(AssertionError, match="ulp"):
+        assert_matches(alone, expected, dtype="float32")
     assert_matches(cases.run(backend, img, krn, case.semifield), expected, dtype="float32")
+
+
+def sums_alone(name, img, krn):
+    """Ordinary sums of float32 powers relative to the largest ones, which nothing corrects."""
+    image, kernel = img - img.max(), krn - krn.max()
+    if name == "log(2)":
+        powers = sc.semifield_conv(np.exp(2 * image), np.exp(2 * kernel), "linear")
+        with np.errstate(divide="ignore"):
+            return np.log(powers) / np.float32(2) + img.max() + krn.max()
+    powers = sc.semifield_conv((img / img.max()) ** 3, (krn / krn.max()) ** 3, "linear")
+    return img.max() * krn.max() * powers ** np.float32(1 / 3)
 
 
 # ---- gradients -----------------------------------------------------------------------------------
@@ -157,8 +135,8 @@ def gradients_on_cuda(img, krn, slopes, semifield, device=None, **arguments):
     device, plan = device or cases.harness(), Geometry.plan(img.shape, krn.shape, **arguments)
     real = np.promote_types(img.dtype, "f4")
     grads = [device.empty(array.shape, real) for array in (img, krn)]
-    case = (semifield, plan, img.dtype.name)
-    conv.backward(slopes, img, krn, None, *grads, *case, method="linear", device=device)
+    route = cases.route_of(semifield, plan, img.dtype.name, device, "linear")
+    run.backward(route, slopes, img, krn, None, *grads)
     return grads
 
 
@@ -327,25 +305,24 @@ def test_what_is_no_number_meets_no_slope_on_cuda(name, array):
     assert all(np.isfinite(gradient).all() for gradient in got)
 
 
-def test_by_addresses_on_cuda(monkeypatch):
-    """As the bridge calls it, where a GPU is told to choose this method."""
-    monkeypatch.setattr(conv.by_sums, "serves", lambda *_, **__: True)
+def test_by_addresses_on_cuda():
+    """As the bridge calls it, where a GPU takes this method."""
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
     slopes, steps = (
         cases.numbers(plan.out_shape, "f4", seed=3),
         (cuda.elements(img), cuda.elements(krn)),
     )
-    case = (LOG, plan, "float32", *steps, None)
+    route = cases.route_of(LOG, plan, "float32", device, "linear")
     out, grads = (
         device.empty(plan.out_shape, "f4"),
         [device.empty(a.shape, "f4") for a in (img, krn)],
     )
     at = [device.address(array) for array in (slopes, img, krn, out, *grads)]
-    conv.forward_at(*case, device)(at[1], at[2], at[3], None, None)
+    run.forward_at(route, *steps)(at[1], at[2], at[3], None, None)
     expected = oracle.convolve(img, krn, SEMIFIELDS["log(2)"].algebra)
     assert_matches(out, expected, dtype="float32")
-    conv.backward_at(*case, (True, True), device)(*at[:3], None, *at[4:], None)
+    run.backward_at(route, *steps, (True, True))(*at[:3], None, *at[4:], None)
     for one, other in zip(grads, gradients_on_cuda(img, krn, slopes, LOG), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -377,10 +354,11 @@ def test_threads_do_not_change_a_bit():
     krn = spread("log", (6, 4, 5, 4), 1, 2).astype("f4")
     plan = Geometry.plan(img.shape, krn.shape, padding="same")
     slopes = cases.numbers(plan.out_shape, "f4", seed=3)
+    route = cases.route_of(LOG, plan, "float32", method="linear")
     results = []
     for threads in (1, 2, 5):
         grads = np.zeros_like(img), np.empty_like(krn)
-        host.backward(slopes, img, krn, None, *grads, LOG, plan, "float32", threads)
+        run.backward(route, slopes, img, krn, None, *grads, threads=threads)
         results.append(grads)
     for other in results[1:]:
         for one, same in zip(results[0], other, strict=True):
@@ -392,10 +370,11 @@ def test_one_gradient_at_a_time():
     plan = Geometry.plan(img.shape, krn.shape)
     slopes = cases.numbers(plan.out_shape, "f4", seed=3)
     both = np.zeros_like(img), np.empty_like(krn)
-    host.backward(slopes, img, krn, None, *both, LOG, plan, "float32")
+    route = cases.route_of(LOG, plan, "float32", method="linear")
+    run.backward(route, slopes, img, krn, None, *both)
     alone = np.zeros_like(img), np.empty_like(krn)
-    host.backward(slopes, img, krn, None, alone[0], None, LOG, plan, "float32")
-    host.backward(slopes, img, krn, None, None, alone[1], LOG, plan, "float32")
+    run.backward(route, slopes, img, krn, None, alone[0], None)
+    run.backward(route, slopes, img, krn, None, None, alone[1])
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -407,21 +386,23 @@ def test_gpu_differentiates_what_was_computed_linearly():
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
     slopes = cases.numbers(plan.out_shape, "f8", seed=3)
     grads = [device.empty(array.shape, "f8") for array in (img, krn)]
-    conv.backward(slopes, img, krn, None, *grads, LOG, plan, "float64", device=device)
+    route = cases.route_of(LOG, plan, "float64", device)
+    run.backward(route, slopes, img, krn, None, *grads)
     for got, wanted in zip(grads, gradients(img, krn, slopes, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-10)
 
 
-def test_a_derivative_without_a_compiler(monkeypatch):
-    """Forward left no residual; array loops compute it again."""
+def test_a_derivative_by_array_loops():
+    """Forward kept no residual; the loops compute it again."""
     img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))
-    wanted = gradients(img, krn, np.ones((1, 2, 4, 5)), LOG, "direct")
-    monkeypatch.setattr(host, "compiler", lambda: None)
-    monkeypatch.setattr(conv, "_warned", True)
-    monkeypatch.setattr(conv, "_calls", {})
-    for got, exact in zip(
-        gradients(img, krn, np.ones((1, 2, 4, 5)), LOG, "auto"), wanted, strict=True
-    ):
+    slopes, grads = np.ones((1, 2, 4, 5)), (np.zeros_like(img), np.empty_like(krn))
+    plan = Geometry.plan(img.shape, krn.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sc.BackendWarning)  # unless another test has met it
+        route = choose(LOG, plan, "float64", NUMPY, limits=Limits(scratch=1))
+    assert (route.backend, route.by_sums, route.residual_spec) == ("reference", True, None)
+    run.backward(route, slopes, img, krn, None, *grads)
+    for got, exact in zip(grads, gradients(img, krn, slopes, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-10)
 
 
@@ -431,21 +412,27 @@ def test_a_derivative_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("semifield", "taps"), [(LOG, 3), (SubtractSemifield.root(2.5), 3), (ROOT, 24)]
 )
-def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, semifield, taps):
-    monkeypatch.setattr(host, "_libraries", {})
-    monkeypatch.setattr(conv, "_calls", {})
-    img = np.ones((1, 1, 30), "f4")
-    sc.semifield_conv(img, img[..., : taps - 1], semifield)
-    assert [part for _, _, part in host._libraries] == ["forward"]
-    sc.semifield_conv(img, img[..., :taps], semifield)
-    assert [part for _, _, part in host._libraries] == ["forward", "linear"]
+def test_it_is_chosen_where_it_was_measured_to_be_faster(semifield, taps):
+    def chosen(taps):
+        return choose(semifield, Geometry.plan((1, 1, 30), (1, 1, taps)), "float32", NUMPY).by_sums
+
+    assert not chosen(taps - 1)
+    assert chosen(taps)
+
+
+def test_the_public_call_takes_the_chosen_method():
+    img = np.linspace(0, 1, 30, dtype="f4")[None, None]
+    for method in ("auto", "linear"):
+        before = set(libraries.loaded())
+        sc.semifield_conv(img, img[..., :5], SubtractSemifield.log(2.125), method=method)
+    assert set(libraries.loaded()) == before  # "auto" had loaded what "linear" needs
 
 
 @pytest.mark.parametrize("semifield", [LOG, ROOT])
 def test_on_a_gpu_it_is_chosen_for_many_terms(semifield):
     def chosen(img_shape, krn_shape, **arguments):
         plan = Geometry.plan(img_shape, krn_shape, padding="same", **arguments)
-        return by_sums.serves(semifield, plan, "auto", on_gpu=True)
+        return choose(semifield, plan, "float32", Place("CuPy", 0)).by_sums
 
     assert chosen((8, 64, 64, 64), (64, 64, 3, 3))
     assert not chosen((8, 8, 32, 32), (8, 8, 3, 3))  # launches would take longer
@@ -464,11 +451,11 @@ def test_where_it_cannot_serve_it_says_so(semifield):
             function(img, img[..., :3, :3], semifield, method="linear")
 
 
-def test_where_it_cannot_run_it_says_so(monkeypatch):
-    monkeypatch.setattr(host, "compiler", lambda: None)
-    img = np.ones((1, 1, 9, 10), "f4")
+def test_where_it_cannot_run_it_says_so():
+    plan = Geometry.plan((1, 1, 9, 10), (1, 1, 3, 3))
     with pytest.raises(sc.BackendUnavailableError, match="method='linear' cannot run here"):
-        sc.semifield_conv(img, img[..., :3, :3], LOG, method="linear")
+        choose(LOG, plan, "float32", NUMPY, "linear", Limits(scratch=1))
+    img = np.ones((1, 1, 9, 10), "f4")
     with pytest.raises(ValueError, match="BroadcastSemifield"):
         sc.semifield_conv(img, img[..., :3, :3], sc.BroadcastSemifield.log(2.0), method="linear")
     with pytest.raises(TypeError, match="floating"):
@@ -476,7 +463,7 @@ def test_where_it_cannot_run_it_says_so(monkeypatch):
 
 
 def test_a_selection_stays_what_it_was():
-    assert conv.by_sums.saved_residual(
-        SelectSemifield.tropical_max(), "float32", Geometry.plan((1, 1, 9), (1, 1, 7)), "auto",
-        on_gpu=False,
-    ).dtype == np.uint8  # fmt: skip
+    plan = Geometry.plan((1, 1, 9), (1, 1, 7))
+    route = choose(SelectSemifield.tropical_max(), plan, "float32", NUMPY)
+    assert not route.by_sums
+    assert route.residual_spec.dtype == np.uint8

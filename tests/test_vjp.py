@@ -3,12 +3,13 @@
 The PyTorch bridge's tests go deeper into geometry; here are the core's own promises.
 """
 
+import cases
 import numpy as np
 import pytest
 from cuda_on_cpu.device import HarnessDevice
 
 import semiconv_cupy as sc
-from semiconv_cupy import conv
+from semiconv_cupy import run
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -118,9 +119,10 @@ def test_cuda_kernels_agree(name, geometry):
     described = residual_of(semifield, "float64", plan)
     residual = described and device.empty(described.shape, described.dtype)
     filled, grads = device.empty(out.shape, "f8"), [device.empty(a.shape, "f8") for a in (img, krn)]
-    conv.forward(img, krn, filled, residual, semifield, plan, "float64", device=device)
+    route = cases.route_of(semifield, plan, "float64", device)
+    run.forward(route, img, krn, filled, residual)
     np.testing.assert_allclose(filled, out, rtol=1e-12)
-    conv.backward(slopes, img, krn, residual, *grads, semifield, plan, "float64", device=device)
+    run.backward(route, slopes, img, krn, residual, *grads)
     for got, expected in zip(grads, pullback(slopes), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
 
@@ -132,17 +134,16 @@ def test_threads_do_not_change_a_bit(name):
     krn = rng.standard_normal((2, 2, 7, 5)).astype(np.float32)
     plan = Geometry.plan(img.shape, krn.shape, padding="same")
     semifield = SEMIFIELDS[name]
-    described = residual_of(semifield, "float32", plan)
+    route = cases.route_of(semifield, plan, "float32", method="direct")
+    described = route.residual_spec
     out = np.empty(plan.out_shape, np.float32)
     slopes = rng.standard_normal(plan.out_shape).astype(np.float32)
     results = []
     for threads in (1, 2, 3):
         residual = described and np.empty(described.shape, described.dtype)
-        conv.forward(img, krn, out, residual, semifield, plan, "float32", threads=threads)
+        run.forward(route, img, krn, out, residual, threads=threads)
         grads = np.zeros_like(img), np.empty_like(krn)
-        conv.backward(
-            slopes, img, krn, residual, *grads, semifield, plan, "float32", threads=threads
-        )
+        run.backward(route, slopes, img, krn, residual, *grads, threads=threads)
         results.append(grads)
     for grads in results[1:]:
         for got, expected in zip(grads, results[0], strict=True):
@@ -196,8 +197,9 @@ def test_kinks_that_cancel_leave_no_trace_in_cuda_kernels():
         device.empty(plan.out_shape, "f8"),
         [device.empty(a.shape, "f8") for a in (ones, krn)],
     )
-    conv.forward(ones, krn, out, residual, ROUNDED, plan, "float64", device=device)
-    conv.backward(slopes, ones, krn, residual, *grads, ROUNDED, plan, "float64", device=device)
+    route = cases.route_of(ROUNDED, plan, "float64", device)
+    run.forward(route, ones, krn, out, residual)
+    run.backward(route, slopes, ones, krn, residual, *grads)
     np.testing.assert_allclose(grads[0], 0.25, rtol=1e-12)
     np.testing.assert_allclose(grads[1], 9 / 4, rtol=1e-12)
 

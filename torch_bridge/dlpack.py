@@ -82,18 +82,14 @@ class _Handle:
 
 
 @contextlib.contextmanager
-def guest(tensor: Tensor) -> Iterator[dict[str, TorchDevice]]:
-    """Inside, CuPy works on the tensor's GPU and torch's current stream there.
-
-    Yields what tells the core so: its argument `device`.
-    """
+def guest(tensor: Tensor) -> Iterator[None]:
+    """Inside, CuPy works on the tensor's GPU and torch's current stream there."""
     index = tensor.get_device()
-    device = gpu(index)
-    cupy_device = device.array_module.cuda.Device
+    cupy_device = gpu(index).array_module.cuda.Device
     with contextlib.ExitStack() as stack:
         if torch.cuda.current_device() != index:
             stack.enter_context(torch.cuda.device(index))
         if cupy_device().id != index:
             stack.enter_context(cupy_device(index))
         stack.enter_context(current_stream(index))
-        yield {"device": device}
+        yield

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semiconv_cupy import conv
+from semiconv_cupy import conv, run
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.backends import by_sums
+from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, needs_arrays, residual_of
+from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import ARITHMETIC, BOOLEAN, FLOATING, INTEGER
 from torch_bridge.dlpack import array_of, current_stream, gpu, guest
 
@@ -122,8 +124,7 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
         raise no_semifield(semifield)
     # Torch keeps compiled graphs on disk, and knows of an operator no more than this key: what it
     # leaves for the derivative must follow from it.
-    rules = by_sums.LEAST_TAPS, by_sums.LEAST_TAPS_ON_GPU, by_sums.LEAST_TERMS_ON_GPU
-    identity = (known.content, rules)
+    identity = (known.content, by_sums.LIMITS)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     slopes = None
     if not needs_arrays(known):
@@ -212,10 +213,16 @@ def _plan(
     conv.require_meaning(storage, semifield)
     geometry = arguments.plan(img_shape, krn_shape)
     described = None
-    if derivative:
-        described = by_sums.saved_residual(semifield, storage, geometry, "auto", on_gpu=on_gpu)
+    if derivative and not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu):
+        described = residual_of(semifield, storage, geometry)
     residual = described and (described.shape, getattr(torch, described.dtype.name))
     return Plan(semifield, geometry, storage, described, residual)
+
+
+def _route(plan: Plan, index: int) -> Route:
+    """The route of a call on the GPU of that number, or on the CPU: -1."""
+    place = NUMPY if index < 0 else Place("CuPy", index, gpu(index))
+    return choose(plan.semifield, plan.geometry, plan.storage, place)
 
 
 # Plans hold their semifields; a few hundred layouts are more than a training run has.
@@ -247,16 +254,14 @@ def _forward(img: Tensor, krn: Tensor, semifield: str, *arguments: Any) -> tuple
     plan = _cached_plan(semifield, *place, img.shape, krn.shape, geometry, arguments[-1])
     out, residual = _forward_results(img, plan)
     if out.numel():
-        with _place(img) as where:
-            conv.forward(
+        with _place(img):
+            run.forward(
+                _route(plan, img.get_device()),
                 array_of(img),
                 array_of(krn),
                 array_of(out),
                 _array_or_none(residual),
-                plan.semifield,
-                plan.geometry,
-                plan.storage,
-                **where,
+                threads=torch.get_num_threads(),
             )
     return out, residual
 
@@ -274,11 +279,11 @@ def _forward_at(
     dtype, index = img.dtype, img.get_device()
     if krn.dtype is not dtype or krn.get_device() != index:
         raise _unlike("krn", krn, "img", img)
-    run = _forward_call(
+    call = _forward_call(
         semifield, dtype, index, img.shape, krn.shape, img.stride(), krn.stride(),
         tuple(stride), tuple(padding), tuple(dilation), *others,
     )  # fmt: skip
-    return run(img, krn)
+    return call(img, krn)
 
 
 @lru_cache(maxsize=_MOST_PLANS)
@@ -297,13 +302,11 @@ def _forward_call(
     shapes = img_shape, krn_shape
     plan = _cached_plan(semifield, dtype, index >= 0, *shapes, geometry, arguments[-1])
     described = plan.described
-    run, where = None, _where(index)
+    at, where = None, _where(index)
     if 0 not in plan.geometry.out_shape:
-        run = conv.forward_at(
-            plan.semifield, plan.geometry, plan.storage, img_strides, krn_strides, described,
-            None if index < 0 else gpu(index),
-        )  # fmt: skip
-    at, alignment = run, dtype.itemsize
+        keeps = described is not None
+        at = run.forward_at(_route(plan, index), img_strides, krn_strides, keeps_residual=keeps)
+    alignment = dtype.itemsize
 
     def call(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
         image, kernel = img.data_ptr(), krn.data_ptr()
@@ -347,11 +350,9 @@ def _is_current(index: int) -> bool:
     return index < 0 or torch.cuda.current_device() == index
 
 
-def _place(tensor: Tensor) -> contextlib.AbstractContextManager[dict[str, Any]]:
-    """Where the core shall run: with as many threads as torch may use, or as its guest on a GPU."""
-    if tensor.is_cuda:
-        return guest(tensor)
-    return contextlib.nullcontext({"threads": torch.get_num_threads()})
+def _place(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Inside, the core works on the tensor's device, on a GPU as torch's guest."""
+    return guest(tensor) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def _array_or_none(residual: Tensor) -> Any:
@@ -438,18 +439,16 @@ def _backward(
     want_img, want_krn = arguments[-2:]
     grad_img = grad_out.new_zeros(img_shape if want_img else 0, dtype=real)
     grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
-    with _place(grad_out) as where:
-        conv.backward(
+    with _place(grad_out):
+        run.backward(
+            _route(plan, grad_out.get_device()),
             array_of(grad_out),
             None if img is None else array_of(img),
             None if krn is None else array_of(krn),
             _array_or_none(residual.contiguous()),
             array_of(grad_img) if want_img else None,
             array_of(grad_krn) if want_krn else None,
-            plan.semifield,
-            plan.geometry,
-            plan.storage,
-            **where,
+            threads=torch.get_num_threads(),
         )
     return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
 
@@ -468,12 +467,12 @@ def _backward_at(
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
     """By addresses, for which everything is prepared but once."""
-    run = _backward_call(
+    call = _backward_call(
         semifield, grad_out.dtype, grad_out.get_device(), tuple(img_shape), tuple(krn_shape),
         None if img is None else img.stride(), tuple(stride), tuple(padding), tuple(dilation),
         *others,
     )  # fmt: skip
-    return run(grad_out, img, krn, residual)
+    return call(grad_out, img, krn, residual)
 
 
 Saved = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], None]
@@ -491,7 +490,7 @@ def _check_of_saved(plan: Plan, dtype: torch.dtype, index: int) -> Saved:
     described = residual_of(semifield, plan.storage, geometry)
     # A linear forward pass keeps nothing, and whether it was one may have followed from the number
     # of outputs, which torch.func.vmap changes.
-    optional = described is None or by_sums.can_serve(semifield) or 0 in out_shape
+    optional = described is None or by_sums.applies(semifield) or 0 in out_shape
     left_shape = None if described is None else described.shape
     left_dtype = None if described is None else getattr(torch, described.dtype.name)
 
@@ -541,15 +540,12 @@ def _backward_call(
         raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
     check = _check_of_saved(plan, dtype, index)
     real = getattr(torch, ARITHMETIC[plan.storage])
-    run, where = None, _where(index)
+    at, where = None, _where(index)
     if 0 not in plan.geometry.out_shape and 0 not in img_shape and (want_img or want_krn):
         strides = img_strides or (0,) * len(img_shape)
         kernels = tuple(math.prod(krn_shape[axis + 1 :]) for axis in range(len(krn_shape)))
-        run = conv.backward_at(
-            plan.semifield, plan.geometry, plan.storage, strides, kernels, plan.described,
-            (want_img, want_krn), None if index < 0 else gpu(index),
-        )  # fmt: skip
-    at = run
+        route = _route(plan, index).after(plan.described)
+        at = run.backward_at(route, strides, kernels, (want_img, want_krn))
 
     def call(
         grad_out: Tensor, img: Tensor | None, krn: Tensor | None, left: Tensor

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from semiconv_cupy.backends.device import cupy_device
-from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
 from semiconv_cupy.errors import BackendUnavailableError
 
 
 def describe() -> dict[str, str]:
     """Which backend serves "numpy" and "cupy" arrays on this machine, as sentences."""
     numpy = "host (compiled C++)"
-    if host.compiler() is None:
-        numpy = f"reference (array loops, slow): {host.missing_compiler()}"
+    if compiler() is None:
+        numpy = f"reference (array loops, slow): {missing_compiler()}"
     try:
         cupy_device()
         cupy = "cuda (NVRTC kernels)"

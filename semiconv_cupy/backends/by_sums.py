@@ -1,36 +1,56 @@
-"""When root and log are computed as the linear field in disguise.
+"""When log and root are computed by ordinary sums.
 
 x -> x^p and x -> e^(mu x) turn their additions into ordinary sums and their multiplications into
-products, so that a term costs one multiply-add and no exponential. Each sum tells whether terms
-that underflowed could matter; outputs that it proves nothing about are computed directly, so that
-the method is right for any numbers (``kernels_cu/linear.cuh``). Nothing is kept for the derivative,
-which computes the sums again from image and kernel. Array-free; called by ``conv`` and the PyTorch
-bridge.
+products, so that a term costs one multiply-add and no exponential. Each sum shows whether terms
+that underflowed could matter; outputs of which it proves nothing are computed directly, so that the
+method is right for any numbers (``kernels_cu/by_sums.cuh``). No residual is kept: the derivative
+computes the sums again from image and kernel, because their scale is that of a tile (on a GPU, of
+an image), and terms relative to one scale sum to 1 with no other. Array-free; called by ``route``.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import Residual, residual_of
-
-# Fewer taps do not pay for transforming the image: measured, forward and backward together. Whole
-# powers are a few products, which exponentials and other powers are not.
-LEAST_TAPS = {"any": 3, "whole powers": 24}
-# A GPU makes a dozen launches and several passes over the image of it, forward and backward: on an
-# H100 they take as long as 10^8 terms by the direct kernels. Whole powers save less than they cost
-# for longer, unless many outputs see the same image.
-LEAST_TAPS_ON_GPU = {"any": 24, "whole powers": 36}
-LEAST_TERMS_ON_GPU = 10**8
 
 
-def can_serve(semifield: Semifield) -> bool:
-    """Whether a semifield is a linear one in disguise: a ready-made root or log.
+@dataclass(frozen=True)
+class Limits:
+    """The least work for which transforming the image pays.
 
-    A root of -1 < p < 1 makes something of terms beyond the range of numbers from the extreme one,
-    and for p > 0 has no finite slope at 0.
+    Measured, forward and backward together. Whole powers are a few products, which exponentials and
+    other powers are not: there the direct kernels are faster for longer. On a GPU the method makes
+    a dozen launches and several passes over the image, which on an H100 take as long as 10^8 terms
+    of the direct kernels; whole powers pay later, unless many outputs see the same image.
+
+    Attributes
+    ----------
+    taps, taps_of_whole_powers : int
+        Taps of a window, on the CPU.
+    taps_on_gpu, taps_of_whole_powers_on_gpu : int
+        The same on a GPU, the second where a group has fewer than 4 outputs.
+    terms_on_gpu : int
+        Outputs times taps, on a GPU.
+    """
+
+    taps: int = 3
+    taps_of_whole_powers: int = 24
+    taps_on_gpu: int = 24
+    taps_of_whole_powers_on_gpu: int = 36
+    terms_on_gpu: int = 10**8
+
+
+LIMITS = Limits()
+
+
+def applies(semifield: Semifield) -> bool:
+    """Whether a semifield can be computed by ordinary sums: a ready-made log, or most roots.
+
+    A root of -1 < p < 1 cannot: terms beyond the range of numbers from the extreme one still count
+    there, and for p > 0 it has no finite slope at 0.
     """
     if semifield.accumulator == "log":
         return True
@@ -38,39 +58,19 @@ def can_serve(semifield: Semifield) -> bool:
     return semifield.accumulator == "root" and abs(parameter) >= 1
 
 
-def serves(semifield: Semifield, geometry: Geometry, method: str, *, on_gpu: bool) -> bool:
-    """Whether `method` means the linear field here; raises where it is asked for and cannot be.
-
-    Left to itself, it serves where it was measured to be faster.
-    """
-    if method == "linear" and not can_serve(semifield):
-        raise ValueError(
-            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
-            f"{semifield!r}; use method='auto'"
-        )
-    if method != "auto":
-        return method == "linear"
-    if not can_serve(semifield) or geometry.taps < _least_taps(semifield, geometry, on_gpu):
+def pays(
+    semifield: Semifield, geometry: Geometry, *, on_gpu: bool, limits: Limits = LIMITS
+) -> bool:
+    """Whether ordinary sums apply and were measured to be faster than the direct kernels."""
+    if not applies(semifield) or geometry.taps < _least_taps(semifield, geometry, on_gpu, limits):
         return False
-    return not on_gpu or math.prod(geometry.out_shape) * geometry.taps >= LEAST_TERMS_ON_GPU
+    return not on_gpu or math.prod(geometry.out_shape) * geometry.taps >= limits.terms_on_gpu
 
 
-def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool) -> int:
+def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool, limits: Limits) -> int:
     whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
     if not on_gpu:
-        return LEAST_TAPS["whole powers" if whole else "any"]
-    few_outputs = geometry.outputs_per_group < 4
-    return LEAST_TAPS_ON_GPU["whole powers" if whole and few_outputs else "any"]
-
-
-def saved_residual(
-    semifield: Semifield, storage: str, geometry: Geometry, method: str, *, on_gpu: bool
-) -> Residual | None:
-    """What a forward pass by `method` keeps for the derivative: nothing where it is linear.
-
-    Then the sums are computed again: their scale is that of a tile (on a GPU, of an image), and
-    what is relative to one scale sums to 1 with no other.
-    """
-    if serves(semifield, geometry, method, on_gpu=on_gpu):
-        return None
-    return residual_of(semifield, storage, geometry)
+        return limits.taps_of_whole_powers if whole else limits.taps
+    if whole and geometry.outputs_per_group < 4:
+        return limits.taps_of_whole_powers_on_gpu
+    return limits.taps_on_gpu

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 Array = Any
-Library = Literal["NumPy", "CuPy", "PyTorch"]
+Library = Literal["NumPy", "CuPy"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Place:
 
     Attributes
     ----------
-    library : {"NumPy", "CuPy", "PyTorch"}
+    library : {"NumPy", "CuPy"}
         The library as its users spell it.
     gpu : int or None
         The number of the GPU; None for the CPU.
     device : object or None
         What compiles and launches on that GPU; None for CuPy's own (``backends.device``).
-        PyTorch brings its own, which allocates from PyTorch's memory.
+        The PyTorch bridge brings its own, which allocates from PyTorch's memory.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Place:
     @property
     def array_module(self) -> Any:
         """The module whose functions (``empty``, ``where``, ...) make and take such arrays."""
-        return np if self.library == "NumPy" else sys.modules[_MODULES[self.library]]
+        return np if self.library == "NumPy" else sys.modules["cupy"]
 
     def current(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which allocations and launches go to this place's device."""
@@ -87,7 +87,6 @@ class Place:
 
 
 NUMPY = Place("NumPy")
-_MODULES = {"CuPy": "cupy", "PyTorch": "torch"}
 
 
 def place_of(**arrays: Array) -> Place:

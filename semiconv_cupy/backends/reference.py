@@ -1,25 +1,97 @@
 """The reference backend: plain array loops over the taps, for NumPy and CuPy arrays alike.
 
-Slow and always right; it serves where no compiler is, and `method="reference"` asks for it. Arrays
-come in checked and planned from ``conv``; nothing here knows kernels or compilers.
+Slow and always right: it serves where there is no compiler, and for `method="reference"`. Arrays
+come in checked, with their route, from ``run``; nothing here knows kernels or compilers.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semiconv_cupy.algebra import Semifield
+from semiconv_cupy import source
+from semiconv_cupy.algebra import SelectSemifield, Semifield
 from semiconv_cupy.geometry import Geometry
+
+if TYPE_CHECKING:
+    from semiconv_cupy.route import Route
 
 Array = Any
 Channel = tuple[int, Array, Array]  # its number in the group, image, kernel
 
 
 def forward(
+    route: Route, img: Array, krn: Array, out: Array, residual: Array | None = None
+) -> None:
+    """Fill `out`, and `residual` where given."""
+    xp, storage, semifield = route.place.array_module, route.storage, route.semifield
+    if storage == source.BOOLEAN:
+        assert isinstance(semifield, SelectSemifield)
+        semifield = semifield.boolean_equivalent or semifield
+    arrays = _numbers(img, storage), _numbers(krn, storage)
+    dtype = np.dtype(source.ARITHMETIC[storage])
+    with np.errstate(all="ignore"):
+        value, kept = _convolve(xp, *arrays, semifield, route.geometry, dtype)
+        out[...] = _bits(xp, value) if _holds_bits(out, storage) else value
+    if residual is not None:
+        residual[...] = kept
+
+
+def backward(
+    route: Route,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+) -> None:
+    """Fill the gradients that are given; where a route by sums kept no residual, compute it."""
+    xp, storage, semifield = route.place.array_module, route.storage, route.semifield
+    grad_out, img, krn = (_numbers(array, storage) for array in (grad_out, img, krn))
+    dtype = np.dtype(source.ARITHMETIC[storage])
+    if grad_img is not None:
+        grad_img[...] = 0
+    with np.errstate(all="ignore"):
+        if route.by_sums:
+            assert img is not None
+            assert krn is not None
+            residual = _convolve(xp, img, krn, semifield, route.geometry, dtype)[1]
+        gradients = (grad_img, grad_krn)
+        _differentiate(
+            xp, grad_out, img, krn, residual, gradients, semifield, route.geometry, dtype
+        )  # fmt: skip
+
+
+# ---- bfloat16 as the bits of integers ------------------------------------------------------------
+
+
+def _holds_bits(array: Array, storage: str) -> bool:
+    """Whether an array holds bfloat16 as the bits of integers."""
+    return storage == "bfloat16" and array.dtype == np.uint16
+
+
+def _numbers(array: Array, storage: str) -> Array:
+    """The numbers that an array's bits stand for; None stays None."""
+    if array is None or not _holds_bits(array, storage):
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def _bits(xp: Any, values: Array) -> Array:
+    """The nearest bfloat16 of float32 numbers, ties to even, as bits."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return xp.where(xp.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+# ---- loops over outputs' channels and taps -------------------------------------------------------
+
+
+def _convolve(
     xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, dtype: np.dtype
 ) -> tuple[Array, Array | None]:
     """The convolution in arithmetic `dtype`, shape geometry.out_shape, and its residual.
@@ -46,27 +118,27 @@ def forward(
     if residuals[0][0] is None:
         return out, None
     # (plane, part, [array,] batch, pixels) -> ([array,] batch, plane, [part,] pixels)
-    left = xp.asarray(residuals) if xp is np else xp.stack([xp.stack(row) for row in residuals])
-    stacked = left.ndim == geometry.rank + 4
-    left = xp.moveaxis(left, (2, 3), (0, 1)) if stacked else xp.moveaxis(left, 2, 0)
+    residual = xp.stack([xp.stack(row) for row in residuals])
+    stacked = residual.ndim == geometry.rank + 4
+    residual = xp.moveaxis(residual, (2, 3), (0, 1)) if stacked else xp.moveaxis(residual, 2, 0)
     if not _per_channel(semifield):
-        left = left[:, :, :, 0] if stacked else left[:, :, 0]
-    return out, left
+        residual = residual[:, :, :, 0] if stacked else residual[:, :, 0]
+    return out, residual
 
 
-def backward(
+def _differentiate(
     xp: Any,
     grad_out: Array,
     img: Array | None,
     krn: Array | None,
     residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    gradients: tuple[Array | None, Array | None],
     semifield: Semifield,
     geometry: Geometry,
     dtype: np.dtype,
 ) -> None:
-    """Fill the gradients that are given; `grad_img` comes zeroed."""
+    """Fill the gradients that are given; that of the image comes zeroed."""
+    grad_img, grad_krn = gradients
     ones = xp.ones((1,) * (geometry.rank + 2), dtype)
     img = (
         xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)

@@ -7,8 +7,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import torch_bridge as semiconv
-from semiconv_cupy.backends import by_sums
-from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield
+from semiconv_cupy.route import goes_by_sums
+from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield, ops
 from torch_bridge.functional import semifield_conv
 
 CONVOLUTIONS = {
@@ -119,10 +119,7 @@ def test_export():
 
 def test_export_where_the_batch_decides_what_is_kept_for_a_derivative(monkeypatch):
     """As on a GPU: a program without one does not ask."""
-    saved = by_sums.saved_residual
-    monkeypatch.setattr(
-        by_sums, "saved_residual", lambda *of, on_gpu: saved(*of, on_gpu=True)
-    )  # fmt: skip
+    monkeypatch.setattr(ops, "goes_by_sums", lambda *of, on_gpu: goes_by_sums(*of, on_gpu=True))
     conv = GenericConv(
         semiconv.LearnedKernel2D(16, 16, 3), SubtractSemifield.log(2.0).dynamic(), padding="same"
     ).requires_grad_(False)

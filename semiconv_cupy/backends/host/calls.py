@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,10 @@ from semiconv_cupy.backends.host.compiler import missing_compiler as missing_com
 from semiconv_cupy.errors import CompileError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.once import exclusive
-from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.residual import Residual
+
+if TYPE_CHECKING:
+    from semiconv_cupy.route import Route
 
 MAX_RANK = 8
 _Axes = ctypes.c_int64 * MAX_RANK
@@ -157,29 +160,21 @@ def _aligned(array: np.ndarray) -> bool:
 
 
 def forward_call(
-    img: np.ndarray,
-    krn: np.ndarray,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    part: str = "forward",
+    route: Route, img: np.ndarray, krn: np.ndarray
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function for arrays of this shape, dtype and layout: all that can be prepared is.
-
-    `part`: "forward", or "linear" where the semifield is the linear field in disguise.
-    """
+    """A function for arrays of this shape, dtype and layout: all that can be prepared is."""
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
-    shape = geometry.out_shape
+    shape = route.geometry.out_shape
     if 0 in shape:
         return lambda img, krn: np.empty(shape, dtype)
 
     def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
-        return forward_call(img, krn, semifield, geometry, storage, part)(img, krn)
+        return forward_call(route, img, krn)(img, krn)
 
     if not (_aligned(img) and _aligned(krn)):
         return convert
-    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), None, part)
+    run = forward_at(route, _elements(img), _elements(krn))
     empty, alignment = np.empty, dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
@@ -211,31 +206,27 @@ Backward: TypeAlias = Callable[
 
 @lru_cache(maxsize=4096)
 def forward_at(
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
+    route: Route,
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
-    residual: Residual | None,
-    part: str = "forward",
+    keeps_residual: bool = False,
 ) -> Forward:
     """The call on addresses: (img, krn, out, residual, most threads), None for what is not there.
 
     Strides are in elements; out and residual, of which there is at least one element, are
-    C-contiguous, and all addresses multiples of their element's size. `residual` tells whether and
-    which one is wanted (`part` "linear", see `forward_call`, leaves none); without a number of
-    threads that of `threads` serves.
+    C-contiguous, and all addresses multiples of their element's size. Without a number of threads
+    that of `threads` serves.
     """
-    part = part if residual is None else "forward_residual"
-    loaded = library(semifield, storage, part)
-    struct = GeometryStruct.of(geometry, img_strides, krn_strides)
+    part = "forward_residual" if keeps_residual else "linear" if route.by_sums else "forward"
+    loaded = library(route.semifield, route.storage, part)
+    struct = GeometryStruct.of(route.geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
-    absorbing = int(storage in source.FLOATING and semifield.absorbing)
-    workers = _workers(semifield, geometry)
-    layout = () if residual is None else _layout(residual)
+    absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
+    workers = _workers(route.semifield, route.geometry)
+    layout = _layout(route.residual_spec) if keeps_residual else ()
 
     def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
-        arrays = (reference, img, krn, out) if residual is None else (
+        arrays = (reference, img, krn, out) if not layout else (
             reference, img, krn, out, residual, *layout
         )  # fmt: skip
         if run(*arrays, absorbing, workers(most)):
@@ -245,27 +236,19 @@ def forward_at(
 
 
 @lru_cache(maxsize=4096)
-def backward_at(
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    img_strides: tuple[int, ...],
-    residual: Residual | None,
-) -> Backward:
+def backward_at(route: Route, img_strides: tuple[int, ...]) -> Backward:
     """The call on addresses: (grad_out, img, krn, residual, grad_img, grad_krn, most threads).
 
-    All but img are C-contiguous. None for gradients that are not wanted, and for img and krn where
-    `residual.needs_arrays` says so. log and root without a residual are differentiated as the
-    linear field. The bits do not depend on the number of threads.
+    All but img are C-contiguous. None for a gradient that is not to be computed, and for img and
+    krn where `residual.needs_arrays` is False. The bits do not depend on the number of threads.
     """
-    linearly = residual is None and semifield.accumulator in ("log", "root")
-    part = "linear_backward" if linearly else "backward"
-    loaded = library(semifield, storage, part)
-    struct = GeometryStruct.of(geometry, img_strides, _contiguous(geometry.krn_shape))
+    part = "linear_backward" if route.by_sums else "backward"
+    loaded = library(route.semifield, route.storage, part)
+    struct = GeometryStruct.of(route.geometry, img_strides, _contiguous(route.geometry.krn_shape))
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
-    layout = (0, 0) if residual is None else _layout(residual)
-    workers = _workers(semifield, geometry)
-    absorbing = int(semifield.absorbing)
+    layout = _layout(route.residual_spec)
+    workers = _workers(route.semifield, route.geometry)
+    absorbing = int(route.semifield.absorbing)
 
     def call(
         grad_out: int,
@@ -276,7 +259,7 @@ def backward_at(
         grad_krn: int | None,
         most: int | None,
     ) -> None:
-        kept = () if linearly else (residual, *layout)
+        kept = () if route.by_sums else (residual, *layout)
         arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn)
         if run(*arrays, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
@@ -287,8 +270,10 @@ def backward_at(
 _NO_MEMORY = "not enough memory for the scratch of semifield_conv"
 
 
-def _layout(residual: Residual) -> tuple[int, int]:
+def _layout(residual: Residual | None) -> tuple[int, int]:
     """The bytes of an element, and the elements from one array to the next."""
+    if residual is None:
+        return 0, 0
     return residual.dtype.itemsize, math.prod(residual.shape[1:])
 
 
@@ -306,41 +291,32 @@ def _workers(semifield: Semifield, geometry: Geometry) -> Callable[[int | None],
 
 
 def forward(
+    route: Route,
     img: np.ndarray,
     krn: np.ndarray,
     out: np.ndarray,
-    residual: np.ndarray | None,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
+    residual: np.ndarray | None = None,
     threads: int | None = None,
-    part: str = "forward",
 ) -> None:
-    """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads.
-
-    `part` is as in `forward_call`; "linear" leaves no residual.
-    """
+    """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads."""
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
-    described = None if residual is None else residual_of(semifield, storage, geometry)
-    run = forward_at(semifield, geometry, storage, _elements(img), _elements(krn), described, part)
+    run = forward_at(route, _elements(img), _elements(krn), residual is not None)
     run(_address(img), _address(krn), _address(out), _address_or_none(residual), threads)
 
 
 def backward(
+    route: Route,
     grad_out: np.ndarray,
     img: np.ndarray | None,
     krn: np.ndarray | None,
     residual: np.ndarray | None,
     grad_img: np.ndarray | None,
     grad_krn: np.ndarray | None,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
     threads: int | None = None,
 ) -> None:
-    """Fill the gradients that are given; `backward_at` says more."""
+    """Fill the gradients that are given, grad_img comes zeroed; `backward_at` says more."""
     if grad_out.size == 0:
         if grad_krn is not None:
             grad_krn[...] = 0
@@ -348,10 +324,8 @@ def backward(
     grad_out = np.ascontiguousarray(_usable(grad_out))
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
-    strides = (0,) * (geometry.rank + 2) if img is None else _elements(img)
-    described = None if residual is None else residual_of(semifield, storage, geometry)
-    run = backward_at(semifield, geometry, storage, strides, described)
-    run(
+    strides = (0,) * (route.geometry.rank + 2) if img is None else _elements(img)
+    backward_at(route, strides)(
         _address(grad_out),
         _address_or_none(img),
         _address_or_none(krn),
@@ -375,9 +349,3 @@ def _address(array: np.ndarray) -> int:
 
 def _address_or_none(array: np.ndarray | None) -> int | None:
     return None if array is None else _address(array)
-
-
-def scratch_elements(geometry: Geometry) -> int:
-    """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
-    spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
-    return geometry.in_channels * math.prod(spans)

@@ -1,0 +1,203 @@
+"""Which way a convolution goes: the backend, the method, what is kept for the derivative.
+
+`choose` decides once for each kind of call; everybody else reads the `Route`. Array-free. Called by
+``conv`` and by the PyTorch bridge; ``run`` and the backends follow the route.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends import by_sums
+from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.place import Place
+from semiconv_cupy.errors import BackendUnavailableError, warn_once
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import Residual, residual_of
+
+Backend = Literal["host", "cuda", "reference"]
+Schedule = Literal["auto", "direct", "tiled"]
+METHODS = ("auto", "direct", "tiled", "linear", "reference")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond these, array loops take the place of compiled kernels.
+
+    Attributes
+    ----------
+    rank : int
+        Spatial axes: as many as the structs of the kernels hold (``kernels_cu/geometry.cuh``).
+    scratch : int
+        Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
+    by_sums : by_sums.Limits
+        From which work on log and root are computed by ordinary sums.
+    """
+
+    rank: int = 8
+    scratch: int = 1 << 27
+    by_sums: by_sums.Limits = by_sums.LIMITS
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one convolution and its derivative are computed.
+
+    Attributes
+    ----------
+    semifield, geometry, storage, place
+        What is computed: the dtype is named as in ``source.FLOATING``, and bfloat16 may come as
+        the bits of uint16.
+    backend : {"host", "cuda", "reference"}
+        Compiled kernels on the CPU, kernels on a GPU, or array loops.
+    schedule : {"auto", "direct", "tiled"}
+        Which of the CUDA kernels may serve; "auto" is the fastest.
+    by_sums : bool
+        Whether log or root is computed by ordinary sums, of which no residual is kept.
+    reason : str or None
+        Why array loops serve although compiled kernels were welcome.
+    """
+
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+    place: Place
+    backend: Backend
+    schedule: Schedule = "auto"
+    by_sums: bool = False
+    reason: str | None = None
+
+    @property
+    def residual_spec(self) -> Residual | None:
+        """The array that a forward pass keeps for the derivative; None where it keeps nothing."""
+        if self.by_sums:
+            return None
+        return residual_of(self.semifield, self.storage, self.geometry)
+
+    def after(self, residual: object | None) -> Route:
+        """The route of a backward pass whose forward pass kept this residual, or None.
+
+        The two passes may have been planned apart, for other sizes: ``torch.func.vmap`` changes the
+        number of outputs, by which a GPU's method is chosen.
+        """
+        summed = residual is None and by_sums.applies(self.semifield)
+        return self if summed == self.by_sums else replace(self, by_sums=summed)
+
+
+def choose_uncached(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    place: Place,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> Route:
+    """`choose` without its cache."""
+    summed = goes_by_sums(semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums)
+    case = semifield, geometry, storage, place
+    if method == "reference":
+        return Route(*case, "reference")
+    reason = _obstacle(geometry, place, limits)
+    if reason is not None:
+        if method != "auto":
+            raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
+        warn_once("array loops", f"semifield convolutions run as slow array loops: {reason}")
+        return Route(*case, "reference", by_sums=summed, reason=reason)
+    if method == "tiled" and not place.on_gpu:
+        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
+    schedule: Schedule = (
+        "direct" if method == "direct" else "tiled" if method == "tiled" else "auto"
+    )
+    return Route(*case, "cuda" if place.on_gpu else "host", schedule, summed)
+
+
+_cached = lru_cache(maxsize=4096)(choose_uncached)
+
+
+def choose(
+    semifield: Semifield,
+    geometry: Geometry,
+    storage: str,
+    place: Place,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> Route:
+    """Decide how a convolution of a compiled semifield is computed.
+
+    Parameters
+    ----------
+    semifield, geometry, storage, place
+        As in `Route`.
+    method : str
+        One of `METHODS`: "auto", or what `semifield_conv` was called with.
+    limits : Limits
+        What compiled kernels can do, and from where on ordinary sums pay.
+
+    Returns
+    -------
+    Route
+        Cached.
+
+    Raises
+    ------
+    ValueError
+        A method that this semifield or this place does not have.
+    BackendUnavailableError
+        A method of compiled kernels, where they cannot run.
+
+    Examples
+    --------
+    >>> from semiconv_cupy import SelectSemifield
+    >>> from semiconv_cupy.backends.place import NUMPY
+    >>> geometry = Geometry.plan((1, 1, 64, 64), (1, 1, 3, 3))
+    >>> route = choose(SelectSemifield.tropical_max(), geometry, "float32", NUMPY, "reference")
+    >>> route.backend, route.by_sums, route.residual_spec.dtype.name
+    ('reference', False, 'uint8')
+    """
+    return _cached(semifield, geometry, storage, place, method, limits)
+
+
+def goes_by_sums(
+    semifield: Semifield,
+    geometry: Geometry,
+    method: str,
+    *,
+    on_gpu: bool,
+    limits: by_sums.Limits = by_sums.LIMITS,
+) -> bool:
+    """Whether `method` means ordinary sums here; ValueError for "linear" where they do not apply.
+
+    Nothing else is looked at, so that sizes may be symbols (torch.compile's).
+    """
+    if method == "linear" and not by_sums.applies(semifield):
+        raise ValueError(
+            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
+            f"{semifield!r}; use method='auto'"
+        )
+    if method == "auto":
+        return by_sums.pays(semifield, geometry, on_gpu=on_gpu, limits=limits)
+    return method == "linear"
+
+
+def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
+    """Why compiled kernels cannot compute this here; None where they can."""
+    if geometry.rank > limits.rank:
+        return f"kernels serve up to {limits.rank} spatial axes, got {geometry.rank}"
+    if place.on_gpu:
+        return None
+    if _scratch(geometry) > limits.scratch:
+        return f"windows of {geometry.kernel_size} at dilation {geometry.dilation} span too much"
+    return missing_compiler() if compiler() is None else None
+
+
+def _scratch(geometry: Geometry) -> int:
+    """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
+    spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
+    return geometry.in_channels * math.prod(spans)

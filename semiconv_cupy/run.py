@@ -1,0 +1,160 @@
+"""One pass of a convolution along its route: forward or backward, on arrays or on addresses.
+
+For callers that have checked the arguments and allocate themselves. Called by ``conv`` and by the
+PyTorch bridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from semiconv_cupy.backends import cuda, reference
+from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.device import Device, cupy_device
+from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.route import Route
+
+Array = Any
+Strides = tuple[int, ...]  # in elements
+
+
+def _device(route: Route) -> Device:
+    """What launches: the place's own device, or else CuPy's."""
+    return route.place.device or cupy_device()
+
+
+def _require_no_residual(route: Route) -> None:
+    if route.by_sums:
+        raise ValueError("ordinary sums keep no residual; choose method='direct' to have one")
+
+
+def forward(
+    route: Route,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None = None,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Fill `out`, and `residual` where given (`route.residual_spec` describes it), C-contiguous.
+
+    `out` has img's dtype; bfloat16 may come as uint16. At most `threads` threads of the CPU work
+    (None: one a core).
+    """
+    if residual is not None:
+        _require_no_residual(route)
+    case = (route.semifield, route.geometry, route.storage)
+    if route.backend == "reference":
+        reference.forward(route, img, krn, out, residual)
+    elif route.backend == "host":
+        host.forward(route, img, krn, out, residual, threads)
+    elif route.by_sums:
+        cuda_by_sums.forward(_device(route), img, krn, *case, out)
+    else:
+        cuda.forward(_device(route), img, krn, *case, out, residual, method=route.schedule)
+
+
+def forward_at(
+    route: Route, img_strides: Strides, krn_strides: Strides, *, keeps_residual: bool = False
+) -> Callable[..., None] | None:
+    """What computes (img, krn, out, residual or None, threads or stream), all as addresses.
+
+    Strides are in elements. ``backends.host`` and ``backends.cuda`` say more in their functions of
+    this name. None where array loops serve, which take no addresses.
+    """
+    if keeps_residual:
+        _require_no_residual(route)
+    if route.backend == "reference":
+        return None
+    if route.backend == "host":
+        return host.forward_at(route, img_strides, krn_strides, keeps_residual)
+    case = (_device(route), route.semifield, route.geometry, route.storage)
+    if route.by_sums:
+        return cuda_by_sums.forward_call(*case, img_strides, krn_strides)
+    spec = route.residual_spec if keeps_residual else None
+    return cuda.forward_at(*case, img_strides, krn_strides, spec)
+
+
+def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array], Array]:
+    """What returns the convolution of arrays of these shapes, dtypes and strides.
+
+    On a GPU the arrays' device is the current one whenever it is called.
+    """
+    if route.backend == "host":
+        return host.forward_call(route, img, krn)
+    xp, shape = route.place.array_module, route.geometry.out_shape
+    if route.backend == "reference":
+        native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
+
+        def loop(img: Array, krn: Array) -> Array:
+            out = xp.empty(shape, native)
+            forward(route, img, krn, out)
+            return out
+
+        return loop
+
+    device, run = _device(route), None
+    if not route.by_sums and 0 not in shape:
+        run = cuda.forward_launch(
+            device, route.semifield, route.geometry, route.storage, None, route.schedule,
+            img.strides, krn.strides, img.itemsize,
+        )  # fmt: skip
+
+    def launch(img: Array, krn: Array) -> Array:
+        out = device.empty(shape, img.dtype)
+        if run is not None:
+            run(device.address(img), img, krn, out, None)
+        elif route.by_sums:
+            forward(route, img, krn, out)
+        return out
+
+    return launch
+
+
+def backward(
+    route: Route,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Gradients into the arrays that are given, in arithmetic dtype, C-contiguous.
+
+    NumPy's `grad_img` comes zeroed; on a GPU every element is written. `img` and `krn` may be None
+    where `residual.needs_arrays` is False. Where the forward pass kept no residual although the
+    semifield has one, it went by ordinary sums, and so does its derivative.
+    """
+    route = route.after(residual)
+    filled = (grad_img, grad_krn, route.semifield, route.geometry, route.storage)
+    if route.backend == "reference":
+        reference.backward(route, grad_out, img, krn, residual, grad_img, grad_krn)
+    elif route.backend == "host":
+        host.backward(route, grad_out, img, krn, residual, grad_img, grad_krn, threads)
+    elif route.by_sums:
+        cuda_by_sums.backward(_device(route), grad_out, img, krn, *filled, route.schedule)
+    else:
+        cuda.backward(_device(route), grad_out, img, krn, residual, *filled, route.schedule)
+
+
+def backward_at(
+    route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
+) -> Callable[..., None] | None:
+    """What differentiates, all as addresses: see `backward_at` of ``backends.host`` and ``cuda``.
+
+    A kernel on the CPU is C-contiguous. `wants` says which of the gradients of img and krn are
+    computed. None where array loops serve.
+    """
+    if route.backend == "reference":
+        return None
+    if route.backend == "host":
+        return host.backward_at(route, img_strides)
+    case = (_device(route), route.semifield, route.geometry, route.storage)
+    if route.by_sums:
+        return cuda_by_sums.backward_call(*case, img_strides, krn_strides, *wants)
+    return cuda.backward_at(*case, img_strides, krn_strides, route.residual_spec, *wants)
