@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from semiconv_cupy.algebra import laws
+from semiconv_cupy.algebra.arguments import checked_flags, checked_parameter, checked_zero
 from semiconv_cupy.algebra.compiled import (
-    checked_flags,
-    checked_parameter,
-    checked_zero,
     shown_keywords,
 )
 from semiconv_cupy.algebra.reductions import Extremum, Log, Root, Sum

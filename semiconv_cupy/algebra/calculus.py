@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import sympy
 
+from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.functions import (
     Expm1,
     ExpressionError,
     Grouped,
     Log1p,
+    Where,
     normalised,
     power,
     symbol,
 )
 from semiconv_cupy.algebra.printing import readable
-from semiconv_cupy.algebra.tracing import require_compilable
+from semiconv_cupy.algebra.signatures import ACC, RES, VAL
+from semiconv_cupy.algebra.tracing import require_compilable, trace
 
 
 def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
@@ -26,7 +30,6 @@ def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
 
     Examples
     --------
-    >>> from semiconv_cupy.algebra.tracing import trace
     >>> derivative(trace(max, ["a", "b"], "f"), "b", "df")
     Where(a < b, 1, Where(Eq(a, b), 1/2, 0))
     """
@@ -39,6 +42,52 @@ def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
             f"({error}); pass {what} yourself"
         ) from None
     return result
+
+
+def zero_where_a_factor_is(slope: Any) -> Any:
+    """A derivative whose quotients are 0 where a factor is, infinite as another may be.
+
+    At img = 0 the term sqrt(img * krn) does not depend on krn: img / (2 sqrt(img * krn)) counts as
+    0 there, and not as 0 / 0.
+    """
+    if isinstance(slope, sympy.Add):
+        return sympy.Add(*map(zero_where_a_factor_is, slope.args))
+    factors = [factor for factor in sympy.Mul.make_args(slope) if factor.free_symbols]
+    if len(factors) < 2 or not any(f.is_Pow and f.exp.is_negative for f in factors):
+        return slope
+    zeros = [sympy.Eq(factor, 0, evaluate=False) for factor in factors]
+    return Where(sympy.Or(*zeros), 0, slope)
+
+
+# Values of acc and of val at which a derived inverse must be right.
+SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
+
+
+def inverse(expression: Any, argument: str) -> Any:
+    """The expression of res (and val) that undoes an expression of acc (and val); None if unknown.
+
+    SymPy's solutions are tried on numbers, as an equation of powers has many.
+
+    Parameters
+    ----------
+    expression
+        Of the symbols acc and, for an addition, val.
+    argument
+        The name of the constructor argument that the inverse stands for.
+    """
+    names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
+    accs, *vals = SAMPLES[: len(names)]
+    results = ArrayFunction(expression, names)(accs, *vals)
+    parameters = ("res", *names[1:])
+    for solution in solutions(expression, ACC, RES):
+        try:
+            candidate = trace(solution, parameters, argument)
+        except TypeError:  # a solution in complex numbers, or in functions that have no C++
+            continue
+        found = ArrayFunction(candidate, parameters)(results, *vals)
+        if np.allclose(found, accs, rtol=1e-6):
+            return candidate
+    return None
 
 
 def solutions(expression: Any, unknown: Any, result: Any) -> Iterator[Any]:

@@ -6,26 +6,21 @@ turns them into C++ for the kernels and into array functions, `laws.py` checks t
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any, TypeAlias
 
-import numpy as np
 import sympy
 
 from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.arrays import ArrayFunction
-from semiconv_cupy.algebra.calculus import derivative
+from semiconv_cupy.algebra.calculus import derivative, zero_where_a_factor_is
 from semiconv_cupy.algebra.cpp import cpp_floating
-from semiconv_cupy.algebra.functions import Where
+from semiconv_cupy.algebra.functions import exact_number
 from semiconv_cupy.algebra.printing import readable
-from semiconv_cupy.algebra.recording import SCALARS
-from semiconv_cupy.algebra.signatures import ARGUMENTS, IMG, KRN, LEFT, PARAMETERS, RIGHT
+from semiconv_cupy.algebra.signatures import ARGUMENTS, PARAMETERS
 from semiconv_cupy.algebra.tracing import trace
-from semiconv_cupy.algebra.traits import Traits, traits_of
-from semiconv_cupy.errors import flag
+from semiconv_cupy.algebra.traits import Traits, absorbs, traits_of
 from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
 
@@ -170,8 +165,9 @@ class CompiledSemifield:
     @cached_property
     def d_times_constant(self) -> bool:
         """Whether both derivatives of times are constants: backward needs neither img nor krn."""
-        by_img, by_krn = (self.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
-        return not by_img.free_symbols and not by_krn.free_symbols
+        return not any(
+            self.expressions[name].free_symbols for name in ("d_times_d_img", "d_times_d_krn")
+        )
 
     @cached_property
     def absorbing(self) -> bool:
@@ -181,23 +177,7 @@ class CompiledSemifield:
         takes such a tap; a sum gets exactly the zero. A custom addition is not trusted: its formula
         may round or overflow where it meets the zero.
         """
-        zero, weight = exact_number(self.zero), sympy.Symbol("k", real=True)
-        try:
-            product = self.expressions["times"].subs({IMG: zero, KRN: weight}, simultaneous=True)
-        except TypeError:  # the zero makes it NaN, which SymPy does not compare
-            return False
-        if product.has(sympy.nan, sympy.zoo):
-            return False
-        largest = float(np.finfo(np.float64).max)
-        weights = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, -1e-300, largest, -largest])
-        products = self.functions.times(np.full_like(weights, self.zero), weights)
-        if self.accumulator == "select":
-            replaced = {LEFT: zero, RIGHT: product}
-            wins = self.expressions["select"].subs(replaced, simultaneous=True)
-            return wins == sympy.false and not self.functions.select(self.zero, products).any()
-        if self.accumulator == "custom":
-            return False
-        return bool(product == zero and (products == self.zero).all())
+        return absorbs(self.expressions, self.accumulator, self.zero)
 
     @cached_property
     def _definitions(self) -> dict[str, dict[str, str]]:
@@ -315,63 +295,6 @@ def shown_keywords(keywords: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in keywords.items())
 
 
-def exact_number(value: float) -> sympy.Expr:
-    """A float as SymPy's number, whole ones as integers."""
-    if math.isinf(value):
-        return sympy.oo if value > 0 else -sympy.oo
-    return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(value, precision=53)
-
-
-def _real(name: str, value: Any) -> float:
-    """The value as a float, or an error that names the argument."""
-    text = isinstance(value, str | bytes | bytearray)
-    if not text and not isinstance(value, complex | np.complexfloating):
-        try:
-            return float(value)
-        except OverflowError:
-            shown = f"{Decimal(value):.3e}" if isinstance(value, int) else repr(value)
-            raise ValueError(
-                f"{name} must lie in the range of float64, up to 1.8e308, got {name}={shown}"
-            ) from None
-        except (TypeError, ValueError):
-            pass
-    raise TypeError(f"{name} must be a real number, got {name}={value!r}")
-
-
-def checked_flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
-    return {
-        "channels_add": flag("channels_add", channels_add),
-        "spread_gradient": flag("spread_gradient", spread_gradient),
-    }
-
-
-def checked_zero(zero: Any) -> float:
-    if zero is None:
-        raise TypeError("zero is missing: pass the neutral element of the addition")
-    if isinstance(zero, tuple | list) or np.ndim(zero) > 0:
-        raise TypeError(f"zero must be one number, got zero={zero!r}: {SCALARS}")
-    value = _real("zero", zero)
-    if math.isnan(value):
-        raise ValueError("zero must be a number or +-inf, got zero=nan")
-    return value
-
-
-def checked_parameter(name: str, value: Any) -> float:
-    if getattr(value, "requires_grad", False):
-        same = {
-            "mu": "log(mu) of (f, g) is log(1) of (mu f, mu g), divided by mu",
-            "p": "root(p) of (f, g) is linear of (f^p, g^p), to the power of 1/p",
-        }
-        raise TypeError(
-            f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
-            f"the kernel and gets none. Learn it outside: {same[name]}"
-        )
-    number = _real(name, value)
-    if not math.isfinite(number) or number == 0:
-        raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
-    return number
-
-
 def traced(name: str, function: ScalarFunction) -> Any:
     argument = ARGUMENTS.get(name, name)
     return trace(function, PARAMETERS[name], argument, condition=name == "select")
@@ -385,25 +308,10 @@ def times_and_derivatives(
     for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
         if given is None:
             slope = derivative(product, by, ARGUMENTS.get(name, name))
-            functions[name] = _zero_where_a_factor_is(slope)
+            functions[name] = zero_where_a_factor_is(slope)
         else:
             functions[name] = traced(name, given)
     return functions
-
-
-def _zero_where_a_factor_is(slope: Any) -> Any:
-    """A derivative whose quotients are 0 where a factor is, infinite as another may be.
-
-    At img = 0 the term sqrt(img * krn) does not depend on krn: img / (2 sqrt(img * krn)) counts as
-    0 there, and not as 0 / 0.
-    """
-    if isinstance(slope, sympy.Add):
-        return sympy.Add(*map(_zero_where_a_factor_is, slope.args))
-    factors = [factor for factor in sympy.Mul.make_args(slope) if factor.free_symbols]
-    if len(factors) < 2 or not any(f.is_Pow and f.exp.is_negative for f in factors):
-        return slope
-    zeros = [sympy.Eq(factor, 0, evaluate=False) for factor in factors]
-    return Where(sympy.Or(*zeros), 0, slope)
 
 
 def module_of(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:

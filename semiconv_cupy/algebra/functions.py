@@ -8,6 +8,7 @@ derivatives; the classes here stand in for the others. Not here: how a formula i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,13 @@ CIRCULAR = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
 def symbol(name: str) -> sympy.Symbol:
     """The symbol of a parameter: a real number or +-inf."""
     return sympy.Symbol(name, extended_real=True)
+
+
+def exact_number(value: float) -> sympy.Expr:
+    """A float as SymPy's number, whole ones as integers."""
+    if math.isinf(value):
+        return sympy.oo if value > 0 else -sympy.oo
+    return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(value, precision=53)
 
 
 class ExpressionError(TypeError):

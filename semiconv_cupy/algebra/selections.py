@@ -9,19 +9,17 @@ from typing import Any
 
 import sympy
 
+from semiconv_cupy.algebra.arguments import checked_flags, checked_zero
 from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.compiled import (
     CompiledSemifield,
     ScalarFunction,
-    checked_flags,
-    checked_zero,
-    exact_number,
     module_of,
     times_and_derivatives,
     traced,
 )
 from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer
-from semiconv_cupy.algebra.functions import Minimum
+from semiconv_cupy.algebra.functions import Minimum, exact_number
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.algebra.arguments import checked_parameter, checked_zero
 from semiconv_cupy.algebra.arrays import ArrayFunction
-from semiconv_cupy.algebra.calculus import derivative, solutions
+from semiconv_cupy.algebra.calculus import SAMPLES, derivative, inverse
 from semiconv_cupy.algebra.compiled import (
     CompiledSemifield,
     ScalarFunction,
-    checked_parameter,
-    checked_zero,
     module_of,
     times_and_derivatives,
     traced,
@@ -23,7 +22,6 @@ from semiconv_cupy.algebra.compiled import (
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.algebra.signatures import ACC, LEFT, PARAMETERS, RES, RIGHT, VAL
-from semiconv_cupy.algebra.tracing import trace
 from semiconv_cupy.once import cached_property
 
 
@@ -298,10 +296,6 @@ class SubtractSemifield(CompiledSemifield):
         return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
 
 
-# Where a derived inverse is tried: values of acc, and of val.
-_SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
-
-
 _HOW_TO_UNDO = {
     "subtract": "lambda res, val: ..., the acc with add(acc, val) == res",
     "undo_post_sum": "lambda res: ..., the acc with post_sum(acc) == res",
@@ -319,7 +313,7 @@ def _selects(addition: Any) -> bool:
 def _ready_made_sum(addition: Any) -> str | None:
     """The call that makes the log or root whose addition this is, in acc and val."""
     add = ArrayFunction(addition, ("acc", "val"))
-    acc, val = np.meshgrid(*_SAMPLES)
+    acc, val = np.meshgrid(*SAMPLES)
     at_zero, at_one = add(0.0, 0.0), add(1.0, 1.0)  # ln(2)/mu, 2^(1/p)
     with np.errstate(all="ignore"):
         candidates = (
@@ -336,18 +330,10 @@ def _ready_made_sum(addition: Any) -> str | None:
 
 
 def _inverse(expression: Any, argument: str, function: str) -> Any:
-    """The expression of res (and val) that undoes an expression of acc (and val)."""
-    names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
-    accs, *vals = _SAMPLES[: len(names)]
-    results = ArrayFunction(expression, names)(accs, *vals)
-    for solution in solutions(expression, ACC, RES):
-        try:
-            inverse = trace(solution, ("res", *names[1:]), argument)
-        except TypeError:  # a solution in complex numbers, or in functions that have no C++
-            continue
-        found = ArrayFunction(inverse, ("res", *names[1:]))(results, *vals)
-        if np.allclose(found, accs, rtol=1e-6):
-            return inverse
+    """The inverse of an addition or of post_sum, or the error that names the argument to pass."""
+    found = inverse(expression, argument)
+    if found is not None:
+        return found
     remedy = f"pass {argument}={_HOW_TO_UNDO[argument]}"
     if argument == "subtract":
         ready_made = _ready_made_sum(expression)
@@ -355,6 +341,7 @@ def _inverse(expression: Any, argument: str, function: str) -> Any:
             remedy = "it picks one of its arguments, which cannot be undone: use SelectSemifield"
         elif ready_made is not None:
             remedy += f", or use {ready_made}, which is this addition and cannot overflow"
+    names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
     raise ValueError(
         f"{argument} is missing, and {function}({', '.join(names)}) = {readable(expression)} could "
         f"not be solved for acc; {remedy}"

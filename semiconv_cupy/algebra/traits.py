@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import sympy
 
+from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.cpp import needs_wide
-from semiconv_cupy.algebra.functions import Grouped
+from semiconv_cupy.algebra.functions import Grouped, exact_number
 from semiconv_cupy.algebra.printing import MOST_FACTORS
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
@@ -83,6 +85,36 @@ def traits_of(
         wide_times=wide,
         rounds_products=selects and floating and adds_products(times),
     )
+
+
+def absorbs(expressions: Mapping[str, Any], accumulator: str, zero: float) -> bool:
+    """Whether a term of the zero and any finite kernel value changes no sum.
+
+    A selection must not take such a term; a sum must get exactly the zero. Both are tested by
+    SymPy, for any kernel value, and by NumPy at extreme ones, where formulas overflow. A custom
+    addition is not trusted: its formula may round where it meets the zero.
+    """
+    exact, weight = exact_number(zero), sympy.Symbol("k", real=True)
+    at_zero = {IMG: exact, KRN: weight}
+    largest = float(np.finfo(np.float64).max)
+    weights = np.array([0.0, -0.0, 1.0, -1.0, 1e-300, -1e-300, largest, -largest])
+    try:
+        product = expressions["times"].subs(at_zero, simultaneous=True)
+        if product.has(sympy.nan, sympy.zoo):
+            return False
+        products = ArrayFunction(expressions["times"], ("img", "krn"))(
+            np.full_like(weights, zero), weights
+        )
+        if accumulator == "select":
+            replaced = {LEFT: exact, RIGHT: product}
+            wins = expressions["select"].subs(replaced, simultaneous=True)
+            takes = ArrayFunction(expressions["select"], ("left", "right"), never_nan="right")
+            return wins == sympy.false and not takes(zero, products).any()
+    except TypeError:  # the product is NaN or complex, which SymPy does not compare
+        return False
+    if accumulator == "custom":
+        return False
+    return bool(product == exact and (products == zero).all())
 
 
 def taken(select: Any) -> Literal["greater", "less"] | None:

@@ -1,0 +1,62 @@
+"""Checks of the numbers and flags that semifields are made of; errors name the argument."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.algebra.recording import SCALARS
+from semiconv_cupy.errors import flag
+
+
+def _real(name: str, value: Any) -> float:
+    """The value as a float, or an error that names the argument."""
+    text = isinstance(value, str | bytes | bytearray)
+    if not text and not isinstance(value, complex | np.complexfloating):
+        try:
+            return float(value)
+        except OverflowError:
+            shown = f"{Decimal(value):.3e}" if isinstance(value, int) else repr(value)
+            raise ValueError(
+                f"{name} must lie in the range of float64, up to 1.8e308, got {name}={shown}"
+            ) from None
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a real number, got {name}={value!r}")
+
+
+def checked_flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
+    return {
+        "channels_add": flag("channels_add", channels_add),
+        "spread_gradient": flag("spread_gradient", spread_gradient),
+    }
+
+
+def checked_zero(zero: Any) -> float:
+    if zero is None:
+        raise TypeError("zero is missing: pass the neutral element of the addition")
+    if isinstance(zero, tuple | list) or np.ndim(zero) > 0:
+        raise TypeError(f"zero must be one number, got zero={zero!r}: {SCALARS}")
+    value = _real("zero", zero)
+    if math.isnan(value):
+        raise ValueError("zero must be a number or +-inf, got zero=nan")
+    return value
+
+
+def checked_parameter(name: str, value: Any) -> float:
+    if getattr(value, "requires_grad", False):
+        same = {
+            "mu": "log(mu) of (f, g) is log(1) of (mu f, mu g), divided by mu",
+            "p": "root(p) of (f, g) is linear of (f^p, g^p), to the power of 1/p",
+        }
+        raise TypeError(
+            f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
+            f"the kernel and gets none. Learn it outside: {same[name]}"
+        )
+    number = _real(name, value)
+    if not math.isfinite(number) or number == 0:
+        raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
+    return number
