@@ -3,11 +3,9 @@
 // The struct is filled by semiconv_cupy/backends (a test compares the layouts). All strides are in
 // elements and may be negative; sizes beyond `rank` are 1 and not read. The output is C-contiguous.
 #pragma once
-#include "portable.cuh"
+#include "integers.cuh"
 
 namespace semiconv {
-
-constexpr int max_rank = 8;
 
 struct Geometry {
   int64 rank, mirrored, shares_kernels;

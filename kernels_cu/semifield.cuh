@@ -3,7 +3,7 @@
 // The macros hold plain expressions in img, krn, left, right, acc, res, val; V is a scalar or a
 // SIMD vector. On the host, include host/simd.hpp first: its functions serve vectors.
 #pragma once
-#include "portable.cuh"
+#include "functions.cuh"
 
 namespace semiconv {
 
@@ -25,6 +25,12 @@ template <class V> SEMICONV_FN V d_times_d_krn(V img, V krn) { return SEMICONV_D
 #endif
 
 #if defined(SEMICONV_SELECT)
+#if defined(SEMICONV_SELECT_GREATER) || defined(SEMICONV_SELECT_LESS)
+constexpr bool plain_extremum = true;  // the selection is max or min
+#else
+constexpr bool plain_extremum = false;
+#endif
+
 template <class V> SEMICONV_FN auto selects_right(V left, V right) { return SEMICONV_SELECT; }
 template <class V> SEMICONV_FN V select(V left, V right) {
 #if defined(SEMICONV_SELECT_GREATER)
@@ -54,6 +60,12 @@ template <class V> SEMICONV_FN V d_post_d_acc(V acc) {
 #else
   return constant<V>(1);
 #endif
+}
+// The derivative by a term of the sum `acc`: 0 instead of infinity and NaN where the sum is the zero (of a
+// window of zeros), as of sqrt at 0.
+template <class V> SEMICONV_FN V finite_at_zero(V acc, V derivative) {
+  const V none = constant<V>(0), finite = where(absolute(derivative) < infinity<V>(), derivative, none);
+  return where(acc == semifield_zero<V>(), finite, derivative);
 }
 #if defined(SEMICONV_SUBTRACT)
 template <class V> SEMICONV_FN V subtract(V res, V val) { return SEMICONV_SUBTRACT; }

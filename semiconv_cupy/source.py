@@ -7,6 +7,7 @@ backends and by ``python -m kernels_cu report``.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -52,7 +53,7 @@ def inlined(path: str) -> str:
 
     def expand(name: str, folder: str) -> str:
         root = resources.files("kernels_cu")
-        for candidate in (f"{folder}/{name}" if folder else name, name):
+        for candidate in (posixpath.normpath(f"{folder}/{name}"), name):
             if root.joinpath(candidate).is_file():
                 break
         else:

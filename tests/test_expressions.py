@@ -396,7 +396,7 @@ def test_cpp_computes_what_the_array_function_computes(tmp_path):
     program = tmp_path / "program.cpp"
     program.write_text(
         "#define SEMICONV_STORAGE float64\n"
-        '#include "portable.cuh"\n#include <cstdio>\nnamespace semiconv {\n'
+        '#include "functions.cuh"\n#include <cstdio>\nnamespace semiconv {\n'
         + "".join(
             f"template <class V> V f{n}(V a, V b) {{ return {cpp_floating(f)}; }}\n"
             for n, f in enumerate(floating)

@@ -26,11 +26,11 @@ struct Share {
       : winner((int32)((const SEMICONV_RESIDUAL*)d.residual)[at]) {}
   SEMICONV_FN bool won(int32 tap) const { return winner == tap; }
 #else
-  using Weight = typename Differentiable<Real>::Weight;
-  Weight weight;
+  using Derivative = typename Differentiable<Real>::Derivative;
+  Derivative derivative;
   SEMICONV_FN Share(const Differentiated& d, int64 at)
-      : weight(make<Weight, Differentiable<Real>::residuals>(d, at)) {}
-  SEMICONV_FN Real operator()(Real val) const { return weight(val); }
+      : derivative(make<Derivative, Differentiable<Real>::residuals>(d, at)) {}
+  SEMICONV_FN Real operator()(Real val) const { return derivative(val); }
 
  private:
   template <class W, int RESIDUALS> static SEMICONV_FN W make(const Differentiated& d, int64 at) {

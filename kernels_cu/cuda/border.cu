@@ -3,18 +3,18 @@
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_RANK (number of axes). The
 // tables say which element each position beyond the border shows; -1: `outside`. A block copies a part
 // of a few rows, of which its threads along x share each one.
-#include "../sums.cuh"
+#include "../filters.cuh"
 
 namespace semiconv {
 
-constexpr int most_axes = 8, rank = SEMICONV_RANK;
+constexpr int rank = SEMICONV_RANK;
 
 // Twin of semiconv_cupy/ndimage/cuda.py. In elements; `pitch` is from one row of the copy to the next.
 struct Bordered {
-  int64 size[most_axes], stride[most_axes];  // of the source
-  int64 window[most_axes], before[most_axes];
+  int64 size[max_rank], stride[max_rank];  // of the source
+  int64 window[max_rank], before[max_rank];
   int64 pitch;
-  int64 table[most_axes];                    // where the axis' entries start in the tables
+  int64 table[max_rank];                    // where the axis' entries start in the tables
   int64 rows, parts;                         // rows of the copy, parts of each
 };
 

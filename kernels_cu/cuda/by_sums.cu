@@ -10,7 +10,7 @@
 // atomics, and nothing that the host would have to wait for.
 #include "conditional_launch.cuh"
 #include "../window.cuh"
-#include "../linear.cuh"
+#include "../by_sums.cuh"
 
 namespace semiconv {
 
@@ -48,14 +48,14 @@ struct Places {
 struct Extremes {
   Real first, last;
   SEMICONV_FN Extremes()
-      : first(Linear<Real>::upwards ? negative_infinity<Real>() : infinity<Real>()), last(-first) {}
+      : first(BySums<Real>::upwards ? negative_infinity<Real>() : infinity<Real>()), last(-first) {}
   SEMICONV_FN void see(Real a, Real b) {
-    first = Linear<Real>::larger(first, a);
-    last = Linear<Real>::smaller(last, b);
+    first = BySums<Real>::larger(first, a);
+    last = BySums<Real>::smaller(last, b);
   }
   SEMICONV_FN Range<Real> range() const {
     const bool any = absolute(first) < infinity<Real>();
-    const Real none = Linear<Real>::neutral();
+    const Real none = BySums<Real>::neutral();
     return Range<Real>(any ? first : none, any ? last : none);
   }
 };
@@ -119,7 +119,7 @@ SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads) {
     const Real number = (Real)load(numbers[places[n]]);
-    if (Linear<Real>::counts(number)) seen.see(number, number);
+    if (BySums<Real>::counts(number)) seen.see(number, number);
   }
   merge(seen);
   if (threadIdx.x == 0) {
@@ -156,7 +156,7 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
   __syncthreads();
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads)
-    transformed[plane * count + n] = Linear<Real>::transform((Real)load(numbers[places[n]]), shift);
+    transformed[plane * count + n] = BySums<Real>::transform((Real)load(numbers[places[n]]), shift);
 }
 
 // sums: of the transformed numbers' convolution.
@@ -169,7 +169,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n];
     if (channel.proof.holds(sum)) {
-      out[n] = store(Linear<Real>::restore(sum, channel.img.shift, channel.krn.shift));
+      out[n] = store(BySums<Real>::restore(sum, channel.img.shift, channel.krn.shift));
       return;
     }
     const Window window(g, (Offset)n);
@@ -198,15 +198,15 @@ SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __re
   visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n], given = load(grad_out[n]);
     const bool proven = channel.proof.holds(sum);
-    const Real slope = Linear<Real>::slope(sum) * given;
-    Real img = slope * Linear<Real>::scale(channel.krn.shift), krn = slope * Linear<Real>::scale(channel.img.shift);
+    const Real slope = BySums<Real>::d_restore(sum) * given;
+    Real img = slope * BySums<Real>::scale(channel.krn.shift), krn = slope * BySums<Real>::scale(channel.img.shift);
     if (given == 0 || !proven || !usable(img) || !usable(krn)) {
       // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
-      left = left || !(given == 0 || (proven && sum == 0 && Linear<Real>::flat_at_zero()));
+      left = left || !(given == 0 || (proven && sum == 0 && BySums<Real>::flat_at_zero()));
       img = krn = 0;
     }
     to_img[n] = img;
-    if (!Linear<Real>::own_derivative) to_krn[n] = krn;
+    if (!BySums<Real>::own_derivative) to_krn[n] = krn;
   });
   write_flag(flags, left);
 }
@@ -223,8 +223,8 @@ SEMICONV_KERNEL_FINISH(const semiconv::Geometry g, const semiconv::Storage* __re
   for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
     const int64 at = plane * count + n;
     const Real sum = gradient[at];
-    const Real number = Linear<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
+    const Real number = BySums<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
     // What has no finite slope met no output.
-    gradient[at] = sum == 0 ? Real(0) : sum * Linear<Real>::d_transform(number, shift, transformed[at]);
+    gradient[at] = sum == 0 ? Real(0) : sum * BySums<Real>::d_transform(number, shift, transformed[at]);
   }
 }

@@ -4,7 +4,7 @@
 //   a fast kernel    writes one flag a block: "my outputs need the careful kernel"
 //   the careful one  is launched in any case and begins with `if (!launch_is_needed(...)) return;`
 #pragma once
-#include "../portable.cuh"
+#include "../functions.cuh"
 
 namespace semiconv {
 

@@ -34,6 +34,9 @@ SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64
   return element_at(f.size[axis], f.before[axis], beyond + (axis ? f.window[0] - 1 : 0), place);
 }
 
+// `a`, or `limit` where `a` is larger. The limit is that of an int32.
+SEMICONV_FN int32 at_most(int64 a, int32 limit) { return a < limit ? (int32)a : limit; }
+
 // ---- windows along a line of words -------------------------------------------------------------
 
 // found[i]: the best of the words i .. i + window - 1. All of them see the words TOGETHER - 1 ..
@@ -92,9 +95,9 @@ struct Tile {
   SEMICONV_FN Tile(const Flat& flat, Word* memory, int64 y, int64 x)
       : f(flat), stacks(memory), stacks_folds(memory + flat.stacks_folds), rows(memory + flat.rows),
         rows_folds(memory + flat.rows_folds), y0(y), x0(x),
-        high(smaller_of(flat.size[0] - y, flat.tile[0])),
-        wide(smaller_of(flat.size[1] - x, flat.tile[1])), tall(high + flat.window[0] - 1),
-        broad(wide + flat.window[1] - 1), stack_count(ceil_division(tall, lanes)), shift(0) {}
+        high(at_most(flat.size[0] - y, flat.tile[0])),
+        wide(at_most(flat.size[1] - x, flat.tile[1])), tall(high + flat.window[0] - 1),
+        broad(wide + flat.window[1] - 1), stack_count(ceil_div<int32>(tall, lanes)), shift(0) {}
 
   // Where nothing has to be looked up, squares are loaded as they are aligned.
   SEMICONV_FN void load_all(const Storage* plane, const int64* beyond, Word outside) {
@@ -112,7 +115,7 @@ struct Tile {
           const RowPart part = *(const RowPart*)at;
 #pragma unroll
           for (int w = 0; w < row_words; ++w)
-            square.word[k * row_words + w] = Lanes::cleaned(part.word[w]);
+            square.word[k * row_words + w] = Lanes::cleaned(part.of[w]);
         }
         return square;
       });
@@ -122,11 +125,11 @@ struct Tile {
       int64 column[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        column[i] = element_at(f, beyond, 1, left + smaller_of(x + i, broad - 1));
+        column[i] = element_at(f, beyond, 1, left + at_most(x + i, broad - 1));
       Square square;
 #pragma unroll
       for (int k = 0; k < lanes; ++k) {
-        const int64 row = element_at(f, beyond, 0, top + smaller_of(y + k, tall - 1));
+        const int64 row = element_at(f, beyond, 0, top + at_most(y + k, tall - 1));
 #pragma unroll
         for (int w = 0; w < row_words; ++w) {
           Side side = bit_cast<Side>(outside);
@@ -145,7 +148,7 @@ struct Tile {
   // Eight squares of a row, four rows of squares a warp: no two threads write to one bank.
   template <class Load> SEMICONV_FN void each_square(const Load& load) {
     const int32 lane = threadIdx.x % 32;
-    for (Walk n(ceil_division(shift + broad, 32), 32); n.outer * 4 < stack_count; n.next()) {
+    for (Walk n(ceil_div<int32>(shift + broad, 32), 32); n.outer * 4 < stack_count; n.next()) {
       const int32 stack = n.outer * 4 + lane / 8, x = n.inner * 32 + lane % 8 * 4;
       if (stack >= stack_count || x >= shift + broad) continue;
       const Square square = load(stack * lanes, x);
@@ -195,7 +198,7 @@ struct Tile {
 
   // Windows down columns: from rows to the output.
   SEMICONV_FN void find_down(Storage* plane) const {
-    const int32 words = ceil_division(wide, lanes);
+    const int32 words = ceil_div<int32>(wide, lanes);
     if (needs_folds<down>(f.window[0])) {
       const int32 folds = (f.tile[0] + f.window[0] - 1) / most_together;
       for (Walk n(words); n.outer < folds; n.next())

@@ -56,7 +56,7 @@ struct Block {
     const int32 shift = f.aligned ? (int32)(left & 3) : 0;
     Side constant;
     for (int i = 0; i < lanes; ++i) constant.of[i] = outside;
-    for (Walk n(ceil_division(shift + broad(), 4)); n.outer < lines(); n.next()) {
+    for (Walk n(ceil_div<int32>(shift + broad(), 4)); n.outer < lines(); n.next()) {
       const int32 x = n.inner * 4 - shift, z = few_over(n.outer, high()), y = n.outer - z * high();
       const int64 plane = element(0, z);
       const Storage* there = source + plane * f.size[1] * f.size[2];
@@ -73,11 +73,11 @@ struct Block {
         const Storage* row = there + y_there * f.size[2];
         RowPart part;
 #pragma unroll
-        for (int w = 0; w < row_words; ++w) part.word[w] = bit_cast<Word>(constant);
+        for (int w = 0; w < row_words; ++w) part.of[w] = bit_cast<Word>(constant);
         if (y_there >= 0 && direct) part = *(const RowPart*)(row + column[0]);
 #pragma unroll
         for (int w = 0; w < row_words; ++w) {
-          Side side = bit_cast<Side>(part.word[w]);
+          Side side = bit_cast<Side>(part.of[w]);
           if (y_there >= 0 && !direct) {
 #pragma unroll
             for (int i = 0; i < lanes; ++i)
@@ -101,7 +101,7 @@ struct Block {
     constexpr int32 part = 8;
     const int32 count = broad() - width;
     Walk n(lines());
-    for (int32 begin = 0; begin < ceil_division(count, part) * lines(); begin += threads) {
+    for (int32 begin = 0; begin < ceil_div<int32>(count, part) * lines(); begin += threads) {
       Word* line = words + n.inner * f.pitch + n.outer * part;
       const int32 rest = count - n.outer * part;
       Word both[part];

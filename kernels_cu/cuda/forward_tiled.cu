@@ -136,7 +136,7 @@ constexpr int patch_chunks =
     chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);
 using Source = PatchSource<patch_height, patch_chunks>;
 struct Patch {
-  Chunk<Storage> of[Source::chunks];
+  Chunk<Storage, columns> of[Source::chunks];
 };
 
 // Weights of one slab in chunks, a row of taps after the other; a tap's channels lie together.
@@ -145,7 +145,7 @@ constexpr int weight_chunks = chunks_for(size_x() * channels);  // of a row of t
 constexpr int weights_pitch = weight_chunks * columns;
 constexpr int weights_of_thread = (slab * weights_pitch + threads - 1) / threads;
 struct Weights {
-  Chunk<Weight> of[slab * weight_chunks];
+  Chunk<Weight, columns> of[slab * weight_chunks];
 };
 struct WeightRoute {
   int32 at[weights_of_thread];
@@ -196,8 +196,8 @@ SEMICONV_FN Value extremum(Value a, Value) { return a; }
 // What a thread sees of a slab: the patch from its own corner on, the weights, and which of all
 // planes' rows of taps they are.
 struct View {
-  const Chunk<Storage>* patch;
-  const Chunk<Weight>* weights;
+  const Chunk<Storage, columns>* patch;
+  const Chunk<Weight, columns>* weights;
   int32 first_row, rows;
   SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : rows; }
 };
@@ -213,7 +213,7 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
   Number numbers[seen * columns];
 #pragma unroll
   for (int k = 0; k < seen; ++k) {
-    const Chunk<Storage> stored = view.patch[r * patch_chunks + chunk + k];
+    const Chunk<Storage, columns> stored = view.patch[r * patch_chunks + chunk + k];
 #pragma unroll
     for (int x = 0; x < columns; ++x) {
       const int place = k * columns + x;
@@ -232,7 +232,7 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
     if (step < 0 || step % dilation_y() || step / dilation_y() >= view.tap_rows()) continue;
     const int ky = mirrored ? view.tap_rows() - 1 - step / dilation_y() : step / dilation_y();
     Value of_run[by_runs ? channels : 1][values];
-    Chunk<Weight> weights;
+    Chunk<Weight, columns> weights;
 #pragma unroll
     for (int n = 0; n < TAPS * channels; ++n) {
       const int kx = n / channels, c = n % channels;
@@ -376,9 +376,9 @@ template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& 
 }
 
 // `values` to neighbouring elements of which the first `count` exist.
-template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T>& values, int64 count) {
-  if (count >= columns && (size_t)to % alignof(Chunk<T>) == 0) {
-    *(Chunk<T>*)to = values;
+template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& values, int64 count) {
+  if (count >= columns && (size_t)to % alignof(Chunk<T, columns>) == 0) {
+    *(Chunk<T, columns>*)to = values;
   } else {
 #pragma unroll
     for (int x = 0; x < columns; ++x)
@@ -391,7 +391,7 @@ template <class A, class F>
 SEMICONV_FN void store_residuals(const A (&acc)[values], F&& winner, void* residual, int64 plane_size,
                                  int64 at, int64 count) {
 #if defined(SEMICONV_RESIDUAL)
-  Chunk<SEMICONV_RESIDUAL> values;
+  Chunk<SEMICONV_RESIDUAL, columns> values;
   auto* to = (SEMICONV_RESIDUAL*)residual + at;
   if constexpr (provenance) {
 #pragma unroll
@@ -439,7 +439,7 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Pl
     for (int row = 0; row < rows; ++row) {
       if (top + row >= height) continue;
       const int64 at = plane * pixels + corner + row * width;
-      Chunk<Storage> results;
+      Chunk<Storage, columns> results;
 #pragma unroll
       for (int x = 0; x < columns; ++x)
         results.of[x] = result_of(Lanes<Value>::number(acc[c][row][x / lanes].result(), x % lanes));

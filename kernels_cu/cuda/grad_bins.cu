@@ -7,6 +7,7 @@
 //                    take turns, in a fixed order
 // No atomics: two runs give the same bits.
 #include "backward.cuh"
+#include "../chunk.cuh"
 
 namespace semiconv {
 
@@ -21,12 +22,9 @@ constexpr bool by_channel = false;
 #endif
 
 using Index = SEMICONV_RESIDUAL;
-template <class T> struct alignas(sizeof(T) * four > 16 ? 16 : sizeof(T) * four) Four {
-  T of[four];
-};
 struct Outputs {
-  Four<Storage> slope;
-  Four<Index> winner;
+  Chunk<Storage, four> slope;
+  Chunk<Index, four> winner;
   int64 plane, first;  // which (batch, output channel), and the first of the pixels there
   int count;
 };
@@ -79,8 +77,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                            residual_place<int64>(g, outputs.plane, part, outputs.first, pixels);
     if (aligned) {
       if (outputs.count == 0) return outputs;
-      outputs.slope = *(const Four<Storage>*)slopes;
-      outputs.winner = *(const Four<Index>*)winners;
+      outputs.slope = *(const Chunk<Storage, four>*)slopes;
+      outputs.winner = *(const Chunk<Index, four>*)winners;
     } else {
 #pragma unroll
       for (int e = 0; e < four; ++e) {

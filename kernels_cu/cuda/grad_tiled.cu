@@ -16,6 +16,7 @@
 // tiles, so that few partial sums are left for grad_sum.cu; both at once where there is one plane.
 #include "backward.cuh"
 #include "tile.cuh"
+#include "../chunk.cuh"
 
 namespace semiconv {
 
@@ -50,11 +51,6 @@ constexpr int32 line_begin = (lowest_seen - lowest_x) / unit * unit;
 constexpr int32 line_end = floor_div(columns - 1 + phase_x, stride_x()) - lowest_x + 1;
 constexpr int32 line_units = (line_end - line_begin + unit - 1) / unit;
 
-// N elements in one access, up to 16 bytes of them.
-template <class T, int N> struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Several {
-  T of[N];
-};
-
 // What an output adds to its slope: the tap that won, or the numbers of its weight.
 #if defined(SEMICONV_PROVENANCE)
 using Index = SEMICONV_RESIDUAL;
@@ -66,7 +62,7 @@ constexpr int marks = 1;
 #else
 using Mark = Real;
 using Index = Real;
-using Weight = typename Differentiable<Real>::Weight;
+using Weight = typename Differentiable<Real>::Derivative;
 constexpr int residuals = Differentiable<Real>::residuals;
 constexpr int marks = residuals ? (int)(sizeof(Weight) / sizeof(Real)) : 0;
 template <class W> SEMICONV_FN W weight_of(const Real* residual) {
@@ -89,8 +85,8 @@ constexpr int read_planes = 1;
 constexpr int read_planes = residuals;
 #endif
 struct Arriving {
-  Several<Storage, four> slope;
-  Several<Index, four> residual[read_planes ? read_planes : 1];
+  Chunk<Storage, four> slope;
+  Chunk<Index, four> residual[read_planes ? read_planes : 1];
 };
 
 // One plane of outputs: its first elements in the arrays, the patch's first row and column in it.
@@ -110,10 +106,10 @@ struct Plane {
     Arriving read{};
     if constexpr (ALIGNED) {
       if (line && column >= 0 && column < width) {
-        read.slope = *(const Several<Storage, four>*)(slope + at);
+        read.slope = *(const Chunk<Storage, four>*)(slope + at);
 #pragma unroll
         for (int k = 0; k < read_planes; ++k)
-          read.residual[k] = *(const Several<Index, four>*)(residual + k * residual_plane + at);
+          read.residual[k] = *(const Chunk<Index, four>*)(residual + k * residual_plane + at);
       }
     } else {
 #pragma unroll
@@ -137,8 +133,8 @@ struct Plane {
 #endif
   SEMICONV_FN void put(Patch& patch, int32 n, const Arriving& read) const {
     if (n >= patch_size / four) return;
-    Several<Real, four> slopes;
-    Several<Mark, four> made[mark_planes];
+    Chunk<Real, four> slopes;
+    Chunk<Mark, four> made[mark_planes];
 #pragma unroll
     for (int e = 0; e < four; ++e) {
       slopes.of[e] = load(read.slope.of[e]);
@@ -148,15 +144,15 @@ struct Plane {
       if constexpr (marks) {
         Real residual[read_planes ? read_planes : 1];
         for (int k = 0; k < read_planes; ++k) residual[k] = read.residual[k].of[e];
-        const auto words = bit_cast<Several<Real, mark_planes>>(weight_of<Weight>(residual));
+        const auto words = bit_cast<Chunk<Real, mark_planes>>(weight_of<Weight>(residual));
 #pragma unroll
         for (int k = 0; k < marks; ++k) made[k].of[e] = words.of[k];
       }
 #endif
     }
-    *(Several<Real, four>*)(patch.slope + n * four) = slopes;
+    *(Chunk<Real, four>*)(patch.slope + n * four) = slopes;
 #pragma unroll
-    for (int k = 0; k < marks; ++k) *(Several<Mark, four>*)(patch.mark[k] + n * four) = made[k];
+    for (int k = 0; k < marks; ++k) *(Chunk<Mark, four>*)(patch.mark[k] + n * four) = made[k];
   }
   // All loads of a batch are under way before the first is waited for.
   template <bool ALIGNED> SEMICONV_FN void fill(Patch& patch) const {
@@ -192,16 +188,16 @@ struct Elements {
 
 // One row of outputs as a thread sees it.
 struct Line {
-  Several<Real, unit> slope[line_units];
-  Several<Mark, unit> mark[mark_planes][line_units];
+  Chunk<Real, unit> slope[line_units];
+  Chunk<Mark, unit> mark[mark_planes][line_units];
 
   SEMICONV_FN Line(const Patch& patch, int32 at) {
 #pragma unroll
     for (int k = 0; k < line_units; ++k) {
-      slope[k] = *(const Several<Real, unit>*)(patch.slope + at + k * unit);
+      slope[k] = *(const Chunk<Real, unit>*)(patch.slope + at + k * unit);
 #pragma unroll
       for (int m = 0; m < marks; ++m)
-        mark[m][k] = *(const Several<Mark, unit>*)(patch.mark[m] + at + k * unit);
+        mark[m][k] = *(const Chunk<Mark, unit>*)(patch.mark[m] + at + k * unit);
     }
   }
   // Output n of the line sees an element at `tap`.
@@ -216,7 +212,7 @@ struct Line {
     }
 #else
     (void)tap;
-    Several<Real, mark_planes> words;
+    Chunk<Real, mark_planes> words;
 #pragma unroll
     for (int m = 0; m < marks; ++m) words.of[m] = mark[m][n / unit].of[n % unit];
     Weight share{};
@@ -443,7 +439,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       for (int row = 0; row < rows; ++row) {
         if (own_y + row >= image_height) continue;
         Real* line = grad_img + grad_at + (int64)(own_y + row) * image_width + own_x;
-        using Vector = Several<Real, columns>;
+        using Vector = Chunk<Real, columns>;
         if (own_x + columns <= image_width && (size_t)line % alignof(Vector) == 0) {
           Vector whole;
 #pragma unroll

@@ -127,15 +127,15 @@ struct Rectangle {
 #pragma unroll
       for (int c = 0; c < columns; ++c) patches[at + c] = nothing<MARKS>();
     } else if constexpr (sizeof(Storage) == sizeof(Real)) {
-      to.copy_or_zero(at * (int)sizeof(Real), (const Chunk<Storage>*)from, exists);
+      to.copy_or_zero(at * (int)sizeof(Real), (const Chunk<Storage, columns>*)from, exists);
     } else {
-      Chunk<Real> numbers{};
+      Chunk<Real, columns> numbers{};
       if (exists) {
-        const Chunk<Storage> stored = *(const Chunk<Storage>*)from;
+        const Chunk<Storage, columns> stored = *(const Chunk<Storage, columns>*)from;
 #pragma unroll
         for (int c = 0; c < columns; ++c) numbers.of[c] = load(stored.of[c]);
       }
-      *(Chunk<Real>*)(patches + at) = numbers;
+      *(Chunk<Real, columns>*)(patches + at) = numbers;
     }
   }
 };
@@ -262,10 +262,10 @@ constexpr SEMICONV_FN bool is_new(int row, int n) {
 }
 
 struct Line {
-  Chunk<Real> of[seen];
+  Chunk<Real, columns> of[seen];
   SEMICONV_FN void read(const Real* at) {
 #pragma unroll
-    for (int k = 0; k < seen; ++k) of[k] = *(const Chunk<Real>*)(at + k * columns);
+    for (int k = 0; k < seen; ++k) of[k] = *(const Chunk<Real, columns>*)(at + k * columns);
   }
   SEMICONV_FN Real operator[](int n) const { return of[(shift + n) / columns].of[(shift + n) % columns]; }
 };
@@ -286,7 +286,7 @@ SEMICONV_FN void visit(Sums& sums, const Real* slopes, const Real* image) {
     }
 #pragma unroll
     for (int c = 0; c < channels; ++c) {
-      const Chunk<Real> slope = *(const Chunk<Real>*)(slopes + c * lanes_out * slope_pitch + row * tile_columns);
+      const Chunk<Real, columns> slope = *(const Chunk<Real, columns>*)(slopes + c * lanes_out * slope_pitch + row * tile_columns);
 #pragma unroll
       for (int i = 0; i < inputs; ++i)
 #pragma unroll
@@ -364,8 +364,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   __syncthreads();
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
   const int32 img_pitch_y = (int32)along_y(g.img_strides + 2, 0), img_pitch_x = (int32)along_x(g.img_strides + 2);
-  const bool whole_slopes = width % columns == 0 && (size_t)grad_out % alignof(Chunk<Storage>) == 0;
-  const bool whole_image = whole_chunks && (size_t)img % alignof(Chunk<Storage>) == 0;
+  const bool whole_slopes = width % columns == 0 && (size_t)grad_out % alignof(Chunk<Storage, columns>) == 0;
+  const bool whole_image = whole_chunks && (size_t)img % alignof(Chunk<Storage, columns>) == 0;
 
   const auto fetch = [&](const Job& job, Stage& stage, auto how) {
     const Rectangle slopes{job.slopes, pixels_of(g), width, 1, job.y, job.x, height, width,

@@ -7,17 +7,17 @@
 //   SEMICONV_SUM         the sum of element * value; SEMICONV_SYMMETRY 1 (-1): opposite taps joined
 // with SEMICONV_MINIMUM (true or false) for the first three. Sizes, window, taps and the tables of
 // border positions are arguments: nothing is compiled for another one.
-#include "../sums.cuh"
+#include "../filters.cuh"
 
 namespace semiconv {
 
-constexpr int most_axes = 8, rank = SEMICONV_RANK;
+constexpr int rank = SEMICONV_RANK;
 
 // Twin of semiconv_cupy/ndimage/cuda.py. All strides are in elements.
 struct Neighbourhood {
   int64 taps, outputs;
-  int64 size[most_axes], stride[most_axes], window[most_axes], before[most_axes];
-  int64 table[most_axes];  // where the axis' positions beyond the border start in the tables
+  int64 size[max_rank], stride[max_rank], window[max_rank], before[max_rank];
+  int64 table[max_rank];  // where the axis' positions beyond the border start in the tables
 };
 
 using Lane = SEMICONV_LANE;

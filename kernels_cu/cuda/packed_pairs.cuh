@@ -3,7 +3,7 @@
 //
 // Lanes<V> packs numbers into a value type V and takes them out; a plain number is its own lane.
 #pragma once
-#include "../portable.cuh"
+#include "../functions.cuh"
 
 namespace semiconv {
 

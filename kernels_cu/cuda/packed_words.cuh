@@ -4,7 +4,8 @@
 // NaN is what never wins, and a half is an integer of the same order. Included by cuda/flat.cu
 // and cuda/footprint.cu.
 #pragma once
-#include "../sums.cuh"
+#include "../filters.cuh"
+#include "../chunk.cuh"
 
 namespace semiconv {
 
@@ -30,8 +31,6 @@ struct Walk {
     }
   }
 };
-SEMICONV_FN int32 smaller_of(int64 a, int32 b) { return a < b ? (int32)a : b; }
-SEMICONV_FN int32 ceil_division(int32 a, int32 b) { return (a + b - 1) / b; }
 
 constexpr bool smallest = SEMICONV_MINIMUM;
 constexpr int lanes = sizeof(Storage) < 4 ? 4 / sizeof(Storage) : 1;
@@ -106,9 +105,7 @@ struct Square {
   Word word[4];
 };
 constexpr int row_words = 4 / lanes;
-struct alignas(sizeof(Word) * row_words < 16 ? sizeof(Word) * row_words : 16) RowPart {
-  Word word[row_words];
-};
+using RowPart = Chunk<Word, row_words>;
 
 template <int LANES> SEMICONV_FN Square columns_of(const Square& rows) {
   Square columns = rows;

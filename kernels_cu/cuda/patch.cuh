@@ -8,16 +8,13 @@
 // Positions, and offsets within a patch, fit into 31 bits; other offsets need not.
 #pragma once
 #include "tile.cuh"
+#include "../chunk.cuh"
 
 namespace semiconv {
 
 constexpr int teams = SEMICONV_TEAMS, depth = SEMICONV_DEPTH, sides = SEMICONV_SIDES;
 constexpr int shift = SEMICONV_SHIFT;
 
-// `columns` neighbouring elements, moved at once.
-template <class T> struct alignas(columns * sizeof(T) < 16 ? columns * sizeof(T) : 16) Chunk {
-  T of[columns];
-};
 constexpr SEMICONV_FN int chunks_for(int elements) { return (elements + columns - 1) / columns; }
 
 // Division of numbers below 2^31 by a number that the launcher knew: n * multiplier / 2^(31 + shift).
@@ -91,8 +88,8 @@ struct Destination {
   }
   template <class T> SEMICONV_FN void copy(int offset, const T* global) const {
     if constexpr (sizeof(T) > 16) {
-      copy(offset, (const Chunk<float>*)global);
-      copy(offset + 16, (const Chunk<float>*)global + 1);
+      copy(offset, (const Chunk<float, columns>*)global);
+      copy(offset + 16, (const Chunk<float, columns>*)global + 1);
     } else if constexpr (sizeof(T) == 16) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address + offset), "l"(global) : "memory");
     } else if constexpr (sizeof(T) >= 4) {
@@ -158,7 +155,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
     return row >= from_y && row < to_y && column >= from_x && column < to_x;
   }
 
-  SEMICONV_FN void fill_outside(Chunk<Storage>* patch, Storage outside) const {
+  SEMICONV_FN void fill_outside(Chunk<Storage, columns>* patch, Storage outside) const {
     if (whole) return;
     visit_chunks<1>([&](int, int n, int row, int column) {
 #pragma unroll
@@ -192,7 +189,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
 #pragma unroll
       for (int d = 0; d < depth; ++d)
         if (d < count)
-          to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage>), (const Chunk<Storage>*)(from + d * g.img_strides[1]));
+          to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage, columns>), (const Chunk<Storage, columns>*)(from + d * g.img_strides[1]));
     }
   }
   template <class P>
@@ -211,7 +208,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   }
 
   // visit(element) for this thread's share of a patch that was copied from the image.
-  template <class F> SEMICONV_FN void visit_inside(const Chunk<Storage>* patch, F&& visit) const {
+  template <class F> SEMICONV_FN void visit_inside(const Chunk<Storage, columns>* patch, F&& visit) const {
     visit_chunks<1>([&](int, int n, int row, int column) {
 #pragma unroll
       for (int x = 0; x < columns; ++x)

@@ -6,18 +6,18 @@
 // along the last two). Steps that leave a
 // tile's plane are taken once a launch, the others until the tile is stable: what is reached in the
 // end is the same in any order (Vincent, IEEE Trans. Image Processing 2, 1993).
-#include "../sums.cuh"
+#include "../filters.cuh"
 
 namespace semiconv {
 
-constexpr int most_axes = 8, side = 32, threads = 256, of_thread = side * side / threads;
+constexpr int side = 32, threads = 256, of_thread = side * side / threads;
 constexpr int rank = SEMICONV_RANK;
 constexpr int reach_y = SEMICONV_REACH_Y, reach_x = SEMICONV_REACH_X;
 constexpr int patch_y = side + 2 * reach_y, patch_x = side + 2 * reach_x;
 
 // Twin of semiconv_cupy/ndimage/cuda.py. Arrays are C-contiguous; steps[n] says what an output sees.
 struct Spread {
-  int64 size[most_axes];
+  int64 size[max_rank];
   int64 planar, across;  // steps within a plane come first
   int64 tiles_y, tiles_x;
 };

@@ -33,8 +33,8 @@ struct Partition {
     for (int a = 0; a < g.rank; ++a) image *= g.image_size[a];
     const int64 outputs = g.batch * g.groups * g.outputs_per_group * g.pixels();
     const int64 weights = g.kernels * g.in_channels * g.window_size();
-    const int64 affordable = highest_of(2, (image + outputs) / (2 * weights * t.tiles));
-    chunks = lowest_of(lowest_of(highest_of(g.batch, 1), most_chunks), affordable);
+    const int64 affordable = larger_of(2, (image + outputs) / (2 * weights * t.tiles));
+    chunks = smaller_of(smaller_of(larger_of(g.batch, 1), most_chunks), affordable);
     colours = (int64)1 << g.rank;
     slots = chunks * t.tiles * (g.shares_kernels ? g.groups : 1);
   }
@@ -73,7 +73,7 @@ inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* orig
     for (int64 phase = 0; inside && phase < phases; ++phase) {
       const int64 start = first + phase;
       const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
-      const int64 end = start >= size ? 0 : lowest_of(length, ceil_div(size - start, phases));
+      const int64 end = start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases));
       Real* to = gradient + offset + start;
       const Real* from = scratch + phase * length;
       if (phases == 1)
@@ -220,7 +220,7 @@ __attribute__((noinline)) void differentiate_strips(
     const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch, int64 channel_size,
     const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
     int used, const Backward& call, int64 plane, int64 pixels, int64 window) {
-  using W = typename Differentiable<Vector>::Weight;
+  using W = typename Differentiable<Vector>::Derivative;
   const Slopes<N> slopes(call.grad_out + plane * pixels, strips, used);
   W weights[N];
   for (int64 i = 0; i < g.in_channels; ++i) {
@@ -309,7 +309,7 @@ struct TileBackward {
       const auto run = masked ? differentiate_strips<N, true> : differentiate_strips<N, false>;
       for (int64 j = 0; j < strips.count; j += N)
         run(g, *table, kernel, scratch, channel, mask, gradient, partial ? bins : nullptr, order,
-            strips.data + j, (int)lowest_of(N, strips.count - j), call, first_plane + o, pixels, window);
+            strips.data + j, (int)smaller_of(N, strips.count - j), call, first_plane + o, pixels, window);
       for (int64 t = 0; partial && t < taps; ++t)
         for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
     }
@@ -374,7 +374,7 @@ int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& parti
     constexpr int64 some = 256;  // weights of one item
     in_parallel(ceil_div(weights, some), helpers(partition.slots * weights), [&](Items& items) {
       for (int64 item; items.take(item);)
-        for (int64 n = item * some; n < lowest_of(weights, (item + 1) * some); ++n) {
+        for (int64 n = item * some; n < smaller_of(weights, (item + 1) * some); ++n) {
           double sum = 0;
           for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
           call.grad_krn[n] = (Real)sum;

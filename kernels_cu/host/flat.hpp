@@ -19,13 +19,13 @@ template <> struct KeyOf<boolean> { using type = uint8; };
 using Key = KeyOf<Storage>::type;
 using Keys = Lanes<Key>;
 constexpr int key_lanes = lanes_of<Key>;
-constexpr bool halves = SameType<Storage, float16>::value || SameType<Storage, bfloat16>::value;
+constexpr bool halves = Same<Storage, float16>::value || Same<Storage, bfloat16>::value;
 // The infinity of a half as a key; beyond it are NaN.
-constexpr int16 half_infinity = SameType<Storage, float16>::value ? 0x7c00 : 0x7f80;
+constexpr int16 half_infinity = Same<Storage, float16>::value ? 0x7c00 : 0x7f80;
 
 template <bool MINIMUM> SEMICONV_FN Key worst_key() {
   if constexpr (halves) return MINIMUM ? half_infinity : (int16)(-half_infinity - 1);
-  else if constexpr (SameType<Storage, boolean>::value) return MINIMUM ? 1 : 0;
+  else if constexpr (Same<Storage, boolean>::value) return MINIMUM ? 1 : 0;
   else return worst<MINIMUM, Key>();
 }
 template <class V, bool MINIMUM> SEMICONV_FN V spread_worst() {
@@ -153,13 +153,13 @@ struct Steps {
     int64 width = 1;
     while (width < window) {
       // As few steps as `most_parts` windows allow, then as few windows in each as that allows.
-      const int64 ratio = ceil_division(window, width);
+      const int64 ratio = ceil_div(window, width);
       int left = 1;
       for (int64 reach = most_parts - 1; reach < ratio; reach *= most_parts - 1) ++left;
       int64 parts = 2;
       while (power_of(parts, left) < ratio) ++parts;
       const int64 next = left == 1 ? window : smaller_of(window, width * parts);
-      count[steps] = (int)ceil_division(next, width);
+      count[steps] = (int)ceil_div(next, width);
       for (int p = 0; p < count[steps]; ++p)
         offset[steps][p] = smaller_of(p * width, next - width);
       ++steps;
@@ -218,7 +218,7 @@ template <bool MINIMUM> class BoxBand {
     right = larger_of(x0 + width - larger_of(b.before[1] + b.columns, x0 + left), 0);
     middle = width - left - right;
     middle_source = x0 + left - b.before[1];
-    pitch = ceil_division(width + 2 * key_lanes, key_lanes) * key_lanes;
+    pitch = ceil_div(width + 2 * key_lanes, key_lanes) * key_lanes;
   }
   bool run() {
     const int64 raw_rows = end_row - first_row + box.window[0] - 1;
@@ -352,19 +352,19 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
   for (int s = 1; s < down.steps; ++s) ring_rows += down.reach(s) + 1;
   const int64 wanted = larger_of(budget / (ring_rows * (int64)sizeof(Key)) - box.window[1],
                                  larger_of(16 * key_lanes, 2 * box.window[1]));
-  const int64 across_bands = ceil_division(box.columns, wanted);
+  const int64 across_bands = ceil_div(box.columns, wanted);
   const int64 columns =
-      ceil_division(ceil_division(box.columns, across_bands), key_lanes) * key_lanes;
-  const int64 column_bands = ceil_division(box.columns, columns);
-  int64 row_bands = ceil_division(2 * threads, box.planes * column_bands);
+      ceil_div(ceil_div(box.columns, across_bands), key_lanes) * key_lanes;
+  const int64 column_bands = ceil_div(box.columns, columns);
+  int64 row_bands = ceil_div(2 * threads, box.planes * column_bands);
   if (threads == 1) row_bands = 1;
   const int64 least_rows = larger_of(8, 2 * box.window[0]);
   row_bands = larger_of(smaller_of(row_bands, box.rows / least_rows), 1);
   // Where bands of columns have edges, all raw rows' edges are gathered: keep that small, too.
   if (box.window[1] > 1) row_bands = larger_of(row_bands, box.rows / larger_of(256, 8 * box.window[0]));
   row_bands = larger_of(row_bands, 1);
-  const int64 rows = ceil_division(box.rows, row_bands);
-  row_bands = ceil_division(box.rows, rows);
+  const int64 rows = ceil_div(box.rows, row_bands);
+  row_bands = ceil_div(box.rows, rows);
   const int64 bands = box.planes * row_bands * column_bands;
   int failed = 0;
   in_parallel(bands, threads, [&](Items& items) {
@@ -384,7 +384,7 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
 // A look-up: table `level` holds the best of 2^level neighbours along the row.
 struct Lookup {
   int64 level;
-  int64 index[mapped_rank];  // where in the window
+  int64 index[max_rank];  // where in the window
 };
 
 template <bool MINIMUM> struct FlatReducer {

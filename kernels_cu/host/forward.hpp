@@ -208,7 +208,7 @@ SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps) {
 template <int N, class A, class T>
 SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   for (int64 begin = 0; begin < taps.count; begin += block) {
-    const int64 end = lowest_of(begin + block, taps.count);
+    const int64 end = smaller_of(begin + block, taps.count);
     for (int64 t = begin; t < end; ++t) {
       const Vector krn = broadcast(taps.values[t]);
       const Mask index = Mask{} + taps.indices[t];
@@ -238,7 +238,7 @@ SEMICONV_FN void between_folds(int64 begin, int64 end, int64 lag, Work work, Fol
   } else {
     while (begin < end) {
       const int64 leads = begin / block * block + block, follows = (begin - lag) / block * block + block + lag;
-      const int64 stop = lowest_of(lowest_of(leads, follows), end);
+      const int64 stop = smaller_of(smaller_of(leads, follows), end);
       work(begin, stop);
       begin = stop;
       if (begin == leads) fold(true);
@@ -431,7 +431,7 @@ void run_tile(const Geometry& g, const TapTable& table, int64 kernel, const Real
       run_adjoining<A, N>(g, table, kernel, scratch, channel_size, *from, results, plane);
     else
       run_scattered<A, N, MASKED>(g, table, kernel, scratch, channel_size, mask, from,
-                                  (int)lowest_of(N, strips.count - j), results, plane);
+                                  (int)smaller_of(N, strips.count - j), results, plane);
   }
 }
 

@@ -6,30 +6,24 @@
 #pragma once
 #include "simd.hpp"
 #include "parallel.hpp"
-#include "sums.cuh"
+#include "filters.cuh"
 
 #include <stdlib.h>
 
 namespace semiconv {
-
-constexpr int mapped_rank = 8;
 
 // Output x of axis a sees the extended positions x .. x + window[a] - 1, of which before[a] .. before[a]
 // + size[a] - 1 are the source in its own order. beyond[a] lists, for the positions ahead of these and
 // then for those behind them, the element that each shows, or -1 for the constant.
 struct Mapped {
   int64 rank;
-  int64 size[mapped_rank], window[mapped_rank], before[mapped_rank];
-  const int64* beyond[mapped_rank];
+  int64 size[max_rank], window[max_rank], before[max_rank];
+  const int64* beyond[max_rank];
 
   int64 element(int a, int64 position) const {
     return element_at(size[a], before[a], beyond[a], position - before[a]);
   }
 };
-
-inline int64 ceil_division(int64 a, int64 b) { return (a + b - 1) / b; }
-inline int64 smaller_of(int64 a, int64 b) { return a < b ? a : b; }
-inline int64 larger_of(int64 a, int64 b) { return a > b ? a : b; }
 
 // Memory that frees itself; data is nullptr where the machine has no such memory.
 template <class T> struct Scratch {
@@ -50,8 +44,8 @@ template <class T> constexpr int lanes_of = register_bytes / (int)sizeof(T);
 // ---- tiles -------------------------------------------------------------------------------------
 
 struct MappedTiles {
-  int64 tile[mapped_rank], count[mapped_rank], tiles;    // outputs per tile, tiles per axis, in all
-  int64 extent[mapped_rank], pitch[mapped_rank], positions;  // of the scratch; pitch in elements
+  int64 tile[max_rank], count[max_rank], tiles;    // outputs per tile, tiles per axis, in all
+  int64 extent[max_rank], pitch[max_rank], positions;  // of the scratch; pitch in elements
   int64 row;                                             // readable elements of a scratch row
 
   static constexpr int64 budget = 256 * 1024;     // bytes: half of a common core's L2
@@ -99,21 +93,21 @@ struct MappedTiles {
       }
     }
     if (best < 0) return false;
-    tile[best] = ceil_division(tile[best], 2);
-    if (best == m.rank - 1) tile[best] = ceil_division(tile[best], lanes) * lanes;
+    tile[best] = ceil_div(tile[best], 2);
+    if (best == m.rank - 1) tile[best] = ceil_div(tile[best], lanes) * lanes;
     return true;
   }
   void measure(const Mapped& m, int lanes) {
     tiles = 1;
     positions = 1;
     for (int a = (int)m.rank - 1; a >= 0; --a) {
-      count[a] = ceil_division(m.size[a], tile[a]);
+      count[a] = ceil_div(m.size[a], tile[a]);
       tiles *= count[a];
       extent[a] = tile[a] + m.window[a] - 1;
       pitch[a] = positions;
       if (a == m.rank - 1) {
-        row = ceil_division(tile[a], lanes) * lanes + m.window[a] - 1;
-        positions = ceil_division(row + lanes, lanes) * lanes;
+        row = ceil_div(tile[a], lanes) * lanes + m.window[a] - 1;
+        positions = ceil_div(row + lanes, lanes) * lanes;
       } else {
         positions *= extent[a];
       }
@@ -127,7 +121,7 @@ template <class S, class T, class Convert>
 inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin, const S* source,
                         T* scratch, T outside, Convert convert) {
   const int last = (int)m.rank - 1;
-  int64 strides[mapped_rank], index[mapped_rank] = {}, rows = 1, stride = 1;
+  int64 strides[max_rank], index[max_rank] = {}, rows = 1, stride = 1;
   for (int a = last; a >= 0; --a) {
     strides[a] = stride;
     stride *= m.size[a];
@@ -199,7 +193,7 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
                         const typename Reducer::Lane* scratch, const Put& put) {
   constexpr int width = lanes_of<typename Reducer::Lane>;
   const int last = (int)m.rank - 1;
-  int64 index[mapped_rank] = {}, rows = 1;
+  int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= outputs[a];
   for (int64 r = 0; r < rows; ++r) {
     const typename Reducer::Lane* from = scratch;
@@ -235,7 +229,7 @@ inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_s
       return;
     }
     for (int64 n; tiles.take(n);) {
-      int64 origin[mapped_rank], outputs[mapped_rank];
+      int64 origin[max_rank], outputs[max_rank];
       t.locate(n, m, origin, outputs);
       work(scratch.data, origin, outputs);
     }

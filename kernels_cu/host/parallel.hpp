@@ -3,7 +3,7 @@
 // The threads themselves belong to the process, not to a library: threads.cpp holds them, and
 // backends/host.py hands its function to every library that it loads (exports.hpp).
 #pragma once
-#include "portable.cuh"
+#include "integers.cuh"
 
 namespace semiconv {
 

@@ -55,7 +55,7 @@ class Queue {
 
 struct Sizes {
   int64 rank;
-  int64 size[mapped_rank], reach[mapped_rank];  // reach: elements around the arrays
+  int64 size[max_rank], reach[max_rank];  // reach: elements around the arrays
 };
 
 template <bool MINIMUM> struct Reconstruction {
@@ -95,7 +95,7 @@ template <bool MINIMUM> struct Reconstruction {
 // Visit all rows of the inner array in order or against it: visit(first element, length).
 template <class Visit> void each_row(const Sizes& s, bool reversed, Visit visit) {
   const int last = (int)s.rank - 1;
-  int64 pitch[mapped_rank], rows = 1, step = 1;
+  int64 pitch[max_rank], rows = 1, step = 1;
   for (int a = last; a >= 0; --a) {
     pitch[a] = step;
     step *= s.size[a] + 2 * s.reach[a];

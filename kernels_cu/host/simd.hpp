@@ -1,10 +1,10 @@
-// SIMD vectors (GCC/Clang vector extensions) with the functions of portable.cuh.
+// SIMD vectors (GCC/Clang vector extensions) with the functions of functions.cuh.
 //
-// Includes portable.cuh. Defines Vector (one hardware register of Real), Lanes, Mask, loads and
+// Includes functions.cuh. Defines Vector (one hardware register of Real), Lanes, Mask, loads and
 // stores of any alignment, and exp/log whose errors stay below 2 ulp; the rarer functions go lane
 // by lane through the C library.
 #pragma once
-#include "portable.cuh"
+#include "functions.cuh"
 
 namespace semiconv {
 
@@ -39,8 +39,6 @@ constexpr int lanes = register_bytes / (int)sizeof(Real);
 
 template <> struct ScalarOf<Vector> { using type = Real; };
 
-template <class A, class B> struct SameType { static constexpr bool value = false; };
-template <class A> struct SameType<A, A> { static constexpr bool value = true; };
 template <class V> struct VectorElement { using type = Real; };
 template <> struct VectorElement<Mask> { using type = MaskLane; };
 

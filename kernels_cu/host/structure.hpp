@@ -72,7 +72,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
     }
   };
   const auto put = [&](int64 to, Lanes<W> sums, int n) {
-    if constexpr (SameType<W, Storage>::value) {
+    if constexpr (Same<W, Storage>::value) {
       if (n == width) return store_vector(out + to, sums);
     }
     W buffer[width];

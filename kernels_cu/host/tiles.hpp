@@ -14,10 +14,6 @@
 
 namespace semiconv {
 
-inline int64 ceil_div(int64 a, int64 b) { return (a + b - 1) / b; }
-inline int64 lowest_of(int64 a, int64 b) { return a < b ? a : b; }
-inline int64 highest_of(int64 a, int64 b) { return a > b ? a : b; }
-
 // Scratch of one thread, kept between calls so that small calls allocate nothing.
 class Workspace {
   void* memory = nullptr;
@@ -80,7 +76,7 @@ struct Tiling {
     for (int a = 0; a < g.rank; ++a) {
       const int64 least = ceil_div((g.kernel_size[a] - 1) * g.dilation[a], g.stride[a]);
       const int64 unit = a == g.rank - 1 ? lanes : 1;
-      tile[a] = lowest_of(g.out_size[a], highest_of(tile[a], ceil_div(least, unit) * unit));
+      tile[a] = smaller_of(g.out_size[a], larger_of(tile[a], ceil_div(least, unit) * unit));
     }
     measure(g);
   }
@@ -164,9 +160,9 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
   const int64 phases = t.phases, length = t.phase_length;
   for (int64 phase = 0; phase < phases; ++phase) {
     const int64 start = first + phase;  // may be outside
-    const int64 begin = lowest_of(length, start >= 0 ? 0 : ceil_div(-start, phases));
+    const int64 begin = smaller_of(length, start >= 0 ? 0 : ceil_div(-start, phases));
     const int64 end =
-        highest_of(begin, start >= size ? 0 : lowest_of(length, ceil_div(size - start, phases)));
+        larger_of(begin, start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases)));
     const S* const from = image + (start + begin * phases) * strides[last];
     T* row = scratch + phase * length;
     int64 index[max_rank] = {};
@@ -224,7 +220,7 @@ struct Pairing {
 
   Pairing() = default;
   Pairing(const Geometry& g, const Tiling& t, int strips) {
-    const int last = (int)g.rank - 1, axis = highest_of(last - 1, 0);
+    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
     const int64 stride = g.stride[axis], dilation = g.dilation[axis];
     const int64 stretch = last ? 1 : (int64)strips * lanes;  // least outputs between the groups
     int64 steps = stride * stretch, common = dilation;
@@ -259,7 +255,7 @@ struct Strips {
   // the result.
   void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
            const Pairing& pairing, int spare) {
-    const int last = (int)g.rank - 1, axis = highest_of(last - 1, 0);
+    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
     const int64 apart = pairing.apart;
     int64 index[max_rank] = {}, rows = 1;
     for (int a = 0; a < last; ++a) rows *= size[a];
@@ -273,7 +269,7 @@ struct Strips {
       int64 x = 0;
       const auto single = [&](int64 end) {
         for (; x < end; x += lanes)
-          data[count++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x),
+          data[count++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x),
                                 (int32)((size[last] - x) / lanes)};
       };
       const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
@@ -282,7 +278,7 @@ struct Strips {
         if (index[axis] - place + 2 * apart <= size[axis])
           for (; size[last] - x > least; x += group)
             if (place < apart)
-              heads[pairs++] = Strip{from + x, to + x, (int32)lowest_of(lanes, size[last] - x - least), 0};
+              heads[pairs++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x - least), 0};
       } else if (group) {
         // apart is a multiple of group.
         for (; size[last] - x - 2 * apart >= 0; x += 2 * apart)
@@ -300,7 +296,7 @@ struct Strips {
 inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* origin, int64* size) {
   for (int a = (int)g.rank - 1; a >= 0; --a) {
     origin[a] = n % t.count[a] * t.tile[a];
-    size[a] = lowest_of(t.tile[a], g.out_size[a] - origin[a]);
+    size[a] = smaller_of(t.tile[a], g.out_size[a] - origin[a]);
     n /= t.count[a];
   }
 }
@@ -316,7 +312,7 @@ template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count) {
 template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count) {
   using T = typename VectorElement<V>::type;
   constexpr int width = sizeof(V) / sizeof(T);
-  if constexpr (SameType<S, T>::value) {
+  if constexpr (Same<S, T>::value) {
     if (count == width) {
       store_vector(to, values);
       return;

@@ -1,6 +1,6 @@
 """log and root on a GPU as ordinary convolutions of transformed numbers: what is launched.
 
-Values and gradients, for arrays or by addresses; the mathematics is in ``kernels_cu/linear.cuh``.
+Values and gradients, for arrays or by addresses; the mathematics is in ``kernels_cu/by_sums.cuh``.
 What the sums do not prove is computed by the direct kernels, which the device itself asks for.
 Called by `conv`.
 """

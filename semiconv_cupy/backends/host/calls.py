@@ -106,10 +106,10 @@ _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 # The exported function of each kernels_cu/host/*.cpp is semiconv_<part>.
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
-    "linear": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "by_sums": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
-    "linear_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
+    "by_sums_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
 }
 
 
@@ -217,7 +217,7 @@ def forward_at(
     C-contiguous, and all addresses multiples of their element's size. Without a number of threads
     that of `threads` serves.
     """
-    part = "forward_residual" if keeps_residual else "linear" if route.by_sums else "forward"
+    part = "forward_residual" if keeps_residual else "by_sums" if route.by_sums else "forward"
     loaded = library(route.semifield, route.storage, part)
     struct = GeometryStruct.of(route.geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
@@ -242,7 +242,7 @@ def backward_at(route: Route, img_strides: tuple[int, ...]) -> Backward:
     All but img are C-contiguous. None for a gradient that is not to be computed, and for img and
     krn where `residual.needs_arrays` is False. The bits do not depend on the number of threads.
     """
-    part = "linear_backward" if route.by_sums else "backward"
+    part = "by_sums_backward" if route.by_sums else "backward"
     loaded = library(route.semifield, route.storage, part)
     struct = GeometryStruct.of(route.geometry, img_strides, _contiguous(route.geometry.krn_shape))
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")

@@ -15,14 +15,14 @@ namespace semiconv {
 // ---- error-free transformations (Dekker 1971; Ogita, Rump, Oishi 2005) --------------------------
 
 // high + low, unevaluated.
-template <class V> struct Pair {
+template <class V> struct DoubleWord {
   V high, low;
 };
-template <class V> SEMICONV_FN Pair<V> two_sum(V a, V b) {
+template <class V> SEMICONV_FN DoubleWord<V> two_sum(V a, V b) {
   const V sum = a + b, shadow = sum - a;
   return {sum, (a - (sum - shadow)) + (b - shadow)};
 }
-template <class V> SEMICONV_FN Pair<V> two_product(V a, V b) {
+template <class V> SEMICONV_FN DoubleWord<V> two_product(V a, V b) {
   const V high = rounded_product(a, b);
   const V a_high = upper_bits(a), b_high = upper_bits(b), a_low = a - a_high, b_low = b - b_high;
   return {high, ((a_high * b_high - high) + a_high * b_low + a_low * b_high) + a_low * b_low};
@@ -30,7 +30,7 @@ template <class V> SEMICONV_FN Pair<V> two_product(V a, V b) {
 
 // ---- the transformation -------------------------------------------------------------------------
 
-template <class V> struct Linear {
+template <class V> struct BySums {
 #if defined(SEMICONV_LOG)
   static constexpr bool upwards = SEMICONV_PARAMETER > 0, own_derivative = true;
 #else
@@ -79,8 +79,8 @@ template <class V> struct Linear {
   static SEMICONV_FN V transform(V v, V shift) {
     const V zero = constant<V>(0);
 #if defined(SEMICONV_LOG)
-    const Pair<V> apart = two_sum(v, V(-shift));
-    Pair<V> exponent = two_product(parameter(), apart.high);
+    const DoubleWord<V> apart = two_sum(v, V(-shift));
+    DoubleWord<V> exponent = two_product(parameter(), apart.high);
     exponent.low = exponent.low + parameter() * apart.low;
     return where(exponent.high > zero, infinity<V>(), exponential(exponent));
 #else
@@ -90,9 +90,9 @@ template <class V> struct Linear {
 
   // The semifield's value of a window whose sum is S.
   static SEMICONV_FN V restore(V sum, V img_shift, V krn_shift) {
-    const Pair<V> quotient = log_over_parameter(sum);
+    const DoubleWord<V> quotient = log_over_parameter(sum);
 #if defined(SEMICONV_LOG)
-    const Pair<V> shift = two_sum(img_shift, krn_shift), value = two_sum(shift.high, quotient.high);
+    const DoubleWord<V> shift = two_sum(img_shift, krn_shift), value = two_sum(shift.high, quotient.high);
     const V result = value.high + (value.low + shift.low + quotient.low);
 #else
     const V result = (img_shift * krn_shift) * root(quotient);
@@ -101,8 +101,8 @@ template <class V> struct Linear {
   }
 
   // The derivative of a window's value by one of its terms' factors is
-  //   slope(S) d_transform(img) E(krn) krn_scale   by img, and with the roles exchanged by krn.
-  static SEMICONV_FN V slope(V sum) {
+  //   d_restore(S) d_transform(img) E(krn) krn_scale   by img, and with the roles exchanged by krn.
+  static SEMICONV_FN V d_restore(V sum) {
 #if defined(SEMICONV_LOG)
     return constant<V>(1) / sum;
 #else
@@ -134,22 +134,22 @@ template <class V> struct Linear {
 
  private:
   // e^(high + low) of a nonpositive high.
-  static SEMICONV_FN V exponential(Pair<V> exponent) {
+  static SEMICONV_FN V exponential(DoubleWord<V> exponent) {
     const V zero = constant<V>(0);
     const V value = bounded_exp(minimum(exponent.high, zero));
     return where(value > zero, V(value + value * exponent.low), value);
   }
   // log a: its first part is exact.
-  static SEMICONV_FN Pair<V> log_parts(V a) {
+  static SEMICONV_FN DoubleWord<V> log_parts(V a) {
     using L = Limits<Scalar<V>>;
     V exponent;
     const V log_m = log_of_mantissa(mantissa_of(a, exponent));
     return {exponent * constant<V>(L::ln2_high), log_m + exponent * constant<V>(L::ln2_low)};
   }
-  static SEMICONV_FN Pair<V> log_over_parameter(V sum) {
-    const Pair<V> logarithm = log_parts(sum);
+  static SEMICONV_FN DoubleWord<V> log_over_parameter(V sum) {
+    const DoubleWord<V> logarithm = log_parts(sum);
     const V quotient = logarithm.high / parameter();
-    const Pair<V> back = two_product(quotient, parameter());
+    const DoubleWord<V> back = two_product(quotient, parameter());
     return {quotient, (((logarithm.high - back.high) - back.low) + logarithm.low) / parameter()};
   }
 #if defined(SEMICONV_ROOT)
@@ -161,17 +161,17 @@ template <class V> struct Linear {
     if constexpr (exponent < 17 && (int)exponent == exponent) {
       return power<(int)exponent>(ratio);
     } else {
-      const Pair<V> logarithm = log_parts(ratio);
-      const Pair<V> product = two_product(constant<V>(exponent), logarithm.high);
-      Pair<V> sum = two_sum(product.high, V(constant<V>(exponent) * logarithm.low));
+      const DoubleWord<V> logarithm = log_parts(ratio);
+      const DoubleWord<V> product = two_product(constant<V>(exponent), logarithm.high);
+      DoubleWord<V> sum = two_sum(product.high, V(constant<V>(exponent) * logarithm.low));
       sum.low = sum.low + product.low;
       // 0 and infinity stay what they are, and so does NaN.
       return where((ratio > constant<V>(0)) & (ratio < infinity<V>()), exponential(sum), ratio);
     }
   }
   // S^(1/p), its logarithm given.
-  static SEMICONV_FN V root(Pair<V> logarithm) {
-    const Pair<V> exponent = two_sum(logarithm.high, logarithm.low);
+  static SEMICONV_FN V root(DoubleWord<V> logarithm) {
+    const DoubleWord<V> exponent = two_sum(logarithm.high, logarithm.low);
     const V value = exp(exponent.high);
     return value + value * exponent.low;
   }
@@ -184,7 +184,7 @@ template <class V> struct Linear {
 template <class V> struct Range {
   V shift, smallest;
   SEMICONV_FN Range(V extreme, V furthest)
-      : shift(Linear<V>::shift_of(extreme)), smallest(Linear<V>::transform(furthest, shift)) {}
+      : shift(BySums<V>::shift_of(extreme)), smallest(BySums<V>::transform(furthest, shift)) {}
   Range() = default;
 };
 

@@ -1,11 +1,11 @@
 // The gradients of root and log by ordinary sums; what those cannot prove, by the rule of backward.hpp.
 //
-// Needs what linear.hpp needs and the derivatives of times. Nothing but img and krn is saved: sums
+// Needs what by_sums.hpp needs and the derivatives of times. Nothing but img and krn is saved: sums
 // are computed again, which costs less than to keep and load what they were relative to. Tiles,
 // colours and slots are those of backward.hpp: any number of threads gives the same bits.
 #pragma once
 #include "backward.hpp"
-#include "linear.hpp"
+#include "by_sums.hpp"
 
 namespace semiconv {
 
@@ -17,8 +17,8 @@ class ChannelBlocks {
  public:
   const int64 size;
   ChannelBlocks(const Geometry& g)
-      : size(lowest_of(g.outputs_per_group,
-                       highest_of(least, most_bins / (g.in_channels * g.window_size())))) {}
+      : size(smaller_of(g.outputs_per_group,
+                       larger_of(least, most_bins / (g.in_channels * g.window_size())))) {}
 };
 
 // What the derivatives need of the kernels: weights with the output channels of a block behind each
@@ -34,12 +34,12 @@ class WeightGradients {
     if (!weights.allocate(g.kernels * taps) || !slopes.allocate(g.kernels * taps)) return;
     for (int64 k = 0; k < g.kernels; ++k) {
       const int64 o = k % g.outputs_per_group, first = o / block_size * block_size;
-      const int64 size = lowest_of(block_size, g.outputs_per_group - first);
+      const int64 size = smaller_of(block_size, g.outputs_per_group - first);
       Real* block = weights.data + (k - o + first) * taps;
       for (int64 t = 0; t < taps; ++t) {
         const Real weight = all.of(k)[t], krn = table.of(k, t / window).values[t % window];
         block[t * size + o - first] = absolute(weight) < infinity<Real>() ? weight : Real(0);
-        slopes.data[k * taps + t] = Linear<Real>::d_transform(krn, all.range(k).shift, weight);
+        slopes.data[k * taps + t] = BySums<Real>::d_transform(krn, all.range(k).shift, weight);
       }
     }
     complete = true;
@@ -110,7 +110,7 @@ __attribute__((noinline)) void differentiate_directly(
   for (A& one : acc) one.settle();
   for (int64 i = 0; i < g.in_channels; ++i)
     add_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i));
-  const typename A::Weight weights[2] = {{acc[0].residual(0), acc[0].residual(1)},
+  const typename A::Derivative weights[2] = {{acc[0].residual(0), acc[0].residual(1)},
                                          {acc[1].residual(0), acc[1].residual(1)}};
   for (int64 i = 0; i < g.in_channels; ++i)
     differentiate_channel<2, MASKED>(
@@ -119,7 +119,7 @@ __attribute__((noinline)) void differentiate_directly(
 }
 
 // All that threads share, and one (batch element, group, tile) at a time.
-struct LinearBackward {
+struct BySumsBackward {
   static constexpr int N = 8;  // strips whose sums are computed together
   const Geometry& g;
   const Tiling& tiling;
@@ -135,7 +135,7 @@ struct LinearBackward {
   int64 most_strips() const { return strips_of(g, tiling) + N; }
   size_t bytes() const {
     return (2 * weights.taps + N) * blocks.size * sizeof(Vector) +
-           4 * LinearTile::scratch_elements(g, tiling) * sizeof(Real) +
+           4 * TransformedTile::scratch_elements(g, tiling) * sizeof(Real) +
            tiling.channel_size * sizeof(MaskLane) + most_strips() * sizeof(Strip) + 256;
   }
 
@@ -143,7 +143,7 @@ struct LinearBackward {
   void run(char* memory, int64 b, int64 group, int64 n_tile, double* partial) const {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, n_tile, origin, size);
-    const int64 taps = weights.taps, elements = LinearTile::scratch_elements(g, tiling);
+    const int64 taps = weights.taps, elements = TransformedTile::scratch_elements(g, tiling);
     Vector* bins = (Vector*)memory;
     Vector* direct_bins = bins + taps * blocks.size;
     Vector* slopes = direct_bins + taps * blocks.size;
@@ -153,7 +153,7 @@ struct LinearBackward {
     MaskLane* mask = (MaskLane*)(transformed + 4 * elements);
     Strips cut{nullptr, (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64)};
     const bool masked = !may_pad && !inside_image(g, origin, size);
-    LinearTile tile(g, tiling,
+    TransformedTile tile(g, tiling,
                     call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                     origin, masked, transformed, transformed + elements, mask);
     cut.cut(g, tiling, origin, size, Pairing(), N);
@@ -163,7 +163,7 @@ struct LinearBackward {
     bool repaired_img = false;
 
     for (int64 first = 0; first < g.outputs_per_group; first += blocks.size) {
-      const int64 channels = lowest_of(blocks.size, g.outputs_per_group - first);
+      const int64 channels = smaller_of(blocks.size, g.outputs_per_group - first);
       bool repaired_krn = false;
       if (partial) memset((void*)bins, 0, taps * channels * sizeof(Vector));
       // Adds the derivatives of two strips of one output channel by their own terms.
@@ -177,7 +177,7 @@ struct LinearBackward {
             g.window_size());
       };
       for (int64 j = 0; j < n; j += N) {
-        const int used = (int)lowest_of(N, n - j);
+        const int used = (int)smaller_of(N, n - j);
         for (int64 o = 0; o < channels; ++o)
           slopes_of(tile, group, first + o, (b * g.groups + group) * g.outputs_per_group + first + o,
                     strips + j, used, slopes + o * N,
@@ -205,7 +205,7 @@ struct LinearBackward {
   // What a block of output channels, N strips each, sends back for each product E(img) E(krn), 0
   // where only the windows' own terms tell: those go to repair(two strips, their slopes).
   template <class F>
-  void slopes_of(const LinearTile& tile, int64 group, int64 output, int64 plane, const Strip* strips,
+  void slopes_of(const TransformedTile& tile, int64 group, int64 output, int64 plane, const Strip* strips,
                  int used, Vector* slopes, F repair) const {
     using L = Limits<Real>;
     const int64 kernel = g.kernel_of(group, output);
@@ -218,17 +218,17 @@ struct LinearBackward {
     sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps, strips, sums);
     const Storage* grad_out = call.grad_out + plane * pixels;
     for (int k = 0; k < N; k += 2) {
-      Slopes<2> pair(grad_out, strips + k, (int)lowest_of(2, highest_of(0, used - k)));
+      Slopes<2> pair(grad_out, strips + k, (int)smaller_of(2, larger_of(0, used - k)));
       Mask left{};
       for (int j = 0; j < 2; ++j) {
         const Vector sum = sums[k + j];
         const Mask proven = (Mask)proof.holds(sum);
         const Vector slope =
-            Linear<Vector>::slope(sum) * pair.of[j] * Linear<Vector>::scale(broadcast(range.shift));
+            BySums<Vector>::d_restore(sum) * pair.of[j] * BySums<Vector>::scale(broadcast(range.shift));
         const Mask usable = proven & (absolute(slope) >= least) & (absolute(slope) <= most);
         slopes[k + j] = where(pair.live[j] & usable, slope, none);
         // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
-        pair.live[j] &= ~usable & ~(proven & (sum == none) & Linear<Vector>::flat_at_zero());
+        pair.live[j] &= ~usable & ~(proven & (sum == none) & BySums<Vector>::flat_at_zero());
         pair.of[j] = where(pair.live[j], pair.of[j], none);
         left |= pair.live[j];
       }
@@ -237,10 +237,10 @@ struct LinearBackward {
   }
 
   // Add the bins of one kernel, `stride` vectors apart, to the slot's partial sums.
-  void empty_bins(const LinearTile& tile, int64 kernel, const Vector* bins, int64 stride,
+  void empty_bins(const TransformedTile& tile, int64 kernel, const Vector* bins, int64 stride,
                   const Vector* direct, double* partial) const {
-    const double scale = (double)Linear<Real>::scale(tile.range.shift) /
-                         (double)Linear<Real>::scale(weights.range(kernel).shift);
+    const double scale = (double)BySums<Real>::scale(tile.range.shift) /
+                         (double)BySums<Real>::scale(weights.range(kernel).shift);
     const Real* slope = gradients.slope(kernel, weights.taps);
     for (int64 t = 0; t < weights.taps; ++t) {
       double sum = 0;
@@ -252,12 +252,12 @@ struct LinearBackward {
   }
 
   // From sums of E(krn) to derivatives by img.
-  void finish_image(LinearTile& tile, Real* gradient, const Real* direct, int64 elements) const {
-    const Real* numbers = Linear<Vector>::own_derivative ? tile.transformed : tile.numbers();
+  void finish_image(TransformedTile& tile, Real* gradient, const Real* direct, int64 elements) const {
+    const Real* numbers = BySums<Vector>::own_derivative ? tile.transformed : tile.numbers();
     const Vector shift = broadcast(tile.range.shift), none{};
     for (int64 at = 0; at < elements; at += lanes) {
       const Vector sum = load_vector<Vector>(gradient + at);
-      Vector value = sum * Linear<Vector>::d_transform(load_vector<Vector>(numbers + at), shift,
+      Vector value = sum * BySums<Vector>::d_transform(load_vector<Vector>(numbers + at), shift,
                                                        load_vector<Vector>(tile.transformed + at));
       value = where(sum == none, none, value);
       if (direct) value = value + load_vector<Vector>(direct + at);
@@ -266,7 +266,7 @@ struct LinearBackward {
   }
 };
 
-inline int backward_linear(const Geometry& g, const Backward& call, bool absorbing, int threads) {
+inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorbing, int threads) {
   if (!call.grad_img && !call.grad_krn) return success;
   Tiling tiling(g, 4);
   tiling.cover_reach(g);
@@ -286,7 +286,7 @@ inline int backward_linear(const Geometry& g, const Backward& call, bool absorbi
   int64 image_pixels = 1;
   for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
   const bool may_pad = absorbing && table.finite;
-  const LinearBackward body{g,         tiling, call,       table,   weights,     gradients,
+  const BySumsBackward body{g,         tiling, call,       table,   weights,     gradients,
                             blocks, order.data, may_pad, g.pixels(), image_pixels};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }

@@ -5,7 +5,7 @@
 // Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/border.cu,
 // cuda/packed_words.cuh.
 #pragma once
-#include "portable.cuh"
+#include "functions.cuh"
 
 namespace semiconv {
 
@@ -17,8 +17,6 @@ SEMICONV_FN int64 element_at(int64 size, int64 before, const int64* beyond, int6
   return beyond[before + (place < 0 ? place : place - size)];
 }
 
-template <class A, class B> struct Same { static constexpr bool value = false; };
-template <class A> struct Same<A, A> { static constexpr bool value = true; };
 
 // The better of two; `right` must be strictly better, so that a NaN there never wins.
 template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {

@@ -1,10 +1,10 @@
 // root and log on the host as ordinary sums of transformed numbers; what those cannot prove, directly.
 //
 // Needs what forward.hpp needs, SEMICONV_LOG or SEMICONV_ROOT. The transformation is relative to the
-// extreme number of a tile, and of a kernel. Exported by linear.cpp and linear_backward.cpp.
+// extreme number of a tile, and of a kernel. Exported by by_sums.cpp and by_sums_backward.cpp.
 #pragma once
 #include "forward.hpp"
-#include "linear.cuh"
+#include "by_sums.cuh"
 
 namespace semiconv {
 
@@ -20,7 +20,7 @@ SEMICONV_FN Real fold_lanes(Vector values, Real (*choose)(Real, Real)) {
 
 // The shift of `count` numbers, padded to whole vectors with what does not count, and their range.
 inline Range<Real> range_of(const Real* numbers, int64 count) {
-  using L = Linear<Vector>;
+  using L = BySums<Vector>;
   const Vector none = L::upwards ? negative_infinity<Vector>() : infinity<Vector>();
   Vector first = none, last = -none;
   for (int64 n = 0; n < whole_vectors(count); ++n) {
@@ -29,15 +29,15 @@ inline Range<Real> range_of(const Real* numbers, int64 count) {
     first = where(counts, L::larger(first, v), first);
     last = where(counts, L::smaller(last, v), last);
   }
-  const Real shift = fold_lanes(first, [](Real a, Real b) { return Linear<Real>::larger(a, b); });
-  const Real furthest = fold_lanes(last, [](Real a, Real b) { return Linear<Real>::smaller(a, b); });
-  if (!(absolute(shift) < infinity<Real>())) return {Linear<Real>::neutral(), Linear<Real>::neutral()};
+  const Real shift = fold_lanes(first, [](Real a, Real b) { return BySums<Real>::larger(a, b); });
+  const Real furthest = fold_lanes(last, [](Real a, Real b) { return BySums<Real>::smaller(a, b); });
+  if (!(absolute(shift) < infinity<Real>())) return {BySums<Real>::neutral(), BySums<Real>::neutral()};
   return {shift, furthest};
 }
 inline void transform_all(const Real* from, Real* to, int64 count, Real shift) {
   for (int64 n = 0; n < whole_vectors(count); ++n)
     store_vector(to + n * lanes,
-                 Linear<Vector>::transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
+                 BySums<Vector>::transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
 }
 
 // The kernels as weights of an ordinary sum: every tap of every channel, in the kernel's memory order.
@@ -87,7 +87,7 @@ SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* o
     from[j] = ADJOINING ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
   }
   for (int64 begin = 0; begin < taps; begin += block) {
-    const int64 end = lowest_of(begin + block, taps);
+    const int64 end = smaller_of(begin + block, taps);
     for (int64 t = begin; t < end; ++t) {
       const Vector weight = broadcast(weights[t]);
 #pragma GCC unroll 8
@@ -117,7 +117,7 @@ SEMICONV_FN Mask first_lanes(int count) {
 // ---- one tile ------------------------------------------------------------------------------------
 
 // A tile's image, transformed; and as it is, for outputs that are computed directly, once one is.
-class LinearTile {
+class TransformedTile {
   const Geometry& g;
   const Tiling& t;
   const Storage* image;
@@ -137,7 +137,7 @@ class LinearTile {
   Range<Real> range;
 
   // The arrays have room for scratch_elements, `mask` for one channel's.
-  LinearTile(const Geometry& g_, const Tiling& t_, const Storage* image_, const int64* origin_,
+  TransformedTile(const Geometry& g_, const Tiling& t_, const Storage* image_, const int64* origin_,
              bool masked_, Real* transformed_, Real* plain_, MaskLane* mask)
       : g(g_), t(t_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
         transformed(transformed_) {
@@ -165,7 +165,7 @@ class LinearTile {
 
 // ---- forward -------------------------------------------------------------------------------------
 
-inline int forward_linear(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
+inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
                           bool absorbing, int threads) {
   constexpr int N = 8, direct = 2;
   // Values are relative to a tile's extreme: tiles, and so bits, do not depend on the number of threads.
@@ -176,7 +176,7 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
   if (!weights.complete) return out_of_memory;
   const bool may_pad = absorbing && table.finite;
   const int64 most_strips = strips_of(g, tiling) + N;
-  const int64 elements = LinearTile::scratch_elements(g, tiling);
+  const int64 elements = TransformedTile::scratch_elements(g, tiling);
   const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
                        2 * most_strips * sizeof(Strip) + 192;
   const int64 items = g.batch * g.groups * tiling.tiles, pixels = g.pixels();
@@ -199,7 +199,7 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
       const bool masked = !may_pad && !inside_image(g, origin, size);
-      LinearTile tile(g, tiling,
+      TransformedTile tile(g, tiling,
                       img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1], origin,
                       masked, memory, memory + elements, mask);
       strips.cut(g, tiling, origin, size, Pairing(), N);
@@ -213,14 +213,14 @@ inline int forward_linear(const Geometry& g, const Storage* img, const Storage* 
           Vector sums[N];
           sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
                         strips.data + j, sums);
-          for (int64 k = 0; k < lowest_of(N, strips.count - j); ++k) {
+          for (int64 k = 0; k < smaller_of(N, strips.count - j); ++k) {
             const Strip& strip = strips.data[j + k];
             if (any(first_lanes(strip.count) & ~(Mask)proof.holds(sums[k]))) {
               unproven.data[unproven.count] = strip;
               unproven.data[unproven.count++].adjoining = 0;
               continue;
             }
-            const Vector value = Linear<Vector>::restore(sums[k], broadcast(tile.range.shift),
+            const Vector value = BySums<Vector>::restore(sums[k], broadcast(tile.range.shift),
                                                          broadcast(range.shift));
             store_lanes(out + plane * pixels + strip.to, value, strip.count);
           }

@@ -1,14 +1,14 @@
-// Exports semiconv_linear_backward: gradients of root and log by ordinary sums; called through ctypes by backends/host.py.
+// Exports semiconv_by_sums_backward: gradients of root and log by ordinary sums; called through ctypes by backends/host.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
-#include "linear_backward.hpp"
+#include "by_sums_backward.hpp"
 #include "exports.hpp"
 
 using namespace semiconv;
 
-SEMICONV_EXPORT int semiconv_linear_backward(const Geometry* g, const Storage* grad_out,
+SEMICONV_EXPORT int semiconv_by_sums_backward(const Geometry* g, const Storage* grad_out,
                                              const Storage* img, const Storage* krn, Real* grad_img,
                                              Real* grad_krn, int absorbing, int threads) {
   const Backward call{grad_out, img, krn, nullptr, 0, 0, grad_img, grad_krn};
-  return backward_linear(*g, call, absorbing, threads);
+  return backward_by_sums(*g, call, absorbing, threads);
 }

@@ -1,0 +1,30 @@
+// Folding: an addition of the user's own, folded from the left (SEMICONV_ADD).
+#pragma once
+#include "../semifield.cuh"
+
+namespace semiconv {
+
+// An addition of the user's own, folded from the left as written, then post_sum.
+template <class V> struct Folding {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 1;
+  static constexpr bool steep = true;
+  V acc;
+  SEMICONV_FN void start() { acc = semifield_zero<V>(); }
+  template <class I> SEMICONV_FN void add(V val, I) { acc = semiconv::add(acc, val); }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return post_sum(acc); }
+  SEMICONV_FN V residual(int) const { return acc; }
+#if defined(SEMICONV_SUBTRACT)
+  struct Derivative {
+    V acc, d_post;
+    Derivative() = default;
+    SEMICONV_FN Derivative(V acc_) : acc(acc_), d_post(d_post_d_acc(acc_)) {}
+    SEMICONV_FN V operator()(V val) const {
+      return finite_at_zero(acc, V(d_add_d_right(subtract(acc, val), val) * d_post));
+    }
+  };
+#endif
+};
+
+}  // namespace semiconv

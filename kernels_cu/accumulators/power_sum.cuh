@@ -1,0 +1,134 @@
+// PowerSum: (sum val^p)^(1/p), p being SEMICONV_PARAMETER (SEMICONV_ROOT).
+#pragma once
+#include "../semifield.cuh"
+#include "blocked_sum.cuh"
+
+namespace semiconv {
+
+// (sum val^p)^(1/p) of val >= 0, the powers relative to the window's own extreme term. A negative
+// term is outside the semifield's set and gives NaN.
+template <class V> struct PowerSum {
+  static constexpr bool two_pass = true;
+  static constexpr int residuals = 2;
+  static constexpr double p = SEMICONV_PARAMETER;
+  static constexpr bool upwards = p > 0, steep = p > 0 && p < 1;
+  // Powers so flat that they make something of ratios beyond the range of numbers.
+  static constexpr bool flat = p > -1 && p < 1;
+  // Terms are multiplied by the inverse of the scale, which is kept from where that is not a normal
+  // number: an extreme from there is up to 8 times the scale, or the smallest part of it that is not
+  // 0. Where the powers of such ratios leave the range, terms are divided by the extreme itself.
+  static constexpr bool divides = (p > 0 ? p : 1 - p) > (sizeof(Scalar<V>) == 4 ? 5 : 19);
+  V extreme, lowest, scale, divisor;
+  static SEMICONV_FN V divisor_of(V scale) {
+    return divides ? scale : V(constant<V>(1) / scale);
+  }
+  static SEMICONV_FN V ratio(V val, V divisor) {
+    return divides ? V(val / divisor) : V(val * divisor);
+  }
+  // r^p and r^(p-1): products where the exponent is a small whole number.
+  template <int MINUS> static SEMICONV_FN V power_of(V r) {
+    constexpr double exponent = p - MINUS;
+    constexpr int whole = exponent > -17 && exponent < 17 ? (int)exponent : 0;
+    if constexpr (whole == exponent && whole >= 0) return power<whole>(r);
+    else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
+    else return exp(constant<V>(exponent) * log(r));
+  }
+  // (val / scale)^(p - MINUS). Where a ratio leaves the range, both of its numbers are first multiplied
+  // by a power of two. The limits only keep 0 * infinity away: numbers beyond them make no such ratio.
+  template <int MINUS> static SEMICONV_FN V relative_power(V val, V divisor) {
+    const V r = ratio(val, divisor);
+    if constexpr (flat) {
+      constexpr bool single = sizeof(Scalar<V>) == 4;
+      constexpr double step = single ? 0x1p100 : 0x1p800, limit = single ? 0x1p27 : 0x1p200;
+      constexpr double logarithm = (single ? 200 : 1600) * 0.69314718055994531;  // of step^2
+      const V zero = constant<V>(0);
+      if constexpr (upwards) {
+        const auto left = r < constant<V>(Limits<Scalar<V>>::smallest_normal);
+        const V most = constant<V>(limit), factor = constant<V>(step);
+        const V near = (minimum(val, most) * factor) * (minimum(divisor, most) * factor);
+        const V offset = where(left, constant<V>(-logarithm), zero);
+        return exp(constant<V>(p - MINUS) * (log(where(left, near, r)) + offset));
+      } else {
+        const auto left = r == infinity<V>();
+        const V least = constant<V>(1 / limit), factor = constant<V>(1 / step);
+        const V near = (maximum(val, least) * factor) * (maximum(divisor, least) * factor);
+        const V offset = where(left, constant<V>(logarithm), zero);
+        return exp(constant<V>(p - MINUS) * (log(where(left, near, r)) + offset));
+      }
+    } else {
+      return power_of<MINUS>(r);
+    }
+  }
+  BlockedSum<V> sum;
+  // total^(1/p): the whole part of the exponent by products, since log's error is multiplied by it.
+  static SEMICONV_FN V root_of(V total) {
+    constexpr int whole = p > 0 && 1 / p < 17 ? (int)(1 / p) : 0;
+    constexpr double rest = 1 / p - whole;
+    if constexpr (rest == 0) return power<whole>(total);
+    else return power<whole>(total) * exp(log(total) * constant<V>(rest));
+  }
+  static SEMICONV_FN V scale_of(V extreme) {
+    const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal);
+    const V one = constant<V>(1);
+    if constexpr (divides) {
+      const V finite = where(extreme < infinity<V>(), extreme, one);
+      return where(extreme > constant<V>(0), finite, one);
+    }
+    // Not so large that its inverse is subnormal.
+    const V largest = constant<V>(0.125) / smallest;
+    return where(extreme < infinity<V>(), minimum(maximum(extreme, smallest), largest), one);
+  }
+  SEMICONV_FN void start() {
+    extreme = upwards ? constant<V>(0) : infinity<V>();
+    lowest = infinity<V>();
+    scale = divisor = constant<V>(1);
+    sum.start();
+  }
+  SEMICONV_FN void observe(V val) {
+    extreme = upwards ? select_greater(extreme, val) : select_less(extreme, val);
+    if (upwards) lowest = select_less(lowest, val);
+  }
+  SEMICONV_FN void settle() {
+    const V settled = scale_of(extreme);
+    divisor = divisor_of(settled);
+    const V total = sum.total;
+    // A ratio <= 1 to a positive power, >= 1 to a negative one.
+    const V factor = flat ? relative_power<0>(scale, divisor) : power_of<0>(V(scale / settled));
+    sum.scale(where(total == constant<V>(0), constant<V>(1), factor));
+    scale = settled;
+  }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(relative_power<0>(val, divisor)); }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN V result() const {
+    return unless_negative(scale * root_of(sum.result()));
+  }
+  SEMICONV_FN V unless_negative(V value) const {
+    const V zero = constant<V>(0);
+    return where((upwards ? lowest : extreme) < zero, V(zero / zero), value);
+  }
+  // Where a term is infinite (p < 0: 0), so is the total.
+  SEMICONV_FN V residual(int i) const { return i == 0 ? scale : unless_negative(sum.result()); }
+  // (val / scale)^(p - 1) total^(1/p - 1), and what remains of it at the ends: a window of nothing but
+  // the zero has weight 0 (p = 1: 1); an infinite term (p < 0: 0) has 1, and beside it the others have
+  // what (val / infinity)^(p - 1) is. The divisor that such windows get makes the power NaN where the
+  // factor alone is the weight.
+  struct Derivative {
+    V divisor, factor;  // two words, as schedules keep one of these for each output
+    Derivative() = default;
+    SEMICONV_FN Derivative(V scale, V total) {
+      const V zero = constant<V>(0), one = constant<V>(1);
+      const auto empty = total == zero, infinite = total == infinity<V>();
+      const V limit = upwards == divides ? infinity<V>() : zero;
+      divisor = where(infinite, limit, where(empty, V(zero / zero), divisor_of(scale)));
+      const V at_empty = p == 1 ? one : zero;
+      const V power = exp(log(total) * constant<V>(1 / p - 1));
+      factor = where(infinite, one, where(empty, at_empty, power));
+    }
+    SEMICONV_FN V operator()(V val) const {
+      const V power = relative_power<1>(val, divisor);
+      return where(power == power, V(power * factor), factor);
+    }
+  };
+};
+
+}  // namespace semiconv

@@ -1,0 +1,28 @@
+// Provenance: the value of a selection and the tap that won (SEMICONV_SELECT).
+#pragma once
+#include "../semifield.cuh"
+
+namespace semiconv {
+
+// The same, and which one: the index of the winning tap, `nobody` where all are zero or NaN.
+template <class V, class I> struct Provenance {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 0;
+  V best;
+  I winner;
+  SEMICONV_FN void start() {
+    best = semifield_zero<V>();
+    winner = constant_index(-1);
+  }
+  static SEMICONV_FN I constant_index(int value) { return I{} + value; }
+  SEMICONV_FN void add(V val, I index) {
+    const auto better = selects_right(best, val);
+    winner = where(better, index, winner);
+    if constexpr (plain_extremum && !moves_apart) best = select(best, val);
+    else assign_where(better, best, val);
+  }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return best; }
+};
+
+}  // namespace semiconv

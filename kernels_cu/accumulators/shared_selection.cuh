@@ -1,0 +1,38 @@
+// SharedSelection: the value of a selection and how many terms are equal to it (SEMICONV_SELECT).
+#pragma once
+#include "../semifield.cuh"
+
+namespace semiconv {
+
+// The same, and how many terms are equal to it, so that they can share the gradient.
+template <class V> struct SharedSelection {
+  static constexpr bool two_pass = true;
+  static constexpr int residuals = 2;
+  static constexpr bool steep = false;
+  V best, settled, count;
+  SEMICONV_FN void start() {
+    best = settled = semifield_zero<V>();
+    count = constant<V>(0);
+  }
+  SEMICONV_FN void observe(V val) { best = select(best, val); }
+  SEMICONV_FN void settle() {
+    count = where(best == settled, count, constant<V>(0));
+    settled = best;
+  }
+  template <class I> SEMICONV_FN void add(V val, I) {
+    const V one = constant<V>(1), none = constant<V>(0);
+    count = count + where(val == best, where(best == semifield_zero<V>(), none, one), none);
+  }
+  SEMICONV_FN void fold() {}
+  SEMICONV_FN V result() const { return best; }
+  SEMICONV_FN V residual(int i) const { return i == 0 ? best : count; }
+  struct Derivative {
+    V best, share;
+    Derivative() = default;
+    SEMICONV_FN Derivative(V best_, V count)
+        : best(best_), share(where(count > constant<V>(0), constant<V>(1) / count, constant<V>(0))) {}
+    SEMICONV_FN V operator()(V val) const { return where(val == best, share, constant<V>(0)); }
+  };
+};
+
+}  // namespace semiconv

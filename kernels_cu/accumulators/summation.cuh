@@ -1,0 +1,35 @@
+// Summation: the ordinary sum, then post_sum (SEMICONV_SUM).
+#pragma once
+#include "../semifield.cuh"
+#include "blocked_sum.cuh"
+
+namespace semiconv {
+
+// Ordinary addition, then post_sum.
+template <class V> struct Summation {
+  static constexpr bool two_pass = false;
+#if defined(SEMICONV_POST_SUM)
+  static constexpr int residuals = 1;
+#else
+  static constexpr int residuals = 0;
+#endif
+  static constexpr bool steep = residuals > 0;
+  BlockedSum<V> sum;
+  SEMICONV_FN void start() {
+    sum.start();
+    sum.total = semifield_zero<V>();
+  }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN auto finite() const { return absolute(sum.total) < infinity<V>(); }  // once folded
+  SEMICONV_FN V result() const { return post_sum(sum.result()); }
+  SEMICONV_FN V residual(int) const { return sum.result(); }
+  struct Derivative {
+    V d_post;
+    SEMICONV_FN Derivative() : d_post(constant<V>(1)) {}
+    SEMICONV_FN Derivative(V acc) : d_post(finite_at_zero(acc, d_post_d_acc(acc))) {}
+    SEMICONV_FN V operator()(V) const { return d_post; }
+  };
+};
+
+}  // namespace semiconv

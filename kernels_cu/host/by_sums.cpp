@@ -1,0 +1,12 @@
+// Exports semiconv_by_sums: values of root and log by ordinary sums; called through ctypes by backends/host.py.
+//
+// One shared object serves one semifield and one storage type, any shape.
+#include "by_sums.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+SEMICONV_EXPORT int semiconv_by_sums(const Geometry* g, const Storage* img, const Storage* krn,
+                                    Storage* out, int absorbing, int threads) {
+  return forward_by_sums(*g, img, krn, out, absorbing, threads);
+}
