@@ -139,18 +139,17 @@ _MULTIPLIED = {"fma": 1, "issue": 1}
 def arithmetic_of(text: str) -> Arithmetic:
     """The arithmetic of a kernel's final source text, from its semifield's macros (README.md)."""
     macros = dict(re.findall(r"^#define (SEMICONV_\w+) ?(.*)$", text, re.MULTILINE))
-    times = re.sub(r"[\s()]", "", macros.get("SEMICONV_TIMES", ""))
     double = macros.get("SEMICONV_STORAGE") == "float64"
     if "SEMICONV_SELECT" in macros and "SEMICONV_INTEGER" not in macros:
         choice = _CHOICE if double or "SEMICONV_RESIDUAL" in macros else set()
         least = {"double": 2, "issue": 2} if double else _SELECTED
-        if times in ("img+krn", "krn+img", "img-krn", "-krn+img"):
+        if "SEMICONV_PLAIN_TIMES" in macros:
             if macros.get("SEMICONV_STORAGE") in ("float16", "bfloat16") and not choice:
                 # In pairs; half of the sums are a fused multiplication by 1, for another unit.
                 terms = {**_ADDITION, "HFMA2": 2}
                 return Arithmetic(frozenset({*terms, *_EXTREMUM}), terms, {"alu": 0.5, "issue": 1})
             return Arithmetic(frozenset({*_ADDITION, *_EXTREMUM, *choice}), _ADDITION, least)
-        if times in ("img*krn", "krn*img"):
+        if "SEMICONV_DROP_ZERO_WEIGHTS" in macros:  # of those left: img * krn
             return Arithmetic(frozenset({*_PRODUCT, *_EXTREMUM, *choice}), _PRODUCT, least)
         return Arithmetic(frozenset(_ANY | choice), {}, {})
     bits = re.fullmatch(r"u?int(8|16|32)", macros.get("SEMICONV_STORAGE", ""))
@@ -159,14 +158,14 @@ def arithmetic_of(text: str) -> Arithmetic:
         return Arithmetic(frozenset(_EXTREMUM), terms, {"alu": 0.5 if bits[1] == "8" else 1.0})
     if "SEMICONV_SYMMETRY" in macros:  # a filter's weighted sum, in double and never fused
         return Arithmetic(frozenset({"DADD", "DMUL"}), {"DMUL": 1}, {"double": 2, "issue": 2})
-    if "SEMICONV_SUM" in macros and times:
+    if "SEMICONV_SUM" in macros and "SEMICONV_TIMES" in macros:
         least = {"double": 1, "issue": 1} if double else _MULTIPLIED
         return Arithmetic(frozenset(_FUSED), _FUSED, least)
     if "SEMICONV_LOG" in macros or "SEMICONV_ROOT" in macros:
         # At best they are linear ones, of powers of the values.
         terms = {"MUFU.EX2": 1} if "SEMICONV_LOG" in macros else {}
         return Arithmetic(frozenset(_ANY), terms, {} if double else _MULTIPLIED)
-    if times:
+    if "SEMICONV_TIMES" in macros:
         return Arithmetic(frozenset(_ANY), {}, {})
     return Arithmetic(frozenset({*_EXTREMUM, *_ADDITION}), {}, {})
 

@@ -11,8 +11,8 @@ import pytest
 
 from kernels_cu import folder, model, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
+from semiconv_cupy import SelectSemifield, SubtractSemifield, source, variants
 from semiconv_cupy import launches as launches_module
-from semiconv_cupy import variants
 from semiconv_cupy.launches import STANDARD_WORKS, launches
 
 TOY = r"""
@@ -251,9 +251,16 @@ def described(**macros):
     return model.arithmetic_of("".join(f"#define SEMICONV_{k} {v}\n" for k, v in macros.items()))
 
 
-MAX_PLUS = described(STORAGE="float32", SELECT="right > left", TIMES="(img + krn)")
-LINEAR = described(STORAGE="float32", SUM="", TIMES="img*krn")
-LOG = described(STORAGE="float32", LOG="", TIMES="img + krn")
+def of(semifield, storage="float32", **macros):
+    text = source.host_library(semifield, storage, "forward")
+    return model.arithmetic_of(
+        "".join(f"#define SEMICONV_{k} {v}\n" for k, v in macros.items()) + text
+    )
+
+
+MAX_PLUS = of(SelectSemifield.tropical_max())
+LINEAR = of(SubtractSemifield.linear())
+LOG = of(SubtractSemifield.log(2))
 
 
 def test_own_instructions_and_terms():
@@ -261,18 +268,20 @@ def test_own_instructions_and_terms():
     assert model.own(loop, MAX_PLUS) == 12
     assert model.terms(loop, MAX_PLUS) == 6
     assert model.shares(loop, MAX_PLUS) == (12 / 16, 12 / 20)
-    integers = described(
-        STORAGE="uint8", SELECT="right > left", TIMES="saturating_add(img, krn)", PLAIN_TIMES="krn",
-        INTEGER="",
-    )  # fmt: skip
+    integers = of(SelectSemifield.tropical_max(), "uint8")
     assert model.terms({"VIADDMNMX.S16x2": 3, "VIADDMNMX": 1, "PRMT": 4}, integers) == 7
     packed = {"HADD2": 3, "HMNMX2": 3, "HADD2.F32": 2, "HADD2.BF16_V2": 1}
     assert model.own(packed, MAX_PLUS) == 7
     assert model.terms(packed, MAX_PLUS) == 8
     chosen = {"FSETP.GT.FTZ.AND": 1, "SEL": 1}
     assert model.own(chosen, MAX_PLUS) == 0
-    remembering = described(SELECT="right > left", TIMES="img + krn", RESIDUAL="uint8")
+    remembering = of(SelectSemifield.tropical_max(), RESIDUAL="uint8")
     assert model.own(chosen, remembering) == 2
+    products = of(SelectSemifield.max_times())
+    assert model.own({"FMUL": 5, "FADD": 2}, products) == model.terms({"FMUL": 5}, products) == 5
+    nearest = of(SelectSemifield(lambda a, b: b > a, lambda img, krn: abs(img - krn), zero=0))
+    assert model.own({"FADD": 5, "FSETP": 5}, nearest) == 10
+    assert model.terms({"FADD": 5}, nearest) == 0
     assert model.own({"FFMA": 5, "FADD": 2}, LINEAR) == model.terms({"FFMA": 5}, LINEAR) == 5
     assert model.own({"MUFU.EX2": 1, "FFMA": 1, "FADD": 1, "IADD3": 9}, LOG) == 3
     assert model.terms({"MUFU.EX2": 2, "MUFU.RCP": 1}, LOG) == 2

@@ -31,8 +31,6 @@ class Traits:
         The addition is plain max or plain min.
     offset : {"krn", "-krn"} or None
         The multiplication adds this to img (in integers: and saturates).
-    is_product : bool
-        The multiplication is img * krn.
     is_sum_of_products, is_ordinary : bool
         Terms are img * krn and their addition is +; besides, the zero is 0 and no `post_sum`
         follows: the ordinary convolution.
@@ -48,7 +46,6 @@ class Traits:
 
     takes: Literal["greater", "less"] | None
     offset: Literal["krn", "-krn"] | None
-    is_product: bool
     is_sum_of_products: bool
     is_ordinary: bool
     drops_zero_weights: bool
@@ -78,7 +75,6 @@ def traits_of(
     return Traits(
         takes=taken(expressions["select"]) if selects else None,
         offset=offset,
-        is_product=product,
         is_sum_of_products=sums and product,
         is_ordinary=sums and product and zero == 0 and "post_sum" not in expressions,
         drops_zero_weights=selects and floating and (product or offset is not None),
