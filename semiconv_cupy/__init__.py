@@ -1,8 +1,8 @@
 """Semifield convolutions of NumPy and CuPy arrays: dilation, erosion, log-sum-exp and your own.
 
-``semifield_conv`` is the one operation; ``SelectSemifield``, ``SubtractSemifield`` and
-``BroadcastSemifield`` say what it adds and multiplies with; ``structuring`` makes kernels,
-``ndimage`` offers SciPy's names. Importing this package imports neither torch nor CuPy.
+``semifield_conv`` is the convolution; ``SelectSemifield``, ``SubtractSemifield`` and
+``BroadcastSemifield`` define its addition and multiplication; ``structuring`` makes kernels;
+``ndimage`` has functions with SciPy's names. Importing this package imports neither torch nor CuPy.
 """
 
 from semiconv_cupy import ndimage, structuring

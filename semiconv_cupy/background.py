@@ -1,6 +1,6 @@
-"""What lies beneath an image: the rolling ball, and reconstruction by dilation or erosion.
+"""The background of an image by a rolling ball, and reconstruction by dilation or erosion.
 
-Compositions of ``ndimage``'s primitives with scikit-image's meaning; no kernels here.
+The functions equal scikit-image's, and are composed of ``ndimage``'s primitives; no kernels here.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def rolling_ball(
 
     .. math:: out[x] = \min_y\ image[x + y] + kernel[0] - kernel[y]
 
-    An erosion by the ball's upper half, whose apex is where the background is read off [1]_.
+    This is an erosion by the upper half of the ball; the background is the height of its apex [1]_.
 
     Parameters
     ----------
     image : array_like
         NumPy or CuPy, any number of axes; dark is background.
     radius : float
-        Of the ball, in pixels and in intensity alike; larger than the objects.
+        Radius of the ball, in pixels and in units of intensity; larger than the objects.
     kernel : array_like, optional
-        Another body instead: its heights, infinite where it is not, the apex in the middle of the
-        array. `radius` is then ignored.
+        Heights of another body to use instead of the ball, infinite outside it, with the apex in
+        the middle of the array. `radius` is then ignored.
     nansafe : bool
-        Whether a NaN spreads over its neighbourhood. By default it is passed over.
+        Whether a NaN makes its whole neighbourhood NaN. By default NaN is ignored.
 
     Returns
     -------
     array
-        Of the image's shape, dtype (integers are rounded towards zero), library and device.
+        With the image's shape, dtype (integers are rounded towards zero), library and device.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def rolling_ball(
 
     Notes
     -----
-    Computed in float32 for floating images up to that precision, else in float64, as there.
+    Computed in float32 for float16 and float32 images, otherwise in float64, as in scikit-image.
 
     References
     ----------
@@ -105,7 +105,7 @@ def rolling_ball(
     else:
         result = neighbourhood.structure(xp, plain, taps, drop, centre, rules, np.inf, True)
     if nansafe and kind.kind == "f" and bool(xp.isnan(plain).any()):
-        # scikit-image looks at the whole array of the kernel, also where the body is not.
+        # scikit-image spreads NaN over the whole array of the kernel, not only over the body.
         window = body.shape
         spread = neighbourhood.box(xp, xp.isnan(plain), window, centre, rules, 0, False)
         result[spread] = np.nan
@@ -116,8 +116,9 @@ def rolling_ball(
 def _floors(drop: np.ndarray, has_apex: bool) -> bool:
     """Whether unsigned element + drop, rounded towards zero, is element + floor(drop).
 
-    So it is for drops from 0 up, unless one lies so little below a whole number that the double
-    sum with an element of 32 bits is rounded to it. The apex keeps the constant from being least.
+    This holds for drops >= 0, unless a drop is so little below an integer that its double sum with
+    a 32-bit element is rounded up to the integer. With the apex among the taps, the constant beyond
+    the border is never the least value.
     """
     if not has_apex or not np.all((drop >= 0) & (drop < 2**13)):
         return False
@@ -137,7 +138,7 @@ def _checked_radius(radius: Any) -> float:
 
 
 def _ball(radius: float, shape: tuple[int, ...]) -> np.ndarray:
-    """The heights of a ball's upper half, infinite beside it, as far as an image reaches."""
+    """The heights of the upper half of a ball, infinite outside it, at offsets within an image."""
     halves = [max(min(math.ceil(radius), n - 1), 0) for n in shape]
     squares = [np.arange(-half, half + 1, dtype=np.float64) ** 2 for half in halves]
     distance = sum(np.ix_(*squares), start=np.zeros(()))
@@ -157,21 +158,21 @@ def reconstruction(
     Parameters
     ----------
     seed : array_like
-        The values that spread; at most (erosion: at least) the mask's.
+        The values that spread; at most (erosion: at least) the mask.
     mask : array_like
-        What limits them; of the same shape and library.
+        The limit of the values; of the same shape and library.
     method : {"dilation", "erosion"}
-        In which direction values spread.
+        Whether high or low values spread.
     footprint : array_like of bool, optional
-        How far they spread in one step: from its `offset` to every tap. The box of size 3 by
-        default.
+        The neighbourhood over which a value spreads in one step: from `offset` to every tap. By
+        default the box of size 3.
     offset : sequence of int, optional
-        The footprint's centre; by default its middle, and then its sizes must be odd.
+        The footprint's centre; by default its middle, and then all sizes must be odd.
 
     Returns
     -------
     array
-        Of the dtype that holds both arrays' values (scikit-image's is floating).
+        With the dtype that holds the values of both arrays (scikit-image returns a floating one).
 
     Raises
     ------
@@ -181,8 +182,8 @@ def reconstruction(
 
     Notes
     -----
-    On a CPU two raster scans and a queue [1]_; on a GPU steps, eight between two looks at whether
-    it is finished. NaN never spreads.
+    On a CPU: two raster scans and a queue [1]_. On a GPU: steps over the whole image; after every
+    eight, the host tests whether anything changed. NaN never spreads.
 
     References
     ----------

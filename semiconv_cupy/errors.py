@@ -1,4 +1,4 @@
-"""Exceptions and warnings that are this library's own, and the checks of plain arguments."""
+"""The exceptions and warnings of this library, and checks of integer and boolean arguments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ class CompileError(RuntimeError):
 
 
 class BackendUnavailableError(RuntimeError):
-    """A method that was asked for by name cannot run here; the text says what is missing."""
+    """The requested method cannot run on this machine; the text says what is missing."""
 
 
 class BackendWarning(UserWarning):
-    """Something slower or less permanent is used than could be; the text names the remedy."""
+    """A slower path or a temporary cache is used; the text names the remedy."""
 
 
 class FootprintWarning(UserWarning):
-    """A structure of grey-scale morphology that is probably meant as a footprint.
+    """The `structure` of grey-scale morphology is probably meant as a footprint.
 
-    Its values are added to the image. Of ones, or of bool, they shift every result by 1.
+    Its values are added to the image: a structure of ones, or of bool, shifts every result by 1.
     """
 
 
 def integer(name: str, value: object) -> int:
-    """A whole number as Python's own; a TypeError that names the argument for True and 1.0."""
+    """The integer `value` as an int. For bool and float: a TypeError that names the argument."""
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
@@ -37,14 +37,14 @@ def integer(name: str, value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """A bool or an integer as a bool; a TypeError that names the argument for anything else."""
+    """A bool or integer `value` as a bool; otherwise a TypeError that names the argument."""
     if isinstance(value, (bool, int)) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
 def warn(text: str, category: type[Warning] = BackendWarning) -> None:
-    """Warn at the line that called this library, however deep in it the cause is met."""
+    """Warn, with the user's line that called this library as the place of the warning."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back

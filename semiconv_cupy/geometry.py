@@ -1,8 +1,8 @@
 """The geometry of a convolution: shapes in, a frozen, array-free plan out.
 
-Everything about padding, strides, dilation, groups and output sizes is decided here and nowhere
-else; no arrays, no dtypes, no semifields. Called by ``conv`` and by the PyTorch bridge; its
-struct twin for the kernels is ``kernels_cu/geometry.cuh``.
+Padding, strides, dilation, groups and output sizes are decided only here, without arrays, dtypes
+or semifields. ``conv`` and the PyTorch bridge make the plans; ``kernels_cu/geometry.cuh`` declares
+the same struct for the kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from semiconv_cupy.errors import flag, integer
 
-_LARGEST = 2**31 - 1  # stride, dilation or padding: no offset leaves 64 bits
+_LARGEST = 2**31 - 1  # stride, dilation or padding; then every offset fits into 64 bits
 IntOrTuple = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | Literal["valid", "same"]
 Kind = Literal["conv", "corr"]
@@ -45,7 +45,7 @@ class Geometry:
     pad_end: tuple[int, ...]
     mirrored: bool
 
-    # Derived, and so no part of identity; plain fields because torch.compile traces through plans.
+    # Derived, and so not compared. Plain fields, not properties: torch.compile traces them.
     out_size: tuple[int, ...] = field(init=False, compare=False)
     out_channels: int = field(init=False, compare=False)
     img_shape: tuple[int, ...] = field(init=False, compare=False)
@@ -89,7 +89,7 @@ class Geometry:
 
     @property
     def shares_kernels(self) -> bool:
-        """Whether all kernels serve every group (group broadcasting)."""
+        """Whether every group uses all kernels (group broadcasting)."""
         return self.groups > 1 and self.outputs_per_group == self.kernels
 
     def step(self, axis: int, index: int) -> int:
@@ -164,9 +164,9 @@ class Geometry:
 
 
 def _normalised(name: str, value: object) -> Any:
-    """A geometry argument with lists and arrays as (nested) tuples and integers as Python's own.
+    """A geometry argument with lists and arrays as (nested) tuples, and integers as ints.
 
-    So that it can be hashed, and equal arguments mean the same: 1.0 and True are refused here.
+    The result can be hashed. 1.0 and True are refused, since they would hash like 1.
     """
     if isinstance(value, str):
         return value
@@ -266,7 +266,7 @@ def _require_groups(
 def _channel_remedy(
     channels: int, groups: int, kernels: int, in_channels: int, last_size: int
 ) -> str:
-    """What somebody probably meant whose kernel has another number of channels than the image."""
+    """A hint for the error text: what a kernel with the wrong number of channels could mean."""
     if last_size <= 4 < channels:
         return "; channels come second, as numpy.moveaxis(img, -1, 1) has them"
     if in_channels != 1 or groups != 1:

@@ -1,7 +1,7 @@
-"""What is computed once in a process, whatever its threads do and whenever it forks.
+"""Locks and cached properties for values that are computed once in a process, by any thread.
 
-A lock that another thread holds while the process forks stays locked in the child for ever, so no
-lock here survives a fork. Called by ``semifields``, ``printing`` and the host backend.
+If a thread holds a lock while the process forks, the lock stays locked in the child for ever. A
+child therefore starts without the locks of this module. Used by ``algebra`` and the host backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _locks: dict[str, threading.Lock] = {}
 
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
-    """Let one thread at a time run what has this name; other names do not wait."""
+    """Let only one thread at a time run the block with this name; other names do not wait."""
     with _locks.setdefault(name, threading.Lock()):
         yield
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING or sys.version_info >= (3, 12):
 else:
 
     class cached_property:
-        """`functools.cached_property` of Python 3.12: that of 3.11 locks all instances at once.
+        """`functools.cached_property` of Python 3.12; in 3.11 one lock serves all instances.
 
-        Two threads may compute the same value; both get an equal one.
+        Two threads may compute the same value; both get the one that was stored first.
         """
 
         def __init__(self, function: Any) -> None:

@@ -1,8 +1,8 @@
 """Structuring functions as NumPy arrays: quadratic ones, and flat ones from footprints.
 
-Spatial arrays only, of shape (*K): `krn[None, None]` makes the (O, I, *K) kernel of
-`semifield_conv`, `cupy.asarray` or `torch.tensor` moves one to where the image is. Nothing here
-convolves.
+All arrays have spatial axes only, shape (*K). `krn[None, None]` is the (O, I, *K) kernel that
+`semifield_conv` takes; `cupy.asarray` and `torch.tensor` copy it to the image's device. Nothing
+here convolves.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
 ]
 
 BoolArray = npt.NDArray[np.bool_]
-# Elements of a structuring function: 2 GiB in float64, and no filter by as many ends in a day.
+# Elements of a structuring function: 2 GiB in float64, and more taps than any filter can compute.
 _MOST_ELEMENTS = 2**28
-_MOST_AXES = 32  # of an array of NumPy before 2.0
+_MOST_AXES = 32  # the most that NumPy before 2.0 allows
 
 
 class StructuringFunction(np.ndarray):
-    """A read-only array that may know the 1-D functions whose outer sum it is.
+    """A read-only array that can carry the 1-D functions of which it is the outer sum.
 
     A dilation by an outer sum is a dilation along each axis in turn, O(N K) instead of O(K^N) work;
-    an algorithm that makes use of this finds the terms here. Leading new axes (`krn[None, None]`)
-    keep them; any other slice, copy or arithmetic gives an array whose `factors` is None.
-    The array is read-only so that it and its factors cannot come to differ; `krn.copy()` is free.
+    algorithms that do this read the terms from `factors`. Leading new axes (`krn[None, None]`)
+    keep the factors; any other slice, copy or arithmetic gives an array whose `factors` is None.
+    The array is read-only, so that it always equals its factors; `krn.copy()` can be written to.
 
     Attributes
     ----------
@@ -91,8 +91,9 @@ def quadratic(
         Number of axes N. For a number 2 by default; a sequence or a matrix has its own.
     size : int or sequence of int, optional
         Taps along each axis. K taps are at the offsets -((K - 1) // 2) and the K - 1 integers
-        that follow: -1..1 for K = 3, -1..2 for K = 4. By default odd, and as small as is exact for
-        an image whose values span `value_range`: a tap where q(x) <= -value_range can never win.
+        that follow: -1..1 for K = 3, -1..2 for K = 4. By default the smallest odd size that is
+        exact for an image whose values span `value_range`: a tap with q(x) <= -value_range never
+        wins.
     value_range : float
         Largest minus smallest value of the image, for the automatic size: 1 for an image in
         [0, 1], 255 for one in [0, 255].
@@ -102,7 +103,7 @@ def quadratic(
     Returns
     -------
     StructuringFunction
-        C-contiguous, of shape (*K). Its `factors` are set where S is diagonal.
+        C-contiguous, of shape (*K). Its `factors` are set if S is diagonal.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def quadratic(
         shape = _shape(size, rank)
     offsets = [np.arange(length) - (length - 1) // 2 for length in shape]
 
-    # Computed in float64 and rounded once; below float16's range the -inf of the cast is right.
+    # Computed in float64 and rounded once; a value below float16's range rightly becomes -inf.
     with np.errstate(over="ignore"):
         if np.array_equal(covariance, np.diag(variances)):
             terms = [0.0 - x * x / v for x, v in zip(offsets, variances, strict=True)]
@@ -168,7 +169,7 @@ def quadratic(
             krn.factors = tuple(_read_only(term.astype(dtype)) for term in terms)
         else:
             grid = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).astype(np.float64)
-            # |L^-1 x|^2 with S = L L^T never turns positive by rounding.
+            # With S = L L^T, -|L^-1 x|^2 cannot become positive by rounding.
             whitened = np.linalg.solve(np.linalg.cholesky(covariance), grid[..., None])[..., 0]
             krn = (0.0 - np.square(whitened).sum(axis=-1)).astype(dtype).view(StructuringFunction)
     krn.flags.writeable = False
@@ -183,8 +184,8 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
     footprint : array_like of bool, shape (*K)
         The set, for example `disk(5)`. Its centre is the middle of the array, as in `quadratic`.
     dtype : dtype
-        A floating dtype, or bool: then the footprint itself is returned, which is the kernel of a
-        boolean image (True is the one, False the zero of (or, and)).
+        A floating dtype, or bool. For bool the footprint itself is returned, which is the kernel
+        for a boolean image (in the semifield (or, and), True is the one and False the zero).
 
     Returns
     -------
@@ -194,8 +195,8 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
     Raises
     ------
     TypeError
-        An integer dtype, which has no -inf: no integer takes the pixel that it is added to out of
-        the maximum. `semiconv_cupy.ndimage` takes an integer image and its footprint.
+        An integer dtype, which has no -inf: with any integer, a pixel outside the footprint could
+        still win. `semiconv_cupy.ndimage` takes an integer image and its footprint.
 
     Examples
     --------
@@ -220,8 +221,8 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
 def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
     """The footprint of a box: True everywhere, `size` taps along each axis.
 
-    `skimage.morphology.footprint_rectangle(size)` as a bool array. One size is that of `ndim` axes,
-    2 by default.
+    `skimage.morphology.footprint_rectangle(size)` as a bool array. A single size is used for each
+    of `ndim` axes, 2 by default.
 
     Examples
     --------
@@ -238,7 +239,7 @@ def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
 
 
 def disk(radius: float) -> BoolArray:
-    """The footprint ``|x| <= radius`` in the plane (the values of `skimage.morphology.disk`).
+    """The footprint ``|x| <= radius`` in the plane, equal to `skimage.morphology.disk`.
 
     Examples
     --------
@@ -255,7 +256,7 @@ def disk(radius: float) -> BoolArray:
 def ball(radius: float, ndim: int = 3) -> BoolArray:
     """The footprint ``|x| <= radius``, Euclidean, in `ndim` dimensions.
 
-    That of `skimage.morphology.ball`.
+    In three dimensions equal to `skimage.morphology.ball`.
 
     Examples
     --------
@@ -267,7 +268,7 @@ def ball(radius: float, ndim: int = 3) -> BoolArray:
 
 
 def diamond(radius: float, ndim: int = 2) -> BoolArray:
-    """The footprint ``sum |x_i| <= radius`` (`skimage.morphology.diamond` and `octahedron`).
+    """The footprint ``sum |x_i| <= radius``, as `skimage.morphology.diamond` and `octahedron`.
 
     Examples
     --------
@@ -299,7 +300,7 @@ def cross(radius: float, ndim: int = 2) -> BoolArray:
 
 
 def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float64]:
-    """The matrix S that `scale` means, checked."""
+    """The matrix S for `scale`, as `quadratic` defines it; raises if there is none."""
     given = np.asarray(_numbers("scale", scale), dtype=np.float64)
     if given.ndim > 2:
         raise ValueError(
@@ -346,7 +347,7 @@ def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def _offsets(radius: float, ndim: int) -> tuple[float, npt.NDArray[np.int64]]:
-    """The radius as a Python number, which cannot overflow, and the offsets along an axis."""
+    """The radius as a Python number, whose square cannot overflow, and the offsets of an axis."""
     radius = _real("radius", radius)
     if not (0 <= radius < math.inf):
         raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
@@ -356,7 +357,7 @@ def _offsets(radius: float, ndim: int) -> tuple[float, npt.NDArray[np.int64]]:
 
 
 def _real(name: str, value: Any) -> Any:
-    """A real number as Python's own; TypeError for anything else."""
+    """The real number `value` as a Python number; TypeError for anything else."""
     require_unmasked(name, value)
     if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()

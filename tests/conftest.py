@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis' settings, and the backend as an argument.
+"""Settings of hypothesis, fixtures for the backends, and the marker `table`.
 
 The table of cases is in `cases.py`, comparisons in `compare.py`, expected values in `oracle.py`.
 """
@@ -11,14 +11,14 @@ import cases
 import pytest
 from hypothesis import settings
 
-# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+# By default the examples are the same in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# Ours, and torch's OpenMP, which is loaded later. The workers of `pytest -n` share the cores, and
-# tests of threads need two: threads that wait for work by spinning would take the cores from those
-# that have some.
+# For our OpenMP and for torch's, which is loaded later. The workers of `pytest -n` share the cores,
+# but tests of threads need two threads each; "passive" keeps waiting threads from spinning on cores
+# that other workers could use.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // _workers)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,7 +30,7 @@ def _parameters(backends):
 
 @pytest.fixture(params=_parameters(cases.BACKENDS))
 def backend(request):
-    """The name of a backend, for `cases.run`; a GPU that is not there skips, with the reason."""
+    """The name of a backend for `cases.run`; the test is skipped if its GPU is missing."""
     reason = cases.unavailable(request.param)
     if reason:
         pytest.skip(reason)
@@ -39,7 +39,7 @@ def backend(request):
 
 @pytest.fixture(params=_parameters((*cases.BACKENDS, *cases.LINEAR)))
 def any_backend(request):
-    """The same, and by ordinary sums: for tests of log and root."""
+    """The name of a backend, or of one that computes log and root as ordinary sums."""
     reason = cases.unavailable(request.param)
     if reason:
         pytest.skip(reason)
@@ -48,7 +48,7 @@ def any_backend(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `table(n)` all cases but n, drawn by their names, become slow ones."""
+    """Mark all but n cases of each test with `table(n)` as slow; a hash of the name chooses."""
     tables = defaultdict(list)
     for item in items:
         if item.get_closest_marker("table") and not item.get_closest_marker("gpu"):

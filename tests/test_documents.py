@@ -1,7 +1,7 @@
-"""What README.md and the pages of docs/ state in code is true: every example runs as it stands.
+"""Every example in README.md and the pages of docs/ runs, and every link leads to a place in them.
 
-A block of ```python runs; a session (```pycon) also gives the answers that are shown. README's
-blocks stand alone; those of a page are read in order, in one namespace.
+A block of ```python must run; a session (```pycon) must also print the answers that are shown. Each
+block of the README runs alone; the blocks of a page run in order, in one namespace.
 """
 
 import ast
@@ -32,7 +32,7 @@ def blocks(document):
 
 
 def missing(language, code, optional=OPTIONAL):
-    """The first of the optional modules that an example imports and that is not installed."""
+    """The first optional module that the example imports and that is not installed, or None."""
     examples = [code]
     if language == "pycon":
         examples = [example.source for example in doctest.DocTestParser().get_examples(code)]
