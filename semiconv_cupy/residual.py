@@ -16,7 +16,11 @@ from semiconv_cupy.source import ARITHMETIC
 
 
 class Residual(NamedTuple):
-    """One array: `shape`, its `dtype`, and how many planes of one output's shape it stacks."""
+    """The specification of the array that holds a residual; variables call it `residual_spec`.
+
+    `arrays` says how many numbers it has for each output: so many arrays are stacked along the
+    first axis.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,7 +33,7 @@ def is_provenance(semifield: Semifield) -> bool:
 
 
 def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Residual | None:
-    """The residual of a semifield, None where the derivative needs none.
+    """The specification of a semifield's residual, None where the derivative needs none.
 
     Selections: the index of the winning tap, flat over (channel, kernel position), in the smallest
     unsigned integer that fits; its largest value says that nothing was selected. Selections that

@@ -69,7 +69,7 @@ def inlined(path: str) -> str:
 
 
 def arithmetic_of(storage: str) -> str:
-    """Which printing of a semifield's functions serves a storage dtype."""
+    """The arithmetic of a storage dtype, as `CompiledSemifield.definitions` names it."""
     if storage in FLOATING:
         return "floating"
     return "bool" if storage == BOOLEAN else "integer"

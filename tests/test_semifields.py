@@ -495,6 +495,8 @@ def test_identity_is_the_formula_and_nothing_else():
 def test_semifields_cannot_be_changed():
     with pytest.raises(AttributeError, match="cannot be changed: zero"):
         SelectSemifield.tropical_max().zero = 0.0
+    with pytest.raises(AttributeError, match="cannot be changed: zero"):
+        del SubtractSemifield.linear().zero
     with pytest.raises(AttributeError):
         BroadcastSemifield.linear().zero = 1.0
 

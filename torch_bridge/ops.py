@@ -130,7 +130,7 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
     if not needs_arrays(known):
         by_img, by_krn = (known.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
         slopes = (float(by_img), float(by_krn))
-    kind = known.accumulator
+    kind: str = known.accumulator
     if kind in ("log", "root"):  # ready-made: nothing else has their accumulators
         kind = f"{kind}({known.parameter!r})"
     handle = Handle(f"{kind}-{digest}", needs_arrays(known), slopes)

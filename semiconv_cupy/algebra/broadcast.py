@@ -46,7 +46,7 @@ class BroadcastSemifield:
     10000.34657359028
     """
 
-    accumulator: ClassVar[str] = "arrays"  # beside those of the compiled semifields
+    accumulator: ClassVar[str] = "arrays"  # no accumulator of the kernels adds these
 
     add_reduce: Callable[..., Any]
     multiply: Callable[..., Any]
@@ -104,7 +104,7 @@ class BroadcastSemifield:
 
     @property
     def of_positive_numbers(self) -> bool:
-        """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        """Whether its numbers may all be >= 0: the zero is 0, or it is a root."""
         return self.zero == 0 or isinstance(self.add_reduce, Root)
 
     def check(

@@ -1,14 +1,15 @@
-"""What the two kinds of semifields share that are compiled into kernels.
+"""The base of the semifields that are compiled into kernels: selections and sums.
 
-A semifield is written once, as scalar Python functions; `tracing.py` traces them, `cpp.py`
-turns them into C++ for the kernels and into array functions, `laws.py` checks them.
+A semifield is written once, as scalar Python functions. `tracing.py` makes SymPy expressions of
+them, `cpp.py` prints these as C++, `arrays.py` makes array functions of them, `traits.py`
+recognises the cases for which kernels have quicker ways, and `laws.py` tests the laws.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import sympy
 
@@ -25,32 +26,36 @@ from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
 
 ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
+Accumulator: TypeAlias = Literal["select", "sum", "log", "root", "custom"]
 
 
 class CompiledSemifield:
-    """What the two kinds share that are compiled into kernels. Immutable; equality by content.
+    """A semifield that is compiled into kernels. It is immutable; equality compares `content`.
 
     Attributes
     ----------
     zero : float
         The neutral element of the addition.
     cache_name : str or None
-        As given; no part of the identity.
-    accumulator : str
-        How kernels add: "select", "sum", "log", "root" or "custom".
+        As it was passed; equality ignores it.
+    accumulator : {"select", "sum", "log", "root", "custom"}
+        How kernels add.
     parameter : float or None
         mu of "log", p of "root".
     expressions : mapping
         The scalar functions as SymPy expressions, by name.
     content : tuple
-        What equality and hash compare.
+        Class, formulas, zero, accumulator, parameter and flags: what equality and hash compare.
     channels_add, spread_gradient : bool
-        Selections only: channels are summed by ordinary +; equal extrema share the gradient.
+        True in selections only: channels are summed by ordinary +; equal extrema share the
+        gradient.
+    boolean_equivalent : SelectSemifield or None
+        The semifield whose or/and arithmetic serves bool arrays; None where there is none.
     """
 
     zero: float
     cache_name: str | None
-    accumulator: str
+    accumulator: Accumulator
     parameter: float | None
     expressions: Mapping[str, Any]
     content: tuple[Any, ...]
@@ -58,17 +63,18 @@ class CompiledSemifield:
     spread_gradient: bool = False
     boolean_equivalent: Any
     _hash: int
-    _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it
+    _recipe: tuple[str, dict[str, Any]] | None  # the class method that made it, its arguments
 
     def _define(
         self,
         functions: dict[str, Any],
         zero: float,
-        accumulator: str,
+        accumulator: Accumulator,
         parameter: float | None = None,
         cache_name: str | None = None,
         **flags: bool,
     ) -> None:
+        """Set every attribute; `functions` become `expressions`."""
         texts = tuple((name, sympy.srepr(functions[name])) for name in sorted(functions))
         options = tuple(sorted(flags.items()))
         content = (type(self).__name__, texts, zero, accumulator, parameter, options)
@@ -85,9 +91,13 @@ class CompiledSemifield:
         )
 
     def _made_by(self, name: str, **keywords: Any) -> None:
+        """Remember the class method that makes this semifield, for repr and pickles."""
         vars(self)["_recipe"] = (name, keywords)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a {type(self).__name__} cannot be changed: {name}")
 
     def __eq__(self, other: object) -> bool:
@@ -113,7 +123,10 @@ class CompiledSemifield:
         return _rebuilt, (type(self), self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
-        """What makes the same semifield again: expressions, so that lambdas can be pickled."""
+        """Constructor arguments of an equal semifield, with expressions in place of callables.
+
+        Expressions can be pickled, lambdas cannot.
+        """
         functions = {ARGUMENTS.get(name, name): f for name, f in self.expressions.items()}
         return {**functions, "zero": self.zero, "cache_name": self.cache_name}
 
@@ -159,7 +172,7 @@ class CompiledSemifield:
 
     @property
     def of_positive_numbers(self) -> bool:
-        """Whether it may be one of numbers >= 0 alone: its zero is 0, or it is a root."""
+        """Whether its numbers may all be >= 0: the zero is 0, or it is a root."""
         return self.zero == 0 or self.accumulator == "root"
 
     @cached_property
@@ -219,7 +232,7 @@ class CompiledSemifield:
         texts = {
             f"SEMICONV_{name.upper()}": cpp_floating(expression)
             for name, expression in self.expressions.items()
-            if name != "undo_post_sum"  # no kernel needs it
+            if name != "undo_post_sum"  # no kernel reads it
         }
         texts["SEMICONV_ZERO"] = cpp_floating(exact_number(self.zero))
         if self.parameter is not None:
@@ -264,9 +277,9 @@ class CompiledSemifield:
         Parameters
         ----------
         samples : int
-            Numbers drawn for each variable.
+            How many numbers are drawn for each variable.
         seed : int
-            Of the random numbers.
+            Seed of the random numbers.
         domain : (float, float), optional
             The interval of the semifield's set to draw from. By default (0.1, 4) where
             `of_positive_numbers`, else (-4, 4).
@@ -274,9 +287,9 @@ class CompiledSemifield:
         Returns
         -------
         LawReport
-            Prints one line a law, with an example where it fails. ``.ok`` (and
-            ``.raise_if_failed()``) says whether it is enough for a convolution, ``.is_semifield``
-            whether the multiplication is one of a semifield too.
+            Prints one line for each law, with a counterexample where the law fails. ``.ok`` (and
+            ``.raise_if_failed()``) says whether the semifield is enough for a convolution,
+            ``.is_semifield`` whether its multiplication has all laws too.
 
         Examples
         --------
@@ -288,14 +301,17 @@ class CompiledSemifield:
 
 
 def _rebuilt(maker: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+    """What pickles call."""
     return maker(**keywords)
 
 
 def shown_keywords(keywords: Mapping[str, Any]) -> str:
+    """Keyword arguments as a call shows them."""
     return ", ".join(f"{name}={value!r}" for name, value in keywords.items())
 
 
 def traced(name: str, function: ScalarFunction) -> Any:
+    """The expression of a function that a user passed; `name` is one of `PARAMETERS`."""
     argument = ARGUMENTS.get(name, name)
     return trace(function, PARAMETERS[name], argument, condition=name == "select")
 
@@ -303,6 +319,7 @@ def traced(name: str, function: ScalarFunction) -> Any:
 def times_and_derivatives(
     times: ScalarFunction, d_img: ScalarFunction | None, d_krn: ScalarFunction | None
 ) -> dict[str, Any]:
+    """The expressions of a multiplication and its derivatives; those that are None are derived."""
     product = traced("times", times)
     functions = {"times": product}
     for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
@@ -315,6 +332,7 @@ def times_and_derivatives(
 
 
 def module_of(semifield: Any, lazy_fixed: bool, *tuning: Any) -> Any:
+    """The torch module of a semifield; `tuning` are the arguments that `dynamic` documents."""
     names = ("thread_block_size", "to_extension", "debug", "kernel_inflation")
     options = dict(zip(names, tuning, strict=True))
     return compiled_module(semifield, lazy_fixed=lazy_fixed, **options)

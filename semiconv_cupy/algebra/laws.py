@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,15 @@ class LawReport:
             raise ValueError("\n".join(lines))
 
 
+class _Samples(NamedTuple):
+    """Random numbers: three values of an image or of accumulators, and a kernel value."""
+
+    a: Any
+    b: Any
+    c: Any
+    k: Any
+
+
 class _Checker:
     """Collects laws; every side is an array over the samples."""
 
@@ -165,24 +174,23 @@ def check(semifield: Any, samples: int, seed: int, domain: tuple[float, float] |
         raise ValueError(f"samples must be from 1 to {_MOST_SAMPLES}, got samples={samples}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got seed={seed}")
-    zero = semifield.zero
     low, high = _interval(domain, (0.1, 4.0) if semifield.of_positive_numbers else (-4.0, 4.0))
-    a, b, c, k = np.random.default_rng(seed).uniform(low, high, (4, samples))
-    b[::4] = a[::4]  # ties
+    drawn = _Samples(*np.random.default_rng(seed).uniform(low, high, (4, samples)))
+    drawn.b[::4] = drawn.a[::4]  # ties
     checker = _Checker(low, high)
     with np.errstate(all="ignore"):
         times: Callable[[Any, Any], Any]
         if semifield.accumulator == "arrays":
             times = semifield.multiply
-            _check_algebra(checker, _broadcast_add(semifield), times, zero, a, b, c, k)
+            _check_algebra(checker, _broadcast_add(semifield), times, semifield.zero, drawn)
         elif semifield.accumulator == "select":
             times = semifield.times
-            _check_select(checker, semifield, a, b, c, k)
+            _check_select(checker, semifield, drawn)
         else:
             post = semifield.post_sum or _identity
             times = lambda img, krn: post(semifield.times(img, krn))  # noqa: E731
-            _check_subtract(checker, semifield, a, b, c, k)
-        one, kernel_inverted = _check_multiplication(checker, times, a, b, c)
+            _check_subtract(checker, semifield, drawn)
+        one, kernel_inverted = _check_multiplication(checker, times, drawn)
     return LawReport(repr(semifield), tuple(checker.laws), one, kernel_inverted)
 
 
@@ -217,13 +225,15 @@ def _check_algebra(
     add: Callable[[Any, Any], Any],
     times: Callable[[Any, Any], Any],
     zero: float,
-    a: Any,
-    b: Any,
-    c: Any,
-    k: Any,
+    samples: _Samples,
     post: Callable[[Any], Any] = _identity,
 ) -> None:
-    """Where ``post`` transforms accumulators, a, b and c are some: times works on what it gives."""
+    """The laws that a convolution needs.
+
+    Where ``post`` makes outputs of accumulators, the samples a, b and c are accumulators, and
+    ``times`` multiplies the outputs.
+    """
+    a, b, c, k = samples
     checker.equal(
         "addition is associative", "(a ⊕ b) ⊕ c = a ⊕ (b ⊕ c)",
         add(add(a, b), c), add(a, add(b, c)), a=a, b=b, c=c,
@@ -243,9 +253,10 @@ def _check_algebra(
 
 
 def _check_multiplication(
-    checker: _Checker, times: Callable[[Any, Any], Any], a: Any, b: Any, c: Any
+    checker: _Checker, times: Callable[[Any, Any], Any], samples: _Samples
 ) -> tuple[float | None, bool]:
-    """What a semifield needs besides; gives its one, and whether kernels enter inverted."""
+    """The other laws of a semifield; returns its one, and whether kernels enter inverted."""
+    a, b, c, _ = samples
     one = _one_of(times, a)
     inverted, product, dot = False, times, "⊗"
     if one is not None:
@@ -336,13 +347,14 @@ def _check_times(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
     )  # fmt: skip
 
 
-def _check_select(checker: _Checker, semifield: Any, a: Any, b: Any, c: Any, k: Any) -> None:
+def _check_select(checker: _Checker, semifield: Any, samples: _Samples) -> None:
+    a, b, _, k = samples
     select = semifield.add_select
 
     def add(left: Any, right: Any) -> Any:
         return np.where(select(left, right), right, left)
 
-    _check_algebra(checker, add, semifield.times, semifield.zero, a, b, c, k)
+    _check_algebra(checker, add, semifield.times, semifield.zero, samples)
     false = np.zeros(a.shape, bool)
     checker.equal("equals are not exchanged", "add_select(a, a) is False", select(a, a), false, a=a)
     checker.equal(
@@ -356,13 +368,14 @@ def _check_select(checker: _Checker, semifield: Any, a: Any, b: Any, c: Any, k: 
     _check_times(checker, semifield, a, k)
 
 
-def _check_subtract(checker: _Checker, semifield: Any, a: Any, b: Any, c: Any, k: Any) -> None:
+def _check_subtract(checker: _Checker, semifield: Any, samples: _Samples) -> None:
+    a, b, c, k = samples
     add, times, post = semifield.add, semifield.times, semifield.post_sum
     if post is None:
-        _check_algebra(checker, add, times, semifield.zero, a, b, c, k)
+        _check_algebra(checker, add, times, semifield.zero, samples)
     else:
-        x, y, z = (times(value, k) for value in (a, b, c))
-        _check_algebra(checker, add, times, semifield.zero, x, y, z, k, post)
+        products = _Samples(times(a, k), times(b, k), times(c, k), k)
+        _check_algebra(checker, add, times, semifield.zero, products, post)
     _check_times(checker, semifield, a, k)
     acc, val = times(a, k), times(b, c)
     res = add(acc, val)

@@ -28,6 +28,7 @@ SCALARS = "a semifield's values are scalars, no pairs or vectors"
 
 
 def is_symbolic(value: Any) -> bool:
+    """Whether a value stands for a number that is not known yet."""
     return isinstance(value, Traced | sympy.Basic)
 
 
@@ -60,6 +61,7 @@ def to_sympy(value: Any) -> sympy.Basic:
 
 
 def record(name: str, arguments: Sequence[Any], keywords: dict[str, Any] | None = None) -> Traced:
+    """The symbolic result of the function that NumPy, math, torch or SymPy call `name`."""
     function = FUNCTIONS.get(name)
     if function is None:
         raise ExpressionError(f"the function {name!r} cannot be traced: {FUNCTION_REMEDY}")
@@ -79,7 +81,7 @@ def record(name: str, arguments: Sequence[Any], keywords: dict[str, Any] | None 
 
 
 class Traced:
-    """A symbolic value: records every operation as a SymPy expression."""
+    """A symbolic value; each operation on it gives another, with the expression of the result."""
 
     __slots__ = ("expression",)
     __hash__ = None  # type: ignore[assignment]

@@ -15,6 +15,7 @@ from semiconv_cupy.algebra.arrays import array_module
 
 
 def _detached(array: Any) -> Any:
+    """A torch tensor without its history, so that no gradient flows through it; others as is."""
     return array.detach() if hasattr(array, "detach") else array
 
 

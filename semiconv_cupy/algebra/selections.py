@@ -24,7 +24,7 @@ from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A class method of two flags, called once for each of their values."""
+    """Wrap a class method of two flags so that equal flags, positional or not, give one object."""
     cached = functools.cache(make)
 
     @functools.wraps(make)
@@ -193,7 +193,7 @@ class SelectSemifield(CompiledSemifield):
     def _floating_definitions(self) -> dict[str, str]:
         texts = super()._floating_definitions()
         strict = (RIGHT > LEFT, LEFT < RIGHT, RIGHT < LEFT, LEFT > RIGHT)
-        if self.expressions["select"] not in strict:  # those are False for NaN by themselves
+        if self.expressions["select"] not in strict:  # these comparisons are False for NaN
             texts["SEMICONV_SELECT"] += " & (right == right)"
         return texts
 
@@ -258,6 +258,8 @@ class SelectSemifield(CompiledSemifield):
 
 @functools.cache
 def _boolean_equivalents() -> dict[SelectSemifield, SelectSemifield]:
+    """The or/and arithmetic of each semifield that has one."""
+
     def conjunction(times: Any) -> SelectSemifield:
         semifield = object.__new__(SelectSemifield)
         functions = {"select": RIGHT < LEFT, "times": times}

@@ -26,7 +26,7 @@ def _root_module(value: Any) -> str:
 
 
 class _TracedModule:
-    """A module seen from inside a traced function: what it gives out can be traced."""
+    """A module as a traced function sees it: its attributes are stand-ins."""
 
     def __init__(self, module: types.ModuleType, memo: dict[int, Any]) -> None:
         self._module, self._memo = module, memo

@@ -13,6 +13,7 @@ from semiconv_cupy.algebra.arguments import checked_parameter, checked_zero
 from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.calculus import SAMPLES, derivative, inverse
 from semiconv_cupy.algebra.compiled import (
+    Accumulator,
     CompiledSemifield,
     ScalarFunction,
     module_of,
@@ -111,7 +112,7 @@ class SubtractSemifield(CompiledSemifield):
             functions["d_add_d_right"] = traced("d_add_d_right", d_add_d_right)
         if post_sum is not None:
             post = functions["post_sum"] = traced("post_sum", post_sum)
-            if undo_post_sum is not None:  # no kernel needs it
+            if undo_post_sum is not None:  # no kernel reads it
                 functions["undo_post_sum"] = traced("undo_post_sum", undo_post_sum)
             functions["d_post_d_acc"] = (
                 derivative(post, "acc", "d_post_d_acc")
@@ -120,11 +121,11 @@ class SubtractSemifield(CompiledSemifield):
             )
         elif undo_post_sum is not None or d_post_d_acc is not None:
             raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
-        accumulator = "sum" if plain else "custom"
+        accumulator: Accumulator = "sum" if plain else "custom"
         self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
 
-    def _specialise(self, accumulator: str, **parameter: float) -> None:
-        """Mark it as one for which the kernels have an accumulator that cannot overflow."""
+    def _specialise(self, accumulator: Accumulator, **parameter: float) -> None:
+        """Give the semifield an accumulator of the kernels that cannot overflow."""
         (value,) = parameter.values()
         self._define(dict(self.expressions), self.zero, accumulator, value)
         self._made_by(accumulator, **parameter)
@@ -296,6 +297,7 @@ class SubtractSemifield(CompiledSemifield):
         return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
 
 
+# What an error tells the user to pass.
 _HOW_TO_UNDO = {
     "subtract": "lambda res, val: ..., the acc with add(acc, val) == res",
     "undo_post_sum": "lambda res: ..., the acc with post_sum(acc) == res",

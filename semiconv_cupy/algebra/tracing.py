@@ -99,6 +99,7 @@ _KNOWN_NODES = (sympy.Add, sympy.Mul, sympy.Pow, Relational, sympy.And, sympy.Or
 def require_compilable(
     expression: sympy.Basic, symbols: Sequence[sympy.Symbol], condition: bool
 ) -> None:
+    """Raise an `ExpressionError` for what is no formula of `symbols`, or has no C++."""
     strangers = expression.free_symbols - set(symbols)
     if strangers:
         raise ExpressionError(f"unknown symbols {', '.join(sorted(map(str, strangers)))}")
