@@ -24,6 +24,10 @@ def _device(route: Route) -> Device:
     return route.place.device or cupy_device()
 
 
+def _case(route: Route) -> cuda.Case:
+    return cuda.Case(route.semifield, route.geometry, route.storage)
+
+
 def _require_no_residual(route: Route) -> None:
     if route.by_sums:
         raise ValueError("ordinary sums keep no residual; choose method='direct' to have one")
@@ -45,15 +49,14 @@ def forward(
     """
     if residual is not None:
         _require_no_residual(route)
-    case = (route.semifield, route.geometry, route.storage)
     if route.backend == "reference":
         reference.forward(route, img, krn, out, residual)
     elif route.backend == "host":
         host.forward(route, img, krn, out, residual, threads)
     elif route.by_sums:
-        cuda_by_sums.forward(_device(route), img, krn, *case, out)
+        cuda_by_sums.forward(_device(route), _case(route), img, krn, out)
     else:
-        cuda.forward(_device(route), img, krn, *case, out, residual, method=route.schedule)
+        cuda.forward(_device(route), _case(route), img, krn, out, residual, route.schedule)
 
 
 def forward_at(
@@ -70,11 +73,11 @@ def forward_at(
         return None
     if route.backend == "host":
         return host.forward_at(route, img_strides, krn_strides, keeps_residual)
-    case = (_device(route), route.semifield, route.geometry, route.storage)
+    device, case = _device(route), _case(route)
     if route.by_sums:
-        return cuda_by_sums.forward_call(*case, img_strides, krn_strides)
+        return cuda_by_sums.forward_at(device, case, img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
-    return cuda.forward_at(*case, img_strides, krn_strides, spec)
+    return cuda.forward_at(device, case, img_strides, krn_strides, spec)
 
 
 def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array], Array]:
@@ -97,10 +100,8 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array
 
     device, run = _device(route), None
     if not route.by_sums and 0 not in shape:
-        run = cuda.forward_launch(
-            device, route.semifield, route.geometry, route.storage, None, route.schedule,
-            img.strides, krn.strides, img.itemsize,
-        )  # fmt: skip
+        convolution = cuda.Convolution(*_case(route), None, img.strides, krn.strides)
+        run = cuda.forward_launch(device, convolution, route.schedule)
 
     def launch(img: Array, krn: Array) -> Array:
         out = device.empty(shape, img.dtype)
@@ -131,15 +132,16 @@ def backward(
     semifield has one, it went by ordinary sums, and so does its derivative.
     """
     route = route.after(residual)
-    filled = (grad_img, grad_krn, route.semifield, route.geometry, route.storage)
     if route.backend == "reference":
         reference.backward(route, grad_out, img, krn, residual, grad_img, grad_krn)
     elif route.backend == "host":
         host.backward(route, grad_out, img, krn, residual, grad_img, grad_krn, threads)
     elif route.by_sums:
-        cuda_by_sums.backward(_device(route), grad_out, img, krn, *filled, route.schedule)
+        arrays = cuda.GradientArrays(grad_out, img, krn, None, grad_img, grad_krn)
+        cuda_by_sums.backward(_device(route), _case(route), arrays, route.schedule)
     else:
-        cuda.backward(_device(route), grad_out, img, krn, residual, *filled, route.schedule)
+        arrays = cuda.GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
+        cuda.backward(_device(route), _case(route), arrays, route.schedule)
 
 
 def backward_at(
@@ -154,7 +156,8 @@ def backward_at(
         return None
     if route.backend == "host":
         return host.backward_at(route, img_strides)
-    case = (_device(route), route.semifield, route.geometry, route.storage)
+    device, case = _device(route), _case(route)
     if route.by_sums:
-        return cuda_by_sums.backward_call(*case, img_strides, krn_strides, *wants)
-    return cuda.backward_at(*case, img_strides, krn_strides, route.residual_spec, *wants)
+        return cuda_by_sums.backward_at(device, case, img_strides, krn_strides, wants)
+    spec = route.residual_spec
+    return cuda.backward_at(device, case, img_strides, krn_strides, spec, wants)

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
-from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.cuda.bins import bins_of
+from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
+from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
+from semiconv_cupy.backends.cuda.kernels import (
+    exchange_source,
+    kernel_source,
+    specialise,
+    sum_source,
+)
+from semiconv_cupy.backends.cuda.limits import LIMITS
+from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.residual import is_provenance, residual_of
@@ -43,15 +53,19 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     ]
     for semifield, storage, geometry in cases:
         residual = residual_of(semifield, storage, geometry)
-        element = None if residual is None else str(residual.dtype)
-        yield cuda.kernel_source("forward", semifield, storage, geometry, "int32")
-        yield cuda.kernel_source("forward", semifield, storage, geometry, "int64", element)
-        for file in ("grad_image", "grad_bins" if is_provenance(semifield) else "grad_kernel"):
-            yield cuda.kernel_source(file, semifield, storage, geometry, "int64", element)
+        element = None if residual is None else residual.dtype
+        case = (semifield, storage, geometry)
+        yield kernel_source(specialise("forward", *case, "int32"))
+        yield kernel_source(specialise("forward", *case, "int64", element))
+        yield kernel_source(specialise("grad_image", *case, "int64", element))
+        if is_provenance(semifield):
+            yield kernel_source(specialise("grad_bins", *case, "int64", element, bins_of(*case)))
+        else:
+            yield kernel_source(specialise("grad_kernel", *case, "int64", element))
         if semifield.accumulator in ("log", "root"):
-            yield cuda.kernel_source("by_sums", semifield, storage, geometry, "int32")
+            yield kernel_source(specialise("by_sums", *case, "int32"))
     for storage in (*source.INTEGER, source.BOOLEAN):
-        yield cuda.kernel_source("forward", dilation, storage, plane, "int32")
+        yield kernel_source(specialise("forward", dilation, storage, plane, "int32"))
     shapes = [
         Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
         Geometry.plan((8, 64, 256, 256), (64, 1, 3, 3), padding="same", groups=64),
@@ -73,26 +87,28 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     tiled = [(geometry, *work) for geometry in shapes for work in works]
     tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in others]
     for geometry, semifield, storage in tiled:
-        residual = residual_of(semifield, storage, geometry)
-        for element in {None, None if residual is None else str(residual.dtype)}:
-            tile = cuda.tile_of(semifield, storage, geometry, element, least_filled=0)
-            if tile is not None:
-                yield cuda.kernel_source(
-                    "forward_tiled", semifield, storage, geometry, "int64", element, tile
-                )
-        element = None if residual is None else str(residual.dtype)
-        for wants in ((True, True), (True, False), (False, True)):
-            given = cuda.gradient_tile_of(semifield, storage, geometry, element, *wants)
-            if given is not None:
-                yield cuda.kernel_source(
-                    "grad_tiled", semifield, storage, geometry, "int64", element, given
-                )
-        weights = cuda.weight_tile_of(semifield, storage, geometry)
-        if weights is not None:
-            yield cuda.kernel_source(
-                "grad_weights", semifield, storage, geometry, "int64", None, weights
-            )
+        yield from _of_tiles(semifield, storage, geometry)
     for storage in ("float32", "float64"):
-        yield cuda.sum_source(storage)
-        yield cuda.exchange_source(storage)
+        yield sum_source(storage)
+        yield exchange_source(storage)
     yield from neighbourhoods.shipping_variants()
+
+
+def _of_tiles(
+    semifield: Semifield, storage: str, geometry: Geometry
+) -> Iterator[source.KernelSource]:
+    """The tiled kernels that serve this, forward and backward."""
+    case = (semifield, storage, geometry)
+    residual = residual_of(*case)
+    element = None if residual is None else residual.dtype
+    for kept in dict.fromkeys((None, element)):
+        tile = forward_tile_of(*case, kept, LIMITS.for_method("tiled"))
+        if tile is not None:
+            yield kernel_source(specialise("forward_tiled", *case, "int64", kept, tile))
+    for wants in ((True, True), (True, False), (False, True)):
+        gradients = gradient_tile_of(*case, element, wants)
+        if gradients is not None:
+            yield kernel_source(specialise("grad_tiled", *case, "int64", element, gradients))
+    weights = weight_tile_of(*case)
+    if weights is not None:
+        yield kernel_source(specialise("grad_weights", *case, "int64", None, weights))

@@ -397,10 +397,11 @@ def route_of(
 
 
 def skip_without_tile(
-    semifield: Any, storage: str, geometry: Geometry, residual: str | None
+    semifield: Any, storage: str, geometry: Geometry, residual: np.dtype | None
 ) -> None:
     """Skip the test of a convolution that the tiled kernel does not serve."""
-    if cuda.tile_of(semifield, storage, geometry, residual, least_filled=0) is None:
+    limits = cuda.LIMITS.for_method("tiled")
+    if cuda.forward_tile_of(semifield, storage, geometry, residual, limits) is None:
         pytest.skip("the tiled kernel does not serve this convolution")
 
 
@@ -428,9 +429,9 @@ def run_with_residual(
     residual = None if described is None else empty(described.shape, described.dtype)
     if backend == TILED:
         assert residual is not None
-        skip_without_tile(semifield, storage, geometry, str(residual.dtype))
-        launched = (device, img, krn, semifield, geometry, storage, out, residual)
-        cuda.forward(*launched, method="tiled")
+        skip_without_tile(semifield, storage, geometry, residual.dtype)
+        case = cuda.Case(semifield, geometry, storage)
+        cuda.forward(device, case, img, krn, out, residual, "tiled")
         return out, residual
     method = _METHODS.get(backend, "auto")
     forward(choose(semifield, geometry, storage, place, method), img, krn, out, residual)

@@ -42,6 +42,9 @@ GEOMETRIES = [
     ((1, 2, 7, 9, 36), (2, 2, 3, 3, 3), dict(padding=1, dilation=(1, 2, 1))),
 ]
 
+# Also tiles that are mostly empty, and blocks that add up their tiles in several parts.
+LIMITS = cuda.Limits(filled=0.0, terms=32, busy_blocks=2)
+
 
 def convolutions(semifields=SEMIFIELDS, geometries=GEOMETRIES) -> Iterator[partial]:
     """Forward and backward passes, by the direct kernels and by tiles wherever there are some.
@@ -61,45 +64,49 @@ def _convolution(device, semifield, storage, shapes):
     img, krn = (
         xp.asarray((rng.random(shape) + 0.1).astype(storage)) for shape in (img_shape, krn_shape)
     )
-    case = (semifield, plan, storage)
+    case = cuda.Case(semifield, plan, storage)
     for method in ("direct", "auto"):
-        _passes(device, img, krn, *case, method)
+        _passes(device, img, krn, case, method)
     if semifield.accumulator == "sum":  # looks at every term where it meets an infinity
         beyond = img.copy()
         beyond[..., 1] = np.inf
-        _passes(device, beyond, krn, *case, "auto")
+        _passes(device, beyond, krn, case, "auto")
     if by_sums.applies(semifield):
         out = device.empty(plan.out_shape, storage)
-        cuda_by_sums.forward(device, img, krn, *case, out)
+        cuda_by_sums.forward(device, case, img, krn, out)
         real = np.promote_types(storage, np.float32)
         grads = [device.empty(shape, real) for shape in (img_shape, krn_shape)]
-        cuda_by_sums.backward(device, out, img, krn, *grads, *case)
+        cuda_by_sums.backward(device, case, cuda.GradientArrays(out, img, krn, None, *grads))
 
 
-def _passes(device, img, krn, semifield, plan, storage, method):
-    described = residual_of(semifield, storage, plan)
-    residual = described and device.empty(described.shape, described.dtype)
-    out = device.empty(plan.out_shape, storage)
-    for left in (None, residual):
-        cuda.forward(device, img, krn, semifield, plan, storage, out, left, method)
-    real = np.promote_types(storage, np.float32)
+def _passes(device, img, krn, case, method):
+    spec = residual_of(case.semifield, case.storage, case.geometry)
+    residual = spec and device.empty(spec.shape, spec.dtype)
+    out = device.empty(case.geometry.out_shape, case.storage)
+    for kept in (None, residual):
+        cuda.forward(device, case, img, krn, out, kept, method, LIMITS)
+    real = np.promote_types(case.storage, np.float32)
     grads = device.empty(img.shape, real), device.empty(krn.shape, real)
-    for wanted in (grads, (grads[0], None), (None, grads[1])):
-        arrays = (out, img, krn, residual, *wanted)
-        cuda.backward(device, *arrays, semifield, plan, storage, method)
+    for some in (grads, (grads[0], None), (None, grads[1])):
+        arrays = cuda.GradientArrays(out, img, krn, residual, *some)
+        cuda.backward(device, case, arrays, method, LIMITS)
 
 
-def integers(cupy) -> Iterator[partial]:
-    """Forward passes of dtypes that have no gradient."""
+def integers() -> Iterator[partial]:
+    """Forward passes of dtypes that have no gradient; each is a function of the device."""
     rng = np.random.default_rng(0)
     for dtype in ("uint8", "int16", "int32", "uint64", "bool"):
         for *shapes, arguments in GEOMETRIES:
             img, krn = (rng.integers(0, 2, shape).astype(dtype) for shape in shapes)
-            yield partial(_integers, cupy, img, krn, arguments)
+            yield partial(_integers, img=img, krn=krn, arguments=arguments)
 
 
-def _integers(cupy, img, krn, arguments):
-    sc.semifield_conv(cupy.asarray(img), cupy.asarray(krn), "tropical_max", **arguments)
+def _integers(device, img, krn, arguments):
+    plan = Geometry.plan(img.shape, krn.shape, **arguments)
+    case = cuda.Case(SelectSemifield.tropical_max(), plan, img.dtype.name)
+    img, krn = (device.array_module.asarray(array) for array in (img, krn))
+    out = device.empty(plan.out_shape, img.dtype)
+    cuda.forward(device, case, img, krn, out, None, "auto", LIMITS)
 
 
 def filters(cupy) -> Iterator[partial]:
@@ -127,10 +134,8 @@ def main(part: int, parts: int) -> None:
     """Run every `parts`-th case."""
     import cupy
 
-    cuda._LEAST_FILLED = 0.0  # also tiles that are mostly empty
-    cuda._MOST_TERMS, cuda._BUSY = 32, 2  # and blocks that add up their tiles in several parts
-    of_device = (partial(case, cupy_device()) for case in convolutions())
-    cases = [*of_device, *integers(cupy), *filters(cupy)][part::parts]
+    of_device = (partial(case, cupy_device()) for case in (*convolutions(), *integers()))
+    cases = [*of_device, *filters(cupy)][part::parts]
     for case in cases:
         case()
     cupy.cuda.Device().synchronize()

@@ -20,6 +20,11 @@ from test_vjp import SEMIFIELDS
 
 from semiconv_cupy import run
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.cuda.bins import BINS_BLOCK, bins_of
+from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
+from semiconv_cupy.backends.cuda.limits import LIMITS, Limits
+from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
+from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -75,20 +80,21 @@ def expected_of(arrays, semifield, plan, storage):
     return grads
 
 
-def gradients(device, arrays, semifield, plan, storage, wants=BOTH, method="tiled"):
+def gradients(device, arrays, semifield, plan, storage, wants=BOTH, method="tiled", limits=LIMITS):
     real = np.promote_types(storage, "f4")
     shapes = (plan.img_shape, plan.krn_shape)
     grads = [device.empty(s, real) if want else None for s, want in zip(shapes, wants, strict=True)]
-    cuda.backward(device, *arrays, *grads, semifield, plan, storage, method)
+    case = cuda.Case(semifield, plan, storage)
+    cuda.backward(device, case, cuda.GradientArrays(*arrays, *grads), method, limits)
     return grads
 
 
-def check(name, geometry, dtype="f4", wants=BOTH, device=None):
+def check(name, geometry, dtype="f4", wants=BOTH, limits=LIMITS):
     given = problem(name, geometry, dtype)
     expected = expected_of(*given)
     tolerance = 1e-11 if dtype == "f8" else 3e-6
     for got, right in zip(
-        gradients(device or HarnessDevice(), *given, wants), expected, strict=True
+        gradients(HarnessDevice(), *given, wants, limits=limits), expected, strict=True
     ):
         if got is not None:
             assert np.abs(got - right).max() <= tolerance * max(1, np.abs(right).max())
@@ -139,7 +145,7 @@ MIXING = {
 }
 
 
-def sums(geometry, dtype="f4", device=None, spoil=None):
+def sums(geometry, dtype="f4", device=None, spoil=None, limits=LIMITS):
     """(both gradients of an ordinary sum as the launch code picks them, those of array loops)."""
     img_shape, krn_shape, arguments = geometry
     rng = np.random.default_rng(7)
@@ -150,8 +156,9 @@ def sums(geometry, dtype="f4", device=None, spoil=None):
     if spoil:
         spoil(*arrays)
     case = (semifield, plan, np.dtype(dtype).name)
-    assert cuda.weight_tile_of(*case[::2], plan) is not None
-    got = gradients(device or HarnessDevice(), [*arrays, None], *case, method="auto")
+    assert weight_tile_of(*case[::2], plan) is not None
+    device = device or HarnessDevice()
+    got = gradients(device, [*arrays, None], *case, method="auto", limits=limits)
     wide = [array.astype("f8") for array in arrays]
     right = np.zeros(img_shape), np.empty(krn_shape)
     by_loops = cases.route_of(semifield, plan, "float64", method="reference")
@@ -179,21 +186,19 @@ def test_sums_of_halves():
 @pytest.mark.slow
 @given(
     geometry=cases.geometries(((3, 3), (1, 1), (1, 1))),
-    chunks=st.integers(1, 9),
+    blocks=st.integers(1, 9),
     terms=st.sampled_from([1, 32, 10**6]),
 )
 @settings(max_examples=15)
-def test_sums_of_drawn_geometries(geometry, chunks, terms):
+def test_sums_of_drawn_geometries(geometry, blocks, terms):
     """A block goes through any number of tiles, all at once or by parts, from image to image."""
     geometry = (
         (geometry.img[0], 4 * geometry.img[1], *geometry.img[2:]),
         (4 * geometry.krn[0], 4 * geometry.krn[1], *geometry.krn[2:]),
         geometry.arguments,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_BUSY", chunks)
-        patch.setattr(cuda, "_MOST_TERMS", terms)
-        assert_sums(*sums(geometry, device=cases.harness()))
+    limits = Limits(busy_blocks=blocks, terms=terms)
+    assert_sums(*sums(geometry, device=cases.harness(), limits=limits))
 
 
 def test_many_terms_keep_their_digits():
@@ -210,15 +215,14 @@ def test_many_terms_keep_their_digits():
     ("geometry", "terms"),
     [("channels of two blocks", 1), ("channels of two blocks", 48), ("slabs", 32), ("signal", 1)],
 )
-def test_a_block_adds_its_tiles_by_parts(monkeypatch, geometry, terms):
-    monkeypatch.setattr(cuda, "_BUSY", 1)
-    monkeypatch.setattr(cuda, "_MOST_TERMS", terms)
+def test_a_block_adds_its_tiles_by_parts(geometry, terms):
+    limits = Limits(busy_blocks=1, terms=terms)
     img_shape, krn_shape, arguments = MIXING[geometry]
     plan = Geometry.plan(img_shape, krn_shape, **arguments)
-    tile = cuda.weight_tile_of(SEMIFIELDS["linear"], "float32", plan)
-    _, chunks, jobs = tile.work(plan)
-    assert jobs > tile.jobs_at_once * chunks
-    assert_sums(*sums(MIXING[geometry]))
+    tile = weight_tile_of(SEMIFIELDS["linear"], "float32", plan, limits)
+    _, parts, jobs = tile.partition(plan, limits)
+    assert jobs > tile.jobs_at_once(limits) * parts
+    assert_sums(*sums(MIXING[geometry], limits=limits))
 
 
 @pytest.mark.parametrize("batch", [1, 256, 10**4])
@@ -227,9 +231,8 @@ def test_partial_sums_take_little_memory(batch, channels):
     """However many tiles there are."""
     shapes = (batch, channels, 56, 56), (channels, channels, 3, 3)
     plan = Geometry.plan(*shapes, padding="same")
-    tile = cuda.weight_tile_of(SEMIFIELDS["linear"], "float32", plan)
-    _, chunks, _ = tile.work(plan)
-    assert math.prod(shapes[1]) * chunks * 8 < 64e6
+    tile = weight_tile_of(SEMIFIELDS["linear"], "float32", plan)
+    assert math.prod(shapes[1]) * tile.partition(plan, LIMITS).parts * 8 < 64e6
 
 
 SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
@@ -241,11 +244,9 @@ SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under n
     ("dtype", "geometry"), [("f4", "rows"), ("f4", "odd rows"), ("f8", "rows"), ("f2", "rows")]
 )
 @pytest.mark.parametrize("by_parts", [False, True])
-def test_sums_beside_what_is_not_finite(monkeypatch, spoiled, dtype, geometry, by_parts):
+def test_sums_beside_what_is_not_finite(spoiled, dtype, geometry, by_parts):
     """It takes part where it is seen, and only there."""
-    if by_parts:
-        monkeypatch.setattr(cuda, "_BUSY", 1)
-        monkeypatch.setattr(cuda, "_MOST_TERMS", 1)
+    limits = Limits(busy_blocks=1, terms=1) if by_parts else LIMITS
     width = 40 if geometry == "rows" else 39  # copied by chunks, or by elements
 
     def spoil(slopes, img, krn):
@@ -260,7 +261,8 @@ def test_sums_beside_what_is_not_finite(monkeypatch, spoiled, dtype, geometry, b
         if spoiled == "kernel under no slope":
             slopes[:, 5, 2:, 4:] = 0
 
-    got, right = sums(((2, 20, 9, width), (19, 20, 3, 3), dict(padding="same")), dtype, spoil=spoil)
+    geometry = ((2, 20, 9, width), (19, 20, 3, 3), dict(padding="same"))
+    got, right = sums(geometry, dtype, spoil=spoil, limits=limits)
     for one, exact in zip(got, right, strict=True):
         np.testing.assert_array_equal(np.isfinite(one), np.isfinite(exact))
         np.testing.assert_allclose(one, exact, rtol=1e-4, atol=1e-4)
@@ -271,14 +273,14 @@ def test_the_table_has_tiles():
     for name in ("max", "log"):
         for geometry in GEOMETRIES:
             _, semifield, plan, storage = problem(name, geometry, "f4")
-            residual = str(residual_of(semifield, storage, plan).dtype)
+            residual = residual_of(semifield, storage, plan).dtype
+            case, limits = (semifield, storage, plan, residual), LIMITS.for_method("tiled")
             alone = [
-                cuda.gradient_tile_of(semifield, storage, plan, residual, *wants, least_filled=0)
-                for wants in ((True, False), (False, True))
+                gradient_tile_of(*case, wants, limits) for wants in ((True, False), (False, True))
             ]
             assert alone[0] is not None
             assert (alone[1] is not None) == (name == "log")
-            both = cuda.gradient_tile_of(semifield, storage, plan, residual, *BOTH, least_filled=0)
+            both = gradient_tile_of(*case, BOTH, limits)
             single = geometry.startswith(("depthwise", "dilation", "one", "signal"))
             assert (both is not None) == single
 
@@ -293,17 +295,20 @@ def test_no_bit_depends_on_the_order_of_threads(name, geometry):
         assert np.array_equal(a, b)
 
 
-def test_many_taps_are_binned_by_slices(monkeypatch):
-    monkeypatch.setattr(cuda, "_bins", lambda *_: (5, 2))
-    check("max times", "mixing")
+def test_many_taps_are_binned_by_slices():
+    limits = Limits(bins_bytes=BINS_BLOCK // 32 * 4 * 10)
+    _, semifield, plan, storage = problem("max times", "mixing", "f4")
+    bins = bins_of(semifield, storage, plan, limits)
+    assert (bins.taps, bins.slots, bins.slices) == (10, 1, 2)
+    check("max times", "mixing", limits=limits)
 
 
-@pytest.mark.parametrize("chunks", [1, 7])
-def test_blocks_share_tiles(monkeypatch, chunks):
+@pytest.mark.parametrize("parts", [1, 7])
+def test_blocks_share_tiles(parts):
     """A block goes through several tiles; the partial sums are those of all."""
-    monkeypatch.setattr(cuda, "_FULL", 2 * chunks)
-    check("max", "depthwise, stride")
-    check("log", "mixing")
+    limits = Limits(full_blocks=2 * parts)
+    check("max", "depthwise, stride", limits=limits)
+    check("log", "mixing", limits=limits)
 
 
 def test_empty_arrays_have_empty_gradients():
@@ -322,7 +327,9 @@ def test_what_compute_sanitizer_is_given():
     some = launch_every_kernel.convolutions(semifields, launch_every_kernel.GEOMETRIES[:1])
     for case in some:
         case(HarnessDevice())
-    for case in (*launch_every_kernel.integers(np), *launch_every_kernel.filters(np)):
+    for case in launch_every_kernel.integers():
+        case(Recorder())
+    for case in launch_every_kernel.filters(np):
         case()
 
 

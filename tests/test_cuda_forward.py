@@ -20,10 +20,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.cuda.forward_tile import divisor, forward_tile_of
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
 HERE = Path(__file__).parent
+ANY_TILE = LIMITS.for_method("tiled")
 
 
 class Recorder(HarnessDevice):
@@ -80,7 +83,7 @@ def test_most_of_the_table_has_tiles():
     """So that the tests of tiles do not all skip."""
     semifields = [case.semifield for case in SEMIFIELDS.values()]
     served = [
-        cuda.tile_of(semifield, "float32", geometry.plan(), None, least_filled=0) is not None
+        forward_tile_of(semifield, "float32", geometry.plan(), None, ANY_TILE) is not None
         for semifield in semifields
         for geometry in GEOMETRIES.values()
     ]
@@ -170,9 +173,8 @@ def test_every_element_is_written(name, residual, method):
         for array in arrays:
             array.view(np.uint8)[...] = poison
         where = arrays if residual else [arrays[0], None]
-        cuda.forward(
-            cases.harness(), img, krn, case.semifield, plan, "float32", *where, method=method
-        )
+        computed = cuda.Case(case.semifield, plan, "float32")
+        cuda.forward(cases.harness(), computed, img, krn, *where, method=method)
         results.append([array.tobytes() for array in where if array is not None])
     assert results[0] == results[1]
 
@@ -180,11 +182,14 @@ def test_every_element_is_written(name, residual, method):
 @pytest.mark.table(3)
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
 @pytest.mark.parametrize("geometry", ["same", "everything", "1-D", "3-D"])
-def test_offsets_of_64_bits(geometry, name, monkeypatch):
+def test_offsets_of_64_bits(geometry, name):
     """The variant for arrays beyond 2 GiB, on small ones."""
-    monkeypatch.setattr(cuda, "_reach", lambda shape, strides: 2**31)
-    device = Recorder()
-    check(device, name, GEOMETRIES[geometry])
+    device, geometry, case = Recorder(), GEOMETRIES[geometry], SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, "float32")
+    computed = cuda.Case(case.semifield, geometry.plan(), "float32")
+    out = device.empty(computed.geometry.out_shape, "f4")
+    cuda.forward(device, computed, img, krn, out, method="direct", limits=Limits(offset_32=0))
+    assert_matches(out, cases.expected_of(name, geometry, "float32"), dtype="float32")
     (source,) = device.sources
     assert "#define SEMICONV_OFFSET int64" in source
 
@@ -202,7 +207,7 @@ def test_one_block_serves_more_outputs_than_it_has_threads(name):
     geometry = GEOMETRIES["everything"]
     device = Recorder(grid=(1,))
     check(device, name, geometry)
-    assert device.grids == [(-(-np.prod(geometry.plan().out_shape) // cuda.THREADS),)]
+    assert device.grids == [(-(-np.prod(geometry.plan().out_shape) // BLOCK_THREADS),)]
     assert device.grids[0][0] > 1
 
 
@@ -228,7 +233,7 @@ def test_tiles_of_images_are_few():
     """The tiled kernel adapts to narrow images only: five kernels for all sizes."""
     semifield = SEMIFIELDS["tropical_max"].semifield
     plans = (Geometry.plan((1, 1, 9, n), (1, 1, 3, 3), padding=1) for n in range(1, 2000))
-    tiles = {cuda.tile_of(semifield, "float32", plan, None, least_filled=0) for plan in plans}
+    tiles = {forward_tile_of(semifield, "float32", plan, None, ANY_TILE) for plan in plans}
     assert None not in tiles
     assert len(tiles) == 5
 
@@ -237,7 +242,9 @@ def test_few_outputs_get_small_tiles():
     """So that they occupy a large GPU, by few kernels more."""
     semifield = SEMIFIELDS["tropical_max"].semifield
     small = Geometry.plan((8, 64, 14, 14), (64, 64, 3, 3), padding=1)
-    tiles = [cuda.tile_of(semifield, "float32", small, None, filled) for filled in (0.3, 0)]
+    tiles = [
+        forward_tile_of(semifield, "float32", small, None, limits) for limits in (LIMITS, ANY_TILE)
+    ]
     assert [tile.channels * tile.rows for tile in tiles] == [2, 16]
     assert tiles[0].grid(small) >= 256 > tiles[1].grid(small)
     plans = (
@@ -245,7 +252,7 @@ def test_few_outputs_get_small_tiles():
         for n in range(8, 1200, 7)
         for batch in (1, 3, 8, 50)
     )
-    assert len({cuda.tile_of(semifield, "float32", plan, None) for plan in plans}) <= 10
+    assert len({forward_tile_of(semifield, "float32", plan, None) for plan in plans}) <= 10
 
 
 @given(number=st.integers(1, 2**31 - 1), n=st.integers(0, 2**31 - 1))
@@ -253,8 +260,8 @@ def test_few_outputs_get_small_tiles():
 @example(number=2**31 - 1, n=2**31 - 1)
 @example(number=2**30 + 1, n=2**31 - 1)
 def test_divisors_divide(number, n):
-    divisor, multiplier, shift = cuda._divisor(number)
-    assert divisor == number
+    same, multiplier, shift = divisor(number)
+    assert same == number
     assert multiplier < 2**32
     assert n * multiplier >> (31 + shift) == n // number
 
@@ -403,7 +410,8 @@ def test_pairs_of_halves_round_once(name, storage):
     expected = oracle.convolve(numbers(img), numbers(krn), case.algebra).value
     geometry = Geometry.plan(img.shape, krn.shape)
     out = cases.harness().empty(geometry.out_shape, np.uint16)
-    cuda.forward(cases.harness(), img, krn, case.semifield, geometry, storage, out, method="tiled")
+    computed = cuda.Case(case.semifield, geometry, storage)
+    cuda.forward(cases.harness(), computed, img, krn, out, method="tiled")
     got = numbers(out)
     assert_matches(got, numbers(bits_of(storage, expected)), dtype=got.dtype)
 

@@ -22,6 +22,7 @@ from compare import assert_matches
 import semiconv_cupy as sc
 from semiconv_cupy import run, source
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.cuda.convolution import GEOMETRY, struct_of
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.geometry import Geometry
 
@@ -279,16 +280,16 @@ def test_the_geometry_struct_has_one_layout(tmp_path):
     subprocess.run([COMPILER, "-std=c++17", "-o", binary, program], check=True)
     shown = subprocess.run([binary], capture_output=True, text=True, check=True)
     *places, size = map(int, shown.stdout.split())
-    assert size == ctypes.sizeof(host.GeometryStruct) == cuda.GEOMETRY.itemsize
+    assert size == ctypes.sizeof(host.GeometryStruct) == GEOMETRY.itemsize
     assert places == [getattr(host.GeometryStruct, name).offset for name in names]
-    assert cuda.GEOMETRY.names == tuple(names)
-    assert places == [cuda.GEOMETRY.fields[name][1] for name in names]
+    assert GEOMETRY.names == tuple(names)
+    assert places == [GEOMETRY.fields[name][1] for name in names]
 
 
 def test_the_struct_holds_the_plan():
     geometry = cases.GEOMETRIES["everything"].plan()
     arrays = np.zeros(geometry.img_shape), np.zeros(geometry.krn_shape)
-    filled = cuda.struct_of(geometry, *map(cuda.elements, arrays))
+    filled = struct_of(geometry, *map(cuda.element_strides, arrays))
     for name in ("batch", "groups", "in_channels", "outputs_per_group", "kernels", "rank"):
         assert filled[name] == getattr(geometry, name)
     for name in ("image_size", "kernel_size", "out_size", "stride", "dilation", "pad_begin"):

@@ -150,8 +150,10 @@ def direct_gradients_on_cuda(img, krn, slopes, semifield, **arguments):
         device.empty(slopes.shape, img.dtype),
         [device.empty(a.shape, "f4") for a in (img, krn)],
     )
-    cuda.forward(device, img, krn, *case, out, residual, "direct")
-    cuda.backward(device, slopes, img, krn, residual, *grads, *case, "direct")
+    case = cuda.Case(*case)
+    cuda.forward(device, case, img, krn, out, residual, "direct")
+    arrays = cuda.GradientArrays(slopes, img, krn, residual, *grads)
+    cuda.backward(device, case, arrays, "direct")
     return grads
 
 
@@ -311,7 +313,7 @@ def test_by_addresses_on_cuda():
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
     slopes, steps = (
         cases.numbers(plan.out_shape, "f4", seed=3),
-        (cuda.elements(img), cuda.elements(krn)),
+        (cuda.element_strides(img), cuda.element_strides(krn)),
     )
     route = cases.route_of(LOG, plan, "float32", device, "linear")
     out, grads = (

@@ -16,7 +16,10 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield
-from semiconv_cupy.backends.cuda import COLUMNS, THREADS, elements, forward, tile_of
+from semiconv_cupy.backends.cuda import BLOCK_THREADS as THREADS
+from semiconv_cupy.backends.cuda import CHUNK as COLUMNS
+from semiconv_cupy.backends.cuda import Convolution, forward_launch, forward_tile_of
+from semiconv_cupy.backends.cuda import element_strides as elements
 from semiconv_cupy.backends.device import Device, Kernel
 from semiconv_cupy.backends.host.calls import MAX_RANK
 from semiconv_cupy.geometry import Geometry
@@ -602,12 +605,15 @@ class Backend:
         shape = tuple(n + k - 1 for n, k in zip(array.shape, taps.shape, strict=True))
         geometry = Geometry.plan((1, 1, *shape), (1, 1, *taps.shape), kind="corr")
         semifield = _EROSION if minimum else _DILATION
-        if tile_of(semifield, storage, geometry, None) is None:
+        if forward_tile_of(semifield, storage, geometry, None) is None:
             return None
         wide = self._bordered(array, taps.shape, before, rules, sums.outside)
         out = self.device.empty(geometry.out_shape, array.dtype)
-        images = wide[None, None], self._weights(taps, values, first is not None)
-        forward(self.device, *images, semifield, geometry, storage, out, padded_rows=True)
+        img, krn = wide[None, None], self._weights(taps, values, first is not None)
+        convolution = Convolution(semifield, geometry, storage, None, img.strides, krn.strides)
+        if out.size:
+            launch = forward_launch(self.device, convolution, padded_rows=True)
+            launch(self.device.address(img), img, krn, out, None)
         if first is not None:
             seen = reference.view(wide, np.argwhere(taps)[0], array.shape).astype(np.float64)
             term = (seen + first).astype(sums.values.dtype).astype(array.dtype)

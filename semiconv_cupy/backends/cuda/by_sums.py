@@ -1,8 +1,14 @@
 """log and root on a GPU as ordinary convolutions of transformed numbers: what is launched.
 
 Values and gradients, for arrays or by addresses; the mathematics is in ``kernels_cu/by_sums.cuh``.
-What the sums do not prove is computed by the direct kernels, which the device itself asks for.
-Called by `conv`.
+
+    img, krn --transform--> E(img), E(krn) --ordinary convolution--> sums --value--> out
+                                                                      |
+    outputs of which the sums prove nothing: the value kernel computes them term by term
+
+Backward, the sums are computed again; `slopes` turns grad_out into the gradient of each sum, whose
+gradients in E(img) and E(krn) `finish` turns into those of img and krn. Where a sum proves nothing,
+a flag is set, and the direct kernels, launched under that condition, compute everything anew.
 """
 
 from __future__ import annotations
@@ -16,16 +22,33 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.algebra import Semifield, SubtractSemifield
-from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends.cuda import ForwardLaunch
+from semiconv_cupy.algebra import SubtractSemifield
+from semiconv_cupy.backends.cuda.backward import (
+    Launch,
+    fills_with_zeros,
+    gradient_launches,
+    with_contiguous_grad_out,
+)
+from semiconv_cupy.backends.cuda.convolution import (
+    Case,
+    Condition,
+    Convolution,
+    Strides,
+    byte_strides,
+    contiguous_strides,
+    element_strides,
+)
+from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
+from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays, GradientLaunch
+from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
 Array = Any
-_PARTS = 256  # of a plane whose extreme numbers are looked for at the same time
-_BLOCKS = 1024  # that go through all outputs, each with a flag
+_PARTS = 256  # of a plane, at most, whose extreme numbers are looked for at the same time
+_BLOCKS = 1024  # of a pass over all outputs, at most; each has a flag
 _ALIGNED = 256  # bytes
 
 
@@ -49,7 +72,7 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Transform:
-    """The kernels that transform an array, and that make a gradient of sums by what it became."""
+    """The kernels that transform an array, and those that make its gradient from that of sums."""
 
     name: str
     kernels: tuple[Kernel, Kernel, Kernel]
@@ -65,68 +88,58 @@ class Transform:
         scratch.add(f"{self.name} extremes", 2 * planes * parts, itemsize)
 
     def __call__(self, at: Callable[[str], int], array: Array, stream: Stream | None) -> None:
-        """Transform."""
-        first, then, _ = self.kernels
-        extremes, block = at(f"{self.name} extremes"), (cuda.THREADS,)
-        first(self.grid, block, (self.struct, array, extremes, *self.numbers), 0, stream)
+        """Transform the array."""
+        find_extremes, transform, _ = self.kernels
+        extremes, block = at(f"{self.name} extremes"), (BLOCK_THREADS,)
+        find_extremes(self.grid, block, (self.struct, array, extremes, *self.numbers), 0, stream)
         results = at(self.name), at(f"{self.name} ranges")
-        then(self.grid, block, (self.struct, array, extremes, *results, *self.numbers), 0, stream)
+        arguments = (self.struct, array, extremes, *results, *self.numbers)
+        transform(self.grid, block, arguments, 0, stream)
 
     def finish(
         self, at: Callable[[str], int], array: Array, gradient: Array, stream: Stream | None
     ) -> None:
-        """From sums to a gradient by the array's numbers, in place."""
-        known = at(self.name), at(f"{self.name} ranges")
-        arguments = (self.struct, array, *known, gradient, *self.numbers)
-        self.kernels[2](self.grid, (cuda.THREADS,), arguments, 0, stream)
+        """From the gradient in the transformed array to that in the array, in place."""
+        transformed = at(self.name), at(f"{self.name} ranges")
+        arguments = (self.struct, array, *transformed, gradient, *self.numbers)
+        self.kernels[2](self.grid, (BLOCK_THREADS,), arguments, 0, stream)
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What every pass begins with: both transformations, and the sums S of all windows."""
+class WindowSums:
+    """What every pass begins with: both transformations, and the sums of all windows."""
 
     scratch: Scratch
     img: Transform
     krn: Transform
     forward: ForwardLaunch
-    grid: tuple[int]  # of what goes through all outputs
+    grid: tuple[int]  # of a pass over all outputs
     channels: tuple[np.int64, np.int64]  # of outputs, and the parts of each
 
     def __call__(
         self, at: Callable[[str], int], img: Array, krn: Array, stream: Stream | None
-    ) -> None:
-        """Launch for arrays or their addresses."""
+    ) -> tuple[int, int, int]:
+        """Launch for arrays or their addresses; where the sums and the arrays' ranges lie."""
         self.img(at, img, stream)
         self.krn(at, krn, stream)
         image = at("img")
         self.forward(image, image, at("krn"), at("sums"), None, stream)
+        return at("sums"), at("img ranges"), at("krn ranges")
 
 
-def _sums(
-    device: Device,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    img_steps: tuple[int, ...],
-    krn_steps: tuple[int, ...],
-) -> tuple[Sums, Callable[[str], Kernel]]:
-    """The sums, with a scratch that has room for more, and the functions of cuda/by_sums.cu."""
-    real = source.ARITHMETIC[storage]
+def _window_sums(
+    convolution: Convolution, device: Device, kernel: Callable[[str], Kernel]
+) -> WindowSums:
+    """The sums, with a scratch that has room for more; `kernel` finds functions of by_sums.cu."""
+    geometry, real = convolution.geometry, source.ARITHMETIC[convolution.storage]
     itemsize = source.itemsize(real)
-    struct = cuda.struct_of(geometry, img_steps, krn_steps)
-    offset = cuda.offset_of(geometry, img_steps, krn_steps)
-
-    def kernel(suffix: str) -> Kernel:
-        return cuda.kernel_of(
-            device, "by_sums", semifield, storage, geometry, offset, None, suffix=suffix
-        )
+    kernels = kernel("_extremes"), kernel("_transform"), kernel("_finish")
 
     def transform(name: str, size: int, planes: int) -> Transform:
         count = size // planes
-        parts = max(1, min(_PARTS, count // (4 * cuda.THREADS)))
-        kernels = kernel("_extremes"), kernel("_transform"), kernel("_finish")
+        parts = max(1, min(_PARTS, count // (4 * BLOCK_THREADS)))
         numbers = np.int64(name == "krn"), np.int64(count)
-        return Transform(name, kernels, (planes, parts), struct, numbers)
+        return Transform(name, kernels, (planes, parts), convolution.struct, numbers)
 
     img = transform("img", math.prod(geometry.img_shape), geometry.batch * geometry.groups)
     krn = transform("krn", math.prod(geometry.krn_shape), geometry.kernels)
@@ -134,135 +147,129 @@ def _sums(
     for one in (img, krn):
         one.reserve(scratch, itemsize)
     scratch.add("sums", math.prod(geometry.out_shape), itemsize)
-    strides = (
-        cuda.in_bytes(cuda.contiguous(shape), real)
-        for shape in (geometry.img_shape, geometry.krn_shape)
-    )
-    forward = cuda.forward_launch(
-        device, _linear(), geometry, real, None, "auto", *strides, itemsize
-    )
+    forward = forward_launch(device, _ordinary(geometry, real))
     channels, pixels = geometry.batch * geometry.out_channels, math.prod(geometry.out_size)
-    parts = max(1, min(-(-_BLOCKS // channels), -(-pixels // cuda.THREADS)))
+    parts = max(1, min(-(-_BLOCKS // channels), -(-pixels // BLOCK_THREADS)))
     grid = (min(_BLOCKS, channels * parts),)
     counts = np.int64(channels), np.int64(parts)
-    return Sums(scratch, img, krn, forward, grid, counts), kernel
+    return WindowSums(scratch, img, krn, forward, grid, counts)
 
 
-def _linear() -> Semifield:
-    return SubtractSemifield.linear()
+def _ordinary(geometry: Geometry, real: str) -> Convolution:
+    """The ordinary convolution of the transformed arrays."""
+    strides = (
+        byte_strides(contiguous_strides(shape), real)
+        for shape in (geometry.img_shape, geometry.krn_shape)
+    )
+    return Convolution(SubtractSemifield.linear(), geometry, real, None, *strides)
+
+
+def _functions(device: Device, convolution: Convolution) -> Callable[[str], Kernel]:
+    """The functions of cuda/by_sums.cu, by what their names end with."""
+    semifield, geometry, storage, *_ = convolution
+    offset = convolution.forward_offset(LIMITS)
+    kernel = specialise("by_sums", semifield, storage, geometry, offset)
+    return lambda suffix: compiled(device, kernel_source, kernel, suffix=suffix)
+
+
+def _of_elements(
+    case: Case, img_strides: Strides, krn_strides: Strides, residual: np.dtype | None = None
+) -> Convolution:
+    """The convolution of arrays of these strides in elements."""
+    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
+    return Convolution(*case, residual, *strides)
 
 
 # ---- values --------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
-def forward_call(
-    device: Device,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    img_steps: tuple[int, ...],
-    krn_steps: tuple[int, ...],
+def forward_at(
+    device: Device, case: Case, img_strides: Strides, krn_strides: Strides
 ) -> Callable[..., None]:
     """What computes (img, krn, out, residual: None, stream), arrays or addresses.
 
     Strides are in elements; there is an output. Four passes over arrays besides the convolution,
     and as much memory as img, krn and out hold as float32 or float64.
     """
-    sums, kernel = _sums(device, semifield, geometry, storage, img_steps, krn_steps)
-    value = kernel("")
+    convolution = _of_elements(case, img_strides, krn_strides)
+    kernel = _functions(device, convolution)
+    sums, value = _window_sums(convolution, device, kernel), kernel("")
 
     def call(img: Array, krn: Array, out: Array, residual: None, stream: Stream | None) -> None:
         at, owner = sums.scratch.allocate(device)
-        sums(at, img, krn, stream)
-        known = at("sums"), at("img ranges"), at("krn ranges")
+        known = sums(at, img, krn, stream)
         arguments = (sums.img.struct, img, krn, *known, out, *sums.channels)
-        value(sums.grid, (cuda.THREADS,), arguments, 0, stream)
+        value(sums.grid, (BLOCK_THREADS,), arguments, 0, stream)
         del owner
 
     return call
 
 
-def forward(
-    device: Device,
-    img: Array,
-    krn: Array,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    out: Array,
-) -> None:
+def forward(device: Device, case: Case, img: Array, krn: Array, out: Array) -> None:
     """Launch the computation of C-contiguous `out` on the device's current stream."""
     if out.size:
-        steps = cuda.elements(img), cuda.elements(krn)
-        forward_call(device, semifield, geometry, storage, *steps)(img, krn, out, None, None)
+        strides = element_strides(img), element_strides(krn)
+        forward_at(device, case, *strides)(img, krn, out, None, None)
 
 
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
-def backward_call(
-    device: Device,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
-    img_steps: tuple[int, ...],
-    krn_steps: tuple[int, ...],
-    wants_img: bool,
-    wants_krn: bool,
-    method: str = "auto",
-) -> Callable[..., None]:
-    """What differentiates: (grad_out, img, krn, residual: None, grad_img, grad_krn, stream).
+@dataclass(frozen=True)
+class _Again:
+    """The direct kernels, which compute what the sums do not prove: a residual, then gradients."""
 
-    Arrays or addresses, as `cuda.backward_at` takes them. `method` is that of the gradients of
-    ordinary sums, which these become.
-    """
-    real = source.ARITHMETIC[storage]
-    itemsize = source.itemsize(real)
-    sums, kernel = _sums(device, semifield, geometry, storage, img_steps, krn_steps)
-    slopes, scratch = kernel("_slopes"), sums.scratch
-    outputs = math.prod(geometry.out_shape)
-    described = residual_of(semifield, storage, geometry)
-    assert described is not None
-    log = semifield.accumulator == "log"  # one slope serves both gradients
-    # The direct kernels' residual, two numbers an output, lies over both: they are read by then.
-    for name in ("to img", "to krn"):
-        scratch.add(name, outputs, itemsize)
-    scratch.add("flags", _BLOCKS, 4)
-    most_terms = np.float64(
-        max(
-            geometry.in_channels * math.prod(geometry.kernel_size) * geometry.outputs_per_group,
-            outputs // geometry.kernels,
-        )
+    forward: ForwardLaunch
+    gradients: list[GradientLaunch]
+
+    def __call__(
+        self,
+        device: Device,
+        arrays: GradientArrays,
+        unused: int,
+        stream: Stream | None,
+        condition: Condition,
+    ) -> None:
+        """Launch under the condition; the values go to `unused` memory."""
+        residual = arrays.residual
+        self.forward(0, arrays.img, arrays.krn, unused, residual, stream, condition)
+        for launch in self.gradients:
+            launch(device, arrays, stream, condition)
+
+
+def _again(device: Device, convolution: Convolution, wants: tuple[bool, bool]) -> _Again:
+    return _Again(
+        forward_launch(device, convolution, "direct"),
+        [
+            launch
+            for launch in gradient_launches(device, convolution, wants, "direct")
+            if isinstance(launch, GradientLaunch)  # by that method all are
+        ],
     )
 
-    contiguous = [
-        cuda.in_bytes(cuda.contiguous(shape), real)
-        for shape in (geometry.img_shape, geometry.krn_shape)
-    ]
-    of_sums = []
-    for wants in ((wants_img, False), (False, wants_krn)):
-        if any(wants):
-            of_sums += cuda.gradient_launches(
-                device, _linear(), geometry, real, None, *contiguous, itemsize, *wants, method,
-                only_finite=True,
-            )  # fmt: skip
-    strides = cuda.in_bytes(img_steps, storage), cuda.in_bytes(krn_steps, storage)
-    size = source.itemsize(storage)
-    again = cuda.forward_launch(
-        device, semifield, geometry, storage, str(described.dtype), "direct", *strides, size
-    )
-    direct = [
-        launch
-        for launch in cuda.gradient_launches(
-            device, semifield, geometry, storage, str(described.dtype), *strides, size, wants_img,
-            wants_krn, "direct",
-        )
-        if isinstance(launch, cuda.GradientLaunch)  # by that method all are
-    ]  # fmt: skip
 
-    def call(
+def _most_terms(geometry: Geometry) -> np.float64:
+    """Terms of an element of either gradient, at most."""
+    of_image = geometry.taps * geometry.outputs_per_group
+    return np.float64(max(of_image, math.prod(geometry.out_shape) // geometry.kernels))
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """A backward pass. What `backward_at` says of its call holds for this one."""
+
+    device: Device
+    sums: WindowSums  # with room for all that follows
+    slopes: Kernel
+    image: Launch | None  # the gradients of ordinary sums; None where one is not computed
+    kernel: Launch | None
+    again: _Again
+    one_for_both: bool  # whether the gradient of a sum serves both
+    most_terms: np.float64  # of an element of either gradient
+
+    def __call__(
+        self,
         grad_out: Array,
         img: Array,
         krn: Array,
@@ -271,51 +278,74 @@ def backward_call(
         grad_krn: Array | None,
         stream: Stream | None,
     ) -> None:
-        at, owner = scratch.allocate(device)
-        sums(at, img, krn, stream)
+        device, sums = self.device, self.sums
+        at, owner = sums.scratch.allocate(device)
+        known = sums(at, img, krn, stream)
         to_img, flags = at("to img"), at("flags")
-        to_krn = to_img if log else at("to krn")
-        known = at("sums"), at("img ranges"), at("krn ranges")
-        arguments = (sums.img.struct, grad_out, *known, to_img, to_krn, flags, most_terms)
-        slopes(sums.grid, (cuda.THREADS,), (*arguments, *sums.channels), 0, stream)
+        to_krn = to_img if self.one_for_both else at("to krn")
+        arguments = (sums.img.struct, grad_out, *known, to_img, to_krn, flags, self.most_terms)
+        self.slopes(sums.grid, (BLOCK_THREADS,), (*arguments, *sums.channels), 0, stream)
         transformed = at("img"), at("krn")
-        todo = iter(of_sums)
-        if wants_img:
-            next(todo)(device, to_img, *transformed, None, grad_img, None, stream)
+        if self.image is not None:
+            arrays = GradientArrays(to_img, *transformed, None, grad_img, None)
+            self.image(device, arrays, stream)
             sums.img.finish(at, img, grad_img, stream)
-        if wants_krn:
-            next(todo)(device, to_krn, *transformed, None, None, grad_krn, stream)
+        if self.kernel is not None:
+            arrays = GradientArrays(to_krn, *transformed, None, None, grad_krn)
+            self.kernel(device, arrays, stream)
             sums.krn.finish(at, krn, grad_krn, stream)
-        wanted, left = (flags, np.int64(sums.grid[0])), to_img
-        again(0, img, krn, at("sums"), left, stream, wanted)
-        for launch in direct:
-            launch(device, grad_out, img, krn, left, grad_img, grad_krn, stream, wanted)
+        # The direct kernels' residual (2 numbers an output) reuses the memory of "to img" and
+        # "to krn", which are no longer needed.
+        arrays = GradientArrays(grad_out, img, krn, to_img, grad_img, grad_krn)
+        condition = Condition(flags, np.int64(sums.grid[0]))
+        self.again(device, arrays, at("sums"), stream, condition)
         del owner
 
-    return call
 
-
-def backward(
+@lru_cache(maxsize=1024)
+def backward_at(
     device: Device,
-    grad_out: Array,
-    img: Array,
-    krn: Array,
-    grad_img: Array | None,
-    grad_krn: Array | None,
-    semifield: Semifield,
-    geometry: Geometry,
-    storage: str,
+    case: Case,
+    img_strides: Strides,
+    krn_strides: Strides,
+    wants: tuple[bool, bool],
     method: str = "auto",
-) -> None:
-    """Launch the gradients that are wanted; as `cuda.backward`, which kept no residual."""
-    grad_out = device.array_module.ascontiguousarray(grad_out)
-    if grad_out.size == 0 or min(geometry.img_shape) == 0:
-        for gradient in (grad_img, grad_krn):
-            if gradient is not None:
-                gradient[...] = 0
-        return
-    run = backward_call(
-        device, semifield, geometry, storage, cuda.elements(img), cuda.elements(krn),
-        grad_img is not None, grad_krn is not None, method,
+) -> Callable[..., None]:
+    """What differentiates: (grad_out, img, krn, residual: None, grad_img, grad_krn, stream).
+
+    Arrays or addresses, as `cuda.backward_at` takes them. `method` is that of the gradients of
+    ordinary sums, which these become.
+    """
+    semifield, geometry, storage = case
+    real, spec = source.ARITHMETIC[storage], residual_of(semifield, storage, geometry)
+    assert spec is not None
+    convolution = _of_elements(case, img_strides, krn_strides)
+    kernel = _functions(device, convolution)
+    sums = _window_sums(convolution, device, kernel)
+    for name in ("to img", "to krn"):
+        sums.scratch.add(name, math.prod(geometry.out_shape), source.itemsize(real))
+    sums.scratch.add("flags", _BLOCKS, 4)
+    ordinary = _ordinary(geometry, real)
+    image, krn = (
+        gradient_launches(device, ordinary, alone, method, only_finite=True)[0]
+        if any(alone)
+        else None
+        for alone in ((wants[0], False), (False, wants[1]))
+    )
+    again = _again(device, convolution._replace(residual=spec.dtype), wants)
+    one_for_both = semifield.accumulator == "log"
+    return _Backward(
+        device, sums, kernel("_slopes"), image, krn, again, one_for_both, _most_terms(geometry)
     )  # fmt: skip
-    run(grad_out, img, krn, None, grad_img, grad_krn, None)
+
+
+def backward(device: Device, case: Case, arrays: GradientArrays, method: str = "auto") -> None:
+    """Launch the kernels of the gradients that are there; as `cuda.backward`, with no residual."""
+    arrays = with_contiguous_grad_out(device, arrays)
+    if fills_with_zeros(case, arrays):
+        return
+    assert arrays.img is not None
+    assert arrays.krn is not None
+    wants = arrays.grad_img is not None, arrays.grad_krn is not None
+    strides = element_strides(arrays.img), element_strides(arrays.krn)
+    backward_at(device, case, *strides, wants, method)(*arrays, None)

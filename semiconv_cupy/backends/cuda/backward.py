@@ -1,0 +1,265 @@
+"""Backward launches: which kernels compute the gradients of a convolution.
+
+    both gradients     grad_tiled                    depthwise work
+    the image's        adjoint (adjoint.py)          ordinary sums that mix channels
+                       grad_tiled                    wherever a tile serves
+                       grad_image                    any geometry
+    the kernel's       grad_weights                  ordinary sums that mix channels
+                       grad_tiled                    wherever a tile serves
+                       grad_bins, or grad_kernel     a provenance, or anything else; any geometry
+
+The first that serves is taken. A launch is planned once for each `Convolution`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda.adjoint import AdjointLaunch, adjoint_launch
+from semiconv_cupy.backends.cuda.bins import BINS_BLOCK, Bins, bins_of
+from semiconv_cupy.backends.cuda.convolution import (
+    ALWAYS,
+    GRID_X,
+    Case,
+    Convolution,
+    Strides,
+    blocks_for,
+    byte_strides,
+)
+from semiconv_cupy.backends.cuda.gradient_launch import (
+    GradientArrays,
+    GradientLaunch,
+    partial_sums,
+)
+from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
+from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
+from semiconv_cupy.backends.cuda.weight_tile import mixes_sums, weight_tile_of
+from semiconv_cupy.backends.device import Device, Stream
+from semiconv_cupy.residual import Residual, is_provenance
+
+Launch = GradientLaunch | AdjointLaunch
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Plans one launch at a time; a method gives None where its kernel does not serve."""
+
+    device: Device
+    convolution: Convolution
+    limits: Limits
+    tiles: bool  # whether kernels of tiles may serve
+
+    def tiled(self, wants: tuple[bool, bool]) -> GradientLaunch | None:
+        """Tiles of the image, for these gradients."""
+        semifield, geometry, storage, residual, *_ = self.convolution
+        if not self.tiles:
+            return None
+        tile = gradient_tile_of(semifield, storage, geometry, residual, wants, self.limits)
+        if tile is None:
+            return None
+        owners, parts, jobs = tile.partition(geometry, self.limits)
+        kernel = specialise("grad_tiled", semifield, storage, geometry, "int64", residual, tile)
+        counts = (jobs, parts, *tile.cover(geometry.image_size))
+        return GradientLaunch(
+            compiled(self.device, kernel_source, kernel), (owners * parts,), (tile.block,),
+            self.convolution.struct, True, True,
+            (self.convolution.residual_plane, *map(np.int64, counts)),
+            partial_sums(self.device, geometry, storage, parts, self.limits) if wants[1] else None,
+            self.limits.conditional_blocks,
+        )  # fmt: skip
+
+    def weights(self) -> GradientLaunch | None:
+        """The kernel's gradient of an ordinary sum that mixes channels."""
+        semifield, geometry, storage, *_ = self.convolution
+        if not self.tiles:
+            return None
+        tile = weight_tile_of(semifield, storage, geometry, self.limits)
+        if tile is None or tile.reach(geometry, self.convolution.img_strides) >= 2**31:
+            return None
+        owners, parts, jobs = tile.partition(geometry, self.limits)
+        kernel = specialise("grad_weights", semifield, storage, geometry, "int64", None, tile)
+        whole = self.convolution.has_whole_chunks()
+        at_once = tile.jobs_at_once(self.limits)
+        counts = (jobs, parts, at_once, *tile.cover(geometry.out_size), whole)
+        return GradientLaunch(
+            compiled(self.device, kernel_source, kernel), (owners * parts,), (tile.block,),
+            self.convolution.struct, False, True, tuple(map(np.int64, counts)),
+            partial_sums(self.device, geometry, storage, parts, self.limits),
+            self.limits.conditional_blocks,
+        )  # fmt: skip
+
+    def adjoint(self, *, only_finite: bool) -> AdjointLaunch | None:
+        """The image's gradient of an ordinary sum that mixes channels."""
+        semifield, geometry, storage, *_ = self.convolution
+        if not self.tiles or not mixes_sums(semifield, geometry, self.limits.mixed_channels):
+            return None
+        if source.ARITHMETIC[storage] != storage:  # halves: gradients have more digits than that
+            return None
+        fallback = None if only_finite else self.image()
+        return adjoint_launch(self.device, self.convolution, fallback, self.limits)
+
+    def image(self) -> GradientLaunch:
+        """The image's gradient, any geometry."""
+        elements = math.prod(self.convolution.geometry.img_shape)
+        scalars = (self.convolution.residual_plane, np.int64(elements), *ALWAYS)
+        return self._direct("grad_image", (blocks_for(elements),), BLOCK_THREADS, scalars)
+
+    def binned(self) -> GradientLaunch:
+        """The kernel's gradient from a provenance, any geometry."""
+        semifield, geometry, storage, *_ = self.convolution
+        bins = bins_of(semifield, storage, geometry, self.limits)
+        owners, parts, jobs = bins.partition(semifield, geometry, self.limits)
+        scalars = tuple(map(np.int64, (jobs, parts, bins.slices)))
+        return self._direct("grad_bins", (owners * parts,), BINS_BLOCK, scalars, parts, bins)
+
+    def kernel(self) -> GradientLaunch:
+        """The kernel's gradient of all else, any geometry."""
+        geometry, limits = self.convolution.geometry, self.limits
+        weights = math.prod(geometry.krn_shape)
+        groups = geometry.groups if geometry.shares_kernels else 1
+        outputs = geometry.batch * groups * math.prod(geometry.out_size)  # of a weight
+        enough = max(1, min(limits.direct_parts, -(-limits.full_blocks // weights)))
+        each = max(limits.direct_outputs, -(-outputs // enough))
+        parts = -(-outputs // each)
+        scalars = (self.convolution.residual_plane, np.int64(each), np.int64(parts), *ALWAYS)
+        grid = (min(weights * parts, GRID_X),)
+        return self._direct("grad_kernel", grid, BLOCK_THREADS, scalars, parts)
+
+    def _direct(
+        self,
+        file: str,
+        grid: tuple[int],
+        block: int,
+        scalars: tuple[Any, ...],
+        parts: int = 0,
+        bins: Bins | None = None,
+    ) -> GradientLaunch:
+        """The kernel of that file; `parts`: partial sums of each weight, 0 where it leaves none."""
+        semifield, geometry, storage, residual, *_ = self.convolution
+        offset = self.convolution.gradient_offset(self.limits)
+        kernel = specialise(file, semifield, storage, geometry, offset, residual, bins)
+        sums = partial_sums(self.device, geometry, storage, parts, self.limits) if parts else None
+        return GradientLaunch(
+            compiled(self.device, kernel_source, kernel), grid, (block,), self.convolution.struct,
+            not parts, bool(parts), scalars, sums, self.limits.conditional_blocks,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def gradient_launches(
+    device: Device,
+    convolution: Convolution,
+    wants: tuple[bool, bool],
+    method: str = "auto",
+    limits: Limits = LIMITS,
+    *,
+    only_finite: bool = False,
+) -> list[Launch]:
+    """What `backward` launches for arrays of these strides.
+
+    `wants` says which of the gradients of img and krn are computed. `only_finite`: where the kernel
+    is not finite, grad_out is nowhere 0.
+    """
+    plan = _Planner(device, convolution, limits.for_method(method), method != "direct")
+    wants_img, wants_krn = wants
+    both = plan.tiled(wants) if wants_img and wants_krn else None
+    if both is not None:
+        return [both]
+    launches: list[Launch] = []
+    if wants_img:
+        adjoint = plan.adjoint(only_finite=only_finite)
+        launches.append(adjoint or plan.tiled((True, False)) or plan.image())
+    if wants_krn:
+        tiled = plan.weights() or plan.tiled((False, True))
+        if tiled is not None:
+            launches.append(tiled)
+        else:
+            bins = is_provenance(convolution.semifield)
+            launches.append(plan.binned() if bins else plan.kernel())
+    return launches
+
+
+def backward(
+    device: Device,
+    case: Case,
+    arrays: GradientArrays,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> None:
+    """Launch the kernels of the gradients that are there, on the device's current stream.
+
+    Gradients are in arithmetic dtype; every element is written. The results do not differ between
+    runs. `method` "auto" takes tiles where `gradient_tile_of` finds one, "tiled" also where they
+    are mostly empty, "direct" none.
+    """
+    arrays = with_contiguous_grad_out(device, arrays)
+    if fills_with_zeros(case, arrays):
+        return
+    _, img, krn, residual, grad_img, grad_krn = arrays
+    convolution = Convolution(
+        *case,
+        None if residual is None else residual.dtype,
+        None if img is None else img.strides,
+        None if krn is None else krn.strides,
+    )
+    wants = grad_img is not None, grad_krn is not None
+    for launch in gradient_launches(device, convolution, wants, method, limits):
+        launch(device, arrays)
+
+
+def with_contiguous_grad_out(device: Device, arrays: GradientArrays) -> GradientArrays:
+    """The same arrays, grad_out copied where it is not C-contiguous."""
+    grad_out = device.array_module.ascontiguousarray(arrays.grad_out)
+    return arrays if grad_out is arrays.grad_out else arrays._replace(grad_out=grad_out)
+
+
+def fills_with_zeros(case: Case, arrays: GradientArrays) -> bool:
+    """Whether no term has a gradient, as there is no output or no image; then all become 0."""
+    if arrays.grad_out.size and min(case.geometry.img_shape):
+        return False
+    for gradient in (arrays.grad_img, arrays.grad_krn):
+        if gradient is not None:
+            gradient[...] = 0
+    return True
+
+
+def backward_at(
+    device: Device,
+    case: Case,
+    img_strides: Strides,
+    krn_strides: Strides,
+    residual: Residual | None,
+    wants: tuple[bool, bool],
+) -> Callable[..., None]:
+    """`backward` by addresses on the current GPU.
+
+    The call takes (grad_out, img, krn, residual, grad_img, grad_krn, stream), None for what is not
+    there. Strides are in elements; grad_out, residual and image have elements. `wants` says which
+    of the gradients of img and krn are computed.
+    """
+    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
+    dtype = None if residual is None else residual.dtype
+    launches = gradient_launches(device, Convolution(*case, dtype, *strides), wants)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        stream: Stream,
+    ) -> None:
+        arrays = GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
+        for launch in launches:
+            launch(device, arrays, stream)
+
+    return call

@@ -1,0 +1,195 @@
+"""One convolution as launches see it: all that is known before there are arrays.
+
+Strides, structs and offset types of a launch, and conditional launches; no kernels. Array-free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, Limits
+from semiconv_cupy.backends.cuda.tiles import furthest_position, reach
+from semiconv_cupy.backends.host.calls import MAX_RANK, GeometryStruct
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import residual_of
+
+Array = Any
+Strides = tuple[int, ...]
+GRID_X = 2**31 - 1  # blocks of a launch along its first axis, at most
+
+_AXES = (np.int64, MAX_RANK)
+_STRIDES = (np.int64, MAX_RANK + 2)
+GEOMETRY = np.dtype(
+    [
+        (name, *(_STRIDES if name.endswith("_strides") else _AXES))
+        if hasattr(kind, "_length_")
+        else (name, np.int64)
+        for name, kind in GeometryStruct._fields_
+    ],
+    align=True,
+)
+
+
+class Case(NamedTuple):
+    """What is computed: a semifield, where windows lie, and the storage dtype's name.
+
+    The dtype is named as in ``source.FLOATING`` or ``source.INTEGER``; arrays of bfloat16 come as
+    the bits of uint16.
+    """
+
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+
+
+class Convolution(NamedTuple):
+    """A case, the dtype of its residual, and the strides of its arrays: the key of all launches.
+
+    Strides are in bytes, as arrays have them; None where there is no array, which has no offsets.
+    """
+
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+    residual: np.dtype | None
+    img_byte_strides: Strides | None
+    krn_byte_strides: Strides | None
+
+    @property
+    def img_strides(self) -> Strides:
+        """Those of the image, in elements."""
+        return self._in_elements(self.img_byte_strides)
+
+    @property
+    def krn_strides(self) -> Strides:
+        """Those of the kernel, in elements."""
+        return self._in_elements(self.krn_byte_strides)
+
+    def _in_elements(self, strides: Strides | None) -> Strides:
+        if strides is None:
+            return (0,) * (self.geometry.rank + 2)
+        itemsize = source.itemsize(self.storage)
+        return tuple(stride // itemsize for stride in strides)
+
+    @property
+    def struct(self) -> np.void:
+        """The geometry, with strides in elements, as a launch passes it by value."""
+        return struct_of(self.geometry, self.img_strides, self.krn_strides)
+
+    @property
+    def residual_size(self) -> int:
+        """Elements of the residual that a forward pass keeps for the derivative."""
+        spec = residual_of(self.semifield, self.storage, self.geometry)
+        return 0 if spec is None else math.prod(spec.shape)
+
+    @property
+    def residual_plane(self) -> np.int64:
+        """Elements from one array of the residual to the next."""
+        spec = residual_of(self.semifield, self.storage, self.geometry)
+        return np.int64(0 if spec is None else math.prod(spec.shape) // spec.arrays)
+
+    def has_whole_chunks(self, *, padded_rows: bool = False) -> bool:
+        """Whether chunks of `CHUNK` elements lie in rows of an image, none across its edge.
+
+        `padded_rows`: windows lie inside the image, and whole chunks of a row may be read.
+        """
+        *outer, last = self.img_strides
+        sizes = self.geometry.img_shape
+        steps = [n for n, size in zip(outer, sizes, strict=False) if size > 1]
+        if not padded_rows:
+            steps.append(self.geometry.image_size[-1])
+        return last == 1 and not any(n % CHUNK for n in steps)
+
+    def forward_offset(self, limits: Limits) -> str:
+        """The type that holds every offset of a launch of one thread an output."""
+        geometry = self.geometry
+        far = max(
+            reach(geometry.img_shape, self.img_strides) + _overhang(geometry, self.img_strides),
+            reach(geometry.krn_shape, self.krn_strides),
+            math.prod(geometry.out_shape),
+            furthest_position(geometry),
+        )
+        return "int32" if far < limits.offset_32 else "int64"
+
+    def gradient_offset(self, limits: Limits) -> str:
+        """The type that holds every offset of a gradient's launch; its positions have 64 bits."""
+        geometry = self.geometry
+        far = max(
+            reach(geometry.img_shape, self.img_strides),
+            reach(geometry.krn_shape, self.krn_strides),
+            self.residual_size,
+            math.prod(geometry.out_shape),
+            math.prod(geometry.img_shape),
+        )
+        return "int32" if far < limits.offset_32 else "int64"
+
+
+def _overhang(geometry: Geometry, strides: Strides) -> int:
+    """How far in elements a window's corner may lie outside an image of these strides."""
+    return sum(
+        (pad + dilation * size) * abs(stride)
+        for pad, dilation, size, stride in zip(
+            geometry.pad_begin,
+            geometry.dilation,
+            geometry.kernel_size,
+            strides[2:],
+            strict=True,
+        )
+    )
+
+
+def struct_of(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> np.void:
+    """The struct Geometry of kernels_cu/geometry.cuh; strides are in elements."""
+    return np.frombuffer(bytes(GeometryStruct.of(geometry, img_strides, krn_strides)), GEOMETRY)[0]
+
+
+def element_strides(array: Array) -> Strides:
+    """An array's strides in elements."""
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> Strides:
+    """The strides in elements of a C-contiguous array."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def byte_strides(strides: Strides, storage: str) -> Strides:
+    """Strides in elements of a storage dtype as strides in bytes."""
+    return tuple(stride * source.itemsize(storage) for stride in strides)
+
+
+def blocks_for(threads: int) -> int:
+    """Blocks of that many threads in all; where the grid has no more, they loop."""
+    return min(-(-threads // BLOCK_THREADS), GRID_X)
+
+
+# ---- conditional launches ------------------------------------------------------------------------
+
+
+class Condition(NamedTuple):
+    """Flags on the device: a kernel that is launched with them returns at once if none is set.
+
+    The last two arguments of the kernels that read them (kernels_cu/cuda/conditional_launch.cuh).
+    """
+
+    flags: int  # their address
+    number: np.int64  # of flags
+
+
+ALWAYS = Condition(0, np.int64(0))  # no flags: the kernel runs
+
+
+def conditional(
+    grid: tuple[int, ...], scalars: tuple[Any, ...], condition: Condition, most_blocks: int
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """Grid and last arguments of a launch under that condition, with `most_blocks` at most.
+
+    `scalars` ends with `ALWAYS`, which the condition replaces.
+    """
+    assert scalars[-2:] == ALWAYS
+    return (min(grid[0], most_blocks),), (*scalars[:-2], *condition)

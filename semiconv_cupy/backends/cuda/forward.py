@@ -1,0 +1,152 @@
+"""Forward launches: the tiled kernel where a tile serves, else one thread an output.
+
+A launch is planned once for each `Convolution` and called with arrays or their addresses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.backends.cuda.convolution import (
+    ALWAYS,
+    Array,
+    Case,
+    Condition,
+    Convolution,
+    Strides,
+    blocks_for,
+    byte_strides,
+    conditional,
+)
+from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
+from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
+from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.residual import Residual
+from semiconv_cupy.source import itemsize
+
+
+@dataclass(frozen=True)
+class ForwardLaunch:
+    """All of a launch but its arrays."""
+
+    kernel: Kernel
+    grid: tuple[int]
+    block: tuple[int]
+    struct: np.void
+    scalars: tuple[Any, ...]  # the arguments behind the arrays
+    scalars_if_aligned: tuple[Any, ...]  # where img's address is a multiple of `alignment`
+    alignment: int
+    conditional_blocks: int
+
+    def __call__(
+        self,
+        address: int,
+        img: Array,
+        krn: Array,
+        out: Array,
+        residual: Array | None,
+        stream: Stream | None = None,
+        condition: Condition | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses, of which img's is given as well."""
+        scalars = self.scalars if address % self.alignment else self.scalars_if_aligned
+        grid: tuple[int, ...] = self.grid
+        if condition is not None:
+            grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+        arguments = (self.struct, img, krn, out, out if residual is None else residual, *scalars)
+        self.kernel(grid, self.block, arguments, 0, stream)
+
+
+@lru_cache(maxsize=4096)
+def forward_launch(
+    device: Device,
+    convolution: Convolution,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+    *,
+    padded_rows: bool = False,
+) -> ForwardLaunch:
+    """What `forward` launches for arrays of these strides; there is an output.
+
+    `padded_rows`: windows lie inside the image, and whole chunks of a row may be read.
+    """
+    semifield, geometry, storage, residual, *_ = convolution
+    tile = None
+    if method != "direct":
+        tile = forward_tile_of(semifield, storage, geometry, residual, limits.for_method(method))
+    strides = convolution.img_strides, convolution.krn_strides
+    if tile is not None and tile.reach(geometry, *strides) >= 2**31:
+        tile = None
+    if tile is None and method == "tiled":
+        raise ValueError(
+            f"method='tiled' does not serve {semifield!r} on {storage} with {geometry}"
+        )
+    plane = np.int64(0) if residual is None else convolution.residual_plane
+    if tile is not None:
+        kernel = specialise("forward_tiled", semifield, storage, geometry, "int64", residual, tile)
+        whole = np.uint32(convolution.has_whole_chunks(padded_rows=padded_rows))
+        first = (plane, tile.division(geometry))
+        return ForwardLaunch(
+            compiled(device, kernel_source, kernel), (tile.grid(geometry),), (tile.block,),
+            convolution.struct, (*first, np.uint32(0)), (*first, whole),
+            min(16, CHUNK * itemsize(storage)), limits.conditional_blocks,
+        )  # fmt: skip
+    outputs = math.prod(geometry.out_shape)
+    offset = convolution.forward_offset(limits)
+    kernel = specialise("forward", semifield, storage, geometry, offset, residual)
+    scalars = (plane, np.int64(outputs), *ALWAYS)
+    return ForwardLaunch(
+        compiled(device, kernel_source, kernel), (blocks_for(outputs),), (BLOCK_THREADS,),
+        convolution.struct, scalars, scalars, 1, limits.conditional_blocks,
+    )  # fmt: skip
+
+
+def forward(
+    device: Device,
+    case: Case,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None = None,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> None:
+    """Launch the forward kernel on the device's current stream.
+
+    `out` and `residual` (None: not kept) are C-contiguous. `method` "auto" takes the tiled kernel
+    where `forward_tile_of` finds a tile, "tiled" insists on it, "direct" never does.
+    """
+    if out.size == 0:
+        return
+    dtype = None if residual is None else residual.dtype
+    convolution = Convolution(*case, dtype, img.strides, krn.strides)
+    launch = forward_launch(device, convolution, method, limits)
+    launch(device.address(img), img, krn, out, residual)
+
+
+def forward_at(
+    device: Device,
+    case: Case,
+    img_strides: Strides,
+    krn_strides: Strides,
+    residual: Residual | None,
+) -> Callable[[int, int, int, int | None, Stream], None]:
+    """`forward` by addresses on the current GPU: (img, krn, out, residual, stream).
+
+    Strides are in elements; there is an output. `residual` describes the one that is kept.
+    """
+    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
+    dtype = None if residual is None else residual.dtype
+    launch = forward_launch(device, Convolution(*case, dtype, *strides))
+
+    def call(img: int, krn: int, out: int, residual: int | None, stream: Stream) -> None:
+        launch(img, img, krn, out, residual, stream)
+
+    return call

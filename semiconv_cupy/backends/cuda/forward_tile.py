@@ -1,0 +1,256 @@
+"""The plan of ``kernels_cu/cuda/forward_tiled.cu``: which tile serves a forward launch.
+
+Array-free. `forward_tile_of` takes the largest tile for the kind of work, and makes it smaller
+until shared memory holds it and there are enough blocks for a large GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
+from semiconv_cupy.backends.cuda.tiles import Tile, furthest_position, patch, planar, reach, shift
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import is_provenance
+
+
+@dataclass(frozen=True)
+class ForwardTile(Tile):
+    """A tile of outputs, `CHUNK` in a thread's row.
+
+    A block has the tiles of several planes of outputs where images are small (`teams`). Its taps
+    pass in slabs: rows of taps of one plane, `depth` of them between two barriers, with a patch of
+    the image for each in shared memory.
+    """
+
+    teams: int  # planes of outputs in a block
+    depth: int  # slabs of taps between two barriers
+    sides: int  # places for their patches of the image
+    slab: int  # rows of taps at a time
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/patch.cuh and forward_tiled.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_TEAMS": str(self.teams),
+            "SEMICONV_DEPTH": str(self.depth),
+            "SEMICONV_SIDES": str(self.sides),
+            "SEMICONV_SLAB": str(self.slab),
+            "SEMICONV_SHIFT": str(shift(geometry)),
+        }
+
+    @property
+    def suffix(self) -> str:
+        """Channels and rows of a thread."""
+        return f"_{self.channels}x{self.rows}"
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.teams * self.threads_y * self.threads_x
+
+    def blocks_of_group(self, geometry: Geometry) -> int:
+        """Blocks of output channels that one group's take."""
+        return -(-geometry.outputs_per_group // self.channels)
+
+    def grid(self, geometry: Geometry) -> int:
+        """Blocks of a launch."""
+        planes = geometry.batch * geometry.groups * self.blocks_of_group(geometry)
+        tiles = math.prod(self.cover(geometry.out_size)) * math.prod(geometry.out_size[:-2])
+        return tiles * -(-planes // self.teams)
+
+    def warps(self, geometry: Geometry) -> int:
+        """Warps of a launch."""
+        return self.grid(geometry) * -(-self.block // 32)
+
+    def division(self, geometry: Geometry) -> np.void:
+        """The struct Division of kernels_cu/cuda/patch.cuh."""
+        tiles_y, tiles_x = self.cover(geometry.out_size)
+        numbers = (tiles_x, tiles_y, self.blocks_of_group(geometry), geometry.groups)
+        return np.array([tuple(map(divisor, numbers))], _DIVISION)[0]
+
+    def patch(self, geometry: Geometry) -> tuple[int, int]:
+        """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
+        return patch(self.size, self.slab, geometry)
+
+    def shared_bytes(self, geometry: Geometry, storage: str) -> int:
+        """Shared memory of a block: patches of the image, and the weights of their slabs."""
+        columns = geometry.kernel_size[-1]
+        weights = self.slab * -(-columns * self.channels // CHUNK) * CHUNK
+        itemsize = source.itemsize(storage)  # short weights are widened
+        each = math.prod(self.patch(geometry)) * itemsize + weights * max(itemsize, 4)
+        return self.sides * self.depth * self.teams * each
+
+    def shrunk_to_shared_memory(
+        self, geometry: Geometry, storage: str, limits: Limits
+    ) -> ForwardTile | None:
+        """The same with slabs that shared memory suffices for; None where they get too low."""
+        height = self.slab
+        most = 1 if self.depth * self.teams > 1 else -(-height // limits.slab_rows)
+        for slabs in range(1, most + 1):
+            tile = replace(self, slab=-(-height // slabs))
+            if tile.shared_bytes(geometry, storage) <= limits.shared_bytes:
+                return tile
+        return None
+
+    def shrunk_to_more_blocks(self, geometry: Geometry, limits: Limits) -> ForwardTile:
+        """The same, or a small tile where there would be too few warps for a large GPU."""
+        if self.warps(geometry) >= limits.warps:
+            return self
+        return replace(
+            self,
+            channels=min(self.channels, 2),
+            rows=1,
+            threads_y=min(self.threads_y, max(1, limits.threads // self.threads_x)),
+            teams=min(self.teams, max(1, limits.threads // (self.threads_y * self.threads_x))),
+        )
+
+    def reach(
+        self, geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
+    ) -> int:
+        """Elements that a patch of the image spans, or the weights of a plane.
+
+        Strides are in elements.
+        """
+        axes = min(2, geometry.rank)
+        weights = (self.channels, *geometry.kernel_size[-axes:])
+        return max(
+            reach(self.patch(geometry)[-axes:], img_strides[-axes:]),
+            reach(weights, (krn_strides[0], *krn_strides[-axes:])),
+        )
+
+
+_DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")])
+_DIVISION = np.dtype([(name, _DIVISOR) for name in ("tiles_x", "tiles_y", "blocks", "groups")])
+
+
+def divisor(number: int) -> tuple[int, int, int]:
+    """The struct Divisor: n // number == n * multiplier >> (31 + shift) for all n < 2**31.
+
+    Granlund and Montgomery, Division by invariant integers using multiplication, 1994.
+    """
+    shift = (number - 1).bit_length()
+    return number, -(-(1 << (31 + shift)) // number), shift
+
+
+@lru_cache(maxsize=4096)
+def forward_tile_of(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: np.dtype | None,
+    limits: Limits = LIMITS,
+) -> ForwardTile | None:
+    """The tile for a forward launch, None where only `direct` serves.
+
+    Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
+    thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
+    registers hold less. Small images get small tiles, several to a block; where few outputs would
+    leave a large GPU idle, and `limits.filled` is not 0, threads hold fewer: at most ten kernels
+    serve all images and batches. Large windows are cut into slabs of rows of taps.
+    """
+    if not _has_kernel(semifield, storage, geometry, residual):
+        return None
+    largest, resident = _largest(semifield, storage, geometry, residual)
+    tile = _shrunk(largest, geometry, storage, limits)
+    if tile is None:
+        return None
+    if limits.filled:
+        tile = tile.shrunk_to_more_blocks(geometry, limits)
+    room = limits.shared_bytes_of_multiprocessor // (tile.shared_bytes(geometry, storage) + 1024)
+    warps = -(-tile.block // 32)
+    tile = replace(tile, resident_blocks=max(1, min(resident // (32 * warps), room)))
+    if not tile.is_filled(geometry.out_size, limits.filled):
+        return None
+    if limits.filled and tile.block < limits.threads:
+        return None
+    near = furthest_position(geometry) < 2**30
+    return tile if near and tile.grid(geometry) * tile.teams < 2**31 else None
+
+
+def _has_kernel(
+    semifield: Semifield, storage: str, geometry: Geometry, residual: np.dtype | None
+) -> bool:
+    """Whether forward_tiled.cu computes this at all."""
+    integer = storage not in source.FLOATING
+    if semifield.channels_add or not (integer or semifield.absorbing):
+        return False
+    if integer and residual is not None and not is_provenance(semifield):
+        return False
+    return max(geometry.stride[-2:]) <= 2
+
+
+def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) -> int:
+    """Registers of one output's accumulator, in words of 32 bits.
+
+    A selection alone takes 1, with its provenance 2, a compensated sum 3, log and root 5 (of which
+    one may be in shared memory).
+    """
+    count = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
+    count *= 2 if source.itemsize(storage) == 8 else 1
+    if storage not in source.FLOATING and source.itemsize(storage) >= 4 and count > 1:
+        count += 1  # sums that saturate
+    return count
+
+
+def _largest(
+    semifield: Semifield, storage: str, geometry: Geometry, residual: np.dtype | None
+) -> tuple[ForwardTile, int]:
+    """The tile that is fastest where nothing limits it, and how many threads are to be resident.
+
+    More threads of a multiprocessor hide memory better, and have fewer registers each.
+    """
+    registers = _registers(semifield, storage, residual)
+    mixes, flat = geometry.outputs_per_group >= 4, geometry.rank == 1
+    mixes_sums = mixes and semifield.accumulator == "sum" and registers == 3
+    channels = 8 if mixes_sums else max(1, 8 // registers) if mixes else 1
+    rows = (2 if mixes else 4) // (1 if registers < 3 else registers)
+    taps = math.prod(geometry.kernel_size[-2:])
+    planes = geometry.in_channels * math.prod(geometry.kernel_size[:-2])
+    tall_taps = {1: 225, 2: 0 if storage not in source.FLOATING or planes > 1 else 9}
+    tall = not mixes and taps <= tall_taps.get(registers, 0)
+    rows = 1 if flat else 8 if tall else max(1, rows)
+    depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
+    width, teams = geometry.out_size[-1], 1
+    if flat:
+        threads_y, threads_x = 1, BLOCK_THREADS
+    elif width > 32:
+        threads_x = 32 if width > 64 else 16
+        threads_y = (BLOCK_THREADS // 2 if tall or mixes_sums else BLOCK_THREADS) // threads_x
+    else:
+        threads_y = threads_x = 8 if width > 16 else 4 if width > 8 else 2
+        teams = (BLOCK_THREADS if mixes else BLOCK_THREADS // 2) // threads_x**2
+        rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
+    resident = 384 if mixes_sums else 512
+    if not mixes and registers <= 2:
+        resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
+    sides = 2 if planes > depth else 1
+    slab = planar(geometry.kernel_size, 1)[0]
+    threads = (threads_y, threads_x)
+    return ForwardTile(channels, rows, CHUNK, *threads, 1, teams, depth, sides, slab), resident
+
+
+def _shrunk(
+    tile: ForwardTile, geometry: Geometry, storage: str, limits: Limits
+) -> ForwardTile | None:
+    """The tile with fewer slabs, planes, rows or threads at a time, until shared memory holds it.
+
+    None where the smallest is too large.
+    """
+    while (found := tile.shrunk_to_shared_memory(geometry, storage, limits)) is None:
+        if tile.depth > 1:
+            tile = replace(tile, depth=1, sides=2)
+        elif tile.teams > 1:
+            tile = replace(tile, teams=tile.teams // 2)
+        elif tile.rows > 1:
+            tile = replace(tile, rows=tile.rows // 2)
+        elif tile.threads_y > 4:
+            tile = replace(tile, threads_y=tile.threads_y // 2)
+        else:
+            return None
+    return found

@@ -1,0 +1,121 @@
+"""Launches of the gradient kernels, planned; and the last stage of a kernel's gradient.
+
+    a gradient kernel    block 0   block 1   block 2       each leaves a partial sum
+                            |         |         |          of its weights
+    partial sums         w w w w   w w w w   w w w w       (float64, in scratch memory)
+                            \\        |        /
+    grad_sum.cu              w   w   w   w                 a warp adds those of a weight
+
+No atomics, so that two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy.backends.cuda.convolution import (
+    ALWAYS,
+    Array,
+    Condition,
+    blocks_for,
+    conditional,
+)
+from semiconv_cupy.backends.cuda.kernels import compiled, sum_source
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, Limits
+from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.source import ARITHMETIC
+
+
+class GradientArrays(NamedTuple):
+    """The arrays of a backward pass, or their addresses; None for what is not there.
+
+    `img` and `krn` are there unless the derivative needs none (``residual.needs_arrays``), a
+    gradient unless it is not computed. All but img and krn are C-contiguous.
+    """
+
+    grad_out: Array
+    img: Array | None
+    krn: Array | None
+    residual: Array | None
+    grad_img: Array | None
+    grad_krn: Array | None
+
+
+@dataclass(frozen=True)
+class PartialSums:
+    """The last stage of a kernel's gradient: the partial sums of each weight are added."""
+
+    kernel: Kernel
+    grid: tuple[int]  # one warp a weight
+    scalars: tuple[Any, ...]  # weights, partial sums of each, no condition
+    numbers: int  # partial sums of all weights
+    conditional_blocks: int
+
+    def __call__(
+        self, partial: int, grad_krn: Array, stream: Stream | None, condition: Condition | None
+    ) -> None:
+        """Launch for arrays or their addresses."""
+        grid: tuple[int, ...] = self.grid
+        scalars = self.scalars
+        if condition is not None:
+            grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+        self.kernel(grid, (BLOCK_THREADS,), (partial, grad_krn, *scalars), 0, stream)
+
+
+def partial_sums(
+    device: Device, geometry: Geometry, storage: str, parts: int, limits: Limits
+) -> PartialSums:
+    """The last stage for that many partial sums of each weight."""
+    weights = math.prod(geometry.krn_shape)
+    return PartialSums(
+        compiled(device, sum_source, ARITHMETIC[storage]), (blocks_for(32 * weights),),
+        (np.int64(weights), np.int64(parts), *ALWAYS), weights * parts, limits.conditional_blocks,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GradientLaunch:
+    """All of a gradient kernel's launch but its arrays."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    block: tuple[int]
+    struct: np.void
+    writes_img: bool  # whether the kernel takes grad_img, and partial sums
+    writes_partial: bool
+    scalars: tuple[Any, ...]  # the arguments behind the arrays
+    sums: PartialSums | None  # None: it has no part in the kernel's gradient
+    conditional_blocks: int
+
+    def __call__(
+        self,
+        device: Device,
+        arrays: GradientArrays,
+        stream: Stream | None = None,
+        condition: Condition | None = None,
+    ) -> None:
+        """Launch for arrays or their addresses."""
+        grad_out, img, krn, residual, grad_img, grad_krn = arrays
+        pointers: tuple[Array, ...] = (
+            grad_out,
+            grad_out if img is None else img,
+            grad_out if krn is None else krn,
+            grad_out if residual is None else residual,
+        )
+        partial, owner = (0, None) if self.sums is None else device.scratch(self.sums.numbers)
+        if self.writes_img:
+            pointers += (0 if grad_img is None else grad_img,)
+        if self.writes_partial:
+            pointers += (partial,)
+        grid, scalars = self.grid, self.scalars
+        if condition is not None:
+            grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+        self.kernel(grid, self.block, (self.struct, *pointers, *scalars), 0, stream)
+        if self.sums is not None:
+            self.sums(partial, grad_krn, stream, condition)
+        del owner  # what is freed now is used again by what comes later on the stream

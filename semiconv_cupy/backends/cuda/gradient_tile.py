@@ -1,0 +1,193 @@
+"""The plan of ``kernels_cu/cuda/grad_tiled.cu``: which tile of the image serves its gradients.
+
+Array-free. A tile of the image owns its elements' gradients, so that nothing is added up across
+blocks; the outputs that see it, with what is known of each, lie in shared memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
+from semiconv_cupy.backends.cuda.tiles import Partition, Tile, furthest_position, planar
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import is_provenance
+
+_PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_tiled.cu
+
+
+@dataclass(frozen=True)
+class GradientTile(Tile):
+    """A tile of the image and the gradients that it serves; macros of cuda/grad_tiled.cu."""
+
+    wants_img: bool
+    wants_krn: bool
+    slab: int  # rows of the window that a block serves
+    phase_y: int  # the padding before the image, modulo what a tile's first output depends on
+    phase_x: int
+
+    def macros(self, geometry: Geometry) -> dict[str, str]:
+        """The macros of kernels_cu/cuda/grad_tiled.cu."""
+        return super().macros(geometry) | {
+            "SEMICONV_WANTS_IMG": str(int(self.wants_img)),
+            "SEMICONV_WANTS_KRN": str(int(self.wants_krn)),
+            "SEMICONV_SLAB": str(self.slab),
+            "SEMICONV_PHASE_Y": str(self.phase_y),
+            "SEMICONV_PHASE_X": str(self.phase_x),
+        }
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.threads_y * self.threads_x
+
+    def partition(self, geometry: Geometry, limits: Limits) -> Partition:
+        """How blocks share the tiles of the image."""
+        outer = math.prod(geometry.kernel_size[:-2])
+        jobs = math.prod(self.cover(geometry.image_size)) * math.prod(geometry.image_size[:-2])
+        jobs *= geometry.batch
+        if not self.wants_krn:
+            owners = geometry.groups * -(-geometry.in_channels // self.channels)
+            return Partition(owners, jobs, jobs)
+        slabs = -(-planar(geometry.kernel_size, 1)[0] // self.slab)
+        owners = geometry.kernels * geometry.in_channels * outer * slabs
+        jobs *= geometry.groups if geometry.shares_kernels else 1
+        parts = max(-(-limits.full_blocks // owners), -(-jobs // limits.jobs))
+        return Partition(owners, min(parts, jobs), jobs)
+
+    def patch_bytes(self, geometry: Geometry, output: int) -> int:
+        """Shared memory for the outputs that see a tile, `output` bytes each."""
+        size, stride, dilation = (
+            planar(values, 1)
+            for values in (geometry.kernel_size, geometry.stride, geometry.dilation)
+        )
+        steps = (self.slab, size[1])
+        height, width = (
+            t // s + (k - 1) * d // s + 2
+            for t, s, k, d in zip(self.size, stride, steps, dilation, strict=True)
+        )
+        weights_and_sums = 16 * math.prod(size) + 2304
+        return height * (width // 4 * 4 + 8) * output + weights_and_sums
+
+    def shared_bytes(self, geometry: Geometry, storage: str, residual: np.dtype | None) -> int:
+        """Shared memory of a block: the outputs that see a tile, and bins of channels."""
+        real = np.dtype(source.ARITHMETIC[storage]).itemsize
+        # Bytes of an output: its gradient, and its provenance or its weight.
+        output = 3 * real if residual is None else real + residual.itemsize
+        if self.channels == 1:
+            return self.patch_bytes(geometry, output)
+        bins = self.channels * self.threads_y * self.threads_x * real
+        return self.patch_bytes(geometry, _PLANES_AHEAD * (real + 4)) + bins
+
+
+def gradient_tile_of(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: np.dtype | None,
+    wants: tuple[bool, bool],
+    limits: Limits = LIMITS,
+) -> GradientTile | None:
+    """The tile for a launch of these gradients, None where it takes two or only `direct` serves.
+
+    `wants` says which of the gradients of img and krn are computed. The image's gradient adds over
+    all planes of taps, the kernel's owns one: together they go where there is one (depthwise work).
+    The kernel's gradient from a provenance is computed by grad_bins.cu, unless the image's gradient
+    takes the same tile anyway.
+    """
+    slab = _slab(semifield, storage, geometry, wants, limits)
+    if slab is None:
+        return None
+    tile = _largest(semifield, storage, geometry, wants, slab)
+    read = residual if is_provenance(semifield) else None  # the residual in shared memory
+    while tile.shared_bytes(geometry, storage, read) > limits.shared_bytes:
+        if tile.rows > planar(geometry.stride, 1)[0]:
+            tile = replace(tile, rows=tile.rows // 2)
+        elif tile.block > 32 and tile.threads_y > 1:
+            tile = replace(tile, threads_y=tile.threads_y // 2)
+        else:
+            return None
+    if not tile.is_filled(geometry.image_size, limits.filled):
+        return None
+    owners, parts, jobs = tile.partition(geometry, limits)
+    far = max(furthest_position(geometry), *geometry.image_size)
+    return tile if max(owners * parts, jobs) < 2**31 and far < 2**30 else None
+
+
+def _slab(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    wants: tuple[bool, bool],
+    limits: Limits,
+) -> int | None:
+    """Rows of the window that a block serves; None where no tile serves these gradients."""
+    wants_img, wants_krn = wants
+    size_y, size_x = planar(geometry.kernel_size, 1)
+    strides = planar(geometry.stride, 1)
+    if storage not in source.FLOATING or max(strides) > 4 or 3 in strides:
+        return None
+    if (size_x - 1) * geometry.dilation[-1] >= limits.line_in_registers:
+        return None
+    if min(geometry.img_shape) == 0:
+        return None
+    if not wants_krn:
+        return size_y
+    slab = size_y
+    if slab * size_x > limits.taps_in_registers:
+        slab = max(1, limits.taps_in_registers // size_x // strides[0]) * strides[0]
+    if slab * size_x > 2 * limits.line_in_registers:
+        return None
+    planes = geometry.outputs_per_group * math.prod(geometry.kernel_size[:-2])
+    if wants_img and (planes > 1 or slab < size_y):
+        return None
+    if is_provenance(semifield) and (planes * geometry.in_channels > 1 or not wants_img):
+        return None
+    return slab
+
+
+def _largest(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    wants: tuple[bool, bool],
+    slab: int,
+) -> GradientTile:
+    """The tile that is fastest where shared memory does not limit it.
+
+    Selections cost two instructions a term and hold many elements; weights (exp) hold few. With
+    many channels, a thread has one element and a bin for each in shared memory.
+    """
+    stride_y, stride_x = planar(geometry.stride, 1)
+    height, width = planar(geometry.image_size, 1)
+    selects = is_provenance(semifield)
+    real = np.dtype(source.ARITHMETIC[storage]).itemsize
+    channels, rows, columns = 1, max(1 if not selects else 4 if real == 4 else 2, stride_y), 4
+    mixes = selects and geometry.in_channels > 1 and not semifield.channels_add
+    plain = max(stride_y, stride_x) == 1 and math.prod(geometry.kernel_size) < 2**16
+    if mixes and semifield.d_times_constant and plain:
+        channels = min(2 ** (geometry.in_channels - 1).bit_length(), 256 // real)
+        rows, columns = 1, 1
+    threads = BLOCK_THREADS if selects and channels == 1 else BLOCK_THREADS // 2
+    threads_x = threads
+    while threads_x > (threads if geometry.rank == 1 else 32) or threads_x * columns // 2 >= width:
+        if threads_x == 4:
+            break
+        threads_x //= 2
+    threads_y = threads // threads_x
+    if geometry.rank == 1:
+        rows, threads_y = 1, 1
+        threads_x = max(threads_x, 32)
+    while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
+        threads_y //= 2
+    phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
+    phase_x = geometry.pad_begin[-1] % (4 * stride_x)
+    return GradientTile(
+        channels, rows, columns, threads_y, threads_x, 3 if real == 4 else 2, *wants, slab,
+        phase_y, phase_x,
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Kernels of ``kernels_cu/cuda``: from a specialisation to its text, and compiled once.
+
+`compiled` is the one cache of kernels, for convolutions and for ``ndimage``. Array-free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends.cuda.bins import Bins
+from semiconv_cupy.backends.cuda.tiles import Tile
+from semiconv_cupy.backends.device import Device, Kernel
+from semiconv_cupy.geometry import Geometry
+
+OPTIONS = ("-std=c++17", "--device-int128")
+# The functions of cuda/by_sums.cu beside the one that its kernel is named after.
+_BY_SUMS = ("extremes", "transform", "slopes", "finish")
+
+_compiled: dict[tuple[Any, ...], Kernel] = {}
+
+
+def compiled(
+    device: Device,
+    write: Callable[..., source.KernelSource],
+    *arguments: Any,
+    suffix: str = "",
+) -> Kernel:
+    """The kernel whose source `write(*arguments)` is, compiled once for each device.
+
+    `suffix` names another function of the same text: its name is the kernel's with this behind it.
+    """
+    key = (device, write, arguments, suffix)
+    found = _compiled.get(key)
+    if found is None:
+        made = write(*arguments)
+        found = _compiled[key] = device.compile(made.text, made.name + suffix, made.options)
+    return found
+
+
+class Specialisation(NamedTuple):
+    """All that the text of a convolution's kernel depends on.
+
+    Sizes of images, batches, channels, padding and groups are arguments of the kernel.
+    """
+
+    file: str  # kernels_cu/cuda/<file>.cu
+    semifield: Semifield
+    storage: str
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    offset: str  # the type of offsets: "int32" or "int64"
+    residual: np.dtype | None
+    tile_macros: tuple[tuple[str, str], ...]
+    suffix: str  # of the name: the tile
+    bins: Bins | None
+
+
+def specialise(
+    file: str,
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    offset: str = "int64",
+    residual: np.dtype | None = None,
+    plan: Tile | Bins | None = None,
+) -> Specialisation:
+    """What of a geometry and a plan matters for the text of ``kernels_cu/cuda/<file>.cu``."""
+    tile = plan if isinstance(plan, Tile) else None
+    return Specialisation(
+        file, semifield, storage, geometry.kernel_size, geometry.stride, geometry.dilation, offset,
+        residual, () if tile is None else tuple(tile.macros(geometry).items()),
+        "" if tile is None else tile.suffix, plan if isinstance(plan, Bins) else None,
+    )  # fmt: skip
+
+
+def kernel_source(kernel: Specialisation) -> source.KernelSource:
+    """The text of one specialisation."""
+    size = "x".join(map(str, kernel.kernel_size))
+    name = "_".join(("semiconv", kernel.file, _word(kernel.semifield), kernel.storage, size))
+    macros = source.definitions(kernel.semifield, kernel.storage)
+    macros |= {
+        "SEMICONV_RANK": str(len(kernel.kernel_size)),
+        "SEMICONV_WINDOW": _braces(kernel.kernel_size),
+        "SEMICONV_STRIDE": _braces(kernel.stride),
+        "SEMICONV_DILATION": _braces(kernel.dilation),
+        "SEMICONV_OFFSET": kernel.offset,
+    }
+    if kernel.residual is not None:
+        macros["SEMICONV_RESIDUAL"] = (
+            kernel.residual.name if kernel.residual.kind == "u" else "Real"
+        )
+        name += "_residual" if kernel.file.startswith("forward") else ""
+    name += kernel.suffix
+    macros |= dict(kernel.tile_macros)
+    macros["SEMICONV_KERNEL"] = name
+    if kernel.bins is not None:
+        macros |= kernel.bins.macros()
+    if kernel.file == "by_sums":
+        macros |= {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _BY_SUMS}
+    options: tuple[str, ...] = OPTIONS
+    if kernel.semifield.traits(source.arithmetic_of(kernel.storage)).rounds_products:
+        options += ("-fmad=false",)
+    return source.KernelSource(name, source.assemble(f"cuda/{kernel.file}.cu", macros), options)
+
+
+def _word(semifield: Semifield) -> str:
+    """A word for a profiler's list; the content, not the name, tells kernels apart."""
+    kind, _, made = repr(semifield).partition(".")
+    if "(" in kind:  # of the user's own
+        return "selection" if semifield.accumulator == "select" else semifield.accumulator
+    return re.sub(r"\W+", "_", made.replace("=True", "").replace("-", "minus_")).strip("_")
+
+
+def _braces(values: tuple[int, ...]) -> str:
+    return "{{" + ", ".join(map(str, values)) + "}}"
+
+
+def sum_source(storage: str) -> source.KernelSource:
+    """The last stage of a kernel's gradient: partial sums to weights."""
+    real = source.ARITHMETIC[storage]
+    name = f"semiconv_grad_sum_{real}"
+    macros = source.storage_macros(real) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/grad_sum.cu", macros), OPTIONS)
+
+
+def exchange_source(storage: str) -> source.KernelSource:
+    """The kernel that exchanges the output and input channels of a convolution's kernel."""
+    name = f"semiconv_exchange_{storage}"
+    macros = source.storage_macros(storage) | {"SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/exchange.cu", macros), OPTIONS)
