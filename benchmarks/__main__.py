@@ -52,7 +52,7 @@ SUITES: dict[Device, Suite] = {
 
 
 def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] = SUITES) -> int:
-    """Measure or read a report; print it, and draw and keep it if asked to. Return the status."""
+    """Measure or read a report; print, store and draw it; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

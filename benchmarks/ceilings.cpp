@@ -1,5 +1,5 @@
-// What this CPU can do at most: copies, and chains of a semifield's arithmetic, on all its threads.
-// Each function returns how much was done, so that nothing can be left out.
+// The limits of this CPU, on all its threads: copies, and chains of a semifield's arithmetic.
+// Each function returns the amount of work, so that the compiler cannot leave any of it out.
 #include <cstdint>
 #include <cstring>
 
@@ -11,7 +11,7 @@ constexpr int vector_bytes = 32;
 #else
 constexpr int vector_bytes = 16;
 #endif
-constexpr int chains = 10;  // hide the latency, and leave registers for the constants
+constexpr int chains = 10;  // enough to hide the latency, and few enough to leave registers for the constants
 
 template <class T> struct Lanes {
   typedef T Vector __attribute__((vector_size(vector_bytes)));
@@ -27,7 +27,7 @@ struct TimesPlus {
   template <class V> static V step(V acc, V y, V z) { return acc * y + z; }
 };
 
-// The number of terms: rounds * chains * lanes on each thread.
+// Returns the number of terms: rounds * chains * lanes on each thread.
 template <class Step, class T> double run(long rounds) {
   using V = typename Lanes<T>::Vector;
   double done = 0, kept = 0;
@@ -38,7 +38,7 @@ template <class Step, class T> double run(long rounds) {
     for (long n = 0; n < rounds; ++n) {
 #pragma GCC unroll 16
       for (int c = 0; c < chains; ++c) acc[c] = Step::step(acc[c], y, z);
-      asm volatile("" : "+r"(n));  // no round is computed ahead
+      asm volatile("" : "+r"(n));  // keeps the compiler from merging rounds
     }
     for (int c = 0; c < chains; ++c) kept += double(acc[c][0]);
     done += double(rounds) * chains * (vector_bytes / sizeof(T));
@@ -54,7 +54,7 @@ EXPORT double pairs_int32(long rounds) { return run<PlusMax, int32_t>(rounds); }
 EXPORT double products_float32(long rounds) { return run<TimesPlus, float>(rounds); }
 EXPORT double products_float64(long rounds) { return run<TimesPlus, double>(rounds); }
 
-// Bytes read and written by a copy.
+// Copies, and returns the number of bytes read and written.
 EXPORT double copy(char* target, const char* source, long bytes) {
   constexpr long part = 1 << 16;
 #pragma omp parallel for schedule(static)

@@ -1,9 +1,9 @@
-// What this GPU can issue at most: independent chains of a semifield's arithmetic, nothing else.
+// The issue limit of this GPU: independent chains of a semifield's arithmetic, and nothing else.
 //
-// Needs SEMICONV_KERNEL, the kernel's name, VALUE, a type, and STEP(acc, y, z), one term.
+// Macros: SEMICONV_KERNEL, the kernel's name; VALUE, the type; STEP(acc, y, z), one term.
 constexpr int chains = 16, rounds = 4096;
 
-// Two halves in one register, in PTX: NVRTC may have no header for them.
+// Two float16 in one register, written in PTX because NVRTC may lack the header for them.
 __device__ inline unsigned pairs_of_halves(unsigned acc, unsigned y, unsigned z) {
   asm("add.f16x2 %0, %0, %1;" : "+r"(acc) : "r"(y));
   asm("max.f16x2 %0, %0, %1;" : "+r"(acc) : "r"(z));

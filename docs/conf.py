@@ -8,11 +8,11 @@ from pathlib import Path
 
 import semiconv_cupy
 
-# Sphinx reads below docs/ only, and follows no link out of it.
+# Sphinx reads only files below docs/, so the notebooks are copied there.
 HERE = Path(__file__).parent
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
 
-# The gallery shows some of their figures.
+# The gallery shows some figures of the notebooks, which are stored in the notebooks' outputs.
 for notebook in (HERE / "notebooks").glob("*.ipynb"):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
@@ -37,15 +37,15 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_templates"]
 
-# A name in single backticks is a link where it names something of ours, as numpydoc has it.
+# A name in single backticks is a link if it is a name of this library, as in numpydoc.
 default_role = "py:obj"
 autosummary_generate = True
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings say more, and in words
+autodoc_typehints = "none"  # the docstrings describe the types
 autodoc_default_options = {
     "members": True,
-    # Our private bases are documented in what inherits from them; the bases of others are not.
+    # Members of our private base classes are documented in each subclass; those of others' are not.
     "inherited-members": "Module, ndarray, BaseException",
 }
 napoleon_google_docstring = False
@@ -54,14 +54,14 @@ napoleon_use_ivar = True
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # notebooks show the results that they were committed with
+nb_execution_mode = "off"  # the notebooks are shown with their stored results
 
 html_theme = "pydata_sphinx_theme"
 html_title = "semiconv-cupy"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-# The header leads to every page; only the reference is deep enough for a second navigation.
+# The header links to every page; only the reference needs a sidebar as well.
 html_sidebars = {"[!a]*": [], "api/**": ["sidebar-nav-bs"]}
 html_theme_options = {
     "navigation_with_keys": False,
@@ -75,7 +75,7 @@ html_theme_options = {
 
 
 def _escape_stars(app, what, name, obj, options, lines):
-    """Let docstrings write the shape (B, C, *S) as it is read in a terminal."""
+    """Escape the star of shapes such as (B, C, *S), which docstrings write without a backslash."""
     lines[:] = [re.sub(r"(?<=[\s(])\*(?=\w)", r"\*", line) for line in lines]
 
 

@@ -107,9 +107,7 @@ def _cpu(installed: Installed, remedies: list[str]) -> Facts:
     compiler = host_compiler.compiler()
     if compiler is None:
         yield "compiler", "none"
-        remedies.append(
-            f"NumPy arrays are served by a slow reference: {host_compiler.missing_compiler()}"
-        )
+        remedies.append(f"NumPy arrays run on a slow reference: {host_compiler.missing_compiler()}")
     else:
         yield "compiler", _fact(lambda: f"{compiler} ({host_compiler.version()})")
         yield "threads", _fact(lambda: str(host.threads()))

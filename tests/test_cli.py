@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def picture():
-    """48 x 40, smooth with a few bright and dark points, in [0, 1]."""
+    """A smooth picture of 48 x 40 pixels in [0, 1], with a bright and a dark point."""
     rows, columns = np.indices((40, 48))
     grey = 0.5 + 0.3 * np.sin(rows / 5) * np.cos(columns / 7)
     grey[10, 12], grey[30, 33] = 1.0, 0.0
@@ -46,7 +46,7 @@ def test_demo_prints_the_comparison_and_writes_the_picture(picture, tmp_path, ca
             rf"^{operation} +\d\S* m?s +\d\S* m?s +\S+x +(\S+)$", printed, re.MULTILINE
         )
         assert line, printed
-        # Both add and compare float32 values; SciPy adds in float64 and rounds, to the same.
+        # Both add and compare float32 values; SciPy adds in float64 and rounds to the same result.
         assert float(line[1]) == 0
     with Image.open(out) as written:
         assert written.size > (4 * 96, 2 * 80)

@@ -1,4 +1,4 @@
-"""Every example in README.md and the pages of docs/ runs, and every link leads to a place in them.
+"""Every example in README.md and in docs/ runs, and every link to a file or heading is right.
 
 A block of ```python must run; a session (```pycon) must also print the answers that are shown. Each
 block of the README runs alone; the blocks of a page run in order, in one namespace.

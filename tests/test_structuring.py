@@ -1,4 +1,4 @@
-"""Structuring functions against independent formulas, the peers' footprints, and the laws."""
+"""Structuring functions: independent formulas, footprints of other libraries, and laws."""
 
 import copy
 import itertools
@@ -15,7 +15,7 @@ from semiconv_cupy.structuring import StructuringFunction
 
 
 def dilate(image, krn):
-    """max over y of image[x - y] + krn[y], y from -((K - 1) // 2): a few loops, nothing shared."""
+    """max over y of image[x - y] + krn[y], y from -((K - 1) // 2), by plain loops."""
     out = np.full(image.shape, -np.inf)
     for tap in itertools.product(*(range(length) for length in krn.shape)):
         offset = [t - (length - 1) // 2 for t, length in zip(tap, krn.shape, strict=True)]
@@ -107,7 +107,7 @@ def test_quadratic_is_the_form_of_the_inverse_covariance(scale, size, dtype):
 
 
 def test_a_rotated_ellipse():
-    # It falls by 1 at 6 pixels along the diagonal (1, 1), at 2 pixels across.
+    # The function falls by 1 at 6 pixels along the diagonal (1, 1), and at 2 pixels across it.
     turn = np.array([[1, -1], [1, 1]]) / math.sqrt(2)
     krn = structuring.quadratic(turn @ np.diag([36.0, 4.0]) @ turn.T, size=7, dtype=np.float64)
     centre = 3
@@ -150,7 +150,7 @@ def test_the_classical_scale_space_parameter_is_a_quarter_of_the_squared_scale()
 
 
 def test_dilations_compose_as_the_covariances_add():
-    # On the integers the law is exact where the best intermediate point is an integer.
+    # On a grid the law is exact only where the best intermediate point is an integer.
     one = structuring.quadratic(4.0, ndim=1, size=17, dtype=np.float64)
     both = dilate(np.pad(one, 8, constant_values=-np.inf), one)
     law = structuring.quadratic(math.sqrt(32), ndim=1, size=33, dtype=np.float64)
