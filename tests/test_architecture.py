@@ -167,7 +167,7 @@ TREE = dict.fromkeys(
     "semiconv_cupy/conv.py": "from semiconv_cupy.backends import cuda\nimport numpy\n",
     "semiconv_cupy/backends/device.py": "def device():\n    import cupy\n",
     "semiconv_cupy/backends/cuda/__init__.py": "",
-    "torch_bridge/ops.py": "import torch.nn\nfrom semiconv_cupy import conv\n",
+    "torch_bridge/autograd.py": "import torch.nn\nfrom semiconv_cupy import conv\n",
     "kernels_cu/report.py": "def main():\n    from semiconv_cupy.variants import variants\n",
 }
 
@@ -191,13 +191,13 @@ def test_a_tree_in_order_passes():
         ),
         (
             "semiconv_cupy/algebra/names.py",
-            "def dynamic():\n    from torch_bridge.ops import forward",
-            "names.py (algebra) imports torch_bridge/ops.py (users of the core)",
+            "def dynamic():\n    from torch_bridge.autograd import forward",
+            "names.py (algebra) imports torch_bridge/autograd.py (users of the core)",
         ),
         (
             "semiconv_cupy/conv.py",
-            "import importlib\nimportlib.import_module('torch_bridge.ops')",
-            "conv.py (calls) imports torch_bridge/ops.py",
+            "import importlib\nimportlib.import_module('torch_bridge.autograd')",
+            "conv.py (calls) imports torch_bridge/autograd.py",
         ),
         (
             "semiconv_cupy/conv.py",

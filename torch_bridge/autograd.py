@@ -16,20 +16,19 @@ from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
-from torch_bridge.ops import (
-    GeometryArguments,
-    Handle,
-    Known,
-    handle_of,
-    semifield_of,
-)
+from torch_bridge import ops
+from torch_bridge.arguments import GeometryArguments, Shape
+from torch_bridge.ops import Handle, PreparedSemifield
 
 
 def fused_conv(
-    img: Tensor, krn: Tensor, semifield: Semifield | Known | str, geometry: Geometry
+    img: Tensor, krn: Tensor, semifield: Semifield | PreparedSemifield | str, geometry: Geometry
 ) -> Tensor:
     """The convolution of checked tensors; the derivative's needs are computed only for one."""
-    handle = semifield.handle if isinstance(semifield, Known) else handle_of(semifield)
+    if isinstance(semifield, PreparedSemifield):
+        handle = semifield.handle
+    else:
+        handle = ops.handle_of(semifield)
     arguments = GeometryArguments.of(geometry)
     out: Tensor
     if torch.is_grad_enabled() and (img.requires_grad or krn.requires_grad):
@@ -37,7 +36,7 @@ def fused_conv(
         recorded = _Convolution if functional else _EagerConvolution
         out, _ = recorded.apply(img, krn, handle, arguments)
     else:
-        out, _ = torch.ops.semiconv.forward(img, krn, handle.key, *arguments, False)
+        out, _ = ops.call_forward(img, krn, handle.key, arguments, False)
     return out
 
 
@@ -57,32 +56,31 @@ class _Convolution(torch.autograd.Function):
     def forward(
         img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
     ) -> tuple[Tensor, Tensor]:
-        out, residual = torch.ops.semiconv.forward(img, krn, handle.key, *arguments, True)
-        return out, residual
+        return ops.call_forward(img, krn, handle.key, arguments, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling():  # which does not know it, and needs it not
+        if not torch.compiler.is_compiling():  # Dynamo does not support the call, nor need it
             ctx.set_materialize_grads(False)
         img, krn, handle, arguments = inputs
-        _remember(ctx, img, krn, handle, arguments, output[1])
+        _save(ctx, img, krn, handle, arguments, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> Any:
-        want_img, want_krn = ctx.needs_input_grad[:2]
+        wants = want_img, want_krn = ctx.needs_input_grad[:2]
         if grad_out is None:
             return None, None, None, None
         residual, *arrays = ctx.saved_tensors
         img, krn = arrays if arrays else (None, None)
-        constants = (ctx.handle, ctx.shapes, ctx.arguments, want_img, want_krn)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = _Gradients.apply(grad_out, img, krn, residual, *constants)
-        else:
-            grads = _gradients(grad_out, img, krn, residual, *constants)
-        return grads[0] if want_img else None, grads[1] if want_krn else None, None, None
+        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        gradients = _Gradients.apply if twice else _Gradients.forward
+        grad_img, grad_krn = gradients(
+            grad_out, img, krn, residual, ctx.handle, ctx.shapes, ctx.arguments, wants
+        )
+        return grad_img if want_img else None, grad_krn if want_krn else None, None, None
 
 
-def _remember(
+def _save(
     ctx: Any,
     img: Tensor,
     krn: Tensor,
@@ -90,11 +88,12 @@ def _remember(
     arguments: GeometryArguments,
     residual: Tensor,
 ) -> None:
-    """What the backward pass needs."""
+    """Keep what the backward pass needs."""
     ctx.mark_non_differentiable(residual)
     ctx.handle, ctx.arguments = handle, arguments
     if not torch.compiler.is_compiling():
-        ctx.semifield = semifield_of(handle.key)  # held, as the backward pass finds it by the key
+        # Keeps the semifield alive: the backward pass finds it by its key.
+        ctx.semifield = ops.semifield_of(handle.key)
     ctx.shapes = (tuple(img.shape), tuple(krn.shape))
     ctx.save_for_backward(*((residual, img, krn) if handle.needs_arrays else (residual,)))
 
@@ -106,53 +105,47 @@ class _EagerConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
     ) -> tuple[Tensor, Tensor]:
-        out, residual = torch.ops.semiconv.forward(img, krn, handle.key, *arguments, True)
+        out, residual = ops.call_forward(img, krn, handle.key, arguments, True)
         ctx.set_materialize_grads(False)
-        _remember(ctx, img, krn, handle, arguments, residual)
+        _save(ctx, img, krn, handle, arguments, residual)
         return out, residual
 
     backward = _Convolution.backward
 
 
-def _gradients(
-    grad_out: Tensor,
-    img: Tensor | None,
-    krn: Tensor | None,
-    residual: Tensor,
-    handle: Handle,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    arguments: GeometryArguments,
-    want_img: bool,
-    want_krn: bool,
-) -> tuple[Tensor, Tensor]:
-    grads: tuple[Tensor, Tensor] = torch.ops.semiconv.backward(
-        grad_out, img, krn, residual, handle.key, *shapes, *arguments, want_img, want_krn
-    )
-    return grads
-
-
 class _Gradients(torch.autograd.Function):
     """(grad_out, img, krn, residual) -> (grad_img, grad_krn), itself differentiable by grad_out.
 
-    That is all where a selection's terms have constant slopes: the winners do not move.
+    A selection whose terms have constant derivatives has no other second derivative: the winners
+    do not move.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     @_with_signature
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return _gradients(*inputs)
+    def forward(
+        grad_out: Tensor,
+        img: Tensor | None,
+        krn: Tensor | None,
+        residual: Tensor,
+        handle: Handle,
+        shapes: tuple[Shape, Shape],
+        arguments: GeometryArguments,
+        wants: tuple[bool, bool],
+    ) -> tuple[Tensor, Tensor]:
+        return ops.call_backward(grad_out, img, krn, residual, handle.key, shapes, arguments, wants)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        residual, ctx.handle, ctx.shapes, ctx.arguments, ctx.want_img, ctx.want_krn = inputs[3:]
+        residual, ctx.handle, ctx.shapes, ctx.arguments, ctx.wants = inputs[3:]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(residual)
 
     @staticmethod
-    def backward(ctx: Any, by_img: Tensor | None, by_krn: Tensor | None) -> Any:
-        if ctx.handle.slopes is None:
+    def backward(ctx: Any, grad_grad_img: Tensor | None, grad_grad_krn: Tensor | None) -> Any:
+        d_times = ctx.handle.constant_d_times
+        if d_times is None:
             raise RuntimeError(
                 "the second derivative of a fused semifield convolution is offered for selections "
                 "by one winner (no spread_gradient) whose times has constant derivatives, such as "
@@ -160,58 +153,63 @@ class _Gradients(torch.autograd.Function):
                 "torch itself, as often as you like"
             )
         (residual,) = ctx.saved_tensors
-        geometry = ctx.arguments.plan(*ctx.shapes)
-        directions = (by_img if ctx.want_img else None, by_krn if ctx.want_krn else None)
-        found = _at_winners(directions, residual, ctx.handle.slopes, geometry)
-        return found, *(None,) * 8
+        want_img, want_krn = ctx.wants
+        directions = (grad_grad_img if want_img else None, grad_grad_krn if want_krn else None)
+        found = _at_winners(directions, residual, d_times, ctx.arguments.plan(*ctx.shapes))
+        return found, *(None,) * 7
 
 
 def _at_winners(
     directions: tuple[Tensor | None, Tensor | None],
-    residual: Tensor,
-    slopes: tuple[float, float],
+    winner: Tensor,
+    d_times: tuple[float, float],
     geometry: Geometry,
 ) -> Tensor | None:
-    """The derivative of out in a direction of (img, krn): each window's winner changes by so much.
+    """The derivative of out in a direction of (img, krn), for the winning taps of a residual.
 
-    It is linear, and the transpose of what gives the gradients.
+    A window's output changes as its winning term does: by the derivative of times by img, times
+    the direction at the winner's image element, and likewise for the kernel. That is linear in the
+    direction, and the transpose of what gives the gradients.
     """
-    nobody = residual == torch.iinfo(residual.dtype).max
-    winner = residual.long().masked_fill(nobody, 0)
-    trailing = (1,) * (winner.dim() - 2)
-    plane = torch.arange(geometry.out_channels, device=winner.device).view(-1, *trailing)
-    places = (_place_in_image(winner, plane, geometry), _place_in_kernel(winner, plane, geometry))
+    nobody = winner == torch.iinfo(winner.dtype).max
+    tap = winner.long().masked_fill(nobody, 0)
+    trailing = (1,) * (tap.dim() - 2)
+    channel = torch.arange(geometry.out_channels, device=tap.device).view(-1, *trailing)
+    indices = (_index_in_image(tap, channel, geometry), _index_in_kernel(tap, channel, geometry))
     total: Tensor | None = None
-    for direction, place, slope in zip(directions, places, slopes, strict=True):
+    for direction, index, factor in zip(directions, indices, d_times, strict=True):
         if direction is None:
             continue
-        place = place.masked_fill(nobody, 0)
-        part = slope * direction.reshape(-1)[place].masked_fill(nobody, 0)
+        index = index.masked_fill(nobody, 0)
+        part = factor * direction.reshape(-1)[index].masked_fill(nobody, 0)
         total = part if total is None else total + part
-    if total is not None and total.dim() > geometry.rank + 2:  # winners of each channel
+    if total is not None and total.dim() > geometry.rank + 2:  # one winner for each input channel
         total = total.sum(2)
     return total
 
 
-def _place_in_image(winner: Tensor, plane: Tensor, geometry: Geometry) -> Tensor:
-    """The winners' positions in an image of that shape, as flat indices."""
-    taps = geometry.taps // geometry.in_channels
-    channel = plane // geometry.outputs_per_group * geometry.in_channels + winner // taps
-    sample = torch.arange(geometry.batch, device=winner.device)
-    place = sample.view(-1, *(1,) * (winner.dim() - 1)) * geometry.img_shape[1] + channel
-    tap, below = winner % taps, taps
+def _index_in_image(tap: Tensor, channel: Tensor, geometry: Geometry) -> Tensor:
+    """The flat index, in an image of that shape, of the element under each winning tap.
+
+    `tap` is flat over (input channel, kernel position), `channel` the output channel.
+    """
+    positions = geometry.taps // geometry.in_channels
+    channel = channel // geometry.outputs_per_group * geometry.in_channels + tap // positions
+    sample = torch.arange(geometry.batch, device=tap.device)
+    index = sample.view(-1, *(1,) * (tap.dim() - 1)) * geometry.img_shape[1] + channel
+    position, below = tap % positions, positions
     for axis in range(geometry.rank):
         below //= geometry.kernel_size[axis]
-        index = tap // below % geometry.kernel_size[axis]
-        step = geometry.kernel_size[axis] - 1 - index if geometry.mirrored else index
-        outputs = torch.arange(geometry.out_size[axis], device=winner.device)
+        along = position // below % geometry.kernel_size[axis]
+        step = geometry.kernel_size[axis] - 1 - along if geometry.mirrored else along
+        outputs = torch.arange(geometry.out_size[axis], device=tap.device)
         corner = geometry.stride[axis] * outputs - geometry.pad_begin[axis]
         corner = corner.view(-1, *(1,) * (geometry.rank - 1 - axis))
-        place = place * geometry.image_size[axis] + corner + geometry.dilation[axis] * step
-    return place
+        index = index * geometry.image_size[axis] + corner + geometry.dilation[axis] * step
+    return index
 
 
-def _place_in_kernel(winner: Tensor, plane: Tensor, geometry: Geometry) -> Tensor:
-    """The winners' positions in a kernel of that shape, as flat indices."""
-    kernel = plane % geometry.kernels if geometry.shares_kernels else plane
-    return kernel * geometry.taps + winner
+def _index_in_kernel(tap: Tensor, channel: Tensor, geometry: Geometry) -> Tensor:
+    """The flat index, in a kernel of that shape, of each winning tap."""
+    kernel = channel % geometry.kernels if geometry.shares_kernels else channel
+    return kernel * geometry.taps + tap

@@ -17,7 +17,7 @@ from torch_bridge.autograd import fused_conv
 from torch_bridge.broadcast import broadcast_conv
 
 if TYPE_CHECKING:
-    from torch_bridge.ops import Known
+    from torch_bridge.ops import PreparedSemifield
 
 __all__ = ["semifield_conv"]
 
@@ -60,7 +60,7 @@ def plan(
 def semifield_conv(
     img: Tensor,
     krn: Tensor,
-    semifield: Semifield | BroadcastSemifield | Known | str,
+    semifield: Semifield | BroadcastSemifield | PreparedSemifield | str,
     *,
     stride: IntOrTuple = 1,
     padding: Padding = 0,

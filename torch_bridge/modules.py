@@ -22,7 +22,7 @@ from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.functional import one_kind, plan, semifield_conv
-from torch_bridge.ops import Known
+from torch_bridge.ops import PreparedSemifield
 from torch_bridge.quadratic import _integer, _Kernel, per_axis
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class SemifieldConv(nn.Module):
     ) -> None:
         super().__init__()
         self.semifield = semifield
-        self._known = Known(semifield)
+        self._known = PreparedSemifield(semifield)
         self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
         self.debug = flag("debug", debug)
         self.fixed: dict[str, Any] | None = None

@@ -5,10 +5,10 @@ import torch
 from problems import inputs, with_gradients
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torch_bridge as semiconv
-from semiconv_cupy.route import goes_by_sums
-from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield, ops
+from torch_bridge import BroadcastSemifield, GenericConv, SelectSemifield, SubtractSemifield
 from torch_bridge.functional import semifield_conv
 
 CONVOLUTIONS = {
@@ -117,13 +117,18 @@ def test_export():
         torch.testing.assert_close(program.module()(img), conv(img))
 
 
-def test_export_where_the_batch_decides_what_is_kept_for_a_derivative(monkeypatch):
-    """As on a GPU: a program without one does not ask."""
-    monkeypatch.setattr(ops, "goes_by_sums", lambda *of, on_gpu: goes_by_sums(*of, on_gpu=True))
-    conv = GenericConv(
-        semiconv.LearnedKernel2D(16, 16, 3), SubtractSemifield.log(2.0).dynamic(), padding="same"
-    ).requires_grad_(False)
+def test_export_where_the_batch_decides_what_is_kept_for_a_derivative():
+    """On a GPU, by fake tensors: a program without a derivative must not fix its batch size."""
+    with FakeTensorMode(), torch.device("cuda"):
+        conv = GenericConv(
+            semiconv.LearnedKernel2D(16, 16, 3), SubtractSemifield.log(2.0).dynamic(),
+            padding="same",
+        ).requires_grad_(False)  # fmt: skip
+        img = torch.randn(2, 16, 9, 9)
     dimensions = ({0: torch.export.Dim("batch", min=2, max=10**6)},)
-    program = torch.export.export(conv, (torch.randn(2, 16, 9, 9),), dynamic_shapes=dimensions)
-    img = torch.randn(5, 16, 9, 9)
-    torch.testing.assert_close(program.module()(img), conv(img))
+    program = torch.export.export(conv, (img,), dynamic_shapes=dimensions)
+    (operator,) = (node for node in program.graph.nodes if "forward" in str(node.target))
+    (batch,) = program.range_constraints
+    assert operator.meta["val"][0].shape == (batch, 16, 9, 9)
+    bounds = program.range_constraints[batch]
+    assert (bounds.lower, bounds.upper) == (2, 10**6)

@@ -10,11 +10,18 @@ import torch
 from cuda_on_cpu.device import HarnessDevice
 from problems import GEOMETRIES, SEMIFIELDS, inputs
 from torch.func import grad, jacrev, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import needs_arrays
-from torch_bridge import SelectSemifield, dlpack, ops
+from torch_bridge import SelectSemifield, SubtractSemifield, dlpack, ops
+from torch_bridge.arguments import BackwardArguments, ForwardArguments, GeometryArguments
 from torch_bridge.functional import semifield_conv
+from torch_bridge.ops.backward import prepare_backward
+from torch_bridge.ops.executors import Executor, executor_of
+from torch_bridge.ops.forward import prepare_forward
+from torch_bridge.ops.plans import plan_uncached
 
 FORWARD, BACKWARD = torch.ops.semiconv.forward.default, torch.ops.semiconv.backward.default
 
@@ -25,7 +32,7 @@ def calls(name, case, dtype=torch.float32):
     handle = ops.handle_of(semifield)
     img, krn = (tensor.detach() for tensor in inputs(*case[:2], dtype))
     plan = Geometry.plan(tuple(img.shape), tuple(krn.shape), **case[2])
-    geometry = ops.GeometryArguments.of(plan)
+    geometry = GeometryArguments.of(plan)
     forward = (img, krn, handle.key, *geometry, True)
     out, residual = FORWARD(*forward)
     arrays = (img, krn) if needs_arrays(semifield) else (None, None)
@@ -54,42 +61,111 @@ def test_an_array_is_the_tensors_own_memory(dtype):
     assert array.strides == tuple(s * tensor.element_size() for s in tensor.stride())
 
 
-def test_the_core_fills_what_torch_allocates(monkeypatch):
+def planned(semifield, case, derivative=True, on_gpu=False):
+    """The arguments of a geometry and the plan of a call."""
+    arguments = GeometryArguments.of(Geometry.plan(*case[:2], **case[2]))
+    key, shapes = ops.handle_of(semifield).key, case[:2]
+    return arguments, plan_uncached(key, torch.float32, on_gpu, *shapes, arguments, derivative)
+
+
+def test_the_core_fills_what_torch_allocates():
+    (img, krn, *_), _ = calls("max", GEOMETRIES[0])
+    _, plan = planned(SEMIFIELDS["max"][0], GEOMETRIES[0])
     seen = []
-    monkeypatch.setattr(ops.run, "forward_at", lambda *_, **__: lambda *given: seen.extend(given))
-    monkeypatch.setattr(ops, "_forward_call", ops._forward_call.__wrapped__)  # not prepared before
-    forward, _ = calls("max", GEOMETRIES[0])
-    out, residual = FORWARD(*forward)
-    assert seen[-5:-1] == [tensor.data_ptr() for tensor in (*forward[:2], out, residual)]
+    call = prepare_forward(
+        plan, executor_of(-1), img.dtype, img.stride(), krn.stride(),
+        forward_at=lambda *_, **__: lambda *given: seen.extend(given),
+    )  # fmt: skip
+    out, residual = call(img, krn)
+    assert seen[:-1] == [tensor.data_ptr() for tensor in (img, krn, out, residual)]
+    assert seen[-1] == torch.get_num_threads()
 
 
 @pytest.mark.table(3)
 @pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)], ids=str)
 @pytest.mark.parametrize("case", GEOMETRIES[:4], ids=str)
 @pytest.mark.parametrize("name", ["max", "log"])
-def test_what_is_prepared_for_a_gpu(name, case, wants, monkeypatch):
+def test_what_is_prepared_for_a_gpu(name, case, wants):
     """Addresses to the CUDA kernels, by the code that serves CUDA tensors, on the CPU harness."""
     harness = HarnessDevice()
-    monkeypatch.setattr(ops, "gpu", lambda index: harness)
-    monkeypatch.setattr(ops, "current_stream", lambda index: None)
-    monkeypatch.setattr(ops, "_is_current", lambda index: True)
-    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
-    (img, krn, key, *arguments, _), (slopes, saved, *_) = calls(name, case)
+    executor = Executor(-1, True, lambda: Place("CuPy", 0, harness), lambda: True, lambda: None)
+    semifield = SEMIFIELDS[name][0]
+    arguments, plan = planned(semifield, case, on_gpu=True)
+    (img, krn, key, *_), (grad_out, saved, *_) = calls(name, case)
     img = torch.stack([img, img], -1)[..., 1]  # strides that are not contiguous
-    shapes = tuple(img.shape), tuple(krn.shape)
-    layouts = (img.shape, krn.shape, img.stride(), krn.stride())
-    prepared = (key, torch.float32, 0)
-    forward = ops._forward_call.__wrapped__(*prepared, *layouts, *arguments, True)
-    out, residual = forward(img, krn)
+    call = prepare_forward(plan, executor, img.dtype, img.stride(), krn.stride())
+    out, residual = call(img, krn)
     arrays = (None, None) if saved is None else (img, krn)
     strides = None if saved is None else img.stride()
-    backward = ops._backward_call.__wrapped__(*prepared, *shapes, strides, *arguments, *wants)
-    found = backward(slopes, *arrays, residual)
-    monkeypatch.undo()  # and now the CPU's
-    expected, left = FORWARD(img, krn, key, *arguments, True)
+    call = prepare_backward(plan, executor, img.dtype, strides, wants)
+    found = call(grad_out, *arrays, residual)
+    expected, kept = ops.call_forward(img, krn, key, arguments, True)  # the CPU's
     torch.testing.assert_close(out, expected)
-    expected = BACKWARD(slopes, *arrays, left, key, *shapes, *arguments, *wants)
+    expected = ops.call_backward(grad_out, *arrays, kept, key, case[:2], arguments, wants)
     torch.testing.assert_close(found, expected)
+
+
+def test_the_schemas_are_those_that_saved_programs_name():
+    geometry = (
+        "int[] stride, int[] padding, int[] dilation, int groups, bool group_broadcasting, "
+        "bool mirrored"
+    )
+    assert str(FORWARD._schema) == (
+        f"semiconv::forward(Tensor img, Tensor krn, str semifield, {geometry}, bool residual)"
+        " -> (Tensor out, Tensor residual)"
+    )
+    assert str(BACKWARD._schema) == (
+        "semiconv::backward(Tensor grad_out, Tensor? img, Tensor? krn, Tensor residual, "
+        f"str semifield, SymInt[] img_shape, SymInt[] krn_shape, {geometry}, bool want_img, "
+        "bool want_krn) -> (Tensor grad_img, Tensor grad_krn)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("semifield", "key"),
+    [
+        ("tropical_max", "select-218c0c5bdb875285"),
+        (SubtractSemifield.log(2.0), "log(2.0)-a78791d26ead2c50"),
+    ],
+)
+def test_keys_are_those_that_saved_programs_hold(semifield, key):
+    """Keys that version 0.1.0 made: a program says with nothing else what it convolves in."""
+    assert ops.handle_of(semifield).key == key
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the arguments of the latest operator."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen = args
+        return func(*args, **(kwargs or {}))
+
+
+def test_arguments_arrive_under_the_names_that_they_were_given():
+    """Each entry of a geometry another one, so that no two can be exchanged unnoticed."""
+    case = ((2, 4, 8, 7), (6, 2, 3, 2), {"stride": (2, 3), "padding": ((2, 0), (0, 1)),
+            "dilation": (1, 2), "groups": 2, "kind": "corr"})  # fmt: skip
+    arguments = GeometryArguments.of(Geometry.plan(*case[:2], **case[2]))
+    assert arguments == ((2, 3), (2, 0, 0, 1), (1, 2), 2, False, False)
+    key = ops.handle_of("max_times").key
+    img, krn = (torch.rand(shape) for shape in case[:2])
+    with Recorder() as recorder:
+        out, residual = ops.call_forward(img, krn, key, arguments, True)
+    given = ForwardArguments(img, krn, key, arguments, residual=True)
+    assert_identical(ForwardArguments.received(*recorder.seen), given)
+    grad_out = torch.ones_like(out)
+    shapes, wants = case[:2], (False, True)
+    with Recorder() as recorder:
+        ops.call_backward(grad_out, img, krn, residual, key, shapes, arguments, wants)
+    given = BackwardArguments(
+        grad_out, img, krn, residual, key, *shapes, arguments, want_img=False, want_krn=True
+    )
+    assert_identical(BackwardArguments.received(*recorder.seen), given)
+
+
+def assert_identical(received, given):
+    for name, one, other in zip(given._fields, received, given, strict=True):
+        assert one is other if isinstance(other, torch.Tensor) else one == other, name
 
 
 @pytest.mark.slow

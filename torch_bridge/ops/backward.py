@@ -1,0 +1,289 @@
+"""semiconv::backward: the gradients of image and kernel, those that are wanted.
+
+The kernel for CPU and CUDA tensors, the shapes of fake tensors for torch.compile, the rule of vmap.
+Called by `autograd`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import run
+from semiconv_cupy.backends import by_sums
+from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
+from semiconv_cupy.source import ARITHMETIC
+from torch_bridge.arguments import BackwardArguments, GeometryArguments, Shape, schema
+from torch_bridge.dlpack import array_of
+from torch_bridge.ops.batches import as_groups, with_batch
+from torch_bridge.ops.executors import Executor, as_arrays, executor_of
+from torch_bridge.ops.handles import held_semifield, semifield_of
+from torch_bridge.ops.plans import (
+    MOST_PLANS,
+    Plan,
+    plan_cached,
+    require_memory,
+    route_of,
+    torch_dtype,
+    unlike,
+)
+
+Gradients = tuple[Tensor, Tensor]  # of img and of krn; an empty one where it is not wanted
+Wants = tuple[bool, bool]
+# (grad_out, img, krn, residual) -> gradients
+Call = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], Gradients]
+Check = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], None]
+
+_library = torch.library.Library("semiconv", "FRAGMENT")
+_library.define(f"backward({schema(BackwardArguments)}) -> (Tensor grad_img, Tensor grad_krn)")
+
+
+def call_backward(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    shapes: tuple[Shape, Shape],
+    geometry: GeometryArguments,
+    wants: Wants,
+) -> Gradients:
+    """``torch.ops.semiconv.backward``, which takes shapes, geometry and wants entry by entry."""
+    gradients: Gradients = torch.ops.semiconv.backward(
+        grad_out, img, krn, residual, semifield, *shapes, *geometry, *wants
+    )
+    return gradients
+
+
+def _backward(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    semifield: str,
+    img_shape: list[int],
+    krn_shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    *others: Any,
+) -> Gradients:
+    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+    call = _prepared(
+        grad_out.dtype, grad_out.get_device(), None if img is None else img.stride(),
+        semifield, tuple(img_shape), tuple(krn_shape), tuple(stride), tuple(padding),
+        tuple(dilation), *others,
+    )  # fmt: skip
+    return call(grad_out, img, krn, residual)
+
+
+for _dispatch_key in ("CPU", "CUDA"):
+    _library.impl("backward", _backward, _dispatch_key)
+
+
+@lru_cache(maxsize=MOST_PLANS)
+def _prepared(
+    dtype: torch.dtype, index: int, img_strides: tuple[int, ...] | None, *constants: Any
+) -> Call:
+    """The call for tensors of this layout on the executor of that index."""
+    arguments = BackwardArguments.received(None, None, None, None, *constants)
+    executor, img_shape = executor_of(index), arguments.img_shape
+    if min(img_shape, default=0) < 0:
+        raise ValueError(f"img_shape must not be negative, got {img_shape}")
+    plan = plan_cached(
+        arguments.semifield, dtype, executor.on_gpu, img_shape, arguments.krn_shape,
+        arguments.geometry, True,
+    )  # fmt: skip
+    if img_strides is not None and len(img_strides) != len(img_shape):
+        raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
+    wants = arguments.want_img, arguments.want_krn
+    return prepare_backward(plan, executor, dtype, img_strides, wants)
+
+
+def prepare_backward(
+    plan: Plan,
+    executor: Executor,
+    dtype: torch.dtype,
+    img_strides: tuple[int, ...] | None,
+    wants: Wants,
+) -> Call:
+    """The call for tensors of this plan, and an image of these strides (None: no image)."""
+    (want_img, want_krn), geometry = wants, plan.geometry
+    img_shape, krn_shape = geometry.img_shape, geometry.krn_shape
+    check = _check_of_tensors(plan, dtype, executor.index)
+    real = getattr(torch, ARITHMETIC[plan.storage])
+    launch = _launch(plan, executor, img_strides, wants)
+    is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
+    keeps_residual, alignment = plan.residual_spec is not None, dtype.itemsize
+
+    def call(
+        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor
+    ) -> Gradients:
+        check(grad_out, img, krn, residual)
+        grad_out, residual = grad_out.contiguous(), residual.contiguous()
+        krn = None if krn is None else krn.contiguous()
+        image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
+        flow, kept = grad_out.data_ptr(), residual.data_ptr()
+        if not (flow and (kept or not keeps_residual) and image != 0 and kernel != 0):
+            require_memory(grad_out=grad_out, img=img, krn=krn, residual=residual)
+        unaligned = ((image or 0) | (kernel or 0) | flow) % alignment
+        missing = keeps_residual and not residual.numel()
+        if launch is None or unaligned or missing or not is_current():
+            return _by_arrays(grad_out, img, krn, residual, plan, wants, executor)
+        grad_img = grad_out.new_empty(img_shape if want_img else 0, dtype=real)
+        grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
+        launch(
+            flow,
+            image,
+            kernel,
+            kept or None,
+            grad_img.data_ptr() or None,
+            grad_krn.data_ptr() or None,
+            threads_or_stream(),
+        )
+        if real is not dtype:
+            grad_img, grad_krn = grad_img.to(dtype), grad_krn.to(dtype)
+        return grad_img, grad_krn
+
+    return call
+
+
+def _launch(
+    plan: Plan, executor: Executor, img_strides: tuple[int, ...] | None, wants: Wants
+) -> Callable[..., None] | None:
+    """The function that takes addresses, None where there is none or nothing to do."""
+    geometry = plan.geometry
+    if 0 in geometry.out_shape or 0 in geometry.img_shape or not any(wants):
+        return None
+    krn_shape = geometry.krn_shape
+    contiguous = tuple(math.prod(krn_shape[axis + 1 :]) for axis in range(len(krn_shape)))
+    route = route_of(plan, executor).after(plan.residual_spec)
+    strides = img_strides or (0,) * len(geometry.img_shape)
+    return run.backward_at(route, strides, contiguous, wants)
+
+
+def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
+    """What raises for tensors of a backward pass that are not those of its forward pass.
+
+    It checks shapes, dtypes and devices. The numbers of winning taps would have to be read: the
+    kernels skip those that no tap has.
+    """
+    semifield, geometry = plan.semifield, plan.geometry
+    needed = needs_arrays(semifield)
+    arrays = (("img", geometry.img_shape), ("krn", geometry.krn_shape))
+    out_shape = geometry.out_shape
+    spec = residual_of(semifield, plan.storage, geometry)
+    # A forward pass by ordinary sums keeps nothing. Whether it was one may have followed from the
+    # number of outputs, which torch.func.vmap changes, so either is right here.
+    optional = spec is None or by_sums.applies(semifield) or 0 in out_shape
+    kept_shape, kept_dtype = None if spec is None else spec.shape, torch_dtype(spec)
+
+    def check(grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor) -> None:
+        if grad_out.shape != out_shape:
+            raise ValueError(f"grad_out must have shape {out_shape}, got {tuple(grad_out.shape)}")
+        kept = (
+            residual.shape == kept_shape
+            and residual.dtype is kept_dtype
+            and residual.get_device() == index
+        )
+        if not (kept or (optional and not residual.numel())):
+            raise ValueError(
+                f"residual must be what the forward pass returned, of shape {kept_shape} and "
+                f"dtype {kept_dtype} on {grad_out.device}, got {tuple(residual.shape)} and "
+                f"{residual.dtype} on {residual.device}"
+            )
+        if not needed and img is None and krn is None:
+            return
+        for (name, shape), tensor in zip(arrays, (img, krn), strict=True):
+            if tensor is None:
+                if needed:
+                    raise ValueError(f"{name} is None, but {semifield!r} is differentiated by it")
+                continue
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+            if tensor.dtype is not dtype or tensor.get_device() != index:
+                raise unlike(name, tensor, "grad_out", grad_out)
+
+    return check
+
+
+def _by_arrays(
+    grad_out: Tensor,
+    img: Tensor | None,
+    krn: Tensor | None,
+    residual: Tensor,
+    plan: Plan,
+    wants: Wants,
+    executor: Executor,
+) -> Gradients:
+    """The gradients by way of NumPy or CuPy arrays, for what no prepared call serves."""
+    if not any(wants):
+        return grad_out.new_empty(0), grad_out.new_empty(0)
+    want_img, want_krn = wants
+    real = getattr(torch, ARITHMETIC[plan.storage])
+    grad_img = grad_out.new_zeros(plan.geometry.img_shape if want_img else 0, dtype=real)
+    grad_krn = grad_out.new_empty(plan.geometry.krn_shape if want_krn else 0, dtype=real)
+    with as_arrays(grad_out):
+        run.backward(
+            route_of(plan, executor),
+            array_of(grad_out),
+            None if img is None else array_of(img),
+            None if krn is None else array_of(krn),
+            array_of(residual) if residual.numel() else None,
+            array_of(grad_img) if want_img else None,
+            array_of(grad_krn) if want_krn else None,
+            threads=torch.get_num_threads(),
+        )
+    return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
+
+
+@torch.library.register_fake("semiconv::backward", lib=_library)
+def _fake(*flat: Any) -> Gradients:
+    """The gradients' shapes and dtypes, for torch.compile."""
+    given = BackwardArguments.received(*flat)
+    grad_out = given.grad_out
+    for name, tensor in (("img", given.img), ("krn", given.krn), ("residual", given.residual)):
+        if tensor is not None and tensor.device != grad_out.device:
+            raise unlike(name, tensor, "grad_out", grad_out)
+    held_semifield(given.semifield)
+    return (
+        grad_out.new_empty(given.img_shape if given.want_img else 0),
+        grad_out.new_empty(given.krn_shape if given.want_krn else 0),
+    )
+
+
+def _vmap(
+    info: Any, in_dims: tuple[Any, ...], *flat: Any
+) -> tuple[Gradients, tuple[int | None, int | None]]:
+    """A batch as more groups, so that each entry has a kernel gradient of its own."""
+    given, count = BackwardArguments.received(*flat), info.batch_size
+    img, krn, residual, geometry = given.img, given.krn, given.residual, given.geometry
+    img_shape, krn_shape = given.img_shape, given.krn_shape
+    kernels, grouped = as_groups(torch.empty(count, *krn_shape, device="meta"), geometry)
+    grad_out = with_batch(given.grad_out, in_dims[0], count, 1).flatten(1, 2)
+    if img is not None:
+        img = with_batch(img, in_dims[1], count, 1).flatten(1, 2)
+    if krn is not None:
+        krn = as_groups(with_batch(krn, in_dims[2], count, 0), geometry)[0]
+    if residual.numel():
+        to = 1 + (not is_provenance(semifield_of(given.semifield)))
+        residual = with_batch(residual, in_dims[3], count, to).flatten(to, to + 1)
+    shapes = (img_shape[0], count * img_shape[1], *img_shape[2:]), tuple(kernels.shape)
+    wants = given.want_img, given.want_krn
+    grad_img, grad_krn = call_backward(
+        grad_out, img, krn, residual, given.semifield, shapes, grouped, wants
+    )
+    if given.want_img:
+        grad_img = grad_img.unflatten(1, (count, -1))
+    if given.want_krn:
+        repeats = kernels.shape[0] // (count * krn_shape[0])
+        grad_krn = grad_krn.unflatten(0, (count, repeats, krn_shape[0])).sum(1)
+    return (grad_img, grad_krn), (1 if given.want_img else None, 0 if given.want_krn else None)
+
+
+torch.library.register_vmap("semiconv::backward", _vmap, lib=_library)

@@ -1,0 +1,181 @@
+"""semiconv::forward: the convolution, and on demand what its derivative needs.
+
+The kernel for CPU and CUDA tensors, the shapes of fake tensors for torch.compile, the rule of vmap.
+Called by `autograd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import run
+from semiconv_cupy.residual import is_provenance
+from torch_bridge.arguments import ForwardArguments, GeometryArguments, schema
+from torch_bridge.dlpack import array_of
+from torch_bridge.ops.batches import as_groups, with_batch
+from torch_bridge.ops.executors import Executor, as_arrays, executor_of
+from torch_bridge.ops.handles import held_semifield, semifield_of
+from torch_bridge.ops.plans import (
+    MOST_PLANS,
+    Plan,
+    plan_cached,
+    plan_uncached,
+    require_memory,
+    route_of,
+    unlike,
+)
+
+Results = tuple[Tensor, Tensor]
+
+_library = torch.library.Library("semiconv", "FRAGMENT")
+_library.define(f"forward({schema(ForwardArguments)}) -> (Tensor out, Tensor residual)")
+
+
+def call_forward(
+    img: Tensor, krn: Tensor, semifield: str, geometry: GeometryArguments, residual: bool
+) -> Results:
+    """``torch.ops.semiconv.forward``, which takes a geometry entry by entry."""
+    results: Results = torch.ops.semiconv.forward(img, krn, semifield, *geometry, residual)
+    return results
+
+
+def _forward(
+    img: Tensor,
+    krn: Tensor,
+    semifield: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    *others: Any,
+) -> Results:
+    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+    dtype, index = img.dtype, img.get_device()
+    if krn.dtype is not dtype or krn.get_device() != index:
+        raise unlike("krn", krn, "img", img)
+    call = _prepared(
+        dtype, index, img.shape, krn.shape, img.stride(), krn.stride(),
+        semifield, tuple(stride), tuple(padding), tuple(dilation), *others,
+    )  # fmt: skip
+    return call(img, krn)
+
+
+for _dispatch_key in ("CPU", "CUDA"):
+    _library.impl("forward", _forward, _dispatch_key)
+
+
+@lru_cache(maxsize=MOST_PLANS)
+def _prepared(
+    dtype: torch.dtype,
+    index: int,
+    img_shape: tuple[int, ...],
+    krn_shape: tuple[int, ...],
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    *constants: Any,
+) -> Callable[[Tensor, Tensor], Results]:
+    """The call for tensors of this layout on the executor of that index."""
+    arguments = ForwardArguments.received(None, None, *constants)  # a plan needs no tensors
+    executor = executor_of(index)
+    plan = plan_cached(
+        arguments.semifield, dtype, executor.on_gpu, img_shape, krn_shape, arguments.geometry,
+        arguments.residual,
+    )  # fmt: skip
+    return prepare_forward(plan, executor, dtype, img_strides, krn_strides)
+
+
+def prepare_forward(
+    plan: Plan,
+    executor: Executor,
+    dtype: torch.dtype,
+    img_strides: tuple[int, ...],
+    krn_strides: tuple[int, ...],
+    forward_at: Callable[..., Callable[..., None] | None] = run.forward_at,
+) -> Callable[[Tensor, Tensor], Results]:
+    """The call for tensors of this plan and these strides.
+
+    `forward_at` makes the function that takes addresses; it returns None where there is none.
+    """
+    launch, keeps_residual = None, plan.residual_spec is not None
+    if 0 not in plan.geometry.out_shape:
+        route = route_of(plan, executor)
+        launch = forward_at(route, img_strides, krn_strides, keeps_residual=keeps_residual)
+    alignment = dtype.itemsize
+    is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
+
+    def call(img: Tensor, krn: Tensor) -> Results:
+        image, kernel = img.data_ptr(), krn.data_ptr()
+        if launch is None or (image | kernel) % alignment or not is_current():
+            return _by_arrays(img, krn, plan, executor)
+        if not (image and kernel):
+            require_memory(img=img, krn=krn)
+        out, residual = _new_results(img, plan)
+        kept = residual.data_ptr() if keeps_residual else None
+        launch(image, kernel, out.data_ptr(), kept, threads_or_stream())
+        return out, residual
+
+    return call
+
+
+def _new_results(img: Tensor, plan: Plan) -> Results:
+    """Both results, uninitialised; an empty residual where there is none."""
+    out = img.new_empty(plan.geometry.out_shape)
+    if plan.residual_spec is None:
+        return out, img.new_empty(0)
+    return out, img.new_empty(plan.residual_spec.shape, dtype=plan.residual_dtype)
+
+
+def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Results:
+    """The results by way of NumPy or CuPy arrays, for what no prepared call serves."""
+    out, residual = _new_results(img, plan)
+    if out.numel():
+        with as_arrays(img):
+            run.forward(
+                route_of(plan, executor),
+                array_of(img),
+                array_of(krn),
+                array_of(out),
+                array_of(residual) if residual.numel() else None,
+                threads=torch.get_num_threads(),
+            )
+    return out, residual
+
+
+@torch.library.register_fake("semiconv::forward", lib=_library)
+def _fake(*flat: Any) -> Results:
+    """The results' shapes and dtypes, for torch.compile."""
+    img, krn, key, geometry, residual = ForwardArguments.received(*flat)
+    if krn.dtype != img.dtype or krn.device != img.device:
+        raise unlike("krn", krn, "img", img)
+    held_semifield(key)
+    return _new_results(
+        img, plan_uncached(key, img.dtype, img.is_cuda, img.shape, krn.shape, geometry, residual)
+    )
+
+
+def _vmap(
+    info: Any, in_dims: tuple[Any, ...], *flat: Any
+) -> tuple[Results, tuple[int, int | None]]:
+    """A batch of images as a larger batch, where all have one kernel; else as more groups."""
+    img, krn, key, geometry, wants_residual = ForwardArguments.received(*flat)
+    count = info.batch_size
+    if in_dims[1] is None:
+        img = img.movedim(in_dims[0], 0).flatten(0, 1)
+        axis = 0
+    else:
+        img = with_batch(img, in_dims[0], count, 1).flatten(1, 2)
+        krn, geometry = as_groups(with_batch(krn, in_dims[1], count, 0), geometry)
+        axis = 1
+    out, residual = call_forward(img, krn, key, geometry, wants_residual)
+    out = out.unflatten(axis, (count, -1))
+    if residual.numel() == 0 and out.numel():
+        return (out, residual), (axis, None)
+    stacked = axis + (not is_provenance(semifield_of(key)))
+    return (out, residual.unflatten(stacked, (count, -1))), (axis, stacked)
+
+
+torch.library.register_vmap("semiconv::forward", _vmap, lib=_library)

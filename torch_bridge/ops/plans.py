@@ -1,0 +1,99 @@
+"""What an operator needs besides its tensors, planned from their shapes and dtypes alone.
+
+Called by both operators; also here are the refusals that both share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import conv
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.route import Route, choose, goes_by_sums
+from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
+from torch_bridge.arguments import GeometryArguments
+from torch_bridge.ops.executors import Executor
+from torch_bridge.ops.handles import semifield_of
+
+_STORAGES = {getattr(torch, name): name for name in (*FLOATING, *INTEGER, BOOLEAN)}
+
+# Plans hold their semifields; a few hundred layouts are more than a training run has.
+MOST_PLANS = 512
+
+
+class Plan(NamedTuple):
+    """The semifield, the geometry and the dtype of a call, and what its derivative needs."""
+
+    semifield: Semifield
+    geometry: Geometry
+    storage: str
+    residual_spec: Residual | None  # None: the forward pass keeps nothing for the derivative
+    residual_dtype: torch.dtype | None  # that of `residual_spec` in torch
+
+
+def plan_uncached(
+    key: str,
+    dtype: torch.dtype,
+    on_gpu: bool,
+    img_shape: Sequence[int],
+    krn_shape: Sequence[int],
+    arguments: GeometryArguments,
+    derivative: bool,
+) -> Plan:
+    """The plan of one call, without a cache: sizes may be symbols.
+
+    What a derivative needs may depend on the number of outputs, so it is planned for a derivative
+    only: a traced program without one must not depend on its batch size.
+
+    Raises
+    ------
+    TypeError
+        A dtype that the semifield has no meaning for, or no derivative.
+    """
+    semifield, storage = semifield_of(key), _STORAGES.get(dtype)
+    if storage is None:
+        supported = ", ".join(_STORAGES.values())
+        raise TypeError(f"img has dtype {dtype}; supported are {supported}")
+    if derivative and storage not in FLOATING:
+        raise TypeError(f"derivatives need a floating dtype, got {dtype}")
+    conv.require_meaning(storage, semifield)
+    geometry = arguments.plan(img_shape, krn_shape)
+    residual_spec = None
+    if derivative and not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu):
+        residual_spec = residual_of(semifield, storage, geometry)
+    return Plan(semifield, geometry, storage, residual_spec, torch_dtype(residual_spec))
+
+
+plan_cached = lru_cache(maxsize=MOST_PLANS)(plan_uncached)
+
+
+def route_of(plan: Plan, executor: Executor) -> Route:
+    """How the core computes a call of this plan on the executor."""
+    return choose(plan.semifield, plan.geometry, plan.storage, executor.place())
+
+
+def torch_dtype(residual_spec: Residual | None) -> torch.dtype | None:
+    """The torch dtype of a residual."""
+    return None if residual_spec is None else getattr(torch, residual_spec.dtype.name)
+
+
+def unlike(name: str, tensor: Tensor, other: str, pattern: Tensor) -> TypeError:
+    """The refusal of a tensor whose dtype or device is not the pattern's."""
+    return TypeError(
+        f"{name} is {tensor.dtype} on {tensor.device}, and {other} {pattern.dtype} on "
+        f"{pattern.device}"
+    )
+
+
+def require_memory(**tensors: Tensor | None) -> None:
+    """Raise for a tensor whose storage was freed, as `untyped_storage().resize_(0)` does."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.numel() and not tensor.data_ptr():
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} has no memory: it was freed")
