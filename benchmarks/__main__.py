@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks import costs, plot, run, table, works
+from benchmarks.table import Report
 from benchmarks.works import Device
 
 
@@ -46,8 +46,8 @@ class Suite:
 
 
 SUITES: dict[Device, Suite] = {
-    "cpu": Suite(run.bench_of_cpu, works.cpu, lambda missing: costs.costs("cpu", missing)),
-    "gpu": Suite(run.bench_of_gpu, works.gpu, lambda missing: costs.costs("gpu", missing)),
+    "cpu": Suite(run.bench_of_cpu, works.cpu, lambda absent: costs.costs("cpu", absent)),
+    "gpu": Suite(run.bench_of_gpu, works.gpu, lambda absent: costs.costs("gpu", absent)),
 }
 
 
@@ -88,18 +88,18 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
     return 0 if succeeded(report) else 1
 
 
-def measure(options: argparse.Namespace, suite: Suite) -> dict[str, Any]:
+def measure(options: argparse.Namespace, suite: Suite) -> Report:
     """A new report; each row is printed as soon as it is measured, except with ``--markdown``."""
     begin = time.monotonic()
     bench = suite.bench(0.1 if options.quick else 0.5)
-    report: dict[str, Any] = {
+    report: Report = {
         "facts": run.facts(bench.device),
         "statistic": bench.statistic,
         "ceilings": bench.ceilings,
-        "absent": bench.missing,
+        "absent": bench.absent,
     }
 
-    def say(found: dict[str, Any]) -> None:
+    def say(found: Report) -> None:
         if not options.markdown:
             print(table.line(found), flush=True)
 
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace, suite: Suite) -> dict[str, Any]:
         bench, selected, say, begin + 60 * options.minutes
     )
     report["no model"] = run.model_rows(bench, report["rows"])
-    chosen = [cost for cost in suite.costs(bench.missing) if options.only in cost.name]
+    chosen = [cost for cost in suite.costs(bench.absent) if options.only in cost.name]
     report["costs"] = run.measure_costs(chosen, say)
     growths = suite.growths(options.quick) if options.plot else ()
     report["growth"] = run.measure_growth(bench, growths)
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace, suite: Suite) -> dict[str, Any]:
     return report
 
 
-def succeeded(report: dict[str, Any]) -> bool:
+def succeeded(report: Report) -> bool:
     """Whether every work ran and every goal that was measured is met."""
     rows = report["rows"] + report["costs"]
     missed = any(goal["met"] is False for found in rows for goal in found.get("goals", ()))

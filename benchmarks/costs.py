@@ -29,7 +29,7 @@ class Cost(NamedTuple):
     measure: Callable[[], float]
 
 
-def costs(device: Device, missing: list[str]) -> Iterator[Cost]:
+def costs(device: Device, absent: list[str]) -> Iterator[Cost]:
     """The costs that can be measured with the peers that are installed."""
     for size in (3, 31, 101):
         measure = _gpu_memory if device == "gpu" else _cpu_memory
@@ -49,7 +49,7 @@ def costs(device: Device, missing: list[str]) -> Iterator[Cost]:
         "array call on 1x1x8x8", "us", Goal(VALUE, most=20),
         lambda: _overhead(device, lambda: sc.semifield_conv(img, krn, dilation, padding=1)),
     )  # fmt: skip
-    if "torch max_pool2d" not in missing:
+    if "torch max_pool2d" not in absent:
         yield from _tensor_calls(device)
     yield Cost(
         "first result of a second process, after import",

@@ -80,7 +80,7 @@ def libraries_of(device: Device) -> Libraries:
     return Libraries(np, works.SCIPY, TORCH_DEVICES["cpu"])
 
 
-def absent(device: Device) -> list[str]:
+def absent_peers(device: Device) -> list[str]:
     """The peers of a device that are not installed."""
     return [peer for peer in _BY_DEVICE[device] if not _installed(_MODULES[peer])]
 
@@ -130,7 +130,7 @@ def calls(
     measured: Convolution | Filter,
     device: Device,
     seed: int,
-    missing: list[str],
+    absent: list[str],
     libraries: Libraries | None = None,
 ) -> dict[str, Maker]:
     """The makers of our call and of each installed peer's call for this work, by name.
@@ -139,13 +139,13 @@ def calls(
     """
     libraries = libraries or libraries_of(device)
     if isinstance(measured, Filter):
-        return dict(_filter_calls(measured, device, seed, missing, libraries))
+        return dict(_filter_calls(measured, device, seed, absent, libraries))
     inputs = Inputs(measured.work, device, seed, libraries)
     found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":
         found[works.PLAIN] = lambda: _forward_into(measured.work, inputs, with_residual=False)
     for peer in _BY_DEVICE[device]:
-        if peer not in missing:
+        if peer not in absent:
             found[peer] = partial(_PEERS[peer], measured, inputs)
     return found
 
@@ -348,7 +348,7 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
 
 
 def _filter_calls(
-    measured: Filter, device: Device, seed: int, missing: list[str], libraries: Libraries
+    measured: Filter, device: Device, seed: int, absent: list[str], libraries: Libraries
 ) -> Iterator[tuple[str, Maker]]:
     array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
     given: tuple[Any, ...] = (array,)
@@ -366,7 +366,7 @@ def _filter_calls(
             works.SKIMAGE: _skimage_filter,
         }
     for peer, maker in makers.items():
-        if peer not in missing:
+        if peer not in absent:
             yield peer, partial(maker, measured, given)
 
 

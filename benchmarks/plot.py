@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+
+from benchmarks.table import Report
 
 
-def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+def draw(report: Report, folder: Path) -> list[Path]:
     """Write the files ``growth_<name>.png`` and return their paths.
 
     The dotted line is the theory: the time is proportional to a power of the quantity on the axis.

@@ -19,13 +19,13 @@ from typing import Any
 from benchmarks import ceilings, peers, works
 from benchmarks.costs import Cost
 from benchmarks.peers import OURS
+from benchmarks.table import Report
 from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_turn, wall
 from benchmarks.works import Convolution, Device, Filter, Goal, Growth
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
 from semiconv_cupy.launches import STANDARD_WORKS, Work, launches
 
-Report = dict[str, Any]
 FLAGGED = 1.3  # times the model time: beyond it, something costs time that the model lacks
 TOO_SLOW = 0.3  # seconds: a slower call is not measured at the larger sizes
 
@@ -42,7 +42,7 @@ class Bench:
     clock: Clock
     seconds: float
     ceilings: Mapping[str, float]
-    missing: list[str]
+    absent: list[str]
     cache: int = 0
     machine: model.Machine | None = None
     calls: Callable[[Convolution | Filter, Device, int, list[str]], dict[str, peers.Maker]] = (
@@ -68,7 +68,7 @@ class Bench:
         With `only`, the calls of these names alone.
         """
         sets = peers.sets_of_inputs(measured, self.cache)
-        makers = [self.calls(measured, self.device, seed, self.missing) for seed in range(sets)]
+        makers = [self.calls(measured, self.device, seed, self.absent) for seed in range(sets)]
         calls: dict[str, Call] = {}
         failures = {}
         for name in makers[0]:
@@ -92,15 +92,15 @@ def bench_of_cpu(seconds: float) -> Bench:
     """The CPU that this process runs on."""
     # Every limit depends on the ceilings, so they are measured well even in a quick run.
     found = ceilings.of_cpu(wall, max(seconds, 0.5))
-    return Bench("cpu", wall, seconds, found, peers.absent("cpu"))
+    return Bench("cpu", wall, seconds, found, peers.absent_peers("cpu"))
 
 
 def bench_of_gpu(seconds: float) -> Bench:
     """The current GPU."""
     import cupy
 
-    missing = peers.absent("gpu")
-    if works.CONV2D not in missing:
+    absent = peers.absent_peers("gpu")
+    if works.CONV2D not in absent:
         import torch
 
         torch.backends.cudnn.allow_tf32 = False  # torch must compute float32 in float32
@@ -118,14 +118,14 @@ def bench_of_gpu(seconds: float) -> Bench:
 
     def between() -> None:
         cupy.get_default_memory_pool().free_all_blocks()
-        if works.POOLING not in missing:
+        if works.POOLING not in absent:
             import torch
 
             torch.cuda.empty_cache()
 
     cache = device.attributes["L2CacheSize"]
     return Bench(
-        "gpu", clock, seconds, found, missing, cache, machine, between=between
+        "gpu", clock, seconds, found, absent, cache, machine, between=between
     )  # fmt: skip
 
 

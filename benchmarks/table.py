@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Report = dict[str, Any]
+Report = dict[str, Any]  # plain data, as in the JSON
 
 
 def line(found: Report) -> str:

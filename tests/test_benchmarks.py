@@ -62,9 +62,9 @@ def rehearse(measured, device):
     The calls of a GPU get NumPy's arrays, SciPy's functions and torch's tensors on the CPU.
     """
     left_out = {works.COMPILED, works.FUSED}  # the first takes half a minute, the other a GPU
-    missing = ({*peers.absent(device)} - {works.CUPYX}) | left_out
+    absent = ({*peers.absent_peers(device)} - {works.CUPYX}) | left_out
     calls = partial(peers.calls, libraries=peers.libraries_of("cpu"))
-    bench = run.Bench(device, Counting(), 0.0, CEILINGS, sorted(missing), calls=calls)
+    bench = run.Bench(device, Counting(), 0.0, CEILINGS, sorted(absent), calls=calls)
     [found], skipped = run.measure(bench, [small(measured)], lambda _: None)
     assert "error" not in found, found["error"]
     assert found["failures"] == {}
@@ -89,7 +89,7 @@ def test_works_of_a_gpu(measured):
 def test_works_of_a_cpu(measured):
     found = rehearse(measured, "cpu")
     for goal, of in zip(found["goals"], measured.goals, strict=True):
-        installed = of.of not in (*peers.absent("cpu"), works.COMPILED)
+        installed = of.of not in (*peers.absent_peers("cpu"), works.COMPILED)
         assert (goal["reached"] is not None) == installed, f"no {of.of} does this work"
 
 
@@ -233,14 +233,14 @@ def command_of_few():
     ]
     grown = {n: Work("", (1, 1, n, n), (1, 1, 3, 3)) for n in (8, 16)}
 
-    def calls(measured, device, seed, missing):
+    def calls(measured, device, seed, absent):
         return {name: lambda: lambda: None for name in ("ours", "cv2")}
 
     bench = run.Bench("cpu", lambda call: 0.01, 0.0, CEILINGS, ["kornia"], calls=calls)
     suite = command.Suite(
         bench=lambda seconds: bench,
         works=lambda: chosen,
-        costs=lambda missing: [Cost("a call", "us", Goal("value", most=20), lambda: 10.0)],
+        costs=lambda absent: [Cost("a call", "us", Goal("value", most=20), lambda: 10.0)],
         growths=lambda quick: [works.Growth("n", "pixels", grown, 1)],
     )
     return partial(command.main, suites={"cpu": suite})
