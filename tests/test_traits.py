@@ -177,6 +177,29 @@ def test_products_that_no_compiler_may_fuse_with_a_sum(name):
     assert not total(times).traits("floating").rounds_products
 
 
+def test_whole_powers():
+    assert all(SubtractSemifield.root(p).whole_power for p in (1, 3.0, -2))
+    others = (SubtractSemifield.root(2.5), SubtractSemifield.log(2), SubtractSemifield.linear())
+    assert not any(semifield.whole_power for semifield in others)
+
+
+WORDS = {
+    "tropical_max": SelectSemifield.tropical_max(),
+    "tropical_min_channels_add_spread_gradient": SelectSemifield.tropical_min(True, True),
+    "log_mu_minus_0_5": SubtractSemifield.log(-0.5),
+    "root_p_1eminus_05": SubtractSemifield.root(1e-5),
+    "selection": selection(plus),
+    "sum": total(product),
+    "custom": SubtractSemifield(math.hypot, product, zero=0),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_for_profilers_are_identifiers(word):
+    assert WORDS[word].word == word
+    assert word.isidentifier()
+
+
 def test_traits_need_a_meaning_in_the_arithmetic():
     assert not selection(lambda img, krn: img + 3 * krn).traits("integer").rounds_products
     with pytest.raises(TypeError, match="floating arrays only"):

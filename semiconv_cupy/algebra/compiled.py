@@ -7,6 +7,7 @@ recognises the cases for which kernels have quicker ways, and `laws.py` tests th
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -144,6 +145,22 @@ class CompiledSemifield:
         parts += [f"zero={self.zero!r}", *([shown_keywords(flags)] if flags else [])]
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    @property
+    def word(self) -> str:
+        """An identifier for the lists of a profiler; different semifields may share it.
+
+        Examples
+        --------
+        >>> from semiconv_cupy import SubtractSemifield
+        >>> SubtractSemifield.log(-2).word
+        'log_mu_minus_2_0'
+        """
+        if self._recipe is None:
+            return "selection" if self.accumulator == "select" else self.accumulator
+        name, keywords = self._recipe
+        flags = [key if value is True else f"{key}_{value!r}" for key, value in keywords.items()]
+        return re.sub(r"\W+", "_", "_".join([name, *flags]).replace("-", "minus_"))
+
     @cached_property
     def functions(self) -> types.SimpleNamespace:
         """The scalar functions on numbers, NumPy and CuPy arrays, by the names of `expressions`."""
@@ -174,6 +191,11 @@ class CompiledSemifield:
     def of_positive_numbers(self) -> bool:
         """Whether its numbers may all be >= 0: the zero is 0, or it is a root."""
         return self.zero == 0 or self.accumulator == "root"
+
+    @property
+    def whole_power(self) -> bool:
+        """Whether it is a root whose p is a whole number: then powers are products."""
+        return self.accumulator == "root" and float(self.parameter or 0).is_integer()
 
     @cached_property
     def d_times_constant(self) -> bool:

@@ -68,9 +68,8 @@ def pays(
 
 
 def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool, limits: Limits) -> int:
-    whole = semifield.accumulator == "root" and float(semifield.parameter or 0).is_integer()
     if not on_gpu:
-        return limits.taps_of_whole_powers if whole else limits.taps
-    if whole and geometry.outputs_per_group < 4:
+        return limits.taps_of_whole_powers if semifield.whole_power else limits.taps
+    if semifield.whole_power and geometry.outputs_per_group < 4:
         return limits.taps_of_whole_powers_on_gpu
     return limits.taps_on_gpu

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -83,7 +82,7 @@ def specialise(
 def kernel_source(kernel: Specialisation) -> source.KernelSource:
     """The text of one specialisation."""
     size = "x".join(map(str, kernel.kernel_size))
-    name = "_".join(("semiconv", kernel.file, _word(kernel.semifield), kernel.storage, size))
+    name = "_".join(("semiconv", kernel.file, kernel.semifield.word, kernel.storage, size))
     macros = source.definitions(kernel.semifield, kernel.storage)
     macros |= {
         "SEMICONV_RANK": str(len(kernel.kernel_size)),
@@ -108,14 +107,6 @@ def kernel_source(kernel: Specialisation) -> source.KernelSource:
     if kernel.semifield.traits(source.arithmetic_of(kernel.storage)).rounds_products:
         options += ("-fmad=false",)
     return source.KernelSource(name, source.assemble(f"cuda/{kernel.file}.cu", macros), options)
-
-
-def _word(semifield: Semifield) -> str:
-    """A word for a profiler's list; the content, not the name, tells kernels apart."""
-    kind, _, made = repr(semifield).partition(".")
-    if "(" in kind:  # of the user's own
-        return "selection" if semifield.accumulator == "select" else semifield.accumulator
-    return re.sub(r"\W+", "_", made.replace("=True", "").replace("-", "minus_")).strip("_")
 
 
 def _braces(values: tuple[int, ...]) -> str:
