@@ -12,6 +12,7 @@ import numpy as np
 
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.addends import above_all_sums
 from semiconv_cupy.ndimage.arguments import (
     as_array,
     as_numpy,
@@ -19,7 +20,7 @@ from semiconv_cupy.ndimage.arguments import (
     readable,
     require_real,
 )
-from semiconv_cupy.ndimage.sums import never_least
+from semiconv_cupy.ndimage.window import Window
 
 Array = Any
 
@@ -75,7 +76,8 @@ def rolling_ball(
     >>> rolling_ball(np.array([10.0, 10.0, 50.0, 10.0, 10.0]), radius=3).round(2)
     array([10.  , 10.  , 10.17, 10.  , 10.  ])
     """
-    xp, image = as_array(image, "image")
+    place, image = as_array(image, "image")
+    xp = place.array_module
     require_real(image, "Complex type not supported for image")
     kind = np.dtype(np.float32 if image.dtype.name in ("float16", "float32") else np.float64)
     if kernel is None:
@@ -93,21 +95,21 @@ def rolling_ball(
     taps = body != np.inf
     with np.errstate(invalid="ignore"):
         drop = (body[centre] - body)[taps]
-    rules = ("constant",) * image.ndim
+    window = Window(body.shape, centre, ("constant",) * image.ndim, np.inf, taps, drop)
     if image.dtype.name in ("uint8", "uint16", "uint32") and _floors(drop, bool(taps[centre])):
-        never = never_least(image.dtype)
+        never = above_all_sums(image.dtype)
         steps = np.floor(drop).astype(np.int64)
-        plain = readable(xp, image)
-        return neighbourhood.structure(xp, plain, taps, steps, centre, rules, never, True)
-    plain = readable(xp, image.astype(kind, copy=False))
+        window = window._replace(values=steps, cval=never)
+        return neighbourhood.structure(place, readable(place, image), window, minimum=True)
+    plain = readable(place, image.astype(kind, copy=False))
     if not taps.any():
         result = xp.full(image.shape, np.inf, kind)
     else:
-        result = neighbourhood.structure(xp, plain, taps, drop, centre, rules, np.inf, True)
+        result = neighbourhood.structure(place, plain, window, minimum=True)
     if nansafe and kind.kind == "f" and bool(xp.isnan(plain).any()):
         # scikit-image spreads NaN over the whole array of the kernel, not only over the body.
-        window = body.shape
-        spread = neighbourhood.box(xp, xp.isnan(plain), window, centre, rules, 0, False)
+        box = Window(body.shape, centre, window.rules)
+        spread = neighbourhood.box(place, xp.isnan(plain), box, minimum=False)
         result[spread] = np.nan
     with np.errstate(invalid="ignore"):
         return result.astype(image.dtype.newbyteorder("="), copy=False)
@@ -196,7 +198,7 @@ def reconstruction(
     >>> reconstruction(np.array([0, 0, 2, 0, 0, 0, 0]), mask)
     array([0, 2, 2, 2, 0, 0, 0])
     """
-    xp, seed = as_array(seed, "seed")
+    place, seed = as_array(seed, "seed")
     _, mask = as_array(mask, "mask")
     place_of(seed=seed, mask=mask)
     require_real(seed, "Complex type not supported for seed")
@@ -230,5 +232,5 @@ def reconstruction(
             raise ValueError(f"offset must lie inside the footprint {taps.shape}, got {offset!r}")
     steps = np.argwhere(taps) - centre
     kind = np.result_type(seed.dtype, mask.dtype)
-    seed, mask = (readable(xp, array.astype(kind, copy=False)) for array in (seed, mask))
-    return neighbourhood.reconstruct(xp, seed, mask, steps[steps.any(axis=1)], minimum)
+    seed, mask = (readable(place, array.astype(kind, copy=False)) for array in (seed, mask))
+    return neighbourhood.reconstruct(place, seed, mask, steps[steps.any(axis=1)], minimum)

@@ -85,6 +85,16 @@ class Place:
         """
         return self.library != "NumPy" or (array.flags.aligned and array.dtype.isnative)
 
+    @property
+    def rounds_halves_twice(self) -> bool:
+        """Whether the library converts float64 to float16 by way of float32."""
+        return self.library != "NumPy"
+
+    @property
+    def reports_overflow(self) -> bool:
+        """Whether arithmetic calls back through ``numpy.errstate`` where a result overflows."""
+        return self.library == "NumPy"
+
 
 NUMPY = Place("NumPy")
 

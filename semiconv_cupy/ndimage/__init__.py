@@ -1,8 +1,9 @@
 """The morphology and the filters of scipy.ndimage, for NumPy and CuPy arrays, and faster.
 
 Names, signatures, conventions and results are SciPy's; docstrings say where SciPy is wrong and
-this is not. No kernels here: arguments are resolved (``grey``, ``binary``, ``linear``) to a few
-primitives (``neighbourhood``) that ``kernels_cu`` computes.
+this is not. No kernels here: the public functions (``filters``, ``morphology``, ``binary``,
+``correlation``) resolve SciPy's arguments to a `Window` and compose a few primitives
+(``neighbourhood``), which ``kernels_cu`` computes.
 """
 
 import sys
@@ -16,24 +17,26 @@ from semiconv_cupy.ndimage.binary import (
     binary_hit_or_miss,
     binary_opening,
     binary_propagation,
-    generate_binary_structure,
     iterate_structure,
 )
-from semiconv_cupy.ndimage.grey import (
+from semiconv_cupy.ndimage.correlation import convolve, convolve1d, correlate, correlate1d
+from semiconv_cupy.ndimage.filters import (
+    maximum_filter,
+    maximum_filter1d,
+    minimum_filter,
+    minimum_filter1d,
+)
+from semiconv_cupy.ndimage.morphology import (
     black_tophat,
     grey_closing,
     grey_dilation,
     grey_erosion,
     grey_opening,
-    maximum_filter,
-    maximum_filter1d,
-    minimum_filter,
-    minimum_filter1d,
     morphological_gradient,
     morphological_laplace,
     white_tophat,
 )
-from semiconv_cupy.ndimage.linear import convolve, convolve1d, correlate, correlate1d
+from semiconv_cupy.ndimage.structures import generate_binary_structure
 
 __all__ = [
     "binary_closing",

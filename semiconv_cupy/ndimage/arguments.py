@@ -10,28 +10,28 @@ import math
 import operator
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.place import is_cupy, place_of, require_unmasked
+from semiconv_cupy.backends.place import NUMPY, Place, is_cupy, place_of, require_unmasked
+from semiconv_cupy.errors import warn
 
 Array = Any
 _SUPPORTED = frozenset((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
 _NATIVE = frozenset(np.dtype(name) for name in _SUPPORTED - {"bfloat16"})
 
 
-def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
-    """(NumPy or CuPy, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
+def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
+    """(Where it lies, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
     if type(value) is np.ndarray:
-        return np, value
+        return NUMPY, value
     if is_cupy(value):
         place = place_of(**{name: value})
         place.require_current(name)
-        return place.array_module, value
+        return place, value
     if isinstance(value, str | os.PathLike):
         raise RuntimeError(
             f"data type not supported: {name} is the text {str(value)!r}, not an array; read the "
@@ -42,7 +42,7 @@ def as_array(value: Any, name: str = "input") -> tuple[Any, Array]:
             f"{name} must be a NumPy or CuPy array, got a torch.Tensor: pass {name}.numpy(), or "
             "for a tensor as result use torch_bridge"
         )
-    return np, _asarray(value, None, name)
+    return NUMPY, _asarray(value, None, name)
 
 
 def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
@@ -70,21 +70,17 @@ def require_real(array: Array, what: str = "Complex type not supported for input
         raise TypeError(f"{what}: got {array.dtype}")
 
 
-def readable(xp: Any, array: Array, name: str = "input") -> Array:
+def readable(place: Place, array: Array, name: str = "input") -> Array:
     """The array as kernels read it: C-contiguous, aligned, in the machine's byte order."""
-    if (
-        array.dtype in _NATIVE
-        and array.flags.c_contiguous
-        and (xp is not np or array.flags.aligned)
-    ):
+    if array.dtype in _NATIVE and array.flags.c_contiguous and place.is_native(array):
         return array
     if array.dtype.name not in _SUPPORTED:
         if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:
             array = array.astype(array.dtype.newbyteorder("="))
         else:
             raise RuntimeError(f"data type not supported: {name} is {array.dtype}")
-    array = xp.ascontiguousarray(array).reshape(array.shape)
-    if xp is np and not (array.flags.aligned and array.dtype.isnative):
+    array = place.array_module.ascontiguousarray(array).reshape(array.shape)
+    if not place.is_native(array):
         array = array.astype(array.dtype.newbyteorder("="))
     return array
 
@@ -190,9 +186,7 @@ def _of_colours(entries: Sequence[Any], count: int) -> str:
     return "; for a colour picture (H, W, 3) pass axes=(0, 1)" if picture else ""
 
 
-def place(
-    array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str, *, exact: bool = True
-) -> np.ndarray:
+def on_all_axes(array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str) -> np.ndarray:
     """A footprint (structure, weights) on some axes as one on all, of size 1 on the others."""
     if array.ndim != len(axes):
         raise wrong_rank(name, array.shape, len(axes))
@@ -202,8 +196,8 @@ def place(
     return np.expand_dims(array, tuple(axis for axis in range(ndim) if axis not in axes))
 
 
-def begin(window: int, origin: Any) -> int:
-    """How many positions before its output a window starts; ValueError if it does not cover it."""
+def positions_before(window: int, origin: Any) -> int:
+    """How many positions a window has before its output's own, which it must contain."""
     least, most = -(window // 2), (window - 1) // 2
     if type(origin) is not int and not isinstance(origin, (float, np.floating)):
         origin = whole("origin", origin)
@@ -218,13 +212,13 @@ def begin(window: int, origin: Any) -> int:
 def reflected_origin(origin: Any, window: int, *, checked: bool = True) -> int:
     """The origin of the reflected window; unchecked where the window's axis is not yet known."""
     if checked and window > 1:
-        begin(window, origin)  # whose error shows the origin that the caller gave
+        positions_before(window, origin)  # so that an error shows the caller's own origin
     return -whole("origin", origin) - (1 - window % 2)
 
 
-def is_output_array(xp: Any, output: Any) -> bool:
+def is_output_array(place: Place, output: Any) -> bool:
     """Whether `output` is an array to write to rather than a dtype or None."""
-    if not isinstance(output, xp.ndarray):
+    if not isinstance(output, place.array_module.ndarray):
         return False
     if isinstance(output, np.ma.MaskedArray):
         raise TypeError(
@@ -234,12 +228,12 @@ def is_output_array(xp: Any, output: Any) -> bool:
     return True
 
 
-def output_dtype(xp: Any, output: Any, input: Array, complex_output: bool = False) -> np.dtype:
+def output_dtype(place: Place, output: Any, input: Array, complex_output: bool = False) -> np.dtype:
     """The dtype that `output` (array, dtype or None) asks for, checked; nothing is allocated."""
     if output is None:
         dtype = input.dtype.newbyteorder("=")
         return np.promote_types(dtype, np.complex64) if complex_output else dtype
-    dtype = _dtype_asked_for(xp, output, input, complex_output)
+    dtype = _dtype_asked_for(place, output, input, complex_output)
     if dtype.kind == "c" and complex_output:
         return dtype
     if dtype.newbyteorder("=").name not in _SUPPORTED:
@@ -247,11 +241,11 @@ def output_dtype(xp: Any, output: Any, input: Array, complex_output: bool = Fals
     return dtype
 
 
-def _dtype_asked_for(xp: Any, output: Any, input: Array, complex_output: bool) -> np.dtype:
+def _dtype_asked_for(place: Place, output: Any, input: Array, complex_output: bool) -> np.dtype:
     if isinstance(output, (type, np.dtype)):
         dtype = np.dtype(output)
         if complex_output and dtype.kind != "c":
-            warnings.warn("promoting specified output dtype to complex", stacklevel=6)
+            warn("promoting specified output dtype to complex", UserWarning)
             dtype = np.promote_types(dtype, np.complex64)
         return dtype
     if isinstance(output, str):
@@ -264,7 +258,7 @@ def _dtype_asked_for(xp: Any, output: Any, input: Array, complex_output: bool) -
         if not issubclass(dtype.type, np.number):
             raise RuntimeError(f"output must have numeric dtype, got {output!r}")
         return dtype
-    if not is_output_array(xp, output):
+    if not is_output_array(place, output):
         kind = TypeError if hasattr(output, "__dlpack__") else RuntimeError
         raise kind(
             f"output must be an array of input's library, a dtype or None, got {type(output)}"
@@ -283,23 +277,25 @@ def _dtype_asked_for(xp: Any, output: Any, input: Array, complex_output: bool) -
     return output.dtype
 
 
-def get_output(xp: Any, output: Any, input: Array, complex_output: bool = False) -> Array:
+def get_output(place: Place, output: Any, input: Array, complex_output: bool = False) -> Array:
     """The array that a function fills: the given one, or a new one of the dtype asked for."""
-    dtype = output_dtype(xp, output, input, complex_output)
-    return output if is_output_array(xp, output) else xp.empty(input.shape, dtype)
+    dtype = output_dtype(place, output, input, complex_output)
+    if is_output_array(place, output):
+        return output
+    return place.array_module.empty(input.shape, dtype)
 
 
-def deliver(xp: Any, result: Array, output: Any, input: Array) -> Array:
+def deliver(place: Place, result: Array, output: Any, input: Array) -> Array:
     """Put a finished result where the caller wants it, converted as C does.
 
     `result` never shares memory with the caller's arrays, which is why `output` may be the input.
     """
     if output is None:
         return result
-    dtype = output_dtype(xp, output, input)
-    if not is_output_array(xp, output) and dtype == result.dtype:
+    dtype = output_dtype(place, output, input)
+    if not is_output_array(place, output) and dtype == result.dtype:
         return result
-    target = get_output(xp, output, input)
+    target = get_output(place, output, input)
     with np.errstate(invalid="ignore", over="ignore"):
-        xp.copyto(target, result, casting="unsafe")
+        place.array_module.copyto(target, result, casting="unsafe")
     return target

@@ -1,7 +1,7 @@
-"""The neighbourhood operations on NumPy arrays: calls of compiled ``kernels_cu/host`` by ctypes.
+"""The primitives on NumPy arrays: calls of compiled ``kernels_cu/host`` by ctypes.
 
-C-contiguous arrays of a supported dtype, checked arguments, tables of border positions in; new
-arrays out. Called by ``neighbourhood``, which is the only one to know what serves where.
+The functions of `neighbourhood.Backend`, for C-contiguous arrays of a supported dtype and checked
+arguments; what they return is a new array.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.borders import all_beyond, remembered, small_footprint
-from semiconv_cupy.ndimage.sums import Sums
+from semiconv_cupy.ndimage.structs import Axes, Box, Mapped, Pair, Sizes, TablePair, Tables
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 MAX_RANK = host.MAX_RANK
-_Axes = ctypes.c_int64 * MAX_RANK
-_Pair = ctypes.c_int64 * 2
 _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     "flat": {
@@ -66,37 +66,6 @@ def source_of(part: str, dtype: np.dtype) -> tuple[str, str]:
     return text, f"{part} on {storage}"
 
 
-class _Box(ctypes.Structure):
-    """``semiconv::Box`` of kernels_cu/host/flat.hpp."""
-
-    _fields_ = (
-        ("planes", ctypes.c_int64),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("window", _Pair),
-        ("before", _Pair),
-        ("beyond", ctypes.c_void_p * 2),
-    )
-
-
-class _Mapped(ctypes.Structure):
-    """``semiconv::Mapped`` of kernels_cu/host/mapped.hpp."""
-
-    _fields_ = (
-        ("rank", ctypes.c_int64),
-        ("size", _Axes),
-        ("window", _Axes),
-        ("before", _Axes),
-        ("beyond", ctypes.c_void_p * MAX_RANK),
-    )
-
-
-class _Sizes(ctypes.Structure):
-    """``semiconv::Sizes`` of kernels_cu/host/reconstruct.cpp."""
-
-    _fields_ = (("rank", ctypes.c_int64), ("size", _Axes), ("reach", _Axes))
-
-
 def _address(array: np.ndarray) -> int:
     # A third of the time of array.ctypes.data.
     return array.__array_interface__["data"][0]
@@ -110,18 +79,18 @@ def _small(shape: object, window: Sequence[int], *_: object) -> bool:
 @remembered(256, _small)
 def _mapped(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
-) -> tuple[_Mapped, tuple[np.ndarray, ...]]:
+) -> tuple[Mapped, tuple[np.ndarray, ...]]:
     """The struct and the tables that it points to."""
     tables = all_beyond(shape, window, before, rules)
-    addresses = (ctypes.c_void_p * MAX_RANK)(*(table.ctypes.data for table in tables))
-    struct = _Mapped(len(shape), _Axes(*shape), _Axes(*window), _Axes(*before), addresses)
+    addresses = Tables(*(table.ctypes.data for table in tables))
+    struct = Mapped(len(shape), Axes(*shape), Axes(*window), Axes(*before), addresses)
     return struct, tables
 
 
 @remembered(256, _small)
 def _box_passes(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
-) -> tuple[tuple[_Box, tuple[np.ndarray, ...]], ...]:
+) -> tuple[tuple[Box, tuple[np.ndarray, ...]], ...]:
     """The passes over planes that a box needs: the last two axes in one, the others one each."""
     passes = []
 
@@ -131,8 +100,8 @@ def _box_passes(
         begins = tuple(0 if a is None else before[a] for a in axes)
         borders = tuple("constant" if a is None else rules[a] for a in axes)
         tables = all_beyond((rows, columns), windows, begins, borders)
-        addresses = (ctypes.c_void_p * 2)(*(table.ctypes.data for table in tables))
-        box = _Box(planes, rows, columns, _Pair(*windows), _Pair(*begins), addresses)
+        addresses = TablePair(*(table.ctypes.data for table in tables))
+        box = Box(planes, rows, columns, Pair(*windows), Pair(*begins), addresses)
         passes.append((box, tables))
 
     axes = [a for a, k in enumerate(window) if k > 1]
@@ -158,17 +127,10 @@ def _threads(work: int) -> int:
     return 1 if work < _SMALL else host.threads()
 
 
-def box(
-    array: np.ndarray,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    outside: np.ndarray,
-    minimum: bool,
-) -> np.ndarray:
+def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
     loaded = _library("flat", array.dtype)
-    passes = _box_passes(array.shape, window, before, rules)
+    passes = _box_passes(array.shape, window.shape, window.before, window.rules)
     threads = _threads(16 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
@@ -188,8 +150,11 @@ def box(
 
 
 @remembered(64, small_footprint)
-def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    """A footprint as look-ups in tables of 2^level neighbours along the last axis."""
+def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
+    """A footprint as look-ups in tables of 2^level neighbours along the last axis.
+
+    The look-ups, their address, and the number of levels.
+    """
     taps = np.frombuffer(footprint, np.bool_).reshape(shape)
     edges = np.diff(np.pad(taps, [(0, 0)] * (taps.ndim - 1) + [(1, 1)]).view(np.int8), axis=-1)
     begins, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
@@ -202,24 +167,19 @@ def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int]
     second[:, taps.ndim] += (lengths - (1 << levels))[lengths > 1 << levels]
     both = np.concatenate([index, second])
     both = both[np.lexsort(both.T[::-1])]
-    return np.ascontiguousarray(both), int(levels.max()) + 1
+    both = np.ascontiguousarray(both)
+    return both, _address(both), int(levels.max()) + 1
 
 
-def footprint(
-    array: np.ndarray,
-    taps: np.ndarray,
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    outside: np.ndarray,
-    minimum: bool,
-) -> np.ndarray:
+def footprint(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over any footprint that is not empty."""
+    assert window.taps is not None
     loaded = _library("flat", array.dtype)
-    lookups, levels = _lookups(np.ascontiguousarray(taps).tobytes(), taps.shape)
-    struct, _ = _mapped(array.shape, taps.shape, before, rules)
+    lookups, address, levels = _lookups(window.taps.tobytes(), window.shape)
+    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
     out = np.empty_like(array)
     status = loaded.semiconv_footprint(
-        ctypes.byref(struct), _address(lookups), len(lookups), levels, _address(array),
+        ctypes.byref(struct), address, len(lookups), levels, _address(array),
         _address(out), _address(outside), int(minimum),
         _threads(array.nbytes * (4 + len(lookups))),
     )  # fmt: skip
@@ -227,48 +187,40 @@ def footprint(
     return out
 
 
-def structure(
-    array: np.ndarray,
-    taps: np.ndarray,
-    sums: Sums,
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    minimum: bool,
-) -> np.ndarray:
-    """The extremum of element + value over the taps."""
+@remembered(64, small_footprint)
+def _indices(footprint: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Where the taps of a footprint lie, one row each."""
+    taps = np.frombuffer(footprint, np.bool_).reshape(shape)
+    return np.ascontiguousarray(np.argwhere(taps), np.int64)
+
+
+def structure(array: np.ndarray, window: Window, addends: Addends, minimum: bool) -> np.ndarray:
+    """The extremum of element + addend over the taps."""
     loaded = _library("structure", array.dtype)
-    indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
-    struct, _ = _mapped(array.shape, taps.shape, before, rules)
+    assert window.taps is not None
+    indices = _indices(window.taps.tobytes(), window.shape)
+    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
     out = np.empty_like(array)
-    first = None if sums.first is None else ctypes.byref(ctypes.c_double(sums.first))
+    first = None if addends.first is None else ctypes.byref(ctypes.c_double(addends.first))
     status = loaded.semiconv_structure(
-        ctypes.byref(struct), _address(indices), _address(sums.values), first, len(indices),
-        _address(array), _address(out), _address(sums.outside), int(sums.in_double),
-        int(minimum), _threads(sums.values.itemsize * array.size * (8 + len(indices))),
+        ctypes.byref(struct), _address(indices), _address(addends.values), first, len(indices),
+        _address(array), _address(out), _address(addends.outside), int(addends.in_double),
+        int(minimum), _threads(addends.values.itemsize * array.size * (8 + len(indices))),
     )  # fmt: skip
     host.check(status, "a filter by a structure")
     return out
 
 
-def correlate(
-    array: np.ndarray,
-    indices: np.ndarray,
-    weights: np.ndarray,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    cval: float,
-    symmetry: int,
-    out: np.ndarray,
-) -> None:
+def correlate(array: np.ndarray, window: Window, taps: WeightedTaps, out: np.ndarray) -> None:
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", np.dtype(np.float64))
-    struct, _ = _mapped(array.shape, window, before, rules)
+    indices, weights, symmetry = taps
+    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
     threads = _threads(8 * array.size * (8 + len(weights)))
     status = loaded.semiconv_correlate(
         ctypes.byref(struct), _address(indices), _address(weights), len(weights), symmetry,
         _address(array), TYPE_CODES[array.dtype.name], _address(out),
-        TYPE_CODES[out.dtype.name], float(cval), threads,
+        TYPE_CODES[out.dtype.name], float(window.cval), threads,
     )  # fmt: skip
     host.check(status, "a correlation")
 
@@ -283,7 +235,7 @@ def reconstruct(seed: np.ndarray, mask: np.ndarray, steps: np.ndarray, minimum: 
     offsets = steps.astype(np.int64) @ pitch
     forward, backward = offsets[offsets > 0], offsets[offsets < 0]
     ordered = np.concatenate([forward, backward])
-    struct = _Sizes(seed.ndim, _Axes(*seed.shape), _Axes(*(int(r) for r in reach)))
+    struct = Sizes(seed.ndim, Axes(*seed.shape), Axes(*(int(r) for r in reach)))
     out = np.empty_like(seed)
     status = loaded.semiconv_reconstruct(
         ctypes.byref(struct), _address(ordered), len(forward), len(backward), _address(seed),

@@ -1,36 +1,77 @@
-"""The four primitives of this package, on whatever array kind: boxes, footprints, structures, sums.
+"""The primitives of this package: extrema over boxes, footprints and structures; sums; spreading.
 
-Every public function is a composition of these. Chooses the algorithm and who runs it (``host``,
-``cuda``, or array operations in ``reference``); knows no SciPy conventions.
+Every public function is a composition of these. They choose the algorithm, and `backend_for` who
+runs it: ``host``, ``cuda``, or array operations in ``reference``. No SciPy conventions here.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host import calls as host_backend
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import cuda, host, reference
+from semiconv_cupy.ndimage.addends import Addends, addends_of
 from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint
-from semiconv_cupy.ndimage.sums import sums_of
+from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 
 Array = Any
-_HALF_MAX = float(np.finfo(np.float16).max)
 _warned = False
 
 
-def backend(xp: Any, ndim: int) -> Any:
-    """What serves arrays of this kind and rank: a module or object with the same functions."""
+class Backend(Protocol):
+    """Who computes the primitives, for arrays that have elements and are C-contiguous.
+
+    ``host`` and ``reference`` are modules with these functions, ``cuda.Backend`` has them as
+    methods.
+    """
+
+    def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """The extremum over a box no longer than the array; `outside` is 0-d, of its dtype."""
+
+    def footprint(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """The extremum over the window's taps, of which there is at least one."""
+
+    def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
+        """The extremum of element + addend over the window's taps."""
+
+    def correlate(self, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
+        """Weighted sums in double into `out`, C-contiguous and of any supported dtype."""
+
+    def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+        """What spreads from `seed` within `mask` by `steps`, one row of offsets each."""
+
+
+_chosen: ContextVar[Backend | None] = ContextVar("backend", default=None)
+
+
+@contextmanager
+def served_by(backend: Backend) -> Iterator[None]:
+    """A context in which all primitives run on one backend, which must take the arrays given."""
+    token = _chosen.set(backend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def backend_for(place: Place, ndim: int) -> Backend:
+    """Who serves arrays of this place and rank."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
     if not 1 <= ndim <= host.MAX_RANK:
         return reference
-    if xp is not np:
-        return cuda.Backend(cupy_device())
+    if place.on_gpu:
+        return cuda.Backend(place.device or cupy_device())
     if host_backend.compiler() is not None:
         return host
     global _warned
@@ -40,86 +81,83 @@ def backend(xp: Any, ndim: int) -> Any:
     return reference
 
 
-def box(
-    xp: Any,
-    array: Array,
-    window: Sequence[int],
-    before: Sequence[int],
-    rules: Sequence[str],
-    cval: Any,
-    minimum: bool,
-) -> Array:
-    """The extremum over a box, as a new array of the array's dtype."""
-    if array.size == 0 or all(k == 1 for k in window):
+def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+    """The minimum or maximum of what the window sees, as a new array of the array's dtype."""
+    if window.values is not None:
+        factors = window.factors
+        if (
+            factors is not None
+            and array.dtype in (np.float32, np.float64)
+            and all(f is None or f.dtype == array.dtype for f in factors)
+        ):
+            return _factor_by_factor(place, array, window, minimum)
+        return structure(place, array, window, minimum)
+    if window.taps is not None:
+        return footprint(place, array, window, minimum)
+    return box(place, array, window, minimum)
+
+
+def box(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+    """The extremum over a box, as a new array."""
+    if array.size == 0 or all(k == 1 for k in window.shape):
         return array.copy()
-    outside = constant(cval, array.dtype, minimum)
-    if any(map(operator.gt, window, array.shape)):
-        return _long_box(xp, array, window, before, rules, outside, minimum)
-    served = backend(xp, array.ndim)
-    return served.box(array, tuple(window), tuple(before), tuple(rules), outside, minimum)
+    outside = constant(window.cval, array.dtype, minimum)
+    if any(map(operator.gt, window.shape, array.shape)):
+        return _long_box(place, array, window, outside, minimum)
+    return backend_for(place, array.ndim).box(array, window, outside, minimum)
 
 
 def _long_box(
-    xp: Any,
-    array: Array,
-    window: Sequence[int],
-    before: Sequence[int],
-    rules: Sequence[str],
-    outside: np.ndarray,
-    minimum: bool,
+    place: Place, array: Array, window: Window, outside: np.ndarray, minimum: bool
 ) -> Array:
-    """`box` where a window is longer than its axis: in time and memory that depend on neither."""
+    """`box` where a window is longer than its axis, in time and memory that depend on neither.
+
+    Where every output sees its whole axis and both borders, all outputs are equal: the axis is
+    reduced to one. Along the others, the window is cut to what `borders.farthest` says.
+    """
+    xp = place.array_module
     whole, reaches = [], []
-    for axis, (n, k, b, rule) in enumerate(zip(array.shape, window, before, rules, strict=True)):
-        if min(b, k - 1 - b) >= max(n - 1, 1):  # every output sees the whole axis and both borders
+    sides = zip(array.shape, window.before, window.after, window.rules, strict=True)
+    for axis, (n, before, after, rule) in enumerate(sides):
+        if min(before, after) >= max(n - 1, 1):
             whole.append(axis)
             reaches.append((0, 0))
         else:
-            reaches.append(farthest(n, b, k - 1 - b, rule))
+            reaches.append(farthest(n, before, after, rule))
     result = array
     if whole:
         result = reference.extremum_along(xp, array, tuple(whole), minimum)
-        if any(rules[axis] == "constant" for axis in whole):
+        if any(window.rules[axis] == "constant" for axis in whole):
             result = reference.better(xp, result, outside[()], minimum)
-    lengths = tuple(ahead + 1 + behind for ahead, behind in reaches)
-    if any(k > 1 for k in lengths):
-        begins = tuple(ahead for ahead, _ in reaches)
-        served = backend(xp, array.ndim)
-        result = served.box(
-            xp.ascontiguousarray(result), lengths, begins, tuple(rules), outside, minimum
-        )
+    shape = tuple(before + 1 + after for before, after in reaches)
+    if any(k > 1 for k in shape):
+        cut = Window(shape, tuple(before for before, _ in reaches), window.rules, window.cval)
+        backend = backend_for(place, array.ndim)
+        result = backend.box(xp.ascontiguousarray(result), cut, outside, minimum)
     return xp.broadcast_to(result, array.shape).copy() if whole else result
 
 
-def footprint(
-    xp: Any,
-    array: Array,
-    taps: np.ndarray,
-    before: Sequence[int],
-    rules: Sequence[str],
-    cval: Any,
-    minimum: bool,
-) -> Array:
+def footprint(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """The extremum over a footprint, which must have a tap, as a new array."""
-    if taps.all():
-        return box(xp, array, taps.shape, before, rules, cval, minimum)
     if array.size == 0:
         return array.copy()
-    taps, begins = _trimmed(taps.tobytes(), taps.shape, tuple(before))
-    if taps.all():
-        return box(xp, array, taps.shape, begins, rules, cval, minimum)
-    outside = constant(cval, array.dtype, minimum)
-    served = backend(xp, array.ndim)
-    return served.footprint(array, taps, begins, tuple(rules), outside, minimum)
+    assert window.taps is not None
+    shape, before, taps = _trimmed(window.taps.tobytes(), window.shape, window.before)
+    trimmed = Window(shape, before, window.rules, window.cval, taps)
+    if taps is None:
+        return box(place, array, trimmed, minimum)
+    outside = constant(window.cval, array.dtype, minimum)
+    return backend_for(place, array.ndim).footprint(array, trimmed, outside, minimum)
 
 
 @remembered(64, small_footprint)
 def _trimmed(
     taps: bytes, shape: tuple[int, ...], before: tuple[int, ...]
-) -> tuple[np.ndarray, tuple[int, ...]]:
-    """A footprint without outer rows and columns that have no tap: they only enlarge the scratch.
+) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray | None]:
+    """Shape, before and taps of a footprint without outer rows and columns that have no tap.
 
-    What is left still covers the output's own position.
+    These would only enlarge the scratch. What is left still contains the output's own position; the
+    taps are None where it is a box.
     """
     footprint = np.frombuffer(taps, np.bool_).reshape(shape)
     kept, begins = [], []
@@ -129,77 +167,49 @@ def _trimmed(
         first, last = min(int(used[0]), own), max(int(used[-1]), own)
         kept.append(slice(first, last + 1))
         begins.append(own - first)
-    return np.ascontiguousarray(footprint[tuple(kept)]), tuple(begins)
+    trimmed = np.ascontiguousarray(footprint[tuple(kept)])
+    return trimmed.shape, tuple(begins), None if trimmed.all() else trimmed
 
 
-def structure(
-    xp: Any,
-    array: Array,
-    taps: np.ndarray,
-    values: np.ndarray,
-    before: Sequence[int],
-    rules: Sequence[str],
-    cval: Any,
-    minimum: bool,
-) -> Array:
-    """The extremum of element + value over the taps; integers saturate; as a new array.
+def structure(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+    """The extremum of element + value over the window's taps, as a new array; integers saturate.
 
-    `values` has one number for each tap, in order; also in a minimum they are added.
+    Values are added, in a minimum too.
     """
     if array.size == 0:
         return array.copy()
-    sums = sums_of(array.dtype, values, cval, minimum)
-    served = backend(xp, array.ndim)
-    return served.structure(array, taps, sums, tuple(before), tuple(rules), minimum)
+    assert window.values is not None
+    addends = addends_of(array.dtype, window.values, window.cval, minimum)
+    return backend_for(place, array.ndim).structure(array, window, addends, minimum)
 
 
-def correlate(
-    xp: Any,
-    array: Array,
-    indices: np.ndarray,
-    weights: np.ndarray,
-    window: Sequence[int],
-    before: Sequence[int],
-    rules: Sequence[str],
-    cval: float,
-    symmetry: int,
-    out: Array,
-) -> None:
-    """Sums of weight * element over taps, in double and in this order, into `out`.
-
-    symmetry: 0, or 1 (-1) where taps k and n - k of n (k > 0) have equal (opposite) weights and are
-    added (subtracted) first; tap 0 then stands alone.
-    """
-    if array.size:
-        served = backend(xp, array.ndim)
-        served.correlate(
-            array, indices, weights, tuple(window), tuple(before), tuple(rules), cval, symmetry, out
+def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+    """A structure that is an outer sum, one axis after another: O(N K) instead of O(N K^2)."""
+    assert window.factors is not None
+    cval = window.cval
+    for axis, factor in enumerate(window.factors):
+        if factor is None:
+            continue
+        line = Window.along(
+            axis, array.ndim, len(factor), window.before[axis], window.rules[axis], cval
         )
+        values = factor.astype(np.float64)
+        # The other axes, of length 1, see no border.
+        line = line._replace(taps=np.ones(line.shape, np.bool_), values=values)
+        array = structure(place, array, line, minimum)
+        # What this axis has made of the constant lies beyond the borders of the others.
+        cval = cval + (values.min() if minimum else values.max())
+    return array
 
 
-def reconstruct(xp: Any, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+def correlate(place: Place, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
+    """Sums of weight * element over taps, in double and in their order, into `out`."""
+    if array.size:
+        backend_for(place, array.ndim).correlate(array, window, taps, out)
+
+
+def reconstruct(place: Place, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
     """What `seed` becomes when its values spread by `steps` within `mask` until nothing changes."""
     if seed.size == 0 or len(steps) == 0:
         return seed.copy()
-    return backend(xp, seed.ndim).reconstruct(seed, mask, steps, minimum)
-
-
-def constant(cval: Any, dtype: np.dtype, minimum: bool) -> np.ndarray:
-    """The constant beyond the border as a number of the dtype: towards zero, then saturated."""
-    if dtype.kind not in "biu":
-        if -_HALF_MAX <= cval <= _HALF_MAX:  # fits all of them, and errstate takes a microsecond
-            return np.array(cval, dtype)
-        with np.errstate(over="ignore"):
-            return np.array(cval, dtype)
-    low, high = _range(dtype)
-    if cval != cval:  # NaN is never selected
-        return np.array(high if minimum else low, dtype)
-    return np.array(min(max(low, cval), high), dtype)
-
-
-@cache
-def _range(dtype: np.dtype) -> tuple[int, int]:
-    """The least and the largest number of an integer dtype or bool."""
-    if dtype.kind == "b":
-        return 0, 1
-    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    return backend_for(place, seed.ndim).reconstruct(seed, mask, steps, minimum)

@@ -1,7 +1,7 @@
-"""The neighbourhood operations by array operations alone: slow, of O(1) arrays, for any array kind.
+"""The primitives by array operations alone: slow, in the memory of a few arrays, for any library.
 
-Serves where nothing is compiled (no C++ compiler, more than eight axes) and as the oracle of the
-tests. Same functions as ``host``.
+The backend where nothing is compiled (no C++ compiler, more than eight axes), and the oracle of the
+tests. Its functions are those of `neighbourhood.Backend`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import place_of
+from semiconv_cupy.backends.place import Place, place_of
+from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.borders import beyond
-from semiconv_cupy.ndimage.sums import Sums
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
 
 
-def _extended(
-    xp: Any, array: Array, axis: int, window: int, before: int, rule: str, outside: Any
-) -> Array:
+def _extended(xp: Any, array: Array, axis: int, window: Window, outside: Any) -> Array:
     """The array with what its border shows, on one axis."""
-    table = beyond(array.shape[axis], before, window - 1 - before, rule)
+    before, rule = window.before[axis], window.rules[axis]
+    table = beyond(array.shape[axis], before, window.shape[axis] - 1 - before, rule)
     border = xp.take(array, xp.asarray(table.clip(0)), axis=axis)
     if rule == "constant":
         border[...] = outside
@@ -30,17 +30,11 @@ def _extended(
     return xp.concatenate([ahead, array, behind], axis=axis)
 
 
-def _all_extended(
-    xp: Any,
-    array: Array,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    outside: Any,
-) -> Array:
+def _all_extended(xp: Any, array: Array, window: Window, outside: Any) -> Array:
+    """The array with what its borders show, on all axes."""
     for axis in range(array.ndim):
-        if window[axis] > 1:
-            array = _extended(xp, array, axis, window[axis], before[axis], rules[axis], outside)
+        if window.shape[axis] > 1:
+            array = _extended(xp, array, axis, window, outside)
     return array
 
 
@@ -81,76 +75,54 @@ def view(array: Array, index: Any, shape: tuple[int, ...]) -> Array:
     return array[tuple(slice(i, i + n) for i, n in zip(index, shape, strict=True))]
 
 
-def box(
-    array: Array,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    outside: np.ndarray,
-    minimum: bool,
-) -> Array:
+def box(array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
     """The extremum over a box, by windows of doubled width."""
     xp = place_of(input=array).array_module
     array = _without_nan(xp, array, minimum)
     outside = _without_nan(np, outside, minimum)[()]
     for axis, size in enumerate(array.shape):
-        if window[axis] == 1:
+        length = window.shape[axis]
+        if length == 1:
             continue
-        wide = _extended(xp, array, axis, window[axis], before[axis], rules[axis], outside)
+        wide = _extended(xp, array, axis, window, outside)
 
         def part(start: int, length: int, wide: Array = wide, axis: int = axis) -> Array:
             return wide[(slice(None),) * axis + (slice(start, start + length),)]
 
         width = 1
-        while width < window[axis]:
-            step = min(width, window[axis] - width)
-            length = wide.shape[axis] - step
-            wide = better(xp, part(0, length, wide), part(step, length, wide), minimum)
+        while width < length:
+            step = min(width, length - width)
+            rest = wide.shape[axis] - step
+            wide = better(xp, part(0, rest, wide), part(step, rest, wide), minimum)
             width += step
         array = part(0, size, wide)
     return xp.ascontiguousarray(array)
 
 
-def footprint(
-    array: Array,
-    taps: np.ndarray,
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    outside: np.ndarray,
-    minimum: bool,
-) -> Array:
+def footprint(array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
     """The extremum over any footprint that is not empty."""
     xp = place_of(input=array).array_module
-    wide = _all_extended(xp, array, taps.shape, before, rules, outside[()])
+    wide = _all_extended(xp, array, window, outside[()])
     best = xp.full(array.shape, worst(array.dtype, minimum), array.dtype)
-    for index in np.argwhere(taps):
+    for index in window.indices():
         best = better(xp, best, view(wide, index, array.shape), minimum)
     return best
 
 
-def structure(
-    array: Array,
-    taps: np.ndarray,
-    sums: Sums,
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    minimum: bool,
-) -> Array:
-    """The extremum of element + value; integers saturate."""
+def structure(array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
+    """The extremum of element + addend; integers saturate."""
     xp = place_of(input=array).array_module
-    saturating = array.dtype.itemsize == 8 and sums.values.dtype.kind == "i"
-    kind = array.dtype if saturating else sums.values.dtype
-    wide = _all_extended(
-        xp, array.astype(kind), taps.shape, before, rules, sums.outside.astype(kind)[()]
-    )
+    saturating = array.dtype.itemsize == 8 and addends.values.dtype.kind == "i"
+    kind = array.dtype if saturating else addends.values.dtype
+    wide = _all_extended(xp, array.astype(kind), window, addends.outside.astype(kind)[()])
     best = xp.full(array.shape, worst(kind, minimum), kind)
-    for n, index in enumerate(np.argwhere(taps)):
-        part, value = view(wide, index, array.shape), sums.values[n]
+    for n, index in enumerate(window.indices()):
+        part, value = view(wide, index, array.shape), addends.values[n]
         with np.errstate(invalid="ignore"):
             if saturating:
                 part = _saturating_add(xp, part, int(value))
-            elif n == 0 and sums.first is not None:
-                part = (part.astype(np.float64) + sums.first).astype(kind)
+            elif n == 0 and addends.first is not None:
+                part = (part.astype(np.float64) + addends.first).astype(kind)
             else:
                 part = part + value
         best = better(xp, best, part, minimum)
@@ -183,23 +155,13 @@ def _saturating_add(xp: Any, array: Array, value: int) -> Array:
     return xp.where(array < kind(room), kind(info.min), array + kind(value))
 
 
-def correlate(
-    array: Array,
-    indices: np.ndarray,
-    weights: np.ndarray,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    rules: tuple[str, ...],
-    cval: float,
-    symmetry: int,
-    out: Array,
-) -> None:
+def correlate(array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
     """Weighted sums in double precision into `out`."""
-    xp = place_of(input=array).array_module
-    wide = _all_extended(xp, array.astype(np.float64), window, before, rules, float(cval))
+    place = place_of(input=array)
+    xp, (indices, weights, symmetry) = place.array_module, taps
+    wide = _all_extended(xp, array.astype(np.float64), window, float(window.cval))
     total = xp.zeros(array.shape, np.float64)
-    taps = len(weights) // 2 + 1 if symmetry else len(weights)
-    for n in range(taps):
+    for n in range(len(weights) // 2 + 1 if symmetry else len(weights)):
         part = view(wide, indices[n], array.shape)
         if symmetry and n:
             other = view(wide, indices[len(weights) - n], array.shape)
@@ -207,14 +169,15 @@ def correlate(
         term = part * weights[n]
         total = term if symmetry and n == 0 else total + term
     with np.errstate(invalid="ignore", over="ignore"):
-        out[...] = c_cast(xp, total, out.dtype)
+        out[...] = c_cast(place, total, out.dtype)
 
 
-def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
+def c_cast(place: Place, total: Array, dtype: np.dtype) -> Array:
     """Doubles as C on x86 converts them: towards zero, then modulo the range.
 
     Halves are rounded once.
     """
+    xp = place.array_module
     if dtype.kind == "b":
         return abs(total) >= 1
     if dtype.kind == "u" and dtype.itemsize == 8:
@@ -223,8 +186,7 @@ def c_cast(xp: Any, total: Array, dtype: np.dtype) -> Array:
         )
     if dtype.kind in "iu":
         return total.astype(np.int64).astype(dtype)
-    by_float32 = dtype.name == "bfloat16" or (dtype == np.float16 and xp is not np)
-    if by_float32:  # the library would round twice
+    if dtype.name == "bfloat16" or (dtype == np.float16 and place.rounds_halves_twice):
         total = _rounded_to_odd(xp, total)
     with np.errstate(over="ignore"):
         return total.astype(dtype)
@@ -239,13 +201,14 @@ def _rounded_to_odd(xp: Any, total: Array) -> Array:
     return (bits | inexact).astype(np.int32).view(np.float32)
 
 
-def spreading(steps: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The footprint, and its centre, in which an output sees what lies one of the steps back."""
+def _spreading(steps: np.ndarray) -> Window:
+    """The window in which an output sees itself, and what lies one of the steps back."""
     reach = np.abs(steps).max(axis=0)
     taps = np.zeros(2 * reach + 1, np.bool_)
     taps[tuple((reach - steps).T)] = True
     taps[tuple(reach)] = True
-    return taps, tuple(int(r) for r in reach)
+    before = tuple(int(r) for r in reach)
+    return Window(taps.shape, before, ("constant",) * len(before), taps=taps)
 
 
 def limit(xp: Any, value: Array, mask: Array, minimum: bool) -> Array:
@@ -256,12 +219,11 @@ def limit(xp: Any, value: Array, mask: Array, minimum: bool) -> Array:
 def reconstruct(seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
     """What spreads from `seed` within `mask`: dilations limited by the mask, until none changes."""
     xp = place_of(input=seed).array_module
-    taps, before = spreading(steps)
+    window = _spreading(steps)
     outside = np.array(worst(seed.dtype, minimum), seed.dtype)
-    rules = ("constant",) * seed.ndim
     value = limit(xp, seed, mask, minimum)
     while True:
-        spread = footprint(value, taps, before, rules, outside, minimum)
+        spread = footprint(value, window, outside, minimum)
         limited = limit(xp, spread, mask, minimum)
         if not bool((limited != value).any()):
             return limited

@@ -7,7 +7,10 @@ import pytest
 from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy import ndimage, structuring
-from semiconv_cupy.ndimage import cuda, neighbourhood, reference
+from semiconv_cupy.ndimage import cuda, reference
+from semiconv_cupy.ndimage.cuda import boxes, footprints
+from semiconv_cupy.ndimage.neighbourhood import served_by
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 DTYPES = ("bool", "uint8", "int16", "int64", "uint64", "float16", "float32", "float64")
 
@@ -59,37 +62,47 @@ def calls(dtype):
 
 @pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_array_loops_agree_with_the_host(dtype, monkeypatch):
+def test_array_loops_agree_with_the_host(dtype):
     image = image_of(dtype)
-    expected = {name: call(image) for name, call in calls(dtype).items()}
-    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: reference)
     for name, call in calls(dtype).items():
-        np.testing.assert_array_equal(call(image), expected[name], err_msg=f"{name} of {dtype}")
+        expected = call(image)
+        with served_by(reference):
+            result = call(image)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{name} of {dtype}")
 
 
 @pytest.mark.table(1)
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "float16", "float32"])
-def test_cuda_kernels_agree_with_the_host(dtype, order, monkeypatch):
-    image = image_of(dtype)
-    expected = {name: call(image) for name, call in calls(dtype).items()}
-    monkeypatch.setattr(cuda, "_kernels", {})
-    device = HarnessDevice(order=order)
-    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: cuda.Backend(device))
+def test_cuda_kernels_agree_with_the_host(dtype, order):
+    image, device = image_of(dtype), HarnessDevice(order=order)
     for name, call in calls(dtype).items():
-        result = call(image)
-        assert result.dtype == expected[name].dtype
-        np.testing.assert_array_equal(result, expected[name], err_msg=f"{name} of {dtype}")
+        expected = call(image)
+        with served_by(cuda.Backend(device)):
+            result = call(image)
+        assert result.dtype == expected.dtype
+        np.testing.assert_array_equal(result, expected, err_msg=f"{name} of {dtype}")
+
+
+def test_the_chosen_backend_computes_within_its_context_alone():
+    class Failing:
+        def box(self, array, window, outside, minimum):
+            raise ZeroDivisionError(window.shape)
+
+    image = image_of("float32")
+    with served_by(Failing()), pytest.raises(ZeroDivisionError, match=r"\(3, 3\)"):
+        ndimage.maximum_filter(image, 3)
+    assert ndimage.maximum_filter(image, 3).shape == image.shape
 
 
 @pytest.mark.parametrize("shape", [(5,), (300,), (3, 4, 5), (2, 3, 2, 70)])
-def test_cuda_boxes_of_any_rank(shape, monkeypatch):
+def test_cuda_boxes_of_any_rank(shape):
     image = image_of("float32", shape)
     size = tuple(range(2, 2 + len(shape)))
     expected = ndimage.grey_closing(image, size, mode="reflect")
-    device = HarnessDevice()
-    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: cuda.Backend(device))
-    np.testing.assert_array_equal(ndimage.grey_closing(image, size, mode="reflect"), expected)
+    with served_by(cuda.Backend(HarnessDevice())):
+        result = ndimage.grey_closing(image, size, mode="reflect")
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.table(3)
@@ -111,10 +124,33 @@ def test_cuda_reconstruction_goes_through_tiles(shape, dtype, minimum):
     np.testing.assert_array_equal(result, reference.reconstruct(*given))
 
 
+class Recording(HarnessDevice):
+    """A harness that keeps the names of the kernels it compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.compiled = []
+
+    def compile(self, source, name, options=()):
+        self.compiled.append(name)
+        return super().compile(source, name, options)
+
+
+def test_what_no_tile_serves_is_reduced_tap_by_tap():
+    """The kernels that the test below must not find, found where shared memory is too small."""
+    device, image = Recording(), image_of("float32")
+    footprint = np.eye(5, dtype=bool)
+    expected = ndimage.maximum_filter(image, footprint=footprint)
+    with served_by(cuda.Backend(device, cuda.Limits(shared_bytes=64))):
+        result = ndimage.maximum_filter(image, footprint=footprint)
+    np.testing.assert_array_equal(result, expected)
+    assert [name.partition("_maximum")[0] for name in device.compiled] == ["semiconv_flat"]
+
+
 @pytest.mark.table(2)
 @pytest.mark.parametrize("mode", ["reflect", "constant"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32"])
-def test_cuda_structures_are_tiled(dtype, mode, monkeypatch):
+def test_cuda_structures_are_tiled(dtype, mode):
     """As convolutions of a copy with borders, three axes, windows wider than the image."""
     image = image_of(dtype, (3, 40, 70))
     functions = ndimage.grey_dilation, ndimage.grey_erosion
@@ -123,11 +159,14 @@ def test_cuda_structures_are_tiled(dtype, mode, monkeypatch):
         structure[0, 3] = -np.inf
     given = dict(structure=structure, mode=mode, cval=3)
     expected = [function(image, **given) for function in functions]
-    backend = cuda.Backend(HarnessDevice())
-    monkeypatch.setattr(neighbourhood, "backend", lambda xp, ndim: backend)
-    monkeypatch.setattr(backend, "_reduce", None)  # what serves one tap after the other
+    device = Recording()
     for function, right in zip(functions, expected, strict=True):
-        np.testing.assert_array_equal(function(image, **given), right)
+        with served_by(cuda.Backend(device)):
+            result = function(image, **given)
+        np.testing.assert_array_equal(result, right)
+    assert any(name.startswith("semiconv_border") for name in device.compiled)
+    # These kernels serve one tap after the other.
+    assert not any(name.startswith("semiconv_structure") for name in device.compiled)
 
 
 # Shapes with rows that may be moved four elements at once and without; tiles inside and at every
@@ -147,14 +186,15 @@ def test_cuda_boxes(dtype):
     backend = cuda.Backend(HarnessDevice(order="reverse"))
     random = np.random.default_rng(3)
     for minimum, (shape, *box) in zip((False, True, False, True, True), BOXES, strict=True):
+        window = Window(*box)
         image = image_of(dtype, shape)
         if image.dtype.kind == "f":
             image[random.random(shape) < 0.3] = np.nan
         elif image.dtype.kind == "i":
             image -= 60
         outside = np.array(1, dtype)
-        expected = reference.box(image, *box, outside, minimum)
-        result = backend.box(image, *box, outside, minimum)
+        expected = reference.box(image, window, outside, minimum)
+        result = backend.box(image, window, outside, minimum)
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
 
 
@@ -164,8 +204,8 @@ def test_sums_of_the_other_backends_become_halves_in_one_rounding(backend):
     exact = np.concatenate([np.nextafter(middles, 0), np.nextafter(middles, np.inf), [np.inf, 0]])
     exact = np.concatenate([exact, -exact])
     out = np.empty(len(exact), np.float16)
-    one = np.zeros((1, 1), np.int64), np.ones(1), (1,), (0,), ("nearest",), 0.0, 0
-    backend.correlate(exact, *one, out)
+    one = WeightedTaps(np.zeros((1, 1), np.int64), np.ones(1))
+    backend.correlate(exact, Window((1,), (0,), ("nearest",)), one, out)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(out, exact.astype(np.float16))
 
@@ -173,19 +213,21 @@ def test_sums_of_the_other_backends_become_halves_in_one_rounding(backend):
 @pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice())])
 def test_the_other_backends_sum_no_taps_to_zero(backend):
     out = np.full((3, 4), 7, np.uint8)
-    none = np.zeros((0, 2), np.int64), np.zeros(0), (3, 3), (1, 1), ("wrap", "wrap"), 0.0, 0
-    backend.correlate(np.ones((3, 4), np.uint8), *none, out)
+    none = WeightedTaps(np.zeros((0, 2), np.int64), np.zeros(0))
+    window = Window((3, 3), (1, 1), ("wrap", "wrap"))
+    backend.correlate(np.ones((3, 4), np.uint8), window, none, out)
     assert not out.any()
 
 
 def test_cuda_keeps_no_table_of_a_long_axis():
     backend, image = cuda.Backend(HarnessDevice()), np.zeros(30_000, np.uint8)
-    window = (3,), (1,), ("reflect",)
-    constant, sums = np.array(0, np.uint8), (np.arange(3)[:, None], np.ones(3))
+    window, constant = Window((3,), (1,), ("reflect",)), np.array(0, np.uint8)
+    holed = window._replace(taps=np.array([True, False, True]))
+    taps = WeightedTaps(np.arange(3)[:, None], np.ones(3))
     calls = [
-        lambda: backend.box(image, *window, constant, False),
-        lambda: backend.footprint(image, np.array([True, False, True]), *window[1:], constant, 0),
-        lambda: backend.correlate(image, *sums, *window, 0.0, 0, np.empty_like(image)),
+        lambda: backend.box(image, window, constant, False),
+        lambda: backend.footprint(image, holed, constant, False),
+        lambda: backend.correlate(image, window, taps, np.empty_like(image)),
     ]
     for call in calls:
         tracemalloc.start()
@@ -197,7 +239,7 @@ def test_cuda_keeps_no_table_of_a_long_axis():
 
 def test_a_view_that_begins_between_words():
     image = image_of("uint8", (1 + 40 * 64,))[1:].reshape(40, 64)
-    box = (3, 3), (1, 1), ("nearest", "nearest"), np.array(0, np.uint8), False
+    box = Window((3, 3), (1, 1), ("nearest", "nearest")), np.array(0, np.uint8), False
     result = cuda.Backend(HarnessDevice()).box(image, *box)
     np.testing.assert_array_equal(result, reference.box(image, *box))
 
@@ -222,15 +264,15 @@ FOOTPRINTS = [
 def test_cuda_footprints(dtype):
     backend = cuda.Backend(HarnessDevice(order="reverse"))
     random = np.random.default_rng(4)
-    for minimum, (shape, *footprint) in zip((0, 1, 1, 0, 1), FOOTPRINTS, strict=True):
+    for minimum, (shape, taps, *rest) in zip((0, 1, 1, 0, 1), FOOTPRINTS, strict=True):
         image = image_of(dtype, shape)
         if image.dtype.kind == "f":
             image[random.random(shape) < 0.5] = np.nan
         elif image.dtype.kind == "i":
             image -= 60
-        footprint += np.array(1, dtype), bool(minimum)
-        expected = reference.footprint(image, *footprint)
-        result = backend.footprint(image, *footprint)
+        given = Window(taps.shape, *rest, taps=taps), np.array(1, dtype), bool(minimum)
+        expected = reference.footprint(image, *given)
+        result = backend.footprint(image, *given)
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {minimum}")
 
 
@@ -242,7 +284,7 @@ def test_cuda_footprints(dtype):
 def test_launches_of_footprints_are_within_the_limits(shape, radius, expected, itemsize):
     taps = {2: structuring.disk, 3: structuring.ball}[len(shape)](radius)
     before = (radius,) * len(shape)
-    launch = cuda._footprint_launch(shape, taps.tobytes(), taps.shape, before, itemsize)
+    launch = footprints.footprint_launch(shape, taps.tobytes(), taps.shape, before, itemsize)
     assert (launch is not None) == expected
     if launch is not None:
         assert launch.shared_bytes <= 48 * 1024
@@ -263,7 +305,7 @@ def test_launches_of_footprints_are_within_the_limits(shape, radius, expected, i
 )
 def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
     covered = set()
-    for axes, launch in cuda._flat_launches(shape, window, (0,) * len(shape), itemsize):
+    for axes, launch in boxes.flat_launches(shape, window, (0,) * len(shape), itemsize):
         covered.update(axes)
         assert launch is not None
         assert launch.tile.shared_bytes <= 48 * 1024

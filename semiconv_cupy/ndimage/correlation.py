@@ -1,4 +1,4 @@
-"""Correlation and convolution, with SciPy's signatures: the linear semifield in double precision.
+"""Correlation and convolution, with SciPy's signatures, summed in double precision.
 
 Taps are summed in SciPy's order and in its precision, so that results are the same bits.
 """
@@ -6,38 +6,51 @@ Taps are summed in SciPy's order and in its precision, so that results are the s
 from __future__ import annotations
 
 import cmath
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
+    Array,
     as_array,
     as_numpy,
-    begin,
     check_axes,
     check_axis,
     check_constant,
     get_output,
+    on_all_axes,
     per_axis,
-    place,
+    positions_before,
     readable,
     reflected_origin,
     spread,
 )
 from semiconv_cupy.ndimage.borders import check_mode
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
-Array = Any
-_NEGLIGIBLE = float(np.finfo(np.float64).eps)
+_NEGLIGIBLE = float(np.finfo(np.float64).eps)  # SciPy's: a smaller weight is none
 
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
 
 
 def _by_components(
-    xp: Any, function: Any, input: Array, weights: np.ndarray, output: Array, cval: Any, **rest: Any
+    correlate_real: Callable[..., Array],
+    input: Array,
+    weights: np.ndarray,
+    output: Array,
+    cval: Any,
 ) -> Array:
-    """A complex correlation from real ones; each part of `output` is written once."""
+    """A complex correlation from real ones; each part of `output` is written once.
+
+    With weights u + iv and input a + ib, the real part is u * a - v * b and the imaginary part
+    v * a + u * b, of which a real input or real weights leave one term each.
+
+    `correlate_real` takes a part of the input, a part of the weights, `output` and `cval`.
+    """
     pairs: dict[str, list[tuple[int, Array, np.ndarray, Any]]] = {"real": [], "imag": []}
     parts = (False, True) if weights.dtype.kind == "c" else (False,)
     try:
@@ -59,7 +72,7 @@ def _by_components(
     for name, entries in pairs.items():
         total: Any = None
         for sign, part, values, constant in entries:
-            term = function(part, values, output=kind, cval=constant, **rest)
+            term = correlate_real(part, values, output=kind, cval=constant)
             total = term if total is None else (total + term if sign > 0 else total - term)
         results[name] = 0 if total is None else total
     output.real[...] = results["real"]
@@ -67,31 +80,17 @@ def _by_components(
     return output
 
 
-def _apply(
-    xp: Any,
-    input: Array,
-    output: Any,
-    target: Array,
-    indices: np.ndarray,
-    weights: np.ndarray,
-    window: list[int],
-    before: list[int],
-    rules: list[str],
-    cval: Any,
-    symmetry: int,
-) -> Array:
+def _write(place: Place, input: Array, window: Window, taps: WeightedTaps, target: Array) -> Array:
     """Run the primitive into `target`, around whatever keeps it from being written to at once."""
-    cval = float(check_constant(cval))
-    input = readable(xp, input)
-    name = target.dtype.name
+    input = readable(place, input)
+    xp = place.array_module
     direct = (
         target.flags.c_contiguous
-        and (xp is not np or (target.flags.aligned and target.dtype.isnative))
+        and place.is_native(target)
         and not xp.may_share_memory(input, target)
     )
-    out = target if direct else xp.empty(target.shape, name)
-    indices, weights = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(weights)
-    neighbourhood.correlate(xp, input, indices, weights, window, before, rules, cval, symmetry, out)
+    out = target if direct else xp.empty(target.shape, target.dtype.name)
+    neighbourhood.correlate(place, input, window, taps, out)
     if out is not target:
         target[...] = out
     return target
@@ -127,30 +126,25 @@ def correlate1d(
     >>> correlate1d(np.array([2, 8, 0, 4, 1, 9, 9, 0]), weights=[1, 3])
     array([ 8, 26,  8, 12,  7, 28, 36,  9])
     """
-    xp, input = as_array(input)
+    place, input = as_array(input)
     weights = as_numpy(weights, name="weights")
     if input.dtype.kind == "c" or weights.dtype.kind == "c":
-        output = get_output(xp, output, input, complex_output=True)
-        return _by_components(
-            xp, correlate1d, input, weights.conj(), output, cval,
-            axis=axis, mode=mode, origin=origin,
-        )  # fmt: skip
-    target = get_output(xp, output, input)
+        output = get_output(place, output, input, complex_output=True)
+        real = partial(correlate1d, axis=axis, mode=mode, origin=origin)
+        return _by_components(real, input, weights.conj(), output, cval)
+    target = get_output(place, output, input)
     weights = as_numpy(weights, np.float64, "weights")
     if weights.ndim != 1 or len(weights) < 1:
         raise RuntimeError(f"no filter weights given: weights has shape {weights.shape}")
     axis = check_axis(axis, input.ndim)
     length = len(weights)
     rule = check_mode(mode)
-    window, before, rules = [1] * input.ndim, [0] * input.ndim, ["constant"] * input.ndim
-    window[axis], rules[axis] = length, rule
-    before[axis] = begin(length, origin)
+    before = positions_before(length, origin)
+    window = Window.along(axis, input.ndim, length, before, rule, float(check_constant(cval)))
     order, symmetry = _order(weights)
     indices = np.zeros((length, input.ndim), np.int64)
     indices[:, axis] = order
-    return _apply(
-        xp, input, output, target, indices, weights[order], window, before, rules, cval, symmetry
-    )
+    return _write(place, input, window, WeightedTaps(indices, weights[order], symmetry), target)
 
 
 def _order(weights: np.ndarray) -> tuple[np.ndarray, int]:
@@ -278,7 +272,7 @@ def _correlate(
     convolution: bool,
     axes: Any,
 ) -> Array:
-    xp, input = as_array(input)
+    place, input = as_array(input)
     weights = as_numpy(weights, name="weights")
     if input.dtype.kind == "c" or weights.dtype.kind == "c":
         if not convolution:
@@ -287,27 +281,26 @@ def _correlate(
         def real(part: Array, values: np.ndarray, output: Any, cval: Any) -> Array:
             return _correlate(part, values, output, mode, cval, origin, convolution, axes)
 
-        output = get_output(xp, output, input, complex_output=True)
-        return _by_components(xp, real, input, weights, output, cval)
+        output = get_output(place, output, input, complex_output=True)
+        return _by_components(real, input, weights, output, cval)
     ndim = input.ndim
     axes = check_axes(axes, ndim)
     weights = as_numpy(weights, np.float64, "weights")
     if weights.size == 0:  # as in SciPy, no taps: the axes of length 0 count for none
         weights = np.zeros([k for k in weights.shape if k])
-    weights = place(weights, axes, ndim, "weights")
+    weights = on_all_axes(weights, axes, ndim, "weights")
     origins = per_axis(origin, len(axes))
     if len(axes) < ndim:
         origins = spread(origins, axes, ndim, 0)
     if convolution:
         weights = weights[(slice(None, None, -1),) * ndim]
         origins = [reflected_origin(o, k) for o, k in zip(origins, weights.shape, strict=True)]
-    before = [begin(k, o) for k, o in zip(weights.shape, origins, strict=True)]
-    target = get_output(xp, output, input)
+    before = tuple([positions_before(k, o) for k, o in zip(weights.shape, origins, strict=True)])
+    target = get_output(place, output, input)
     if not isinstance(mode, str) and isinstance(mode, Iterable):
         raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")
-    rules = [check_mode(mode)] * ndim
+    rules = (check_mode(mode),) * ndim
+    window = Window(weights.shape, before, rules, float(check_constant(cval)))
     taps = np.abs(weights) > _NEGLIGIBLE
-    return _apply(
-        xp, input, output, target, np.argwhere(taps), weights[taps], list(weights.shape), before,
-        rules, cval, 0,
-    )  # fmt: skip
+    indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
+    return _write(place, input, window, WeightedTaps(indices, weights[taps]), target)

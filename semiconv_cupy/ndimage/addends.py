@@ -1,6 +1,6 @@
-"""In which type an element and a structure's value are added, and the numbers that go with it.
+"""The numbers that a structure adds to elements, in the type in which they are added.
 
-Integers: exactly, or in double where a value is too large; floating numbers: in their own
+Integers are added exactly, or in double where a value is too large; floating numbers in their own
 arithmetic (float32 for the halves). No images, no kernels; called by ``neighbourhood``.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-# The types of exact sums, as in kernels_cu/host/structure.hpp, and the largest numbers of which a
-# sum of two stays within them.
+# For each integer dtype the type of exact sums, as in kernels_cu/host/structure.hpp, and the
+# largest number of which a sum of two stays within that type.
 _EXACT: dict[str, tuple[type, int]] = {
     "int8": (np.int16, 2**14 - 1),
     "uint8": (np.int16, 2**14 - 1),
@@ -24,11 +24,20 @@ _EXACT: dict[str, tuple[type, int]] = {
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What is added, tap by tap: `values`, beyond the border to `outside` (0-d).
+class Addends:
+    """What is added to the elements that a window sees, one value for each tap.
 
-    `first` is the first value before it was rounded, or None where it was not; SciPy rounds all
-    others. 64-bit integers have no wider type: their values are int64 and sums saturate.
+    Attributes
+    ----------
+    values : numpy.ndarray
+        One number for each tap, in order. 64-bit integers have no wider type: their values are
+        int64, and sums saturate.
+    outside : numpy.ndarray
+        The constant beyond the border, 0-d, to which values are added as to an element.
+    first : float or None
+        The first value before it was rounded, or None where it was not. SciPy rounds all others.
+    in_double : bool
+        Whether integers are added as doubles.
     """
 
     values: np.ndarray
@@ -37,13 +46,16 @@ class Sums:
     in_double: bool = False
 
 
-def never_least(dtype: np.dtype) -> int:
+def above_all_sums(dtype: np.dtype) -> int:
     """A constant for integers of up to 32 bits that is above any sum of an element and a value."""
     return _EXACT[dtype.name][1]
 
 
-def sums_of(dtype: np.dtype, values: np.ndarray, cval: Any, minimum: bool) -> Sums:
-    """The sums of a dtype's elements with values (flat, integers or float64) and the constant."""
+def addends_of(dtype: np.dtype, values: np.ndarray, cval: Any, minimum: bool) -> Addends:
+    """The addends for elements of a dtype.
+
+    `values` is flat, of integers or float64; `cval` is the constant beyond the border.
+    """
     if cval != cval:  # NaN is never selected
         cval = np.inf if minimum else -np.inf
     if dtype.kind in "iu":
@@ -52,10 +64,11 @@ def sums_of(dtype: np.dtype, values: np.ndarray, cval: Any, minimum: bool) -> Su
     with np.errstate(over="ignore", invalid="ignore"):
         rounded, outside = values.astype(kind), np.array(cval, kind)
     first = None if rounded[0] == values[0] or values[0] != values[0] else float(values[0])
-    return Sums(rounded, outside, first)
+    return Addends(rounded, outside, first)
 
 
-def _of_integers(dtype: np.dtype, values: np.ndarray, cval: Any) -> Sums:
+def _of_integers(dtype: np.dtype, values: np.ndarray, cval: Any) -> Addends:
+    """The addends for integers: exact where values and constant allow it, else doubles."""
     first = None
     if values.dtype.kind == "f":
         whole = np.trunc(values)
@@ -66,17 +79,16 @@ def _of_integers(dtype: np.dtype, values: np.ndarray, cval: Any) -> Sums:
     largest = (
         max(abs(int(whole.max())), abs(int(whole.min()))) if np.isfinite(whole).all() else None
     )
-    inside = np.isfinite(cval) and int(cval) == cval
-    if largest is not None and inside:
+    if largest is not None and np.isfinite(cval) and int(cval) == cval:
         cval = int(cval)
         if dtype.name in _EXACT:
             kind, limit = _EXACT[dtype.name]
             if max(largest, abs(cval)) <= limit:
-                return Sums(whole.astype(kind), np.array(cval, kind), first)
+                return Addends(whole.astype(kind), np.array(cval, kind), first)
         elif (
             largest < 2**63 and np.iinfo(dtype).min <= cval <= np.iinfo(dtype).max and first is None
         ):
-            return Sums(whole.astype(np.int64), np.array(cval, dtype))
+            return Addends(whole.astype(np.int64), np.array(cval, dtype))
     exact = whole.astype(np.float64)
     exact[0] = values[0]
-    return Sums(exact, np.array(cval, np.float64), in_double=True)
+    return Addends(exact, np.array(cval, np.float64), in_double=True)

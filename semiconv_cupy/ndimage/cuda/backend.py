@@ -1,0 +1,49 @@
+"""The primitives on a GPU: `neighbourhood.Backend` on a device, by the launches beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.backends.device import Device
+from semiconv_cupy.ndimage.addends import Addends
+from semiconv_cupy.ndimage.cuda import boxes, footprints, spread, structures, taps
+from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
+
+Array = Any
+
+
+class Backend:
+    """The primitives on one device's arrays, which is CuPy's in production."""
+
+    def __init__(self, device: Device, limits: Limits = LIMITS) -> None:
+        self._launcher = Launcher(device, limits)
+
+    def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """The extremum over a box."""
+        return boxes.box(self._launcher, array, window, outside, minimum)
+
+    def footprint(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """The extremum over any footprint that is not empty."""
+        tiled = footprints.footprint(self._launcher, array, window, outside, minimum)
+        if tiled is not None:
+            return tiled
+        return taps.footprint(self._launcher, array, window, outside, minimum)
+
+    def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
+        """The extremum of element + addend over the taps."""
+        tiled = structures.structure(self._launcher, array, window, addends, minimum)
+        if tiled is not None:
+            return tiled
+        return taps.structure(self._launcher, array, window, addends, minimum)
+
+    def correlate(self, array: Array, window: Window, weights: WeightedTaps, out: Array) -> None:
+        """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
+        taps.correlate(self._launcher, array, window, weights, out)
+
+    def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+        """What spreads from `seed` within `mask` by `steps`."""
+        return spread.reconstruct(self._launcher, seed, mask, steps, minimum)

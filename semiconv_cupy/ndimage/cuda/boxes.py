@@ -1,0 +1,271 @@
+"""Extrema over boxes on a GPU: which axes at once, in what tiles; launches of ``flat.cu``.
+
+The plans (`flat_launches`) know no arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda import BLOCK_THREADS
+from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.ndimage import reference
+from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.structs import FLAT
+from semiconv_cupy.ndimage.window import Window
+
+Array = Any
+MOST_TOGETHER = 8  # most_together of kernels_cu/cuda/flat.cu
+
+
+def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> source.KernelSource:
+    """The extremum over windows of one or two axes, `together` outputs of a thread along each."""
+    down, across = together
+    name = f"semiconv_flat_{'minimum' if minimum else 'maximum'}_{storage}_{down}x{across}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_DOWN": str(down),
+        "SEMICONV_ACROSS": str(across),
+    }
+    return source.KernelSource(name, source.assemble("cuda/flat.cu", macros), OPTIONS)
+
+
+def together(window: int) -> int:
+    """How many neighbouring outputs a thread finds together: a power of two within the window."""
+    return min(2 ** (window.bit_length() - 1), MOST_TOGETHER)
+
+
+class _Planes(NamedTuple):
+    """A box along two axes, which every launch computes: down (rows) and across (columns)."""
+
+    number: int
+    size: tuple[int, int]
+    window: tuple[int, int]
+    before: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FlatTile:
+    """What a block of kernels_cu/cuda/flat.cu finds at once, and how it lies in shared memory."""
+
+    rows: int
+    columns: int
+    window: tuple[int, int]
+    itemsize: int
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a word."""
+        return max(4 // self.itemsize, 1)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: of some words each, since a block costs each of them some work."""
+        return (
+            BLOCK_THREADS
+            if self.rows * self.columns > BLOCK_THREADS * 8 * self.lanes
+            else BLOCK_THREADS // 2
+        )
+
+    @property
+    def tall(self) -> int:
+        """Rows that the windows see."""
+        return self.rows + self.window[0] - 1
+
+    @property
+    def broad(self) -> int:
+        """Columns that the windows see."""
+        return self.columns + self.window[1] - 1
+
+    @property
+    def stacks(self) -> int:
+        """Words one below the other."""
+        return -(-self.tall // self.lanes)
+
+    # An odd pitch keeps the lines that a warp reads in different banks.
+    @property
+    def rows_pitch(self) -> int:
+        """Words from a row to the next."""
+        return self.columns // self.lanes | 1
+
+    @property
+    def stacks_pitch(self) -> int:
+        """Words from a stack to the next; the first may begin three elements early."""
+        return -(-(self.broad + 3) // 4) * 4 | 1 if self.window[1] > 1 else 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Words of each part of shared memory, in order."""
+        down, across = (k >= 2 * MOST_TOGETHER for k in self.window)
+        return {
+            "stacks": self.stacks * self.stacks_pitch,
+            "stacks_folds": self.stacks * (self.broad // MOST_TOGETHER) * across,
+            "rows": self.stacks * self.lanes * self.rows_pitch,
+            "rows_folds": self.tall // MOST_TOGETHER * self.rows_pitch * down,
+        }
+
+    @property
+    def shared_bytes(self) -> int:
+        """All of shared memory that it takes."""
+        return sum(self.parts.values()) * max(self.itemsize, 4)
+
+
+@dataclass(frozen=True)
+class FlatLaunch:
+    """One launch of kernels_cu/cuda/flat.cu.
+
+    Attributes
+    ----------
+    tile : FlatTile
+        What a block computes.
+    struct : numpy.ndarray
+        `structs.FLAT`, but for `aligned`, which depends on the arrays.
+    grid : tuple of int
+        Blocks along columns, rows and planes.
+    cost : float
+        The traffic of an output by a model, in words, to compare launches by.
+    """
+
+    tile: FlatTile
+    struct: np.ndarray
+    grid: tuple[int, int, int]
+    cost: float
+
+
+def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch | None:
+    """The launch with the cheapest tile, None where none fits shared memory."""
+    tile, cost = _cheapest_tile(planes, itemsize, limits)
+    if tile is None:
+        return None
+    struct = np.zeros((), FLAT)
+    struct["planes"], struct["size"], struct["before"] = planes.number, planes.size, planes.before
+    struct["window"], struct["tile"] = planes.window, (tile.rows, tile.columns)
+    struct["rows_pitch"], struct["stacks_pitch"] = tile.rows_pitch, tile.stacks_pitch
+    begin = 0
+    for part, words in tile.parts.items():
+        if part != "stacks":
+            struct[part] = begin
+        begin += words
+    grid = (
+        min(-(-planes.size[1] // tile.columns), limits.blocks),
+        min(-(-planes.size[0] // tile.rows), limits.blocks_y),
+        min(planes.number, limits.blocks_y),
+    )
+    return FlatLaunch(tile, struct, grid, cost)
+
+
+def _cheapest_tile(planes: _Planes, itemsize: int, limits: Limits) -> tuple[FlatTile | None, float]:
+    """The tile with the least traffic of an output, by a model; and that traffic, in words.
+
+    A tile of rows x columns outputs loads what its windows see, tall x broad words; whole sectors
+    of memory at both ends of each row; and some words' worth of index arithmetic by each thread.
+    Each output is written once. All that is more expensive by the part of the launch in which the
+    GPU is half idle, and where windows along few stacks meet in the same banks.
+    """
+    size, window = planes.size, planes.window
+    outputs = size[0] * size[1]
+    best, cost = None, math.inf
+    down, across = (k if k == 1 else max(together(k), 4) for k in window)
+    for rows in powers_of_two(down, size[0]):
+        for columns in powers_of_two(max(across, 4), size[1]):
+            if rows * columns < min(outputs, BLOCK_THREADS):
+                continue
+            tile = FlatTile(rows, columns, window, itemsize)
+            if tile.shared_bytes > limits.shared_bytes:
+                break
+            seen: float = tile.tall * (tile.broad + limits.sector_bytes // itemsize)
+            seen += limits.thread_words * tile.threads * tile.lanes
+            blocks = planes.number * -(-size[0] // rows) * -(-size[1] // columns)
+            idle = limits.blocks_at_once / 2 / blocks
+            slower = max(1.0, limits.stacks_apart / tile.stacks) if across > 1 else 1.0
+            found = (seen / (rows * columns) + 1) * (1 + idle) * slower
+            if found < cost:
+                best, cost = tile, found
+    return best, cost
+
+
+def powers_of_two(first: int, enough: int) -> Iterator[int]:
+    """`first`, and its doubles up to the first that is enough."""
+    yield first
+    while first < enough:
+        first *= 2
+        yield first
+
+
+@lru_cache(maxsize=256)
+def flat_launches(
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    itemsize: int,
+    limits: Limits = LIMITS,
+) -> tuple[tuple[tuple[int, ...], FlatLaunch | None], ...]:
+    """The axes and the launch of each pass of a box; None where shared memory is too small.
+
+    The last two axes are served by one launch where two launches would cost more, each other axis
+    by one of its own: along rows where elements lie one behind the other, else along columns.
+    """
+
+    def one(axis: int) -> tuple[tuple[int, ...], FlatLaunch | None]:
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        n, k, b = shape[axis], window[axis], before[axis]
+        if inner > 1:
+            planes = _Planes(outer, (n, inner), (k, 1), (b, 0))
+        else:
+            planes = _Planes(1, (outer, n), (1, k), (0, b))
+        return (axis,), _flat_launch(planes, itemsize, limits)
+
+    axes = [axis for axis, k in enumerate(window) if k > 1]
+    launches = [one(axis) for axis in axes]
+    last = len(shape) - 1
+    while last > 0 and shape[last] == window[last] == 1:
+        last -= 1
+    first = last - 1
+    if axes[-2:] == [first, last]:
+        size, k, b = ((each[first], each[last]) for each in (shape, window, before))
+        both = _flat_launch(_Planes(math.prod(shape[:first]), size, k, b), itemsize, limits)
+        separate = [launch.cost for _, launch in launches[-2:] if launch]
+        if both and (len(separate) < 2 or both.cost <= sum(separate)):
+            launches[-2:] = [((first, last), both)]
+    return tuple(launches)
+
+
+def box(
+    launcher: Launcher, array: Array, window: Window, outside: np.ndarray, minimum: bool
+) -> Array:
+    """The extremum over a box."""
+    storage = array.dtype.name
+    real = np.dtype(source.ARITHMETIC[storage])
+    passes = flat_launches(
+        array.shape, window.shape, window.before, array.dtype.itemsize, launcher.limits
+    )
+    for axes, launch in passes:
+        if launch is None:  # a window as long as this leaves shared memory no room for outputs
+            rest = tuple(k if axis in axes else 1 for axis, k in enumerate(window.shape))
+            array = reference.box(array, window._replace(shape=rest), outside, minimum)
+            continue
+        kernel = launcher.kernel(
+            flat_kernel, storage, minimum, tuple(map(together, launch.tile.window))
+        )
+        seen = Window(
+            tuple([window.shape[a] for a in axes]),
+            tuple([window.before[a] for a in axes]),
+            tuple([window.rules[a] for a in axes]),
+        )
+        table = launcher.tables(tuple([array.shape[a] for a in axes]), seen)
+        out = launcher.device.empty(array.shape, array.dtype)
+        struct = launch.struct.copy()
+        struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)
+        arguments = (struct[()], array, out, table, outside.astype(real)[()])
+        kernel(launch.grid, (launch.tile.threads,), arguments, launch.tile.shared_bytes)
+        array = out
+    return array

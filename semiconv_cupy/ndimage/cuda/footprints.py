@@ -1,0 +1,194 @@
+"""Extrema over footprints on a GPU, by their runs in tiles; launches of ``footprint.cu``.
+
+A run of taps along the last axis is the better of two windows of 2 ** level elements, which may
+overlap. Each line of a tile in shared memory becomes such windows in turn, level after level, and
+each run of that level is one or two look-ups. The plans (`footprint_launch`) know no arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda import BLOCK_THREADS
+from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.ndimage.borders import remembered
+from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
+from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.structs import FOOTPRINT
+from semiconv_cupy.ndimage.window import Window
+
+Array = Any
+Triple = tuple[int, int, int]
+_WORDS = (1, 2, 4, 8)  # of outputs that a thread finds; a kernel is compiled for each
+# Blocks that a multiprocessor should hold, for which the compiler limits the registers of a thread.
+_BLOCKS = 3
+
+
+def footprint_kernel(storage: str, minimum: bool, together: int) -> source.KernelSource:
+    """The extremum over a footprint's runs, `together` words of outputs of a thread."""
+    name = f"semiconv_footprint_{'minimum' if minimum else 'maximum'}_{storage}_{together}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_TOGETHER": str(together),
+        "SEMICONV_BLOCKS": str(_BLOCKS),
+    }
+    return source.KernelSource(name, source.assemble("cuda/footprint.cu", macros), OPTIONS)
+
+
+@dataclass(frozen=True)
+class FootprintLaunch:
+    """One launch of kernels_cu/cuda/footprint.cu.
+
+    Attributes
+    ----------
+    struct : numpy.ndarray
+        `structs.FOOTPRINT`, but for `aligned`, which depends on the arrays.
+    lookups : numpy.ndarray of int32
+        Where in a tile to look for each run, level after level.
+    together : int
+        Words of outputs that a thread finds.
+    grid : tuple of int
+        Blocks along the last axis, the one before, and all others.
+    shared_bytes : int
+        Shared memory of a block.
+    """
+
+    struct: np.ndarray
+    lookups: np.ndarray
+    together: int
+    grid: Triple
+    shared_bytes: int
+
+
+class _Volumes(NamedTuple):
+    """The last three axes, which a tile covers, of an array with `batch` such volumes."""
+
+    batch: int
+    size: Triple
+    window: Triple
+    lanes: int  # elements of a word
+
+    def seen(self, tile: Triple) -> Triple:
+        """What the windows of a tile's outputs see, along each axis."""
+        tall, high, broad = (t + n - 1 for t, n in zip(tile, self.window, strict=True))
+        return tall, high, broad
+
+
+@remembered(256, lambda shape, taps, *_: len(taps) <= LIMITS.kept_bytes)
+def footprint_launch(
+    shape: tuple[int, ...],
+    taps: bytes,
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    itemsize: int,
+    limits: Limits = LIMITS,
+) -> FootprintLaunch | None:
+    """The launch with the tile that loads least, None where the footprint is too large for one."""
+    axes = max(len(shape) - 3, 0)
+    if math.prod(window[:axes]) > 1:
+        return None
+    lanes, word = max(4 // itemsize, 1), max(itemsize, 4)
+    size = _last_three(shape[axes:])
+    volumes = _Volumes(math.prod(shape[:axes]), size, _last_three(window[axes:]), lanes)
+    best = _cheapest_tile(volumes, word, limits)
+    if best is None:
+        return None
+    tile, words = best
+    _, high, broad = volumes.seen(tile)
+    pitch = broad | 1
+    levels = _lookups(np.frombuffer(taps, np.bool_).reshape(volumes.window), high, pitch)
+    struct = np.zeros((), FOOTPRINT)
+    struct["batch"], struct["size"], struct["window"] = volumes.batch, size, volumes.window
+    struct["before"] = (0, 0, 0, *before[axes:])[-3:]
+    struct["tile"], struct["pitch"], struct["levels"] = tile, pitch, len(levels)
+    struct["first"][1 : len(levels) + 1] = np.cumsum([len(level) for level in levels])
+    grid = (
+        min(-(-size[2] // tile[2]), limits.blocks),
+        min(-(-size[1] // (tile[1] * lanes)), limits.blocks_y),
+        min(volumes.batch * -(-size[0] // tile[0]), limits.blocks_y),
+    )
+    lookups = np.array([offset for level in levels for offset in level], np.int32)
+    return FootprintLaunch(struct, lookups, math.prod(tile) // BLOCK_THREADS, grid, words * word)
+
+
+def _last_three(sizes: tuple[int, ...]) -> Triple:
+    """Up to three sizes as three, with 1 for an axis that is missing."""
+    first, second, third = (1, 1, 1, *sizes)[-3:]
+    return first, second, third
+
+
+def _cheapest_tile(volumes: _Volumes, word: int, limits: Limits) -> tuple[Triple, int] | None:
+    """The tile that loads the fewest words for an output, and all its words; None if none fits."""
+    size, lanes = volumes.size, volumes.lanes
+    best: tuple[float, Triple, int] | None = None
+    for tile in _tiles((size[0], -(-size[1] // lanes), size[2])):
+        tall, high, broad = volumes.seen(tile)
+        words = tall * high * (broad | 1)
+        if words * word <= limits.shared_bytes:
+            outputs = math.prod(tile)
+            blocks = volumes.batch * math.prod(size) / (outputs * lanes)
+            cost = words / outputs * (1 + limits.blocks_at_once / 2 / blocks)
+            best = min(best or (cost, tile, words), (cost, tile, words))
+    return best and best[1:]
+
+
+def _tiles(size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Tiles of some words a thread; lines of a warp's width where the array is as wide."""
+    for words in (BLOCK_THREADS * each for each in _WORDS):
+        for depth in powers_of_two(1, size[0]):
+            for columns in powers_of_two(min(32, 1 << (size[2] - 1).bit_length()), size[2]):
+                rows = words // (depth * columns)
+                if rows and (columns if depth == 1 else rows * columns) <= BLOCK_THREADS:
+                    yield depth, rows, columns
+
+
+def _lookups(taps: np.ndarray, high: int, pitch: int) -> list[list[int]]:
+    """Where in a tile to look for each run: by level, windows of 2 ** level words."""
+    levels: list[list[int]] = []
+    edges = np.diff(np.pad(taps, ((0, 0), (0, 0), (1, 1))).astype(np.int8))
+    for (z, y, begin), end in zip(np.argwhere(edges > 0), np.nonzero(edges < 0)[2], strict=True):
+        level = int(end - begin).bit_length() - 1
+        levels += [[] for _ in range(level + 1 - len(levels))]
+        line = int(z * high + y) * pitch
+        levels[level] += sorted({line + int(begin), line + int(end) - 2**level})
+    return levels
+
+
+def footprint(
+    launcher: Launcher, array: Array, window: Window, outside: np.ndarray, minimum: bool
+) -> Array | None:
+    """The extremum over a footprint; None where no tile has room for it."""
+    assert window.taps is not None
+    launch = footprint_launch(
+        array.shape,
+        window.taps.tobytes(),
+        window.shape,
+        window.before,
+        array.dtype.itemsize,
+        launcher.limits,
+    )
+    if launch is None:
+        return None
+    storage = array.dtype.name
+    out = launcher.device.empty(array.shape, array.dtype)
+    struct = launch.struct.copy()
+    struct["aligned"] = launcher.moves_fours(array.shape[-1], array)
+    kernel = launcher.kernel(footprint_kernel, storage, minimum, launch.together)
+    arguments = (
+        struct[()],
+        array,
+        out,
+        launcher.tables(array.shape, window),
+        launcher.keep((launch.lookups.tobytes(),), lambda: launch.lookups),
+        outside.astype(source.ARITHMETIC[storage])[()],
+    )
+    kernel(launch.grid, (BLOCK_THREADS,), arguments, launch.shared_bytes)
+    return out

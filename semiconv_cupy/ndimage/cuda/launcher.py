@@ -1,0 +1,72 @@
+"""A GPU as this package's launches use it: compiled kernels, and small arrays that stay there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda.kernels import compiled
+from semiconv_cupy.backends.device import Device, Kernel
+from semiconv_cupy.ndimage.borders import all_beyond
+from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.window import Window
+
+Array = Any
+_uploaded: dict[tuple[Any, ...], Array] = {}
+
+
+class Launcher:
+    """A device, with the limits of what is launched on it."""
+
+    def __init__(self, device: Device, limits: Limits = LIMITS) -> None:
+        self.device = device
+        self.limits = limits
+
+    def kernel(self, write: Callable[..., source.KernelSource], *arguments: Any) -> Kernel:
+        """The kernel whose source `write(*arguments)` is, compiled once for each device."""
+        return compiled(self.device, write, *arguments)
+
+    def upload(self, array: np.ndarray) -> Array:
+        """A copy on the device."""
+        return self.device.array_module.asarray(np.ascontiguousarray(array))
+
+    def keep(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
+        """What `make` gives, on the device; `key` says all that it depends on.
+
+        Uploaded once for each stream, since launches on another could read it too early, or after
+        its memory was given to others. Large arrays are not kept.
+        """
+        whole = (self.device, *self.device.gpu_and_stream(), *key)
+        found = _uploaded.get(whole)
+        if found is None:
+            made = make()
+            found = self.upload(made)
+            if made.nbytes <= self.limits.kept_bytes:
+                if len(_uploaded) >= self.limits.kept_arrays:
+                    _uploaded.clear()
+                _uploaded[whole] = found
+        return found
+
+    def tables(self, shape: tuple[int, ...], window: Window) -> Array:
+        """What lies beyond the borders, one axis' table behind the other; never empty."""
+        size, before, rules = window.shape, window.before, window.rules
+
+        def tables() -> np.ndarray:
+            each = all_beyond(shape, size, before, rules)
+            return np.concatenate([*each, np.zeros(1, np.int64)])
+
+        return self.keep((shape, size, before, rules), tables)
+
+    def moves_fours(self, row: int, *arrays: Array) -> bool:
+        """Whether rows begin where four elements may be moved at once."""
+        return row % 4 == 0 and all(
+            self.device.address(a) % min(4 * a.dtype.itemsize, 16) == 0 for a in arrays
+        )
+
+
+def table_starts(window: tuple[int, ...]) -> np.ndarray:
+    """Where each axis' entries begin in `Launcher.tables`."""
+    return np.cumsum([0, *(k - 1 for k in window)])[:-1]

@@ -1,0 +1,50 @@
+"""Sizes at which the launches of this package change their ways, and what set each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of launches; each is an argument with a default, so that tests can pass others.
+
+    Attributes
+    ----------
+    shared_bytes : int
+        Shared memory of a block: what CUDA gives on every GPU without an attribute of the kernel.
+    blocks, blocks_y : int
+        CUDA's limits of a grid along its first axis, and along the two others.
+    blocks_at_once : int
+        Blocks that fill a large GPU: six on each of the 132 multiprocessors of an H100. With fewer
+        blocks than that a launch is taken to be half idle at its end.
+    sector_bytes : int
+        The least that memory moves at once, by CUDA's programming guide.
+    thread_words : float
+        What a thread of a box costs besides its outputs, in words moved: index arithmetic, which
+        made blocks of 128 threads faster than of 256 for small tiles.
+    stacks_apart : int
+        Stacks of words in a box's tile from which on a warp's accesses to windows along rows lie in
+        different banks; with fewer the launch is slower in proportion.
+    reach : int
+        Steps along an axis that a reconstruction's tile of 32 x 32 has room for in shared memory.
+    kept_bytes : int
+        The size up to which an array (border tables, look-ups, weights) stays on the GPU, and a
+        footprint's launch is remembered. Larger ones take longer to use than to upload.
+    kept_arrays : int
+        How many arrays stay there; all are dropped beyond, which is at most 16 MiB.
+    """
+
+    shared_bytes: int = 48 * 1024
+    blocks: int = 2**31 - 1
+    blocks_y: int = 2**16 - 1
+    blocks_at_once: int = 6 * 132
+    sector_bytes: int = 32
+    thread_words: float = 2.5
+    stacks_apart: int = 16
+    reach: int = 8
+    kept_bytes: int = 2**16
+    kept_arrays: int = 256
+
+
+LIMITS = Limits()

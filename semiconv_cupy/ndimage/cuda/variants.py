@@ -1,0 +1,37 @@
+"""The kernels of this package that ship: one of each kind, for the report and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from semiconv_cupy import source
+from semiconv_cupy.ndimage.cuda.boxes import flat_kernel
+from semiconv_cupy.ndimage.cuda.footprints import footprint_kernel
+from semiconv_cupy.ndimage.cuda.limits import LIMITS
+from semiconv_cupy.ndimage.cuda.spread import spread_kernel
+from semiconv_cupy.ndimage.cuda.structures import border_kernel
+from semiconv_cupy.ndimage.cuda.taps import taps_kernel
+
+
+def shipping_variants() -> Iterator[source.KernelSource]:
+    """A kernel of each kind for each dtype for which it differs."""
+    for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
+        for together in ((2, 2), (8, 8), (1, 4), (8, 1)):
+            yield flat_kernel(storage, False, together)
+        for words in (1, 8):
+            yield footprint_kernel(storage, False, words)
+        yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
+    for storage, lane in (
+        ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
+        ("uint8", "int16"), ("int32", "int64"), ("int32", "float64"),
+    ):  # fmt: skip
+        yield taps_kernel("structure", storage, lane, storage, 2, True)
+    yield taps_kernel("saturating", "uint64", "uint64", "uint64", 3)
+    for symmetry in (0, 1, -1):
+        yield taps_kernel("sum", "float32", "float64", "float32", 2, symmetry=symmetry)
+    yield taps_kernel("sum", "uint8", "float64", "bool", 8)
+    yield taps_kernel("sum", "float32", "float64", "float16", 1)
+    for storage in ("float16", "float32", "uint8"):
+        yield border_kernel(storage, 2)
+        yield spread_kernel(storage, 2, False, (1, 1))
+    yield spread_kernel("float64", 4, True, (LIMITS.reach, LIMITS.reach))
