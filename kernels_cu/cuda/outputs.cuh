@@ -1,0 +1,110 @@
+// A thread's outputs: their accumulators in registers, and how results and residuals reach memory.
+//
+// Needs what numbers.cuh and patch.cuh need. `out` and each of the residual's arrays are C-contiguous;
+// the arrays of a residual lie `residual_plane` elements apart.
+#pragma once
+#include "winners.cuh"
+
+namespace semiconv {
+
+constexpr int values = columns / lanes;  // registers of a row of outputs
+template <class A> using Accumulators = A[channels][rows][values];
+template <class A, class F> SEMICONV_FN void for_each(Accumulators<A>& acc, F&& visit) {
+#pragma unroll
+  for (int c = 0; c < channels; ++c)
+#pragma unroll
+    for (int row = 0; row < rows; ++row)
+#pragma unroll
+      for (int x = 0; x < values; ++x) visit(acc[c][row][x]);
+}
+
+// Writes neighbouring elements, of which the first `count` exist.
+template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& chunk, int64 count) {
+  if (count >= columns && (size_t)to % alignof(Chunk<T, columns>) == 0) {
+    *(Chunk<T, columns>*)to = chunk;
+  } else {
+#pragma unroll
+    for (int x = 0; x < columns; ++x)
+      if (x < count) to[x] = chunk.of[x];
+  }
+}
+
+// winner(one, x): the winning tap of output x, whose accumulator is `one`.
+template <class A, class F>
+SEMICONV_FN void store_residuals(const A (&acc)[values], F&& winner, void* residual, int64 residual_plane,
+                                 int64 at, int64 count) {
+#if defined(SEMICONV_RESIDUAL)
+  Chunk<SEMICONV_RESIDUAL, columns> chunk;
+  auto* to = (SEMICONV_RESIDUAL*)residual + at;
+  if constexpr (provenance) {
+#pragma unroll
+    for (int x = 0; x < columns; ++x) chunk.of[x] = (SEMICONV_RESIDUAL)winner(acc[x], x);
+    store_chunk(to, chunk, count);
+  } else {
+#pragma unroll
+    for (int k = 0; k < A::residuals; ++k) {
+#pragma unroll
+      for (int x = 0; x < columns; ++x) chunk.of[x] = acc[x].residual(k);
+      store_chunk(to + k * residual_plane, chunk, count);
+    }
+  }
+#endif
+}
+
+// The arrays of one call.
+struct Arrays {
+  const Storage *img, *krn;
+  Storage* out;
+  void* residual;
+  int64 residual_plane;
+
+  // The first channel that a plane of outputs sees.
+  SEMICONV_FN const Storage* image(const Geometry& g, const Place& place) const {
+    return img + place.batch * g.img_strides[0] + place.group * g.in_channels * g.img_strides[1];
+  }
+};
+
+// view, inside: of the last slab; only a block with one plane of taps reads them (winners.cuh).
+template <class A, class F>
+SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Place& place, const View& view,
+                               F&& inside, const Arrays& arrays) {
+  if (place.idle) return;
+  const Storage* image = arrays.image(g, place);
+  int64 outer_at = 0, pixels = along_y(g.out_size, 1) * along_x(g.out_size);
+  for (int a = 0; a < outer; ++a) {
+    outer_at = outer_at * g.out_size[a] + place.outer_position[a];
+    pixels *= g.out_size[a];
+  }
+  const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
+  const int32 thread = this_thread() % threads;
+  const int32 top = place.y + thread / threads_x * rows, left = place.x + thread % threads_x * columns;
+  const int64 corner = (outer_at * height + top) * width + left;
+#pragma unroll
+  for (int c = 0; c < channels; ++c) {
+    const uint32 output = place.block * channels + c;
+    if (output >= g.outputs_per_group) continue;
+    const int64 plane = (place.batch * g.groups + place.group) * g.outputs_per_group + output;
+    const Storage* kernel = arrays.krn + g.kernel_of(place.group, output) * g.krn_strides[0];
+#pragma unroll
+    for (int row = 0; row < rows; ++row) {
+      if (top + row >= height) continue;
+      const int64 at = plane * pixels + corner + row * width;
+      Chunk<Storage, columns> results;
+#pragma unroll
+      for (int x = 0; x < columns; ++x)
+        results.of[x] = result_of(Packed<Value>::number(acc[c][row][x / lanes].result(), x % lanes));
+      store_chunk(arrays.out + at, results, width - left);
+      const auto winner = [&](const auto& one, int x) {
+        if constexpr (by_runs && one_plane)
+          return tap_in_patch(view, c, row, x, one.best, one.winner, inside);
+        else if constexpr (by_runs)
+          return tap_in_image(g, place, image, kernel, top + row, left + x, one.best, one.winner);
+        else
+          return one.winner;
+      };
+      store_residuals(acc[c][row], winner, arrays.residual, arrays.residual_plane, at, width - left);
+    }
+  }
+}
+
+}  // namespace semiconv

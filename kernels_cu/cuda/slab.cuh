@@ -1,0 +1,40 @@
+// Slabs: how many rows of a plane of taps are in shared memory at a time, and which patch of the image
+// a tile's windows see through them.
+//
+// Needs what patch.cuh needs, and
+//   SEMICONV_SLAB   rows of taps in a slab; a plane of that many rows is one slab
+//
+//     a plane of taps     slabs of 3 rows      the patch of slab 1: of all rows that the windows of the
+//     (size_y = 8)        +--------+           tile see, those from `offset` on
+//                       0 | slab 0 |
+//                       3 | slab 1 |
+//                       6 | slab 2 |  (the last one has what is left: 2 rows)
+//                         +--------+
+#pragma once
+#include "patch.cuh"
+
+namespace semiconv {
+
+constexpr int slab_rows = SEMICONV_SLAB;
+constexpr int slabs = (size_y() + slab_rows - 1) / slab_rows;  // of a plane
+struct Slab {
+  int32 first, rows;  // rows of taps, in the kernel's order
+  // Rows of the image between the first one that the tile's windows see and the first of the patch.
+  SEMICONV_FN int32 offset() const { return (mirrored ? size_y() - first - rows : first) * dilation_y(); }
+};
+// n counts the slabs of one plane after the other.
+SEMICONV_FN Slab slab_of(int32 n) {
+  if (slabs == 1) return {0, size_y()};
+  const int32 first = n % slabs * slab_rows;
+  return {first, size_y() - first < slab_rows ? size_y() - first : slab_rows};
+}
+
+constexpr int patch_height = (tile_rows - 1) * stride_y() + (slab_rows - 1) * dilation_y() + 1;
+constexpr int patch_chunks =  // of a row
+    chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);
+using Source = PatchSource<patch_height, patch_chunks>;
+struct Patch {
+  Chunk<Storage, columns> of[Source::chunks];
+};
+
+}  // namespace semiconv

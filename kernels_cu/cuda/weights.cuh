@@ -1,0 +1,78 @@
+// The weights of one slab in shared memory: what a weight is there, what a term is of it, and which
+// weights each thread copies.
+//
+// Needs what numbers.cuh and slab.cuh need. A row of taps is padded to whole chunks; the weights of one
+// tap for the output channels of a thread are neighbours, so that one load brings several of them:
+//
+//   channels = 2, size_x = 3, columns = 4      c0 c1 c0 c1 | c0 c1  -  -     row 0 of the slab
+//   (chunks of 4 weights)                      k0 k0 k1 k1 | k2 k2
+//                                              c0 c1 c0 c1 | c0 c1  -  -     row 1
+#pragma once
+#include "numbers.cuh"
+#include "slab.cuh"
+
+namespace semiconv {
+
+// A weight in shared memory. Short numbers pass through registers on their way there, and are converted
+// there once; longer ones are copied as they are.
+template <bool SHORT> struct WeightOf { using type = Storage; };
+template <> struct WeightOf<true> { using type = Value; };
+using Weight = WeightOf<sizeof(Storage) < 4>::type;
+template <class W> SEMICONV_FN W weight_of(Storage stored) {
+  if constexpr (short_sums) return in_all_lanes<W>(addend((int32)load(stored)));
+  else if constexpr (paired) return in_all_lanes<W>(store(addend(load(stored))));
+  else return (W)load(stored);
+}
+// img (x) krn; PLAIN: nothing overflows.
+template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
+  if constexpr (short_sums || paired) return img + krn;
+  else if constexpr (PLAIN) return img + addend((V)load(krn));
+  else return times(img, (V)load(krn));
+}
+
+constexpr int weight_chunks = chunks_for(size_x() * channels);  // of a row of taps
+constexpr int weights_pitch = weight_chunks * columns;
+constexpr int weights_of_thread = (slab_rows * weights_pitch + threads - 1) / threads;
+struct Weights {
+  Chunk<Weight, columns> of[slab_rows * weight_chunks];
+};
+
+// Where this thread's share of a slab's weights lies in the kernel, in elements from the first weight of
+// the block's first output. If the block has channels beyond the last output, they get its weights.
+struct WeightRoute {
+  int32 at[weights_of_thread];
+
+  SEMICONV_FN WeightRoute(const Geometry& g, int tap_rows, int32 last_channel, int thread) {
+#pragma unroll
+    for (int k = 0; k < weights_of_thread; ++k) {
+      const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels, c = n % channels;
+      at[k] = ky >= tap_rows || kx >= size_x()
+                  ? nowhere
+                  : (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
+                        ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
+    }
+  }
+  // visit(n, at): the n-th weight of the slab lies `at` in the kernel.
+  template <class F> SEMICONV_FN void visit(int thread, F&& visit) const {
+#pragma unroll
+    for (int k = 0; k < weights_of_thread; ++k)
+      if (at[k] != nowhere) visit(thread + k * threads, at[k]);
+  }
+};
+
+// Copies a weight from global memory to place n of the d-th slab's weights.
+template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& weights, int d, int n, const S* from) {
+  if constexpr (sizeof(S) < 4) ((Weight*)weights.of)[n] = weight_of<Weight>(*from);
+  else to.copy(d * sizeof(Weights) + n * sizeof(S), from);
+}
+
+// What one thread sees of a slab in shared memory: the patch from the thread's own corner on, the
+// weights, and which rows of taps they are, counted over all planes.
+struct View {
+  const Chunk<Storage, columns>* patch;
+  const Chunk<Weight, columns>* weights;
+  int32 first_row, rows;
+  SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : rows; }
+};
+
+}  // namespace semiconv
