@@ -56,13 +56,13 @@ class _ArrayFunctions:
         return found
 
     def _special(self, name: str) -> Any:
-        if self._module is np:  # NumPy has none of these; the package does not need SciPy
+        if self._module is np:  # NumPy lacks them, and SciPy may not be installed
             return np.vectorize(_guarded(getattr(math, {"tgamma": "gamma"}.get(name, name))))
         import cupyx.scipy.special as special
 
         return getattr(special, {"tgamma": "gamma", "lgamma": "gammaln"}.get(name, name))
 
-    # As the kernels: the second argument only where it is strictly better.
+    # As in the kernels, the second argument is taken only where it is strictly better.
     def maximum(self, a: Any, b: Any) -> Any:
         return self._module.where(a < b, b, a)
 
@@ -152,7 +152,7 @@ class ArrayFunction:
         numbers = all(isinstance(argument, int | float) for argument in arguments)
         dtype: Any = np.float64 if numbers else None
         if any(getattr(argument, "dtype", None) == np.dtype(object) for argument in arguments):
-            dtype = object  # all of them, or a Python integer would become one of 64 bits
+            dtype = object  # for all, or a Python integer would become one of 64 bits
         arrays = [module.asarray(argument, dtype=dtype) for argument in arguments]
         with np.errstate(all="ignore"):
             result = self._on_arrays(module, arrays)

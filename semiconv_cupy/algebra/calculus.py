@@ -45,10 +45,10 @@ def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
 
 
 def zero_where_a_factor_is(slope: Any) -> Any:
-    """A derivative whose quotients are 0 where a factor is, infinite as another may be.
+    """The derivative with each quotient set to 0 where one of its factors is 0.
 
-    At img = 0 the term sqrt(img * krn) does not depend on krn: img / (2 sqrt(img * krn)) counts as
-    0 there, and not as 0 / 0.
+    Another factor may be infinite there. At img = 0 the term sqrt(img * krn) does not depend on
+    krn, so that its derivative img / (2 sqrt(img * krn)) counts as 0, and not as 0 / 0.
     """
     if isinstance(slope, sympy.Add):
         return sympy.Add(*map(zero_where_a_factor_is, slope.args))
@@ -91,7 +91,7 @@ def inverse(expression: Any, argument: str) -> Any:
 
 
 def solutions(expression: Any, unknown: Any, result: Any) -> Iterator[Any]:
-    """Expressions for the unknown where ``expression == result``; the caller tests which is meant.
+    """Expressions for the unknown where ``expression == result``; the caller picks the right one.
 
     Examples
     --------
@@ -116,7 +116,17 @@ def solutions(expression: Any, unknown: Any, result: Any) -> Iterator[Any]:
 
 
 def _unwound(expression: Any, unknown: Any, result: Any) -> Any:
-    """The solution by undoing one operation after the other; None where two hold the unknown."""
+    """The solution by undoing one operation after the other; None where two parts hold the unknown.
+
+    From outside to inside, each step moves one operation to the other side:
+
+        (acc^3 + val^3)^0.5 = res
+         acc^3 + val^3      = res^2
+         acc^3              = res^2 - val^3
+         acc                = (res^2 - val^3)^(1/3)
+
+    Unlike SymPy's solver this keeps the brackets of the formula, and takes powers of floats.
+    """
     while expression != unknown:
         parts = [argument for argument in expression.args if argument.has(unknown)]
         if len(parts) != 1:

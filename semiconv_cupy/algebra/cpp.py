@@ -17,7 +17,7 @@ from semiconv_cupy.algebra.printing import MOST_FACTORS, Printer, readable
 
 
 class _FloatingPrinter(Printer):
-    """C++ on V: every constant has the type V, so nothing is computed in double by accident."""
+    """Prints C++ for floating V. Every constant has the type V, so nothing becomes double."""
 
     def constant(self, value: sympy.Expr) -> str:
         if value.is_infinite:
@@ -29,7 +29,7 @@ class _FloatingPrinter(Printer):
 
 
 class _IntegerPrinter(Printer):
-    """C++ on integers V: in wider numbers, or a single operation by a function that saturates."""
+    """Prints C++ for integers V: in wider numbers, or as calls of functions that saturate."""
 
     def __init__(self, wide: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _IntegerPrinter(Printer):
 
 
 class _BoolPrinter(Printer):
-    """C++ on V = unsigned char, 0 or 1."""
+    """Prints C++ for V = unsigned char, whose values are 0 and 1."""
 
     def constant(self, value: sympy.Expr) -> str:
         return f"constant<V>({int(bool(value > 0))})"
@@ -123,7 +123,14 @@ def cpp_floating(expression: sympy.Basic) -> str:
 
 
 def needs_wide(expression: sympy.Basic) -> bool:
-    """Whether integers need wider numbers than their own: all but one saturating operation."""
+    """Whether integers are computed in wider numbers: all formulas but one saturating operation.
+
+    Examples
+    --------
+    >>> a, b = sympy.symbols("a b")
+    >>> needs_wide(a - b), needs_wide(Maximum(a + b, a)), needs_wide(a + b + 1)
+    (False, False, True)
+    """
     if expression.is_Symbol or expression in (0, 1, sympy.oo, -sympy.oo):
         return False
     if expression.is_Add or expression.is_Mul:

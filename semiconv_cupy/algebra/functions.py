@@ -33,7 +33,7 @@ def exact_number(value: float) -> sympy.Expr:
 
 
 class ExpressionError(TypeError):
-    """Something cannot be written as one expression, or not in this arithmetic."""
+    """A function cannot be written as one expression, or has no meaning in an arithmetic."""
 
 
 # ---- functions whose SymPy twins reorder their arguments, or differentiate into distributions ---
@@ -82,14 +82,17 @@ class Minimum(_Elementary):
 
 
 def _share(second: Boolean, a: sympy.Expr, b: sympy.Expr, argindex: int) -> sympy.Expr:
-    """The derivative of an extremum; `second` says where it is b. Of NaN it is a, as the value."""
+    """The derivative of an extremum, which is b where `second` holds; with NaN it is a."""
     of_first, of_second = (1, 0) if argindex == 1 else (0, 1)
     return Where(second, of_second, Where(sympy.Eq(a, b), HALF, of_first))
 
 
 class Grouped(_Elementary):
-    """Brackets: SymPy would multiply out 2 (a - b) and (a / b)^3, and so cancel or overflow where
-    the formula as it was written does not."""
+    """Brackets, which keep SymPy from multiplying out.
+
+    2 (a - b) as 2 a - 2 b, and (a / b)^3 as a^3 / b^3, would cancel or overflow where the formula
+    as it was written does not.
+    """
 
     nargs = 1
 
@@ -113,7 +116,26 @@ class Where(_Elementary):
         return a if a == b else None
 
     def _eval_derivative(self, s: sympy.Symbol) -> sympy.Expr:
-        # That of the branch taken or, on a boundary at which both are equal, of its two sides.
+        """The derivative of the branch that is taken; where both branches meet, the mean of both.
+
+        Example: where(s > 0, s, 0), whose branches meet at the boundary s = 0.
+
+                                 s < 0   s = 0   s > 0
+            condition            false   false   true
+            strict: s > 0        false   false   true     the boundary counts as false
+            loose:  s >= 0       false   true    true     the boundary counts as true
+            meet:   s == 0       false   true    false    both branches have the same value
+            derivative             0      1/2     1
+
+        Where strict and loose agree, the point lies inside a branch, whose derivative is right.
+        Where they differ it lies on a boundary: if the branches meet there, and the mean of their
+        derivatives is finite, that mean is the result. Otherwise it is the derivative of the branch
+        that the condition takes, as one branch is often there to replace the other where that has
+        no derivative.
+
+        An equation is false on both sides of its boundary, so that branch b's derivative serves
+        wherever the branches meet; where(s != c, ...) likewise takes branch a's.
+        """
         condition, a, b = self.args
         by_a, by_b = a.diff(s), b.diff(s)
         chosen = Where(condition, by_a, by_b)
@@ -121,7 +143,7 @@ class Where(_Elementary):
             return chosen
         meet = sympy.Eq(a, b, evaluate=False)
         strict, loose = _beside(condition, False), _beside(condition, True)
-        if strict == loose == sympy.false:  # an equation: both sides are b
+        if strict == loose == sympy.false:  # an equation: branch b lies on both sides
             return Where(condition & ~(meet & (Absolute(by_b) < sympy.oo)), by_a, by_b)
         if strict == loose == sympy.true:
             return Where(condition | (meet & (Absolute(by_a) < sympy.oo)), by_a, by_b)
@@ -131,7 +153,10 @@ class Where(_Elementary):
 
 
 def _beside(condition: Boolean, closed: bool) -> Boolean:
-    """What holds beside the condition's boundary, the boundary itself counted in or out."""
+    """The condition with its boundary counted as true (closed) or as false.
+
+    An equation is its own boundary, beside which it is false.
+    """
     if isinstance(condition, sympy.Eq | sympy.Ne):
         return sympy.true if isinstance(condition, sympy.Ne) else sympy.false
     if isinstance(condition, Relational):
@@ -142,9 +167,10 @@ def _beside(condition: Boolean, closed: bool) -> Boolean:
 
 
 class SlopeOfWhere(_Elementary):
-    """The derivative of a `Where`: (condition, the same without and with its boundary, whether both
-    branches are equal, the derivatives of both). The mean on a boundary where the branches meet, if
-    it is finite; a branch is often there to replace the other where that has no derivative."""
+    """The derivative of a `Where`, which explains the arguments.
+
+    They are (condition, strict, loose, meet, derivative of a, derivative of b).
+    """
 
     nargs = 6
 
@@ -244,7 +270,7 @@ def _trunc(a: sympy.Expr) -> sympy.Expr:
 
 
 def _square_root(a: sympy.Expr) -> sympy.Expr:
-    if a.is_Pow and a.exp == 2:  # its derivative at 0 is no 0 / 0
+    if a.is_Pow and a.exp == 2:  # |a|, whose derivative at 0 is 0 and not 0 / 0
         return Absolute(a.base)
     return sympy.sqrt(Grouped(a))
 
@@ -299,7 +325,7 @@ _RECIPROCALS = (
     ("coth", sympy.tanh),
 )
 
-# Every name that NumPy, math, torch, SciPy or SymPy has for a function.
+# The meaning of each name that NumPy, math, torch, SciPy or SymPy have for a function.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: meaning
     for names, meaning in (
@@ -390,7 +416,7 @@ _REPLACED = (
 
 
 def normalised(expression: sympy.Basic) -> sympy.Basic:
-    """The expression with Max, Abs, Piecewise, ... written with the functions of this file."""
+    """The expression with SymPy's Max, Abs, Piecewise, ... replaced by this file's functions."""
     if isinstance(expression, sympy.Piecewise):
         *branches, (last, condition) = expression.args
         if condition != sympy.true:

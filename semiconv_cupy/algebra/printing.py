@@ -37,7 +37,7 @@ CPP_FUNCTIONS = {
     "SlopeOfWhere": "slope_of_where",
     "Grouped": "",
 }
-# And in NumPy, CuPy and text for people.
+# Their names in NumPy and CuPy, and in text for people.
 NUMPY_FUNCTIONS = {
     **CPP_FUNCTIONS,
     **{"a" + name: "arc" + name for name in CIRCULAR},
@@ -46,7 +46,10 @@ NUMPY_FUNCTIONS = {
 
 
 class Printer(StrPrinter):
-    """Sums, products, comparisons and calls, the same in C++ and Python; subclasses fill in."""
+    """Prints sums, products, comparisons and calls, which C++ and Python write the same way.
+
+    Subclasses print constants, whole powers and what else differs.
+    """
 
     functions: dict[str, str] = CPP_FUNCTIONS
 
@@ -65,7 +68,10 @@ class Printer(StrPrinter):
         return super()._print(expression, **keywords)
 
     def operand(self, expression: sympy.Expr, level: str, strict: bool = False) -> str:
-        """The text, in brackets where it binds no tighter than the level."""
+        """The text of an operand, in brackets where it binds less tightly than the level.
+
+        With ``strict`` also where it binds as tightly: the right side of a - (b - c).
+        """
         text = self._print(expression)
         if expression.is_number:
             return text
@@ -161,7 +167,7 @@ class Printer(StrPrinter):
 
 
 class PythonPrinter(Printer):
-    """Python on arrays; every function is an attribute of ``prefix``."""
+    """Prints Python for arrays; functions are looked up in ``prefix``."""
 
     functions = NUMPY_FUNCTIONS
 
@@ -187,7 +193,7 @@ class PythonPrinter(Printer):
 
 
 def readable(expression: sympy.Basic) -> str:
-    """The expression for people: as one would write it in Python.
+    """The text of an expression for people, as one would write it in Python.
 
     Examples
     --------

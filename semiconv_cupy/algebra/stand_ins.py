@@ -1,7 +1,19 @@
 """What a traced function sees in place of the functions and modules that it uses.
 
-A copy of the function is run whose globals, closure and builtins have stand-ins: they do with
-numbers what the originals do, and record what is done with symbols.
+``math.exp`` wants a float, and ``max`` a comparison that is true or false: neither takes a symbol.
+So a copy of the user's function is run, and every name in the copy leads to a stand-in. It does
+with numbers what the original does, and records what is done with symbols:
+
+    name in the user's function      in its copy
+    globals: math, np, torch         _TracedModule, whose attributes are stand-ins
+             a helper function       a copy of it, made in the same way
+    closure: mu = 2.0                the same number: data stay as they are
+    builtins: min, max               functions that record an extremum of symbols
+              import                 gives a _TracedModule
+    random numbers, clocks           functions that raise: their values would be frozen
+
+Nothing that belongs to the user is changed. `memo` maps the id of each original to its stand-in, so
+that functions may call themselves and each other.
 """
 
 from __future__ import annotations
@@ -67,7 +79,7 @@ _EXTREMA = {id(getattr(builtins, name)): _extremum(name) for name in ("min", "ma
 
 
 def _is_random(value: Any) -> bool:
-    """Whether it is a source of values that change from call to call, or a part of one."""
+    """Whether a value is, or belongs to, a source of numbers that change from call to call."""
     name, owner = getattr(value, "__name__", ""), getattr(value, "__self__", None)
     if isinstance(value, types.ModuleType):
         return name in _RANDOM
@@ -84,6 +96,8 @@ def _is_random(value: Any) -> bool:
 
 
 def _refuse(name: str) -> Callable[..., Any]:
+    """A function that raises, in place of a source of numbers that change."""
+
     def call(*_: Any, **__: Any) -> Any:
         raise ExpressionError(
             f"{name} cannot be traced: the function is run once, so its value would be frozen"
@@ -93,7 +107,7 @@ def _refuse(name: str) -> Callable[..., Any]:
 
 
 def stand_in(value: Any, memo: dict[int, Any]) -> Any:
-    """The value as a traced function must see it: functions and modules replaced, data as it is."""
+    """What a traced function sees in place of a value; data stay as they are."""
     if id(value) in memo:
         return memo[id(value)]
     if value is where:
@@ -131,6 +145,7 @@ def stand_in(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
+    """The names that a function's code looks up, those of the functions in it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -138,7 +153,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _copy_with_stand_ins(function: types.FunctionType, memo: dict[int, Any]) -> Callable[..., Any]:
-    """A copy of a Python function whose globals and closure are traceable."""
+    """A copy of a Python function with stand-ins in its globals, closure and defaults."""
     scope: dict[str, Any] = dict(function.__globals__)
 
     def import_stand_in(*arguments: Any, **keywords: Any) -> Any:
