@@ -15,6 +15,7 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.canonical import Strides, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, residual_of
@@ -80,6 +81,21 @@ class Route:
         if self.by_sums:
             return None
         return residual_of(self.semifield, self.storage, self.geometry)
+
+    def along(self, img_strides: Strides, krn_strides: Strides) -> tuple[Route, Strides, Strides]:
+        """The forward pass's route in canonical form, and the strides of image and kernel there.
+
+        The result has the same bits. So log and root by ordinary sums keep the work's own form:
+        their scale is that of a tile, which follows from how the image is cut. So do semifields
+        whose residual has an axis of input channels.
+        """
+        channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
+        if self.by_sums or channels_of_residual:
+            return self, img_strides, krn_strides
+        form = canonical(self.geometry, img_strides, krn_strides)
+        if form.geometry is self.geometry:
+            return self, img_strides, krn_strides
+        return replace(self, geometry=form.geometry), form.img_strides, form.krn_strides
 
     def after(self, residual: object | None) -> Route:
         """The route of a backward pass whose forward pass kept this residual, or None.

@@ -10,6 +10,7 @@ from cuda_on_cpu.device import HarnessDevice
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
+from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -213,6 +214,21 @@ def test_windows_of_nothing_have_gradient_zero(name):
     assert (out == semifield.zero).all()
     for gradient in pullback(np.ones_like(out)):
         assert (gradient == 0).all()
+
+
+def test_no_library_is_compiled_that_is_never_called():
+    """Forward with a residual, and backward; the forward pass without one is another library."""
+    img, krn = np.ones((1, 1, 9)), np.ones((1, 1, 3))
+    sc.semifield_conv(img, krn, "tropical_max")  # loads what all libraries share
+    semifield = sc.SelectSemifield(lambda a, b: b > a, lambda i, k: i + 3 * k, zero=-np.inf)
+    counts = [len(libraries.loaded())]
+    out, pullback = sc.semifield_conv_vjp(img, krn, semifield)
+    counts.append(len(libraries.loaded()))
+    pullback(np.ones_like(out))
+    counts.append(len(libraries.loaded()))
+    sc.semifield_conv(img, krn, semifield)
+    counts.append(len(libraries.loaded()))
+    assert np.diff(counts).tolist() == [1, 1, 1]
 
 
 def test_errors_name_what_is_wrong():

@@ -217,6 +217,7 @@ def forward_at(
     C-contiguous, and all addresses multiples of their element's size. Without a number of threads
     that of `threads` serves.
     """
+    route, img_strides, krn_strides = route.along(img_strides, krn_strides)
     part = "forward_residual" if keeps_residual else "by_sums" if route.by_sums else "forward"
     loaded = library(route.semifield, route.storage, part)
     struct = GeometryStruct.of(route.geometry, img_strides, krn_strides)

@@ -1,0 +1,209 @@
+"""The equal work that runs fastest: a convolution's axes by their roles, rewritten.
+
+A pair's time depends on how long the innermost axis is, not on what the axes are called. So before
+a work is computed, its axes are looked at as sizes, taps and memory strides, and neighbours that
+nothing tells apart become one:
+
+    img (1, 1, 512, 512, 16)                     img (64, 1, 40)
+    krn (1, 1, 3, 1, 1)                          krn (1, 1, 1)
+
+    windowed 512, 3 taps - windowed 512, 3 taps  batch 64 -.
+    free 512 -.                                             >- free 2560
+               >---------- free 8192             free  40 -'
+    free  16 -'
+
+No element moves: image, kernel, result and residual keep their memory, and taps their numbers.
+Array-free. Called by ``route`` when a call of the host backend is planned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from semiconv_cupy.geometry import Geometry
+
+Role = Literal["free", "contracted", "produced", "windowed"]
+Slot = Literal["batch", "groups", "outputs", "space", "channels"]
+Strides = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a work.
+
+    Attributes
+    ----------
+    role : {"free", "contracted", "produced", "windowed"}
+        Free: image and result share it, each position by itself (a batch, groups, a spatial axis of
+        one tap). Contracted: image and kernel share it, the result adds it up (input channels).
+        Produced: kernel and result share it (output channels). Windowed: a spatial axis whose
+        outputs see several positions, or positions outside.
+    slot : {"batch", "groups", "outputs", "space", "channels"}
+        Where a `Geometry` states it.
+    size : int
+        Positions in the image; in the result for a produced axis.
+    img, krn, out : int
+        Memory strides in elements; 0 for an array that does not have the axis.
+    taps, step, dilation : int
+        The window: its taps, and how many positions lie between outputs and between taps.
+    border : (int, int)
+        How far windows reach beyond the image, before and after it.
+    """
+
+    role: Role
+    slot: Slot
+    size: int
+    img: int = 0
+    krn: int = 0
+    out: int = 0
+    taps: int = 1
+    step: int = 1
+    dilation: int = 1
+    border: tuple[int, int] = (0, 0)
+
+    def __str__(self) -> str:
+        """As in the drawing above."""
+        window = f", {self.taps} taps" if self.role == "windowed" else ""
+        return f"{self.role} {self.size}{window}"
+
+
+@dataclass(frozen=True)
+class CanonicalForm:
+    """A work as its axes, and as kernels take it.
+
+    Attributes
+    ----------
+    axes : tuple of Axis
+        From the result's outermost to its innermost, the contracted axis last. Batches, groups and
+        channels of one are left out.
+    geometry : Geometry
+        The same work for the kernels.
+    img_strides, krn_strides : tuple of int
+        The strides of its image and kernel, in elements.
+
+    Examples
+    --------
+    >>> img, krn = (1, 1, 512, 512, 16), (1, 1, 3, 1, 1)
+    >>> form = canonical(Geometry.plan(img, krn), contiguous(img), contiguous(krn))
+    >>> print(form)
+    windowed 512, 3 taps; free 8192
+    >>> form.geometry.img_shape, form.geometry.krn_shape, form.img_strides[2:]
+    ((1, 1, 512, 8192), (1, 1, 3, 1), (8192, 1))
+    """
+
+    axes: tuple[Axis, ...]
+    geometry: Geometry
+    img_strides: Strides
+    krn_strides: Strides
+
+    def __str__(self) -> str:
+        """The axes in words."""
+        return "; ".join(map(str, self.axes))
+
+
+def contiguous(shape: tuple[int, ...]) -> Strides:
+    """The strides of a C-contiguous array, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+@lru_cache(maxsize=4096)
+def canonical(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
+    """The canonical form of a work on arrays of these strides, in elements.
+
+    The result is C-contiguous. A work in which nothing merges keeps its geometry and strides.
+    """
+    axes = _axes(geometry, img_strides, krn_strides)
+    present = tuple(axis for axis in axes if axis.size != 1 or axis.slot == "space")
+    merged = _merged(present) if 0 not in geometry.out_shape else present
+    if merged == present:
+        return CanonicalForm(present, geometry, img_strides, krn_strides)
+    return _as_kernels_take_it(merged, geometry)
+
+
+def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
+    """Batch, groups, output channels, spatial axes, input channels."""
+    out = contiguous(geometry.out_shape)
+    per_group, channels = geometry.outputs_per_group, geometry.in_channels
+    krn_of_group = 0 if geometry.kernels == per_group else per_group * krn[0]
+    return (
+        Axis("free", "batch", geometry.batch, img[0], 0, out[0]),
+        Axis(
+            "free", "groups", geometry.groups, channels * img[1], krn_of_group, per_group * out[1]
+        ),
+        Axis("produced", "outputs", per_group, 0, krn[0], out[1]),
+        *(
+            _spatial(geometry, axis, img[axis + 2], krn[axis + 2], out[axis + 2])
+            for axis in range(geometry.rank)
+        ),
+        Axis("contracted", "channels", channels, img[1], krn[1]),
+    )
+
+
+def _spatial(geometry: Geometry, axis: int, img: int, krn: int, out: int) -> Axis:
+    size, taps, step = (
+        of[axis] for of in (geometry.image_size, geometry.kernel_size, geometry.stride)
+    )
+    border = (geometry.pad_begin[axis], geometry.pad_end[axis])
+    if taps == step == 1 and border == (0, 0):
+        return Axis("free", "space", size, img, 0, out)
+    return Axis(
+        "windowed", "space", size, img, krn, out, taps, step, geometry.dilation[axis], border
+    )
+
+
+def _merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """Each run of neighbouring free axes that lie together in all arrays as one axis.
+
+    It lies where the innermost of them did: a batch becomes part of the space, not the reverse.
+    """
+    found: list[Axis] = []
+    for axis in axes:
+        if found and _lie_together(found[-1], axis):
+            outer = found.pop()
+            inner = axis if axis.size > 1 else replace(outer, slot=axis.slot)
+            found.append(replace(inner, size=outer.size * axis.size))
+        else:
+            found.append(axis)
+    return tuple(found)
+
+
+def _lie_together(outer: Axis, inner: Axis) -> bool:
+    """Whether a step along the outer free axis is one whole inner axis further, in every array."""
+    if not outer.role == inner.role == "free":
+        return False
+    if inner.slot == "space" and outer.krn:  # each of these groups has a kernel of its own
+        return False
+    if 1 in (outer.size, inner.size):
+        return True
+    whole = (inner.size * inner.img, inner.size * inner.krn, inner.size * inner.out)
+    return (outer.img, outer.krn, outer.out) == whole
+
+
+def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> CanonicalForm:
+    """Each axis in its slot of a geometry; slots that lost their axis are of size 1."""
+    slots = {axis.slot: axis for axis in axes if axis.slot != "space"}
+    space = [axis for axis in axes if axis.slot == "space"]
+    batch = slots.get("batch", Axis("free", "batch", 1))
+    groups = slots.get("groups", Axis("free", "groups", 1))
+    outputs = slots.get("outputs", Axis("produced", "outputs", 1, 0, groups.krn))
+    channels = slots.get("channels", Axis("contracted", "channels", 1, groups.img))
+    geometry = Geometry(
+        batch=batch.size,
+        groups=groups.size,
+        in_channels=channels.size,
+        outputs_per_group=outputs.size,
+        kernels=outputs.size * (groups.size if groups.krn else 1),
+        image_size=tuple(axis.size for axis in space),
+        kernel_size=tuple(axis.taps for axis in space),
+        stride=tuple(axis.step for axis in space),
+        dilation=tuple(axis.dilation for axis in space),
+        pad_begin=tuple(axis.border[0] for axis in space),
+        pad_end=tuple(axis.border[1] for axis in space),
+        mirrored=original.mirrored,
+    )
+    img = (batch.img, channels.img, *(axis.img for axis in space))
+    krn = (outputs.krn, channels.krn, *(axis.krn for axis in space))
+    return CanonicalForm(axes, geometry, img, krn)

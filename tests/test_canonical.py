@@ -1,0 +1,162 @@
+"""A work and its canonical form are equal: what merges, what does not, and what both compute."""
+
+import math
+
+import cases
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semiconv_cupy import run
+from semiconv_cupy.canonical import canonical, contiguous
+from semiconv_cupy.geometry import Geometry
+
+
+def form_of(img, krn, strides=None, **arguments):
+    plan = Geometry.plan(img, krn, **arguments)
+    return canonical(plan, strides or contiguous(img), contiguous(krn))
+
+
+@pytest.mark.parametrize(
+    ("img", "krn", "arguments", "text"),
+    [
+        ((1, 1, 64, 48, 16), (1, 1, 3, 1, 1), {}, "windowed 64, 3 taps; free 768"),
+        ((1, 1, 64, 48, 16), (1, 1, 1, 1, 3), {}, "free 3072; windowed 16, 3 taps"),
+        ((5, 1, 40), (1, 1, 1), {}, "free 200"),
+        ((5, 1, 8, 9), (1, 1, 1, 3), {}, "free 40; windowed 9, 3 taps"),
+        ((5, 1, 8, 9), (1, 1, 3, 1), {}, "free 5; windowed 8, 3 taps; free 9"),
+        ((5, 2, 8, 9), (1, 1, 1, 3), dict(groups=2, group_broadcasting=True),
+         "free 80; windowed 9, 3 taps"),
+        ((5, 2, 8, 9), (2, 1, 1, 3), dict(groups=2),
+         "free 5; free 2; free 8; windowed 9, 3 taps"),
+        ((5, 2, 8, 9), (3, 2, 1, 1), {}, "free 5; produced 3; free 72; contracted 2"),
+        ((1, 2, 8, 9), (2, 2, 1, 1), dict(stride=2),
+         "produced 2; windowed 8, 1 taps; windowed 9, 1 taps; contracted 2"),
+        ((4, 1, 1, 9), (1, 1, 1, 3), {}, "free 4; windowed 9, 3 taps"),
+        ((4, 2, 1, 1), (2, 1, 1, 1), dict(groups=2), "free 4; free 2; free 1"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_merges(img, krn, arguments, text):
+    form = form_of(img, krn, **arguments)
+    assert str(form) == text
+    assert math.prod(form.geometry.out_shape) == math.prod(
+        Geometry.plan(img, krn, **arguments).out_shape
+    )
+
+
+def test_a_border_keeps_an_axis_apart():
+    img, krn = (1, 1, 6, 7), (1, 1, 1, 1)
+    assert form_of(img, krn).geometry.image_size == (42,)
+    plan = Geometry.plan(img, krn, padding=((0, 0), (0, 1)))
+    assert canonical(plan, contiguous(img), contiguous(krn)).geometry is plan
+
+
+@pytest.mark.parametrize("strides", [(96, 96, 16, 2), (56, 56, 8, 1), (48, 48, 1, 6)])
+def test_only_what_lies_together_merges(strides):
+    """Every second column, rows with a gap, columns first."""
+    form = form_of((1, 1, 6, 8), (1, 1, 1, 1), strides)
+    merges = strides[2] == 8 * strides[3]
+    assert (form.geometry.rank == 1) == merges
+    assert form.img_strides[-1] == strides[3]
+
+
+def test_an_empty_image_stays_as_it_is():
+    plan = Geometry.plan((0, 1, 6, 8), (1, 1, 1, 1))
+    assert canonical(plan, (0, 0, 0, 0), (1, 1, 1, 1)).geometry is plan
+
+
+# ---- equal works ---------------------------------------------------------------------------------
+
+
+@st.composite
+def works(draw):
+    """(image of any memory order, kernel, arguments), most axes with one tap."""
+    rank = draw(st.integers(1, 3))
+    taps = tuple(draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in range(rank))
+    dilation = tuple(draw(st.integers(1, 2)) for _ in range(rank))
+    stride = tuple(draw(st.sampled_from([1, 1, 1, 2])) for _ in range(rank))
+    pads = tuple((draw(st.sampled_from([0, 0, 0, 1])), 0) for _ in range(rank))
+    size = [d * (k - 1) + draw(st.integers(1, 4)) for d, k in zip(dilation, taps, strict=True)]
+    groups, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    shares = draw(st.booleans())
+    outputs = draw(st.integers(1, 2)) * (1 if shares else groups)
+    shape = (draw(st.integers(1, 3)), groups * channels, *size)
+    order = draw(st.permutations(range(rank + 2)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    memory = rng.integers(-9, 9, [shape[axis] for axis in order]).astype("f4")  # with ties
+    img = memory.transpose(np.argsort(order))
+    if draw(st.booleans()):
+        img = np.ascontiguousarray(img)
+    krn = rng.integers(-9, 9, (outputs, channels, *taps)).astype("f4")
+    arguments = dict(
+        stride=stride, padding=pads, dilation=dilation, groups=groups, group_broadcasting=shares,
+        kind=draw(st.sampled_from(["conv", "corr"])),
+    )  # fmt: skip
+    return img, krn, arguments
+
+
+def arguments_of(plan):
+    """The arguments that state this geometry."""
+    return dict(
+        stride=plan.stride,
+        padding=tuple(zip(plan.pad_begin, plan.pad_end, strict=True)),
+        dilation=plan.dilation,
+        groups=plan.groups,
+        group_broadcasting=plan.shares_kernels,
+        kind="conv" if plan.mirrored else "corr",
+    )
+
+
+def elements(array):
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def rewritten(array, shape, strides):
+    """The same memory as an array of another shape."""
+    steps = [stride * array.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(array, shape, steps)
+
+
+@given(work=works())
+def test_both_forms_compute_the_same(work):
+    img, krn, arguments = work
+    plan = Geometry.plan(img.shape, krn.shape, **arguments)
+    form = canonical(plan, elements(img), elements(krn))
+    image = rewritten(img, form.geometry.img_shape, form.img_strides)
+    kernel = rewritten(krn, form.geometry.krn_shape, form.krn_strides)
+    same = Geometry.plan(image.shape, kernel.shape, **arguments_of(form.geometry))
+    assert same == form.geometry
+    assert form.geometry.taps == plan.taps
+    for algebra in (oracle.TROPICAL_MAX, oracle.Sum()):
+        expected = oracle.convolve(img, krn, algebra, **arguments).value
+        found = oracle.convolve(image, kernel, algebra, **arguments_of(form.geometry)).value
+        np.testing.assert_array_equal(found.ravel(), expected.ravel())
+    assert canonical(form.geometry, form.img_strides, form.krn_strides).geometry == form.geometry
+
+
+# ---- the host backend takes the canonical form ---------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "norm"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_bits_of_results_and_residuals_stay(name, dtype):
+    """The same numbers in rows with a gap, which keeps the axes apart."""
+    semifield = cases.SEMIFIELDS[name].semifield
+    img = cases.numbers((3, 1, 6, 7, 5), dtype, cases.MAGNITUDES)
+    krn = cases.numbers((1, 1, 3, 1, 1), dtype, cases.MAGNITUDES, seed=3)
+    apart = np.zeros((3, 1, 6, 7, 8), dtype)[..., :5]
+    apart[...] = img
+    merges = Geometry.plan(img.shape, krn.shape)
+    assert canonical(merges, elements(img), elements(krn)).geometry.rank == 2
+    assert canonical(merges, elements(apart), elements(krn)).geometry is merges
+    route = cases.route_of(semifield, merges, dtype, method="direct")
+    found = []
+    for image in (img, apart):
+        out, spec = np.empty(merges.out_shape, dtype), route.residual_spec
+        residual = None if spec is None else np.empty(spec.shape, spec.dtype)
+        run.forward(route, image, krn, out, residual)
+        found.append((out.tobytes(), None if residual is None else residual.tobytes()))
+    assert found[0] == found[1]
