@@ -20,10 +20,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends.cuda.forward_tile import divisor, forward_tile_of
+from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.structs import Divisor
 
 HERE = Path(__file__).parent
 ANY_TILE = LIMITS.for_method("tiled")
@@ -260,10 +261,9 @@ def test_few_outputs_get_small_tiles():
 @example(number=2**31 - 1, n=2**31 - 1)
 @example(number=2**30 + 1, n=2**31 - 1)
 def test_divisors_divide(number, n):
-    same, multiplier, shift = divisor(number)
-    assert same == number
-    assert multiplier < 2**32
-    assert n * multiplier >> (31 + shift) == n // number
+    by = Divisor.of(number)
+    assert by.divisor == number
+    assert n * by.multiplier >> (31 + by.shift) == n // number
 
 
 @pytest.mark.slow

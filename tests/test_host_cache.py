@@ -4,7 +4,6 @@ Each test starts processes of its own, with a cache folder of its own where that
 """
 
 import concurrent.futures
-import ctypes
 import json
 import os
 import shutil
@@ -20,10 +19,7 @@ import pytest
 from compare import assert_matches
 
 import semiconv_cupy as sc
-from semiconv_cupy import run, source
-from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends.cuda.convolution import GEOMETRY, struct_of
-from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy import run
 from semiconv_cupy.geometry import Geometry
 
 ROOT = Path(__file__).parent.parent
@@ -260,43 +256,6 @@ def test_a_compile_error_shows_the_semifield_and_the_compilers_message(arrays, t
     assert "CompileError: SelectSemifield.tropical_max() on float32 does not compile" in error
     assert "no such thing as a vector" in error
     assert not list((tmp_path / "cache").iterdir())
-
-
-# ---- structs -----------------------------------------------------------------------------------
-
-
-@needs_compiler
-def test_the_geometry_struct_has_one_layout(tmp_path):
-    """C++, ctypes and NumPy agree on the size, and on each field's place."""
-    names = [name for name, _ in host.GeometryStruct._fields_]
-    lines = "".join(f'  printf("%zu ", offsetof(semiconv::Geometry, {name}));\n' for name in names)
-    program = tmp_path / "layout.cpp"
-    text = source.assemble("geometry.cuh", {"SEMICONV_STORAGE": "float32"})
-    program.write_text(
-        f"{text}\n#include <stdio.h>\nint main() {{\n{lines}"
-        '  printf("%zu\\n", sizeof(semiconv::Geometry));\n}\n'
-    )
-    binary = tmp_path / "layout"
-    subprocess.run([COMPILER, "-std=c++17", "-o", binary, program], check=True)
-    shown = subprocess.run([binary], capture_output=True, text=True, check=True)
-    *places, size = map(int, shown.stdout.split())
-    assert size == ctypes.sizeof(host.GeometryStruct) == GEOMETRY.itemsize
-    assert places == [getattr(host.GeometryStruct, name).offset for name in names]
-    assert GEOMETRY.names == tuple(names)
-    assert places == [GEOMETRY.fields[name][1] for name in names]
-
-
-def test_the_struct_holds_the_plan():
-    geometry = cases.GEOMETRIES["everything"].plan()
-    arrays = np.zeros(geometry.img_shape), np.zeros(geometry.krn_shape)
-    filled = struct_of(geometry, *map(cuda.element_strides, arrays))
-    for name in ("batch", "groups", "in_channels", "outputs_per_group", "kernels", "rank"):
-        assert filled[name] == getattr(geometry, name)
-    for name in ("image_size", "kernel_size", "out_size", "stride", "dilation", "pad_begin"):
-        assert tuple(filled[name][: geometry.rank]) == getattr(geometry, name)
-    assert filled["mirrored"] == geometry.mirrored
-    strides = np.zeros(geometry.img_shape).strides
-    assert tuple(filled["img_strides"][: geometry.rank + 2]) == tuple(s // 8 for s in strides)
 
 
 # ---- threads and processes ---------------------------------------------------------------------

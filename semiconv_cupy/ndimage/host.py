@@ -18,8 +18,8 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.borders import all_beyond, remembered, small_footprint
 from semiconv_cupy.ndimage.structs import Axes, Box, Mapped, Pair, Sizes, TablePair, Tables
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.structs import MAX_RANK
 
-MAX_RANK = host.MAX_RANK
 _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     "flat": {

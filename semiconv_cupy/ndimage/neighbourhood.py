@@ -22,6 +22,7 @@ from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
 from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
+from semiconv_cupy.structs import MAX_RANK
 
 Array = Any
 _warned = False
@@ -68,7 +69,7 @@ def backend_for(place: Place, ndim: int) -> Backend:
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
-    if not 1 <= ndim <= host.MAX_RANK:
+    if not 1 <= ndim <= MAX_RANK:
         return reference
     if place.on_gpu:
         return cuda.Backend(place.device or cupy_device())

@@ -1,27 +1,26 @@
 """The structs that kernels of this package take, field by field: twins of those in ``kernels_cu``.
 
-ctypes for the host's functions, NumPy's dtypes for CUDA kernels. Sizes and strides are in elements.
+The host's functions take them by ctypes, CUDA kernels as NumPy scalars of the same layout. Sizes
+and strides are in elements.
 """
 
 from __future__ import annotations
 
 import ctypes
 
-import numpy as np
-
-from semiconv_cupy.backends.host.calls import MAX_RANK
+from semiconv_cupy.structs import MAX_RANK, Axes, Struct
 
 # ---- kernels_cu/host -----------------------------------------------------------------------------
 
-Axes = ctypes.c_int64 * MAX_RANK
 Pair = ctypes.c_int64 * 2
 Tables = ctypes.c_void_p * MAX_RANK
 TablePair = ctypes.c_void_p * 2
 
 
-class Box(ctypes.Structure):
-    """``semiconv::Box`` of kernels_cu/host/flat.hpp."""
+class Box(Struct):
+    """A window along one or two axes, and what lies beyond their borders."""
 
+    file = "host/flat.hpp"
     _fields_ = (
         ("planes", ctypes.c_int64),
         ("rows", ctypes.c_int64),
@@ -32,9 +31,10 @@ class Box(ctypes.Structure):
     )
 
 
-class Mapped(ctypes.Structure):
-    """``semiconv::Mapped`` of kernels_cu/host/mapped.hpp."""
+class Mapped(Struct):
+    """A window of any axes, and what lies beyond their borders."""
 
+    file = "host/mapped.hpp"
     _fields_ = (
         ("rank", ctypes.c_int64),
         ("size", Axes),
@@ -44,63 +44,103 @@ class Mapped(ctypes.Structure):
     )
 
 
-class Sizes(ctypes.Structure):
-    """``semiconv::Sizes`` of kernels_cu/host/reconstruct.cpp."""
+class Sizes(Struct):
+    """The arrays of a reconstruction, and how far its steps reach."""
 
+    file = "host/reconstruct.cpp"
     _fields_ = (("rank", ctypes.c_int64), ("size", Axes), ("reach", Axes))
 
 
 # ---- kernels_cu/cuda -----------------------------------------------------------------------------
 
-_AXES = (np.int64, MAX_RANK)
-_PAIR = (np.int32, 2)
-_TRIPLE = (np.int32, 3)
 MOST_LEVELS = 16  # most_levels of kernels_cu/cuda/footprint.cu
+_Pair32 = ctypes.c_int32 * 2
+_Triple = ctypes.c_int64 * 3
+_Triple32 = ctypes.c_int32 * 3
 
-# semiconv::Neighbourhood of kernels_cu/cuda/neighbourhood.cu
-NEIGHBOURHOOD = np.dtype(
-    [
-        ("taps", np.int64), ("outputs", np.int64), ("size", *_AXES),
-        ("stride", *_AXES), ("window", *_AXES), ("before", *_AXES), ("table", *_AXES),
-    ],
-    align=True,
-)  # fmt: skip
 
-# semiconv::Bordered of kernels_cu/cuda/border.cu
-BORDERED = np.dtype(
-    [
-        ("size", *_AXES), ("stride", *_AXES), ("window", *_AXES), ("before", *_AXES),
-        ("pitch", np.int64), ("table", *_AXES), ("rows", np.int64), ("parts", np.int64),
-    ],
-    align=True,
-)  # fmt: skip
+class Neighbourhood(Struct):
+    """A reduction of a list of taps."""
 
-# semiconv::Spread of kernels_cu/cuda/spread.cu
-SPREAD = np.dtype(
-    [
-        ("size", *_AXES), ("planar", np.int64), ("across", np.int64), ("tiles_y", np.int64),
-        ("tiles_x", np.int64),
-    ],
-    align=True,
-)  # fmt: skip
+    file = "cuda/neighbourhood.cu"
+    _fields_ = (
+        ("taps", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+        ("size", Axes),
+        ("stride", Axes),
+        ("window", Axes),
+        ("before", Axes),
+        ("table", Axes),
+    )
 
-# semiconv::Flat of kernels_cu/cuda/flat.cu
-FLAT = np.dtype(
-    [
-        ("planes", np.int64), ("size", np.int64, 2), ("window", *_PAIR), ("before", *_PAIR),
-        ("tile", *_PAIR), ("aligned", np.int32), ("rows_pitch", np.int32),
-        ("stacks_pitch", np.int32), ("rows", np.int32), ("rows_folds", np.int32),
-        ("stacks_folds", np.int32),
-    ],
-    align=True,
-)  # fmt: skip
 
-# semiconv::Footprint of kernels_cu/cuda/footprint.cu
-FOOTPRINT = np.dtype(
-    [
-        ("batch", np.int64), ("size", np.int64, 3), ("window", *_TRIPLE), ("before", *_TRIPLE),
-        ("tile", *_TRIPLE), ("pitch", np.int32), ("aligned", np.int32), ("levels", np.int32),
-        ("first", np.int32, MOST_LEVELS + 1),
-    ],
-    align=True,
-)  # fmt: skip
+class Bordered(Struct):
+    """The copy of an array with its borders."""
+
+    file = "cuda/border.cu"
+    _fields_ = (
+        ("size", Axes),
+        ("stride", Axes),
+        ("window", Axes),
+        ("before", Axes),
+        ("pitch", ctypes.c_int64),
+        ("table", Axes),
+        ("rows", ctypes.c_int64),
+        ("parts", ctypes.c_int64),
+    )
+
+
+class Spread(Struct):
+    """A part of a reconstruction."""
+
+    file = "cuda/spread.cu"
+    _fields_ = (
+        ("size", Axes),
+        ("planar", ctypes.c_int64),
+        ("across", ctypes.c_int64),
+        ("tiles_y", ctypes.c_int64),
+        ("tiles_x", ctypes.c_int64),
+    )
+
+
+class Flat(Struct):
+    """An extremum over windows along one or two axes."""
+
+    file = "cuda/flat.cu"
+    _fields_ = (
+        ("planes", ctypes.c_int64),
+        ("size", Pair),
+        ("window", _Pair32),
+        ("before", _Pair32),
+        ("tile", _Pair32),
+        ("aligned", ctypes.c_int32),
+        ("rows_pitch", ctypes.c_int32),
+        ("stacks_pitch", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
+        ("rows_folds", ctypes.c_int32),
+        ("stacks_folds", ctypes.c_int32),
+    )
+
+
+class Footprint(Struct):
+    """An extremum over a footprint's runs."""
+
+    file = "cuda/footprint.cu"
+    _fields_ = (
+        ("batch", ctypes.c_int64),
+        ("size", _Triple),
+        ("window", _Triple32),
+        ("before", _Triple32),
+        ("tile", _Triple32),
+        ("pitch", ctypes.c_int32),
+        ("aligned", ctypes.c_int32),
+        ("levels", ctypes.c_int32),
+        ("first", ctypes.c_int32 * (MOST_LEVELS + 1)),
+    )
+
+
+NEIGHBOURHOOD = Neighbourhood.dtype()
+BORDERED = Bordered.dtype()
+SPREAD = Spread.dtype()
+FLAT = Flat.dtype()
+FOOTPRINT = Footprint.dtype()

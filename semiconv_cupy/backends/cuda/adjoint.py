@@ -22,7 +22,6 @@ from semiconv_cupy.backends.cuda.convolution import (
     blocks_for,
     byte_strides,
     contiguous_strides,
-    struct_of,
 )
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
@@ -116,7 +115,7 @@ def adjoint_launch(
     return AdjointLaunch(
         compiled(device, exchange_source, storage),
         (min(blocks_for(count), BLOCK_THREADS),),
-        struct_of(geometry, (0,) * (geometry.rank + 2), convolution.krn_strides),
+        convolution._replace(img_byte_strides=None).struct,
         np.int64(count),
         -(-count * source.itemsize(storage) // 8),
         forward,

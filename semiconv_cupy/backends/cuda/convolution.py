@@ -10,29 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semiconv_cupy import source
+from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, Limits
 from semiconv_cupy.backends.cuda.tiles import furthest_position, reach
-from semiconv_cupy.backends.host.calls import MAX_RANK, GeometryStruct
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
 Array = Any
 Strides = tuple[int, ...]
 GRID_X = 2**31 - 1  # blocks of a launch along its first axis, at most
-
-_AXES = (np.int64, MAX_RANK)
-_STRIDES = (np.int64, MAX_RANK + 2)
-GEOMETRY = np.dtype(
-    [
-        (name, *(_STRIDES if name.endswith("_strides") else _AXES))
-        if hasattr(kind, "_length_")
-        else (name, np.int64)
-        for name, kind in GeometryStruct._fields_
-    ],
-    align=True,
-)
 
 
 class Case(NamedTuple):
@@ -79,7 +66,7 @@ class Convolution(NamedTuple):
     @property
     def struct(self) -> np.void:
         """The geometry, with strides in elements, as a launch passes it by value."""
-        return struct_of(self.geometry, self.img_strides, self.krn_strides)
+        return structs.Geometry.of(self.geometry, self.img_strides, self.krn_strides).scalar()
 
     @property
     def residual_size(self) -> int:
@@ -141,11 +128,6 @@ def _overhang(geometry: Geometry, strides: Strides) -> int:
             strict=True,
         )
     )
-
-
-def struct_of(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> np.void:
-    """The struct Geometry of kernels_cu/geometry.cuh; strides are in elements."""
-    return np.frombuffer(bytes(GeometryStruct.of(geometry, img_strides, krn_strides)), GEOMETRY)[0]
 
 
 def element_strides(array: Array) -> Strides:

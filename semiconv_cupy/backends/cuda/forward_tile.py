@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from semiconv_cupy import source
+from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.tiles import Tile, furthest_position, patch, planar, reach, shift
@@ -72,7 +72,7 @@ class ForwardTile(Tile):
         """The struct Division of kernels_cu/cuda/patch.cuh."""
         tiles_y, tiles_x = self.cover(geometry.out_size)
         numbers = (tiles_x, tiles_y, self.blocks_of_group(geometry), geometry.groups)
-        return np.array([tuple(map(divisor, numbers))], _DIVISION)[0]
+        return structs.Division(*map(structs.Divisor.of, numbers)).scalar()
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
         """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
@@ -123,19 +123,6 @@ class ForwardTile(Tile):
             reach(self.patch(geometry)[-axes:], img_strides[-axes:]),
             reach(weights, (krn_strides[0], *krn_strides[-axes:])),
         )
-
-
-_DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")])
-_DIVISION = np.dtype([(name, _DIVISOR) for name in ("tiles_x", "tiles_y", "blocks", "groups")])
-
-
-def divisor(number: int) -> tuple[int, int, int]:
-    """The struct Divisor: n // number == n * multiplier >> (31 + shift) for all n < 2**31.
-
-    Granlund and Montgomery, Division by invariant integers using multiplication, 1994.
-    """
-    shift = (number - 1).bit_length()
-    return number, -(-(1 << (31 + shift)) // number), shift
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from semiconv_cupy import source
+from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.host.compiler import compiler as compiler
@@ -28,52 +28,6 @@ from semiconv_cupy.residual import Residual
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import Route
-
-MAX_RANK = 8
-_Axes = ctypes.c_int64 * MAX_RANK
-_Strides = ctypes.c_int64 * (MAX_RANK + 2)
-
-
-class GeometryStruct(ctypes.Structure):
-    """``semiconv::Geometry`` of kernels_cu/geometry.cuh, field by field."""
-
-    _fields_ = (
-        ("rank", ctypes.c_int64),
-        ("mirrored", ctypes.c_int64),
-        ("shares_kernels", ctypes.c_int64),
-        ("batch", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("in_channels", ctypes.c_int64),
-        ("outputs_per_group", ctypes.c_int64),
-        ("kernels", ctypes.c_int64),
-        ("image_size", _Axes),
-        ("kernel_size", _Axes),
-        ("out_size", _Axes),
-        ("stride", _Axes),
-        ("dilation", _Axes),
-        ("pad_begin", _Axes),
-        ("img_strides", _Strides),
-        ("krn_strides", _Strides),
-    )
-
-    @classmethod
-    def of(
-        cls, geometry: Geometry, img_strides: Sequence[int], krn_strides: Sequence[int]
-    ) -> GeometryStruct:
-        """The struct of a plan; strides are in elements."""
-        fields: dict[str, object] = {}
-        for name, kind in cls._fields_:
-            if name in ("img_strides", "krn_strides"):
-                continue
-            value = getattr(geometry, name)
-            if name == "stride":  # of an axis with one output: any serves, and 1 needs no memory
-                value = tuple(
-                    1 if size == 1 else step
-                    for size, step in zip(geometry.out_size, value, strict=True)
-                )
-            fields[name] = kind(*value) if kind is _Axes else int(value)
-        return cls(img_strides=_Strides(*img_strides), krn_strides=_Strides(*krn_strides), **fields)
-
 
 # ---- libraries ---------------------------------------------------------------------------------
 
@@ -87,11 +41,9 @@ def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
     if found is None:
         functions = {f"semiconv_{part}": _ARGUMENTS[part]}
         found = open_library(*source_of(semifield, storage, part), functions)
-        size = found.semiconv_geometry_size()
-        if size != ctypes.sizeof(GeometryStruct):
-            raise CompileError(
-                f"geometry.cuh holds {size} bytes, GeometryStruct {ctypes.sizeof(GeometryStruct)}"
-            )
+        size, own = found.semiconv_geometry_size(), ctypes.sizeof(structs.Geometry)
+        if size != own:
+            raise CompileError(f"geometry.cuh holds {size} bytes, structs.Geometry {own}")
         _libraries[key] = found
     return found
 
@@ -220,7 +172,7 @@ def forward_at(
     route, img_strides, krn_strides = route.along(img_strides, krn_strides)
     part = "forward_residual" if keeps_residual else "by_sums" if route.by_sums else "forward"
     loaded = library(route.semifield, route.storage, part)
-    struct = GeometryStruct.of(route.geometry, img_strides, krn_strides)
+    struct = structs.Geometry.of(route.geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
     workers = _workers(route.semifield, route.geometry)
@@ -245,7 +197,7 @@ def backward_at(route: Route, img_strides: tuple[int, ...]) -> Backward:
     """
     part = "by_sums_backward" if route.by_sums else "backward"
     loaded = library(route.semifield, route.storage, part)
-    struct = GeometryStruct.of(route.geometry, img_strides, _contiguous(route.geometry.krn_shape))
+    struct = structs.Geometry.of(route.geometry, img_strides, _contiguous(route.geometry.krn_shape))
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
     workers = _workers(route.semifield, route.geometry)

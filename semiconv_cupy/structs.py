@@ -1,0 +1,108 @@
+"""The structs that Python hands to C++ and CUDA: each is declared once here, and once in C++.
+
+ctypes passes them to the host's functions; launches take the same bytes as a NumPy scalar, whose
+dtype follows from the same declaration. ``ndimage.structs`` has those of the neighbourhood filters.
+A test compares every field's place with the C++ side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from semiconv_cupy import geometry
+
+MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/geometry.cuh
+Axes = ctypes.c_int64 * MAX_RANK
+Strides = ctypes.c_int64 * (MAX_RANK + 2)
+
+
+class Struct(ctypes.Structure):
+    """The struct of ``kernels_cu/<file>`` that is called as the class is, field by field.
+
+    Examples
+    --------
+    >>> Divisor(3, 4, 5).scalar()["shift"].item(), Divisor.dtype().itemsize
+    (5, 12)
+    """
+
+    file: ClassVar[str]
+
+    @classmethod
+    def dtype(cls) -> np.dtype:
+        """NumPy's dtype of the same layout."""
+        return np.dtype(cls)
+
+    def scalar(self) -> np.void:
+        """The struct's bytes as a NumPy scalar, which a launch passes by value."""
+        found: np.void = np.frombuffer(bytes(self), self.dtype())[0]
+        return found
+
+
+class Geometry(Struct):
+    """A plan of windows, and the strides of the arrays in elements."""
+
+    file = "geometry.cuh"
+    _fields_ = (
+        ("rank", ctypes.c_int64),
+        ("mirrored", ctypes.c_int64),
+        ("shares_kernels", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("in_channels", ctypes.c_int64),
+        ("outputs_per_group", ctypes.c_int64),
+        ("kernels", ctypes.c_int64),
+        ("image_size", Axes),
+        ("kernel_size", Axes),
+        ("out_size", Axes),
+        ("stride", Axes),
+        ("dilation", Axes),
+        ("pad_begin", Axes),
+        ("img_strides", Strides),
+        ("krn_strides", Strides),
+    )
+
+    @classmethod
+    def of(
+        cls, plan: geometry.Geometry, img_strides: Sequence[int], krn_strides: Sequence[int]
+    ) -> Geometry:
+        """The struct of a plan; strides are in elements."""
+        fields: dict[str, object] = {}
+        for name, kind in cls._fields_:
+            if name in ("img_strides", "krn_strides"):
+                continue
+            value = getattr(plan, name)
+            if name == "stride":  # of an axis with one output: any serves, and 1 needs no memory
+                value = tuple(
+                    1 if size == 1 else step
+                    for size, step in zip(plan.out_size, value, strict=True)
+                )
+            fields[name] = Axes(*value) if kind is Axes else int(value)
+        return cls(img_strides=Strides(*img_strides), krn_strides=Strides(*krn_strides), **fields)
+
+
+class Divisor(Struct):
+    """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
+
+    file = "cuda/patch.cuh"
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("divisor", "multiplier", "shift"))
+
+    @classmethod
+    def of(cls, number: int) -> Divisor:
+        """The multiplier and shift that are right for all n < 2**31.
+
+        Granlund and Montgomery, Division by invariant integers using multiplication, 1994.
+        """
+        shift = (number - 1).bit_length()
+        return cls(number, -(-(1 << (31 + shift)) // number), shift)
+
+
+class Division(Struct):
+    """What a tiled launch divides the numbers of its blocks by."""
+
+    file = "cuda/patch.cuh"
+    _fields_ = tuple((name, Divisor) for name in ("tiles_x", "tiles_y", "blocks", "groups"))
