@@ -30,13 +30,13 @@ class Suite:
     Attributes
     ----------
     bench : callable
-        From the seconds for each call to the machine.
+        Takes the seconds for each call; measures the machine's limits.
     works : callable
-        The works, in the order of the report.
+        Returns the works, in the order of the report.
     costs : callable
-        From the names of the absent peers to the costs.
+        Takes the names of the absent peers; returns the costs.
     growths : callable
-        From whether the run is quick to the works whose growth is drawn.
+        Takes whether the run is quick; returns the works whose growth is drawn.
     """
 
     bench: Callable[[float], run.Bench]
