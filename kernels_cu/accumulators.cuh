@@ -1,16 +1,16 @@
-// How the terms of one window become one value: a class per kind of addition.
+// How the terms of one window become one value: a class for each kind of addition.
 //
-// Every class has
+// Each class has
 //   two_pass                 whether terms are seen twice: observe() all of a block, then add() them
 //   start()                  the empty window: the semifield's zero
-//   observe(val)             first pass, two_pass only
-//   settle()                 between the passes of a block: rescale what is there to the new extreme
+//   observe(val)             the first pass, of two_pass only
+//   settle()                 between the passes of a block: rescale the total to the new extreme
 //   add(val, index)          one term; index counts the taps in the kernel's memory order
 //   fold()                   after at most `block` terms: move the block's sum into the total
 //   result()                 the window's value, before rounding to Storage
-//   residuals, residual(i)   what the derivative needs besides the terms, in V (not for Provenance)
+//   residuals, residual(i)   the numbers that the derivative needs besides the terms (not for Provenance)
 //   steep                    whether d result / d term can be infinite where the result is finite
-//   Derivative(residual...)      d result / d term, as derivative(val)
+//   Derivative(residual...)  d result / d term, a function of the term: derivative(val)
 // A schedule may cut a window into blocks as it likes; values differ by rounding only, and not at
 // all for selections. V is a scalar (GPU) or a SIMD vector (host).
 #pragma once
@@ -50,9 +50,9 @@ template <class V> using Accumulator = Folding<V>;
 template <class V> using Differentiable = Folding<V>;
 #endif
 
-// The chain rule's last product: grad_out * d out / d term, times a derivative of the term. Where one is
-// 0 the other does not matter, infinite as it may be: a term that does not depend on a number, and an
-// output that does not depend on a term. NaN in `flow` stays. (docs/numerics.md: "Infinite slopes")
+// The last product of the chain rule: `flow`, grad_out * d out / d term, times a derivative of the term. If
+// one factor is 0 the product is 0, even if the other is infinite: the term does not depend on the number,
+// or the output not on the term. NaN in `flow` stays. (docs/numerics.md: "Infinite slopes")
 template <class V> SEMICONV_FN V chained(V flow, V derivative) {
   const V none = constant<V>(0), product = flow * derivative;
 #if defined(SEMICONV_CONSTANT_DERIVATIVES)

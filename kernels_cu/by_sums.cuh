@@ -1,12 +1,19 @@
-// root and log as the linear field in disguise: x -> E(x) turns their addition and multiplication
-// into + and *, so that a window's value comes from an ordinary sum S of products E(img) E(krn).
+// log and root by ordinary sums: the mathematics, for GPU and host.
 //
-// Needs SEMICONV_LOG or SEMICONV_ROOT. E is relative to a shift, about the extreme number of what is
-// transformed (root: E = (x / shift)^p, log: E = e^(mu (x - shift))), hence lies in [0, 1], and the
-// semifield's zero becomes 0. Terms may vanish in the products; S itself tells whether that can
-// matter (Proof), and whoever computes S computes a window's value directly where it can. E of what
-// the semifield's set does not hold, and of the infinity that is not the zero, is not finite, which
-// S tells too.
+// Needs SEMICONV_LOG or SEMICONV_ROOT. A function E turns the semifield's addition into + and its
+// multiplication into *, so that the value of a window comes from an ordinary sum of products:
+//
+//     S = sum of E(img_k) E(krn_k) over taps k,   value = E^-1(S),    one multiply-add a term
+//
+//            E(x)                     shift of img or krn
+//     log    e^(mu (x - shift))       the extreme number: the largest for mu > 0, the smallest for mu < 0
+//     root   (x / shift)^p            a power of two beside the extreme number (|p| > 8: that number)
+//
+// Relative to its shift, E lies in [0, 1], and the semifield's zero becomes 0. What is far below the
+// extreme underflows. S shows whether that can matter: every term loses less than the smallest normal
+// number, so that an S far above the sum of these losses is right (Proof). Callers compute the other
+// outputs directly, from the terms of their windows. E is infinite or NaN of numbers outside the
+// semifield's set and of the infinity that is not the zero; then so is S, which proves nothing.
 #pragma once
 #include "accumulators.cuh"
 
@@ -14,7 +21,7 @@ namespace semiconv {
 
 // ---- error-free transformations (Dekker 1971; Ogita, Rump, Oishi 2005) --------------------------
 
-// high + low, unevaluated.
+// A number in twice the precision: high + low, unevaluated.
 template <class V> struct DoubleWord {
   V high, low;
 };
@@ -28,8 +35,7 @@ template <class V> SEMICONV_FN DoubleWord<V> two_product(V a, V b) {
   return {high, ((a_high * b_high - high) + a_high * b_low + a_low * b_high) + a_low * b_low};
 }
 
-// ---- the transformation -------------------------------------------------------------------------
-
+// E and its inverse, with their derivatives. S is called `sum`.
 template <class V> struct BySums {
 #if defined(SEMICONV_LOG)
   static constexpr bool upwards = SEMICONV_PARAMETER > 0, own_derivative = true;
@@ -40,7 +46,7 @@ template <class V> struct BySums {
 #endif
   static SEMICONV_FN V parameter() { return constant<V>(SEMICONV_PARAMETER); }
 
-  // Whether v counts when the shift is chosen: neither the zero nor what has no finite E.
+  // Whether v takes part in the choice of a shift: not the zero, and its E is finite.
   static SEMICONV_FN auto counts(V v) {
 #if defined(SEMICONV_LOG)
     return absolute(v) < infinity<V>();
@@ -51,8 +57,8 @@ template <class V> struct BySums {
   // Of numbers that count, the one with the larger E, and the one with the smaller.
   static SEMICONV_FN V larger(V a, V b) { return upwards ? select_greater(a, b) : select_less(a, b); }
   static SEMICONV_FN V smaller(V a, V b) { return upwards ? select_less(a, b) : select_greater(a, b); }
-  // The shift for numbers whose extreme one this is. A power of two beside it makes no rounding errors;
-  // that large a power of their quotient would waste the range of E.
+  // The shift of numbers with this extreme. Dividing by a power of two is exact; with a large p the power
+  // of the remaining quotient would waste the range of E.
   static SEMICONV_FN V shift_of(V extreme) {
 #if defined(SEMICONV_ROOT)
     if constexpr (order <= 8) {
@@ -65,7 +71,7 @@ template <class V> struct BySums {
 #endif
     return extreme;
   }
-  // The shift where nothing counts.
+  // The shift where no number takes part.
   static SEMICONV_FN V neutral() {
 #if defined(SEMICONV_LOG)
     return constant<V>(0);
@@ -100,8 +106,9 @@ template <class V> struct BySums {
     return where(sum == constant<V>(0), semifield_zero<V>(), result);
   }
 
-  // The derivative of a window's value by one of its terms' factors is
-  //   d_restore(S) d_transform(img) E(krn) krn_scale   by img, and with the roles exchanged by krn.
+  // The derivative of a window's value by one factor of a term: by img
+  //   d_restore(S) * d_transform(img) * E(krn) * scale(krn's shift),
+  // by krn with the roles exchanged.
   static SEMICONV_FN V d_restore(V sum) {
 #if defined(SEMICONV_LOG)
     return constant<V>(1) / sum;
@@ -116,7 +123,7 @@ template <class V> struct BySums {
     return raised<upwards ? -1 : 1>(ratio(v, shift));
 #endif
   }
-  // All bits set where a sum of 0 has no slope.
+  // All bits set if the derivative at a sum of 0 is taken as 0.
   static constexpr SEMICONV_FN int flat_at_zero() {
 #if defined(SEMICONV_LOG)
     return -1;
@@ -153,7 +160,7 @@ template <class V> struct BySums {
     return {quotient, (((logarithm.high - back.high) - back.low) + logarithm.low) / parameter()};
   }
 #if defined(SEMICONV_ROOT)
-  // What E(v) is the |p|-th power of.
+  // The number whose |p|-th power is E(v).
   static SEMICONV_FN V ratio(V v, V shift) { return upwards ? v / shift : shift / v; }
   // ratio^(|p| + MORE)
   template <int MORE> static SEMICONV_FN V raised(V ratio) {
@@ -178,9 +185,8 @@ template <class V> struct BySums {
 #endif
 };
 
-// ---- the proof -----------------------------------------------------------------------------------
-
-// What is known of transformed numbers: their shift, and the smallest E that is not 0.
+// Of transformed numbers: their shift, and the smallest E that is not 0. Made from the numbers with the
+// largest and the smallest E.
 template <class V> struct Range {
   V shift, smallest;
   SEMICONV_FN Range(V extreme, V furthest)
@@ -188,9 +194,10 @@ template <class V> struct Range {
   Range() = default;
 };
 
-// A sum of nonnegative terms whose losses cannot matter is at least `least`, and finite. What a term
-// can lose is less than the smallest normal number: a factor that vanished has one beside it that is
-// at most 1. Nothing is lost where the smallest factors have a normal product; then 0 is proven too.
+// Whether a sum is exact but for rounding: it is finite and at least `least`. A term loses less than the
+// smallest normal number, since the factor beside one that underflowed is at most 1. `least` is so large
+// that the losses of all taps together stay below a quarter of a rounding error. Where even the smallest
+// factors have a normal product, nothing is lost and `least` is 0: a sum of 0 is then proven as well.
 template <class V> struct Proof {
   V least;
   SEMICONV_FN Proof(const Range<V>& img, const Range<V>& krn, int64 taps) {

@@ -1,16 +1,15 @@
-// What the neighbourhood filters compute per element, for GPU and host: which element a position
-// beyond the border shows, selections on any type, sums of an element and a structure's value, and
+// What the neighbourhood filters compute for each element, on GPU and host: the element that a position
+// beyond the border shows, selections of any type, sums of an element and a structure's value, and
 // C's conversion of a double to each storage type.
 //
-// Needs SEMICONV_STORAGE. Included by host/mapped.hpp and cuda/neighbourhood.cu, cuda/border.cu,
-// cuda/packed_words.cuh.
+// Needs SEMICONV_STORAGE. Included by host/structs.hpp and cuda/.
 #pragma once
 #include "functions.cuh"
 
 namespace semiconv {
 
-// The element that a place of an axis shows, -1 for the constant. Places count from the first of
-// `size` elements; `beyond` has an entry for each of the `before` places ahead of it, then for those
+// The element that a position of an axis shows, -1 for the constant. Positions count from the first of
+// `size` elements; `beyond` has an entry for each of the `before` positions ahead of it, then for those
 // behind the last element.
 SEMICONV_FN int64 element_at(int64 size, int64 before, const int64* beyond, int64 place) {
   if (place >= 0 && place < size) return place;
@@ -18,17 +17,17 @@ SEMICONV_FN int64 element_at(int64 size, int64 before, const int64* beyond, int6
 }
 
 
-// The better of two; `right` must be strictly better, so that a NaN there never wins.
+// The better of two: `right` if it is strictly better, so that a NaN there never wins.
 template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {
   if constexpr (MINIMUM) return select_less(left, right);
   else return select_greater(left, right);
 }
-// What never wins against anything.
+// The value that wins against no other.
 template <bool MINIMUM, class T> SEMICONV_FN T worst() {
   return MINIMUM ? Extreme<T>::highest() : Extreme<T>::lowest();
 }
 
-// The type of exact sums. 8 to 32 bits: twice as many; 64 bits: saturating steps.
+// The type in which sums are exact: twice the bits of integers of 8 to 32 bits. (Sums of 64 bits saturate.)
 template <class T> struct SumOf { using type = T; };
 template <> struct SumOf<int8> { using type = int16; };
 template <> struct SumOf<uint8> { using type = int16; };
@@ -37,7 +36,7 @@ template <> struct SumOf<uint16> { using type = int32; };
 template <> struct SumOf<int32> { using type = int64; };
 template <> struct SumOf<uint32> { using type = int64; };
 
-// element + value where both have 64 bits and value a sign: beyond the range is its nearer end.
+// element + value of 64 bits, value being signed; a sum beyond the range becomes its nearer end.
 template <class T> SEMICONV_FN T saturating_sum(T element, int64 value) {
   const T sum = (T)((uint64)element + (uint64)value);
   if (value >= 0) return sum < element ? Limits<T>::highest : sum;
@@ -61,8 +60,8 @@ template <class W, class S = Storage, class R = Real> SEMICONV_FN S stored_sum(W
   }
 }
 
-// C's conversion of a double on x86, written out: towards zero, then modulo the type's range; what
-// no 32-bit (64-bit for the longer types) integer holds becomes that type's lowest.
+// C's conversion of a double as x86 does it: towards zero into an integer of 32 bits (of 64 for longer
+// types), which becomes its lowest number if it cannot hold the value; then modulo the type's range.
 template <class S> struct Converted {
   static SEMICONV_FN S from(double sum) {
     if constexpr (!Limits<S>::integer) {
@@ -88,8 +87,8 @@ template <class S> struct Converted {
 template <> struct Converted<boolean> {
   static SEMICONV_FN boolean from(double sum) { return boolean{(unsigned char)(sum >= 1 || sum <= -1)}; }
 };
-// A double rounded to odd: towards zero, then with the last bit set where that lost anything. What
-// has two bits less, as the halves, is rounded from it as from the double itself.
+// A double rounded to odd: towards zero, then with the last bit set if that was inexact. Rounding the float
+// to a half then gives the same as rounding the double (Boldo and Melquiond 2008).
 SEMICONV_FN float rounded_to_odd(double value) {
   const double nearest = (float)value;
   uint32 bits = bit_cast<uint32>((float)value);

@@ -51,8 +51,8 @@ SEMICONV_BINARY(atan2)
 
 // ---- parts of numbers, for sums and logarithms in twice the precision ---------------------------
 
-// What error-free transformations need: a product that no later addition swallows unrounded, and a
-// number's upper bits, two of which multiply exactly.
+// For error-free transformations: a rounded product, which the compiler must not fuse with a later addition,
+// and the upper bits of a number, whose products are exact.
 #if defined(SEMICONV_GPU)
 SEMICONV_FN float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 SEMICONV_FN double rounded_product(double a, double b) { return __dmul_rn(a, b); }
@@ -88,14 +88,14 @@ SEMICONV_FN double mantissa_of(double a, double& exponent) {
 }
 SEMICONV_FN float log_of_mantissa(float m) { return log(m); }
 SEMICONV_FN double log_of_mantissa(double m) { return log(m); }
-// exp where a <= Limits::most_exponent is known and a result below the smallest normal number may be 0.
+// exp of a <= Limits::most_exponent; a result below the smallest normal number may be 0.
 SEMICONV_FN float bounded_exp(float a) { return ::expf(a); }
 SEMICONV_FN double bounded_exp(double a) { return ::exp(a); }
 
 // ---- selections and powers ----------------------------------------------------------------------
 
-// The two selections of the ready-made semifields: right if it is strictly better, else left, so
-// that NaN on the right never wins. The GPU's fmaxf does the same in half the instructions (of two
+// Maximum and minimum as selections: right if it is strictly better, else left, so that a NaN on the right
+// never wins. The GPU's fmaxf does the same in half the instructions (of two
 // zeros it returns the positive one), but a NaN on the left is lost there: left must be a number.
 template <class T> SEMICONV_FN T select_greater(T left, T right) { return right > left ? right : left; }
 template <class T> SEMICONV_FN T select_less(T left, T right) { return right < left ? right : left; }
@@ -106,8 +106,8 @@ template <> SEMICONV_FN double select_greater(double left, double right) { retur
 template <> SEMICONV_FN double select_less(double left, double right) { return fmin(left, right); }
 #endif
 
-// to = from where `mask`. A GPU compares, selects and takes extrema on one pipe, which provenance
-// fills: there a predicated addition (of -0, which changes nothing) moves the value on another.
+// to = from where `mask`. A GPU compares, selects and takes extrema on one pipe, which Provenance keeps busy;
+// a predicated addition of -0, which changes no value, moves the number on another one.
 template <class M, class V> SEMICONV_FN void assign_where(M mask, V& to, V from) { to = where(mask, from, to); }
 #if defined(SEMICONV_GPU)
 SEMICONV_FN void assign_where(bool mask, float& to, float from) {
@@ -119,7 +119,7 @@ constexpr bool moves_apart = true;
 constexpr bool moves_apart = false;
 #endif
 
-// One definition for scalars and SIMD vectors: comparisons give masks, where() chooses.
+// For scalars and SIMD vectors alike: comparisons give masks, where() chooses.
 template <class V> SEMICONV_FN V maximum(V a, V b) { return where(a < b, b, a); }
 template <class V> SEMICONV_FN V minimum(V a, V b) { return where(b < a, b, a); }
 template <class V> SEMICONV_FN V absolute(V a) { return where(a < constant<V>(0), V(-a), a); }

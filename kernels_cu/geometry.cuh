@@ -1,7 +1,7 @@
 // The geometry of one launch: semiconv_cupy/geometry.py's plan plus the arrays' strides.
 //
-// The struct is filled by semiconv_cupy/backends (a test compares the layouts). All strides are in
-// elements and may be negative; sizes beyond `rank` are 1 and not read. The output is C-contiguous.
+// Python declares the struct's twin, GeometryStruct; a test compares the layouts. All strides are in
+// elements and may be negative; sizes beyond `rank` are not read. The output is C-contiguous.
 #pragma once
 #include "integers.cuh"
 

@@ -17,7 +17,7 @@ template <> struct Limits<float> {
   static constexpr float epsilon = 1.1920929e-7f;  // the spacing at 1
   // ln 2 in two parts; the first times any exponent is exact.
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  // e^most_exponent terms of 1 vanish beside one of it, and any number of it has a finite sum.
+  // Terms of at most 1 vanish beside e^most_exponent, and any number of these has a finite sum.
   static constexpr float most_exponent = 40;
 };
 template <> struct Limits<double> {

@@ -10,12 +10,10 @@
 #define SEMICONV_FN __device__ __forceinline__
 #define SEMICONV_INLINE __device__ __forceinline__
 #else
-#if !defined(__CUDACC_RTC__)
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#endif
 #define SEMICONV_INLINE inline
 #if defined(SEMICONV_CUDA_ON_CPU)
 #define SEMICONV_FN inline

@@ -1,7 +1,7 @@
-// The semifield's scalar functions, from the launcher's macros (README.md lists them).
+// The semifield's functions, from the launcher's macros (README.md lists them).
 //
-// The macros hold plain expressions in img, krn, left, right, acc, res, val; V is a scalar or a
-// SIMD vector. On the host, include host/simd.hpp first: its functions serve vectors.
+// The macros are expressions in img, krn, left, right, acc, res, val; V is a scalar or a SIMD vector. On
+// the host, include host/simd.hpp first: it defines for vectors what the expressions call.
 #pragma once
 #include "functions.cuh"
 
@@ -11,7 +11,7 @@ template <class V> SEMICONV_FN V semifield_zero() { return SEMICONV_ZERO; }
 
 template <class V> SEMICONV_FN V times_expression(V img, V krn) { return SEMICONV_TIMES; }
 template <class V> SEMICONV_FN V times(V img, V krn) {
-#if defined(SEMICONV_WIDE_TIMES)  // an integer expression that needs wider numbers than V's lanes
+#if defined(SEMICONV_WIDE_TIMES)  // an integer expression whose intermediate results need wider lanes than V's
   if constexpr (sizeof(V) != sizeof(Scalar<V>))
     return each_lane(img, krn, [](Real a, Real b) { return times_expression(a, b); });
   else

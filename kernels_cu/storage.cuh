@@ -20,7 +20,7 @@ struct boolean {
   unsigned char bits;
 };
 
-// Real: the type of arithmetic on a storage type; same width lanes wherever that is possible.
+// Real: the type of arithmetic on a storage type, of the same width where that is possible.
 template <class S> struct RealOf { using type = S; };
 template <> struct RealOf<float16> { using type = float; };
 template <> struct RealOf<bfloat16> { using type = float; };

@@ -26,7 +26,7 @@ SEMICONV_FN int32 window_size() {
   return size;
 }
 
-// An output element taken apart, and its window's valid taps.
+// The position of one output, and the taps of its window that lie inside the image.
 struct Window {
   Offset batch, group, output;  // output: within its group
   Offset position[rank];
@@ -95,7 +95,7 @@ struct Window {
   }
 };
 
-// Accumulate input channels [first, last) of the window; twice where the accumulator asks for it.
+// Accumulate the input channels first .. last - 1 of the window, in two passes if the accumulator has them.
 template <class A>
 SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, const Storage* image,
                             const Storage* kernel, int32 first, int32 last) {

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from semiconv_cupy import geometry
 
-MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/geometry.cuh
+MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/integers.cuh
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)
 

@@ -6,9 +6,10 @@ namespace semiconv {
 
 constexpr int block = 16;  // terms that are added plainly before a compensated addition
 
-// A compensated total of plainly summed blocks: the error stays that of one block, however large the
-// window. (Dekker's FastTwoSum; Ogita, Rump, Oishi 2005. Where the total is the smaller of the two,
-// the correction is rounded as well, by no more than a unit roundoff of the block.)
+// Terms are added plainly within a block; the blocks' sums are added to a total whose rounding errors are
+// collected in `correction`. So the error stays that of one block, however large the window. fold() is
+// Dekker's FastTwoSum (Ogita, Rump, Oishi 2005), which is exact if the total is the larger of the two;
+// otherwise the correction is off by a unit roundoff of the block at most.
 template <class V> struct BlockedSum {
   V partial, total, correction;
   SEMICONV_FN void start() { partial = total = correction = constant<V>(0); }

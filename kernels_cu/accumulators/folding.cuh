@@ -4,7 +4,7 @@
 
 namespace semiconv {
 
-// An addition of the user's own, folded from the left as written, then post_sum.
+// The sum of all terms so far is the residual; the derivative by a term subtracts it again.
 template <class V> struct Folding {
   static constexpr bool two_pass = false;
   static constexpr int residuals = 1;

@@ -5,8 +5,9 @@
 
 namespace semiconv {
 
-// ln(sum e^(mu val)) / mu, the exponentials relative to the window's own extreme term: no overflow,
-// and weights that sum to 1 at any magnitude.
+// The exponentials are relative to the window's extreme term, e^(mu (val - shift)): none overflows, and the
+// derivatives sum to 1 at any magnitude. The first pass finds the extreme, the second adds the exponentials;
+// a block with a new extreme scales the total down (settle). Residuals: the shift and the total.
 template <class V> struct LogSum {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;
@@ -16,9 +17,9 @@ template <class V> struct LogSum {
   BlockedSum<V> sum;
   static SEMICONV_FN V mu() { return constant<V>(SEMICONV_PARAMETER); }
   static SEMICONV_FN V most_exponent() { return constant<V>(Limits<Scalar<V>>::most_exponent); }
-  // The infinity that is not the zero: one such term makes the result, and all of the gradient.
+  // The infinity that is not the zero: one such term decides the result, and receives all of the gradient.
   static SEMICONV_FN V infinite() { return upwards ? infinity<V>() : negative_infinity<V>(); }
-  // Of windows of zeros only, 0. Of those with an infinity the last number before it.
+  // 0 for a window of zeros; the largest finite number where the extreme is infinite.
   static SEMICONV_FN V shift_of(V extreme) {
     const V largest = constant<V>(Limits<Scalar<V>>::largest);
     const V shift = upwards ? minimum(extreme, largest) : maximum(extreme, V(-largest));
@@ -41,8 +42,9 @@ template <class V> struct LogSum {
     shift = settled;
   }
   template <class I> SEMICONV_FN void add(V val, I) {
-    // Exponents are at most 0 but for an infinite term's, whose e^most_exponent counts it: beside it
-    // all others vanish. NaN stays NaN in this order of minimum()'s arguments, not in select_less().
+    // An exponent is at most 0, but for an infinite term: that adds e^most_exponent, beside which all other
+    // terms vanish, so that the total counts infinite terms. minimum() returns its first argument if that is
+    // NaN; select_less() would not.
     sum.add(bounded_exp(minimum(mu() * (val - shift), most_exponent())));
   }
   SEMICONV_FN void fold() { sum.fold(); }
@@ -51,7 +53,7 @@ template <class V> struct LogSum {
     const V value = shift + log(total) / mu();
     return where(extreme == infinite(), where(total == total, infinite(), total), value);
   }
-  // Of a window with infinite terms: what they are, and how many.
+  // Of a window with infinite terms: the infinity and their number.
   SEMICONV_FN V residual(int i) const {
     const auto counted = extreme == infinite();
     const V total = sum.result();
@@ -64,8 +66,8 @@ template <class V> struct LogSum {
     SEMICONV_FN Derivative(V shift_, V total)
         : shift(shift_),
           scale(where(total == constant<V>(0), constant<V>(0), V(constant<V>(1) / total))) {}
-    // An infinite term minus an infinite shift is NaN, of which this order of minimum()'s arguments
-    // makes 0. (Where a term is NaN, so is the total.)
+    // An infinite term minus an infinite shift is NaN, for which minimum() returns its first argument, 0.
+    // (If a term is NaN, the total is NaN too.)
     SEMICONV_FN V operator()(V val) const {
       return bounded_exp(minimum(constant<V>(0), V(mu() * (val - shift)))) * scale;
     }

@@ -5,18 +5,19 @@
 
 namespace semiconv {
 
-// (sum val^p)^(1/p) of val >= 0, the powers relative to the window's own extreme term. A negative
-// term is outside the semifield's set and gives NaN.
+// The powers are relative to the window's extreme term, (val / scale)^p: none overflows. The extreme is the
+// largest term for p > 0, the smallest for p < 0. Two passes as in LogSum. Terms are nonnegative; a negative
+// one lies outside the semifield's set and gives NaN. Residuals: the scale and the total.
 template <class V> struct PowerSum {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;
   static constexpr double p = SEMICONV_PARAMETER;
   static constexpr bool upwards = p > 0, steep = p > 0 && p < 1;
-  // Powers so flat that they make something of ratios beyond the range of numbers.
+  // The powers of some ratios beyond the range of numbers lie within it.
   static constexpr bool flat = p > -1 && p < 1;
-  // Terms are multiplied by the inverse of the scale, which is kept from where that is not a normal
-  // number: an extreme from there is up to 8 times the scale, or the smallest part of it that is not
-  // 0. Where the powers of such ratios leave the range, terms are divided by the extreme itself.
+  // Terms are multiplied by 1 / scale. The scale is the extreme, limited to numbers whose inverse is normal:
+  // a larger extreme is up to 8 times the scale, a subnormal one a small part of it. If the powers of such
+  // ratios leave the range of numbers, terms are divided by the extreme itself.
   static constexpr bool divides = (p > 0 ? p : 1 - p) > (sizeof(Scalar<V>) == 4 ? 5 : 19);
   V extreme, lowest, scale, divisor;
   static SEMICONV_FN V divisor_of(V scale) {
@@ -33,8 +34,8 @@ template <class V> struct PowerSum {
     else if constexpr (whole == exponent) return constant<V>(1) / power<-whole>(r);
     else return exp(constant<V>(exponent) * log(r));
   }
-  // (val / scale)^(p - MINUS). Where a ratio leaves the range, both of its numbers are first multiplied
-  // by a power of two. The limits only keep 0 * infinity away: numbers beyond them make no such ratio.
+  // (val / scale)^(p - MINUS). If a flat power's ratio leaves the range, both of its numbers are first
+  // multiplied by a power of two. The limits avoid 0 * infinity: numbers beyond them make no such ratio.
   template <int MINUS> static SEMICONV_FN V relative_power(V val, V divisor) {
     const V r = ratio(val, divisor);
     if constexpr (flat) {
@@ -60,7 +61,7 @@ template <class V> struct PowerSum {
     }
   }
   BlockedSum<V> sum;
-  // total^(1/p): the whole part of the exponent by products, since log's error is multiplied by it.
+  // total^(1/p). The whole part of 1/p is computed by products: it would multiply the error of log.
   static SEMICONV_FN V root_of(V total) {
     constexpr int whole = p > 0 && 1 / p < 17 ? (int)(1 / p) : 0;
     constexpr double rest = 1 / p - whole;
@@ -74,7 +75,7 @@ template <class V> struct PowerSum {
       const V finite = where(extreme < infinity<V>(), extreme, one);
       return where(extreme > constant<V>(0), finite, one);
     }
-    // Not so large that its inverse is subnormal.
+    // A larger number's inverse would be subnormal.
     const V largest = constant<V>(0.125) / smallest;
     return where(extreme < infinity<V>(), minimum(maximum(extreme, smallest), largest), one);
   }
@@ -106,14 +107,13 @@ template <class V> struct PowerSum {
     const V zero = constant<V>(0);
     return where((upwards ? lowest : extreme) < zero, V(zero / zero), value);
   }
-  // Where a term is infinite (p < 0: 0), so is the total.
+  // The total is infinite if a term is (p < 0: if a term is 0).
   SEMICONV_FN V residual(int i) const { return i == 0 ? scale : unless_negative(sum.result()); }
-  // (val / scale)^(p - 1) total^(1/p - 1), and what remains of it at the ends: a window of nothing but
-  // the zero has weight 0 (p = 1: 1); an infinite term (p < 0: 0) has 1, and beside it the others have
-  // what (val / infinity)^(p - 1) is. The divisor that such windows get makes the power NaN where the
-  // factor alone is the weight.
+  // (val / scale)^(p - 1) total^(1/p - 1), and its limits: 0 for a window of zeros (p = 1: 1); 1 for an
+  // infinite term (p < 0: for a term 0), and (val / infinity)^(p - 1) for the other terms of its window. For
+  // these windows the divisor makes the power NaN wherever the factor alone is the derivative.
   struct Derivative {
-    V divisor, factor;  // two words, as schedules keep one of these for each output
+    V divisor, factor;  // two numbers only: schedules keep these of each output
     Derivative() = default;
     SEMICONV_FN Derivative(V scale, V total) {
       const V zero = constant<V>(0), one = constant<V>(1);

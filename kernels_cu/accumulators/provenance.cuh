@@ -4,7 +4,7 @@
 
 namespace semiconv {
 
-// The same, and which one: the index of the winning tap, `nobody` where all are zero or NaN.
+// The winner is the index of the first tap with the best term, -1 where all terms are the zero or NaN.
 template <class V, class I> struct Provenance {
   static constexpr bool two_pass = false;
   static constexpr int residuals = 0;

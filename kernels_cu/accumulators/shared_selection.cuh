@@ -4,7 +4,10 @@
 
 namespace semiconv {
 
-// The same, and how many terms are equal to it, so that they can share the gradient.
+// Equal winners share the gradient: each of n best terms receives 1 / n of it. Two passes: the first finds
+// the best term of a block, the second counts the terms equal to it. A block with a better term than those
+// before it starts the count anew (settle). Terms at the semifield's zero are not counted: of a window of
+// zeros, no term receives a gradient. Residuals: the best term and the count.
 template <class V> struct SharedSelection {
   static constexpr bool two_pass = true;
   static constexpr int residuals = 2;

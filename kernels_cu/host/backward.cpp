@@ -1,4 +1,5 @@
-// Exports semiconv_backward: gradients of image and kernel; called through ctypes by backends/host.py.
+// Exports semiconv_backward: gradients of image and kernel; called by ctypes from
+// semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
 #include "backward.hpp"

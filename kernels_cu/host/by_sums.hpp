@@ -1,14 +1,19 @@
-// root and log on the host as ordinary sums of transformed numbers; what those cannot prove, directly.
+// log and root on the host by ordinary sums; outputs that the sums do not prove, directly.
 //
-// Needs what forward.hpp needs, SEMICONV_LOG or SEMICONV_ROOT. The transformation is relative to the
-// extreme number of a tile, and of a kernel. Exported by by_sums.cpp and by_sums_backward.cpp.
+// Needs what forward.hpp needs, SEMICONV_LOG or SEMICONV_ROOT. by_sums.cuh has the mathematics. The image
+// is transformed tile by tile, relative to the tile's extreme number; each kernel once, relative to its own:
+//
+//   scratch of a tile -> E(img), range     \  sum_strips: S of 8 strips    holds(S)  -> restore(S) -> out
+//   each kernel       -> E(krn), range     /  for each output channel       otherwise -> `unproven` strips
+//
+// A strip with an unproven output is computed whole by the loops of forward.hpp, from a scratch of the
+// numbers as they are, which is filled when the first such strip of the tile is met.
+// Exported by by_sums.cpp and by_sums_backward.cpp.
 #pragma once
 #include "forward.hpp"
 #include "by_sums.cuh"
 
 namespace semiconv {
-
-// ---- transformed numbers -------------------------------------------------------------------------
 
 SEMICONV_FN int64 whole_vectors(int64 count) { return ceil_div(count, lanes); }
 
@@ -18,7 +23,7 @@ SEMICONV_FN Real fold_lanes(Vector values, Real (*choose)(Real, Real)) {
   return result;
 }
 
-// The shift of `count` numbers, padded to whole vectors with what does not count, and their range.
+// The range of `count` numbers. Their last vector is filled up with numbers that do not count.
 inline Range<Real> range_of(const Real* numbers, int64 count) {
   using L = BySums<Vector>;
   const Vector none = L::upwards ? negative_infinity<Vector>() : infinity<Vector>();
@@ -40,8 +45,9 @@ inline void transform_all(const Real* from, Real* to, int64 count, Real shift) {
                  BySums<Vector>::transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
 }
 
-// The kernels as weights of an ordinary sum: every tap of every channel, in the kernel's memory order.
-class Weights {
+// E of every kernel, each with its range: the weights of the ordinary sums. Taps of all input channels
+// are in the kernel's memory order.
+class TransformedKernels {
   Buffer<Real> values;
   Buffer<int64> places;
   Buffer<Range<Real>> ranges;
@@ -51,7 +57,7 @@ class Weights {
   const int64 taps;
   bool complete = false;
 
-  Weights(const Geometry& g, const Tiling& t, const TapTable& table)
+  TransformedKernels(const Geometry& g, const Tiling& t, const TapTable& table)
       : pitch(whole_vectors(g.in_channels * g.window_size()) * lanes),
         taps(g.in_channels * g.window_size()) {
     const int64 window = g.window_size();
@@ -75,7 +81,7 @@ class Weights {
   const int64* offsets() const { return places.data; }
 };
 
-// The sums of N strips over all taps; ADJOINING: they lie behind each other, and one address serves.
+// The sums of N strips over all taps. ADJOINING: one address serves all of them.
 template <int N, bool ADJOINING>
 SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* offsets, int64 taps,
                         const Strip* strips, Vector* sums) {
@@ -114,9 +120,7 @@ SEMICONV_FN Mask first_lanes(int count) {
   return load_vector<Mask>(buffer);
 }
 
-// ---- one tile ------------------------------------------------------------------------------------
-
-// A tile's image, transformed; and as it is, for outputs that are computed directly, once one is.
+// The scratch of a tile, transformed; and the numbers as they are, once an output is computed directly.
 class TransformedTile {
   const Geometry& g;
   const Tiling& t;
@@ -136,7 +140,7 @@ class TransformedTile {
   Real* transformed;
   Range<Real> range;
 
-  // The arrays have room for scratch_elements, `mask` for one channel's.
+  // transformed_ and plain_ have room for scratch_elements() numbers, `mask` for one channel.
   TransformedTile(const Geometry& g_, const Tiling& t_, const Storage* image_, const int64* origin_,
              bool masked_, Real* transformed_, Real* plain_, MaskLane* mask)
       : g(g_), t(t_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
@@ -150,7 +154,7 @@ class TransformedTile {
   static int64 scratch_elements(const Geometry& g, const Tiling& t) {
     return whole_vectors(g.in_channels * t.channel_size) * lanes;
   }
-  // The image as it is, filled at the first call.
+  // The scratch of the numbers as they are; the first call fills it.
   const Real* numbers() {
     if (!present) {
       fill(plain);
@@ -159,20 +163,18 @@ class TransformedTile {
     }
     return plain;
   }
-  // Which of its positions lie in the image; null where the zero beyond them does no harm.
+  // The mask of numbers(); null where the zero outside the image is harmless.
   const MaskLane* mask() const { return masked ? outside : nullptr; }
 };
-
-// ---- forward -------------------------------------------------------------------------------------
 
 inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
                           bool absorbing, int threads) {
   constexpr int N = 8, direct = 2;
-  // Values are relative to a tile's extreme: tiles, and so bits, do not depend on the number of threads.
+  // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
   const Tiling tiling(g, 4);
   const TapTable table(g, tiling, krn);
   if (!table.complete) return out_of_memory;
-  const Weights weights(g, tiling, table);
+  const TransformedKernels weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
   const bool may_pad = absorbing && table.finite;
   const int64 most_strips = strips_of(g, tiling) + N;

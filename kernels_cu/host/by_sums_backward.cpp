@@ -1,4 +1,5 @@
-// Exports semiconv_by_sums_backward: gradients of root and log by ordinary sums; called through ctypes by backends/host.py.
+// Exports semiconv_by_sums_backward: gradients of log and root by ordinary sums; called by ctypes from
+// semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
 #include "by_sums_backward.hpp"

@@ -1,16 +1,35 @@
-// The gradients of root and log by ordinary sums; what those cannot prove, by the rule of backward.hpp.
+// The gradients of log and root by ordinary sums; outputs that the sums do not prove, directly.
 //
-// Needs what by_sums.hpp needs and the derivatives of times. Nothing but img and krn is saved: sums
-// are computed again, which costs less than to keep and load what they were relative to. Tiles,
-// colours and slots are those of backward.hpp: any number of threads gives the same bits.
+// Needs what by_sums.hpp needs and the derivatives of times. The forward pass computes for each output
+//
+//     S = sum of E(img_k) E(krn_k) over taps k,    out = restore(S).
+//
+// So grad_S = grad_out * d_restore(S), which `grad_sums` holds (with the scale of one of the two shifts),
+// and the two gradients are those of an ordinary convolution:
+//
+//     grad_img = d_transform(img) * (sum over outputs that see it of grad_S E(krn_k))
+//     grad_krn = d_transform(krn) * (sum over outputs            of grad_S E(img_k))
+//
+// An output takes part directly, by its window's own terms as in derivatives.hpp, where its S proves
+// nothing (Proof in by_sums.cuh) or where grad_S is so large or small that these sums could leave the range.
+//
+// Nothing but img and krn is kept from the forward pass: the sums are computed again, which costs less than
+// to keep and load them with their shifts. For each tile, and each block of output channels:
+//
+//   sum_strips          S of 8 strips
+//   grad_sums_of        grad_S, 0 where the output takes part directly -> repair()
+//   send_back           adds grad_S E(krn) to `gradient`, grad_S E(img) to `bins`
+//   repair              adds the direct outputs' derivatives to `direct_gradient`, `direct_bins`
+//   empty_bins          bins, times d_transform(krn), and direct_bins -> the slot (partition.hpp)
+//   finish_image        gradient, times d_transform(img), and direct_gradient -> grad_img
 #pragma once
 #include "backward.hpp"
 #include "by_sums.hpp"
 
 namespace semiconv {
 
-// Output channels that go through a tile together: one load of an image's gradient serves all of
-// them, and their bins stay in a cache.
+// How many output channels go through a tile together. One load of the image's gradient serves all of
+// them; their bins should stay in the cache.
 class ChannelBlocks {
   static constexpr int64 least = 8, most_bins = 8192;
 
@@ -21,17 +40,17 @@ class ChannelBlocks {
                        larger_of(least, most_bins / (g.in_channels * g.window_size())))) {}
 };
 
-// What the derivatives need of the kernels: weights with the output channels of a block behind each
-// other, and the derivatives of what made them.
-class WeightGradients {
-  Buffer<Real> weights, slopes;
+// What the gradients need of the kernels: E(krn) with the output channels of a block behind each other,
+// 0 where it is not finite, and d_transform(krn).
+class KernelDerivatives {
+  Buffer<Real> weights, numbers;
 
  public:
   bool complete = false;
 
-  WeightGradients(const Geometry& g, const TapTable& table, const Weights& all, int64 block_size) {
+  KernelDerivatives(const Geometry& g, const TapTable& table, const TransformedKernels& all, int64 block_size) {
     const int64 taps = all.taps, window = g.window_size();
-    if (!weights.allocate(g.kernels * taps) || !slopes.allocate(g.kernels * taps)) return;
+    if (!weights.allocate(g.kernels * taps) || !numbers.allocate(g.kernels * taps)) return;
     for (int64 k = 0; k < g.kernels; ++k) {
       const int64 o = k % g.outputs_per_group, first = o / block_size * block_size;
       const int64 size = smaller_of(block_size, g.outputs_per_group - first);
@@ -39,21 +58,22 @@ class WeightGradients {
       for (int64 t = 0; t < taps; ++t) {
         const Real weight = all.of(k)[t], krn = table.of(k, t / window).values[t % window];
         block[t * size + o - first] = absolute(weight) < infinity<Real>() ? weight : Real(0);
-        slopes.data[k * taps + t] = BySums<Real>::d_transform(krn, all.range(k).shift, weight);
+        numbers.data[k * taps + t] = BySums<Real>::d_transform(krn, all.range(k).shift, weight);
       }
     }
     complete = true;
   }
   // Weights of the block that begins at a kernel: [tap][kernel of the block].
   const Real* block(int64 kernel, int64 taps) const { return weights.data + kernel * taps; }
-  const Real* slope(int64 kernel, int64 taps) const { return slopes.data + kernel * taps; }
+  const Real* of(int64 kernel, int64 taps) const { return numbers.data + kernel * taps; }
 };
 
-// N strips that do not overlap, all taps, a block of output channels: what their slopes (for each
-// channel `pitch` vectors, of which these are N) send to the image's sums and to the kernels' bins.
+// Add what N strips that do not overlap send back through all taps, for a block of output channels:
+// grad_S E(krn) to `gradient`, grad_S E(img) to `bins`. grad_sums: `pitch` vectors for each channel, of
+// which these strips have N.
 template <int N, bool TO_IMG, bool TO_KRN>
 SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins, const Strip* strips,
-                           const Vector* slopes, int64 pitch, const Real* weights,
+                           const Vector* grad_sums, int64 pitch, const Real* weights,
                            const int64* offsets, int64 taps, int64 channels) {
   const Vector none{};
   for (int64 t = 0; t < taps; ++t) {
@@ -63,7 +83,7 @@ SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins
       const int64 place = strips[j].from + offsets[t];
       if (TO_IMG) sum[j] = load_vector<Vector>(gradient + place);
       if (TO_KRN) {
-        // What is not finite reaches outputs without a slope here only.
+        // Outputs that see an E(img) which is not finite have a grad_S of 0.
         const Vector number = load_vector<Vector>(transformed + place);
         img[j] = number < infinity<Vector>() ? number : none;
       }
@@ -73,9 +93,9 @@ SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins
       Vector to_krn{};
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) {
-        const Vector slope = slopes[o * pitch + j];
-        if (TO_IMG) sum[j] = sum[j] + slope * weight;
-        if (TO_KRN) to_krn = to_krn + slope * img[j];
+        const Vector grad_sum = grad_sums[o * pitch + j];
+        if (TO_IMG) sum[j] = sum[j] + grad_sum * weight;
+        if (TO_KRN) to_krn = to_krn + grad_sum * img[j];
       }
       if (TO_KRN) bins[t * channels + o] = bins[t * channels + o] + to_krn;
     }
@@ -87,20 +107,21 @@ SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins
 template <int N>
 __attribute__((noinline)) void send_back_where_wanted(const Real* transformed, Real* gradient,
                                                       Vector* bins, const Strip* strips,
-                                                      const Vector* slopes, int64 pitch,
+                                                      const Vector* grad_sums, int64 pitch,
                                                       const Real* weights, const int64* offsets,
                                                       int64 taps, int64 channels) {
   const auto run = gradient ? (bins ? send_back<N, true, true> : send_back<N, true, false>)
                             : send_back<N, false, true>;
-  run(transformed, gradient, bins, strips, slopes, pitch, weights, offsets, taps, channels);
+  run(transformed, gradient, bins, strips, grad_sums, pitch, weights, offsets, taps, channels);
 }
 
-// Two strips of one output channel by their windows' own terms, for the given slopes.
+// Add the gradients of two strips of one output channel by their windows' own terms: the residual is
+// computed here, then used as in derivatives.hpp.
 template <bool MASKED>
 __attribute__((noinline)) void differentiate_directly(
     const Geometry& g, const TapTable& table, int64 kernel, const Real* numbers, int64 channel_size,
     const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
-    const Slopes<2>& slopes, int64 window) {
+    const GradOut<2>& grad_out, int64 window) {
   using A = Differentiable<Vector>;
   using T = Terms<2, MASKED>;
   A acc[2];
@@ -115,18 +136,18 @@ __attribute__((noinline)) void differentiate_directly(
   for (int64 i = 0; i < g.in_channels; ++i)
     differentiate_channel<2, MASKED>(
         numbers + i * channel_size, mask, gradient ? gradient + i * channel_size : nullptr,
-        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, weights, slopes);
+        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, weights, grad_out);
 }
 
-// All that threads share, and one (batch element, group, tile) at a time.
+// What all threads share, and the work on one (batch element, group, tile).
 struct BySumsBackward {
   static constexpr int N = 8;  // strips whose sums are computed together
   const Geometry& g;
   const Tiling& tiling;
   const Backward& call;
   const TapTable& table;
-  const Weights& weights;
-  const WeightGradients& gradients;
+  const TransformedKernels& weights;
+  const KernelDerivatives& derivatives;
   const ChannelBlocks& blocks;
   const int32* order;
   bool may_pad;
@@ -139,15 +160,16 @@ struct BySumsBackward {
            tiling.channel_size * sizeof(MaskLane) + most_strips() * sizeof(Strip) + 256;
   }
 
-  // partial: the slot's kernel gradient (kernels x taps), or null.
+  // Adds this tile's gradients to call.grad_img and to `partial`, the slot's kernel gradient (kernels x
+  // taps); null where that is not to be computed.
   void run(char* memory, int64 b, int64 group, int64 n_tile, double* partial) const {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, n_tile, origin, size);
     const int64 taps = weights.taps, elements = TransformedTile::scratch_elements(g, tiling);
     Vector* bins = (Vector*)memory;
     Vector* direct_bins = bins + taps * blocks.size;
-    Vector* slopes = direct_bins + taps * blocks.size;
-    Real* transformed = (Real*)(slopes + N * blocks.size);
+    Vector* grad_sums = direct_bins + taps * blocks.size;
+    Real* transformed = (Real*)(grad_sums + N * blocks.size);
     Real* gradient = call.grad_img ? transformed + 2 * elements : nullptr;
     Real* direct_gradient = gradient ? gradient + elements : nullptr;
     MaskLane* mask = (MaskLane*)(transformed + 4 * elements);
@@ -166,8 +188,8 @@ struct BySumsBackward {
       const int64 channels = smaller_of(blocks.size, g.outputs_per_group - first);
       bool repaired_krn = false;
       if (partial) memset((void*)bins, 0, taps * channels * sizeof(Vector));
-      // Adds the derivatives of two strips of one output channel by their own terms.
-      const auto repair = [&](int64 o, const Strip* pair, const Slopes<2>& of_pair) {
+      // Clears what it adds to before its first use: most tiles repair nothing.
+      const auto repair = [&](int64 o, const Strip* pair, const GradOut<2>& of_pair) {
         if (partial && !repaired_krn) memset((void*)direct_bins, 0, taps * channels * sizeof(Vector));
         if (gradient && !repaired_img) memset(direct_gradient, 0, elements * sizeof(Real));
         repaired_krn = repaired_img = true;
@@ -179,17 +201,17 @@ struct BySumsBackward {
       for (int64 j = 0; j < n; j += N) {
         const int used = (int)smaller_of(N, n - j);
         for (int64 o = 0; o < channels; ++o)
-          slopes_of(tile, group, first + o, (b * g.groups + group) * g.outputs_per_group + first + o,
-                    strips + j, used, slopes + o * N,
-                    [&](const Strip* pair, const Slopes<2>& of_pair) { repair(o, pair, of_pair); });
-        const Real* block = gradients.block(g.kernel_of(group, first), taps);
+          grad_sums_of(tile, group, first + o, (b * g.groups + group) * g.outputs_per_group + first + o,
+                    strips + j, used, grad_sums + o * N,
+                    [&](const Strip* pair, const GradOut<2>& of_pair) { repair(o, pair, of_pair); });
+        const Real* block = derivatives.block(g.kernel_of(group, first), taps);
         int k = 0;
         for (; k + 4 <= used; k += 4)
           send_back_where_wanted<4>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                                    slopes + k, N, block, weights.offsets(), taps, channels);
+                                    grad_sums + k, N, block, weights.offsets(), taps, channels);
         for (; k < used; ++k)
           send_back_where_wanted<1>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                                    slopes + k, N, block, weights.offsets(), taps, channels);
+                                    grad_sums + k, N, block, weights.offsets(), taps, channels);
       }
       for (int64 o = 0; partial && o < channels; ++o)
         empty_bins(tile, g.kernel_of(group, first + o), bins + o, channels,
@@ -202,56 +224,56 @@ struct BySumsBackward {
                      call.grad_img + ((b * g.groups + group) * g.in_channels + i) * image_pixels);
   }
 
-  // What a block of output channels, N strips each, sends back for each product E(img) E(krn), 0
-  // where only the windows' own terms tell: those go to repair(two strips, their slopes).
+  // grad_S of N strips of one output channel, 0 for outputs that take part directly. Those go to
+  // repair(two strips, their grad_out), in which all others are 0.
   template <class F>
-  void slopes_of(const TransformedTile& tile, int64 group, int64 output, int64 plane, const Strip* strips,
-                 int used, Vector* slopes, F repair) const {
+  void grad_sums_of(const TransformedTile& tile, int64 group, int64 output, int64 plane, const Strip* strips,
+                 int used, Vector* grad_sums, F repair) const {
     using L = Limits<Real>;
     const int64 kernel = g.kernel_of(group, output);
     const Range<Real>& range = weights.range(kernel);
     const Proof<Real> proof(tile.range, range, weights.taps);
-    // Sums of its products with weights shall stay finite.
+    // As large as its sums with weights of at most 1 allow.
     const Vector most = broadcast(L::largest / 4 / ((Real)weights.taps * (Real)g.outputs_per_group));
     const Vector least = broadcast(L::smallest_normal / L::epsilon), none{};
     Vector sums[N];
     sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps, strips, sums);
     const Storage* grad_out = call.grad_out + plane * pixels;
     for (int k = 0; k < N; k += 2) {
-      Slopes<2> pair(grad_out, strips + k, (int)smaller_of(2, larger_of(0, used - k)));
-      Mask left{};
+      GradOut<2> pair(grad_out, strips + k, (int)smaller_of(2, larger_of(0, used - k)));
+      Mask unproven{};
       for (int j = 0; j < 2; ++j) {
         const Vector sum = sums[k + j];
         const Mask proven = (Mask)proof.holds(sum);
-        const Vector slope =
+        const Vector grad_sum =
             BySums<Vector>::d_restore(sum) * pair.of[j] * BySums<Vector>::scale(broadcast(range.shift));
-        const Mask usable = proven & (absolute(slope) >= least) & (absolute(slope) <= most);
-        slopes[k + j] = where(pair.live[j] & usable, slope, none);
-        // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
+        const Mask usable = proven & (absolute(grad_sum) >= least) & (absolute(grad_sum) <= most);
+        grad_sums[k + j] = where(pair.live[j] & usable, grad_sum, none);
+        // The gradient of a window of zeros is 0 (but not for p = 1, a plain sum).
         pair.live[j] &= ~usable & ~(proven & (sum == none) & BySums<Vector>::flat_at_zero());
         pair.of[j] = where(pair.live[j], pair.of[j], none);
-        left |= pair.live[j];
+        unproven |= pair.live[j];
       }
-      if (any(left)) repair(strips + k, pair);
+      if (any(unproven)) repair(strips + k, pair);
     }
   }
 
-  // Add the bins of one kernel, `stride` vectors apart, to the slot's partial sums.
+  // Add the bins of one kernel, which lie `stride` vectors apart, and its direct ones to the slot.
   void empty_bins(const TransformedTile& tile, int64 kernel, const Vector* bins, int64 stride,
                   const Vector* direct, double* partial) const {
     const double scale = (double)BySums<Real>::scale(tile.range.shift) /
                          (double)BySums<Real>::scale(weights.range(kernel).shift);
-    const Real* slope = gradients.slope(kernel, weights.taps);
+    const Real* derivative = derivatives.of(kernel, weights.taps);
     for (int64 t = 0; t < weights.taps; ++t) {
       double sum = 0;
       for (int lane = 0; lane < lanes; ++lane) sum += bins[t * stride][lane];
-      if (sum != 0) sum *= scale * slope[t];  // a weight without a finite slope met no output
+      if (sum != 0) sum *= scale * derivative[t];  // infinite only where no output has a gradient
       for (int lane = 0; direct && lane < lanes; ++lane) sum += direct[t][lane];
       partial[kernel * weights.taps + t] += sum;
     }
   }
 
-  // From sums of E(krn) to derivatives by img.
+  // gradient = gradient * d_transform(img) + direct.
   void finish_image(TransformedTile& tile, Real* gradient, const Real* direct, int64 elements) const {
     const Real* numbers = BySums<Vector>::own_derivative ? tile.transformed : tile.numbers();
     const Vector shift = broadcast(tile.range.shift), none{};
@@ -273,20 +295,20 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   const Partition partition(g, tiling);
   const TapTable table(g, tiling, call.krn);
   if (!table.complete) return out_of_memory;
-  const Weights weights(g, tiling, table);
+  const TransformedKernels weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
   const ChannelBlocks blocks(g);
-  const WeightGradients gradients(g, table, weights, blocks.size);
+  const KernelDerivatives derivatives(g, table, weights, blocks.size);
   const int64 count = g.kernels * weights.taps;
   Buffer<double> partials;
   Buffer<int32> order;
-  if (!gradients.complete || !order.allocate(g.window_size())) return out_of_memory;
+  if (!derivatives.complete || !order.allocate(g.window_size())) return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
   column_order(g, order.data);
   int64 image_pixels = 1;
   for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
   const bool may_pad = absorbing && table.finite;
-  const BySumsBackward body{g,         tiling, call,       table,   weights,     gradients,
+  const BySumsBackward body{g,         tiling, call,       table,   weights,     derivatives,
                             blocks, order.data, may_pad, g.pixels(), image_pixels};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }

@@ -1,8 +1,8 @@
 // Exports semiconv_correlate: weighted sums in double precision for every pair of dtypes; called by
 // semiconv_cupy/ndimage/host.py.
 //
-// One shared object for all. Sums are formed tap by tap in the given order without fused
-// multiplications, which is what makes the results SciPy's to the last bit.
+// One shared object serves all dtypes. Products are rounded, and added tap by tap in the given order:
+// results are SciPy's to the last bit.
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #else
@@ -15,7 +15,7 @@ using namespace semiconv;
 
 namespace {
 
-// Order of the storage types in `type` arguments.
+// The codes of the storage types; _TYPES in semiconv_cupy/ndimage/host.py lists them in this order.
 #define SEMICONV_EACH_TYPE(DO)                                                               \
   DO(0, boolean) DO(1, int8) DO(2, uint8) DO(3, int16) DO(4, uint16) DO(5, int32) DO(6, uint32) \
   DO(7, int64) DO(8, uint64) DO(9, float16) DO(10, bfloat16) DO(11, float32) DO(12, float64)
@@ -28,7 +28,7 @@ template <class S> void convert_to(const double* from, void* to, int64 at, int n
   for (int i = 0; i < n; ++i) ((S*)to)[at + i] = Converted<S>::from(from[i]);
 }
 
-using Sums = Lanes<double>;
+using Sums = VectorOf<double>;
 
 struct Weighted {
   using Lane = double;
@@ -90,7 +90,7 @@ Writer writer(int type) {
   return nullptr;
 }
 
-// An element of a type that is known at run time: only its bytes count.
+// An element whose type is known at run time only: SIZE bytes.
 template <int SIZE> struct Bytes {
   unsigned char bytes[SIZE];
 };
@@ -137,7 +137,7 @@ SEMICONV_EXPORT int semiconv_correlate(const Mapped* mapped, const long long* in
                                        double outside, int threads) {
   const Mapped& m = *mapped;
   const MappedTiles t(m, sizeof(double), lanes_of<double>, threads);
-  Scratch<int64> offsets;
+  AlignedBuffer<int64> offsets;
   if (!offsets.allocate(count)) return 1;
   for (int64 n = 0; n < count; ++n) {
     offsets.data[n] = 0;

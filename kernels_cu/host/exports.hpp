@@ -1,4 +1,4 @@
-// What every host library exports besides its own functions, and how exports are marked.
+// What every host library exports besides its own functions, and the mark of an export.
 #pragma once
 #include "geometry.cuh"
 #include "parallel.hpp"

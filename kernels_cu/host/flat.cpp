@@ -1,8 +1,10 @@
-// Exports the flat erosions and dilations of one storage type; called by semiconv_cupy/ndimage/host.py.
+// Exports semiconv_flat (boxes) and semiconv_footprint: flat erosions and dilations of one storage type;
+// called by semiconv_cupy/ndimage/host.py.
 #if !defined(__clang__)
-#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif
-#include "flat.hpp"
+#include "boxes.hpp"
+#include "footprints.hpp"
 #include "exports.hpp"
 
 using namespace semiconv;

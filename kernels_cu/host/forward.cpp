@@ -1,4 +1,5 @@
-// Exports semiconv_forward: values only; called through ctypes by backends/host.py.
+// Exports semiconv_forward: values only; called by ctypes from
+// semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
 #include "forward.hpp"

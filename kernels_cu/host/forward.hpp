@@ -3,8 +3,24 @@
 // Needs the semifield's macros and SEMICONV_STORAGE; SEMICONV_CHANNELS_ADD for an ordinary sum over
 // channels. No sizes are compiled in: one shared object per semifield and dtype serves every image
 // and kernel. Exported by forward.cpp and forward_residual.cpp.
+//
+// A tile of outputs is served from its scratch (tiles.hpp), in which a tap is one offset, the same for
+// all outputs. The loop over taps is the outer one, the loop over a few strips the inner one: a weight
+// is broadcast once for all of them, and their accumulators never leave the registers.
+//
+//   for each tap t:   krn = values[t]
+//     strip 0:  acc[0].add(times(scratch[from0 + offsets[t]], krn))
+//     strip 1:  acc[1].add(times(scratch[from1 + offsets[t]], krn))    ...
+//
+// Three loops differ in where the strips lie (strips.hpp):
+//   run_pairs       two groups of strips whose windows overlap share each load and its weights
+//   run_adjoining   strips behind each other: one address for all
+//   run_scattered   any strips; the only one with a mask, for windows that reach beyond the image
+//                   where no padding value is harmless
+// run_channels is their common frame: input channels, the two passes of some accumulators, results.
 #pragma once
-#include "tiles.hpp"
+#include "strips.hpp"
+#include "taps.hpp"
 #include "accumulators.cuh"
 
 namespace semiconv {
@@ -32,92 +48,11 @@ SEMICONV_FN Vector sum(Vector a, Vector b) {
 #endif
 }
 
-// The taps of one (kernel, channel) that can matter: where, what, and which one.
-struct Taps {
-  const int64* offsets;
-  const Real* values;
-  const MaskLane* indices;
-  int64 count;
-};
-
-// A kernel converted to Real and laid out as lists of taps, shared by all threads.
-class TapTable {
-  Buffer<int64> offsets, own_offsets;
-  Buffer<Real> values, own_values;
-  Buffer<MaskLane> indices, own_indices;
-  Buffer<Taps> lists;
-  int64 channels;
-
- public:
-  bool complete = false, finite = true;
-  bool regular = true;  // no tap was dropped
-
-  TapTable(const Geometry& g, const Tiling& t, const Storage* krn) : channels(g.in_channels) {
-    const int64 window = g.window_size(), pairs = g.kernels * g.in_channels;
-    if (!offsets.allocate(window) || !values.allocate(pairs * window) ||
-        !indices.allocate(g.in_channels * window) || !lists.allocate(pairs))
-      return;
-    tap_offsets(g, t, offsets.data);
-    for (int64 n = 0; n < g.in_channels * window; ++n) indices.data[n] = (MaskLane)n;
-    int64 neutral = 0;
-    for (int64 pair = 0; pair < pairs; ++pair) {
-      const int64 i = pair % g.in_channels;
-      const Storage* source =
-          krn + pair / g.in_channels * g.krn_strides[0] + i * g.krn_strides[1];
-      Real* value = values.data + pair * window;
-      int64 index[max_rank] = {};
-      for (int64 n = 0; n < window; ++n) {
-        int64 at = 0;
-        for (int a = 0; a < g.rank; ++a) at += index[a] * g.krn_strides[a + 2];
-        value[n] = load(source[at]);
-        neutral += never_matters(value[n]);
-        if (!Limits<Real>::integer && !(value[n] - value[n] == 0)) finite = false;
-        for (int a = (int)g.rank - 1; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
-      }
-      lists.data[pair] = Taps{offsets.data, value, indices.data + i * window, window};
-    }
-    regular = neutral == 0;
-    complete = regular || drop_neutral(pairs, window);
-  }
-  const Taps& of(int64 kernel, int64 channel) const { return lists.data[kernel * channels + channel]; }
-
- private:
-  // A weight at the semifield's zero (-inf in a dilation) makes every term the zero.
-  static bool never_matters(Real weight) {
-#if defined(SEMICONV_DROP_ZERO_WEIGHTS)
-    const Real zero = semifield_zero<Real>(), large = 1 / Limits<Real>::smallest_normal;
-    return times<Real>(large, weight) == zero && times<Real>(-large, weight) == zero;
-#else
-    (void)weight;
-    return false;
-#endif
-  }
-  bool drop_neutral(int64 pairs, int64 window) {
-    if (!own_offsets.allocate(pairs * window) || !own_values.allocate(pairs * window) ||
-        !own_indices.allocate(pairs * window))
-      return false;
-    int64 kept = 0;
-    for (int64 pair = 0; pair < pairs; ++pair) {
-      const Taps all = lists.data[pair];
-      const int64 begin = kept;
-      for (int64 n = 0; n < window; ++n) {
-        if (never_matters(all.values[n])) continue;
-        own_offsets.data[kept] = all.offsets[n];
-        own_values.data[kept] = all.values[n];
-        own_indices.data[kept++] = all.indices[n];
-      }
-      lists.data[pair] = Taps{own_offsets.data + begin, own_values.data + begin,
-                              own_indices.data + begin, kept - begin};
-    }
-    return true;
-  }
-};
-
-// Where a call's results go. residual is null where nobody asked.
+// Where a call's results go. residual is null where no derivative is needed.
 struct Results {
   Storage* out;
   void* residual;
-  int64 residual_itemsize;  // of an index; the others are Real
+  int64 residual_itemsize;  // bytes of a winner; other residuals are Real
   int64 residual_plane;     // elements of one residual array
   int64 pixels;             // of one output channel
 };
@@ -162,8 +97,8 @@ template <int N, bool MASKED> struct Terms {
   }
 };
 
-// The accumulator as it becomes in the lanes of `mask`, as it was in the others: a position outside
-// takes no part, whatever the semifield's author wrote. An accumulator is nothing but vectors.
+// `becomes` in the lanes of `mask`, `was` in the others: positions outside the image change nothing,
+// whatever the semifield's functions return for them. Works on the vectors that an accumulator is made of.
 template <class A> SEMICONV_FN A where_inside(Mask mask, A becomes, A was) {
   constexpr int count = sizeof(A) / sizeof(Vector);
   static_assert(sizeof(A) == count * sizeof(Vector), "accumulators hold vectors of one width");
@@ -174,6 +109,7 @@ template <class A> SEMICONV_FN A where_inside(Mask mask, A becomes, A was) {
   __builtin_memcpy(&becomes, now, sizeof(A));
   return becomes;
 }
+// Apply change_it to the accumulator of strip j, in the lanes that lie inside the image.
 template <class A, class T, class F>
 SEMICONV_FN void change(A& acc, const T& terms, int j, int64 offset, F change_it) {
   if constexpr (T::masked) {
@@ -185,6 +121,7 @@ SEMICONV_FN void change(A& acc, const T& terms, int j, int64 offset, F change_it
   }
 }
 
+// The first pass of two over one input channel, and the second one; of strips anywhere or adjoining.
 template <int N, class A, class T>
 SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
   for (int64 t = 0; t < taps.count; ++t) {
@@ -222,15 +159,16 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   }
 }
 
-// Blocks of taps are folded at tap numbers that do not depend on where a strip lies, so that its bits
-// do not either. A selection has nothing to fold.
+// An accumulator folds after every `block` taps. These are multiples of `block` in its own numbering of
+// taps, also where a pair runs with the leader's numbering: a result must not depend on which strips
+// share a loop. A selection has nothing to fold.
 #if defined(SEMICONV_SELECT)
 constexpr bool folds = false;
 #else
 constexpr bool folds = true;
 #endif
-// Run work(begin, end) over stretches of taps between the folds of a leader and of a follower `lag`
-// taps behind; fold(which of the two).
+// Run work(begin, end) over the taps between folds, which are due for the leader at multiples of
+// `block`, for the follower at multiples + lag. fold(true) folds the leader, fold(false) the follower.
 template <class Work, class Fold>
 SEMICONV_FN void between_folds(int64 begin, int64 end, int64 lag, Work work, Fold fold) {
   if constexpr (!folds) {
@@ -251,13 +189,13 @@ template <int N, class A> SEMICONV_FN void fold_all(A* acc) {
   for (int j = 0; j < N; ++j) acc[j].fold();
 }
 
-// One address for all strips behind each other: kept in a register, not added up anew for each.
+// Keeps an address in a register: the compiler would add it up anew for each of the adjoining strips.
 SEMICONV_FN const Real* one_address(const Real* elements) {
   asm("" : "+r"(elements));
   return elements;
 }
 
-// S strips behind each other: the taps from begin on, before end; they count as `shift` more.
+// Taps begin .. end - 1 on S adjoining strips. Winners are numbered from `shift` on.
 template <int S, class A>
 SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end,
                                int64 shift = 0) {
@@ -274,8 +212,9 @@ SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64
   between_folds(begin, end, 0, add, [&](bool leads) { if (leads) fold_all<S>(acc); });
 }
 
-// Twice S strips that share what they load: the follower is `lag` taps behind the leader, whose tap
-// numbers it uses.
+// Taps begin .. end - 1 of the leader, on S adjoining strips of it and S of the follower: each element is
+// loaded once, for the leader's tap t and the follower's tap t - lag. Winners of both are numbered by the
+// leader's tap; renumber() corrects the follower's in the end.
 template <int S, class A>
 SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps& taps, int64 begin,
                             int64 end, int64 lag) {
@@ -295,9 +234,10 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
   between_folds(begin, end, lag, add, [&](bool leads) { fold_all<S>(leads ? leader : follower); });
 }
 
-// The strips of one output channel that are in registers, and what becomes of them. Over all input
-// channels: add(scratch of the channel, its taps), after observe(the same) where terms are seen twice;
-// then finish(), and put(j, store) to store(to, count) what became of strip j.
+// N strips of one output channel over all input channels. For each channel it calls
+// observe(scratch, taps) where the accumulator has two passes, then add(scratch, taps); after the last
+// channel (with SEMICONV_CHANNELS_ADD: after each) finish(). put(j, store) calls store(to, count) with the
+// place of strip j in an output channel, for its residual and in the end for its value.
 template <class A, int N, class Observe, class Add, class Finish, class Put>
 SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 kernel,
                               const Real* scratch, int64 channel_size, const Results& results,
@@ -333,7 +273,7 @@ SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 ke
     put(j, [&](int64 to, int count) { store_lanes(out + to, totals[j], count); });
 }
 
-// `used` strips, wherever they lie; up to N are worked on.
+// `used` strips, wherever they lie. The loop runs over N; strips behind `used` are copies.
 template <class A, int N, bool MASKED>
 __attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& table, int64 kernel,
                                              const Real* scratch, int64 channel_size,
@@ -355,7 +295,7 @@ __attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& 
       });
 }
 
-// For whom tap numbers were `shift` too high.
+// Subtract `shift` from the winner's tap index: the follower ran with the leader's numbering.
 template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
   if constexpr (UsesProvenance<A>::value) {
     const Mask nobody = A::constant_index(-1);
@@ -363,7 +303,7 @@ template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
   }
 }
 
-// S whole strips behind each other.
+// S whole adjoining strips.
 template <class A, int S>
 __attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& table,
                                              int64 kernel, const Real* scratch, int64 channel_size,
@@ -383,7 +323,7 @@ __attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& 
       [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes, lanes); });
 }
 
-// Two groups of S strips, each behind each other, and the next two.
+// All pairs of a tile: two groups of S adjoining strips each (Pairing in strips.hpp).
 template <class A, int S>
 __attribute__((noinline)) void run_pairs(const Geometry& g, const TapTable& table, int64 kernel,
                                          const Real* scratch, int64 channel_size,
@@ -437,8 +377,8 @@ void run_tile(const Geometry& g, const TapTable& table, int64 kernel, const Real
 
 enum Status { success = 0, out_of_memory = 1 };
 
-// A: the accumulator; N: strips in registers at a time. absorbing: the zero times anything finite
-// never wins, so that outside positions may hold it; otherwise they are masked.
+// A: the accumulator; N: strips in registers at a time. absorbing: times(zero, krn) is the zero for any
+// finite krn, so that positions outside may hold it. Otherwise they are masked.
 template <class A, int N>
 int forward(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
             bool absorbing, int threads) {

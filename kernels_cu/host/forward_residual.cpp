@@ -1,4 +1,5 @@
-// Exports semiconv_forward_residual: values, and what the derivative needs; called through ctypes by backends/host.py.
+// Exports semiconv_forward_residual: values, and the residual that the derivative needs; called by ctypes from
+// semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
 #include "forward.hpp"

@@ -1,48 +1,16 @@
 // Neighbourhoods whose positions beyond the border are looked up: the border mode is a table, not code.
 //
-// Needs SEMICONV_STORAGE. Defines Mapped (one call's sizes and tables; struct twin of
-// semiconv_cupy/ndimage/host.py), the tiles of its outputs, the scratch copy behind a tile, and the
-// loop that reduces a list of taps over the tile. Included by flat, structure, correlate.
+// Needs SEMICONV_STORAGE. Defines the tiles of the outputs of a call (Mapped in structs.hpp), the scratch copy
+// of what a tile sees, and the loop that reduces a list of taps over a tile. Included by the filters: keys, structure, correlate.
 #pragma once
 #include "simd.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
-#include "filters.cuh"
-
-#include <stdlib.h>
+#include "structs.hpp"
 
 namespace semiconv {
 
-// Output x of axis a sees the extended positions x .. x + window[a] - 1, of which before[a] .. before[a]
-// + size[a] - 1 are the source in its own order. beyond[a] lists, for the positions ahead of these and
-// then for those behind them, the element that each shows, or -1 for the constant.
-struct Mapped {
-  int64 rank;
-  int64 size[max_rank], window[max_rank], before[max_rank];
-  const int64* beyond[max_rank];
-
-  int64 element(int a, int64 position) const {
-    return element_at(size[a], before[a], beyond[a], position - before[a]);
-  }
-};
-
-// Memory that frees itself; data is nullptr where the machine has no such memory.
-template <class T> struct Scratch {
-  T* data = nullptr;
-  Scratch() = default;
-  Scratch(const Scratch&) = delete;
-  ~Scratch() { free(data); }
-  bool allocate(int64 count) {
-    const size_t bytes = ((size_t)count * sizeof(T) + 127) / 64 * 64;
-    data = (T*)aligned_alloc(64, bytes);
-    return data != nullptr;
-  }
-};
-
-template <class T> using Lanes = typename VectorOf<T>::type;
-template <class T> constexpr int lanes_of = register_bytes / (int)sizeof(T);
-
-// ---- tiles -------------------------------------------------------------------------------------
-
+// How outputs are cut into tiles, and the scratch of one tile.
 struct MappedTiles {
   int64 tile[max_rank], count[max_rank], tiles;    // outputs per tile, tiles per axis, in all
   int64 extent[max_rank], pitch[max_rank], positions;  // of the scratch; pitch in elements
@@ -50,7 +18,7 @@ struct MappedTiles {
 
   static constexpr int64 budget = 256 * 1024;     // bytes: half of a common core's L2
   static constexpr int64 most = 8 * 1024 * 1024;  // a core's part of L3
-  static constexpr int64 repeated = 4;            // positions per output: smaller tiles repeat more
+  static constexpr int64 repeated = 4;            // most positions for each output, unless memory is short
 
   // bytes: of scratch per position.
   MappedTiles(const Mapped& m, int64 bytes, int lanes, int threads) {
@@ -68,7 +36,7 @@ struct MappedTiles {
   }
 
  private:
-  // Smaller tiles; not where they would repeat too much and that may be avoided.
+  // Make tiles smaller; thrifty: not if they then had more than `repeated` positions for each output.
   bool cut(const Mapped& m, int lanes, bool thrifty) {
     const MappedTiles before = *this;
     if (!halve(m, lanes)) return false;
@@ -79,7 +47,7 @@ struct MappedTiles {
     *this = before;
     return false;
   }
-  // Halve the axis on which that repeats least work; the last one stays a few registers long.
+  // Halve the axis on which tiles overlap least; the last one stays at least four registers long.
   bool halve(const Mapped& m, int lanes) {
     int best = -1;
     double most = 0;
@@ -115,8 +83,8 @@ struct MappedTiles {
   }
 };
 
-// Copy what the tile at `origin` sees into its scratch. convert(from, to, n) copies a stretch of
-// storage; `outside` stands for positions without an element.
+// Copy what the tile at `origin` sees into its scratch. convert(from, to, n) copies n elements that lie
+// together; positions that show no element become `outside`.
 template <class S, class T, class Convert>
 inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin, const S* source,
                         T* scratch, T outside, Convert convert) {
@@ -162,13 +130,15 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
   }
 }
 
-// ---- reducing a list of taps -------------------------------------------------------------------
+template <int N> struct Count { static constexpr int value = N; };
 
-template <int N> struct Strips { static constexpr int value = N; };
-
-// Reducer: using Lane, Value; Value start(const Lane* window), which may have taken tap 0 already
-// (then int64 begin() is 1); Value step(Value, const Lane* window, int64 tap).
-// Reduce the STRIPS registers of outputs whose windows start at `window` and go to `to`.
+// Reduce STRIPS registers of outputs over all taps. Their windows begin at `window` in the scratch, the
+// first output is `to`. A Reducer has
+//   Lane, Value              the numbers of the scratch, and a register of results
+//   start(window)            the value before the first tap
+//   begin()                  that tap: 0, or 1 where start() has taken tap 0
+//   step(value, window, tap) the value after one more tap
+// put(to, value, n) takes a finished register, of which n lanes are outputs.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
                                const typename Reducer::Lane* window, int64 to, int64 outputs,
@@ -186,7 +156,7 @@ SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
     put(to + s * width, values[s], (int)smaller_of(width, outputs - s * width));
 }
 
-// Reduce a tile row by row; put(first output, values, how many of them are outputs).
+// Reduce a tile row by row, in groups of 8, 4, 2 and single registers.
 template <class Reducer, class Put>
 inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* origin,
                         const int64* outputs, const Reducer& reducer, int64 taps,
@@ -197,33 +167,33 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
   for (int a = 0; a < last; ++a) rows *= outputs[a];
   for (int64 r = 0; r < rows; ++r) {
     const typename Reducer::Lane* from = scratch;
-    int64 to = 0, left = outputs[last];
+    int64 to = 0, rest = outputs[last];
     for (int a = 0; a < m.rank; ++a) {
       to = to * m.size[a] + origin[a] + index[a];
       from += index[a] * t.pitch[a];
     }
     const auto reduce = [&](auto strips) __attribute__((always_inline)) {
       constexpr int count = decltype(strips)::value;
-      reduce_strips<count>(reducer, taps, from, to, left, put);
+      reduce_strips<count>(reducer, taps, from, to, rest, put);
       from += count * width;
       to += count * width;
-      left -= count * width;
+      rest -= count * width;
     };
-    while (left >= 8 * width) reduce(Strips<8>{});
-    if (left >= 4 * width) reduce(Strips<4>{});
-    if (left >= 2 * width) reduce(Strips<2>{});
-    while (left > 0) reduce(Strips<1>{});
+    while (rest >= 8 * width) reduce(Count<8>{});
+    if (rest >= 4 * width) reduce(Count<4>{});
+    if (rest >= 2 * width) reduce(Count<2>{});
+    while (rest > 0) reduce(Count<1>{});
     for (int a = last - 1; a >= 0 && ++index[a] == outputs[a]; --a) index[a] = 0;
   }
 }
 
-// Run work(scratch, origin, outputs) for every tile, in parallel; false: no memory.
+// Run work(scratch, origin, outputs) for every tile, on several threads; false: not enough memory.
 template <class T, class Work>
 inline bool for_each_tile(const Mapped& m, const MappedTiles& t, int64 scratch_size, int threads,
                           Work work) {
   int failed = 0;
   in_parallel(t.tiles, threads, [&](Items& tiles) {
-    Scratch<T> scratch;
+    AlignedBuffer<T> scratch;
     if (!scratch.allocate(scratch_size)) {
       set_flag(failed, 1);
       return;

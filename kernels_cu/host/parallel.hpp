@@ -1,14 +1,14 @@
-// Work on several threads: items that are taken one after the other by whoever comes.
+// Work on several threads: each takes the next item when it is done with the one before.
 //
-// The threads themselves belong to the process, not to a library: threads.cpp holds them, and
-// backends/host.py hands its function to every library that it loads (exports.hpp).
+// The threads belong to the process, not to a library: threads.cpp holds them, and
+// backends/host/calls.py hands its function to every library that it loads (exports.hpp).
 #pragma once
 #include "integers.cuh"
 
 namespace semiconv {
 
-// run(work, context, threads): work(context) on the caller and on at most threads - 1 others, those
-// that come before it is done. Null, until told: the caller alone.
+// run(work, context, threads): work(context) on the caller's thread and on at most threads - 1 others,
+// those that wake up before it is done. Null until semiconv_use_threads: the caller works alone.
 using RunOnThreads = void (*)(void (*work)(void*), void* context, int threads);
 static RunOnThreads run_on_threads = nullptr;
 
@@ -25,7 +25,7 @@ class Items {
   }
 };
 
-// work(items) on each thread, until all have been taken and are done.
+// Call work(items) on up to `threads` threads; returns when all items are done.
 template <class Work> inline void in_parallel(int64 count, int64 threads, const Work& work) {
   Items items(count);
   if (threads > count) threads = count;
@@ -41,7 +41,7 @@ template <class Work> inline void in_parallel(int64 count, int64 threads, const 
                  (int)threads);
 }
 
-// What several threads may set.
+// Set a flag that several threads may set.
 inline void set_flag(int& flag, int value) { __atomic_store_n(&flag, value, __ATOMIC_RELAXED); }
 
 }  // namespace semiconv

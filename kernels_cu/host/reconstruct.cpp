@@ -1,18 +1,33 @@
 // Exports semiconv_reconstruct: values spread from a seed under (over) a mask until nothing changes.
 //
-// Vincent's hybrid algorithm (IEEE Trans. Image Processing 2, 1993): a raster scan each way does most
-// of it, a queue the rest. Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host.py.
+// Vincent's hybrid algorithm (IEEE Trans. Image Processing 2, 1993). A value spreads to the neighbours
+// (the footprint), limited by the mask there:
+//
+//     value[p] = limited(best of value over p and its neighbours, mask[p])     until nothing changes
+//
+//   1. A scan in raster order pulls from the neighbours that come earlier: values run down and right.
+//   2. A scan against it pulls from those that come later: values run up and left. An element whose value
+//      would still change a neighbour that comes later in raster order enters a queue.
+//   3. Elements leave the queue in the order they came; each spreads to all neighbours, and every neighbour
+//      that changes enters the queue.
+//
+//     seed  . . 9 . .      after the scan down   . . 9 9 9      after the scan up   9 9 9 9 9
+//     mask  9 9 9 9 9
+//
+// The queue only sees what turns back, such as the arms of a spiral. Arrays are copied with a margin of
+// `reach` elements that never win, so that no step needs a test of the border.
+// Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host.py.
 #if !defined(__clang__)
-#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif
-#include "flat.hpp"
+#include "keys.hpp"
 #include "exports.hpp"
 
 using namespace semiconv;
 
 namespace {
 
-// First in, first out; memory follows the number of waiting entries.
+// First in, first out. Entries are pushed to `back`; when `front` is used up the two change places.
 class Queue {
   int64 *front = nullptr, *back = nullptr;
   int64 front_size = 0, taken = 0, back_size = 0, back_room = 0, front_room = 0;
@@ -53,15 +68,11 @@ class Queue {
   }
 };
 
-struct Sizes {
-  int64 rank;
-  int64 size[max_rank], reach[max_rank];  // reach: elements around the arrays
-};
-
 template <bool MINIMUM> struct Reconstruction {
   const Key* mask;
   Key* value;
-  // How far (in elements of the padded arrays) values spread in one step: forward and backward.
+  // Offsets in the padded arrays from an element to its neighbours: those that come later in raster order,
+  // and those that come earlier.
   const int64 *forward, *backward;
   int64 forward_count, backward_count;
   Queue queue;
@@ -69,6 +80,7 @@ template <bool MINIMUM> struct Reconstruction {
   static bool wins(Key a, Key b) { return MINIMUM ? a < b : a > b; }
   static Key limited(Key a, Key limit) { return wins(a, limit) ? limit : a; }
 
+  // Take over what the neighbours at `at - offsets` have.
   void pull(int64 at, const int64* offsets, int64 count) {
     Key best = value[at];
     for (int64 k = 0; k < count; ++k) best = better<MINIMUM>(best, value[at - offsets[k]]);
@@ -117,7 +129,7 @@ bool reconstruct(const Sizes& s, const int64* offsets, int64 forward_count, int6
                  const Key* seed, const Key* limit, Key* out) {
   int64 padded = 1;
   for (int a = 0; a < s.rank; ++a) padded *= s.size[a] + 2 * s.reach[a];
-  Scratch<Key> mask, value;
+  AlignedBuffer<Key> mask, value;
   if (!mask.allocate(padded) || !value.allocate(padded)) return false;
   for (int64 n = 0; n < padded; ++n) mask.data[n] = value.data[n] = worst_key<MINIMUM>();
   each_row(s, false, [&](int64 at, int64 dense, int64 n) {
@@ -134,7 +146,7 @@ bool reconstruct(const Sizes& s, const int64* offsets, int64 forward_count, int6
   each_row(s, true, [&](int64 at, int64, int64 n) {
     for (int64 i = n - 1; i >= 0; --i) {
       r.pull(at + i, r.backward, backward_count);
-      // What lies behind is done; what lies ahead pulls from here when its turn comes.
+      // Earlier neighbours pull from here later in this scan; later ones had their turn already.
       if (r.may_spread(at + i, r.forward, forward_count)) r.queue.push(at + i);
     }
   });
@@ -151,7 +163,8 @@ bool reconstruct(const Sizes& s, const int64* offsets, int64 forward_count, int6
 
 }  // namespace
 
-// offsets: spreading steps as offsets into the padded arrays, the positive ones first.
+// offsets: of an element's neighbours in the padded arrays, the positive ones first. Returns 0, or 1 where
+// memory ran out.
 SEMICONV_EXPORT int semiconv_reconstruct(const Sizes* sizes, const long long* offsets,
                                          long long forward_count, long long backward_count,
                                          const Storage* seed, const Storage* mask, Storage* out,

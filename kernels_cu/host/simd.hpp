@@ -1,8 +1,7 @@
 // SIMD vectors (GCC/Clang vector extensions) with the functions of functions.cuh.
 //
-// Includes functions.cuh. Defines Vector (one hardware register of Real), Lanes, Mask, loads and
-// stores of any alignment, and exp/log whose errors stay below 2 ulp; the rarer functions go lane
-// by lane through the C library.
+// Defines Vector (one hardware register of Real), VectorOf<T> (one of T), Mask, loads and stores of any
+// alignment, and exp and log whose errors stay below 2 ulp. Rarer functions call the C library lane by lane.
 #pragma once
 #include "functions.cuh"
 
@@ -16,9 +15,11 @@ constexpr int register_bytes = 32;
 constexpr int register_bytes = 16;
 #endif
 
-template <class T> struct VectorOf {
+template <class T> struct VectorType {
   typedef T type __attribute__((vector_size(register_bytes)));
 };
+template <class T> using VectorOf = typename VectorType<T>::type;
+template <class T> constexpr int lanes_of = register_bytes / (int)sizeof(T);
 template <class T> struct SignedOf;
 template <> struct SignedOf<float> { using type = int32_t; };
 template <> struct SignedOf<double> { using type = int64; };
@@ -31,11 +32,11 @@ template <> struct SignedOf<uint32> { using type = int32; };
 template <> struct SignedOf<int64> { using type = int64; };
 template <> struct SignedOf<uint64> { using type = int64; };
 
-using Vector = VectorOf<Real>::type;
-// Mask lanes are 0 or -1, as wide as Real's; Index counts taps in lanes of the same width.
+using Vector = VectorOf<Real>;
+// The lanes of a Mask are 0 or -1, as wide as Real's. Taps are counted in such lanes too.
 using MaskLane = SignedOf<Real>::type;
-using Mask = VectorOf<MaskLane>::type;
-constexpr int lanes = register_bytes / (int)sizeof(Real);
+using Mask = VectorOf<MaskLane>;
+constexpr int lanes = lanes_of<Real>;
 
 template <> struct ScalarOf<Vector> { using type = Real; };
 
@@ -79,20 +80,20 @@ SEMICONV_FN bool any(Mask mask) {
 
 #if defined(__AVX__) && !defined(__AVX512F__)
 // maxps and minps are exactly "right if strictly better, else left"; GCC does not see it.
-template <> SEMICONV_FN VectorOf<float>::type select_greater(VectorOf<float>::type left,
-                                                             VectorOf<float>::type right) {
+template <> SEMICONV_FN VectorOf<float> select_greater(VectorOf<float> left,
+                                                             VectorOf<float> right) {
   return __builtin_ia32_maxps256(right, left);
 }
-template <> SEMICONV_FN VectorOf<float>::type select_less(VectorOf<float>::type left,
-                                                          VectorOf<float>::type right) {
+template <> SEMICONV_FN VectorOf<float> select_less(VectorOf<float> left,
+                                                          VectorOf<float> right) {
   return __builtin_ia32_minps256(right, left);
 }
-template <> SEMICONV_FN VectorOf<double>::type select_greater(VectorOf<double>::type left,
-                                                              VectorOf<double>::type right) {
+template <> SEMICONV_FN VectorOf<double> select_greater(VectorOf<double> left,
+                                                              VectorOf<double> right) {
   return __builtin_ia32_maxpd256(right, left);
 }
-template <> SEMICONV_FN VectorOf<double>::type select_less(VectorOf<double>::type left,
-                                                           VectorOf<double>::type right) {
+template <> SEMICONV_FN VectorOf<double> select_less(VectorOf<double> left,
+                                                           VectorOf<double> right) {
   return __builtin_ia32_minpd256(right, left);
 }
 #endif
@@ -141,8 +142,8 @@ template <class V, class F> inline V each_lane(V a, V b, F function) {
   return a;
 }
 #if defined(SEMICONV_INTEGER)
-// What keeps the sum in range is clamped beforehand; the limits depend on b alone, so that a loop in
-// which b is one number computes them once.
+// a is clamped before the addition so that the sum stays in range. The limits depend on b alone: a loop in
+// which b does not change computes them once.
 SEMICONV_FN Vector clamped(Vector a, Vector low, Vector high) {
   const Vector least = a < low ? low : a;
   return least < high ? least : high;

@@ -1,7 +1,7 @@
-// Exports the erosions and dilations by a structure of one storage type; called by
-// semiconv_cupy/ndimage/host.py. Values are to be added, also in an erosion.
+// Exports semiconv_structure: erosions and dilations by a structure, of one storage type; called by
+// semiconv_cupy/ndimage/host.py. Values are added in erosions too: the caller negates them.
 #if !defined(__clang__)
-#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as O3, built in half the time
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif
 #include "structure.hpp"
 #include "exports.hpp"
@@ -19,7 +19,7 @@ bool sums_in(const Mapped& m, const int64* indices, const void* values,
   return run(m, indices, (const W*)values, first, count, source, out, *(const W*)outside, threads);
 }
 
-// Sums in SumOf<R>; 64-bit integers have no wider type and saturate step by step.
+// Sums in SumOf<R>. 64-bit integers have no wider type: each sum saturates.
 template <class R, bool SATURATING = Limits<R>::integer && sizeof(R) == 8> struct Exact {
   static constexpr auto run = sums_in<typename SumOf<R>::type>;
 };
@@ -37,7 +37,7 @@ template <class R> struct Exact<R, true> {
 }  // namespace
 
 // values and outside: doubles where `precise`, else of SumOf<Real> (values of 64 bits: signed).
-// first: nullptr, or what the first value is before it was rounded.
+// first: the first value before it was rounded, or nullptr where it needed no rounding.
 SEMICONV_EXPORT int semiconv_structure(const Mapped* m, const long long* indices, const void* values,
                                        const double* first, long long count, const Storage* source, Storage* out,
                                        const void* outside, int precise, int minimum, int threads) {

@@ -1,8 +1,9 @@
 // Erosions and dilations by a structure that is not flat: the best of (element + value) over taps.
 //
 // Needs SEMICONV_STORAGE (and SEMICONV_INTEGER for integers). Integer sums are formed in a type that
-// holds them, or in double where the caller asks, and saturate; floating ones in the element's
-// arithmetic. As in SciPy the first tap's value alone is not rounded to it. NaN is never selected.
+// holds them (SumOf in filters.cuh) or, with `precise`, in double, and saturate when they are stored;
+// floating sums in the element's arithmetic. As in SciPy, values are rounded to the type of the sums, but
+// for the first tap's. NaN is never selected.
 // Exported by structure.cpp.
 #pragma once
 #include "mapped.hpp"
@@ -11,7 +12,7 @@ namespace semiconv {
 
 template <class W, bool MINIMUM> struct StructureReducer {
   using Lane = W;
-  using Value = Lanes<W>;
+  using Value = VectorOf<W>;
   const int64* offsets;
   const W* values;
   const double* first;  // the first tap's value where W does not hold it, else nullptr
@@ -31,10 +32,10 @@ template <class W, bool MINIMUM> struct StructureReducer {
   }
 };
 
-// 64-bit integers: values are signed; a sum beyond the range is its nearer end.
+// Sums of 64-bit integers, each saturated at once; values are signed.
 template <class W, bool MINIMUM> struct SaturatingReducer {
   using Lane = W;
-  using Value = Lanes<W>;
+  using Value = VectorOf<W>;
   const int64* offsets;
   const int64* values;
   const double* first;
@@ -43,7 +44,7 @@ template <class W, bool MINIMUM> struct SaturatingReducer {
   SEMICONV_FN Value start(const W*) const { return Value{} + worst<MINIMUM, W>(); }
   SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
     const Value element = load_vector<Value>(window + offsets[tap]);
-    using U = Lanes<uint64>;
+    using U = VectorOf<uint64>;
     const Value sum = (Value)((U)element + (uint64)values[tap]);
     const Value kept = values[tap] >= 0 ? (sum < element ? Value{} + Limits<W>::highest : sum)
                                         : (sum > element ? Value{} + Limits<W>::lowest : sum);
@@ -58,7 +59,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
   using W = typename Reducer::Lane;
   constexpr int width = lanes_of<W>;
   const MappedTiles t(m, sizeof(W), width, threads);
-  Scratch<int64> offsets;
+  AlignedBuffer<int64> offsets;
   if (!offsets.allocate(count)) return false;
   for (int64 n = 0; n < count; ++n) {
     offsets.data[n] = 0;
@@ -71,7 +72,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
       to[i] = element == element ? element : worst<MINIMUM, W>();
     }
   };
-  const auto put = [&](int64 to, Lanes<W> sums, int n) {
+  const auto put = [&](int64 to, VectorOf<W> sums, int n) {
     if constexpr (Same<W, Storage>::value) {
       if (n == width) return store_vector(out + to, sums);
     }

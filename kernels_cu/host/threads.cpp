@@ -1,9 +1,9 @@
 // The threads of the process: one pool for all host libraries. Exports semiconv_run_on_threads,
-// which backends/host.py hands to each of them.
+// which semiconv_cupy/backends/host/calls.py hands to each of them.
 //
-// Threads sleep between calls and come as soon as the system lets them; the caller works meanwhile,
-// and waits for nobody who has not begun. So a core that another program holds, or the spinning
-// threads of another library, cost no more than its help. One call has the pool at a time: one from
+// Threads sleep between calls. A call wakes them and works itself meanwhile; at its end it waits only for
+// threads that have begun to work. So a core that another program uses, or that another library's threads
+// spin on, costs the call no more than the help of one thread. One call has the pool at a time; a call from
 // another thread works alone. A forked child starts a pool of its own.
 #include <pthread.h>
 
@@ -18,11 +18,11 @@ inline void pause() {
 }
 
 class Pool {
-  static constexpr int pauses = 2000;  // tens of microseconds: the next call may be near
+  static constexpr int pauses = 2000;  // tens of microseconds of spinning: the next call may follow soon
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
   int started = 0, asleep = 0;
-  int places = 0, working = 0;  // helpers that may still come, and that have; read without the mutex
+  int places = 0, working = 0;  // threads that may still join, and that have; read without the mutex
   bool busy = false;
   void (*work)(void*) = nullptr;
   void* context = nullptr;
@@ -88,8 +88,8 @@ class Pool {
 
 Pool* pool = nullptr;
 pthread_once_t once = PTHREAD_ONCE_INIT;
-// Never destroyed: at the end of the process its threads are still asleep in it. A child has none of
-// its parent's threads.
+// Never destroyed: at the end of the process threads still sleep in it. A forked child has a new pool, as
+// it has none of its parent's threads.
 void renew() { pool = new Pool; }
 void begin() {
   renew();

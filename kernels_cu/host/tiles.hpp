@@ -1,59 +1,25 @@
-// The host schedule's memory: a tile of outputs, and the padded scratch copy of what it sees.
+// A tile of outputs, and the padded scratch copy of what its windows see.
 //
-// A tile of one (batch, group) is served from a scratch that holds, for every input channel, the
-// image positions of its windows: converted to Real, outside positions filled with the semifield's
-// zero, the last axis split into `stride` phases so that neighbouring outputs read neighbouring
-// elements. A tap is then one offset into the scratch, the same for every output of the tile.
+// A tile belongs to one (batch element, group). Its scratch holds, for every input channel, the image
+// positions of its windows, converted to Real; positions outside the image hold the semifield's zero.
+// The last axis is split into `stride` phases, so that neighbouring outputs read neighbouring elements.
+// With stride 2:
+//
+//     positions of a row     0 1 2 3 4 5 6 7       output x sees 2 x, 2 x + 1, 2 x + 2 at taps 0, 1, 2
+//     in the scratch         0 2 4 6 | 1 3 5 7     tap 0: x,  tap 1: phase_length + x,  tap 2: x + 1
+//
+// A tap is then one offset into the scratch, the same for every output of the tile. A channel ends with
+// room for one vector more, which the last strip of a row reads and does not use.
 #pragma once
 #include "simd.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "geometry.cuh"
 #include "semifield.cuh"
 
-#include <stdlib.h>
-
 namespace semiconv {
 
-// Scratch of one thread, kept between calls so that small calls allocate nothing.
-class Workspace {
-  void* memory = nullptr;
-  size_t size = 0;
-
- public:
-  ~Workspace() { free(memory); }
-  // nullptr where the machine has no such memory.
-  void* reserve(size_t bytes) {
-    if (bytes > size) {
-      free(memory);
-      size = 0;
-      bytes = (bytes + 4095) / 4096 * 4096;
-      memory = aligned_alloc(64, bytes);
-      if (memory) size = bytes;
-    }
-    return memory;
-  }
-  void release_beyond(size_t bytes) {
-    if (size <= bytes) return;
-    free(memory);
-    memory = nullptr;
-    size = 0;
-  }
-};
-constexpr size_t kept_bytes = size_t(8) << 20;
-
-// An array that frees itself; data is nullptr where the machine has no such memory.
-template <class T> struct Buffer {
-  T* data = nullptr;
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  ~Buffer() { free(data); }
-  bool allocate(int64 count) {
-    data = (T*)malloc((size_t)count * sizeof(T) + 1);
-    return data != nullptr;
-  }
-};
-
-// What a pass over the outputs reads: sizes of a full tile and of the scratch behind it.
+// The sizes of a full tile and of its scratch; the last tiles of an axis may be smaller.
 struct Tiling {
   int64 tile[max_rank], count[max_rank], tiles;  // outputs per tile; tiles per axis, in all
   int64 extent[max_rank];                        // scratch rows per outer axis
@@ -70,8 +36,8 @@ struct Tiling {
     while (g.batch * g.groups * tiles < 4 * threads && threads > 1 && halve(last, false)) measure(g);
   }
 
-  // Make tiles at least as long as their windows reach beyond them, so that a tile overlaps with
-  // its direct neighbours only.
+  // Make tiles so long on each axis that a tile's windows overlap with those of its direct neighbours
+  // only (partition.hpp).
   void cover_reach(const Geometry& g) {
     for (int a = 0; a < g.rank; ++a) {
       const int64 least = ceil_div((g.kernel_size[a] - 1) * g.dilation[a], g.stride[a]);
@@ -116,7 +82,7 @@ struct Tiling {
   }
 };
 
-// Offsets of the taps of one channel in the kernel's memory order.
+// Offsets in the scratch of the taps of one channel, in the kernel's memory order.
 inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
   const int last = (int)g.rank - 1;
   int64 index[max_rank] = {};
@@ -130,11 +96,11 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
   }
 }
 
-// An image that is -1 everywhere (read with strides 0): filling with it gives the mask.
+// An image that is -1 everywhere (read with strides 0): fill_channel makes the mask from it.
 struct Everywhere {};
 SEMICONV_FN int load(Everywhere) { return -1; }
 
-// Every `step`-th element from `from` on, as many as [begin, end) has, to there; outside around them.
+// row[begin .. end - 1] = every `step`-th element from `from` on; the rest of the row = outside.
 template <class S, class T>
 inline void fill_row(T* row, const S* from, int64 step, int64 begin, int64 end, int64 length, T outside) {
   for (int64 q = 0; q < begin; ++q) row[q] = outside;
@@ -184,14 +150,14 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
   for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
 }
 
-// The scratch's twin that tells which of its positions lie inside the image.
+// The mask of a channel's scratch: all bits set at positions inside the image.
 inline void fill_mask(const Geometry& g, const Tiling& t, const int64* origin, MaskLane* mask) {
   const Everywhere everywhere;
   const int64 strides[max_rank] = {};
   fill_channel(g, t, origin, &everywhere, strides, mask, (MaskLane)0);
 }
 
-// Whether every position that the tile's windows touch lies in the image.
+// Whether all positions of the tile's windows lie in the image.
 inline bool inside_image(const Geometry& g, const int64* origin, const int64* size) {
   for (int a = 0; a < g.rank; ++a) {
     const int64 first = origin[a] * g.stride[a] - g.pad_begin[a];
@@ -201,97 +167,6 @@ inline bool inside_image(const Geometry& g, const int64* origin, const int64* si
   return true;
 }
 
-// A vector of outputs: where its windows start in the scratch, where it goes, how many are real, and
-// how many whole strips adjoin from this one on, itself included.
-struct Strip {
-  int64 from, to;
-  int32 count, adjoining;
-};
-
-// Two groups of `width` adjoining strips whose windows see the same elements, one group `lag` taps
-// later: rows of outputs as far apart as steps between kernel rows bring together, in one dimension
-// stretches of one row. Kernels are lists of planes of `taps` taps.
-struct Pairing {
-  int64 taps = 0, lag = 0;
-  int64 apart = 0;         // outputs between the groups, on the axis before the last or the only one
-  int64 from = 0, to = 0;  // from the first group to the second: in the scratch, in the output
-  int width = 0;           // 0: no pairs
-  bool second_leads = false;
-
-  Pairing() = default;
-  Pairing(const Geometry& g, const Tiling& t, int strips) {
-    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
-    const int64 stride = g.stride[axis], dilation = g.dilation[axis];
-    const int64 stretch = last ? 1 : (int64)strips * lanes;  // least outputs between the groups
-    int64 steps = stride * stretch, common = dilation;
-    while (common) {
-      const int64 rest = steps % common;
-      steps = common;
-      common = rest;
-    }
-    apart = stretch * (dilation / steps);
-    taps = last ? g.kernel_size[axis] * g.kernel_size[last] : g.kernel_size[last];
-    lag = apart * stride / dilation * (last ? g.kernel_size[last] : 1);
-    from = last ? apart * stride * t.pitch[axis] : apart;
-    to = last ? apart * g.out_size[last] : apart;
-    second_leads = g.mirrored;
-    width = lag < taps && 2 * apart <= t.tile[axis] ? strips : 0;
-  }
-};
-
-// How many strips a full tile has at most.
-inline int64 strips_of(const Geometry& g, const Tiling& t) {
-  int64 strips = ceil_div(t.tile[g.rank - 1], lanes);
-  for (int a = 0; a < g.rank - 1; ++a) strips *= t.tile[a];
-  return strips;
-}
-
-// The strips of a tile: first strips of pairs of groups, and all that no such pair covers.
-struct Strips {
-  Strip *heads, *data;
-  int64 pairs, count;
-
-  // `spare` strips behind the last one are its copies: registers left over work on them, and drop
-  // the result.
-  void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
-           const Pairing& pairing, int spare) {
-    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
-    const int64 apart = pairing.apart;
-    int64 index[max_rank] = {}, rows = 1;
-    for (int a = 0; a < last; ++a) rows *= size[a];
-    pairs = count = 0;
-    for (int64 r = 0; r < rows; ++r) {
-      int64 from = 0, to = 0;
-      for (int a = 0; a < g.rank; ++a) {
-        to = to * g.out_size[a] + origin[a] + index[a];
-        if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
-      }
-      int64 x = 0;
-      const auto single = [&](int64 end) {
-        for (; x < end; x += lanes)
-          data[count++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x),
-                                (int32)((size[last] - x) / lanes)};
-      };
-      const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
-      if (group && last) {
-        const int64 place = index[axis] % (2 * apart);
-        if (index[axis] - place + 2 * apart <= size[axis])
-          for (; size[last] - x > least; x += group)
-            if (place < apart)
-              heads[pairs++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x - least), 0};
-      } else if (group) {
-        // apart is a multiple of group.
-        for (; size[last] - x - 2 * apart >= 0; x += 2 * apart)
-          for (int64 q = x; q < x + apart; q += group)
-            heads[pairs++] = Strip{from + q, to + q, lanes, 0};
-      }
-      single(size[last]);
-      for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
-    }
-    for (int64 j = count; count && j < count + spare; ++j) data[j] = data[count - 1];
-  }
-};
-
 // The n-th tile: its first output and its size.
 inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* origin, int64* size) {
   for (int a = (int)g.rank - 1; a >= 0; --a) {
@@ -299,28 +174,6 @@ inline void locate_tile(const Geometry& g, const Tiling& t, int64 n, int64* orig
     size[a] = smaller_of(t.tile[a], g.out_size[a] - origin[a]);
     n /= t.count[a];
   }
-}
-
-// The first `count` elements as Real, 0 behind them.
-template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count) {
-  Real buffer[lanes] = {};
-  for (int i = 0; i < count; ++i) buffer[i] = load(from[i]);
-  return load_vector<Vector>(buffer);
-}
-
-// Store the first `count` lanes.
-template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count) {
-  using T = typename VectorElement<V>::type;
-  constexpr int width = sizeof(V) / sizeof(T);
-  if constexpr (Same<S, T>::value) {
-    if (count == width) {
-      store_vector(to, values);
-      return;
-    }
-  }
-  T buffer[width];
-  store_vector(buffer, values);
-  for (int i = 0; i < count; ++i) to[i] = Store<S>::from(buffer[i]);
 }
 
 }  // namespace semiconv

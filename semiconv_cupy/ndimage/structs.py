@@ -20,7 +20,7 @@ TablePair = ctypes.c_void_p * 2
 class Box(Struct):
     """A window along one or two axes, and what lies beyond their borders."""
 
-    file = "host/flat.hpp"
+    file = "host/structs.hpp"
     _fields_ = (
         ("planes", ctypes.c_int64),
         ("rows", ctypes.c_int64),
@@ -34,7 +34,7 @@ class Box(Struct):
 class Mapped(Struct):
     """A window of any axes, and what lies beyond their borders."""
 
-    file = "host/mapped.hpp"
+    file = "host/structs.hpp"
     _fields_ = (
         ("rank", ctypes.c_int64),
         ("size", Axes),
@@ -47,7 +47,7 @@ class Mapped(Struct):
 class Sizes(Struct):
     """The arrays of a reconstruction, and how far its steps reach."""
 
-    file = "host/reconstruct.cpp"
+    file = "host/structs.hpp"
     _fields_ = (("rank", ctypes.c_int64), ("size", Axes), ("reach", Axes))
 
 

@@ -1,0 +1,214 @@
+// Flat erosions and dilations over boxes: a window down the columns, then one along the rows.
+//
+// Arrays are planes of (rows, columns). The outputs are cut into bands, and rows of the source stream
+// through a band from top to bottom; every array between is a few rows long and stays in the cache:
+//
+//     source --step 0--> ring 0 --step 1--> ring 1 ... --last step down--> line --steps across--> out
+//
+// The steps are those of windows.hpp. Step s + 1 down reads rows 0 .. reach(s + 1) below its own, so that
+// ring s holds the last reach(s + 1) + 1 rows of step s; row r lies at r % ring_rows[s]. For a window of 13
+// rows, ring 0 holds 10 rows of windows of 4, and out row y is made of its rows y, y + 4, y + 8, y + 9.
+//
+// Columns are extended by what the border shows, window - 1 of them. In a band they are
+//
+//     | left: looked up | middle: as they lie in the source | right: looked up |
+//
+// Step 0 reads the middle where it lies. The left and right parts of all source rows of the band are
+// gathered into `edges` beforehand, as keys. A row beyond the border that shows the constant is `nothing`.
+#pragma once
+#include "windows.hpp"
+
+namespace semiconv {
+
+// Rows first_row .. end_row - 1, columns first_column .. end_column - 1 of the outputs of one plane.
+template <bool MINIMUM> class BoxBand {
+  const Box& box;
+  const Steps &down, &across;
+  const Key* source;
+  Key* out;
+  const Key outside;
+  const int64 first_row, end_row, first_column, end_column;
+
+  // Numbers of extended columns; where the middle begins in a source row; elements of a row of keys.
+  int64 left, middle, right, middle_source, width, pitch;
+  AlignedBuffer<Key> memory;
+  Key *edges, *nothing, *line;
+  Key* ring[Steps::most];
+  int64 ring_rows[Steps::most], produced[Steps::most];
+
+ public:
+  static int64 extended(const Box& b, int axis) {
+    return (axis ? b.columns : b.rows) + b.window[axis] - 1;
+  }
+  BoxBand(const Box& b, const Steps& d, const Steps& a, const Key* from, Key* to, Key constant,
+          int64 y0, int64 y1, int64 x0, int64 x1)
+      : box(b), down(d), across(a), source(from), out(to), outside(constant), first_row(y0),
+        end_row(y1), first_column(x0), end_column(x1) {
+    width = x1 - x0 + b.window[1] - 1;
+    left = smaller_of(larger_of(b.before[1] - x0, 0), width);
+    right = larger_of(x0 + width - larger_of(b.before[1] + b.columns, x0 + left), 0);
+    middle = width - left - right;
+    middle_source = x0 + left - b.before[1];
+    pitch = ceil_div(width + 2 * key_lanes, key_lanes) * key_lanes;
+  }
+  bool run() {
+    const int64 raw_rows = end_row - first_row + box.window[0] - 1;
+    int64 rows = 3;  // two lines and `nothing`
+    for (int s = 0; s + 1 < down.steps; ++s) {
+      ring_rows[s] = down.reach(s + 1) + 1;
+      rows += ring_rows[s];
+      produced[s] = first_row;
+    }
+    const int64 edge = left + right;
+    if (!memory.allocate(rows * pitch + raw_rows * edge + 2 * key_lanes)) return false;
+    line = memory.data;
+    nothing = line + 2 * pitch;
+    Key* next = nothing + pitch;
+    for (int s = 0; s + 1 < down.steps; ++s, next += ring_rows[s - 1] * pitch) ring[s] = next;
+    edges = next;
+    for (int64 i = 0; i < pitch; ++i) nothing[i] = outside;
+    if (edge) gather_edges(raw_rows);
+    const bool in_pairs = down.steps == 1 && down.count[0] >= 3;
+    for (int64 y = first_row; y < end_row; ++y) {
+      Key* to = out + y * box.columns + first_column;
+      if (in_pairs && y + 1 < end_row) {
+        Key* const outs[] = {to, to + box.columns};
+        Key* const lines[] = {line, line + pitch};
+        if (across.steps == 0) {
+          vertical_pair<true>(y, outs);
+        } else {
+          vertical_pair<false>(y, lines);
+          horizontal(line, outs[0]);
+          horizontal(line + pitch, outs[1]);
+        }
+        ++y;
+        continue;
+      }
+      if (across.steps == 0) {
+        vertical<true>(down.steps - 1, y, to);
+      } else {
+        vertical<false>(down.steps - 1, y, line);
+        horizontal(line, to);
+      }
+    }
+    return true;
+  }
+
+ private:
+  const Key* raw(int64 extended_row) const {
+    const int64 element = box.element(0, extended_row);
+    return element < 0 ? nullptr : source + element * box.columns;
+  }
+  void gather_edges(int64 raw_rows) {
+    Key* to = edges;
+    for (int64 r = 0; r < raw_rows; ++r) {
+      const Key* row = raw(first_row + r);
+      const auto gather = [&](int64 begin, int64 end) {
+        for (int64 p = begin; p < end; ++p) {
+          const int64 element = row ? box.element(1, first_column + p) : -1;
+          *to++ = clean_key<MINIMUM>(element < 0 ? outside : row[element]);
+        }
+      };
+      gather(0, left);
+      gather(width - right, width);
+    }
+  }
+  // to = row y of the windows that step s makes, all extended columns; the rows of step s - 1 that it needs
+  // and that are not there are made first. s = -1: the window is one row, which is copied.
+  template <bool TO_RAW> void vertical(int s, int64 y, Key* to) {
+    const Key* parts[most_parts];
+    if (s <= 0) {
+      const int count = s < 0 ? 1 : down.count[0];
+      const auto offset = [&](int p) { return s < 0 ? 0 : down.offset[0][p]; };
+      for (int p = 0; p < count; ++p) {
+        const Key* row = raw(y + offset(p));
+        parts[p] = row ? row + middle_source : nothing;
+      }
+      // Keys are stored in whole registers: the left edge before the middle, which it runs into.
+      const int64 edge = left + right;
+      const Key* edge_parts[most_parts];
+      for (int p = 0; p < count; ++p) edge_parts[p] = edges + (y + offset(p) - first_row) * edge;
+      if (left) step<MINIMUM, false, false>(count, edge_parts, to, left);
+      step<MINIMUM, true, TO_RAW>(count, parts, to + left, middle);
+      for (int p = 0; p < count; ++p) edge_parts[p] += left;
+      if (right) step<MINIMUM, false, false>(count, edge_parts, to + left + middle, right);
+      return;
+    }
+    for (; produced[s - 1] <= y + down.reach(s); ++produced[s - 1]) {
+      const int64 row = produced[s - 1];
+      vertical<false>(s - 1, row, ring[s - 1] + row % ring_rows[s - 1] * pitch);
+    }
+    for (int p = 0; p < down.count[s]; ++p)
+      parts[p] = ring[s - 1] + (y + down.offset[s][p]) % ring_rows[s - 1] * pitch;
+    step<MINIMUM, false, TO_RAW>(down.count[s], parts, to, width);
+  }
+  // Rows y and y + 1 at once, where the window down takes one step.
+  template <bool TO_RAW> void vertical_pair(int64 y, Key* const* to) {
+    const Key *rows[most_parts + 1], *edge_rows[most_parts + 1];
+    const int count = down.count[0];
+    const int64 edge = left + right;
+    for (int p = 0; p <= count; ++p) {
+      const Key* row = raw(y + p);
+      rows[p] = row ? row + middle_source : nothing;
+      edge_rows[p] = edges + (y + p - first_row) * edge;
+    }
+    for (int r = 0; r < 2 && left; ++r)
+      step<MINIMUM, false, false>(count, edge_rows + r, to[r], left);
+    Key* const middles[] = {to[0] + left, to[1] + left};
+    step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
+    for (int p = 0; p <= count; ++p) edge_rows[p] += left;
+    for (int r = 0; r < 2 && right; ++r)
+      step<MINIMUM, false, false>(count, edge_rows + r, to[r] + left + middle, right);
+  }
+  // The steps across, in place in `line`; the last one writes to `to`.
+  void horizontal(Key* line, Key* to) {
+    int64 valid = width;
+    for (int s = 0; s < across.steps; ++s) {
+      const Key* parts[most_parts];
+      for (int p = 0; p < across.count[s]; ++p) parts[p] = line + across.offset[s][p];
+      valid -= across.reach(s);
+      if (s + 1 == across.steps)
+        step<MINIMUM, false, true>(across.count[s], parts, to, end_column - first_column);
+      else
+        step<MINIMUM, false, false>(across.count[s], parts, line, valid);
+    }
+  }
+};
+
+template <bool MINIMUM>
+inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outside, int threads) {
+  const Steps down(box.window[0]), across(box.window[1]);
+  // Bands as wide as rings that stay in L2 allow; each repeats window - 1 rows and columns of work.
+  constexpr int64 budget = 256 * 1024;
+  int64 ring_rows = 4;
+  for (int s = 1; s < down.steps; ++s) ring_rows += down.reach(s) + 1;
+  const int64 wanted = larger_of(budget / (ring_rows * (int64)sizeof(Key)) - box.window[1],
+                                 larger_of(16 * key_lanes, 2 * box.window[1]));
+  const int64 across_bands = ceil_div(box.columns, wanted);
+  const int64 columns =
+      ceil_div(ceil_div(box.columns, across_bands), key_lanes) * key_lanes;
+  const int64 column_bands = ceil_div(box.columns, columns);
+  int64 row_bands = ceil_div(2 * threads, box.planes * column_bands);
+  if (threads == 1) row_bands = 1;
+  const int64 least_rows = larger_of(8, 2 * box.window[0]);
+  row_bands = larger_of(smaller_of(row_bands, box.rows / least_rows), 1);
+  // The edges of all source rows of a band are gathered: not too many rows.
+  if (box.window[1] > 1) row_bands = larger_of(row_bands, box.rows / larger_of(256, 8 * box.window[0]));
+  row_bands = larger_of(row_bands, 1);
+  const int64 rows = ceil_div(box.rows, row_bands);
+  row_bands = ceil_div(box.rows, rows);
+  const int64 bands = box.planes * row_bands * column_bands;
+  int failed = 0;
+  in_parallel(bands, threads, [&](Items& items) {
+    for (int64 n; items.take(n);) {
+      const int64 x = n % column_bands * columns, y = n / column_bands % row_bands * rows;
+      const int64 plane = n / column_bands / row_bands * box.rows * box.columns;
+      BoxBand<MINIMUM> band(box, down, across, source + plane, out + plane, outside, y,
+                            smaller_of(y + rows, box.rows), x, smaller_of(x + columns, box.columns));
+      if (!band.run()) set_flag(failed, 1);
+    }
+  });
+  return !failed;
+}
+
+}  // namespace semiconv

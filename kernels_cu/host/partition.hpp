@@ -1,0 +1,156 @@
+// How the backward pass is cut among threads, so that their number changes no bit of the result.
+//
+// Neighbouring tiles of outputs see, and add to, the same elements of the image; every tile adds to the
+// same weights of the kernel. No atomics: their order, and so the rounding, would vary.
+//
+//   the image's gradient: colours           the kernel's gradient: slots
+//
+//     tiles   0 1 0 1                         slot 0   w0 w1 w2 ...   of tile 0, chunk 0
+//             2 3 2 3                         slot 1   w0 w1 w2 ...   of tile 1, chunk 0
+//             0 1 0 1                         ...
+//                                             sum      added up in this order
+//   A window reaches no further than
+//   into a direct neighbour of its tile       A chunk is a run of batch elements, which one thread
+//   (Tiling::cover_reach), so that tiles      takes in order.
+//   of one colour share no element.
+//
+// Colours follow each other; threads take the (chunk, group, tile) of one colour as they come. Tiles,
+// colours, chunks and slots depend on the geometry alone.
+#pragma once
+#include "forward.hpp"
+
+namespace semiconv {
+
+// The arguments of one call. All arrays but img are C-contiguous. img and krn may be null where the
+// derivatives of times are constants, a gradient where it is not to be computed.
+struct Backward {
+  const Storage *grad_out, *img, *krn;
+  const void* residual;
+  int64 itemsize, plane;  // of the residual: bytes of a winner, elements from one array to the next
+  Real *grad_img, *grad_krn;
+};
+
+// Numbers of chunks, colours and slots.
+struct Partition {
+  static constexpr int64 most_chunks = 16;
+  int64 chunks, colours, slots;
+
+  Partition(const Geometry& g, const Tiling& t) {
+    // Slots take at most half as many numbers as image and outputs, but two chunks are allowed always:
+    // one would leave nothing to share.
+    int64 image = g.batch * g.groups * g.in_channels;
+    for (int a = 0; a < g.rank; ++a) image *= g.image_size[a];
+    const int64 outputs = g.batch * g.groups * g.outputs_per_group * g.pixels();
+    const int64 weights = g.kernels * g.in_channels * g.window_size();
+    const int64 affordable = larger_of(2, (image + outputs) / (2 * weights * t.tiles));
+    chunks = smaller_of(smaller_of(larger_of(g.batch, 1), most_chunks), affordable);
+    colours = (int64)1 << g.rank;
+    slots = chunks * t.tiles * (g.shares_kernels ? g.groups : 1);
+  }
+  int64 first_batch(const Geometry& g, int64 chunk) const { return g.batch * chunk / chunks; }
+  int64 slot(const Geometry& g, const Tiling& t, int64 chunk, int64 group, int64 tile) const {
+    return (chunk * t.tiles + tile) * (g.shares_kernels ? g.groups : 1) +
+           (g.shares_kernels ? group : 0);
+  }
+};
+
+// Which of the 2^rank colours a tile has: on each axis, whether its number is odd.
+inline int64 colour_of(const Geometry& g, const Tiling& t, int64 tile) {
+  int64 colour = 0;
+  for (int a = (int)g.rank - 1; a >= 0; --a) {
+    colour = colour * 2 + tile % t.count[a] % 2;
+    tile /= t.count[a];
+  }
+  return colour;
+}
+
+// Add one channel's scratch to the places of `gradient` (C-contiguous) that fill_channel reads from.
+inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* origin, const Real* scratch,
+                           Real* gradient) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= t.extent[a];
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
+  const int64 size = g.image_size[last], phases = t.phases, length = t.phase_length;
+  for (int64 r = 0; r < rows; ++r, scratch += phases * length) {
+    int64 offset = 0;
+    bool inside = true;
+    for (int a = 0; a < last; ++a) {
+      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+      inside = inside && position >= 0 && position < g.image_size[a];
+      offset = (offset + position) * g.image_size[a + 1];
+    }
+    for (int64 phase = 0; inside && phase < phases; ++phase) {
+      const int64 start = first + phase;
+      const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
+      const int64 end = start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases));
+      Real* to = gradient + offset + start;
+      const Real* from = scratch + phase * length;
+      if (phases == 1)
+        for (int64 q = begin; q < end; ++q) to[q] += from[q];
+      else
+        for (int64 q = begin; q < end; ++q) to[q * phases] += from[q];
+    }
+    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
+  }
+}
+
+// Run `body` on every tile, colour after colour, then add up the slots. `partials` has room for
+// partition.slots times `weights` numbers where call.grad_krn is not null; both gradients are cleared
+// first. body.run adds to call.grad_img and to its slot.
+template <class Body>
+int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& partition, const Body& body,
+                 const Backward& call, double* partials, int64 weights, int threads) {
+  Buffer<int64> same_colour;
+  if (!same_colour.allocate(tiling.tiles)) return out_of_memory;
+  int64 image_pixels = 1;
+  for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
+  int status = success;
+
+  // One thread where there is little to clear or to add up.
+  const auto helpers = [&](int64 numbers) { return numbers < (1 << 18) ? 1 : threads; };
+  const auto clear = [&](auto* data, int64 rows, int64 length) {
+    in_parallel(rows, helpers(rows * length), [&](Items& items) {
+      for (int64 row; items.take(row);) memset(data + row * length, 0, length * sizeof(*data));
+    });
+  };
+  if (call.grad_krn) clear(partials, partition.slots, weights);
+  if (call.grad_img) clear(call.grad_img, g.batch * g.groups * g.in_channels, image_pixels);
+  for (int64 colour = 0; colour < partition.colours; ++colour) {
+    int64 tiles = 0;
+    for (int64 tile = 0; tile < tiling.tiles; ++tile)
+      if (colour_of(g, tiling, tile) == colour) same_colour.data[tiles++] = tile;
+    in_parallel(partition.chunks * g.groups * tiles, threads, [&](Items& items) {
+      thread_local Workspace workspace;
+      char* memory = (char*)workspace.reserve(body.bytes() + 1);
+      if (!memory) {
+        set_flag(status, out_of_memory);
+        return;
+      }
+      for (int64 item; items.take(item);) {
+        const int64 tile = same_colour.data[item % tiles], group = item / tiles % g.groups;
+        const int64 chunk = item / tiles / g.groups;
+        double* partial =
+            call.grad_krn ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
+                          : nullptr;
+        for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
+          body.run(memory, b, group, tile, partial);
+      }
+      workspace.release_beyond(kept_bytes);
+    });
+  }
+  if (call.grad_krn) {
+    constexpr int64 some = 256;  // weights of one item
+    in_parallel(ceil_div(weights, some), helpers(partition.slots * weights), [&](Items& items) {
+      for (int64 item; items.take(item);)
+        for (int64 n = item * some; n < smaller_of(weights, (item + 1) * some); ++n) {
+          double sum = 0;
+          for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
+          call.grad_krn[n] = (Real)sum;
+        }
+    });
+  }
+  return status;
+}
+
+}  // namespace semiconv
