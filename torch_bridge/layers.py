@@ -15,14 +15,13 @@ from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, Padding
 from torch_bridge.functional import plan, semifield_conv
 from torch_bridge.quadratic import (
-    Init,
-    KernelSize,
     LearnedKernel,
     QuadraticKernelCholesky,
     QuadraticKernelIso,
     QuadraticKernelSpectral,
-    per_axis,
 )
+from torch_bridge.quadratic.initial import Init
+from torch_bridge.sizes import KernelSize, per_axis
 
 __all__ = [
     "Closing",

@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torch_bridge as semiconv
-from torch_bridge import BroadcastSemifield, SelectSemifield
+from torch_bridge import BroadcastSemifield, SelectSemifield, layers, modules, ops, quadratic
 
 MAX = SelectSemifield.tropical_max()
 MIN = SelectSemifield.tropical_min_negated()
@@ -92,6 +92,33 @@ COPIES = {
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "torch.save": lambda model: torch.load(saved(model), weights_only=False),
 }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"quadratic {name}" for name in quadratic.__all__),
+        *(f"modules {name}" for name in modules.__all__),
+        *(f"layers {name}" for name in layers.__all__),
+        "layers FlatLearnedKernel",
+        "quadratic _drop_position_grid",
+        "ops Known",
+    ],
+)
+def test_models_pickled_by_version_0_1_0_find_what_they_name(name):
+    module, name = name.split()
+    found = pickle.loads(f"ctorch_bridge.{module}\n{name}\n.".encode())
+    assert callable(found)
+
+
+def test_a_model_pickled_by_version_0_1_0():
+    """Its convolution kept the prepared semifield, under the names of that version."""
+    old = MAX.dynamic()
+    new = object.__new__(type(old))
+    new.__setstate__({**old.__getstate__(), "_known": ops.Known(MAX)})
+    krn = torch.zeros(3, 2, 3, 3)
+    assert torch.equal(new(IMG, krn), old(IMG, krn))
+    assert vars(new).keys() == vars(old).keys()
 
 
 def saved(model):

@@ -107,7 +107,7 @@ N_KERNELS = (40, 50)  # 2000 kernels
 def variances(kernel):
     iso = isinstance(kernel, QuadraticKernelIso)
     log_std = kernel.log_std[..., None] if iso else kernel.inspect_parameters()[0]
-    assert log_std.shape == (50, 40, 1 if iso else len(kernel._sizes))
+    assert log_std.shape == (50, 40, 1 if iso else kernel().dim() - 2)
     return (2 * log_std.detach()).exp().reshape(2000, -1)
 
 

@@ -1,199 +1,23 @@
-"""Modules that convolve: what a semifield's `dynamic()` and `lazy_fixed()` return, and its users.
+"""A kernel joined with convolutions: a module of an image alone.
 
-Here: the convolution modules, torch's own convolution and pooling with this package's padding, and
-the modules that join a kernel with a convolution. Gradients of the fused path live in `autograd`;
-geometry comes from `semiconv_cupy.geometry`.
+Any module that gives a kernel serves, and any that convolves.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.algebra.reductions import Root
-from semiconv_cupy.errors import flag
-from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.source import definitions
-from torch_bridge.broadcast import broadcast_conv
-from torch_bridge.functional import one_kind, plan, semifield_conv
-from torch_bridge.ops import PreparedSemifield
-from torch_bridge.quadratic import _integer, _Kernel, per_axis
-
-if TYPE_CHECKING:
-    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
-
-__all__ = [
-    "BroadcastConv",
-    "GenericClosing",
-    "GenericConv",
-    "GenericOpening",
-    "SemifieldConv",
-    "TorchLinearConv2D",
-    "TorchMaxPool2D",
-]
-
-
-class BroadcastConv(nn.Module):
-    """The convolution of a `BroadcastSemifield`, differentiated by torch itself.
-
-    Called like `semiconv_cupy.semifield_conv`: ``conv(img, krn, stride=1, padding=0, dilation=1,
-    groups=1, group_broadcasting=False, kind="conv")``, with any number of spatial axes. All
-    products are held in memory at once: the output times the taps of a window, and as much again
-    for the gradient. Positions outside the image are padded with the semifield's zero.
-
-    Parameters
-    ----------
-    semifield : BroadcastSemifield
-        Its functions are called with tensors: `multiply(windows, kernel)` broadcasts, then
-        `add_reduce(products, dims)` over the trailing input-channel and spatial axes; where there
-        is an `add_reduce_channels`, that reduces the channel axis, after the spatial ones.
-    unfold_copy : bool
-        Gather the windows by `torch.nn.functional.unfold`, which copies, not as a view. 2-D only.
-
-    Examples
-    --------
-    >>> from semiconv_cupy import BroadcastSemifield
-    >>> conv = BroadcastSemifield.tropical_max().dynamic()
-    >>> conv(torch.tensor([[[0.0, 5.0, 0.0]]]), torch.tensor([[[-1.0, 0.0, -2.0]]]), padding="same")
-    tensor([[[4., 5., 3.]]])
-    """
-
-    def __init__(self, semifield: BroadcastSemifield, unfold_copy: bool = False) -> None:
-        super().__init__()
-        self.semifield = semifield
-        self.unfold_copy = flag("unfold_copy", unfold_copy)
-
-    def extra_repr(self) -> str:
-        return f"{self.semifield!r}{', unfold_copy=True' if self.unfold_copy else ''}"
-
-    def forward(
-        self,
-        img: Tensor,
-        krn: Tensor,
-        stride: IntOrTuple = 1,
-        padding: Padding = 0,
-        dilation: IntOrTuple = 1,
-        groups: int = 1,
-        group_broadcasting: bool = False,
-        kind: Kind = "conv",
-    ) -> Tensor:
-        """`img` (B, C, *S) and `krn` (O, I, *K) to (B, out channels, *out size)."""
-        geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
-        return broadcast_conv(*one_kind(img, krn), self.semifield, geometry, self.unfold_copy)
-
-
-class SemifieldConv(nn.Module):
-    """The fused convolution of a compiled semifield; `dynamic()` and `lazy_fixed()` return it.
-
-    Called like `torch_bridge.functional.semifield_conv`: ``conv(img, krn, stride=1, padding=0,
-    dilation=1, groups=1, group_broadcasting=False, kind="conv")``.
-
-    Parameters
-    ----------
-    semifield : SelectSemifield or SubtractSemifield
-    lazy_fixed : bool
-        Fix the shapes and arguments to those of the first call; only the batch size may change
-        afterwards, anything else raises ValueError. dtype and device stay free. Nothing is compiled
-        for one image size here, so fixing is a promise that is checked, and no faster.
-    debug : bool
-        Print what is compiled, at the first call on each dtype and kind of device.
-    thread_block_size, to_extension, kernel_inflation
-        Accepted for programs written for pytorch_nd_semiconv, and without effect: each CUDA kernel
-        brings the block size that it was written for, there is no ahead-of-time extension to write,
-        and kernel gradients need no inflated buffer.
-
-    Examples
-    --------
-    >>> from semiconv_cupy import SelectSemifield
-    >>> conv = SelectSemifield.tropical_max().dynamic()
-    >>> conv(torch.tensor([[[0.0, 5.0, 0.0]]]), torch.tensor([[[-1.0, 0.0, -2.0]]]), padding="same")
-    tensor([[[4., 5., 3.]]])
-    """
-
-    def __init__(
-        self,
-        semifield: SelectSemifield | SubtractSemifield,
-        *,
-        lazy_fixed: bool = False,
-        thread_block_size: int | None = None,
-        to_extension: bool = False,
-        debug: bool = False,
-        kernel_inflation: int = 16,
-    ) -> None:
-        super().__init__()
-        self.semifield = semifield
-        self._known = PreparedSemifield(semifield)
-        self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
-        self.debug = flag("debug", debug)
-        self.fixed: dict[str, Any] | None = None
-        self._explained: set[str] = set()
-
-    def extra_repr(self) -> str:
-        return f"{self.semifield!r}, lazy_fixed=True" if self.lazy_fixed else repr(self.semifield)
-
-    def forward(
-        self,
-        img: Tensor,
-        krn: Tensor,
-        stride: IntOrTuple = 1,
-        padding: Padding = 0,
-        dilation: IntOrTuple = 1,
-        groups: int = 1,
-        group_broadcasting: bool = False,
-        kind: Kind = "conv",
-    ) -> Tensor:
-        """`img` (B, C, *S) and `krn` (O, I, *K) to (B, out channels, *out size)."""
-        if self.debug:
-            self._explain(img)
-        arguments: dict[str, Any] = {
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-            "group_broadcasting": group_broadcasting,
-            "kind": kind,
-        }
-        if not self.lazy_fixed:
-            return semifield_conv(img, krn, self._known, **arguments)
-        now = {
-            "img.shape[1:]": tuple(int(size) for size in img.shape[1:]),
-            "krn.shape": tuple(int(size) for size in krn.shape),
-            **arguments,
-        }
-        if self.fixed is not None and self.fixed != now:
-            raise ValueError(self._refusal(now))
-        out = semifield_conv(img, krn, self._known, **arguments)
-        self.fixed = now
-        return out
-
-    def _refusal(self, now: dict[str, Any]) -> str:
-        assert self.fixed is not None
-        changes = [
-            f"{name} was {fixed!r} and is {now[name]!r}"
-            for name, fixed in self.fixed.items()
-            if fixed != now[name]
-        ]
-        return (
-            f"a lazy_fixed convolution allows no other change than of the batch size: "
-            f"{', '.join(changes)}; use dynamic() instead"
-        )
-
-    def _explain(self, img: Tensor) -> None:
-        dtype = str(img.dtype).removeprefix("torch.")
-        what = f"{self.semifield!r} on {dtype}, {img.device.type}"
-        if what not in self._explained:
-            self._explained.add(what)
-            lines = [
-                f"#define {name} {text}"
-                for name, text in definitions(self.semifield, dtype).items()
-            ]
-            print(f"compiling {what}:", *lines, sep="\n    ")
+from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
+from torch_bridge.functional import plan
+from torch_bridge.modules.convolutions import BroadcastConv, SemifieldConv
+from torch_bridge.quadratic.kernels import Kernel
+from torch_bridge.sizes import whole_number
 
 
 def block_diagonal(krn: Tensor, groups: int) -> Tensor:
@@ -245,7 +69,7 @@ class _Generic(nn.Module):
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
-        self.groups = _integer("groups", groups)
+        self.groups = whole_number("groups", groups)
         self.group_broadcasting = group_broadcasting
         self.kind = kind
         self._warned = False
@@ -312,7 +136,7 @@ class _Generic(nn.Module):
             self._signs_known = True
             return
         if krn is None:
-            if not isinstance(self.kernel, _Kernel):
+            if not isinstance(self.kernel, Kernel):
                 return
             with torch.no_grad():
                 krn = self.kernel()
@@ -543,110 +367,3 @@ class GenericOpening(_Generic):
         eroded = self.conv_erosion(img, krn, **eroding)
         back = transposed_channels(krn, self.groups, self.group_broadcasting)
         return self.conv_dilation(eroded, back, **self._arguments("conv", self.padding))
-
-
-class TorchLinearConv2D(nn.Module):
-    """torch's own conv2d with this package's `padding`, `group_broadcasting` and `kind`.
-
-    Called as ``conv(img, kernel, stride=1, padding=0, dilation=1, groups=1,
-    group_broadcasting=False, kind="conv")`` with images (B, C, H, W): a linear convolution that
-    takes the place of ``SubtractSemifield.linear().dynamic()``.
-
-    Examples
-    --------
-    >>> conv = TorchLinearConv2D()
-    >>> conv(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 2, 2), padding="same").shape
-    torch.Size([1, 1, 4, 4])
-    """
-
-    def forward(
-        self,
-        img: Tensor,
-        kernel: Tensor,
-        stride: IntOrTuple = 1,
-        padding: Padding = 0,
-        dilation: IntOrTuple = 1,
-        groups: int = 1,
-        group_broadcasting: bool = False,
-        kind: Kind = "conv",
-    ) -> Tensor:
-        """`img` (B, C, H, W) and `kernel` (O, I, KH, KW) to (B, out channels, OH, OW)."""
-        geometry = plan(img, kernel, stride, padding, dilation, groups, group_broadcasting, kind)
-        _two_dimensional(geometry)
-        if geometry.mirrored:
-            kernel = kernel.flip((2, 3))
-        if geometry.shares_kernels:
-            kernel = kernel.repeat(geometry.groups, 1, 1, 1)
-        img, pads = _symmetric_padding(img, geometry, 0.0, geometry.pad_begin)
-        return F.conv2d(
-            img,
-            kernel,
-            stride=geometry.stride,
-            padding=pads,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-        )
-
-
-class TorchMaxPool2D(nn.Module):
-    """torch's own max_pool2d with this package's `padding`; windows never see the padding.
-
-    Parameters
-    ----------
-    kernel_size : int or (int, int)
-    stride : int or (int, int), optional
-        None: the kernel size.
-    padding, dilation
-        As in `semiconv_cupy.semifield_conv`.
-
-    Examples
-    --------
-    >>> TorchMaxPool2D(3, stride=2, padding="same")(torch.zeros(1, 1, 7, 7)).shape
-    torch.Size([1, 1, 4, 4])
-    """
-
-    def __init__(
-        self,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] | None = None,
-        padding: Padding = 0,
-        dilation: int | tuple[int, int] = 1,
-    ) -> None:
-        super().__init__()
-        self.kernel_size = per_axis("kernel_size", kernel_size, 2)
-        self.stride = self.kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}"
-        )
-
-    def forward(self, img: Tensor) -> Tensor:
-        """`img` (B, C, H, W) to (B, C, OH, OW)."""
-        window = img.new_empty((1, img.shape[1], *self.kernel_size), device="meta")
-        geometry = plan(img, window, self.stride, self.padding, self.dilation, 1, False, "corr")
-        _two_dimensional(geometry)
-        at_most = tuple(size // 2 for size in self.kernel_size)  # torch's own rule
-        img, pads = _symmetric_padding(img, geometry, -math.inf, at_most)
-        return F.max_pool2d(
-            img, self.kernel_size, stride=geometry.stride, padding=pads, dilation=geometry.dilation
-        )
-
-
-def _two_dimensional(geometry: Geometry) -> None:
-    if geometry.rank != 2:
-        raise ValueError(f"img must have shape (B, C, H, W), got {geometry.img_shape}")
-
-
-def _symmetric_padding(
-    img: Tensor, geometry: Geometry, value: float, at_most: tuple[int, ...]
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The image and the padding that torch's function shall add; what it cannot is added here."""
-    begin, end = geometry.pad_begin, geometry.pad_end
-    if begin == end and all(b <= most for b, most in zip(begin, at_most, strict=True)):
-        return img, begin
-    pads = [pad for pair in reversed(list(zip(begin, end, strict=True))) for pad in pair]
-    return F.pad(img, pads, value=value), (0,) * geometry.rank

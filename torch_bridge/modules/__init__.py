@@ -1,0 +1,19 @@
+"""Modules that convolve.
+
+`convolutions` has what a semifield's `dynamic()` and `lazy_fixed()` return, `generic` what joins a
+kernel with them, `of_torch` torch's own convolution and pooling.
+"""
+
+from torch_bridge.modules.convolutions import BroadcastConv, SemifieldConv
+from torch_bridge.modules.generic import GenericClosing, GenericConv, GenericOpening
+from torch_bridge.modules.of_torch import TorchLinearConv2D, TorchMaxPool2D
+
+__all__ = [
+    "BroadcastConv",
+    "GenericClosing",
+    "GenericConv",
+    "GenericOpening",
+    "SemifieldConv",
+    "TorchLinearConv2D",
+    "TorchMaxPool2D",
+]
