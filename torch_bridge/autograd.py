@@ -1,7 +1,7 @@
 """The fused convolution of a compiled semifield as a differentiable function of tensors.
 
-Here: what is saved, which gradients are wanted, and the second derivative of selections. The
-operators themselves are in `ops`. Called by `functional`.
+What is saved for the derivative, which gradients are computed, and the second derivative of
+selections. `ops` has the operators themselves. Called by `functional`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch_bridge.ops import Handle, PreparedSemifield
 def fused_conv(
     img: Tensor, krn: Tensor, semifield: Semifield | PreparedSemifield | str, geometry: Geometry
 ) -> Tensor:
-    """The convolution of checked tensors; the derivative's needs are computed only for one."""
+    """The convolution of checked tensors; a residual is computed only where autograd records."""
     if isinstance(semifield, PreparedSemifield):
         handle = semifield.handle
     else:
@@ -41,7 +41,10 @@ def fused_conv(
 
 
 def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Spare `apply` the inspection of a forward at every call, a third of a small call's time."""
+    """The function with its signature attached, which `apply` otherwise inspects at every call.
+
+    That inspection was a third of a small call's time.
+    """
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
 
@@ -60,7 +63,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling():  # Dynamo does not support the call, nor need it
+        if not torch.compiler.is_compiling():  # Dynamo neither supports nor needs this call
             ctx.set_materialize_grads(False)
         img, krn, handle, arguments = inputs
         _save(ctx, img, krn, handle, arguments, output[1])
@@ -171,8 +174,8 @@ def _at_winners(
     the direction at the winner's image element, and likewise for the kernel. That is linear in the
     direction, and the transpose of what gives the gradients.
     """
-    nobody = winner == torch.iinfo(winner.dtype).max
-    tap = winner.long().masked_fill(nobody, 0)
+    unselected = winner == torch.iinfo(winner.dtype).max
+    tap = winner.long().masked_fill(unselected, 0)
     trailing = (1,) * (tap.dim() - 2)
     channel = torch.arange(geometry.out_channels, device=tap.device).view(-1, *trailing)
     indices = (_index_in_image(tap, channel, geometry), _index_in_kernel(tap, channel, geometry))
@@ -180,8 +183,8 @@ def _at_winners(
     for direction, index, factor in zip(directions, indices, d_times, strict=True):
         if direction is None:
             continue
-        index = index.masked_fill(nobody, 0)
-        part = factor * direction.reshape(-1)[index].masked_fill(nobody, 0)
+        index = index.masked_fill(unselected, 0)
+        part = factor * direction.reshape(-1)[index].masked_fill(unselected, 0)
         total = part if total is None else total + part
     if total is not None and total.dim() > geometry.rank + 2:  # one winner for each input channel
         total = total.sum(2)

@@ -32,7 +32,7 @@ def broadcast_conv(
     if not (img.is_floating_point() or img.is_complex()):
         raise no_integers(semifield, img.dtype)
     rank = geometry.rank
-    img = _touched(img, geometry, semifield.zero)
+    img = _padded(img, geometry, semifield.zero)
     windows = _copied_windows(img, geometry) if unfold_copy else _viewed_windows(img, geometry)
     # (G, O / G) kernels, or (1, O) where they are shared, each spread over the outputs.
     kernels = krn.unflatten(0, (1 if geometry.shares_kernels else geometry.groups, -1))
@@ -54,9 +54,9 @@ def broadcast_conv(
 
 
 class _Product(torch.autograd.Function):
-    """a * b, whose derivatives are 0 where one of their factors is, infinite as the other may be.
+    """a * b with derivatives that are 0 where one of their factors is 0, even if the other is inf.
 
-    The gradient of what takes no part in a result is 0, not 0 * inf = NaN (``chained`` of
+    A term that takes no part in a result has the gradient 0, not 0 * inf = NaN (``chained`` of
     ``kernels_cu/accumulators.cuh``).
     """
 
@@ -72,12 +72,12 @@ class _Product(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, flow: Tensor) -> Any:
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
         a, b = ctx.saved_tensors
         by_a, by_b = ctx.needs_input_grad
         return (
-            _chained(flow, b).sum_to_size(a.shape) if by_a else None,
-            _chained(flow, a).sum_to_size(b.shape) if by_b else None,
+            _chained(grad_out, b).sum_to_size(a.shape) if by_a else None,
+            _chained(grad_out, a).sum_to_size(b.shape) if by_b else None,
         )
 
 
@@ -97,20 +97,21 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _chained(flow: Tensor, slope: Tensor) -> Tensor:
-    nothing = (flow == 0) | ((slope == 0) & flow.isinf())
-    return torch.where(nothing, 0, _product(flow, slope))
+def _chained(grad_out: Tensor, factor: Tensor) -> Tensor:
+    """grad_out * factor, 0 where grad_out is 0 or where 0 meets inf."""
+    zero = (grad_out == 0) | ((factor == 0) & grad_out.isinf())
+    return torch.where(zero, 0, _product(grad_out, factor))
 
 
 def _spatial(geometry: Geometry) -> tuple[int, ...]:
     return tuple(range(2, 2 + geometry.rank))
 
 
-def _touched(img: Tensor, geometry: Geometry, zero: float) -> Tensor:
+def _padded(img: Tensor, geometry: Geometry, zero: float) -> Tensor:
     """The part of the padded image that windows touch, mirrored where the kernel is.
 
-    Taps then lie in the kernel's own memory order, so that ties are resolved as everywhere; with a
-    mirrored kernel the outputs come in reverse order.
+    Mirroring the image, not the kernel, keeps the taps in the kernel's memory order, so that the
+    same one of equal terms wins as everywhere else. The outputs then come in reverse order.
     """
     pads: list[int] = []
     for n in reversed(range(geometry.rank)):
@@ -128,7 +129,7 @@ def _reach(geometry: Geometry, axis: int) -> int:
 
 
 def _viewed_windows(img: Tensor, geometry: Geometry) -> Tensor:
-    """All windows, (B, G, 1, *out, I, *K), as a view; while compiling as what is fused anyway."""
+    """All windows, (B, G, 1, *out, I, *K): a view, or while compiling an indexing that is fused."""
     rank = geometry.rank
     for n in range(rank):
         stride, dilation = geometry.stride[n], geometry.dilation[n]
@@ -136,8 +137,8 @@ def _viewed_windows(img: Tensor, geometry: Geometry) -> Tensor:
             # Inductor writes the gradient of unfold out of bounds (torch 2.13, CPU).
             outputs = torch.arange(geometry.out_size[n], device=img.device)
             taps = torch.arange(geometry.kernel_size[n], device=img.device)
-            places = stride * outputs[:, None] + dilation * taps
-            img = img[(slice(None),) * (2 + n) + (places,)].movedim(3 + n, -1)
+            indices = stride * outputs[:, None] + dilation * taps
+            img = img[(slice(None),) * (2 + n) + (indices,)].movedim(3 + n, -1)
         else:
             img = img.unfold(2 + n, _reach(geometry, n), stride)[..., ::dilation]
     windows = img.unflatten(1, (geometry.groups, geometry.in_channels))
@@ -147,7 +148,7 @@ def _viewed_windows(img: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _copied_windows(img: Tensor, geometry: Geometry) -> Tensor:
-    """The same as a copy, by torch's im2col."""
+    """The windows of `_viewed_windows` as a copy, by torch's im2col."""
     if geometry.rank != 2:
         raise ValueError(f"unfold_copy=True serves 2 spatial axes, got {geometry.rank}")
     columns = F.unfold(

@@ -1,8 +1,7 @@
-"""Tensors as arrays of the same memory, and CuPy made to work as torch's guest.
+"""Tensors as arrays of the same memory, and CuPy as a guest of torch's GPU, stream and allocator.
 
-Here: views without a copy (NumPy's on the CPU, CuPy's through DLPack on CUDA), torch's device,
-stream and allocator for CuPy's launches. Called by `ops` alone; nobody else knows both libraries.
-Calls that are prepared need no views: they hand addresses over.
+The arrays are views without a copy: NumPy's on the CPU, CuPy's through DLPack on CUDA. Called by
+`ops` alone, whose prepared calls need no arrays, because they pass addresses.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ Array = Any
 def array_of(tensor: Tensor) -> Array:
     """The tensor's own memory as a NumPy or CuPy array, strides included; bfloat16 as uint16 bits.
 
-    CUDA tensors: to be called in `guest`, whose stream DLPack then finds to be torch's already.
+    For CUDA tensors, call it inside `guest`: CuPy's stream is torch's there, so DLPack waits for
+    nothing.
     """
     tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
@@ -31,7 +31,7 @@ def array_of(tensor: Tensor) -> Array:
     if not tensor.is_cuda:
         return tensor.numpy()
     cupy = cupy_device().array_module
-    if tensor.numel() == 0:  # has no address that DLPack could tell
+    if tensor.numel() == 0:  # DLPack needs an address, and it has none
         return cupy.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
     return cupy.from_dlpack(tensor)
 
@@ -39,8 +39,8 @@ def array_of(tensor: Tensor) -> Array:
 class TorchDevice(CupyDevice):
     """One GPU, with scratch memory from torch's allocator.
 
-    So CuPy's pool, which knows nothing of torch's streams and graphs, is not involved. Kernels are
-    kept per instance, hence one for each GPU.
+    CuPy's own pool does not take part, as it knows nothing of torch's streams and graphs. Compiled
+    kernels are kept by the instance, so there is one for each GPU.
     """
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -49,30 +49,30 @@ class TorchDevice(CupyDevice):
         return array_of(torch.empty(shape, dtype=getattr(torch, name), device="cuda"))
 
     def scratch(self, numbers: int) -> tuple[int, object]:
-        """The address of uninitialised float64 numbers there, and what keeps them alive."""
+        """The address of uninitialised float64 numbers, and the tensor that keeps them alive."""
         tensor = torch.empty(numbers, dtype=torch.float64, device="cuda")
         return tensor.data_ptr(), tensor
 
 
 @cache
 def gpu(index: int) -> TorchDevice:
-    """The GPU that torch calls by that number."""
+    """The GPU of that number in torch."""
     return TorchDevice()
 
 
 def current_stream(index: int) -> Any:
-    """Torch's current stream of that GPU, which is the current one."""
+    """Torch's current stream of that GPU, which must be torch's current GPU."""
     return _stream(torch._C._cuda_getCurrentRawStream(index), index)
 
 
 @cache
 def _stream(handle: int, index: int) -> Any:
-    """CuPy's view of a stream of torch's (it has few, and keeps them) on the current GPU."""
+    """CuPy's view of a stream of torch. Torch has few streams and keeps them, so the cache may."""
     return cupy_device().array_module.cuda.Stream.from_external(_Handle(handle))
 
 
 class _Handle:
-    """A CUDA stream by the protocol that CuPy asks for."""
+    """A CUDA stream as an object of the protocol that CuPy reads streams by."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle

@@ -43,7 +43,7 @@ def plan(
         if not isinstance(value, Tensor):
             hint = "; for arrays use semiconv_cupy.semifield_conv"
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{hint}")
-    # While compiling, sizes may be symbols: traced, not looked up in a cache.
+    # While compiling, sizes may be symbols, which no cache can look up.
     make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan
     return make_plan(
         tuple(img.shape),
@@ -106,7 +106,7 @@ def semifield_conv(
 
 
 def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors on one device and of one dtype, or an error that names both."""
+    """The two tensors in one dtype; an error with the remedy where dtypes or devices differ."""
     if img.device != krn.device:
         raise ValueError(
             f"img and krn must be on one device, got img on {img.device} and krn on {krn.device}; "
@@ -119,7 +119,7 @@ def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
     if floating and torch.is_autocast_enabled(img.device.type):
         wider = torch.promote_types(img.dtype, krn.dtype)
         return img.to(wider), krn.to(wider)
-    # Integers cannot hold a floating kernel.
+    # An integer dtype cannot hold a floating kernel, so the image is converted instead.
     integers = krn.is_floating_point() and not img.is_floating_point()
     remedy = "krn.to(img.dtype), or the module that holds it, module.to(img.dtype)"
     if integers:

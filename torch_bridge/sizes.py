@@ -6,7 +6,7 @@ import numbers
 from typing import Any
 
 KernelSize = int | tuple[int, ...]
-MOST_AXES = 63  # spatial axes: a torch tensor has up to 64, the two of the channels included
+MOST_AXES = 62  # spatial axes: a torch tensor has at most 64 axes, two of them for channels
 
 
 def per_axis(
@@ -23,7 +23,7 @@ def per_axis(
             f"{name}={value!r} does not say the number of dimensions: "
             "give one entry per axis, or ndim"
         )
-    return (number,) * whole_number("ndim", ndim, below=MOST_AXES)
+    return (number,) * whole_number("ndim", ndim, below=MOST_AXES + 1)
 
 
 def fixed_dimensions(cls: type, ndim: int | None, fixed: int | None) -> int | None:

@@ -1,6 +1,7 @@
-"""A kernel joined with convolutions: a module of an image alone.
+"""Modules that join a kernel with one or two convolutions, and so take an image alone.
 
-Any module that gives a kernel serves, and any that convolves.
+The kernel comes from any module that returns one, the convolution from any module that is called
+like ours.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class _Generic(nn.Module):
         return ", ".join(f"{n}={value}" for n, value in shown.items() if value != defaults[n])
 
     def _arguments(self, kind: Kind, padding: Padding) -> dict[str, Any]:
-        """What every convolution takes; the rest only where it is not default."""
+        """Keywords that every convolution takes; the other two only where they are not default."""
         arguments: dict[str, Any] = {
             "stride": self.stride,
             "padding": padding,
@@ -101,7 +102,7 @@ class _Generic(nn.Module):
         return arguments
 
     def _kernel_for(self, img: Tensor) -> Tensor:
-        """The kernel; of one that has all channels of the image, what the groups use."""
+        """The kernel, or its block-diagonal part where it has all channels of the image."""
         krn = self.kernel()
         if not (self._signs_known or torch.compiler.is_compiling()):
             self._require_signs(krn)
@@ -126,10 +127,11 @@ class _Generic(nn.Module):
         return block_diagonal(krn, self.groups)
 
     def _require_signs(self, krn: Tensor | None = None) -> None:
-        """Raise, or warn, once: a root, whose numbers are >= 0, with a kernel that has others.
+        """Raise or warn, once, where a root meets a kernel with negative values.
 
-        The values decide, so that any kernel serves that is positive: those of this package's
-        kernels when the module is made, of others at the first call (by which `krn` is given).
+        A root is defined on numbers >= 0. The values decide, so that every positive kernel is
+        accepted: those of this package's kernels when the module is made, those of other kernels
+        at the first call, which passes them as `krn`.
         """
         roots = [conv for conv in self.children() if _is_root(conv)]
         if not roots:
@@ -141,7 +143,7 @@ class _Generic(nn.Module):
             with torch.no_grad():
                 krn = self.kernel()
         if type(krn) not in (Tensor, nn.Parameter) or krn.is_meta or _cannot_read(krn):
-            return  # no values yet: at a later call
+            return  # there are no values yet; a later call looks at them
         self._signs_known = True
         lowest = krn.detach().amin().item() if krn.numel() else 0.0
         if not lowest < 0:
@@ -156,7 +158,7 @@ class _Generic(nn.Module):
             "torch.nn.Softplus())"
         )
         if compiled:
-            self._signs_known = False  # refused again
+            self._signs_known = False  # so that the next call raises, too
             raise ValueError(problem)
         warnings.warn(problem, stacklevel=5)
 
@@ -183,7 +185,7 @@ def _is_root(conv: nn.Module) -> bool:
 
 
 def _cannot_read(tensor: Tensor) -> bool:
-    """Whether the values of a tensor must not be looked at: in a transform or a CUDA graph."""
+    """Whether a tensor's values cannot be read now: in torch.func's transforms, in a CUDA graph."""
     if _are_functorch_transforms_active():
         return True
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

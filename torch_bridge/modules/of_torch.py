@@ -113,7 +113,7 @@ def _two_dimensional(geometry: Geometry) -> None:
 def _symmetric_padding(
     img: Tensor, geometry: Geometry, value: float, at_most: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The image and the padding that torch's function shall add; what it cannot is added here."""
+    """The image, and the padding for torch's function; padding that it cannot add is added here."""
     begin, end = geometry.pad_begin, geometry.pad_end
     if begin == end and all(b <= most for b, most in zip(begin, at_most, strict=True)):
         return img, begin

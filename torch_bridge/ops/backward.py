@@ -1,4 +1,4 @@
-"""semiconv::backward: the gradients of image and kernel, those that are wanted.
+"""semiconv::backward: the gradients of image and kernel, or one of them.
 
 The kernel for CPU and CUDA tensors, the shapes of fake tensors for torch.compile, the rule of vmap.
 Called by `autograd`.
@@ -33,7 +33,7 @@ from torch_bridge.ops.plans import (
     unlike,
 )
 
-Gradients = tuple[Tensor, Tensor]  # of img and of krn; an empty one where it is not wanted
+Gradients = tuple[Tensor, Tensor]  # of img and of krn; empty where it was not requested
 Wants = tuple[bool, bool]
 # (grad_out, img, krn, residual) -> gradients
 Call = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], Gradients]
@@ -128,17 +128,17 @@ def prepare_backward(
         grad_out, residual = grad_out.contiguous(), residual.contiguous()
         krn = None if krn is None else krn.contiguous()
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
-        flow, kept = grad_out.data_ptr(), residual.data_ptr()
-        if not (flow and (kept or not keeps_residual) and image != 0 and kernel != 0):
+        gradient, kept = grad_out.data_ptr(), residual.data_ptr()
+        if not (gradient and (kept or not keeps_residual) and image != 0 and kernel != 0):
             require_memory(grad_out=grad_out, img=img, krn=krn, residual=residual)
-        unaligned = ((image or 0) | (kernel or 0) | flow) % alignment
+        unaligned = ((image or 0) | (kernel or 0) | gradient) % alignment
         missing = keeps_residual and not residual.numel()
         if launch is None or unaligned or missing or not is_current():
             return _by_arrays(grad_out, img, krn, residual, plan, wants, executor)
         grad_img = grad_out.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
         launch(
-            flow,
+            gradient,
             image,
             kernel,
             kept or None,
@@ -156,7 +156,7 @@ def prepare_backward(
 def _launch(
     plan: Plan, executor: Executor, img_strides: tuple[int, ...] | None, wants: Wants
 ) -> Callable[..., None] | None:
-    """The function that takes addresses, None where there is none or nothing to do."""
+    """The core's function of addresses; None where array loops serve or nothing is to be done."""
     geometry = plan.geometry
     if 0 in geometry.out_shape or 0 in geometry.img_shape or not any(wants):
         return None
@@ -168,18 +168,19 @@ def _launch(
 
 
 def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
-    """What raises for tensors of a backward pass that are not those of its forward pass.
+    """A function that raises for tensors which cannot come from the plan's forward pass.
 
-    It checks shapes, dtypes and devices. The numbers of winning taps would have to be read: the
-    kernels skip those that no tap has.
+    It compares shapes, dtypes and devices. It does not read the indices of winning taps: the
+    kernels skip indices that no tap has.
     """
     semifield, geometry = plan.semifield, plan.geometry
     needed = needs_arrays(semifield)
     arrays = (("img", geometry.img_shape), ("krn", geometry.krn_shape))
     out_shape = geometry.out_shape
     spec = residual_of(semifield, plan.storage, geometry)
-    # A forward pass by ordinary sums keeps nothing. Whether it was one may have followed from the
-    # number of outputs, which torch.func.vmap changes, so either is right here.
+    # A forward pass by ordinary sums keeps no residual. On a GPU the number of outputs decides
+    # about them, and torch.func.vmap changes that number between the two passes: so where ordinary
+    # sums apply, a residual may be there or not.
     optional = spec is None or by_sums.applies(semifield) or 0 in out_shape
     kept_shape, kept_dtype = None if spec is None else spec.shape, torch_dtype(spec)
 
@@ -221,7 +222,7 @@ def _by_arrays(
     wants: Wants,
     executor: Executor,
 ) -> Gradients:
-    """The gradients by way of NumPy or CuPy arrays, for what no prepared call serves."""
+    """The gradients by NumPy or CuPy arrays, where addresses cannot be used."""
     if not any(wants):
         return grad_out.new_empty(0), grad_out.new_empty(0)
     want_img, want_krn = wants

@@ -98,7 +98,8 @@ def prepare_forward(
 ) -> Callable[[Tensor, Tensor], Results]:
     """The call for tensors of this plan and these strides.
 
-    `forward_at` makes the function that takes addresses; it returns None where there is none.
+    `forward_at` makes the core's function of addresses, or None where array loops serve. The call
+    takes arrays instead at odd addresses, and on another GPU than the current one.
     """
     launch, keeps_residual = None, plan.residual_spec is not None
     if 0 not in plan.geometry.out_shape:
@@ -130,7 +131,7 @@ def _new_results(img: Tensor, plan: Plan) -> Results:
 
 
 def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Results:
-    """The results by way of NumPy or CuPy arrays, for what no prepared call serves."""
+    """The results by NumPy or CuPy arrays, where addresses cannot be used."""
     out, residual = _new_results(img, plan)
     if out.numel():
         with as_arrays(img):

@@ -114,7 +114,7 @@ def semifield_of(key: str) -> Semifield:
     parametric = _PARAMETRIC.fullmatch(key)
     if parametric is not None:
         name, parameter = parametric.groups()
-        with contextlib.suppress(ValueError):  # no parameter: somebody else's text
+        with contextlib.suppress(ValueError):  # the text of another program, not a parameter
             handle, found = _entry_of(getattr(SubtractSemifield, name)(float(parameter)))
             if handle.key == key:
                 return found

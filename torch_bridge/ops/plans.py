@@ -1,6 +1,6 @@
 """What an operator needs besides its tensors, planned from their shapes and dtypes alone.
 
-Called by both operators; also here are the refusals that both share.
+Called by both operators, which share the errors at the end, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What kernels and covariances share: their channels, and parameters that can be drawn anew."""
+"""What kernels and covariances share: channels, and parameters that can be drawn again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch_bridge.sizes import whole_number
 
 
 class Channels(nn.Module):
-    """What every kernel and covariance knows: its channels, and how its own parameters begin."""
+    """A module with in and out channels, and parameters with random initial values."""
 
     in_channels: int
     out_channels: int
@@ -25,7 +25,7 @@ class Channels(nn.Module):
         return f"{self.in_channels}, {self.out_channels}"
 
     def initial_parameters(self) -> dict[str, Tensor]:
-        """The initial values of the module's own parameters, not of its children's, drawn anew."""
+        """New initial values of the module's own parameters, not of its children's."""
         return {}
 
     def draw_parameters(self, device: Any, dtype: Any) -> None:
@@ -34,7 +34,7 @@ class Channels(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the module's own parameters anew, as its construction did.
+        """Draw the module's own parameters again, as its construction did.
 
         After ``to_empty``, which leaves them uninitialised; for a whole model,
         ``model.apply(lambda m: hasattr(m, "reset_parameters") and m.reset_parameters())``.

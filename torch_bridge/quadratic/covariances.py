@@ -54,7 +54,7 @@ class Covariance(Channels):
             self.ndim = len(sizes)
         elif ndim is not None:
             sizes = None
-            self.ndim = whole_number("ndim", ndim, below=MOST_AXES)
+            self.ndim = whole_number("ndim", ndim, below=MOST_AXES + 1)
         else:
             raise ValueError(f"{type(self).__name__} needs ndim, or a kernel_size tuple")
         self._init, self._sizes = init, sizes

@@ -81,7 +81,7 @@ class QuadraticKernel(Kernel):
 
 
 def drop_position_grid(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The grid is no parameter; checkpoints of pytorch_nd_semiconv hold it nevertheless."""
+    """Drop the grid of offsets, a buffer in checkpoints of pytorch_nd_semiconv."""
     state.pop(prefix + "_pos_grid", None)
 
 
@@ -273,7 +273,7 @@ class LearnedKernel(Kernel):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the kernel anew from the standard normal distribution."""
+        """Draw the kernel again from the standard normal distribution."""
         nn.init.normal_(self.kernel)
 
     def forward(self) -> Tensor:

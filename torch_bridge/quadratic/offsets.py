@@ -8,30 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 
-_offsets_kept: dict[tuple[tuple[int, ...], torch.device, torch.dtype], list[Tensor]] = {}
-_MOST_OFFSETS = 256
+_cache: dict[tuple[tuple[int, ...], torch.device, torch.dtype], list[Tensor]] = {}
+_MOST_CACHED = 256
 
 
 def offsets(sizes: tuple[int, ...], like: Tensor) -> list[Tensor]:
     """The integer offsets of the taps: one tensor an axis, with `len(sizes)` axes, to broadcast.
 
-    K of them from -((K - 1) // 2) upward, with the device and dtype of the parameter `like`. They
-    are no state of a module: a buffer that no checkpoint holds is left uninitialised by `to_empty`.
+    There are K of them from -((K - 1) // 2) upward, with the device and dtype of the parameter
+    `like`. No module holds them as a buffer: `to_empty` leaves buffers uninitialised, and no
+    checkpoint would fill them.
     """
-    ordinary = type(like) in (nn.Parameter, Tensor) and not _are_functorch_transforms_active()
-    if torch.compiler.is_compiling() or not ordinary:
+    plain = type(like) in (nn.Parameter, Tensor) and not _are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or not plain:
         return _new_offsets(sizes, like)
     key = (sizes, like.device, like.dtype)
-    found = _offsets_kept.get(key)
+    found = _cache.get(key)
     if found is None:
-        with torch.inference_mode(False):  # else they could never take part in training
+        with torch.inference_mode(False):  # inference tensors could never take part in training
             found = _new_offsets(sizes, like)
         capturing = like.is_cuda and torch.cuda.is_current_stream_capturing()
-        if capturing or type(found[0]) is not Tensor:  # memory of a CUDA graph; a fake tensor
-            return found
-        if len(_offsets_kept) >= _MOST_OFFSETS:
-            _offsets_kept.clear()
-        _offsets_kept[key] = found
+        if capturing or type(found[0]) is not Tensor:
+            return found  # the memory belongs to a CUDA graph, or the tensor is fake
+        if len(_cache) >= _MOST_CACHED:
+            _cache.clear()
+        _cache[key] = found
     return found
 
 
