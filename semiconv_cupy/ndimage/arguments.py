@@ -218,7 +218,7 @@ def reflected_origin(origin: Any, window: int, *, checked: bool = True) -> int:
 
 def is_output_array(place: Place, output: Any) -> bool:
     """Whether `output` is an array to write to rather than a dtype or None."""
-    if not isinstance(output, place.array_module.ndarray):
+    if output is None or not isinstance(output, place.array_module.ndarray):
         return False
     if isinstance(output, np.ma.MaskedArray):
         raise TypeError(

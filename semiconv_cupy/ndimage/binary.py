@@ -112,7 +112,10 @@ def binary_erosion(
     >>> binary_erosion([0, 1, 1, 1, 0, 1]).astype(int)
     array([0, 0, 1, 0, 0, 0])
     """
-    return _morph(input, structure, iterations, mask, output, border_value, origin, False, axes)
+    place, input = as_array(input)
+    iterations = _checked_iterations(iterations)
+    step = _step(place, input, structure, mask, border_value, origin, axes, dilate=False)
+    return _run(step, input, iterations, output)
 
 
 def binary_dilation(
@@ -136,7 +139,10 @@ def binary_dilation(
     >>> binary_dilation([0, 0, 0, 1, 0, 0, 0], iterations=2).astype(int)
     array([0, 1, 1, 1, 1, 1, 0])
     """
-    return _morph(input, structure, iterations, mask, output, border_value, origin, True, axes)
+    place, input = as_array(input)
+    iterations = _checked_iterations(iterations)
+    step = _step(place, input, structure, mask, border_value, origin, axes, dilate=True)
+    return _run(step, input, iterations, output)
 
 
 def binary_opening(
@@ -187,38 +193,43 @@ def binary_closing(
     return binary_erosion(dilated, structure, iterations, mask, output, *rest, axes=axes)
 
 
-def _morph(
-    input: Any,
-    structure: Any,
-    iterations: Any,
-    mask: Any,
-    output: Any,
-    border_value: Any,
-    origin: Any,
-    dilate: bool,
-    axes: Any,
-) -> Array:
-    """Both operations; the window of a dilation is the reflected structure."""
-    place, input = as_array(input)
+def _checked_iterations(iterations: Any) -> int:
+    """A number of steps, which must fit 64 bits."""
     iterations = require_whole(iterations, "iterations")
     if not -_MOST_ITERATIONS <= iterations < _MOST_ITERATIONS:
         raise OverflowError(f"iterations must fit 64 bits, got {iterations}")
+    return iterations
+
+
+def _step(
+    place: Place,
+    input: Array,
+    structure: Any,
+    mask: Any,
+    border_value: Any,
+    origin: Any,
+    axes: Any,
+    dilate: bool,
+) -> Step:
+    """One erosion or dilation of an image; the window of a dilation is the reflected structure."""
     require_real(input)
-    image = _truth(place, input, "input")
-    axes = check_axes(axes, image.ndim)
-    window = binary_window(structure, origin, axes, image.ndim, reflected=dilate)
+    _require_numbers(input, "input")
+    axes = check_axes(axes, input.ndim)
+    window = binary_window(structure, origin, axes, input.ndim, reflected=dilate)
     if mask is not None:
-        mask = _mask_of(place, image, mask)
-    border = bool(
-        border_value
-        if isinstance(border_value, np.bool_)
-        else require_whole(border_value, "border_value")
-    )
-    if border:
+        mask = _mask_of(place, input, mask)
+    if not isinstance(border_value, np.bool_):
+        border_value = require_whole(border_value, "border_value")
+    if border_value:
         window = window._replace(cval=True)
-    output = _output(place, output, input)
-    step = Step(place, window, mask, dilate)
-    return deliver(place, iterate(step, image, iterations), output, input)
+    return Step(place, window, mask, dilate)
+
+
+def _run(step: Step, input: Array, iterations: int, output: Any) -> Array:
+    """The result of some steps, in `output` where that is an array."""
+    output = _output(step.place, output, input)
+    result = iterate(step, _truth(step.place, input, "input"), iterations)
+    return deliver(step.place, result, output, input)
 
 
 def _truth(place: Place, array: Array, name: str) -> Array:
@@ -234,14 +245,14 @@ def _require_numbers(array: Array, name: str) -> None:
         raise RuntimeError(f"data type not supported: {name} is {array.dtype}")
 
 
-def _mask_of(place: Place, image: Array, mask: Any) -> Array:
+def _mask_of(place: Place, input: Array, mask: Any) -> Array:
     """The elements that may change, as bool."""
     its_place, mask = as_array(mask, "mask")
     if its_place.library != place.library:
-        place_of(input=image, mask=mask)  # raises
-    if mask.shape != image.shape:
+        place_of(input=input, mask=mask)  # raises
+    if mask.shape != input.shape:
         raise RuntimeError(
-            f"mask and input must have equal sizes, got {mask.shape} and {image.shape}"
+            f"mask and input must have equal sizes, got {mask.shape} and {input.shape}"
         )
     return _truth(place, mask, "mask")
 

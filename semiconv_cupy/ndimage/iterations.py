@@ -6,6 +6,7 @@ reconstruction, or step after step until the states repeat. Knows no SciPy conve
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +123,7 @@ def _crosses(step: Step, image: Array, axes: tuple[int, ...], iterations: int) -
     """`iterations` steps of the cross: the first ones by a diamond or singly, the rest doubling."""
     if len(axes) == 2:
         done = min(iterations, _DIAMOND)
-        image = step(image, _diamond(step.window, done, axes))
+        image = step(image, _diamond(done, axes, image.ndim, step.window.cval))
     else:
         done = min(iterations, len(axes))
         for _ in range(done):
@@ -130,13 +131,14 @@ def _crosses(step: Step, image: Array, axes: tuple[int, ...], iterations: int) -
     return _repeated_cross(step, image, axes, done, iterations)
 
 
-def _diamond(window: Window, radius: int, axes: tuple[int, ...]) -> Window:
+@lru_cache(maxsize=64)
+def _diamond(radius: int, axes: tuple[int, ...], ndim: int, border: bool) -> Window:
     """What `radius` iterations of the cross along two axes see."""
     distance = np.abs(np.arange(-radius, radius + 1))
-    reach = tuple(radius if axis in axes else 0 for axis in range(len(window.shape)))
+    reach = tuple(radius if axis in axes else 0 for axis in range(ndim))
     shape = tuple(2 * r + 1 for r in reach)
     taps = (distance[:, None] + distance <= radius).reshape(shape)
-    return window._replace(shape=shape, before=reach, taps=taps)
+    return Window(shape, reach, ("constant",) * ndim, border, taps)
 
 
 def _repeated_cross(

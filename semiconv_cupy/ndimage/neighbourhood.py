@@ -17,7 +17,7 @@ import numpy as np
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host import calls as host_backend
 from semiconv_cupy.backends.place import Place
-from semiconv_cupy.errors import warn
+from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
 from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint
@@ -25,7 +25,6 @@ from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
 Array = Any
-_warned = False
 
 
 class Backend(Protocol):
@@ -75,10 +74,8 @@ def backend_for(place: Place, ndim: int) -> Backend:
         return cuda.Backend(place.device or cupy_device())
     if host_backend.compiler() is not None:
         return host
-    global _warned
-    if not _warned:
-        _warned = True
-        warn(f"semiconv_cupy.ndimage runs as slow array loops: {host_backend.missing_compiler()}")
+    reason = host_backend.missing_compiler()
+    warn_once("array loops of ndimage", f"semiconv_cupy.ndimage runs as slow array loops: {reason}")
     return reference
 
 
@@ -100,7 +97,7 @@ def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array
 
 def box(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """The extremum over a box, as a new array."""
-    if array.size == 0 or all(k == 1 for k in window.shape):
+    if array.size == 0 or max(window.shape, default=1) == 1:
         return array.copy()
     outside = constant(window.cval, array.dtype, minimum)
     if any(map(operator.gt, window.shape, array.shape)):
