@@ -13,7 +13,7 @@ nothing tells apart become one:
     free  16 -'
 
 No element moves: image, kernel, result and residual keep their memory, and taps their numbers.
-Array-free. Called by ``route`` when a call of the host backend is planned.
+Array-free. Called by ``route``, for forward passes, when a call is planned.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ PyTorch bridge.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from semiconv_cupy.backends import cuda, reference
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
+from semiconv_cupy.backends.cuda.forward import ForwardLaunch
 from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.route import Route
+from semiconv_cupy.source import itemsize
 
 Array = Any
 Strides = tuple[int, ...]  # in elements
@@ -55,8 +58,25 @@ def forward(
         host.forward(route, img, krn, out, residual, threads)
     elif route.by_sums:
         cuda_by_sums.forward(_device(route), _case(route), img, krn, out)
-    else:
-        cuda.forward(_device(route), _case(route), img, krn, out, residual, route.schedule)
+    elif out.size:
+        launch = _launch(route, img.strides, krn.strides, residual is not None)
+        launch(_device(route).address(img), img, krn, out, residual)
+
+
+@lru_cache(maxsize=4096)
+def _launch(
+    route: Route, img_byte_strides: Strides, krn_byte_strides: Strides, keeps_residual: bool
+) -> ForwardLaunch:
+    """The launch of a CUDA kernel for arrays of these strides, in canonical form."""
+    size = itemsize(route.storage)
+    img_strides, krn_strides = (
+        tuple(step // size for step in steps) for steps in (img_byte_strides, krn_byte_strides)
+    )
+    route, *strides = route.along(img_strides, krn_strides)
+    spec = route.residual_spec if keeps_residual else None
+    byte_strides = (tuple(step * size for step in steps) for steps in strides)
+    convolution = cuda.Convolution(*_case(route), spec and spec.dtype, *byte_strides)
+    return cuda.forward_launch(_device(route), convolution, route.schedule)
 
 
 def forward_at(
@@ -73,6 +93,7 @@ def forward_at(
         return None
     if route.backend == "host":
         return host.forward_at(route, img_strides, krn_strides, keeps_residual)
+    route, img_strides, krn_strides = route.along(img_strides, krn_strides)
     device, case = _device(route), _case(route)
     if route.by_sums:
         return cuda_by_sums.forward_at(device, case, img_strides, krn_strides)
@@ -100,8 +121,7 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array
 
     device, run = _device(route), None
     if not route.by_sums and 0 not in shape:
-        convolution = cuda.Convolution(*_case(route), None, img.strides, krn.strides)
-        run = cuda.forward_launch(device, convolution, route.schedule)
+        run = _launch(route, img.strides, krn.strides, keeps_residual=False)
 
     def launch(img: Array, krn: Array) -> Array:
         out = device.empty(shape, img.dtype)

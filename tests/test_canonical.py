@@ -6,6 +6,7 @@ import cases
 import numpy as np
 import oracle
 import pytest
+from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,26 +138,45 @@ def test_both_forms_compute_the_same(work):
     assert canonical(form.geometry, form.img_strides, form.krn_strides).geometry == form.geometry
 
 
-# ---- the host backend takes the canonical form ---------------------------------------------------
+# ---- the backends take the canonical form --------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "norm"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_bits_of_results_and_residuals_stay(name, dtype):
-    """The same numbers in rows with a gap, which keeps the axes apart."""
-    semifield = cases.SEMIFIELDS[name].semifield
+def passes(semifield, dtype, device=None):
+    """(result, residual) of one work in memory where axes merge, and in rows with a gap."""
     img = cases.numbers((3, 1, 6, 7, 5), dtype, cases.MAGNITUDES)
     krn = cases.numbers((1, 1, 3, 1, 1), dtype, cases.MAGNITUDES, seed=3)
     apart = np.zeros((3, 1, 6, 7, 8), dtype)[..., :5]
     apart[...] = img
-    merges = Geometry.plan(img.shape, krn.shape)
-    assert canonical(merges, elements(img), elements(krn)).geometry.rank == 2
-    assert canonical(merges, elements(apart), elements(krn)).geometry is merges
-    route = cases.route_of(semifield, merges, dtype, method="direct")
-    found = []
+    plan = Geometry.plan(img.shape, krn.shape)
+    assert canonical(plan, elements(img), elements(krn)).geometry.rank == 2
+    assert canonical(plan, elements(apart), elements(krn)).geometry is plan
+    method = "direct" if device is None else "auto"  # not by sums
+    route = cases.route_of(semifield, plan, dtype, device, method)
     for image in (img, apart):
-        out, spec = np.empty(merges.out_shape, dtype), route.residual_spec
+        out, spec = np.empty(plan.out_shape, dtype), route.residual_spec
         residual = None if spec is None else np.empty(spec.shape, spec.dtype)
         run.forward(route, image, krn, out, residual)
-        found.append((out.tobytes(), None if residual is None else residual.tobytes()))
-    assert found[0] == found[1]
+        yield out, residual
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)", "norm"])
+def test_bits_of_results_and_residuals_stay(name, dtype):
+    merged, plain = passes(cases.SEMIFIELDS[name].semifield, dtype)
+    for one, other in zip(merged, plain, strict=True):
+        assert (one is other is None) or one.tobytes() == other.tobytes()
+
+
+def test_cuda_takes_it_for_selections():
+    device, names = HarnessDevice(), []
+    compiled = device.compile
+
+    def compile(text, name, options):
+        names.append(name)
+        return compiled(text, name, options)
+
+    device.compile = compile
+    merged, plain = passes(cases.SEMIFIELDS["tropical_max"].semifield, "float32", device)
+    for one, other in zip(merged, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [("3x1x1" in name, "3x1" in name) for name in names] == [(False, True), (True, True)]
