@@ -264,7 +264,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     sources: Iterable[KernelSource] | None = None,
-    works: Iterable[StandardWork] | None = None,
+    works: "Iterable[StandardWork] | None" = None,
 ) -> int:
     """Run ``python -m kernels_cu report``; return the exit status.
 
