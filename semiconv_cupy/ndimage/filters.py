@@ -63,7 +63,7 @@ def minimum_filter(
     mode : str or sequence of str
         What lies beyond the border: "reflect" (d c b a | a b c d | d c b a, also "grid-mirror"),
         "mirror" (d c b | a b c d | c b a), "nearest", "wrap" (also "grid-wrap"), "constant" (also
-        "grid-constant"). With `size`, one for each of `axes` if wanted.
+        "grid-constant"). With `size`, also a sequence of one for each of `axes`.
     cval : float
         The constant; for an integer dtype rounded towards zero and limited to its range.
     origin : int or sequence of int
