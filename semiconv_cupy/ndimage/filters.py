@@ -90,6 +90,7 @@ def minimum_filter(
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.array([[5, 3, 8], [7, 1, 6], [4, 9, 2]])
     >>> minimum_filter(image, size=2)
     array([[5, 3, 3],
@@ -121,6 +122,7 @@ def maximum_filter(
 
     Examples
     --------
+    >>> import numpy as np
     >>> maximum_filter(np.array([5, 3, 8, 1, 2]), size=3)
     array([5, 8, 8, 8, 2])
     """
@@ -173,6 +175,7 @@ def minimum_filter1d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> minimum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
     array([2, 0, 0, 0, 1, 1])
     """
@@ -192,6 +195,7 @@ def maximum_filter1d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> maximum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
     array([8, 8, 8, 4, 9, 9])
     """
