@@ -182,9 +182,9 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
   constexpr int64 budget = 256 * 1024;
   int64 ring_rows = 4;
   for (int s = 1; s < down.steps; ++s) ring_rows += down.reach(s) + 1;
-  const int64 wanted = larger_of(budget / (ring_rows * (int64)sizeof(Key)) - box.window[1],
+  const int64 widest = larger_of(budget / (ring_rows * (int64)sizeof(Key)) - box.window[1],
                                  larger_of(16 * key_lanes, 2 * box.window[1]));
-  const int64 across_bands = ceil_div(box.columns, wanted);
+  const int64 across_bands = ceil_div(box.columns, widest);
   const int64 columns =
       ceil_div(ceil_div(box.columns, across_bands), key_lanes) * key_lanes;
   const int64 column_bands = ceil_div(box.columns, columns);

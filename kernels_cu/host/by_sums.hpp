@@ -202,8 +202,8 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
       const bool masked = !may_pad && !inside_image(g, origin, size);
       TransformedTile tile(g, tiling,
-                      img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1], origin,
-                      masked, memory, memory + elements, mask);
+                           img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
+                           origin, masked, memory, memory + elements, mask);
       strips.cut(g, tiling, origin, size, Pairing(), N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;

@@ -105,11 +105,10 @@ SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins
   }
 }
 template <int N>
-__attribute__((noinline)) void send_back_where_wanted(const Real* transformed, Real* gradient,
-                                                      Vector* bins, const Strip* strips,
-                                                      const Vector* grad_sums, int64 pitch,
-                                                      const Real* weights, const int64* offsets,
-                                                      int64 taps, int64 channels) {
+__attribute__((noinline)) void send_back_strips(const Real* transformed, Real* gradient, Vector* bins,
+                                                const Strip* strips, const Vector* grad_sums,
+                                                int64 pitch, const Real* weights, const int64* offsets,
+                                                int64 taps, int64 channels) {
   const auto run = gradient ? (bins ? send_back<N, true, true> : send_back<N, true, false>)
                             : send_back<N, false, true>;
   run(transformed, gradient, bins, strips, grad_sums, pitch, weights, offsets, taps, channels);
@@ -166,8 +165,7 @@ struct BySumsBackward {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, n_tile, origin, size);
     const int64 taps = weights.taps, elements = TransformedTile::scratch_elements(g, tiling);
-    Vector* bins = (Vector*)memory;
-    Vector* direct_bins = bins + taps * blocks.size;
+    Vector *bins = (Vector*)memory, *direct_bins = bins + taps * blocks.size;
     Vector* grad_sums = direct_bins + taps * blocks.size;
     Real* transformed = (Real*)(grad_sums + N * blocks.size);
     Real* gradient = call.grad_img ? transformed + 2 * elements : nullptr;
@@ -176,8 +174,8 @@ struct BySumsBackward {
     Strips cut{nullptr, (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64)};
     const bool masked = !may_pad && !inside_image(g, origin, size);
     TransformedTile tile(g, tiling,
-                    call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
-                    origin, masked, transformed, transformed + elements, mask);
+                         call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
+                         origin, masked, transformed, transformed + elements, mask);
     cut.cut(g, tiling, origin, size, Pairing(), N);
     const Strip* strips = cut.data;
     const int64 n = cut.count;
@@ -202,16 +200,16 @@ struct BySumsBackward {
         const int used = (int)smaller_of(N, n - j);
         for (int64 o = 0; o < channels; ++o)
           grad_sums_of(tile, group, first + o, (b * g.groups + group) * g.outputs_per_group + first + o,
-                    strips + j, used, grad_sums + o * N,
-                    [&](const Strip* pair, const GradOut<2>& of_pair) { repair(o, pair, of_pair); });
+                       strips + j, used, grad_sums + o * N,
+                       [&](const Strip* pair, const GradOut<2>& of_pair) { repair(o, pair, of_pair); });
         const Real* block = derivatives.block(g.kernel_of(group, first), taps);
         int k = 0;
         for (; k + 4 <= used; k += 4)
-          send_back_where_wanted<4>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                                    grad_sums + k, N, block, weights.offsets(), taps, channels);
+          send_back_strips<4>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
+                              grad_sums + k, N, block, weights.offsets(), taps, channels);
         for (; k < used; ++k)
-          send_back_where_wanted<1>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                                    grad_sums + k, N, block, weights.offsets(), taps, channels);
+          send_back_strips<1>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
+                              grad_sums + k, N, block, weights.offsets(), taps, channels);
       }
       for (int64 o = 0; partial && o < channels; ++o)
         empty_bins(tile, g.kernel_of(group, first + o), bins + o, channels,
@@ -227,8 +225,8 @@ struct BySumsBackward {
   // grad_S of N strips of one output channel, 0 for outputs that take part directly. Those go to
   // repair(two strips, their grad_out), in which all others are 0.
   template <class F>
-  void grad_sums_of(const TransformedTile& tile, int64 group, int64 output, int64 plane, const Strip* strips,
-                 int used, Vector* grad_sums, F repair) const {
+  void grad_sums_of(const TransformedTile& tile, int64 group, int64 output, int64 plane,
+                    const Strip* strips, int used, Vector* grad_sums, F repair) const {
     using L = Limits<Real>;
     const int64 kernel = g.kernel_of(group, output);
     const Range<Real>& range = weights.range(kernel);
