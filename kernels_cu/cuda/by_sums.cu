@@ -1,11 +1,11 @@
-// root and log on the GPU as the linear field: what comes before and after the ordinary convolutions.
+// root and log on the GPU by ordinary sums: what comes before and after the ordinary convolutions.
 //
 // Needs what forward.cu needs, SEMICONV_LOG or SEMICONV_ROOT, and the names of five functions:
 //   SEMICONV_KERNEL_EXTREMES    the extreme numbers of every part of a plane
 //   SEMICONV_KERNEL_TRANSFORM   E of every number, and the ranges of the planes
 //   SEMICONV_KERNEL     an output's value from its sum, or from its window's own terms
-//   SEMICONV_KERNEL_SLOPES      what an output sends back for each product E(img) E(krn)
-//   SEMICONV_KERNEL_FINISH      a gradient from sums of what was sent back
+//   SEMICONV_KERNEL_TERM_GRADIENTS   the gradient that an output gives each product E(img) E(krn)
+//   SEMICONV_KERNEL_FINISH      the gradient in img or krn from that in E(img) or E(krn)
 // A plane is what has one shift: the channels of a (batch, group) of img, or one kernel of krn. No
 // atomics, and nothing that the host would have to wait for.
 #include "conditional_launch.cuh"
@@ -185,30 +185,33 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 // same with E(img) for the kernel's (log: both in to_img); 0, and the block's flag is set, where only
 // the window's own terms tell. `most`: so that those sums stay finite.
 extern "C" __global__ void __launch_bounds__(256)
-SEMICONV_KERNEL_SLOPES(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
-                       const semiconv::Real* __restrict__ sums, const semiconv::Real* __restrict__ img_ranges,
-                       const semiconv::Real* __restrict__ krn_ranges, semiconv::Real* __restrict__ to_img,
-                       semiconv::Real* __restrict__ to_krn, int* __restrict__ flags, double most_terms,
-                       long long channels, long long parts) {
+SEMICONV_KERNEL_TERM_GRADIENTS(const semiconv::Geometry g, const semiconv::Storage* __restrict__ grad_out,
+                               const semiconv::Real* __restrict__ sums,
+                               const semiconv::Real* __restrict__ img_ranges,
+                               const semiconv::Real* __restrict__ krn_ranges,
+                               semiconv::Real* __restrict__ to_img, semiconv::Real* __restrict__ to_krn,
+                               int* __restrict__ flags, double most_terms, long long channels,
+                               long long parts) {
   using namespace semiconv;
   using L = Limits<Real>;
   const Real most = (Real)(L::largest / 4 / most_terms);
-  const auto usable = [&](Real slope) { return absolute(slope) <= most; };
-  bool left = false;
+  const auto usable = [&](Real gradient) { return absolute(gradient) <= most; };
+  bool unproven = false;
   visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n], given = load(grad_out[n]);
     const bool proven = channel.proof.holds(sum);
-    const Real slope = BySums<Real>::d_restore(sum) * given;
-    Real img = slope * BySums<Real>::scale(channel.krn.shift), krn = slope * BySums<Real>::scale(channel.img.shift);
+    const Real gradient = BySums<Real>::d_restore(sum) * given;
+    Real img = gradient * BySums<Real>::scale(channel.krn.shift);
+    Real krn = gradient * BySums<Real>::scale(channel.img.shift);
     if (given == 0 || !proven || !usable(img) || !usable(krn)) {
-      // A window of nothing but zeros has no slope (p = 1, a plain sum, has).
-      left = left || !(given == 0 || (proven && sum == 0 && BySums<Real>::flat_at_zero()));
+      // A window of nothing but zeros has a gradient of 0 (p = 1, a plain sum, has another).
+      unproven = unproven || !(given == 0 || (proven && sum == 0 && BySums<Real>::flat_at_zero()));
       img = krn = 0;
     }
     to_img[n] = img;
     if (!BySums<Real>::own_derivative) to_krn[n] = krn;
   });
-  write_flag(flags, left);
+  write_flag(flags, unproven);
 }
 
 // Grid: planes, parts, as those of numbers and transformed. gradient: C-contiguous.
@@ -224,7 +227,7 @@ SEMICONV_KERNEL_FINISH(const semiconv::Geometry g, const semiconv::Storage* __re
     const int64 at = plane * count + n;
     const Real sum = gradient[at];
     const Real number = BySums<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
-    // What has no finite slope met no output.
+    // A number at which the derivative is not finite had no part in a proven output.
     gradient[at] = sum == 0 ? Real(0) : sum * BySums<Real>::d_transform(number, shift, transformed[at]);
   }
 }

@@ -6,9 +6,14 @@ Values and gradients, for arrays or by addresses; the mathematics is in ``kernel
                                                                       |
     outputs of which the sums prove nothing: the value kernel computes them term by term
 
-Backward, the sums are computed again; `slopes` turns grad_out into the gradient of each sum, whose
-gradients in E(img) and E(krn) `finish` turns into those of img and krn. Where a sum proves nothing,
-a flag is set, and the direct kernels, launched under that condition, compute everything anew.
+Backward, the sums are computed again:
+
+    grad_out --term_gradients--> gradient of each product E(img) E(krn)
+             --gradients of the ordinary convolution--> those in E(img) and E(krn)
+             --finish--> those in img and krn
+
+Where a sum proves nothing, a flag is set, and the direct kernels, launched under that condition,
+compute everything anew.
 """
 
 from __future__ import annotations
@@ -261,7 +266,7 @@ class _Backward:
 
     device: Device
     sums: WindowSums  # with room for all that follows
-    slopes: Kernel
+    term_gradients: Kernel
     image: Launch | None  # the gradients of ordinary sums; None where one is not computed
     kernel: Launch | None
     again: _Again
@@ -284,7 +289,7 @@ class _Backward:
         to_img, flags = at("to img"), at("flags")
         to_krn = to_img if self.one_for_both else at("to krn")
         arguments = (sums.img.struct, grad_out, *known, to_img, to_krn, flags, self.most_terms)
-        self.slopes(sums.grid, (BLOCK_THREADS,), (*arguments, *sums.channels), 0, stream)
+        self.term_gradients(sums.grid, (BLOCK_THREADS,), (*arguments, *sums.channels), 0, stream)
         transformed = at("img"), at("krn")
         if self.image is not None:
             arrays = GradientArrays(to_img, *transformed, None, grad_img, None)
@@ -335,7 +340,8 @@ def backward_at(
     again = _again(device, convolution._replace(residual=spec.dtype), wants)
     one_for_both = semifield.accumulator == "log"
     return _Backward(
-        device, sums, kernel("_slopes"), image, krn, again, one_for_both, _most_terms(geometry)
+        device, sums, kernel("_term_gradients"), image, krn, again, one_for_both,
+        _most_terms(geometry),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from semiconv_cupy.geometry import Geometry
 
 OPTIONS = ("-std=c++17", "--device-int128")
 # The functions of cuda/by_sums.cu beside the one that its kernel is named after.
-_BY_SUMS = ("extremes", "transform", "slopes", "finish")
+_BY_SUMS = ("extremes", "transform", "term_gradients", "finish")
 
 _compiled: dict[tuple[Any, ...], Kernel] = {}
 
@@ -70,7 +70,7 @@ def specialise(
     residual: np.dtype | None = None,
     plan: Tile | Bins | None = None,
 ) -> Specialisation:
-    """What of a geometry and a plan matters for the text of ``kernels_cu/cuda/<file>.cu``."""
+    """The specialisation of ``kernels_cu/cuda/<file>.cu`` for a geometry, and for a plan if any."""
     tile = plan if isinstance(plan, Tile) else None
     return Specialisation(
         file, semifield, storage, geometry.kernel_size, geometry.stride, geometry.dilation, offset,
@@ -80,7 +80,7 @@ def specialise(
 
 
 def kernel_source(kernel: Specialisation) -> source.KernelSource:
-    """The text of one specialisation."""
+    """The kernel that this specialises, ready for a compiler."""
     size = "x".join(map(str, kernel.kernel_size))
     name = "_".join(("semiconv", kernel.file, kernel.semifield.word, kernel.storage, size))
     macros = source.definitions(kernel.semifield, kernel.storage)

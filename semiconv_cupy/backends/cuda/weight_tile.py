@@ -1,7 +1,7 @@
 """The plan of ``kernels_cu/cuda/grad_weights.cu``: the kernel's gradient of sums that mix channels.
 
-Array-free. It is a matrix product in disguise: for each tap, grad_out (outputs x pixels) times what
-of the image the tap sees (pixels x inputs). One load from shared memory feeds many multiply-adds.
+Array-free. For each tap it is a matrix product: grad_out (outputs x pixels) times the part of the
+image that the tap sees (pixels x inputs). One load from shared memory feeds many multiply-adds.
 
     a team of lanes_out x lanes_in threads        a thread: channels x inputs weights,
                  input channels                   slab x columns-of-the-window taps of each,
