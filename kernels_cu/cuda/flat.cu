@@ -1,13 +1,22 @@
 // Minima and maxima over a window along the last two axes, or along one of them.
 //
-// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
-// and SEMICONV_DOWN, SEMICONV_ACROSS: how many outputs along each axis a thread finds together. That
-// is at most the window, and 1 where the window is 1. Sizes, windows, tiles and what lies beyond the
-// border are arguments: nothing is compiled for another one.
+// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false), and
+//   SEMICONV_DOWN, SEMICONV_ACROSS   outputs along each axis that a thread finds together: at most the
+//                                    window, and 1 where the window is 1
+// Sizes, windows, tiles and what lies beyond the border are arguments: other ones compile nothing.
 //
-// A tile and what its windows see comes into shared memory once, `lanes` rows stacked in a word. The
-// windows along a row are found there and lie in rows again, so that the windows down a column find
-// `lanes` columns in a word. Outputs that are found together share the middle of their windows.
+// The windows of neighbouring outputs overlap. Outputs found together share the middle of their windows,
+// which all of them see; each adds what lies before it and behind it (window 5, 4 outputs together):
+//
+//     words            0  1  2  3  4  5  6  7
+//     output 0         [--------m--]                  m: words 3 .. 4, the middle, folded once
+//     output 1            [-----m-----]               before it: suffixes 2, 1 .. 2, 0 .. 2
+//     output 2               [--m--------]            behind it: prefixes 5, 5 .. 6, 5 .. 7
+//     output 3                  [m----------]
+//
+// A tile and what its windows see is copied into shared memory once (`stacks`: a word holds `per_word` rows,
+// one below the other). find_across() finds the windows along rows and writes them as `rows` (a word holds
+// `per_word` neighbouring columns), in which find_down() finds the windows down columns, and writes them out.
 #include "packed_words.cuh"
 
 namespace semiconv {
@@ -17,7 +26,7 @@ struct Flat {
   int64 planes, size[2];
   int32 window[2], before[2];
   int32 tile[2];  // outputs of a block
-  int32 aligned;  // rows begin where four elements may be moved at once
+  int32 aligned;  // whether rows begin where four elements may be moved at once
   // Words of shared memory: from a line to the next, and where the parts begin.
   int32 rows_pitch, stacks_pitch, rows, rows_folds, stacks_folds;
 };
@@ -26,9 +35,9 @@ constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS;
 // Outputs of one thread's turn.
 constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = across > 4 ? across : 4;
 constexpr int most_together = 8;
-// Blocks that a multiprocessor should hold: as many as fit without spilled registers.
+// Blocks that a multiprocessor holds at a time: as many as registers suffice for without spills.
 constexpr bool most = down == most_together || across == most_together;
-constexpr int least_blocks = !most ? 5 : lanes < 4 ? 4 : 2;
+constexpr int least_blocks = !most ? 5 : per_word < 4 ? 4 : 2;
 
 SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64 place) {
   return element_at(f.size[axis], f.before[axis], beyond + (axis ? f.window[0] - 1 : 0), place);
@@ -39,43 +48,42 @@ SEMICONV_FN int32 at_most(int64 a, int32 limit) { return a < limit ? (int32)a : 
 
 // ---- windows along a line of words -------------------------------------------------------------
 
-// found[i]: the best of the words i .. i + window - 1. All of them see the words TOGETHER - 1 ..
-// window - 1; the first also sees those before, the next one of them less and one behind more, ...
-// Of the middle, whole blocks of `most_together` words have been folded to one.
+// found[i]: the best of the words i .. i + window - 1. Their middle is the words TOGETHER - 1 .. window - 1; in
+// a long middle, blocks of `most_together` words have been folded to one word before (`folds`).
 template <int TOGETHER>
 SEMICONV_FN void extrema(const Word* line, int32 apart, const Word* folds, int32 folds_apart,
-                         int32 window, Held (&found)[TOGETHER]) {
-  Held middle = Lanes::held(line[(TOGETHER - 1) * apart]);
+                         int32 window, Unpacked (&found)[TOGETHER]) {
+  Unpacked middle = Packing::unpack(line[(TOGETHER - 1) * apart]);
   found[TOGETHER - 1] = middle;
 #pragma unroll
   for (int i = TOGETHER - 2; i >= 0; --i)
-    found[i] = Lanes::best(found[i + 1], Lanes::held(line[i * apart]));
+    found[i] = Packing::best(found[i + 1], Packing::unpack(line[i * apart]));
   if constexpr (TOGETHER < most_together) {  // the window is less than twice as long
 #pragma unroll
     for (int i = TOGETHER; i < 2 * TOGETHER - 1; ++i)
-      if (i < window) middle = Lanes::best(middle, Lanes::held(line[i * apart]));
+      if (i < window) middle = Packing::best(middle, Packing::unpack(line[i * apart]));
   } else {
     int32 next = TOGETHER;
 #pragma unroll 2
     for (; next + TOGETHER <= window; next += TOGETHER)
-      middle = Lanes::best(middle, Lanes::held(*(folds += folds_apart)));
+      middle = Packing::best(middle, Packing::unpack(*(folds += folds_apart)));
 #pragma unroll 2
-    for (; next < window; ++next) middle = Lanes::best(middle, Lanes::held(line[next * apart]));
+    for (; next < window; ++next) middle = Packing::best(middle, Packing::unpack(line[next * apart]));
   }
   const Word* at = line + window * apart;
-  found[0] = Lanes::best(found[0], middle);
+  found[0] = Packing::best(found[0], middle);
 #pragma unroll
   for (int i = 1; i < TOGETHER; ++i, at += apart) {
-    middle = Lanes::best(middle, Lanes::held(*at));
-    found[i] = Lanes::best(found[i], middle);
+    middle = Packing::best(middle, Packing::unpack(*at));
+    found[i] = Packing::best(found[i], middle);
   }
 }
 
 SEMICONV_FN Word folded(const Word* line, int32 apart) {
-  Held value = Lanes::held(line[0]);
+  Unpacked value = Packing::unpack(line[0]);
 #pragma unroll
-  for (int i = 1; i < most_together; ++i) value = Lanes::best(value, Lanes::held(line[i * apart]));
-  return Lanes::packed(value);
+  for (int i = 1; i < most_together; ++i) value = Packing::best(value, Packing::unpack(line[i * apart]));
+  return Packing::pack(value);
 }
 template <int TOGETHER> SEMICONV_FN bool needs_folds(int32 window) {
   return TOGETHER == most_together && window >= 2 * most_together;
@@ -97,12 +105,13 @@ struct Tile {
         rows_folds(memory + flat.rows_folds), y0(y), x0(x),
         high(at_most(flat.size[0] - y, flat.tile[0])),
         wide(at_most(flat.size[1] - x, flat.tile[1])), tall(high + flat.window[0] - 1),
-        broad(wide + flat.window[1] - 1), stack_count(ceil_div<int32>(tall, lanes)), shift(0) {}
+        broad(wide + flat.window[1] - 1), stack_count(ceil_div<int32>(tall, per_word)), shift(0) {}
 
-  // Where nothing has to be looked up, squares are loaded as they are aligned.
+  // Copies the tile. If all of it lies inside the image and rows are aligned, squares are loaded from aligned
+  // places, `shift` columns before the first window; else every position is looked up.
   SEMICONV_FN void load_all(const Storage* plane, const int64* beyond, Word outside) {
     const int64 top = y0 - f.before[0], left = x0 - f.before[1];
-    const bool inside = top >= 0 && top + stack_count * lanes <= f.size[0] && left >= 0 &&
+    const bool inside = top >= 0 && top + stack_count * per_word <= f.size[0] && left >= 0 &&
                         left + broad <= f.size[1];
     if (inside && f.aligned) {
       shift = (int32)(left % 4);
@@ -111,11 +120,11 @@ struct Tile {
         const Storage* at = first + y * f.size[1] + x;
         Square square;
 #pragma unroll
-        for (int k = 0; k < lanes; ++k, at += f.size[1]) {
+        for (int k = 0; k < per_word; ++k, at += f.size[1]) {
           const RowPart part = *(const RowPart*)at;
 #pragma unroll
           for (int w = 0; w < row_words; ++w)
-            square.word[k * row_words + w] = Lanes::cleaned(part.of[w]);
+            square.word[k * row_words + w] = Packing::to_keys(part.of[w]);
         }
         return square;
       });
@@ -128,41 +137,41 @@ struct Tile {
         column[i] = element_at(f, beyond, 1, left + at_most(x + i, broad - 1));
       Square square;
 #pragma unroll
-      for (int k = 0; k < lanes; ++k) {
+      for (int k = 0; k < per_word; ++k) {
         const int64 row = element_at(f, beyond, 0, top + at_most(y + k, tall - 1));
 #pragma unroll
         for (int w = 0; w < row_words; ++w) {
-          Side side = bit_cast<Side>(outside);
+          Elements elements = bit_cast<Elements>(outside);
 #pragma unroll
-          for (int i = 0; i < lanes; ++i) {
-            const int64 at = column[w * lanes + i];
-            if (row >= 0 && at >= 0) side.of[i] = plane[row * f.size[1] + at];
+          for (int i = 0; i < per_word; ++i) {
+            const int64 at = column[w * per_word + i];
+            if (row >= 0 && at >= 0) elements.of[i] = plane[row * f.size[1] + at];
           }
-          square.word[k * row_words + w] = Lanes::cleaned(bit_cast<Word>(side));
+          square.word[k * row_words + w] = Packing::to_keys(bit_cast<Word>(elements));
         }
       }
       return square;
     });
   }
 
-  // Eight squares of a row, four rows of squares a warp: no two threads write to one bank.
+  // A warp takes eight squares of a row, of four rows of squares: no two threads write to one bank.
   template <class Load> SEMICONV_FN void each_square(const Load& load) {
     const int32 lane = threadIdx.x % 32;
     for (Walk n(ceil_div<int32>(shift + broad, 32), 32); n.outer * 4 < stack_count; n.next()) {
       const int32 stack = n.outer * 4 + lane / 8, x = n.inner * 32 + lane % 8 * 4;
       if (stack >= stack_count || x >= shift + broad) continue;
-      const Square square = load(stack * lanes, x);
+      const Square square = load(stack * per_word, x);
       if constexpr (across == 1) put(square, stack, x);
       else put_stack(square, stack, x);
     }
   }
   SEMICONV_FN void put(const Square& square, int32 stack, int32 x) {
-    Word* to = rows + stack * lanes * f.rows_pitch + x / lanes;
+    Word* to = rows + stack * per_word * f.rows_pitch + x / per_word;
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i / row_words * f.rows_pitch + i % row_words] = square.word[i];
   }
   SEMICONV_FN void put_stack(const Square& square, int32 stack, int32 x) {
-    const Square columns = columns_of<lanes>(square);
+    const Square columns = columns_of<per_word>(square);
     Word* to = stacks + stack * f.stacks_pitch + x;
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i] = columns.word[i];
@@ -179,7 +188,7 @@ struct Tile {
     }
     for (Walk n(stack_count); n.outer * across_strip < wide; n.next()) {
       const int32 x = n.outer * across_strip;
-      Held found[across_strip / across][across];
+      Unpacked found[across_strip / across][across];
 #pragma unroll
       for (int i = 0; i < across_strip / across; ++i)
         extrema<across>(stacks + n.inner * f.stacks_pitch + shift + x + i * across, 1,
@@ -187,10 +196,10 @@ struct Tile {
                         found[i]);
 #pragma unroll
       for (int i = 0; i < across_strip; i += 4) {
-        Held columns[4];
+        Unpacked columns[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) columns[k] = found[(i + k) / across][(i + k) % across];
-        put(rows_of<lanes>(columns), n.inner, x + i);
+        put(rows_of<per_word>(columns), n.inner, x + i);
       }
     }
     __syncthreads();
@@ -198,7 +207,7 @@ struct Tile {
 
   // Windows down columns: from rows to the output.
   SEMICONV_FN void find_down(Storage* plane) const {
-    const int32 words = ceil_div<int32>(wide, lanes);
+    const int32 words = ceil_div<int32>(wide, per_word);
     if (needs_folds<down>(f.window[0])) {
       const int32 folds = (f.tile[0] + f.window[0] - 1) / most_together;
       for (Walk n(words); n.outer < folds; n.next())
@@ -207,30 +216,30 @@ struct Tile {
       __syncthreads();
     }
     for (Walk n(words); n.outer * down_strip < high; n.next()) {
-      const int32 y = n.outer * down_strip, x = n.inner * lanes;
+      const int32 y = n.outer * down_strip, x = n.inner * per_word;
       Storage* to = plane + (y0 + y) * f.size[1] + x0 + x;
 #pragma unroll
       for (int i = 0; i < down_strip; i += down) {
-        Held found[down];
+        Unpacked found[down];
         extrema<down>(rows + (y + i) * f.rows_pitch + n.inner, f.rows_pitch,
                       rows_folds + n.outer * f.rows_pitch + n.inner, f.rows_pitch, f.window[0],
                       found);
 #pragma unroll
         for (int k = 0; k < down; ++k, to += f.size[1])
           if (y + i + k < high)
-            store_word(to, Lanes::restored(Lanes::packed(found[k])), wide - x);
+            store_word(to, Packing::from_keys(Packing::pack(found[k])), wide - x);
       }
     }
   }
   SEMICONV_FN void store_word(Storage* to, Word word, int32 count) const {
-    if (lanes == 1 || f.aligned) {
+    if (per_word == 1 || f.aligned) {
       *(Word*)to = word;
       return;
     }
-    const Side side = bit_cast<Side>(word);
+    const Elements elements = bit_cast<Elements>(word);
 #pragma unroll
-    for (int i = 0; i < lanes; ++i)
-      if (i < count) to[i] = side.of[i];
+    for (int i = 0; i < per_word; ++i)
+      if (i < count) to[i] = elements.of[i];
   }
 };
 
@@ -242,9 +251,9 @@ SEMICONV_KERNEL(const semiconv::Flat f, const semiconv::Storage* __restrict__ so
                 semiconv::Real outside) {
   using namespace semiconv;
   extern __shared__ unsigned long long shared_memory[];
-  Side side;
-  for (int i = 0; i < lanes; ++i) side.of[i] = store(outside);
-  const Word constant = bit_cast<Word>(side);
+  Elements elements;
+  for (int i = 0; i < per_word; ++i) elements.of[i] = store(outside);
+  const Word constant = bit_cast<Word>(elements);
   const int64 plane_size = f.size[0] * f.size[1];
   for (int64 p = blockIdx.z; p < f.planes; p += gridDim.z)
     for (int64 y = (int64)blockIdx.y * f.tile[0]; y < f.size[0]; y += (int64)gridDim.y * f.tile[0])

@@ -1,13 +1,20 @@
 // Minima and maxima over a footprint along up to three axes, by its runs along the last one.
 //
-// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
-// SEMICONV_TOGETHER (how many words of outputs a thread finds) and SEMICONV_BLOCKS (that a
-// multiprocessor should hold where registers suffice). Sizes, windows, tiles, what lies beyond the
-// border and the runs are arguments: nothing is compiled for another one.
+// Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false), and
+//   SEMICONV_TOGETHER   words of outputs that a thread finds
+//   SEMICONV_BLOCKS     blocks that a multiprocessor holds at a time, if registers suffice
+// Sizes, windows, tiles, what lies beyond the border and the runs are arguments: other ones compile nothing.
 //
-// A tile and what its windows see comes into shared memory once. Along its lines windows of 1, 2, 4,
-// 8, ... words take turns there; a run is one of them, or two that overlap. A word holds an element
-// of each of `lanes` parts of the tile, one below the other: all of them look at one place.
+// A run of a footprint is covered by two windows of a power of two that overlap:
+//
+//     footprint   . X X X X X .     a run of 5 taps: the windows of 4 at taps 1 and 2
+//                 X X X X X X X     a run of 7 taps: the windows of 4 at taps 0 and 3
+//
+// A tile and what its windows see is copied into shared memory once. Each place of a line first holds its
+// element; level after level it becomes the best of a window twice as wide, in place (double_all). At each
+// level, every output looks up the runs of that width (`lookups`: offsets of all levels, one after the other;
+// level n has those from first[n] on). A word holds an element of each of `per_word` parts of the tile, one
+// below the other, which all look up the same places.
 #include "packed_words.cuh"
 
 namespace semiconv {
@@ -18,16 +25,17 @@ constexpr int most_levels = 16;
 struct Footprint {
   int64 batch, size[3];
   int32 window[3], before[3];
-  // Words of outputs: powers of two; no line, and with depth no plane, has more than a block threads.
+  // Words of outputs along the axes: powers of two. A line has at most as many as a block has threads; if the
+  // tile has depth, so has a plane.
   int32 tile[3];
   int32 pitch;  // words from a line to the next
-  int32 aligned;  // rows begin where four elements may be moved at once
-  int32 levels, first[most_levels + 1];  // where the look-ups of each level begin
+  int32 aligned;  // whether rows begin where four elements may be moved at once
+  int32 levels, first[most_levels + 1];  // where the lookups of each level begin
 };
 
 constexpr int together = SEMICONV_TOGETHER, threads = 256;
-// Without spilled registers.
-constexpr int least_blocks = together * sizeof(Held) < 64 ? SEMICONV_BLOCKS : 2;
+// So few that registers suffice without spills.
+constexpr int least_blocks = together * sizeof(Unpacked) < 64 ? SEMICONV_BLOCKS : 2;
 
 SEMICONV_FN int64 element_at(const Footprint& f, const int64* beyond, int axis, int64 place) {
   for (int a = 0; a < axis; ++a) beyond += f.window[a] - 1;
@@ -42,7 +50,7 @@ struct Block {
   SEMICONV_FN int32 broad() const { return f.tile[2] + f.window[2] - 1; }
   SEMICONV_FN int32 lines() const { return (f.tile[0] + f.window[0] - 1) * high(); }
 
-  // Places that no output sees repeat the last that one sees.
+  // The element at a place of the tile, -1 for the constant. Places that no output sees repeat the last seen.
   SEMICONV_FN int64 element(int axis, int32 within) const {
     const int64 place = origin[axis] + within - f.before[axis];
     if (place >= 0 && place < f.size[axis]) return place;
@@ -50,14 +58,14 @@ struct Block {
     return element_at(f, beyond, axis, place < last ? place : last);
   }
 
-  // Four words of a line at a time: of elements that lie together where a row has them all.
+  // Copies the tile, four words of a line at a time; they are loaded at once if the row has all four elements.
   SEMICONV_FN void load_all(const Storage* source, Storage outside) const {
     const int64 left = origin[2] - f.before[2];
     const int32 shift = f.aligned ? (int32)(left & 3) : 0;
-    Side constant;
-    for (int i = 0; i < lanes; ++i) constant.of[i] = outside;
+    Elements constant;
+    for (int i = 0; i < per_word; ++i) constant.of[i] = outside;
     for (Walk n(ceil_div<int32>(shift + broad(), 4)); n.outer < lines(); n.next()) {
-      const int32 x = n.inner * 4 - shift, z = few_over(n.outer, high()), y = n.outer - z * high();
+      const int32 x = n.inner * 4 - shift, z = quotient_of_few(n.outer, high()), y = n.outer - z * high();
       const int64 plane = element(0, z);
       const Storage* there = source + plane * f.size[1] * f.size[2];
       const bool direct = f.aligned && left + x >= 0 && left + x + 4 <= f.size[2];
@@ -68,7 +76,7 @@ struct Block {
       }
       Square square;
 #pragma unroll
-      for (int k = 0; k < lanes; ++k) {
+      for (int k = 0; k < per_word; ++k) {
         const int64 y_there = plane < 0 ? -1 : element(1, y + k * f.tile[1]);
         const Storage* row = there + y_there * f.size[2];
         RowPart part;
@@ -77,16 +85,16 @@ struct Block {
         if (y_there >= 0 && direct) part = *(const RowPart*)(row + column[0]);
 #pragma unroll
         for (int w = 0; w < row_words; ++w) {
-          Side side = bit_cast<Side>(part.of[w]);
+          Elements elements = bit_cast<Elements>(part.of[w]);
           if (y_there >= 0 && !direct) {
 #pragma unroll
-            for (int i = 0; i < lanes; ++i)
-              if (column[w * lanes + i] >= 0) side.of[i] = row[column[w * lanes + i]];
+            for (int i = 0; i < per_word; ++i)
+              if (column[w * per_word + i] >= 0) elements.of[i] = row[column[w * per_word + i]];
           }
-          square.word[k * row_words + w] = Lanes::cleaned(bit_cast<Word>(side));
+          square.word[k * row_words + w] = Packing::to_keys(bit_cast<Word>(elements));
         }
       }
-      const Square columns = columns_of<lanes>(square);
+      const Square columns = columns_of<per_word>(square);
       Word* to = words + n.outer * f.pitch + x;
 #pragma unroll
       for (int i = 0; i < 4; ++i)
@@ -94,9 +102,9 @@ struct Block {
     }
   }
 
-  // From windows of `width` words to windows twice as wide. What reaches past a line's end stays
-  // narrow: it is never looked up. Lines are dealt out in parts, the first part of all lines first:
-  // a part is written when those before it no longer need its old words.
+  // Replaces windows of `width` words by windows twice as wide, in place. Windows that would reach past the
+  // line's end stay as they are: they are never looked up. The first parts of all lines are done first: a part
+  // is written when no part before it needs its old words any more.
   SEMICONV_FN void double_all(int32 width) const {
     constexpr int32 part = 8;
     const int32 count = broad() - width;
@@ -108,7 +116,7 @@ struct Block {
 #pragma unroll
       for (int i = 0; i < part; ++i)
         if (i < rest)
-          both[i] = Lanes::packed(Lanes::best(Lanes::held(line[i]), Lanes::held(line[i + width])));
+          both[i] = Packing::pack(Packing::best(Packing::unpack(line[i]), Packing::unpack(line[i + width])));
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < part; ++i)
@@ -117,7 +125,7 @@ struct Block {
     }
   }
 
-  // A thread's outputs are one below the other, or one behind the other where the tile has depth.
+  // Finds a thread's outputs: they lie one below the other, or one behind the other if the tile has depth.
   SEMICONV_FN void find_all(const int32* lookups, Storage* out) const {
     const int32 x = threadIdx.x % f.tile[2], line = threadIdx.x / f.tile[2];
     const int32 y = line % f.tile[1], z = line / f.tile[1], lines = threads / f.tile[2];
@@ -125,16 +133,16 @@ struct Block {
     const int32 step_z = deep ? lines / f.tile[1] : 0, step_y = deep ? 0 : lines;
     const int32 apart = (step_z * high() + step_y) * f.pitch;
     const Word* first = words + (z * high() + y) * f.pitch + x;
-    Held found[together];
+    Unpacked found[together];
 #pragma unroll
-    for (int n = 0; n < together; ++n) found[n] = Lanes::held(first[lookups[0] + n * apart]);
+    for (int n = 0; n < together; ++n) found[n] = Packing::unpack(first[lookups[0] + n * apart]);
     for (int32 level = 0;;) {
 #pragma unroll 2
       for (int32 i = f.first[level]; i < f.first[level + 1]; ++i) {
         const Word* at = first + lookups[i];
 #pragma unroll
         for (int n = 0; n < together; ++n, at += apart)
-          found[n] = Lanes::best(found[n], Lanes::held(*at));
+          found[n] = Packing::best(found[n], Packing::unpack(*at));
       }
       if (++level == f.levels) break;
       __syncthreads();
@@ -145,13 +153,13 @@ struct Block {
 #pragma unroll
     for (int n = 0; n < together; ++n)
       store_word(out + origin[2] + x, origin[0] + z + n * step_z, origin[1] + y + n * step_y,
-                 bit_cast<Side>(Lanes::restored(Lanes::packed(found[n]))));
+                 bit_cast<Elements>(Packing::from_keys(Packing::pack(found[n]))));
   }
-  SEMICONV_FN void store_word(Storage* column, int64 z, int64 y, Side side) const {
+  SEMICONV_FN void store_word(Storage* column, int64 z, int64 y, Elements elements) const {
     if (z >= f.size[0]) return;
 #pragma unroll
-    for (int k = 0; k < lanes; ++k, y += f.tile[1])
-      if (y < f.size[1]) column[(z * f.size[1] + y) * f.size[2]] = side.of[k];
+    for (int k = 0; k < per_word; ++k, y += f.tile[1])
+      if (y < f.size[1]) column[(z * f.size[1] + y) * f.size[2]] = elements.of[k];
   }
 };
 
@@ -164,7 +172,7 @@ SEMICONV_KERNEL(const semiconv::Footprint f, const semiconv::Storage* __restrict
   using namespace semiconv;
   extern __shared__ unsigned long long shared_memory[];
   const int64 depths = (f.size[0] + f.tile[0] - 1) / f.tile[0];
-  const int64 rows = lanes * f.tile[1], volume = f.size[0] * f.size[1] * f.size[2];
+  const int64 rows = per_word * f.tile[1], volume = f.size[0] * f.size[1] * f.size[2];
   for (int64 n = blockIdx.z; n < f.batch * depths; n += gridDim.z)
     for (int64 y = blockIdx.y * rows; y < f.size[1]; y += gridDim.y * rows)
       for (int64 x = (int64)blockIdx.x * f.tile[2]; x < f.size[2];

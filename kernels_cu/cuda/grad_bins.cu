@@ -1,10 +1,16 @@
-// The gradient of the kernel from a provenance: every output is read once and added to the bin of the
-// tap that won; partial sums of the blocks, which grad_sum.cu adds.
+// The gradient of the kernel from a provenance: a histogram. Every output has one winning tap, so that it is
+// read once and added to the bin of that tap, whatever the number of taps.
+//
+//     outputs      winner  2  0  2  5  1  2 ...        bins of one warp: bins[tap][slot], lane % slots
+//                  grad    a  b  c  d  e  f            tap 0: b   tap 1: e   tap 2: a + c + f   tap 5: d
+//
+// If two lanes of a warp met in one bin, one of them would be lost. Each tap therefore has several bins
+// (slots), and lanes that share a slot take turns. At the end a warp adds the bins of one tap, of all warps and
+// slots, in double: one partial sum of this block for each tap, which grad_sum.cu adds to those of the others.
 //
 // Needs what backward.cuh needs, SEMICONV_KERNEL, and
-//   SEMICONV_SLICE   taps that have bins at a time; blocks of other slices read the outputs again
-//   SEMICONV_SLOTS   bins of a tap in each warp, a power of two up to 32: lanes that share a slot
-//                    take turns, in a fixed order
+//   SEMICONV_SLICE   taps that a block has bins for; blocks of other slices read the same outputs
+//   SEMICONV_SLOTS   bins of a tap in each warp, a power of two up to 32
 // No atomics: two runs give the same bits.
 #include "backward.cuh"
 #include "../chunk.cuh"
@@ -23,7 +29,7 @@ constexpr bool by_channel = false;
 
 using Index = SEMICONV_RESIDUAL;
 struct Outputs {
-  Chunk<Storage, four> slope;
+  Chunk<Storage, four> grad_out;
   Chunk<Index, four> winner;
   int64 plane, first;  // which (batch, output channel), and the first of the pixels there
   int count;
@@ -45,7 +51,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const bool aligned =
       pixels % four == 0 && (size_t)grad_out % 16 == 0 && (size_t)residual % 16 == 0;
 
-  // The block's own: a kernel (and a channel, where each has winners), a slice of its taps, a chunk.
+  // The block's share: a kernel (and a channel, if each channel has its own winners), a slice of its taps, and a
+  // chunk of the jobs.
   const uint32 chunk = blockIdx.x % (uint32)chunks;
   uint32 rest = blockIdx.x / (uint32)chunks;
   const int32 first_of_slice = (int32)(rest % (uint32)slices) * slice;
@@ -53,7 +60,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 parts = by_channel ? (int32)g.in_channels : 1;
   const int32 part = (int32)(rest % (uint32)parts);
   const int64 kernel = rest / (uint32)parts;
-  const int32 taps = by_channel ? window : (int32)g.in_channels * window;  // of this owner
+  const int32 taps = by_channel ? window : (int32)g.in_channels * window;  // of this kernel or channel
   const int32 first_tap = part * window + first_of_slice;
   const int32 served = taps - first_of_slice < slice ? taps - first_of_slice : slice;
 
@@ -72,25 +79,25 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     outputs.first = (int64)(job % jobs_of_plane) * job_size + (int64)threadIdx.x * four;
     const int64 left = pixels - outputs.first;
     outputs.count = left < four ? (left > 0 ? (int)left : 0) : four;
-    const Storage* slopes = grad_out + outputs.plane * pixels + outputs.first;
+    const Storage* grads = grad_out + outputs.plane * pixels + outputs.first;
     const Index* winners = (const Index*)residual +
                            residual_place<int64>(g, outputs.plane, part, outputs.first, pixels);
     if (aligned) {
       if (outputs.count == 0) return outputs;
-      outputs.slope = *(const Chunk<Storage, four>*)slopes;
+      outputs.grad_out = *(const Chunk<Storage, four>*)grads;
       outputs.winner = *(const Chunk<Index, four>*)winners;
     } else {
 #pragma unroll
       for (int e = 0; e < four; ++e) {
         if (e >= outputs.count) continue;
-        outputs.slope.of[e] = slopes[e];
+        outputs.grad_out.of[e] = grads[e];
         outputs.winner.of[e] = winners[e];
       }
     }
     return outputs;
   };
   // d term / d weight at the winner of one pixel.
-  const auto slope_of_term = [&](const Outputs& outputs, int e, int32 winner) {
+  const auto derivative_of_term = [&](const Outputs& outputs, int e, int32 winner) {
     Real factor_img = 0, factor_krn = 0;
 #if !defined(SEMICONV_CONSTANT_DERIVATIVES)
     const int32 channel = winner / window;
@@ -129,7 +136,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       const int32 winner = (int32)outputs.winner.of[e], bin = winner - first_tap;
       const bool counts = e < outputs.count && bin >= 0 && bin < served;  // else another's, or nobody's
       Real value = 0;
-      if (counts) value = chained((Real)load(outputs.slope.of[e]), slope_of_term(outputs, e, winner));
+      if (counts) value = chained((Real)load(outputs.grad_out.of[e]), derivative_of_term(outputs, e, winner));
 #pragma unroll
       for (int turn = 0; turn < turns; ++turn) {
         if (counts && lane / slots == turn) own[bin * slots] += value;

@@ -1,11 +1,16 @@
-// Reconstruction: values spread under (over) a mask, as far as they come within a tile of the last
-// two axes; the launcher repeats it until no tile changes.
+// Reconstruction: values spread under (over) a mask, as far as they come within a tile of the last two axes;
+// the launcher repeats it until no tile changes.
+//
+//     value   9 . . .      mask   9 5 5 2      1 step   9 5 . .      until stable   9 5 5 2
+//
+// A step replaces each value by the best among itself and its neighbours (the structure's taps), but never
+// beyond the mask. A block copies its tile and the elements around it into shared memory and repeats the step
+// there until nothing changes. It writes the values, and *changed = 1 if one of them is new.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
 // SEMICONV_RANK (number of axes, two or more), SEMICONV_REACH_Y, SEMICONV_REACH_X (how far steps go
-// along the last two). Steps that leave a
-// tile's plane are taken once a launch, the others until the tile is stable: what is reached in the
-// end is the same in any order (Vincent, IEEE Trans. Image Processing 2, 1993).
+// along the last two). Taps that leave the plane of the tile are followed once a launch, the others until the
+// tile is stable: the result is the same in any order (Vincent, IEEE Trans. Image Processing 2, 1993).
 #include "../filters.cuh"
 
 namespace semiconv {
@@ -66,7 +71,7 @@ SEMICONV_KERNEL(const semiconv::Spread s, const semiconv::Storage* __restrict__ 
   }
   __syncthreads();
 
-  // A thread's elements lie in one column, so that neighbouring threads have neighbouring ones.
+  // A thread's elements lie in one column, so that neighbouring threads access neighbouring elements.
   const int column = threadIdx.x % side, row = threadIdx.x / side * of_thread, x = left + column;
   Real value[of_thread], most[of_thread], before[of_thread];
   bool mine[of_thread];
