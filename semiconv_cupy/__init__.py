@@ -16,6 +16,7 @@ from semiconv_cupy.errors import (
     CompileError,
     FootprintWarning,
 )
+from semiconv_cupy.explain import explain
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FootprintWarning",
     "SelectSemifield",
     "SubtractSemifield",
+    "explain",
     "ndimage",
     "reconstruction",
     "rolling_ball",

@@ -1,4 +1,4 @@
-"""The command line: `python -m semiconv_cupy demo` and `python -m semiconv_cupy info`."""
+"""The command line: `python -m semiconv_cupy demo`, `info` and `explain`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,6 +15,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m semiconv_cupy", description="Semifield convolutions."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_demo(commands)
+    commands.add_parser(
+        "info", help="what runs where on this machine, and what to do about the rest"
+    )
+    _add_explain(commands)
+    given = parser.parse_args(arguments)
+    run = {"demo": _demo, "info": _info, "explain": _explain}[given.command]
+    error = run(given)
+    if error is not None:
+        print(f"{parser.prog} {given.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo", help="dilate, erode, open and close a picture, next to scipy.ndimage"
     )
@@ -47,24 +63,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=512,
         help="longest side of one panel in pixels (default: %(default)s)",
     )
-    commands.add_parser(
-        "info", help="what runs where on this machine, and what to do about the rest"
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="what a call runs: form, route, kernels, libraries, operations; nothing is run",
+        epilog="example: python -m semiconv_cupy explain grey_dilation --shape 1024x1024x3 "
+        "--dtype uint8 --kernel 9x9 --argument mode=nearest",
     )
-    given = parser.parse_args(arguments)
+    explain.add_argument(
+        "function",
+        metavar="FUNCTION",
+        help="semifield_conv, semifield_conv_vjp, or a function of semiconv_cupy.ndimage",
+    )
+    explain.add_argument("--shape", type=_shape, required=True, help="of the image: 1024x1024x3")
+    explain.add_argument("--dtype", default="float32", help="of the arrays (default: %(default)s)")
+    explain.add_argument(
+        "--kernel",
+        type=_shape,
+        help="the size of the window, of the first axes where the image has more; of a convolution "
+        "the kernel's shape, or its last axes: 7x7 is one channel to one",
+    )
+    explain.add_argument(
+        "--semifield",
+        default="tropical_max",
+        help="of a convolution: a name, or log(2), root(3) (default: %(default)s)",
+    )
+    explain.add_argument(
+        "--argument",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another argument of the function, such as padding=same, groups=3 or axes=(0,1); may "
+        "be given several times",
+    )
+    explain.add_argument("--gpu", action="store_true", help="for a GPU, which need not be there")
+    explain.add_argument(
+        "--arch", help="for a GPU such as sm_90, with registers and shared memory; needs NVRTC"
+    )
 
-    if given.command == "info":
-        from semiconv_cupy import info
 
-        info.run()
-        return 0
-    from semiconv_cupy import demo as demonstration
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1024x1024x3") from None
+
+
+def _demo(given: argparse.Namespace) -> str | None:
+    """The error that the user can correct, if there is one; so for all commands."""
+    from semiconv_cupy import demo
 
     try:
-        demonstration.run(given.image, given.out, given.scale, given.size, given.panel)
-    except demonstration.DemoError as error:
-        print(f"{demo.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        demo.run(given.image, given.out, given.scale, given.size, given.panel)
+    except demo.DemoError as error:
+        return str(error)
+    return None
+
+
+def _info(given: argparse.Namespace) -> str | None:
+    from semiconv_cupy import info
+
+    info.run()
+    return None
+
+
+def _explain(given: argparse.Namespace) -> str | None:
+    from semiconv_cupy.explain import explain_command
+
+    try:
+        print(
+            explain_command(
+                given.function, given.shape, given.kernel, given.dtype, given.semifield,
+                given.argument, gpu=given.gpu, arch=given.arch,
+            )
+        )  # fmt: skip
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

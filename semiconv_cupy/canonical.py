@@ -87,8 +87,7 @@ class CanonicalForm:
     Examples
     --------
     >>> img, krn = (1, 1, 512, 512, 16), (1, 1, 3, 1, 1)
-    >>> strides = contiguous_strides(img), contiguous_strides(krn)
-    >>> form = canonical(Geometry.plan(img, krn), *strides)
+    >>> form = canonical(Geometry.plan(img, krn), contiguous(img), contiguous(krn))
     >>> print(form)
     windowed 512, 3 taps; free 8192
     >>> form.geometry.img_shape, form.geometry.krn_shape, form.img_strides[2:]
@@ -105,7 +104,7 @@ class CanonicalForm:
         return "; ".join(map(str, self.axes))
 
 
-def contiguous_strides(shape: tuple[int, ...]) -> Strides:
+def contiguous(shape: tuple[int, ...]) -> Strides:
     """The strides of a C-contiguous array, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
@@ -116,17 +115,21 @@ def canonical(geometry: Geometry, img_strides: Strides, krn_strides: Strides) ->
 
     The result is C-contiguous. A work in which nothing merges keeps its geometry and strides.
     """
+    given = as_given(geometry, img_strides, krn_strides)
+    merged = given.axes if 0 in geometry.out_shape else _merged(given.axes)
+    return given if merged == given.axes else _as_kernels_take_it(merged, geometry)
+
+
+def as_given(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
+    """The axes of a work that keeps its geometry and strides."""
     axes = _axes(geometry, img_strides, krn_strides)
     present = tuple(axis for axis in axes if axis.size != 1 or axis.slot == "space")
-    merged = _merged(present) if 0 not in geometry.out_shape else present
-    if merged == present:
-        return CanonicalForm(present, geometry, img_strides, krn_strides)
-    return _as_kernels_take_it(merged, geometry)
+    return CanonicalForm(present, geometry, img_strides, krn_strides)
 
 
 def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
     """Batch, groups, output channels, spatial axes, input channels."""
-    out = contiguous_strides(geometry.out_shape)
+    out = contiguous(geometry.out_shape)
     per_group, channels = geometry.outputs_per_group, geometry.in_channels
     krn_of_group = 0 if geometry.kernels == per_group else per_group * krn[0]
     return (

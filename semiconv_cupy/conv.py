@@ -148,7 +148,7 @@ _calls: dict[tuple[Any, ...], Callable[[Array, Array], Array]] = {}
 _MOST_CALLS = 1024
 
 
-def _arrays(
+def checked_geometry(
     img: Array, krn: Array, method: str, arguments: dict[str, Any]
 ) -> tuple[Place, Geometry]:
     """The arrays' place and the geometry of a call, all but its semifield checked."""
@@ -166,12 +166,23 @@ def _arrays(
     return place, Geometry.plan(img.shape, krn.shape, **arguments)
 
 
-def _route(img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]) -> Route:
-    """Check everything about a call of a compiled semifield; errors name what does not fit."""
-    place, geometry = _arrays(img, krn, method, arguments)
+def checked_route(
+    img: Array,
+    krn: Array,
+    semifield: Any,
+    method: str,
+    arguments: dict[str, Any],
+    place: Place | None = None,
+) -> Route:
+    """Check everything about a call of a compiled semifield; errors name what does not fit.
+
+    With a `place`, as if the arrays were there.
+    """
+    its_place, geometry = checked_geometry(img, krn, method, arguments)
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
-    return choose(semifield, geometry, storage_of(img.dtype, semifield), place, method)
+    storage = storage_of(img.dtype, semifield)
+    return choose(semifield, geometry, storage, place or its_place, method)
 
 
 def _plan(
@@ -180,7 +191,7 @@ def _plan(
     """Check everything once; return what computes the convolution of such arrays."""
     if isinstance(semifield, BroadcastSemifield):
         return _plan_broadcast(img, krn, semifield, method, arguments)
-    route = _route(img, krn, semifield, method, arguments)
+    route = checked_route(img, krn, semifield, method, arguments)
     call = run.forward_call(route, img, krn)
     if not route.place.on_gpu:
         return call
@@ -196,7 +207,7 @@ def _plan_broadcast(
     img: Array, krn: Array, semifield: BroadcastSemifield, method: str, arguments: dict[str, Any]
 ) -> Callable[[Array, Array], Array]:
     """`_plan` for whole-array functions, which have no kernels."""
-    place, geometry = _arrays(img, krn, method, arguments)
+    place, geometry = checked_geometry(img, krn, method, arguments)
     if method in ("direct", "tiled", "linear"):
         raise ValueError(
             f"method={method!r} has no kernels for a BroadcastSemifield; use a "
@@ -233,6 +244,12 @@ def require_meaning(name: str, semifield: Semifield) -> None:
 
 
 # ---- derivatives -------------------------------------------------------------------------------
+
+
+def require_derivatives(storage: str) -> None:
+    """TypeError for a dtype whose results have no derivative."""
+    if storage not in source.FLOATING:
+        raise TypeError(f"derivatives need a floating dtype, got {storage}")
 
 
 def semifield_conv_vjp(
@@ -287,14 +304,13 @@ def semifield_conv_vjp(
             "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
             "is differentiated by PyTorch (torch_bridge)"
         )
-    route = _route(
+    route = checked_route(
         img, krn, algebra, method,
         dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
              group_broadcasting=group_broadcasting, kind=kind),
     )  # fmt: skip
     place, geometry = route.place, route.geometry
-    if route.storage not in source.FLOATING:
-        raise TypeError(f"derivatives need a floating dtype, got {img.dtype}")
+    require_derivatives(route.storage)
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
     xp, spec = place.array_module, route.residual_spec
     with place.current():

@@ -15,11 +15,10 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
 from semiconv_cupy.backends.place import Place
-from semiconv_cupy.canonical import Strides, canonical
+from semiconv_cupy.canonical import CanonicalForm, Strides, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, residual_of
-from semiconv_cupy.structs import MAX_RANK
 
 Backend = Literal["host", "cuda", "reference"]
 Schedule = Literal["auto", "direct", "tiled"]
@@ -33,14 +32,14 @@ class Limits:
     Attributes
     ----------
     rank : int
-        Spatial axes: as many as the structs of the kernels hold.
+        Spatial axes: as many as the structs of the kernels hold (``kernels_cu/geometry.cuh``).
     scratch : int
         Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
     by_sums : by_sums.Limits
         From which work on log and root are computed by ordinary sums.
     """
 
-    rank: int = MAX_RANK
+    rank: int = 8
     scratch: int = 1 << 27
     by_sums: by_sums.Limits = by_sums.LIMITS
 
@@ -83,20 +82,26 @@ class Route:
             return None
         return residual_of(self.semifield, self.storage, self.geometry)
 
-    def along(self, img_strides: Strides, krn_strides: Strides) -> tuple[Route, Strides, Strides]:
-        """The forward pass's route in canonical form, and the strides of image and kernel there.
+    def form(self, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
+        """The form in which the forward pass computes the work; the result has the same bits.
 
-        The result has the same bits. So log and root by ordinary sums keep the work's own form:
-        their scale is that of a tile, which follows from how the image is cut. So does all but
-        selections on a GPU, where tiles add in another order than the kernel for any geometry, and
-        so do semifields whose residual has an axis of input channels.
+        So log and root by ordinary sums keep the work's own form: their scale is that of a tile,
+        which follows from how the image is cut. So does all but selections on a GPU, where tiles
+        add in another order than the kernel for any geometry, and so do semifields whose residual
+        has an axis of input channels.
         """
+        given = as_given(self.geometry, img_strides, krn_strides)
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
         rounds = self.by_sums or (self.backend == "cuda" and self.semifield.accumulator != "select")
-        if rounds or channels_of_residual:
-            return self, img_strides, krn_strides
-        form = canonical(self.geometry, img_strides, krn_strides)
-        if form.geometry is self.geometry or not self._pays(form.geometry):
+        if self.backend == "reference" or rounds or channels_of_residual:
+            return given
+        found = canonical(self.geometry, img_strides, krn_strides)
+        return found if self._pays(found.geometry) else given
+
+    def along(self, img_strides: Strides, krn_strides: Strides) -> tuple[Route, Strides, Strides]:
+        """The forward pass's route in that form, and the strides of image and kernel there."""
+        form = self.form(img_strides, krn_strides)
+        if form.geometry is self.geometry:
             return self, img_strides, krn_strides
         return replace(self, geometry=form.geometry), form.img_strides, form.krn_strides
 

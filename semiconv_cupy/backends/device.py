@@ -160,12 +160,20 @@ class Launch:
 
 
 class Recorder:
-    """A `Device` without a GPU, for NumPy arrays: it keeps a list of the launches, runs none."""
+    """A `Device` without a GPU, for NumPy arrays: it keeps a list of the launches, runs none.
+
+    `scratch_bytes` is the memory that they asked for.
+    """
 
     array_module: Any = np
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was launched."""
         self.launches: list[Launch] = []
+        self.scratch_bytes = 0
 
     def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
         """A kernel that adds its launch to the list."""
@@ -192,6 +200,7 @@ class Recorder:
 
     def scratch(self, numbers: int) -> tuple[int, object]:
         """An address as aligned as those of a GPU's allocations; there is no memory behind it."""
+        self.scratch_bytes += numbers * np.dtype(np.float64).itemsize
         return 0, None
 
     def gpu_and_stream(self) -> tuple[int, int]:

@@ -1,0 +1,484 @@
+"""What a call runs, without running it: form, route, kernels, libraries, scratch, operations.
+
+`explain` makes the decisions of a call with the very code that decides them in production. A
+convolution is planned and its launches go to a `Recorder`; any other function is called with a
+backend that notes each primitive. Nothing is compiled for the CPU, and no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels_cu import nvrtc
+from semiconv_cupy import background, conv, ndimage, run, source
+from semiconv_cupy.algebra import BroadcastSemifield, named
+from semiconv_cupy.algebra.names import READY_MADE
+from semiconv_cupy.backends.device import Launch, Recorder
+from semiconv_cupy.backends.host import calls as host_calls
+from semiconv_cupy.backends.place import NUMPY, Place, is_cupy
+from semiconv_cupy.ndimage import host as host_primitives
+from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.addends import Addends
+from semiconv_cupy.ndimage.cuda.backend import Backend
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.route import Route
+
+Array = Any
+Taken = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
+_CONVOLUTIONS = ("semifield_conv", "semifield_conv_vjp")
+# Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/tiles.hpp and
+# in mapped.hpp.
+_TILE, _MAPPED_TILE = 192 * 1024, 256 * 1024
+_IMAGES = ("img", "krn", "input", "image", "seed", "mask", "input1", "input2")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a call over its arrays.
+
+    Attributes
+    ----------
+    name : str
+        "forward" or "backward" of a convolution; otherwise the primitive: "box", "footprint",
+        "structure", "correlate" or "reconstruct".
+    form : str
+        What is computed: a convolution's axes in canonical form, or an array and a window.
+    route : str
+        Who computes it: "host", "cuda", "reference" (array loops) or "arrays" (whole-array
+        functions), and "by sums" where log or root is computed by ordinary sums.
+    operations : int
+        Additions and multiplications of the semifield, estimated: all taps of all windows, those
+        outside the image included. A flat box counts its comparisons by doubling.
+    bytes : int
+        Arguments and results, each moved once: the fewest that any method moves.
+    libraries : tuple of str
+        The compiled libraries of the CPU.
+    launches : tuple of Launch
+        The kernels of a GPU: source, grid, block, bytes of shared memory that a launch asks for.
+    scratch : int
+        Bytes: of each thread at most on the CPU; of all arrays besides arguments and results on a
+        GPU.
+    """
+
+    name: str
+    form: str
+    route: str
+    operations: int
+    bytes: int
+    libraries: tuple[str, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a call runs: its steps in order; ``print`` shows them as a table.
+
+    Attributes
+    ----------
+    call : str
+        The function, its arrays and arguments.
+    steps : tuple of Step
+    arch : str or None
+        The GPU architecture that kernels were compiled for.
+    resources : dict of str to kernels_cu.nvrtc.Resources
+        With an `arch`, what each kernel takes of a multiprocessor, by its name.
+    """
+
+    call: str
+    steps: tuple[Step, ...]
+    arch: str | None
+    resources: Mapping[str, nvrtc.Resources]
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """Those of all steps."""
+        return tuple(launch for step in self.steps for launch in step.launches)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Those of all steps, each once."""
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.libraries))
+
+    def step(self, name: str) -> Step:
+        """The first step of that name; ValueError where there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        names = ", ".join(dict.fromkeys(step.name for step in self.steps))
+        raise ValueError(f"name={name!r} is no step of this call; it has {names}")
+
+    def __repr__(self) -> str:
+        """The table."""
+        return "\n".join([self.call, *(line for step in self.steps for line in self._lines(step))])
+
+    def _lines(self, step: Step) -> Iterable[str]:
+        yield f"  {step.name:<11} {step.form}"
+        scratch = f", scratch {_bytes(step.scratch)}" if step.scratch else ""
+        if step.scratch and step.route.startswith("host"):
+            scratch = f", scratch up to {_bytes(step.scratch)} a thread"
+        yield (
+            f"  {'':<11} {step.route}: {_short(step.operations)} operations, "
+            f"{_bytes(step.bytes)} moved{scratch}"
+        )
+        for library in step.libraries:
+            yield f"  {'':<13} library {library}"
+        for launch in step.launches:
+            yield f"  {'':<13} {self._launch(launch)}"
+
+    def _launch(self, launch: Launch) -> str:
+        grid, block = ("x".join(map(str, n)) for n in (launch.grid, launch.block))
+        text = f"{launch.source.name} <<<{grid}, {block}>>>"
+        found = self.resources.get(launch.source.name)
+        if found is not None:
+            spills = f", {found.spill_stores + found.spill_loads} bytes spilt"
+            text += f" {found.registers} registers, {_bytes(found.shared)} shared"
+            text += spills if found.spills else ""
+        return text
+
+
+def explain(
+    function: Callable[..., Any] | str,
+    *arrays: Any,
+    dtype: Any = "float32",
+    gpu: bool = False,
+    arch: str | None = None,
+    **arguments: Any,
+) -> Explanation:
+    """Say what a call would run: form, route, kernels, libraries, scratch, operations, bytes.
+
+    Parameters
+    ----------
+    function : callable or str
+        `semifield_conv`, `semifield_conv_vjp`, or any function of `ndimage` and of this package
+        that takes arrays; or its name.
+    *arrays : array, shape or anything else
+        What the function takes by position. A shape may stand for an image, a kernel or a mask.
+    dtype : dtype
+        That of the arrays which are given by their shapes.
+    gpu : bool
+        Whether these are on a GPU, which need not be there. CuPy arrays always are.
+    arch : str, optional
+        An architecture of GPUs, such as "sm_90": also compile the kernels for it, by NVRTC, and say
+        what registers and shared memory they take. It implies `gpu`.
+    **arguments
+        What the function takes by name. Footprints, structures and weights are arrays here too.
+
+    Returns
+    -------
+    Explanation
+        `semifield_conv` has a step "forward"; `semifield_conv_vjp` has "forward", with what it
+        keeps for the derivative, and "backward". Other functions have a step for each primitive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What the function itself raises for such arguments; an unknown name; a function that calls
+        no primitive of this package.
+    kernels_cu.nvrtc.LibraryNotFoundError
+        An `arch` where NVRTC is not installed.
+
+    Notes
+    -----
+    Loops that end when nothing changes (`binary_propagation`, ``iterations=0``) show one round.
+    The first call of each kind of kernel writes its source, which takes some milliseconds.
+
+    Examples
+    --------
+    >>> import semiconv_cupy as sc
+    >>> sc.explain("grey_dilation", (1024, 1024, 3), size=(9, 9, 1), dtype="uint8")
+    grey_dilation of uint8 (1024, 1024, 3), size=(9, 9, 1), on the CPU
+      box         uint8 (1024, 1024, 3), window (9, 9, 1)
+                  host: 25.2 M operations, 6.29 MB moved, scratch up to 262 kB a thread
+                    library flat on uint8
+    >>> img, krn = (8, 16, 64, 64), (16, 1, 3, 3)
+    >>> found = sc.explain("semifield_conv_vjp", img, krn, "tropical_max", groups=16, gpu=True)
+    >>> [step.name for step in found.steps], len(found.step("backward").launches)
+    (['forward', 'backward'], 2)
+    """
+    called = _function(function)
+    on_gpu = gpu or arch is not None or any(map(is_cupy, (*arrays, *arguments.values())))
+    bound = _bind(called, arrays, arguments, dtype)
+    call = f"{_described(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
+    with _lock:
+        if called.__name__ in _CONVOLUTIONS:
+            steps = _convolution(called.__name__, bound, on_gpu)
+        else:
+            steps = _primitives(called, bound, on_gpu)
+    return Explanation(call, steps, arch, {} if arch is None else _resources(steps, arch))
+
+
+def explain_command(
+    function: str,
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...] | None,
+    dtype: str,
+    semifield: str,
+    others: Iterable[str] = (),
+    *,
+    gpu: bool = False,
+    arch: str | None = None,
+) -> Explanation:
+    """`explain` for texts, as ``python -m semiconv_cupy explain`` takes them."""
+    arguments = dict(map(_argument, others))
+    arrays: tuple[Any, ...] = (shape,)
+    if function.rpartition(".")[2] in _CONVOLUTIONS:
+        if kernel is None:
+            raise ValueError("--kernel is missing: the shape of krn, such as 16x1x3x3, or 3x3")
+        arrays += ((1,) * (len(shape) - len(kernel)) + kernel, _semifield(semifield))
+    elif kernel is not None:
+        arguments.setdefault("size", kernel)
+        if len(kernel) < len(shape):
+            arguments.setdefault("axes", tuple(range(len(kernel))))
+    return explain(function, *arrays, dtype=dtype, gpu=gpu, arch=arch, **arguments)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """(name, value) of a text such as mode=wrap or axes=(0,1)."""
+    name, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"{text!r} is not of the form NAME=VALUE, such as padding=same")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def _semifield(text: str) -> Any:
+    """A name, or a family with its parameter: log(2)."""
+    family, found, parameter = text.rstrip(")").partition("(")
+    if found and family in READY_MADE:
+        return READY_MADE[family].make(float(parameter))
+    return text
+
+
+# One recorder for all calls: planned launches are cached by their device. One call at a time.
+_recorder = Recorder()
+_lock = threading.Lock()
+
+
+def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    if callable(function):
+        return function
+    for module in (conv, ndimage, background):
+        found = getattr(module, function.rpartition(".")[2], None)
+        if inspect.isfunction(found):
+            return found
+    raise ValueError(
+        f"function={function!r} is none of semiconv_cupy or semiconv_cupy.ndimage; such as "
+        "'semifield_conv', 'grey_dilation'"
+    )
+
+
+def _bind(
+    function: Callable[..., Any], arrays: tuple[Any, ...], arguments: dict[str, Any], dtype: Any
+) -> dict[str, Any]:
+    """The arguments by name, with NumPy arrays for images that are given by shape or on a GPU."""
+    bound = inspect.signature(function).bind(*arrays, **arguments)
+    return {
+        name: _stand_in(value, dtype) if name in _IMAGES else value
+        for name, value in bound.arguments.items()
+    }
+
+
+def _stand_in(value: Any, dtype: Any) -> Any:
+    """An array of zeros of this shape, dtype and layout; memory that nobody touches costs none."""
+    if isinstance(value, (tuple, list)) and all(isinstance(size, int) for size in value):
+        return np.zeros(tuple(value), dtype)
+    if is_cupy(value):
+        ranks = np.argsort([-abs(stride) for stride in value.strides], kind="stable")
+        zeros = np.zeros([value.shape[axis] for axis in ranks], value.dtype)
+        return zeros.transpose(np.argsort(ranks))
+    return value
+
+
+def _described(function: Callable[..., Any], bound: Mapping[str, Any]) -> str:
+    arrays = [
+        f"{value.dtype} {value.shape}" for value in bound.values() if isinstance(value, np.ndarray)
+    ]
+    others = [
+        f"{name}={value!r}" for name, value in bound.items() if not isinstance(value, np.ndarray)
+    ]
+    return ", ".join([f"{function.__name__} of {' and '.join(arrays)}", *others])
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+
+
+def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
+    given = dict(bound)
+    img, krn, semifield = (given.pop(key) for key in ("img", "krn", "semifield"))
+    method = given.pop("method", "auto")
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    place = Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
+    if isinstance(algebra, BroadcastSemifield):
+        geometry = conv.checked_geometry(img, krn, method, given)[1]
+        terms = math.prod(geometry.out_shape) * geometry.taps
+        moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
+        return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
+    route = conv.checked_route(img, krn, algebra, method, given, place=place)
+    if name == "semifield_conv":
+        return (_forward(route, img, krn, keeps_residual=False),)
+    conv.require_derivatives(route.storage)
+    return (_forward(route, img, krn, keeps_residual=True), _backward(route, img, krn))
+
+
+def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: bool) -> Step:
+    spec = route.residual_spec if keeps_residual else None
+    out = np.empty(route.geometry.out_shape, img.dtype)
+    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
+    arrays = (img, krn, out, residual)
+    if route.backend == "cuda":
+        taken = _recorded(run.forward, route, *arrays)
+    else:
+        taken = _compiled(
+            route, host_calls.forward_part(route, keeps_residual=residual is not None)
+        )
+    form = str(route.form(_elements(img), _elements(krn)))
+    return Step("forward", form, _way(route), _operations(route), _moved(*arrays), *taken)
+
+
+def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
+    spec, real = route.residual_spec, source.ARITHMETIC[route.storage]
+    grad_out = np.empty(route.geometry.out_shape, img.dtype)
+    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
+    arrays = (grad_out, img, krn, residual, np.empty(img.shape, real), np.empty(krn.shape, real))
+    if route.backend == "cuda":
+        taken = _recorded(run.backward, route, *arrays)
+    else:
+        taken = _compiled(route, host_calls.backward_part(route))
+    form, operations = "gradients of img and krn", 2 * _operations(route)
+    return Step("backward", form, _way(route), operations, _moved(*arrays), *taken)
+
+
+def _way(route: Route) -> str:
+    return f"{route.backend}, by sums" if route.by_sums else route.backend
+
+
+def _operations(route: Route) -> int:
+    return 2 * math.prod(route.geometry.out_shape) * route.geometry.taps
+
+
+def _compiled(route: Route, part: str) -> Taken:
+    """What a pass takes on the CPU."""
+    if route.backend == "reference":
+        return (), (), 0
+    name = f"{part} of {route.semifield!r} on {route.storage}"
+    return (name,), (), _TILE
+
+
+def _recorded(function: Callable[..., Any], *arguments: Any) -> Taken:
+    """What a pass takes on a GPU."""
+    _recorder.clear()
+    function(*arguments)
+    return (), tuple(_recorder.launches), _recorder.scratch_bytes
+
+
+# ---- other functions -----------------------------------------------------------------------------
+
+
+class _Observer:
+    """A `neighbourhood.Backend` that notes each primitive and returns zeros."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.steps: list[Step] = []
+        self._gpu = Backend(_recorder) if on_gpu else None
+
+    def _note(
+        self, name: str, array: Array, window: str, operations: int, *arguments: Any
+    ) -> np.ndarray:
+        """Add a step; `operations` are those of one element."""
+        taken: Taken
+        if self._gpu is None:
+            library = host_primitives.library_name(*host_primitives.part_of(name, array.dtype))
+            route, taken = "host", ((library,), (), _MAPPED_TILE)
+        else:
+            route, taken = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
+        form = f"{array.dtype} {array.shape}, {window}"
+        moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
+        self.steps.append(Step(name, form, route, operations * array.size, moved, *taken))
+        return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
+
+    def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """Windows of 2 w from two of w: a comparison each."""
+        doublings = sum((k - 1).bit_length() for k in window.shape)
+        return self._note(
+            "box", array, f"window {window.shape}", doublings, window, outside, minimum
+        )
+
+    def footprint(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
+        """A comparison a tap."""
+        taps = len(window.indices())
+        words = f"{taps} taps of {window.shape}"
+        return self._note("footprint", array, words, taps, window, outside, minimum)
+
+    def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
+        """An addition and a comparison a tap."""
+        taps = len(window.indices())
+        words = f"{taps} taps of {window.shape}"
+        return self._note("structure", array, words, 2 * taps, window, addends, minimum)
+
+    def correlate(self, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
+        """A multiplication and an addition a tap."""
+        words = f"{len(taps.weights)} taps of {window.shape}"
+        self._note("correlate", array, words, 2 * len(taps.weights), window, taps, out)
+        out[...] = 0
+
+    def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
+        """Two comparisons a neighbour, if each element is met once."""
+        words = f"{len(steps)} neighbours"
+        return self._note("reconstruct", seed, words, 2 * len(steps), mask, steps, minimum)
+
+
+def _primitives(
+    function: Callable[..., Any], bound: dict[str, Any], on_gpu: bool
+) -> tuple[Step, ...]:
+    observer = _Observer(on_gpu)
+    with neighbourhood.served_by(observer):
+        function(**bound)
+    if not observer.steps:
+        raise ValueError(
+            f"function={function.__name__} runs no kernel for these arguments: nothing to explain"
+        )
+    return tuple(observer.steps)
+
+
+# ---- numbers and words ---------------------------------------------------------------------------
+
+
+def _resources(steps: Iterable[Step], arch: str) -> dict[str, nvrtc.Resources]:
+    """What each kernel takes, by its name."""
+    sources = {launch.source.name: launch.source for step in steps for launch in step.launches}
+    compiler, found = nvrtc.load(), {}
+    for name, kernel in sources.items():
+        compiled = compiler.compile(kernel.text, arch, kernel.options)
+        found[name] = compiled.kernels[name]
+    return found
+
+
+def _elements(array: np.ndarray) -> tuple[int, ...]:
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def _moved(*arrays: np.ndarray | None) -> int:
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def _bytes(number: int) -> str:
+    return f"{_short(number)}B"
+
+
+def _short(number: int) -> str:
+    """Three digits and a prefix: 25.2 M."""
+    for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number} "

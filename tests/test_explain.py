@@ -1,0 +1,194 @@
+"""What a call would run: held against what it runs, on the CPU and as recorded for a GPU."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import semiconv_cupy as sc
+from semiconv_cupy import ndimage
+from semiconv_cupy.__main__ import main
+
+KERNELS = Path(__file__).parent.parent / "kernels_cu"
+
+# Explains each call and makes it with an empty cache; prints (libraries named, libraries built).
+BUILDS = """
+import json, os, pathlib
+import numpy as np, semiconv_cupy as sc
+cache = pathlib.Path(os.environ["SEMICONV_CACHE_DIR"])
+built = lambda: len(list(cache.rglob("*.so")))
+img, krn = np.zeros((1, 1, 9, 9), "f"), np.zeros((1, 1, 3, 3), "f")
+sc.ndimage.maximum_filter(np.zeros((3, 3), "u1"), 3)  # also builds the pool of threads
+def opening():
+    return sc.ndimage.grey_opening(img[0, 0], structure=krn[0, 0] - np.eye(3))
+def trained():
+    out, pullback = sc.semifield_conv_vjp(img, krn, "tropical_max", padding="same")
+    pullback(out)
+found = []
+for explained, call in (
+    (sc.explain("grey_opening", (9, 9), structure=krn[0, 0] - np.eye(3)), opening),
+    (sc.explain("semifield_conv_vjp", img, krn, "tropical_max", padding="same"), trained),
+):
+    before = built()
+    call()
+    found.append((len(explained.libraries), built() - before))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_libraries_are_those_that_the_call_builds(tmp_path):
+    environment = os.environ | {"SEMICONV_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILDS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[1, 1], [2, 2]]
+
+
+# Arguments besides an image of 12 x 14 for the functions that need some.
+ARGUMENTS = {
+    "convolve": {"weights": np.ones((3, 3))},
+    "convolve1d": {"weights": [1, 2, 1]},
+    "correlate": {"weights": np.ones((3, 3))},
+    "correlate1d": {"weights": [1, 2, 1]},
+    "maximum_filter1d": {"size": 3},
+    "minimum_filter1d": {"size": 3},
+}
+BINARY = [name for name in ndimage.__all__ if name.startswith("binary_")]
+GREY = [
+    name
+    for name in ndimage.__all__
+    if name not in (*BINARY, "generate_binary_structure", "iterate_structure")
+]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("name", [*GREY, *BINARY])
+def test_every_filter_is_explained(name, gpu):
+    arguments = ARGUMENTS.get(name, {} if name in BINARY else {"size": 3})
+    found = sc.explain(
+        name, (12, 14), dtype=bool if name in BINARY else "float32", gpu=gpu, **arguments
+    )
+    assert found.steps
+    for step in found.steps:
+        assert "(12, 14)" in step.form
+        assert min(step.operations, step.bytes) >= 12 * 14
+        assert (bool(step.launches), bool(step.libraries)) == (gpu, not gpu)
+    names = [launch.source.name for launch in found.launches] if gpu else found.libraries
+    assert all(kernel in repr(found) for kernel in names)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_convolution_and_its_derivative(gpu):
+    img, krn = np.zeros((2, 3, 20, 30), "f4"), np.zeros((5, 3, 7, 7), "f4")
+    found = sc.explain(sc.semifield_conv_vjp, img, krn, "tropical_max", gpu=gpu)
+    forward, backward = found.step("forward"), found.step("backward")
+    outputs, taps = 2 * 5 * 14 * 24, 3 * 7 * 7
+    assert (
+        forward.form == "free 2; produced 5; windowed 20, 7 taps; windowed 30, 7 taps; contracted 3"
+    )
+    assert forward.operations == 2 * outputs * taps
+    # Image, kernel and result in float32, and a byte for the winner of each output's 147 terms.
+    assert forward.bytes == img.nbytes + krn.nbytes + 4 * outputs + outputs
+    assert backward.bytes == 2 * (img.nbytes + krn.nbytes) + 4 * outputs + outputs
+    if gpu:
+        assert any("residual" in launch.source.name for launch in forward.launches)
+        assert any("grad_sum" in launch.source.name for launch in backward.launches)
+    else:
+        assert [name.split()[0] for name in found.libraries] == ["forward_residual", "backward"]
+    with pytest.raises(ValueError, match="name='sideways' is no step"):
+        found.step("sideways")
+
+
+def test_the_form_is_the_canonical_one():
+    found = sc.explain("semifield_conv", (1, 1, 512, 512, 16), (1, 1, 3, 1, 1), "tropical_max")
+    assert found.step("forward").form == "windowed 512, 3 taps; free 8192"
+
+
+@pytest.mark.parametrize(
+    ("call", "route"),
+    [
+        (dict(semifield="linear"), "host"),
+        (dict(semifield=sc.SubtractSemifield.log(2.0)), "host, by sums"),
+        (dict(semifield="linear", method="reference"), "reference"),
+        (dict(semifield=sc.BroadcastSemifield.tropical_max()), "arrays"),
+        (dict(semifield="linear", gpu=True), "cuda"),
+    ],
+)
+def test_the_route(call, route):
+    assert (
+        sc.explain("semifield_conv", (1, 1, 30, 30), (1, 1, 5, 5), **call).steps[0].route == route
+    )
+
+
+def test_memory_that_nothing_touches_costs_nothing():
+    found = sc.explain("maximum_filter", (2**16, 2**16), size=3, dtype="uint8", gpu=True)
+    assert found.steps[0].bytes == 2 * 2**32
+
+
+def test_scratch_is_the_budget_of_the_host_kernels():
+    budget = re.compile(r"constexpr int64 budget = (\d+) \* 1024;")
+    for step, header in (
+        (sc.explain("semifield_conv", (1, 1, 9, 9), (1, 1, 3, 3), "linear").steps[0], "tiles.hpp"),
+        (sc.explain("maximum_filter", (9, 9), size=3).steps[0], "mapped.hpp"),
+    ):
+        text = (KERNELS / "host" / header).read_text()
+        assert step.scratch == 1024 * int(budget.search(text)[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (("grey_dillation", (9, 9)), ValueError, "function='grey_dillation' is none of"),
+        (("grey_dilation", (9, 9)), ValueError, "size, footprint, or structure"),
+        (("semifield_conv", (1, 1, 9), (1, 2, 3), "linear"), ValueError, "input channels"),
+        (("generate_binary_structure", 2, 1), ValueError, "runs no kernel"),
+    ],
+)
+def test_errors_are_those_of_the_call(call, error, message):
+    with pytest.raises(error, match=message):
+        sc.explain(*call)
+
+
+def test_registers_by_the_compiler_of_another_gpu():
+    pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed")
+    found = sc.explain("maximum_filter", (64, 64), size=3, arch="sm_90")
+    assert all(16 <= taken.registers <= 255 for taken in found.resources.values())
+    assert set(found.resources) == {launch.source.name for launch in found.launches}
+    assert "registers" in repr(found)
+
+
+def test_the_command(capsys):
+    command = (
+        "explain grey_dilation --shape 32x40x3 --dtype uint8 --kernel 9x9 --argument mode=wrap"
+    )
+    assert main(command.split()) == 0
+    expected = sc.explain(
+        "grey_dilation", (32, 40, 3), size=(9, 9), mode="wrap", axes=(0, 1), dtype="uint8"
+    )
+    assert capsys.readouterr().out == f"{expected!r}\n"
+    convolution = "explain semifield_conv_vjp --shape 1x3x9x9 --kernel 2x3x3x3 --semifield log(2)"
+    assert main([*convolution.split(), "--gpu", "--argument", "padding=same"]) == 0
+    expected = sc.explain(
+        "semifield_conv_vjp", (1, 3, 9, 9), (2, 3, 3, 3), sc.SubtractSemifield.log(2.0),
+        padding="same", gpu=True,
+    )  # fmt: skip
+    assert capsys.readouterr().out == f"{expected!r}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nothing --shape 3x3", "function='nothing'"),
+        ("semifield_conv --shape 1x1x3", "--kernel is missing"),
+        ("maximum_filter --shape 3x3 --argument size", "'size' is not of the form NAME=VALUE"),
+    ],
+)
+def test_errors_of_the_command(arguments, message, capsys):
+    assert main(["explain", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
