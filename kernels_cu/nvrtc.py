@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +168,12 @@ def load() -> Nvrtc:
     LibraryNotFoundError
         If there is none.
     """
-    for path in find_libraries():
+    return first_of(find_libraries())
+
+
+def first_of(paths: Iterable[Path]) -> Nvrtc:
+    """Load the first of these libraries; LibraryNotFoundError, which names the remedy, of none."""
+    for path in paths:
         return Nvrtc(path)
     raise LibraryNotFoundError(f"no NVRTC library found; {_REMEDY}")
 

@@ -16,9 +16,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kernels_cu import model, nvrtc, sass
+
+if TYPE_CHECKING:
+    from semiconv_cupy.launches import Work as StandardWork
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 
@@ -257,11 +260,49 @@ def as_json(rows: Sequence[Row], works: Mapping[str, model.ModelTime] | None = N
     return json.dumps(report, indent=1) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    sources: Iterable[KernelSource] | None = None,
+    works: "Iterable[StandardWork] | None" = None,
+) -> int:
     """Run ``python -m kernels_cu report``; return the exit status.
 
-    0: every kernel compiles and none spills; 1: some do not; 2: no report could be made.
+    0: every kernel compiles and none spills; 1: some do not; 2: no report could be made. `sources`
+    are the kernels (default: all that ship), `works` those that ``--works`` adds.
     """
+    options, parser = _parse(arguments)
+
+    # The one place where this package asks the core, which alone knows what ships and is launched.
+    from semiconv_cupy.launches import STANDARD_WORKS, launches
+    from semiconv_cupy.variants import shipping_variants
+
+    given = shipping_variants() if sources is None else sources
+    chosen = [source for source in given if options.filter in source.name]
+    if not chosen:
+        parser.error(f"no kernel has {options.filter!r} in its name")
+    timed = (STANDARD_WORKS if works is None else works) if options.works else ()
+    try:
+        rows = report(chosen, options.arch, with_sass=options.sass, progress=_progress_bar)
+        times = {work.name: model_work(work, launches(work)) for work in timed}
+    except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print(table(rows))
+    if times:
+        print(f"\n{works_table(times)}")
+    failed = [row for row in rows if row.failed]
+    for row in failed:
+        print(f"\n{row.name} on {row.arch}: {row.error or 'spills registers'}")
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} good; {nvrtc.load()!r}")
+    if options.json:
+        options.json.write_text(as_json(rows, times))
+    return 1 if failed else 0
+
+
+def _parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """The options of a command line, and what reports its errors."""
     parser = argparse.ArgumentParser(prog="python -m kernels_cu", description=__doc__)
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "report",
@@ -282,31 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--works", action="store_true", help="model times of a standard set of works on an H100"
     )
-    options = parser.parse_args(arguments)
-
-    # The one place where this package asks the core, which alone knows what ships and is launched.
-    from semiconv_cupy.launches import STANDARD_WORKS, launches
-    from semiconv_cupy.variants import shipping_variants
-
-    sources = [source for source in shipping_variants() if options.filter in source.name]
-    if not sources:
-        parser.error(f"no kernel has {options.filter!r} in its name")
-    try:
-        rows = report(sources, options.arch, with_sass=options.sass, progress=_progress_bar)
-        works = STANDARD_WORKS if options.works else ()
-        times = {work.name: model_work(work, launches(work)) for work in works}
-    except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    print(table(rows))
-    if times:
-        print(f"\n{works_table(times)}")
-    failed = [row for row in rows if row.failed]
-    for row in failed:
-        print(f"\n{row.name} on {row.arch}: {row.error or 'spills registers'}")
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} good; {nvrtc.load()!r}")
-    if options.json:
-        options.json.write_text(as_json(rows, times))
-    return 1 if failed else 0
+    return parser.parse_args(arguments), parser
 
 
 def _progress_bar(done: int, total: int) -> None:

@@ -87,7 +87,8 @@ class CanonicalForm:
     Examples
     --------
     >>> img, krn = (1, 1, 512, 512, 16), (1, 1, 3, 1, 1)
-    >>> form = canonical(Geometry.plan(img, krn), contiguous(img), contiguous(krn))
+    >>> strides = contiguous_strides(img), contiguous_strides(krn)
+    >>> form = canonical(Geometry.plan(img, krn), *strides)
     >>> print(form)
     windowed 512, 3 taps; free 8192
     >>> form.geometry.img_shape, form.geometry.krn_shape, form.img_strides[2:]
@@ -104,7 +105,7 @@ class CanonicalForm:
         return "; ".join(map(str, self.axes))
 
 
-def contiguous(shape: tuple[int, ...]) -> Strides:
+def contiguous_strides(shape: tuple[int, ...]) -> Strides:
     """The strides of a C-contiguous array, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
@@ -129,7 +130,7 @@ def as_given(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> 
 
 def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
     """Batch, groups, output channels, spatial axes, input channels."""
-    out = contiguous(geometry.out_shape)
+    out = contiguous_strides(geometry.out_shape)
     per_group, channels = geometry.outputs_per_group, geometry.in_channels
     krn_of_group = 0 if geometry.kernels == per_group else per_group * krn[0]
     return (

@@ -99,9 +99,9 @@ def _packages(installed: Installed, remedies: list[str]) -> Facts:
 
 
 def _cpu(installed: Installed, remedies: list[str]) -> Facts:
+    from semiconv_cupy.backends.host import cache
     from semiconv_cupy.backends.host import calls as host
     from semiconv_cupy.backends.host import compiler as host_compiler
-    from semiconv_cupy.backends.host import libraries
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
     compiler = host_compiler.compiler()
@@ -111,10 +111,10 @@ def _cpu(installed: Installed, remedies: list[str]) -> Facts:
     else:
         yield "compiler", _fact(lambda: f"{compiler} ({host_compiler.version()})")
         yield "threads", _fact(lambda: str(host.threads()))
-    yield "cache", _fact(libraries.describe)
-    problem = libraries.problem()
+    yield "cache", _fact(cache.describe)
+    problem = cache.problem()
     if problem:
-        remedies.append(f"compiled kernels are not kept ({problem}): {libraries.REMEDY}")
+        remedies.append(f"compiled kernels are not kept ({problem}): {cache.REMEDY}")
 
 
 def _gpu(installed: Installed, remedies: list[str]) -> Facts:

@@ -19,6 +19,7 @@ from semiconv_cupy.canonical import CanonicalForm, Strides, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.structs import MAX_RANK
 
 Backend = Literal["host", "cuda", "reference"]
 Schedule = Literal["auto", "direct", "tiled"]
@@ -32,14 +33,14 @@ class Limits:
     Attributes
     ----------
     rank : int
-        Spatial axes: as many as the structs of the kernels hold (``kernels_cu/geometry.cuh``).
+        Spatial axes: as many as the structs of the kernels hold.
     scratch : int
         Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
     by_sums : by_sums.Limits
         From which work on log and root are computed by ordinary sums.
     """
 
-    rank: int = 8
+    rank: int = MAX_RANK
     scratch: int = 1 << 27
     by_sums: by_sums.Limits = by_sums.LIMITS
 

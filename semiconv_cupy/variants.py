@@ -21,82 +21,82 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.residual import is_provenance, residual_of
 
+_DILATION = SelectSemifield.tropical_max()
+_LINEAR, _LOG = SubtractSemifield.linear(), SubtractSemifield.log(2.0)
+_ROOT = SubtractSemifield.root(3.0)
+_PLANE = Geometry.plan((1, 1, 8, 8), (1, 1, 3, 3))
+_SEMIFIELDS: tuple[Semifield, ...] = (
+    _DILATION,
+    SelectSemifield.tropical_min_negated(),
+    SelectSemifield.max_times(),
+    SelectSemifield.tropical_max(spread_gradient=True),
+    SelectSemifield.tropical_max(channels_add=True),
+    _LINEAR,
+    _LOG,
+    SubtractSemifield.log(-2.0),
+    _ROOT,
+    SubtractSemifield.root(2.5),
+)
+# Works that tiles are made for: mixing, depthwise, strides, large windows; signals and volumes.
+_TILED = (
+    Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
+    Geometry.plan((8, 64, 256, 256), (64, 1, 3, 3), padding="same", groups=64),
+    Geometry.plan((8, 64, 256, 256), (64, 1, 7, 7), padding="same", groups=64, stride=2),
+    Geometry.plan((1, 1, 512, 512), (1, 1, 21, 21), padding="same"),
+    Geometry.plan((1, 1, 4096), (1, 1, 9), padding="same"),
+    Geometry.plan((1, 1, 64, 64, 64), (1, 1, 3, 3, 3), padding="same"),
+    Geometry.plan((1, 1, 512, 512), (1, 1, 101, 101), padding="same"),
+    Geometry.plan((1, 1, 4096), (1, 1, 501), padding="same"),
+)
+
 
 def shipping_variants() -> Iterator[source.KernelSource]:
     """One source of every kernel file for each semifield, dtype and rank that it is written for.
 
     What ``python -m kernels_cu report`` compiles for GPUs that are not there.
     """
-    dilation = SelectSemifield.tropical_max()
-    floating: list[Semifield] = [
-        dilation,
-        SelectSemifield.tropical_min_negated(),
-        SelectSemifield.max_times(),
-        SelectSemifield.tropical_max(spread_gradient=True),
-        SelectSemifield.tropical_max(channels_add=True),
-        SubtractSemifield.linear(),
-        SubtractSemifield.log(2.0),
-        SubtractSemifield.log(-2.0),
-        SubtractSemifield.root(3.0),
-        SubtractSemifield.root(2.5),
-    ]
-    plane = Geometry.plan((1, 1, 8, 8), (1, 1, 3, 3))
-    cases = [(semifield, "float32", plane) for semifield in floating]
-    cases += [
-        (semifield, storage, plane)
-        for semifield in (dilation, SubtractSemifield.log(2.0))
-        for storage in ("float16", "bfloat16", "float64")
-    ]
-    cases += [
-        (dilation, "float32", Geometry.plan((1, 1) + (9,) * rank, (1, 1) + (3,) * rank))
-        for rank in (1, 3, 4)
-    ]
-    for semifield, storage, geometry in cases:
-        residual = residual_of(semifield, storage, geometry)
-        element = None if residual is None else residual.dtype
-        case = (semifield, storage, geometry)
-        yield kernel_source(specialise("forward", *case, "int32"))
-        yield kernel_source(specialise("forward", *case, "int64", element))
-        yield kernel_source(specialise("grad_image", *case, "int64", element))
-        if is_provenance(semifield):
-            yield kernel_source(specialise("grad_bins", *case, "int64", element, bins_of(*case)))
-        else:
-            yield kernel_source(specialise("grad_kernel", *case, "int64", element))
-        if semifield.accumulator in ("log", "root"):
-            yield kernel_source(specialise("by_sums", *case, "int32"))
+    for semifield in _SEMIFIELDS:
+        yield from _direct(semifield, "float32", _PLANE)
+    for semifield in (_DILATION, _LOG):
+        for storage in ("float16", "bfloat16", "float64"):
+            yield from _direct(semifield, storage, _PLANE)
+    for rank in (1, 3, 4):
+        geometry = Geometry.plan((1, 1) + (9,) * rank, (1, 1) + (3,) * rank)
+        yield from _direct(_DILATION, "float32", geometry)
     for storage in (*source.INTEGER, source.BOOLEAN):
-        yield kernel_source(specialise("forward", dilation, storage, plane, "int32"))
-    shapes = [
-        Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
-        Geometry.plan((8, 64, 256, 256), (64, 1, 3, 3), padding="same", groups=64),
-        Geometry.plan((8, 64, 256, 256), (64, 1, 7, 7), padding="same", groups=64, stride=2),
-        Geometry.plan((1, 1, 512, 512), (1, 1, 21, 21), padding="same"),
-        Geometry.plan((1, 1, 4096), (1, 1, 9), padding="same"),
-        Geometry.plan((1, 1, 64, 64, 64), (1, 1, 3, 3, 3), padding="same"),
-        Geometry.plan((1, 1, 512, 512), (1, 1, 101, 101), padding="same"),
-        Geometry.plan((1, 1, 4096), (1, 1, 501), padding="same"),
-    ]
-    works: list[tuple[Semifield, str]] = [
-        (dilation, "float32"),
-        (dilation, "float16"),
-        (SubtractSemifield.linear(), "float32"),
-        (SubtractSemifield.log(2.0), "float32"),
-        (SubtractSemifield.root(3.0), "float32"),
-    ]
-    others = [(dilation, name) for name in ("bfloat16", "uint8", "int16", "int32", "int64")]
-    tiled = [(geometry, *work) for geometry in shapes for work in works]
-    tiled += [(geometry, *work) for geometry in (shapes[0], shapes[3]) for work in others]
-    for geometry, semifield, storage in tiled:
-        yield from _of_tiles(semifield, storage, geometry)
+        yield kernel_source(specialise("forward", _DILATION, storage, _PLANE, "int32"))
+    for geometry in _TILED:
+        yield from _tiled(_DILATION, "float16", geometry)
+        for semifield in (_DILATION, _LINEAR, _LOG, _ROOT):
+            yield from _tiled(semifield, "float32", geometry)
+    for geometry in (_TILED[0], _TILED[3]):
+        for storage in ("bfloat16", "uint8", "int16", "int32", "int64"):
+            yield from _tiled(_DILATION, storage, geometry)
     for storage in ("float32", "float64"):
         yield sum_source(storage)
         yield exchange_source(storage)
     yield from neighbourhoods.shipping_variants()
 
 
-def _of_tiles(
+def _direct(
     semifield: Semifield, storage: str, geometry: Geometry
 ) -> Iterator[source.KernelSource]:
+    """The kernels that serve any geometry, forward and backward."""
+    case = (semifield, storage, geometry)
+    residual = residual_of(*case)
+    element = None if residual is None else residual.dtype
+    yield kernel_source(specialise("forward", *case, "int32"))
+    yield kernel_source(specialise("forward", *case, "int64", element))
+    yield kernel_source(specialise("grad_image", *case, "int64", element))
+    if is_provenance(semifield):
+        yield kernel_source(specialise("grad_bins", *case, "int64", element, bins_of(*case)))
+    else:
+        yield kernel_source(specialise("grad_kernel", *case, "int64", element))
+    if semifield.accumulator in ("log", "root"):
+        yield kernel_source(specialise("by_sums", *case, "int32"))
+
+
+def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[source.KernelSource]:
     """The tiled kernels that serve this, forward and backward."""
     case = (semifield, storage, geometry)
     residual = residual_of(*case)

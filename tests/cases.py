@@ -414,7 +414,7 @@ def run_with_residual(
     """
     known(backend)
     geometry = Geometry.plan(img.shape, krn.shape, **arguments)
-    described = residual_of(semifield, storage, geometry)
+    spec = residual_of(semifield, storage, geometry)
     device: Any = None
     place = NUMPY
     if backend == "cupy":
@@ -426,7 +426,7 @@ def run_with_residual(
         place = Place("NumPy", gpu=0, device=device)
     empty = np.empty if device is None else device.empty
     out = empty(geometry.out_shape, img.dtype)
-    residual = None if described is None else empty(described.shape, described.dtype)
+    residual = None if spec is None else empty(spec.shape, spec.dtype)
     if backend == TILED:
         assert residual is not None
         skip_without_tile(semifield, storage, geometry, residual.dtype)
@@ -457,8 +457,8 @@ def gradients(
         return [array.get() if backend == "cupy" else array for array in found]
     geometry, device = Geometry.plan(img.shape, krn.shape, **arguments), harness()
     storage = storage_of(img.dtype, semifield)
-    described = None if backend in LINEAR else residual_of(semifield, storage, geometry)
-    residual = None if described is None else device.empty(described.shape, described.dtype)
+    spec = None if backend in LINEAR else residual_of(semifield, storage, geometry)
+    residual = None if spec is None else device.empty(spec.shape, spec.dtype)
     out = device.empty(geometry.out_shape, img.dtype)
     real = source.ARITHMETIC[storage]
     found = [device.empty(array.shape, real) for array in (img, krn)]

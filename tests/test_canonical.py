@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semiconv_cupy import run
-from semiconv_cupy.canonical import canonical, contiguous
+from semiconv_cupy.canonical import canonical, contiguous_strides
 from semiconv_cupy.geometry import Geometry
 
 
 def form_of(img, krn, strides=None, **arguments):
     plan = Geometry.plan(img, krn, **arguments)
-    return canonical(plan, strides or contiguous(img), contiguous(krn))
+    return canonical(plan, strides or contiguous_strides(img), contiguous_strides(krn))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_border_keeps_an_axis_apart():
     img, krn = (1, 1, 6, 7), (1, 1, 1, 1)
     assert form_of(img, krn).geometry.image_size == (42,)
     plan = Geometry.plan(img, krn, padding=((0, 0), (0, 1)))
-    assert canonical(plan, contiguous(img), contiguous(krn)).geometry is plan
+    assert canonical(plan, contiguous_strides(img), contiguous_strides(krn)).geometry is plan
 
 
 @pytest.mark.parametrize("strides", [(96, 96, 16, 2), (56, 56, 8, 1), (48, 48, 1, 6)])

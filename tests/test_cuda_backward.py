@@ -64,13 +64,13 @@ def problem(name, geometry, dtype):
     rng = np.random.default_rng(7)
     img, krn = ((rng.random(shape) + 0.1).astype(dtype) for shape in (img_shape, krn_shape))
     plan = Geometry.plan(img_shape, krn_shape, **arguments)
-    slopes = rng.standard_normal(plan.out_shape).astype(dtype)
+    grad_out = rng.standard_normal(plan.out_shape).astype(dtype)
     semifield, storage = SEMIFIELDS[name], np.dtype(dtype).name
-    described = residual_of(semifield, storage, plan)
-    residual = described and np.empty(described.shape, described.dtype)
+    spec = residual_of(semifield, storage, plan)
+    residual = spec and np.empty(spec.shape, spec.dtype)
     route = cases.route_of(semifield, plan, storage, method="direct")
-    run.forward(route, img, krn, np.empty_like(slopes), residual)
-    return (slopes, img, krn, residual), semifield, plan, storage
+    run.forward(route, img, krn, np.empty_like(grad_out), residual)
+    return (grad_out, img, krn, residual), semifield, plan, storage
 
 
 def expected_of(arrays, semifield, plan, storage):
@@ -205,7 +205,7 @@ def test_many_terms_keep_their_digits():
     """All alike, so that plain sums of so many would drift by some 50 ulp."""
     got = sums(
         ((8, 4, 64, 64), (4, 4, 1, 1), dict()),
-        spoil=lambda slopes, img, krn: (slopes.fill(0.1), img.fill(1.1)),
+        spoil=lambda grad_out, img, krn: (grad_out.fill(0.1), img.fill(1.1)),
     )
     assert_sums(*got)
 
@@ -235,7 +235,10 @@ def test_partial_sums_take_little_memory(batch, channels):
     assert math.prod(shapes[1]) * tile.partition(plan, LIMITS).parts * 8 < 64e6
 
 
-SPOILED = ["slope at the edge", "image under no slope", "image", "kernel under no slope", "kernel"]
+SPOILED = [
+    "grad_out at the edge", "image under no gradient", "image",
+    "kernel under no gradient", "kernel",
+]  # fmt: skip
 
 
 @pytest.mark.table(1)
@@ -249,17 +252,17 @@ def test_sums_beside_what_is_not_finite(spoiled, dtype, geometry, by_parts):
     limits = Limits(busy_blocks=1, terms=1) if by_parts else LIMITS
     width = 40 if geometry == "rows" else 39  # copied by chunks, or by elements
 
-    def spoil(slopes, img, krn):
-        if spoiled.startswith("slope"):
-            slopes[0, 1, 0, 0] = np.inf
+    def spoil(grad_out, img, krn):
+        if spoiled.startswith("grad_out"):
+            grad_out[0, 1, 0, 0] = np.inf
         elif spoiled.startswith("image"):
             img[1, 2, 4, 30] = np.nan
         else:
             krn[5, 7, 2, 0] = np.inf
-        if spoiled == "image under no slope":
-            slopes[1, :, 2:7, 25:36] = 0
-        if spoiled == "kernel under no slope":
-            slopes[:, 5, 2:, 4:] = 0
+        if spoiled == "image under no gradient":
+            grad_out[1, :, 2:7, 25:36] = 0
+        if spoiled == "kernel under no gradient":
+            grad_out[:, 5, 2:, 4:] = 0
 
     geometry = ((2, 20, 9, width), (19, 20, 3, 3), dict(padding="same"))
     got, right = sums(geometry, dtype, spoil=spoil, limits=limits)
@@ -314,9 +317,9 @@ def test_blocks_share_tiles(parts):
 def test_empty_arrays_have_empty_gradients():
     device, semifield = HarnessDevice(), SEMIFIELDS["max"]
     plan = Geometry.plan((2, 1, 0, 4), (1, 1, 3, 3), padding=2)
-    slopes = np.ones(plan.out_shape, "f4")
+    grad_out = np.ones(plan.out_shape, "f4")
     residual = np.full(plan.out_shape, 255, "u1")
-    _, grad_krn = gradients(device, (slopes, None, None, residual), semifield, plan, "float32")
+    _, grad_krn = gradients(device, (grad_out, None, None, residual), semifield, plan, "float32")
     assert (grad_krn == 0).all()
 
 
@@ -340,7 +343,7 @@ import test_linear
 from test_cuda_backward import MIXING, assert_sums, check, sums
 for geometry in ("channels of two blocks", "groups, stride", "signal"):
     assert_sums(*sums(MIXING[geometry]))
-    sums(MIXING[geometry], spoil=lambda slopes, img, krn: slopes.fill(float("inf")))
+    sums(MIXING[geometry], spoil=lambda grad_out, img, krn: grad_out.fill(float("inf")))
 test_linear.test_gradients_on_cuda_of_what_is_not_proven("root(3)")
 for name in ("max times", "log"):
     for geometry in ("depthwise, uneven", "windows wholly outside", "mixing"):

@@ -167,10 +167,10 @@ def test_every_element_is_written(name, residual, method):
     case, geometry = SEMIFIELDS[name], GEOMETRIES["everything"]
     img, krn = cases.arrays_of(case, geometry, "float32")
     plan = geometry.plan()
-    described = residual_of(case.semifield, "float32", plan)
+    spec = residual_of(case.semifield, "float32", plan)
     results = []
     for poison in (0xA5, 0x3C):
-        arrays = [np.empty(plan.out_shape, "f4"), np.empty(described.shape, described.dtype)]
+        arrays = [np.empty(plan.out_shape, "f4"), np.empty(spec.shape, spec.dtype)]
         for array in arrays:
             array.view(np.uint8)[...] = poison
         where = arrays if residual else [arrays[0], None]

@@ -24,6 +24,7 @@ import pytest
 
 import semiconv_cupy as sc
 from semiconv_cupy.backends.host import compiler, libraries
+from semiconv_cupy.backends.host.cache import describe, folder, problem
 from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError
 
 ROOT = Path(__file__).parent.parent
@@ -449,7 +450,7 @@ def test_any_name_of_a_folder_serves(name, run, tmp_path):
 
 
 def shown_folder():
-    return str(libraries.folder())
+    return str(folder())
 
 
 def test_the_folder_is_the_users_unless_it_is_named(run, tmp_path):
@@ -850,15 +851,13 @@ def test_a_cache_that_is_removed_meanwhile_is_replaced(slow_compiler, tmp_path, 
 
 
 def test_the_report_tells_folder_size_and_trust(cache, run, tmp_path):
-    described, _ = run(cache, libraries.describe)
+    described, _ = run(cache, describe)
     assert str(cache) in described
     assert "1 libraries" in described
     assert "(1 libraries, 0.0 MiB, trusted)" in described
-    assert run(cache, libraries.problem) == (None, [])
+    assert run(cache, problem) == (None, [])
     cache.chmod(0o777)
-    assert (
-        f"not trusted: others may write to {cache} (mode 0777)" in run(cache, libraries.describe)[0]
-    )
-    assert "mode 0777" in run(cache, libraries.problem)[0]
-    assert "not made yet" in run(tmp_path / "new", libraries.describe)[0]
+    assert f"not trusted: others may write to {cache} (mode 0777)" in run(cache, describe)[0]
+    assert "mode 0777" in run(cache, problem)[0]
+    assert "not made yet" in run(tmp_path / "new", describe)[0]
     assert not (tmp_path / "new").exists()

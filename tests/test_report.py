@@ -11,8 +11,7 @@ import pytest
 
 from kernels_cu import folder, model, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
-from semiconv_cupy import SelectSemifield, SubtractSemifield, source, variants
-from semiconv_cupy import launches as launches_module
+from semiconv_cupy import SelectSemifield, SubtractSemifield, source
 from semiconv_cupy.launches import STANDARD_WORKS, launches
 
 TOY = r"""
@@ -66,16 +65,6 @@ def library() -> nvrtc.Nvrtc:
     if not list(nvrtc.find_libraries()):
         pytest.skip("no NVRTC library: pip install nvidia-cuda-nvrtc-cu12")
     return nvrtc.load()
-
-
-@pytest.fixture
-def ships(monkeypatch):
-    """Let the core ship the given kernels."""
-
-    def set_variants(*sources):
-        monkeypatch.setattr(variants, "shipping_variants", lambda: iter(sources))
-
-    return set_variants
 
 
 # ---- nvrtc.py ------------------------------------------------------------------------------------
@@ -132,12 +121,11 @@ def test_unknown_architecture_is_named(library):
         library.compile(TOY, "sm_1")
 
 
-def test_missing_library_names_the_remedy(monkeypatch, tmp_path):
+def test_missing_library_names_the_remedy(tmp_path):
     with pytest.raises(nvrtc.LibraryNotFoundError, match="pip install nvidia-cuda-nvrtc-cu12"):
         nvrtc.Nvrtc(tmp_path / "libnvrtc.so.12")
-    monkeypatch.setattr(nvrtc, "find_libraries", lambda: iter(()))
     with pytest.raises(nvrtc.LibraryNotFoundError, match="pip install nvidia-cuda-nvrtc-cu12"):
-        nvrtc.load.__wrapped__()
+        nvrtc.first_of([])
 
 
 def test_log_of_a_kernel_with_a_function_that_is_not_inlined():
@@ -372,11 +360,11 @@ def test_table_and_json(library):
     assert kernels[2]["error"] == "error: ..."
 
 
-def test_report_of_good_kernels(library, ships, capsys, tmp_path):
-    ships(Toy("staged"), Toy("indexed"), Toy("max_plus"))
+def test_report_of_good_kernels(library, capsys, tmp_path):
+    toys = Toy("staged"), Toy("indexed"), Toy("max_plus")
     path = tmp_path / "report.json"
     arguments = ["report", "--arch", "sm_75", "sm_90", "--filter", "ed", "--json", str(path)]
-    assert main(arguments) == 0
+    assert main(arguments, sources=toys) == 0
     printed = capsys.readouterr()
     assert "max_plus" not in printed.out
     assert "4 of 4 good" in printed.out
@@ -386,11 +374,10 @@ def test_report_of_good_kernels(library, ships, capsys, tmp_path):
     ]
 
 
-def test_model_times_of_works(library, disassembler, ships, capsys, monkeypatch, tmp_path):
-    ships(Toy("staged"))
-    monkeypatch.setattr(launches_module, "STANDARD_WORKS", STANDARD_WORKS[:1])
+def test_model_times_of_works(library, disassembler, capsys, tmp_path):
     path = tmp_path / "report.json"
-    assert main(["report", "--arch", "sm_90", "--works", "--json", str(path)]) == 0
+    arguments = ["report", "--arch", "sm_90", "--works", "--json", str(path)]
+    assert main(arguments, sources=[Toy("staged")], works=STANDARD_WORKS[:1]) == 0
     [(name, told)] = json.loads(path.read_text())["works"].items()
     assert name in capsys.readouterr().out
     pairs = 8 * 64 * 128**2 * 64 * 9
@@ -401,9 +388,8 @@ def test_model_times_of_works(library, disassembler, ships, capsys, monkeypatch,
 @pytest.mark.parametrize(
     ("bad", "text"), [(SPILLING, "wide on sm_90: spills"), (BROKEN, "undeclared_name")]
 )
-def test_report_of_a_bad_kernel(library, ships, capsys, bad, text):
-    ships(Toy("staged"), bad)
-    assert main(["report", "--arch", "sm_90"]) == 1
+def test_report_of_a_bad_kernel(library, capsys, bad, text):
+    assert main(["report", "--arch", "sm_90"], sources=[Toy("staged"), bad]) == 1
     printed = capsys.readouterr().out
     assert text in printed
     assert "1 of 2 good" in printed
@@ -417,25 +403,30 @@ def test_report_of_a_bad_kernel(library, ships, capsys, bad, text):
         ([], "COMMAND"),
     ],
 )
-def test_report_that_cannot_be_made(library, ships, capsys, arguments, text):
-    ships(Toy("staged"))
+def test_report_that_cannot_be_made(library, capsys, arguments, text):
     with pytest.raises(SystemExit) as exit_status:
-        main(arguments)
+        main(arguments, sources=[Toy("staged")])
     assert exit_status.value.code == 2
     assert text in capsys.readouterr().err
 
 
-def test_report_without_nvrtc_names_the_remedy(ships, capsys, monkeypatch):
-    ships(Toy("staged"))
-
-    def load():
-        raise nvrtc.LibraryNotFoundError("pip install it")
-
-    monkeypatch.setattr(nvrtc, "load", load)
-    with pytest.raises(SystemExit) as exit_status:
-        main(["report"])
-    assert exit_status.value.code == 2
-    assert "pip install it" in capsys.readouterr().err
+def test_report_without_nvrtc_names_the_remedy():
+    """In a process that finds none of NVIDIA's wheels."""
+    program = """
+import sys
+sys.modules["nvidia"] = None
+from kernels_cu import nvrtc, report
+if list(nvrtc.find_libraries()):
+    sys.exit("NVRTC is installed outside of wheels, too")
+report.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "report"], capture_output=True, text=True, check=False
+    )
+    if "outside of wheels" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 2
+    assert "pip install nvidia-cuda-nvrtc-cu12" in done.stderr
 
 
 def test_sources_are_at_hand_and_the_core_is_not_imported():

@@ -1,4 +1,4 @@
-// What both gradient kernels share: the derivative of one output by one of its terms.
+// The derivative of one output by one of its terms, for all gradient kernels.
 //
 // Needs what forward.cu needs; SEMICONV_RESIDUAL is the provenance's type or Real.
 #pragma once
@@ -11,24 +11,24 @@ namespace semiconv {
 #endif
 
 // The arrays of one call; grad_out is C-contiguous. img and krn are not read where the derivative
-// needs neither (a provenance whose times has constant derivatives).
+// needs neither (a provenance, and a multiplication with constant derivatives).
 struct Differentiated {
   const Storage *grad_out, *img, *krn;
   const void* residual;
-  int64 plane;  // elements between the residual's arrays
+  int64 residual_plane;  // elements between the residual's arrays
 };
 
-// d result / d term at the output whose residual lies at `at`.
-struct Share {
+// d result / d term at the output whose residual lies at `at`: whether a tap won, or a function of the term.
+struct OutputDerivative {
 #if defined(SEMICONV_PROVENANCE)
   int32 winner;
-  SEMICONV_FN Share(const Differentiated& d, int64 at)
+  SEMICONV_FN OutputDerivative(const Differentiated& d, int64 at)
       : winner((int32)((const SEMICONV_RESIDUAL*)d.residual)[at]) {}
   SEMICONV_FN bool won(int32 tap) const { return winner == tap; }
 #else
   using Derivative = typename Differentiable<Real>::Derivative;
   Derivative derivative;
-  SEMICONV_FN Share(const Differentiated& d, int64 at)
+  SEMICONV_FN OutputDerivative(const Differentiated& d, int64 at)
       : derivative(make<Derivative, Differentiable<Real>::residuals>(d, at)) {}
   SEMICONV_FN Real operator()(Real val) const { return derivative(val); }
 
@@ -37,25 +37,25 @@ struct Share {
     const Real* residual = (const Real*)d.residual + at;
     if constexpr (RESIDUALS == 0) return W();
     else if constexpr (RESIDUALS == 1) return W(residual[0]);
-    else return W(residual[0], residual[d.plane]);
+    else return W(residual[0], residual[d.residual_plane]);
   }
 #endif
 };
 
-// The places of one (output, tap) in the arrays.
+// The factors of one term, (output, tap), in the arrays.
 struct Term {
   int64 img, krn;  // elements from the arrays' first
   int32 tap;       // flat index over (channel, kernel position)
 };
 
-// grad_out times d out / d term, and the term's factors; 0 where there is no slope. A provenance is
-// asked first: most taps did not win, and their outputs' slopes need no load.
-struct Flow {
+// grad_out times d out / d term, and the factors of the term; all 0 where the term gets nothing. The winner
+// is read first: most taps did not win, and then grad_out need not be loaded.
+struct TermGradient {
   Real value, img, krn;
-  SEMICONV_FN Flow(const Differentiated& d, const Term& term, int64 output, int64 residual_at)
+  SEMICONV_FN TermGradient(const Differentiated& d, const Term& term, int64 output, int64 residual_at)
       : value(0), img(0), krn(0) {
 #if defined(SEMICONV_PROVENANCE)
-    if (!Share(d, residual_at).won(term.tap)) return;
+    if (!OutputDerivative(d, residual_at).won(term.tap)) return;
     value = load(d.grad_out[output]);
 #if !defined(SEMICONV_CONSTANT_DERIVATIVES)
     img = load(d.img[term.img]);
@@ -66,14 +66,14 @@ struct Flow {
     if (value == 0) return;
     img = load(d.img[term.img]);
     krn = load(d.krn[term.krn]);
-    value *= Share(d, residual_at)(times(img, krn));
+    value *= OutputDerivative(d, residual_at)(times(img, krn));
 #endif
   }
   SEMICONV_FN Real to_img() const { return chained(value, d_times_d_img(img, krn)); }
   SEMICONV_FN Real to_krn() const { return chained(value, d_times_d_krn(img, krn)); }
 };
 
-// Where an output's residual lies.
+// Where the residual of an output lies: one for each input channel if channels add, else one.
 template <class I>
 SEMICONV_FN I residual_place(const Geometry& g, I plane, int32 channel, I pixel, I pixels) {
 #if defined(SEMICONV_CHANNELS_ADD)

@@ -60,7 +60,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                             channel * (Offset)g.krn_strides[1];
       auto visit = [&](Offset pixel, Offset krn_at, int32 tap) {
         const Term term{at, kernel + krn_at, channel * window_size() + tap};
-        sum += Flow(d, term, plane * pixels + pixel,
+        sum += TermGradient(d, term, plane * pixels + pixel,
                     residual_place<Offset>(g, plane, channel, pixel, pixels)).to_img();
       };
       visit_outputs<0>(g, position, 0, 0, 0, visit);

@@ -62,7 +62,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       }
       if (!inside) continue;
       const Term term{at, krn_at, channel * window + y};
-      sum += (double)Flow(d, term, plane * pixels + pixel,
+      sum += (double)TermGradient(d, term, plane * pixels + pixel,
                           residual_place<int64>(g, plane, channel, pixel, pixels)).to_krn();
     }
     sums[threadIdx.x] = sum;

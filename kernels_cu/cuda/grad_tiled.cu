@@ -1,184 +1,46 @@
-// The `tiled` gradients: a block takes tiles of the image, with the slopes of all outputs that see a
+// The `tiled` gradients: a block takes tiles of the image, with the gradients of all outputs that see a
 // tile in shared memory. A term is an image element and a tap; each is visited once, by the thread
 // that owns the element, for both gradients. No atomics: two runs give the same bits.
 //
 // Needs what backward.cuh and tile.cuh need (rows and columns of a thread are those of the image, and
 // multiples of the strides), SEMICONV_KERNEL, and
-//   SEMICONV_WANTS_IMG, SEMICONV_WANTS_KRN   1 where that gradient is wanted
+//   SEMICONV_WANTS_IMG, SEMICONV_WANTS_KRN   1 where that gradient is computed
 //   SEMICONV_PHASE_Y, _X   the padding's begin modulo the stride, along x modulo 4 strides
-//   SEMICONV_SLAB          rows of the window that a block serves: all where grad_img is wanted
-//   SEMICONV_CHANNELS      1, or the input channels that a thread has bins for in shared memory: with
-//                          a provenance of many channels, of which it then asks once for all (one
-//                          element a thread, strides of 1, constant derivatives, grad_img alone)
-//   SEMICONV_BLOCKS        blocks of a multiprocessor that the registers must suffice for
-// Without grad_krn a block has one channel and one tile, and adds over all planes of taps (output
-// channel, taps of the outer axes). With it, a block has one plane of taps and goes through many
-// tiles, so that few partial sums are left for grad_sum.cu; both at once where there is one plane.
-#include "backward.cuh"
-#include "tile.cuh"
-#include "../chunk.cuh"
+//   SEMICONV_SLAB          rows of the window that a block serves: all where grad_img is computed
+//   SEMICONV_CHANNELS      1, or the input channels of a block that has bins (see below)
+//   SEMICONV_BLOCKS        blocks that a multiprocessor holds at a time: registers are limited to that
+//
+// For each plane of outputs that sees the tile, its patch is copied into shared memory (grad_patch.cuh).
+// Then each thread walks over the rows of outputs that see its elements, and over the taps:
+//
+//     image tile                   outputs                       per term (element e, tap k of output o)
+//     +-----+-----+                +-------------+               flow = grad_out[o] * d result / d term
+//     | t0  | t1  |  threads       |  . o o o .  |  seen by e    grad_img[e] += flow * d term / d img
+//     |   e |     |                |  . o o o .  |               grad_krn[k] += flow * d term / d krn
+//     +-----+-----+                +-------------+
+//
+//     which gradients    a block's share                          what a thread adds up
+//     grad_img alone     one channel, one tile, all planes        own.to_img, written at the end
+//     with grad_krn      one plane of taps, many tiles (jobs)     own.to_krn, over all its tiles; a block
+//                                                                 writes one partial sum a weight, which
+//                                                                 grad_sum.cu adds
+//     both               the same, if there is only one plane     both
+//
+// Bins (SEMICONV_CHANNELS > 1), for a provenance with many input channels: each output has one winner
+// among all channels, so that a block would read it again for each channel. With bins a thread owns one
+// image position and has one bin a channel in shared memory; a mark holds channel and tap, and an output
+// is added to the bin of its channel. Needs strides of 1, constant derivatives, grad_img alone.
+#include "grad_patch.cuh"
 
 namespace semiconv {
 
-constexpr bool wants_img = SEMICONV_WANTS_IMG, wants_krn = SEMICONV_WANTS_KRN;
-constexpr int32 phase_y = SEMICONV_PHASE_Y, phase_x = SEMICONV_PHASE_X;
-constexpr int32 slab = SEMICONV_SLAB;
-constexpr bool binned = channels > 1;
-constexpr int32 ahead = binned ? 4 : 1;  // planes of outputs in shared memory at a time
-constexpr int32 four = 4;  // elements of a patch's row that are loaded at once
-constexpr int32 unit = columns / stride_x();  // outputs between two threads of a row
-constexpr int32 taps_of_slab = slab * size_x();
-
-#if defined(SEMICONV_PROVENANCE) && defined(SEMICONV_CONSTANT_DERIVATIVES)
-constexpr bool reads_factors = false;
-#else
-constexpr bool reads_factors = true;
-#endif
-
-// Element e of a tile meets step j of the window at output (e + phase - j dilation) / stride,
-// relative to (tile + padding - phase) / stride.
-constexpr SEMICONV_FN int32 floor_div(int32 a, int32 b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-constexpr int32 lowest_y = floor_div(phase_y - (slab - 1) * dilation_y(), stride_y());
-constexpr int32 lowest_seen = floor_div(phase_x - (size_x() - 1) * dilation_x(), stride_x());
-constexpr int32 lowest_x = floor_div(lowest_seen, four) * four;
-constexpr int32 patch_height = floor_div(tile_rows - 1 + phase_y, stride_y()) - lowest_y + 1;
-constexpr int32 patch_width_used = floor_div(tile_columns - 1 + phase_x, stride_x()) - lowest_x + 1;
-constexpr int32 patch_width = (patch_width_used + four - 1) / four * four;
-constexpr int32 patch_size = patch_height * patch_width;
-// What a thread sees of it: rows, and units of columns from `line_begin` on.
-constexpr int32 reach = floor_div(rows - 1 + phase_y, stride_y()) - lowest_y + 1;
-constexpr int32 line_begin = (lowest_seen - lowest_x) / unit * unit;
-constexpr int32 line_end = floor_div(columns - 1 + phase_x, stride_x()) - lowest_x + 1;
-constexpr int32 line_units = (line_end - line_begin + unit - 1) / unit;
-
-// What an output adds to its slope: the tap that won, or the numbers of its weight.
-#if defined(SEMICONV_PROVENANCE)
-using Index = SEMICONV_RESIDUAL;
-template <bool BINNED> struct MarkOf { using type = Index; };
-template <> struct MarkOf<true> { using type = uint32; };
-using Mark = MarkOf<binned>::type;  // binned: the channel's bins above, the tap below
-constexpr int32 tap_bits = 16;
-constexpr int marks = 1;
-#else
-using Mark = Real;
-using Index = Real;
-using Weight = typename Differentiable<Real>::Derivative;
-constexpr int residuals = Differentiable<Real>::residuals;
-constexpr int marks = residuals ? (int)(sizeof(Weight) / sizeof(Real)) : 0;
-template <class W> SEMICONV_FN W weight_of(const Real* residual) {
-  if constexpr (residuals == 0) return W();
-  else if constexpr (residuals == 1) return W(residual[0]);
-  else return W(residual[0], residual[1]);
-}
-#endif
-constexpr int mark_planes = marks ? marks : 1;  // no array is empty
-
-struct alignas(16) Patch {
-  Real slope[patch_size];
-  alignas(16) Mark mark[mark_planes][marks ? patch_size : 16];
-};
-
-// Four outputs on their way into shared memory.
-#if defined(SEMICONV_PROVENANCE)
-constexpr int read_planes = 1;
-#else
-constexpr int read_planes = residuals;
-#endif
-struct Arriving {
-  Chunk<Storage, four> slope;
-  Chunk<Index, four> residual[read_planes ? read_planes : 1];
-};
-
-// One plane of outputs: its first elements in the arrays, the patch's first row and column in it.
-struct Plane {
-  const Storage* slope;
-  const Index* residual;
-  int64 residual_plane;
-  int32 height, width, y, x;
-  int32 first_tap;
-
-  // ALIGNED: lines start at multiples of 16 bytes and have a multiple of four outputs.
-  template <bool ALIGNED> SEMICONV_FN Arriving read(int32 n) const {
-    constexpr int32 fours = patch_width / four;
-    const int32 row = y + n / fours, column = x + n % fours * four;
-    const bool line = n < patch_height * fours && row >= 0 && row < height;
-    const int64 at = (int64)row * width + column;
-    Arriving read{};
-    if constexpr (ALIGNED) {
-      if (line && column >= 0 && column < width) {
-        read.slope = *(const Chunk<Storage, four>*)(slope + at);
-#pragma unroll
-        for (int k = 0; k < read_planes; ++k)
-          read.residual[k] = *(const Chunk<Index, four>*)(residual + k * residual_plane + at);
-      }
-    } else {
-#pragma unroll
-      for (int e = 0; e < four; ++e) {
-        if (!line || column + e < 0 || column + e >= width) continue;
-        read.slope.of[e] = slope[at + e];
-#pragma unroll
-        for (int k = 0; k < read_planes; ++k)
-          read.residual[k].of[e] = residual[k * residual_plane + at + e];
-      }
-    }
-    return read;
-  }
-#if defined(SEMICONV_PROVENANCE)
-  // From a winner relative to the first tap; nobody stays beyond all taps.
-  static SEMICONV_FN Mark mark_of(Index winner) {
-    if constexpr (!binned) return winner;
-    const uint32 window = (uint32)window_size(), channel = winner / window;
-    return channel < (uint32)channels ? channel << tap_bits | winner % window : ~0u;
-  }
-#endif
-  SEMICONV_FN void put(Patch& patch, int32 n, const Arriving& read) const {
-    if (n >= patch_size / four) return;
-    Chunk<Real, four> slopes;
-    Chunk<Mark, four> made[mark_planes];
-#pragma unroll
-    for (int e = 0; e < four; ++e) {
-      slopes.of[e] = load(read.slope.of[e]);
-#if defined(SEMICONV_PROVENANCE)
-      made[0].of[e] = mark_of((Index)(read.residual[0].of[e] - first_tap));
-#else
-      if constexpr (marks) {
-        Real residual[read_planes ? read_planes : 1];
-        for (int k = 0; k < read_planes; ++k) residual[k] = read.residual[k].of[e];
-        const auto words = bit_cast<Chunk<Real, mark_planes>>(weight_of<Weight>(residual));
-#pragma unroll
-        for (int k = 0; k < marks; ++k) made[k].of[e] = words.of[k];
-      }
-#endif
-    }
-    *(Chunk<Real, four>*)(patch.slope + n * four) = slopes;
-#pragma unroll
-    for (int k = 0; k < marks; ++k) *(Chunk<Mark, four>*)(patch.mark[k] + n * four) = made[k];
-  }
-  // All loads of a batch are under way before the first is waited for.
-  template <bool ALIGNED> SEMICONV_FN void fill(Patch& patch) const {
-    constexpr int32 all = patch_size / four, turns = (all + threads - 1) / threads;
-    constexpr int32 most = ALIGNED ? 1 + 4 / (1 + read_planes) : 1;
-    constexpr int32 batch = turns < most ? turns : most;
-#pragma unroll 1
-    for (int32 turn = 0; turn < turns; turn += batch) {
-      Arriving held[batch];
-#pragma unroll
-      for (int32 k = 0; k < batch; ++k)
-        held[k] = read<ALIGNED>((turn + k) * threads + (int32)threadIdx.x);
-#pragma unroll
-      for (int32 k = 0; k < batch; ++k)
-        put(patch, (turn + k) * threads + (int32)threadIdx.x, held[k]);
-    }
-  }
-};
-
-// Masks that need no predicates, of which a multiprocessor has few.
+// Masks as numbers: predicates, of which a thread has seven, would not suffice for all elements.
 template <class T> struct BitsOf;
 template <> struct BitsOf<float> { using type = uint32; };
 template <> struct BitsOf<double> { using type = uint64; };
 using Bits = typename BitsOf<Real>::type;
 
-// A thread's elements of the image, and what it adds up.
+// A thread's elements of the image, and its sums for both gradients.
 struct Elements {
   Real img[rows][columns];
   Bits inside[rows][columns];  // all set, or none
@@ -188,47 +50,47 @@ struct Elements {
 
 // One row of outputs as a thread sees it.
 struct Line {
-  Chunk<Real, unit> slope[line_units];
+  Chunk<Real, unit> grad_out[line_units];
   Chunk<Mark, unit> mark[mark_planes][line_units];
 
   SEMICONV_FN Line(const Patch& patch, int32 at) {
 #pragma unroll
     for (int k = 0; k < line_units; ++k) {
-      slope[k] = *(const Chunk<Real, unit>*)(patch.slope + at + k * unit);
+      grad_out[k] = *(const Chunk<Real, unit>*)(patch.grad_out + at + k * unit);
 #pragma unroll
       for (int m = 0; m < marks; ++m)
         mark[m][k] = *(const Chunk<Mark, unit>*)(patch.mark[m] + at + k * unit);
     }
   }
-  // Output n of the line sees an element at `tap`.
+  // Adds the term of output n of the line that sees an element with tap `tap`.
   SEMICONV_FN void meet(int n, int32 tap, Real weight, Real img, Bits inside, Real& to_img,
                         Real& to_krn) const {
-    Real slope_here = slope[n / unit].of[n % unit];
+    Real grad = grad_out[n / unit].of[n % unit];
 #if defined(SEMICONV_PROVENANCE)
-    (void)inside;  // who has won is
+    (void)inside;  // a winner is always inside
     if ((int32)mark[0][n / unit].of[n % unit] == tap) {
-      if (wants_img) to_img += chained(slope_here, d_times_d_img(img, weight));
-      if (wants_krn) to_krn += chained(slope_here, d_times_d_krn(img, weight));
+      if (wants_img) to_img += chained(grad, d_times_d_img(img, weight));
+      if (wants_krn) to_krn += chained(grad, d_times_d_krn(img, weight));
     }
 #else
     (void)tap;
     Chunk<Real, mark_planes> words;
 #pragma unroll
     for (int m = 0; m < marks; ++m) words.of[m] = mark[m][n / unit].of[n % unit];
-    Weight share{};
-    if constexpr (marks > 0) share = bit_cast<Weight>(words);
-    if (wants_krn) slope_here = bit_cast<Real>(bit_cast<Bits>(slope_here) & inside);
-    const Real flow = slope_here == 0 ? Real(0) : slope_here * share(times(img, weight));
+    Derivative derivative{};
+    if constexpr (marks > 0) derivative = bit_cast<Derivative>(words);
+    if (wants_krn) grad = bit_cast<Real>(bit_cast<Bits>(grad) & inside);
+    const Real flow = grad == 0 ? Real(0) : grad * derivative(times(img, weight));
     if (wants_img) to_img += chained(flow, d_times_d_img(img, weight));
     if (wants_krn) to_krn += chained(flow, d_times_d_krn(img, weight));
 #endif
   }
 };
 
-// All terms of a thread's elements with one plane of taps, steps from `first_step` on.
+// All terms of a thread's elements with one plane of taps, from step `first_step` of the window on.
 SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, int32 first_step) {
   constexpr int32 size = size_y(), line_taps = size_x();
-  // Code grows with the unrolled terms; beyond this it outgrows the instruction cache.
+  // Rows are unrolled up to that many terms: longer code would outgrow the instruction cache.
 #if defined(SEMICONV_PROVENANCE)
   constexpr int most = 2048;
 #else
@@ -265,11 +127,11 @@ SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, i
 }
 
 #if defined(SEMICONV_PROVENANCE)
-// The outputs of one plane, added to the bins of a thread's one element, `threads` apart.
+// Adds the outputs of one plane to the bins of a thread's element, which lie `threads` numbers apart.
 SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
   constexpr int32 size = size_y(), line_taps = size_x();
   constexpr int unrolled = size * line_taps <= 128 ? 64 : 1;
-  const Real slope = d_times_d_img(Real(0), Real(0));  // constant
+  const Real derivative = d_times_d_img(Real(0), Real(0));  // the same for all numbers
   const int32 corner = (threadIdx.x / threads_x - lowest_y) * patch_width +
                        threadIdx.x % threads_x - lowest_x + phase_x;
 #pragma unroll unrolled
@@ -281,7 +143,7 @@ SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
       const uint32 tap = ky * line_taps + (mirrored ? line_taps - 1 - jx : jx);
       const uint32 mark = patch.mark[0][at];
       if ((mark & ((1u << tap_bits) - 1)) == tap)
-        bins[(mark >> tap_bits) * threads] += patch.slope[at] * slope;
+        bins[(mark >> tap_bits) * threads] += patch.grad_out[at] * derivative;
     }
   }
 }
@@ -298,7 +160,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   using namespace semiconv;
   constexpr int32 slabs = (size_y() + slab - 1) / slab;
   __shared__ Patch patch[ahead];
-  // A compiler may load the row behind the last one before it asks whether there is one.
+  // One row more than there is: the compiler may load the next row before it tests whether it exists.
   __shared__ Real weights[reads_factors ? taps_of_slab + size_x() : 1];
   __shared__ Real bins[binned ? channels * threads : 1];
   const int32 thread_y = threadIdx.x / threads_x, thread_x = threadIdx.x % threads_x;
@@ -310,7 +172,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
 
-  // The block's own: a channel of a group; with grad_krn a channel of a kernel, an outer tap, a slab.
+  // The block's share: a channel of a group; with grad_krn a channel of a kernel, an outer tap, a slab.
   uint32 rest = blockIdx.x / (uint32)chunks;
   const uint32 chunk = blockIdx.x % (uint32)chunks;
   const int32 first_step = wants_krn ? (int32)(rest % slabs) * slab : 0;
@@ -372,7 +234,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       }
 
     if (binned)
-      for (int32 c = 0; c < channels; ++c) bins[c * threads + threadIdx.x] = 0;  // nobody else's
+      for (int32 c = 0; c < channels; ++c) bins[c * threads + threadIdx.x] = 0;  // of this thread alone
 
     for (int32 p = first_plane; p < last_plane;) {
       __syncthreads();
@@ -397,8 +259,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         }
         if (!sees) continue;
         out_at *= (int64)height * width;
-        Plane outputs_seen;
-        outputs_seen.slope = grad_out + plane * pixels + out_at;
+        OutputPlane outputs_seen;
+        outputs_seen.grad_out = grad_out + plane * pixels + out_at;
         outputs_seen.residual =
             (const Index*)residual + residual_place<int64>(g, plane, channel, out_at, pixels);
         outputs_seen.residual_plane = residual_plane;

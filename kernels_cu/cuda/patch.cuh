@@ -1,142 +1,39 @@
-// Patches of the image in shared memory, and the planes of outputs that a block computes from them.
+// Patches of the image in shared memory: where they lie in the image, and how a team copies them.
 //
-// Needs what tile.cuh needs, and
-//   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
+// Needs what place.cuh needs, and
 //   SEMICONV_DEPTH   planes of taps between two barriers
-//   SEMICONV_SIDES   places for their patches: 2 where more planes follow
-//   SEMICONV_SHIFT   the first column of a tile's windows, modulo `columns`: where patches begin
-// Positions, and offsets within a patch, fit into 31 bits; other offsets need not.
+//   SEMICONV_SIDES   places for their patches: 2 if one is filled while the other is read
+//   SEMICONV_SHIFT   columns between the first one of a patch and the first that the tile's windows see: a
+//                    patch begins at a multiple of `columns`, so that its chunks are those of the image
+// Positions, and offsets within a patch, fit into 31 bits; other offsets may not.
+//
+//                      edge of the image
+//     +------------------|         rows from_y .. to_y and columns from_x .. to_x of the patch lie in the image,
+//     | image  +---------|--+      and are copied for each plane; the others are the same for each plane, and
+//     |        | copied  |f |      are filled (f) once
+//     |        +---------|--+
 #pragma once
-#include "tile.cuh"
-#include "../chunk.cuh"
+#include "async_copy.cuh"
+#include "place.cuh"
 
 namespace semiconv {
 
-constexpr int teams = SEMICONV_TEAMS, depth = SEMICONV_DEPTH, sides = SEMICONV_SIDES;
+constexpr int depth = SEMICONV_DEPTH, sides = SEMICONV_SIDES;
 constexpr int shift = SEMICONV_SHIFT;
 
 constexpr SEMICONV_FN int chunks_for(int elements) { return (elements + columns - 1) / columns; }
 
-// Division of numbers below 2^31 by a number that the launcher knew: n * multiplier / 2^(31 + shift).
-struct Divisor {
-  uint32 divisor, multiplier, shift;
-  // Divides n, returns the remainder.
-  SEMICONV_FN uint32 take(uint32& n) const {
-    const uint32 all = n;
-    n = (uint32)(((uint64)all * multiplier) >> (31 + shift));
-    return all - n * divisor;
-  }
-};
-
-// What a launch divides the numbers of its blocks and slots by.
-struct Division {
-  Divisor tiles_x, tiles_y, blocks, groups;
-};
-
-// A tile's place: its outer output position and first output, and which plane of outputs: batch
-// element, group, and block of output channels. An idle plane only keeps a block's others company.
-struct Place {
-  int32 outer_position[max_rank];
-  int32 y, x;
-  uint32 batch, group, block;
-  bool idle;
-};
-
-// The numbers of this block and thread, read anew at each call: what follows from them needs no
-// registers across the loops over taps.
-#if defined(SEMICONV_GPU)
-SEMICONV_FN uint32 this_block() {
-  uint32 n;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(n));
-  return n;
-}
-SEMICONV_FN uint32 this_thread() {
-  uint32 n;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(n));
-  return n;
-}
-#else
-SEMICONV_FN uint32 this_block() { return blockIdx.x; }
-SEMICONV_FN uint32 this_thread() { return threadIdx.x; }
-#endif
-
-// A one-dimensional grid counts groups of `teams` planes, outer positions, rows and columns of tiles.
-SEMICONV_FN Place place_of_block(const Geometry& g, const Division& division) {
-  Place place;
-  uint32 n = this_block();
-  place.x = (int32)division.tiles_x.take(n) * tile_columns;
-  place.y = (int32)division.tiles_y.take(n) * tile_rows;
-  for (int a = outer - 1; a >= 0; --a) {
-    place.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
-    n /= (uint32)g.out_size[a];
-  }
-  n = n * teams + this_thread() / threads;
-  place.block = division.blocks.take(n);
-  place.group = division.groups.take(n);
-  place.idle = n >= (uint32)g.batch;
-  place.batch = place.idle ? 0 : n;
-  return place;
-}
-
-// Where copies into shared memory go. They go on while the thread does, on GPUs that can, until
-// await_copies(), then a barrier for the other threads' copies.
-#if defined(SEMICONV_GPU) && __CUDA_ARCH__ >= 800
-struct Destination {
-  uint32 address;
-  SEMICONV_FN explicit Destination(void* shared) {
-    asm("{ .reg .u64 to; cvta.to.shared.u64 to, %1; cvt.u32.u64 %0, to; }" : "=r"(address) : "l"(shared));
-  }
-  template <class T> SEMICONV_FN void copy(int offset, const T* global) const {
-    if constexpr (sizeof(T) > 16) {
-      copy(offset, (const Chunk<float, columns>*)global);
-      copy(offset + 16, (const Chunk<float, columns>*)global + 1);
-    } else if constexpr (sizeof(T) == 16) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address + offset), "l"(global) : "memory");
-    } else if constexpr (sizeof(T) >= 4) {
-      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-                   :: "r"(address + offset), "l"(global), "n"(sizeof(T)) : "memory");
-    } else if constexpr (sizeof(T) == 2) {
-      const unsigned short bits = bit_cast<unsigned short>(*global);
-      asm volatile("st.shared.u16 [%0], %1;" :: "r"(address + offset), "h"(bits) : "memory");
-    } else {
-      const uint32 bits = bit_cast<unsigned char>(*global);
-      asm volatile("st.shared.u8 [%0], %1;" :: "r"(address + offset), "r"(bits) : "memory");
-    }
-  }
-  // The same of whole 16 bytes where `exists`; else zeros, and nothing is read.
-  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
-    static_assert(sizeof(T) % 16 == 0, "copied by 16 bytes");
-#pragma unroll
-    for (int n = 0; n < (int)sizeof(T); n += 16)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                   :: "r"(address + offset + n), "l"((const char*)global + n), "r"(exists ? 16 : 0) : "memory");
-  }
-};
-SEMICONV_FN void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#else
-struct Destination {
-  char* address;
-  SEMICONV_FN explicit Destination(void* shared) : address((char*)shared) {}
-  template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }
-  template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
-    *(T*)(address + offset) = exists ? *global : T{};
-  }
-};
-SEMICONV_FN void await_copies() {}
-#endif
-
 constexpr int32 nowhere = (int32)0x80000000;  // in place of an offset
 
-// A patch of the image, HEIGHT rows of CHUNKS chunks: where it lies, and how a team of threads copies
-// it. Positions outside the image are the same for every plane at that place: they are filled once.
+// A patch of HEIGHT rows of CHUNKS chunks: where it lies, and how the threads of a team copy it.
 template <int HEIGHT, int CHUNKS> struct PatchSource {
   static constexpr int chunks = HEIGHT * CHUNKS, width = CHUNKS * columns;
   static constexpr int of_thread = (chunks + threads - 1) / threads;
   int64 first;                     // elements from the plane's first to the patch's
   int from_y, to_y, from_x, to_x;  // rows and columns of the patch that lie in the image
-  bool whole;                      // all do
+  bool whole;                      // whether all of them do
 
-  // offset: rows from the first that the windows see to the patch's first.
+  // offset: rows between the first one that the tile's windows see and the patch's first one.
   SEMICONV_FN PatchSource(const Geometry& g, const Place& place, int32 offset) {
     const int32 y = place.y * stride_y() - (int32)along_y(g.pad_begin, 0) + offset;
     const int32 x = place.x * stride_x() - (int32)along_x(g.pad_begin) - shift;
@@ -146,7 +43,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
     to_y = clipped(below, HEIGHT);
     from_x = clipped(-x, width);
     to_x = clipped(behind, width);
-    // Not told by the clipped numbers: ptxas 13.0 mistakes which side of a minimum its flag names.
+    // Not derived from the clipped numbers: ptxas 13.0 mixes up the two sides of a minimum there.
     whole = y >= 0 && x >= 0 && below >= HEIGHT && behind >= width;
   }
   static SEMICONV_FN int clipped(int32 n, int most) { return n < 0 ? 0 : n < most ? n : most; }
@@ -163,7 +60,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
         if (!contains(row, column + x)) patch[n].of[x] = outside;
     });
   }
-  // Where this thread's chunks lie, from the patch's first element: the same in every plane.
+  // Where this thread's chunks lie, in elements from the patch's first one: the same in every plane.
   struct Route {
     int32 at[of_thread];
   };
@@ -175,8 +72,8 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
     });
     return found;
   }
-  // Copies the patches of `count` planes that are neighbouring channels, each from `corner` on: whole
-  // chunks, where none crosses the image's edge, or the elements that lie in the image.
+  // Copies the patches of `count` planes, neighbouring channels of which the first patch begins at `corner`:
+  // by whole chunks, if none crosses the image's edge, or by those elements that lie in the image.
   template <class P>
   static SEMICONV_FN void copy_chunks(const Geometry& g, const Storage* corner, int count, const Route& route,
                                       P* patches) {

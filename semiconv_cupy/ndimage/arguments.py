@@ -25,7 +25,7 @@ _NATIVE = frozenset(np.dtype(name) for name in _SUPPORTED - {"bfloat16"})
 
 
 def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
-    """(Where it lies, the array): CuPy arrays stay on their device, all else becomes NumPy's."""
+    """The place and the array: a CuPy array stays on its device, all else becomes NumPy's."""
     if type(value) is np.ndarray:
         return NUMPY, value
     if is_cupy(value):
@@ -46,7 +46,7 @@ def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
 
 
 def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
-    """A small array (footprint, structure, weights) on the host, wherever it was."""
+    """A small array (footprint, structure, weights) as NumPy's; CuPy's is copied to the host."""
     if type(value) is np.ndarray and dtype is None:
         return value
     if is_cupy(value):
@@ -143,7 +143,7 @@ def check_length(name: str, length: float) -> None:
 def check_constant(cval: Any) -> Any:
     """`cval`, a real number."""
     try:
-        math.isnan(cval)  # accepts what has a value as a float, unlike float() no text
+        math.isnan(cval)  # refuses a text, which float() would read
     except (TypeError, OverflowError) as error:
         raise type(error)(f"cval must be a real number, got {cval!r}") from None
     return cval
@@ -160,13 +160,13 @@ def per_axis(value: Any, count: int, name: str = "origin") -> list[Any]:
             )
         entries = list(value)
         if len(entries) != count:
-            raise RuntimeError(f"{wrong} {value!r} for {count} axes{_of_colours(entries, count)}")
+            raise RuntimeError(f"{wrong} {value!r} for {count} axes{_colour_hint(entries, count)}")
         return entries
     return [value] * count
 
 
-def spread(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) -> list[Any]:
-    """Entries given for `axes` as one per axis of the array; `other` for the rest."""
+def on_axes(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) -> list[Any]:
+    """One entry for each axis of the array: those given for `axes`, `other` for the rest."""
     result = [other] * ndim
     for axis, entry in zip(axes, entries, strict=True):
         result[axis] = entry
@@ -174,19 +174,19 @@ def spread(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) -
 
 
 def wrong_rank(name: str, shape: Sequence[int], count: int) -> RuntimeError:
-    """The error for a footprint (structure, weights) that has not one axis for each of the axes."""
+    """The error for a footprint (structure, weights) whose rank is not the number of axes."""
     return RuntimeError(
-        f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){_of_colours(shape, count)}"
+        f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){_colour_hint(shape, count)}"
     )
 
 
-def _of_colours(entries: Sequence[Any], count: int) -> str:
-    """The remedy where two axes were meant and the image has one more."""
+def _colour_hint(entries: Sequence[Any], count: int) -> str:
+    """The remedy where a window for two axes meets an image of three, for an error's end."""
     picture = len(entries) == 2 and count == 3
     return "; for a colour picture (H, W, 3) pass axes=(0, 1)" if picture else ""
 
 
-def on_all_axes(array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str) -> np.ndarray:
+def expanded(array: np.ndarray, axes: tuple[int, ...], ndim: int, name: str) -> np.ndarray:
     """A footprint (structure, weights) on some axes as one on all, of size 1 on the others."""
     if array.ndim != len(axes):
         raise wrong_rank(name, array.shape, len(axes))
@@ -210,7 +210,7 @@ def positions_before(window: int, origin: Any) -> int:
 
 
 def reflected_origin(origin: Any, window: int, *, checked: bool = True) -> int:
-    """The origin of the reflected window; unchecked where the window's axis is not yet known."""
+    """The origin of the reflected window; not checked where the window's axis is not yet known."""
     if checked and window > 1:
         positions_before(window, origin)  # so that an error shows the caller's own origin
     return -whole("origin", origin) - (1 - window % 2)
@@ -229,11 +229,11 @@ def is_output_array(place: Place, output: Any) -> bool:
 
 
 def output_dtype(place: Place, output: Any, input: Array, complex_output: bool = False) -> np.dtype:
-    """The dtype that `output` (array, dtype or None) asks for, checked; nothing is allocated."""
+    """The dtype of a result for `output` (array, dtype or None), checked; nothing is allocated."""
     if output is None:
         dtype = input.dtype.newbyteorder("=")
         return np.promote_types(dtype, np.complex64) if complex_output else dtype
-    dtype = _dtype_asked_for(place, output, input, complex_output)
+    dtype = _dtype_of(place, output, input, complex_output)
     if dtype.kind == "c" and complex_output:
         return dtype
     if dtype.newbyteorder("=").name not in _SUPPORTED:
@@ -241,7 +241,8 @@ def output_dtype(place: Place, output: Any, input: Array, complex_output: bool =
     return dtype
 
 
-def _dtype_asked_for(place: Place, output: Any, input: Array, complex_output: bool) -> np.dtype:
+def _dtype_of(place: Place, output: Any, input: Array, complex_output: bool) -> np.dtype:
+    """The dtype of an `output` that is given, which may be one that no function supports."""
     if isinstance(output, (type, np.dtype)):
         dtype = np.dtype(output)
         if complex_output and dtype.kind != "c":
@@ -278,7 +279,7 @@ def _dtype_asked_for(place: Place, output: Any, input: Array, complex_output: bo
 
 
 def get_output(place: Place, output: Any, input: Array, complex_output: bool = False) -> Array:
-    """The array that a function fills: the given one, or a new one of the dtype asked for."""
+    """The array that a function fills: the given one, or a new one of `output_dtype`."""
     dtype = output_dtype(place, output, input, complex_output)
     if is_output_array(place, output):
         return output
@@ -286,9 +287,9 @@ def get_output(place: Place, output: Any, input: Array, complex_output: bool = F
 
 
 def deliver(place: Place, result: Array, output: Any, input: Array) -> Array:
-    """Put a finished result where the caller wants it, converted as C does.
+    """The result in the `output` that the caller gave, converted as C does.
 
-    `result` never shares memory with the caller's arrays, which is why `output` may be the input.
+    `result` never shares memory with the caller's arrays, so that `output` may be the input.
     """
     if output is None:
         return result

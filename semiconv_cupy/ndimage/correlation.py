@@ -21,13 +21,13 @@ from semiconv_cupy.ndimage.arguments import (
     check_axes,
     check_axis,
     check_constant,
+    expanded,
     get_output,
-    on_all_axes,
+    on_axes,
     per_axis,
     positions_before,
     readable,
     reflected_origin,
-    spread,
 )
 from semiconv_cupy.ndimage.borders import check_mode
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
@@ -54,7 +54,7 @@ def _by_components(
     pairs: dict[str, list[tuple[int, Array, np.ndarray, Any]]] = {"real": [], "imag": []}
     parts = (False, True) if weights.dtype.kind == "c" else (False,)
     try:
-        cmath.isnan(cval)  # accepts what has a value as a complex number, unlike complex() no text
+        cmath.isnan(cval)  # refuses a text, which complex() would read
     except (TypeError, OverflowError) as error:
         raise type(error)(f"cval must be a number, got {cval!r}") from None
     if input.dtype.kind != "c" and np.iscomplexobj(cval):
@@ -288,10 +288,10 @@ def _correlate(
     weights = as_numpy(weights, np.float64, "weights")
     if weights.size == 0:  # as in SciPy, no taps: the axes of length 0 count for none
         weights = np.zeros([k for k in weights.shape if k])
-    weights = on_all_axes(weights, axes, ndim, "weights")
+    weights = expanded(weights, axes, ndim, "weights")
     origins = per_axis(origin, len(axes))
     if len(axes) < ndim:
-        origins = spread(origins, axes, ndim, 0)
+        origins = on_axes(origins, axes, ndim, 0)
     if convolution:
         weights = weights[(slice(None, None, -1),) * ndim]
         origins = [reflected_origin(o, k) for o, k in zip(origins, weights.shape, strict=True)]

@@ -63,7 +63,7 @@ def minimum_filter(
     mode : str or sequence of str
         What lies beyond the border: "reflect" (d c b a | a b c d | d c b a, also "grid-mirror"),
         "mirror" (d c b | a b c d | c b a), "nearest", "wrap" (also "grid-wrap"), "constant" (also
-        "grid-constant"). With `size`, one for each of `axes` if wanted.
+        "grid-constant"). With `size`, also a sequence of one for each of `axes`.
     cval : float
         The constant; for an integer dtype rounded towards zero and limited to its range.
     origin : int or sequence of int
@@ -90,6 +90,7 @@ def minimum_filter(
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.array([[5, 3, 8], [7, 1, 6], [4, 9, 2]])
     >>> minimum_filter(image, size=2)
     array([[5, 3, 3],
@@ -121,6 +122,7 @@ def maximum_filter(
 
     Examples
     --------
+    >>> import numpy as np
     >>> maximum_filter(np.array([5, 3, 8, 1, 2]), size=3)
     array([5, 8, 8, 8, 2])
     """
@@ -173,6 +175,7 @@ def minimum_filter1d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> minimum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
     array([2, 0, 0, 0, 1, 1])
     """
@@ -192,6 +195,7 @@ def maximum_filter1d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> maximum_filter1d(np.array([2, 8, 0, 4, 1, 9]), size=3)
     array([8, 8, 8, 4, 9, 9])
     """

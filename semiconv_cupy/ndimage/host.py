@@ -52,6 +52,7 @@ _libraries: dict[tuple[str, np.dtype], ctypes.CDLL] = {}
 
 
 def _library(part: str, dtype: np.dtype) -> ctypes.CDLL:
+    """The compiled functions of ``kernels_cu/host/<part>.cpp`` for a storage dtype."""
     found = _libraries.get((part, dtype))
     if found is None:
         found = host.open_library(*source_of(part, dtype), _ARGUMENTS[part])
@@ -79,7 +80,7 @@ def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
 
 
 def _address(array: np.ndarray) -> int:
-    # A third of the time of array.ctypes.data.
+    """The address of the first element, in a third of the time of ``array.ctypes.data``."""
     return array.__array_interface__["data"][0]
 
 
@@ -103,7 +104,11 @@ def _mapped(
 def _box_passes(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
 ) -> tuple[tuple[Box, tuple[np.ndarray, ...]], ...]:
-    """The passes over planes that a box needs: the last two axes in one, the others one each."""
+    """The structs of a box's passes over planes, each with the tables that it points to.
+
+    The last two axes are filtered in one pass where both have a window, each other axis in a pass
+    of its own.
+    """
     passes = []
 
     def add(rows_axis: int | None, planes: int, rows: int, columns: int, last: bool) -> None:
@@ -130,13 +135,14 @@ def _box_passes(
     return tuple(passes)
 
 
-# Bytes that pass through registers: below, about a millisecond, a second thread is not worth
-# waiting for; on a busy machine it may take longer to come than the work to be done.
-_SMALL = 1 << 26
+# Bytes that pass through registers in about a millisecond. For less work a second thread does not
+# pay: on a busy machine it may start only after the first one has finished.
+_SMALL_WORK = 1 << 26
 
 
 def _threads(work: int) -> int:
-    return 1 if work < _SMALL else host.threads()
+    """How many threads share a work of so many bytes."""
+    return 1 if work < _SMALL_WORK else host.threads()
 
 
 def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
@@ -163,9 +169,16 @@ def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -
 
 @remembered(64, small_footprint)
 def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
-    """A footprint as look-ups in tables of 2^level neighbours along the last axis.
+    """The look-ups of a footprint, their address, and the number of levels.
 
-    The look-ups, their address, and the number of levels.
+    A run of taps along the last axis, of length L, is the better of two windows of 2 ** level
+    elements, level = floor(log2 L), which may overlap; of one where L is a power of two. The
+    kernel keeps for each level the extrema of 2 ** level neighbours. One row of the look-ups says
+    the level, and at which index of the footprint a window begins::
+
+        taps     . 1 1 1 1 1 .     L = 5, level 2
+        windows    a a a a         begins at index 1
+                     b b b b       begins at index 1 + 5 - 4 = 2
     """
     taps = np.frombuffer(footprint, np.bool_).reshape(shape)
     edges = np.diff(np.pad(taps, [(0, 0)] * (taps.ndim - 1) + [(1, 1)]).view(np.int8), axis=-1)

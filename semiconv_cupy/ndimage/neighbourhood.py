@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from semiconv_cupy.backends.device import cupy_device
-from semiconv_cupy.backends.host import calls as host_backend
+from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
@@ -72,9 +72,9 @@ def backend_for(place: Place, ndim: int) -> Backend:
         return reference
     if place.on_gpu:
         return cuda.Backend(place.device or cupy_device())
-    if host_backend.compiler() is not None:
+    if compiler() is not None:
         return host
-    reason = host_backend.missing_compiler()
+    reason = missing_compiler()
     warn_once("array loops of ndimage", f"semiconv_cupy.ndimage runs as slow array loops: {reason}")
     return reference
 

@@ -39,7 +39,7 @@ def _all_extended(xp: Any, array: Array, window: Window, outside: Any) -> Array:
 
 
 def worst(dtype: np.dtype, minimum: bool) -> Any:
-    """What never wins against anything."""
+    """The value that every other one beats."""
     if dtype.kind == "b":
         return minimum
     if dtype.kind in "iu":
@@ -48,11 +48,12 @@ def worst(dtype: np.dtype, minimum: bool) -> Any:
 
 
 def better(xp: Any, left: Array, right: Array, minimum: bool) -> Array:
-    """The better of two; NaN on the right never is."""
+    """The smaller (larger) of two, the left one where they are equal or the right one is NaN."""
     return xp.where(right < left if minimum else right > left, right, left)
 
 
 def _without_nan(xp: Any, array: Array, minimum: bool) -> Array:
+    """The array with the worst value in place of NaN."""
     if array.dtype.kind in "biu":
         return array
     return xp.where(array == array, array, array.dtype.type(worst(array.dtype, minimum)))

@@ -14,9 +14,9 @@ import numpy as np
 
 from semiconv_cupy.ndimage.arguments import (
     as_numpy,
+    on_axes,
     per_axis,
     reflected_origin,
-    spread,
     wrong_rank,
 )
 from semiconv_cupy.ndimage.borders import remembered, small_footprint
@@ -142,10 +142,10 @@ def _placed(
         origins = tuple(reflected_origin(o, k, checked=False) for o, k in pairs)
         taps = None if taps is None else taps[(slice(None, None, -1),) * len(shape)]
     if len(axes) < ndim:
-        origins = tuple(spread(origins, axes, ndim, 0))
+        origins = tuple(on_axes(origins, axes, ndim, 0))
         # As in SciPy, the k-th axis of the structure belongs to the k-th of the sorted axes, and
         # the k-th origin to the k-th axis given.
-        shape = tuple(spread(shape, sorted(axes), ndim, 1))
+        shape = tuple(on_axes(shape, sorted(axes), ndim, 1))
     before = tuple(k // 2 + o for k, o in zip(shape, origins, strict=True))
     for b, k in zip(before, shape, strict=True):
         if not 0 <= b < k:

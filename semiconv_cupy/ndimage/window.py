@@ -19,12 +19,12 @@ from semiconv_cupy.ndimage.arguments import (
     check_axes,
     check_constant,
     check_size,
-    on_all_axes,
+    expanded,
+    on_axes,
     per_axis,
     positions_before,
     reflected_origin,
     require_real,
-    spread,
     wrong_rank,
 )
 from semiconv_cupy.ndimage.borders import check_mode
@@ -240,8 +240,8 @@ class WindowArguments(NamedTuple):
                 raise RuntimeError(f"structure must not be empty, got shape {structure.shape}")
         origins = per_axis(self.origin, len(axes))
         if len(axes) < ndim:
-            origins = spread(origins, axes, ndim, 0)
-        taps = on_all_axes(footprint, axes, ndim, name)
+            origins = on_axes(origins, axes, ndim, 0)
+        taps = expanded(footprint, axes, ndim, name)
         before = tuple([positions_before(k, o) for k, o in zip(taps.shape, origins, strict=True)])
         if structure is not None:
             structure = _placed_structure(structure, taps, axes, ndim)
@@ -255,7 +255,7 @@ class WindowArguments(NamedTuple):
             return Window(taps.shape, before, rules, cval, taps)
         factors = None
         if len(axes) > 1 and self.factors and all(f.dtype.kind == "f" for f in self.factors):
-            placed = spread(self.factors, sorted(axes), ndim, None)
+            placed = on_axes(self.factors, sorted(axes), ndim, None)
             factors = tuple(f if f is None or not minimum else -f for f in placed)
         values = added_values(structure[taps], minimum)
         return Window(taps.shape, before, rules, cval, taps, values, factors)
@@ -352,7 +352,7 @@ def _placed_structure(
         raise RuntimeError(
             f"structure array has incorrect shape: {structure.ndim} axes for {len(axes)}"
         )
-    structure = on_all_axes(structure, axes, ndim, "structure")
+    structure = expanded(structure, axes, ndim, "structure")
     if structure.shape != taps.shape:
         raise _other_shape(structure.shape, taps.shape)
     return structure

@@ -1,7 +1,7 @@
-"""The CPU backend: compiles ``kernels_cu/host`` once per semifield and dtype, calls it by ctypes.
+"""Calls into the compiled libraries of ``kernels_cu/host``, one for each semifield and dtype.
 
-Fills the geometry struct and calls; ``libraries`` compiles and loads. Called by ``conv`` and
-``ndimage``; knows NumPy arrays and raw addresses, no other array kind.
+Fills the geometry struct and calls by ctypes; ``libraries`` compiles and loads. Called by ``run``,
+and by ``ndimage`` for its own libraries; takes NumPy arrays or raw addresses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,10 +20,8 @@ import numpy as np
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.host import libraries
-from semiconv_cupy.backends.host.compiler import compiler as compiler
-from semiconv_cupy.backends.host.compiler import missing_compiler as missing_compiler
+from semiconv_cupy.canonical import contiguous_strides
 from semiconv_cupy.errors import CompileError
-from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.residual import Residual
 
@@ -84,7 +83,7 @@ def _run_on_threads() -> ctypes.c_void_p:
 
 @cache
 def threads() -> int:
-    """How many threads a call may use: $OMP_NUM_THREADS, else one for each core that is ours."""
+    """How many threads a call may use: $OMP_NUM_THREADS, else one for each usable core."""
     named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if named.isdecimal() and int(named) > 0:
         return int(named)
@@ -114,7 +113,7 @@ def _aligned(array: np.ndarray) -> bool:
 def forward_call(
     route: Route, img: np.ndarray, krn: np.ndarray
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function for arrays of this shape, dtype and layout: all that can be prepared is."""
+    """What convolves arrays of these shapes, dtypes and strides; all but addresses is prepared."""
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
     shape = route.geometry.out_shape
     if 0 in shape:
@@ -140,10 +139,26 @@ def forward_call(
     return call
 
 
-# Terms, an output counting as so many more: below, some 50 microseconds on one thread, another one
-# costs more than it saves.
-_SMALL, _OUTPUT = 1_000_000, 64
-_EXPENSIVE = 16  # what a term of log, root or an addition of the user's own counts
+@dataclass(frozen=True)
+class Limits:
+    """The least work for which a second thread saves more than it costs.
+
+    Attributes
+    ----------
+    terms : int
+        Measured in terms of a maximum or a plain sum: some 50 microseconds of one thread.
+    output : int
+        Terms that an output costs besides its own.
+    expensive : int
+        Terms of that kind that one term of log, root or a user's own addition costs.
+    """
+
+    terms: int = 1_000_000
+    output: int = 64
+    expensive: int = 16
+
+
+LIMITS = Limits()
 
 
 def _elements(array: np.ndarray) -> tuple[int, ...]:
@@ -175,11 +190,11 @@ def forward_at(
     krn_strides: tuple[int, ...],
     keeps_residual: bool = False,
 ) -> Forward:
-    """The call on addresses: (img, krn, out, residual, most threads), None for what is not there.
+    """What computes (img, krn, out, residual, most threads), arrays as their addresses.
 
-    Strides are in elements; out and residual, of which there is at least one element, are
-    C-contiguous, and all addresses multiples of their element's size. Without a number of threads
-    that of `threads` serves.
+    Strides are in elements; there is an output; out and residual are C-contiguous, and addresses
+    are multiples of their element's size. The residual is None unless `keeps_residual`; the most
+    threads may be None, which means `threads`.
     """
     route, img_strides, krn_strides = route.along(img_strides, krn_strides)
     part = forward_part(route, keeps_residual=keeps_residual)
@@ -187,7 +202,7 @@ def forward_at(
     struct = structs.Geometry.of(route.geometry, img_strides, krn_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
-    workers = _workers(route.semifield, route.geometry)
+    workers = _workers(route)
     layout = _layout(route.residual_spec) if keeps_residual else ()
 
     def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
@@ -202,17 +217,19 @@ def forward_at(
 
 @lru_cache(maxsize=4096)
 def backward_at(route: Route, img_strides: tuple[int, ...]) -> Backward:
-    """The call on addresses: (grad_out, img, krn, residual, grad_img, grad_krn, most threads).
+    """What computes (grad_out, img, krn, residual, grad_img, grad_krn, most threads) by addresses.
 
-    All but img are C-contiguous. None for a gradient that is not to be computed, and for img and
-    krn where `residual.needs_arrays` is False. The bits do not depend on the number of threads.
+    All arrays but img are C-contiguous. A gradient is None that is not to be computed, and img and
+    krn may be None where `residual.needs_arrays` is False. The bits do not depend on the threads.
     """
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
-    struct = structs.Geometry.of(route.geometry, img_strides, _contiguous(route.geometry.krn_shape))
+    struct = structs.Geometry.of(
+        route.geometry, img_strides, contiguous_strides(route.geometry.krn_shape)
+    )
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
-    workers = _workers(route.semifield, route.geometry)
+    workers = _workers(route)
     absorbing = int(route.semifield.absorbing)
 
     def call(
@@ -236,21 +253,17 @@ _NO_MEMORY = "not enough memory for the scratch of semifield_conv"
 
 
 def _layout(residual: Residual | None) -> tuple[int, int]:
-    """The bytes of an element, and the elements from one array to the next."""
+    """The bytes of an element, and the elements from one of its arrays to the next."""
     if residual is None:
         return 0, 0
     return residual.dtype.itemsize, math.prod(residual.shape[1:])
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a C-contiguous array, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def _workers(semifield: Semifield, geometry: Geometry) -> Callable[[int | None], int]:
-    """How many threads serve a call that may have so many."""
-    term = 1 if semifield.accumulator in ("select", "sum") else _EXPENSIVE
-    if math.prod(geometry.out_shape) * (geometry.taps * term + _OUTPUT) < _SMALL:
+def _workers(route: Route, limits: Limits = LIMITS) -> Callable[[int | None], int]:
+    """(the most threads that a call may have, None: `threads`) -> the threads that it gets."""
+    geometry = route.geometry
+    term = 1 if route.semifield.accumulator in ("select", "sum") else limits.expensive
+    if math.prod(geometry.out_shape) * (geometry.taps * term + limits.output) < limits.terms:
         return lambda most: 1
     return lambda most: min(threads(), most or sys.maxsize)
 

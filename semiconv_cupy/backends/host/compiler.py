@@ -1,4 +1,4 @@
-"""The machine's C++ compiler: which one serves, with which flags, and one compilation under limits.
+"""The machine's C++ compiler: its command, its flags, and one compilation under limits.
 
 Knows neither semifields nor the cache of ``libraries``, which calls it.
 """
@@ -29,7 +29,7 @@ _FULL = ("No space left on device", "Disk quota exceeded")
 _FLAGS = (
     "-std=c++17",
     # Loops over taps and lanes are unrolled where the sources say so. -O3 takes twice as long and
-    # gains nothing but its vectorisation of conversions, which is asked for here.
+    # gains only the vectorisation of conversions, which the next two flags turn on.
     "-O2",
     "-ftree-vectorize",
     "-fvect-cost-model=dynamic",
@@ -44,7 +44,7 @@ _FLAGS = (
 
 
 class Toolchain(NamedTuple):
-    """The compiler's command with its flags, and what else decides about its output."""
+    """The compiler's command with its flags, and all else that its output follows from."""
 
     command: tuple[str, ...]
     version: str
@@ -109,25 +109,25 @@ def toolchain(time_limit: float = 60.0) -> Toolchain:
     if found is None:
         raise BackendUnavailableError(missing_compiler())
     command = shlex.split(found)
-    told = _run([*command, "--version"], time_limit, errors=False)
-    if told.problem:
-        raise BackendUnavailableError(f"`{found} --version` {told.problem}; {_remedy()}")
+    answer = _run([*command, "--version"], time_limit, errors=False)
+    if answer.problem:
+        raise BackendUnavailableError(f"`{found} --version` {answer.problem}; {_remedy()}")
     flags = list(_FLAGS)
     for native in ("-march=native", "-mcpu=native"):
-        # Preprocessing nothing needs no temporary file.
+        # Preprocessing an empty file needs no temporary file.
         if _run([*command, native, "-E", "-x", "c++", os.devnull], time_limit).status == 0:
             flags.append(native)
             break
-    return Toolchain((*command, *flags), told.output, _machine())
+    return Toolchain((*command, *flags), answer.output, _machine())
 
 
 def version() -> str:
-    """The first line of what the compiler says about itself."""
+    """The first line that the compiler's --version prints."""
     return toolchain().version.partition("\n")[0]
 
 
 def _remedy() -> str:
-    """What to do about a compiler that was found and does not serve."""
+    """The remedy for a compiler that was found and does not work."""
     if os.environ.get("CXX"):
         return "correct or unset CXX"
     return "name another C++ compiler in $CXX"
@@ -200,7 +200,7 @@ def compile_library(text: str, what: str, folder: Path, *, time_limit: float = T
 class _Done(NamedTuple):
     status: int | None
     output: str
-    problem: str | None  # how it ended, if not by itself
+    problem: str | None  # how it was ended; None where it ended by itself
 
 
 def _run(

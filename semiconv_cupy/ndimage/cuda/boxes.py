@@ -55,7 +55,23 @@ class _Planes(NamedTuple):
 
 @dataclass(frozen=True)
 class FlatTile:
-    """What a block of kernels_cu/cuda/flat.cu finds at once, and how it lies in shared memory."""
+    """What a block of kernels_cu/cuda/flat.cu computes, and how it lies in shared memory.
+
+    The windows of a tile's outputs see more than the tile::
+
+        |<------- broad ------->|
+        +-----------------------+ -
+        |   +---------------+   | |
+        |   | rows x columns|   | tall
+        |   |    outputs    |   | |
+        |   +---------------+   | |
+        +-----------------------+ -
+
+    All of that is loaded as "stacks": words of `lanes` elements one below the other. The extrema
+    along rows are written to "rows", words of `lanes` elements side by side, from which those down
+    columns follow. Long windows read whole blocks of `MOST_TOGETHER` words from the "folds", which
+    hold the extremum of each block.
+    """
 
     rows: int
     columns: int
@@ -69,12 +85,9 @@ class FlatTile:
 
     @property
     def threads(self) -> int:
-        """Threads of a block: of some words each, since a block costs each of them some work."""
-        return (
-            BLOCK_THREADS
-            if self.rows * self.columns > BLOCK_THREADS * 8 * self.lanes
-            else BLOCK_THREADS // 2
-        )
+        """Threads of a block: half as many for a small tile, since a block costs each some work."""
+        large = self.rows * self.columns > BLOCK_THREADS * 8 * self.lanes
+        return BLOCK_THREADS if large else BLOCK_THREADS // 2
 
     @property
     def tall(self) -> int:
@@ -88,10 +101,10 @@ class FlatTile:
 
     @property
     def stacks(self) -> int:
-        """Words one below the other."""
+        """Lines of words that hold `tall` rows."""
         return -(-self.tall // self.lanes)
 
-    # An odd pitch keeps the lines that a warp reads in different banks.
+    # Pitches are odd, so that the lines that a warp reads lie in different banks.
     @property
     def rows_pitch(self) -> int:
         """Words from a row to the next."""
@@ -115,7 +128,7 @@ class FlatTile:
 
     @property
     def shared_bytes(self) -> int:
-        """All of shared memory that it takes."""
+        """The shared memory of a block."""
         return sum(self.parts.values()) * max(self.itemsize, 4)
 
 
@@ -211,8 +224,8 @@ def flat_launches(
 ) -> tuple[tuple[tuple[int, ...], FlatLaunch | None], ...]:
     """The axes and the launch of each pass of a box; None where shared memory is too small.
 
-    The last two axes are served by one launch where two launches would cost more, each other axis
-    by one of its own: along rows where elements lie one behind the other, else along columns.
+    One launch filters the last two axes where two launches would cost more. Each other axis has a
+    launch of its own, along rows where its elements lie one behind the other, else down columns.
     """
 
     def one(axis: int) -> tuple[tuple[int, ...], FlatLaunch | None]:

@@ -34,10 +34,10 @@ class Launcher:
         return self.device.array_module.asarray(np.ascontiguousarray(array))
 
     def keep(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
-        """What `make` gives, on the device; `key` says all that it depends on.
+        """The array that `make` returns, on the device; `key` says all that it depends on.
 
-        Uploaded once for each stream, since launches on another could read it too early, or after
-        its memory was given to others. Large arrays are not kept.
+        It is uploaded once for each stream: a launch on another stream might read it before the
+        upload, or after its memory has been given to another array. Large arrays are not kept.
         """
         whole = (self.device, *self.device.gpu_and_stream(), *key)
         found = _uploaded.get(whole)
@@ -51,7 +51,7 @@ class Launcher:
         return found
 
     def tables(self, shape: tuple[int, ...], window: Window) -> Array:
-        """What lies beyond the borders, one axis' table behind the other; never empty."""
+        """The tables of `borders`, one axis behind the other; never empty."""
         size, before, rules = window.shape, window.before, window.rules
 
         def tables() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sizes at which the launches of this package change their ways, and what set each of them."""
+"""Numbers by which the launches of this package are cut, each with what set it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Limits:
     sector_bytes : int
         The least that memory moves at once, by CUDA's programming guide.
     thread_words : float
-        What a thread of a box costs besides its outputs, in words moved: index arithmetic, which
-        made blocks of 128 threads faster than of 256 for small tiles.
+        What a thread of a box costs besides its outputs, in words moved. It is index arithmetic,
+        for which small tiles are faster with blocks of 128 threads than of 256.
     stacks_apart : int
         Stacks of words in a box's tile from which on a warp's accesses to windows along rows lie in
         different banks; with fewer the launch is slower in proportion.
@@ -30,9 +30,10 @@ class Limits:
         Steps along an axis that a reconstruction's tile of 32 x 32 has room for in shared memory.
     kept_bytes : int
         The size up to which an array (border tables, look-ups, weights) stays on the GPU, and a
-        footprint's launch is remembered. Larger ones take longer to use than to upload.
+        footprint's launch is remembered: a footprint of 256 x 256. It bounds memory; no time was
+        measured.
     kept_arrays : int
-        How many arrays stay there; all are dropped beyond, which is at most 16 MiB.
+        How many arrays stay there before all are dropped: 16 MiB at most.
     """
 
     shared_bytes: int = 48 * 1024

@@ -1,0 +1,75 @@
+// Which plane of outputs, and which tile of it, a team of a block computes.
+//
+// Needs what tile.cuh needs, and
+//   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
+#pragma once
+#include "tile.cuh"
+
+namespace semiconv {
+
+constexpr int teams = SEMICONV_TEAMS;
+
+// Division of numbers below 2^31 by a number that the launcher knows: n * multiplier / 2^(31 + shift)
+// (Granlund and Montgomery, Division by invariant integers using multiplication, 1994).
+struct Divisor {
+  uint32 divisor, multiplier, shift;
+  // Divides n, returns the remainder.
+  SEMICONV_FN uint32 take(uint32& n) const {
+    const uint32 all = n;
+    n = (uint32)(((uint64)all * multiplier) >> (31 + shift));
+    return all - n * divisor;
+  }
+};
+
+// The numbers by which a block takes its own number apart.
+struct Division {
+  Divisor tiles_x, tiles_y, blocks, groups;
+};
+
+// Where a team's tile lies: the position along the outer axes, the first output (y, x), and the plane of
+// outputs: batch element, group, and block of output channels. `idle`: the team has no plane of outputs; it
+// only takes part in the block's barriers.
+struct Place {
+  int32 outer_position[max_rank];
+  int32 y, x;
+  uint32 batch, group, block;
+  bool idle;
+};
+
+// The numbers of this block and thread. They are read again at each call (volatile), so that nothing that
+// follows from them occupies registers across the loops over taps.
+#if defined(SEMICONV_GPU)
+SEMICONV_FN uint32 this_block() {
+  uint32 n;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(n));
+  return n;
+}
+SEMICONV_FN uint32 this_thread() {
+  uint32 n;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(n));
+  return n;
+}
+#else
+SEMICONV_FN uint32 this_block() { return blockIdx.x; }
+SEMICONV_FN uint32 this_thread() { return threadIdx.x; }
+#endif
+
+// A one-dimensional grid counts groups of `teams` planes, outer positions, rows and columns of tiles.
+SEMICONV_FN Place place_of_block(const Geometry& g, const Division& division) {
+  Place place;
+  uint32 n = this_block();
+  place.x = (int32)division.tiles_x.take(n) * tile_columns;
+  place.y = (int32)division.tiles_y.take(n) * tile_rows;
+  for (int a = outer - 1; a >= 0; --a) {
+    place.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
+    n /= (uint32)g.out_size[a];
+  }
+  n = n * teams + this_thread() / threads;
+  place.block = division.blocks.take(n);
+  place.group = division.groups.take(n);
+  place.idle = n >= (uint32)g.batch;
+  place.batch = place.idle ? 0 : n;
+  return place;
+}
+
+}  // namespace semiconv
