@@ -308,7 +308,7 @@ def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
     for axes, launch in boxes.flat_launches(shape, window, (0,) * len(shape), itemsize):
         covered.update(axes)
         assert launch is not None
-        assert launch.tile.shared_bytes <= 48 * 1024
+        assert launch.shared_bytes <= 48 * 1024
         limits = zip(launch.grid, (2**31 - 1, 65535, 65535), strict=True)
         assert all(0 < blocks <= most for blocks, most in limits)
     assert covered == {axis for axis, k in enumerate(window) if k > 1}

@@ -138,8 +138,10 @@ class FlatLaunch:
 
     Attributes
     ----------
-    tile : FlatTile
-        What a block computes.
+    together : tuple of int
+        Neighbouring outputs that a thread finds along each axis.
+    threads, shared_bytes : int
+        Threads and shared memory of a block.
     struct : numpy.ndarray
         `structs.FLAT`, but for `aligned`, which depends on the arrays.
     grid : tuple of int
@@ -148,7 +150,9 @@ class FlatLaunch:
         The traffic of an output by a model, in words, to compare launches by.
     """
 
-    tile: FlatTile
+    together: tuple[int, int]
+    threads: int
+    shared_bytes: int
     struct: np.ndarray
     grid: tuple[int, int, int]
     cost: float
@@ -173,7 +177,8 @@ def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch |
         min(-(-planes.size[0] // tile.rows), limits.blocks_y),
         min(planes.number, limits.blocks_y),
     )
-    return FlatLaunch(tile, struct, grid, cost)
+    down, across = map(together, tile.window)
+    return FlatLaunch((down, across), tile.threads, tile.shared_bytes, struct, grid, cost)
 
 
 def _cheapest_tile(planes: _Planes, itemsize: int, limits: Limits) -> tuple[FlatTile | None, float]:
@@ -266,19 +271,12 @@ def box(
             rest = tuple(k if axis in axes else 1 for axis, k in enumerate(window.shape))
             array = reference.box(array, window._replace(shape=rest), outside, minimum)
             continue
-        kernel = launcher.kernel(
-            flat_kernel, storage, minimum, tuple(map(together, launch.tile.window))
-        )
-        seen = Window(
-            tuple([window.shape[a] for a in axes]),
-            tuple([window.before[a] for a in axes]),
-            tuple([window.rules[a] for a in axes]),
-        )
-        table = launcher.tables(tuple([array.shape[a] for a in axes]), seen)
+        kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together)
+        table = launcher.tables(array.shape, window, axes)
         out = launcher.device.empty(array.shape, array.dtype)
         struct = launch.struct.copy()
         struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)
         arguments = (struct[()], array, out, table, outside.astype(real)[()])
-        kernel(launch.grid, (launch.tile.threads,), arguments, launch.tile.shared_bytes)
+        kernel(launch.grid, (launch.threads,), arguments, launch.shared_bytes)
         array = out
     return array

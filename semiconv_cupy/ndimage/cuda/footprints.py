@@ -53,6 +53,8 @@ class FootprintLaunch:
         `structs.FOOTPRINT`, but for `aligned`, which depends on the arrays.
     lookups : numpy.ndarray of int32
         Where in a tile to look for each run, level after level.
+    key : tuple
+        The content of `lookups`, by which a copy stays on the GPU.
     together : int
         Words of outputs that a thread finds.
     grid : tuple of int
@@ -63,6 +65,7 @@ class FootprintLaunch:
 
     struct: np.ndarray
     lookups: np.ndarray
+    key: tuple[bytes]
     together: int
     grid: Triple
     shared_bytes: int
@@ -116,7 +119,9 @@ def footprint_launch(
         min(volumes.batch * -(-size[0] // tile[0]), limits.blocks_y),
     )
     lookups = np.array([offset for level in levels for offset in level], np.int32)
-    return FootprintLaunch(struct, lookups, math.prod(tile) // BLOCK_THREADS, grid, words * word)
+    key = (lookups.tobytes(),)
+    together = math.prod(tile) // BLOCK_THREADS
+    return FootprintLaunch(struct, lookups, key, together, grid, words * word)
 
 
 def _last_three(sizes: tuple[int, ...]) -> Triple:
@@ -187,7 +192,7 @@ def footprint(
         array,
         out,
         launcher.tables(array.shape, window),
-        launcher.keep((launch.lookups.tobytes(),), lambda: launch.lookups),
+        launcher.keep(launch.key, lambda: launch.lookups),
         outside.astype(source.ARITHMETIC[storage])[()],
     )
     kernel(launch.grid, (BLOCK_THREADS,), arguments, launch.shared_bytes)

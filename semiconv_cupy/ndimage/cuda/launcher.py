@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -50,9 +52,14 @@ class Launcher:
                 _uploaded[whole] = found
         return found
 
-    def tables(self, shape: tuple[int, ...], window: Window) -> Array:
-        """The tables of `borders`, one axis behind the other; never empty."""
+    def tables(
+        self, shape: tuple[int, ...], window: Window, axes: tuple[int, ...] | None = None
+    ) -> Array:
+        """The tables of `borders`, of all axes or some, one behind the other; never empty."""
         size, before, rules = window.shape, window.before, window.rules
+        if axes is not None:
+            shape, size = tuple([shape[a] for a in axes]), tuple([size[a] for a in axes])
+            before, rules = tuple([before[a] for a in axes]), tuple([rules[a] for a in axes])
 
         def tables() -> np.ndarray:
             each = all_beyond(shape, size, before, rules)
@@ -67,6 +74,7 @@ class Launcher:
         )
 
 
-def table_starts(window: tuple[int, ...]) -> np.ndarray:
+@lru_cache(maxsize=256)
+def table_starts(window: tuple[int, ...]) -> tuple[int, ...]:
     """Where each axis' entries begin in `Launcher.tables`."""
-    return np.cumsum([0, *(k - 1 for k in window)])[:-1]
+    return tuple(accumulate((k - 1 for k in window[:-1]), initial=0))

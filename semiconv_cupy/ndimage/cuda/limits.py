@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # plans are cached by the object: a hash takes a microsecond
 class Limits:
     """Limits of launches; each is an argument with a default, so that tests can pass others.
 
