@@ -9,7 +9,7 @@ namespace semiconv {
 
 constexpr int rank = SEMICONV_RANK;
 
-// Twin of semiconv_cupy/ndimage/cuda.py. In elements; `pitch` is from one row of the copy to the next.
+// Twin of semiconv_cupy/ndimage/structs.py. In elements; `pitch` is from one row of the copy to the next.
 struct Bordered {
   int64 size[max_rank], stride[max_rank];  // of the source
   int64 window[max_rank], before[max_rank];

@@ -21,7 +21,7 @@
 
 namespace semiconv {
 
-// Twin of semiconv_cupy/ndimage/cuda.py. Axes are down (rows) and across (columns).
+// Twin of semiconv_cupy/ndimage/structs.py. Axes are down (rows) and across (columns).
 struct Flat {
   int64 planes, size[2];
   int32 window[2], before[2];

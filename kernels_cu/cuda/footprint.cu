@@ -21,7 +21,7 @@ namespace semiconv {
 
 constexpr int most_levels = 16;
 
-// Twin of semiconv_cupy/ndimage/cuda.py.
+// Twin of semiconv_cupy/ndimage/structs.py.
 struct Footprint {
   int64 batch, size[3];
   int32 window[3], before[3];

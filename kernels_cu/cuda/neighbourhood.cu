@@ -13,7 +13,7 @@ namespace semiconv {
 
 constexpr int rank = SEMICONV_RANK;
 
-// Twin of semiconv_cupy/ndimage/cuda.py. All strides are in elements.
+// Twin of semiconv_cupy/ndimage/structs.py. All strides are in elements.
 struct Neighbourhood {
   int64 taps, outputs;
   int64 size[max_rank], stride[max_rank], window[max_rank], before[max_rank];

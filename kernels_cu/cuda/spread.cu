@@ -20,7 +20,7 @@ constexpr int rank = SEMICONV_RANK;
 constexpr int reach_y = SEMICONV_REACH_Y, reach_x = SEMICONV_REACH_X;
 constexpr int patch_y = side + 2 * reach_y, patch_x = side + 2 * reach_x;
 
-// Twin of semiconv_cupy/ndimage/cuda.py. Arrays are C-contiguous; steps[n] says what an output sees.
+// Twin of semiconv_cupy/ndimage/structs.py. Arrays are C-contiguous; steps[n] says what an output sees.
 struct Spread {
   int64 size[max_rank];
   int64 planar, across;  // steps within a plane come first
