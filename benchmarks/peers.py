@@ -22,9 +22,9 @@ from benchmarks.timing import Call
 from benchmarks.works import Convolution, Device, Filter
 from semiconv_cupy import ndimage
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.launches import Work
 from semiconv_cupy.route import choose
 from semiconv_cupy.run import forward as forward_pass
+from semiconv_cupy.works import Work
 
 Maker = Callable[[], Call | None]
 OURS = "ours"

@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from benchmarks import ceilings, peers, works
 from benchmarks.costs import Cost
@@ -24,7 +23,7 @@ from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_t
 from benchmarks.works import Convolution, Device, Filter, Goal, Growth
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
-from semiconv_cupy.launches import STANDARD_WORKS, Work, launches
+from semiconv_cupy.works import STANDARD_WORKS, Work
 
 FLAGGED = 1.3  # times the model time: beyond it, something costs time that the model lacks
 TOO_SLOW = 0.3  # seconds: a slower call is not measured at the larger sizes
@@ -194,7 +193,7 @@ def measure(
 def model_rows(
     bench: Bench,
     rows: list[Report],
-    model_time: Callable[[Work, Any, model.Machine], model.ModelTime] = model_work,
+    model_time: Callable[[Work, model.Machine], model.ModelTime] = model_work,
 ) -> str:
     """Add the model times to the rows of standard works.
 
@@ -208,7 +207,7 @@ def model_rows(
         if work is None or "error" in found:
             continue
         try:
-            modelled = model_time(work, launches(work), bench.machine)
+            modelled = model_time(work, bench.machine)
         except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError) as error:
             return str(error)
         if not math.isnan(modelled.seconds):

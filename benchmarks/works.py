@@ -14,8 +14,8 @@ import numpy as np
 
 import semiconv_cupy as sc
 from semiconv_cupy import structuring
-from semiconv_cupy.launches import STANDARD_WORKS, Work
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.works import STANDARD_WORKS, Work
 
 Device = Literal["cpu", "gpu"]
 

@@ -16,12 +16,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kernels_cu import model, nvrtc, sass
-
-if TYPE_CHECKING:
-    from semiconv_cupy.launches import Work as StandardWork
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 
@@ -52,7 +49,7 @@ class Inner:
 
 
 class Launch(Protocol):
-    """One launch of a work (semiconv_cupy.launches.Launch is one)."""
+    """One launch of a work (semiconv_cupy.backends.device.Launch is one)."""
 
     @property
     def source(self) -> KernelSource: ...
@@ -61,7 +58,7 @@ class Launch(Protocol):
 
 
 class Work(Protocol):
-    """A convolution to be modelled (semiconv_cupy.launches.Work is one)."""
+    """A convolution to be modelled (semiconv_cupy.works.Work is one)."""
 
     @property
     def name(self) -> str: ...
@@ -69,6 +66,8 @@ class Work(Protocol):
     def terms(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def launches(self) -> Sequence[Launch]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,15 +173,14 @@ def _inner(name: str, text: str, arch: str, compiled: nvrtc.Compiled) -> Inner:
     )
 
 
-def model_work(
-    work: Work, launches: Sequence[Launch], machine: model.Machine = model.H100
-) -> model.ModelTime:
+def model_work(work: Work, machine: model.Machine = model.H100) -> model.ModelTime:
     """Return the model time of a work that is one launch; not told for several (NaN).
 
     Raises
     ------
     nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError
     """
+    launches = work.launches
     source, grid = launches[-1].source, launches[-1].grid
     arithmetic = model.arithmetic_of(source.text)
     counts: Mapping[str, int] = {}
@@ -264,7 +262,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     sources: Iterable[KernelSource] | None = None,
-    works: "Iterable[StandardWork] | None" = None,
+    works: Iterable[Work] | None = None,
 ) -> int:
     """Run ``python -m kernels_cu report``; return the exit status.
 
@@ -274,8 +272,8 @@ def main(
     options, parser = _parse(arguments)
 
     # The one place where this package asks the core, which alone knows what ships and is launched.
-    from semiconv_cupy.launches import STANDARD_WORKS, launches
     from semiconv_cupy.variants import shipping_variants
+    from semiconv_cupy.works import STANDARD_WORKS
 
     given = shipping_variants() if sources is None else sources
     chosen = [source for source in given if options.filter in source.name]
@@ -284,7 +282,7 @@ def main(
     timed = (STANDARD_WORKS if works is None else works) if options.works else ()
     try:
         rows = report(chosen, options.arch, with_sass=options.sass, progress=_progress_bar)
-        times = {work.name: model_work(work, launches(work)) for work in timed}
+        times = {work.name: model_work(work) for work in timed}
     except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError, ValueError) as error:
         parser.error(str(error))
     print(table(rows))

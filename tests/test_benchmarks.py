@@ -16,7 +16,7 @@ from benchmarks import ceilings, peers, plot, run, table, timing, works
 from benchmarks.costs import Cost
 from benchmarks.works import Convolution, Filter, Goal
 from kernels_cu import model, nvrtc, sass
-from semiconv_cupy.launches import STANDARD_WORKS, Work
+from semiconv_cupy.works import STANDARD_WORKS, Work
 
 CEILINGS = {ceilings.COPY: 1e9, "pairs float32": 1e9}
 
@@ -141,7 +141,7 @@ def test_measured_times_are_compared_with_model_times():
         for work, t in zip(STANDARD_WORKS[:2], (2.5e-4, 3e-4), strict=True)
     ]
     every = [*rows, {"work": "another", "seconds": 1.0}]
-    assert run.model_rows(bench, every, lambda work, launched, machine: modelled) == ""
+    assert run.model_rows(bench, every, lambda work, machine: modelled) == ""
     assert [found["flagged"] for found in rows] == [False, True]
     assert "1.50x FLAGGED" in table.models({"rows": rows})
 

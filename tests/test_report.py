@@ -12,7 +12,7 @@ import pytest
 from kernels_cu import folder, model, nvrtc, sass
 from kernels_cu.report import ARCHITECTURES, Inner, Row, as_json, main, report, table
 from semiconv_cupy import SelectSemifield, SubtractSemifield, source
-from semiconv_cupy.launches import STANDARD_WORKS, launches
+from semiconv_cupy.works import STANDARD_WORKS
 
 TOY = r"""
 extern "C" __global__ void staged(const float* in, float* out) {
@@ -317,8 +317,9 @@ LEAST_OWN = 0.90
 
 
 def test_channel_mixing_computes_little_but_its_semifield(library, disassembler):
-    launched = launches(next(work for work in STANDARD_WORKS if work.name.startswith("mixing")))
-    [row] = report([launch.source for launch in launched], ("sm_90",), with_sass=True, workers=1)
+    mixing = next(work for work in STANDARD_WORKS if work.name.startswith("mixing"))
+    sources = [launch.source for launch in mixing.launches]
+    [row] = report(sources, ("sm_90",), with_sass=True, workers=1)
     assert row.inner.of_arithmetic >= LEAST_OWN, table([row])
 
 

@@ -1,6 +1,6 @@
-"""What the CUDA backend would launch for a work, recorded without a GPU; standard works.
+"""The standard works: convolutions that ``python -m kernels_cu report --works`` models.
 
-For ``python -m kernels_cu report --works`` and the benchmarks; nothing here computes.
+The benchmarks measure them, and others of their kind; nothing here computes.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import run
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
-from semiconv_cupy.backends.device import Launch, Recorder
-from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.device import Launch
+from semiconv_cupy.explain import explain
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.route import choose
 
 DILATION = SelectSemifield.tropical_max()
 
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution with padding "same": shapes (B, C, *S) and (O, I, *K), and the rest."""
+    """One convolution with padding "same": shapes (B, C, *S) and (O, I, *K), and the rest.
+
+    Examples
+    --------
+    >>> [launch] = Work("one image", (1, 1, 512, 512), (1, 1, 5, 5)).launches
+    >>> launch.source.name.startswith("semiconv_forward")
+    True
+    """
 
     name: str
     image: tuple[int, ...]
@@ -57,6 +62,15 @@ class Work:
         shapes = (self.image, self.kernel, self.geometry.out_shape)
         return sum(map(math.prod, shapes)) * np.dtype(self.dtype).itemsize
 
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """What a GPU is given for the result, without a GPU."""
+        found = explain(
+            "semifield_conv", self.image, self.kernel, self.semifield, dtype=self.dtype, gpu=True,
+            **self.arguments,
+        )  # fmt: skip
+        return found.launches
+
 
 # What the kernels are made for, at sizes beyond a GPU's cache where memory is the limit.
 STANDARD_WORKS = (
@@ -83,21 +97,3 @@ STANDARD_WORKS = (
     Work("volume 7^3, 128^3", (1, 1, 128, 128, 128), (1, 1, 7, 7, 7)),
     Work("signal 501, 10^7", (1, 1, 10**7), (1, 1, 501)),
 )  # fmt: skip
-
-
-def launches(work: Work) -> list[Launch]:
-    """The launches of a work's forward pass.
-
-    Examples
-    --------
-    >>> work = Work("one image", (1, 1, 512, 512), (1, 1, 5, 5))
-    >>> [launch] = launches(work)
-    >>> launch.source.name.startswith("semiconv_forward")
-    True
-    """
-    recorder = Recorder()
-    shapes = (work.image, work.kernel, work.geometry.out_shape)
-    img, krn, out = (np.empty(shape, work.dtype) for shape in shapes)
-    place = Place("NumPy", gpu=0, device=recorder)
-    run.forward(choose(work.semifield, work.geometry, work.dtype, place), img, krn, out)
-    return recorder.launches
