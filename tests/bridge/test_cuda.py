@@ -59,7 +59,7 @@ def test_as_on_the_cpu(name, case, dtype):
 
 @pytest.mark.parametrize("semifield", [SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)])
 def test_large_layers_are_ordinary_sums(semifield):
-    """Beyond `linear.LEAST_TERMS_ON_GPU`."""
+    """More terms than `by_sums.Limits.terms_on_gpu`."""
     img, krn = torch.rand(4, 32, 64, 64) + 0.01, torch.rand(32, 32, 3, 3) + 0.01
 
     def function(img, krn):
