@@ -81,3 +81,20 @@ for make in (*(semifield.dynamic for semifield in made), *(s.lazy_fixed for s in
 def test_the_probe_sees_an_optional_package():
     pytest.importorskip("scipy")
     assert "scipy" in import_in_a_fresh_process("scipy")["packages"]
+
+
+def test_every_module_can_be_imported():
+    """Also those that only a command or a report imports."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in ("semiconv_cupy", "kernels_cu")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.name != "__main__.py"
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(modules)}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
