@@ -339,12 +339,12 @@ def test_what_compute_sanitizer_is_given():
 SANITIZED = """
 import sys
 sys.path[:0] = {path!r}
-import test_linear
+import test_by_sums
 from test_cuda_backward import MIXING, assert_sums, check, sums
 for geometry in ("channels of two blocks", "groups, stride", "signal"):
     assert_sums(*sums(MIXING[geometry]))
     sums(MIXING[geometry], spoil=lambda grad_out, img, krn: grad_out.fill(float("inf")))
-test_linear.test_gradients_on_cuda_of_what_is_not_proven("root(3)")
+test_by_sums.test_gradients_on_cuda_of_what_is_not_proven("root(3)")
 for name in ("max times", "log"):
     for geometry in ("depthwise, uneven", "windows wholly outside", "mixing"):
         check(name, geometry)

@@ -16,6 +16,7 @@ from oracle import Selection
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.host import libraries
+from semiconv_cupy.backends.place import Place, place_of
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 EVERYTHING = GEOMETRIES["everything"]
@@ -390,6 +391,45 @@ def test_libraries_do_not_mix(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=ndarray))
     with pytest.raises(TypeError, match="img is a NumPy array, krn is a CuPy array"):
         sc.semifield_conv(IMG, ndarray(), "linear")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A stand-in for CuPy with two GPUs; a function that gives an array on one of them."""
+
+    class Array:
+        def __init__(self, gpu):
+            self.device = types.SimpleNamespace(id=gpu)
+
+    runtime = types.SimpleNamespace(getDevice=lambda: 0)
+    cuda = types.SimpleNamespace(runtime=runtime, Device=lambda gpu: f"context of {gpu}")
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=Array, cuda=cuda))
+    return Array
+
+
+def test_arrays_of_two_gpus_are_refused(gpus):
+    assert place_of(img=gpus(1), krn=gpus(1)) == Place("CuPy", 1)
+    with pytest.raises(TypeError, match="img and krn must be on one device, got GPU 0 and GPU 1"):
+        place_of(img=gpus(0), krn=gpus(1))
+
+
+def test_a_place_knows_its_gpu(gpus):
+    place = place_of(input=gpus(1))
+    assert (place.on_gpu, str(place), place.current()) == (True, "CuPy on GPU 1", "context of 1")
+    assert place.array_module is sys.modules["cupy"]
+    with pytest.raises(
+        ValueError, match=r"input is on GPU 1, and the current one is 0.*Device\(1\)"
+    ):
+        place.require_current("input")
+    place_of(input=gpus(0)).require_current("input")
+
+
+def test_a_place_knows_what_numpy_must_convert():
+    array = np.zeros(4, "f4")
+    unaligned = np.frombuffer(bytearray(17), "f4", 4, 1)
+    assert place_of(array=array).is_native(array)
+    for other in (array.astype(array.dtype.newbyteorder()), unaligned):
+        assert not place_of(array=other).is_native(other)
 
 
 def test_names_of_semifields():

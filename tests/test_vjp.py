@@ -57,8 +57,8 @@ def problem(geometry):
     rng = np.random.default_rng(7)
     img, krn = rng.random(img_shape) + 0.1, rng.random(krn_shape) + 0.1
     plan = Geometry.plan(img_shape, krn_shape, **arguments)
-    slopes = rng.standard_normal(plan.out_shape)
-    return img, krn, slopes, arguments, plan
+    grad_out = rng.standard_normal(plan.out_shape)
+    return img, krn, grad_out, arguments, plan
 
 
 def differences(function, array, step=1e-6):
@@ -76,14 +76,14 @@ def differences(function, array, step=1e-6):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_by_differences(name, geometry):
-    img, krn, slopes, arguments, _ = problem(geometry)
+    img, krn, grad_out, arguments, _ = problem(geometry)
 
     def value(img, krn):
         out = sc.semifield_conv(img, krn, SEMIFIELDS[name], **arguments)
-        return (np.where(np.isfinite(out), out, 0) * slopes).sum()
+        return (np.where(np.isfinite(out), out, 0) * grad_out).sum()
 
     _, pullback = sc.semifield_conv_vjp(img, krn, SEMIFIELDS[name], **arguments)
-    grad_img, grad_krn = pullback(slopes)
+    grad_img, grad_krn = pullback(grad_out)
     np.testing.assert_allclose(grad_img, differences(lambda x: value(x, krn), img), atol=2e-5)
     np.testing.assert_allclose(grad_krn, differences(lambda x: value(img, x), krn), atol=2e-5)
 
@@ -91,13 +91,13 @@ def test_by_differences(name, geometry):
 @pytest.mark.parametrize("geometry", ["plain", "strided", "broadcast"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_reference_agrees(name, geometry):
-    img, krn, slopes, arguments, _ = problem(geometry)
+    img, krn, grad_out, arguments, _ = problem(geometry)
     out, pullback = sc.semifield_conv_vjp(img, krn, SEMIFIELDS[name], **arguments)
     same, reference = sc.semifield_conv_vjp(
         img, krn, SEMIFIELDS[name], method="reference", **arguments
     )
     np.testing.assert_allclose(same, out, rtol=1e-11)
-    for got, expected in zip(reference(slopes), pullback(slopes), strict=True):
+    for got, expected in zip(reference(grad_out), pullback(grad_out), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
 
 
@@ -114,17 +114,17 @@ def test_reference_agrees(name, geometry):
     ],
 )
 def test_cuda_kernels_agree(name, geometry):
-    img, krn, slopes, arguments, plan = problem(geometry)
+    img, krn, grad_out, arguments, plan = problem(geometry)
     semifield, device = SEMIFIELDS[name], HarnessDevice()
     out, pullback = sc.semifield_conv_vjp(img, krn, semifield, **arguments)
-    described = residual_of(semifield, "float64", plan)
-    residual = described and device.empty(described.shape, described.dtype)
+    residual_spec = residual_of(semifield, "float64", plan)
+    residual = residual_spec and device.empty(residual_spec.shape, residual_spec.dtype)
     filled, grads = device.empty(out.shape, "f8"), [device.empty(a.shape, "f8") for a in (img, krn)]
     route = cases.route_of(semifield, plan, "float64", device)
     run.forward(route, img, krn, filled, residual)
     np.testing.assert_allclose(filled, out, rtol=1e-12)
-    run.backward(route, slopes, img, krn, residual, *grads)
-    for got, expected in zip(grads, pullback(slopes), strict=True):
+    run.backward(route, grad_out, img, krn, residual, *grads)
+    for got, expected in zip(grads, pullback(grad_out), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
 
 
@@ -136,15 +136,15 @@ def test_threads_do_not_change_a_bit(name):
     plan = Geometry.plan(img.shape, krn.shape, padding="same")
     semifield = SEMIFIELDS[name]
     route = cases.route_of(semifield, plan, "float32", method="direct")
-    described = route.residual_spec
+    residual_spec = route.residual_spec
     out = np.empty(plan.out_shape, np.float32)
-    slopes = rng.standard_normal(plan.out_shape).astype(np.float32)
+    grad_out = rng.standard_normal(plan.out_shape).astype(np.float32)
     results = []
     for threads in (1, 2, 3):
-        residual = described and np.empty(described.shape, described.dtype)
+        residual = residual_spec and np.empty(residual_spec.shape, residual_spec.dtype)
         run.forward(route, img, krn, out, residual, threads=threads)
         grads = np.zeros_like(img), np.empty_like(krn)
-        run.backward(route, slopes, img, krn, residual, *grads, threads=threads)
+        run.backward(route, grad_out, img, krn, residual, *grads, threads=threads)
         results.append(grads)
     for grads in results[1:]:
         for got, expected in zip(grads, results[0], strict=True):
@@ -190,17 +190,17 @@ def test_kinks_that_cancel_leave_no_trace_in_gradients(method, dtype):
 
 def test_kinks_that_cancel_leave_no_trace_in_cuda_kernels():
     ones, device = np.ones((1, 1, 9, 2)), HarnessDevice()
-    krn, slopes = ones[..., :1, :].copy(), np.ones((1, 1, 9, 1))
+    krn, grad_out = ones[..., :1, :].copy(), np.ones((1, 1, 9, 1))
     plan = Geometry.plan(ones.shape, krn.shape)
-    described = residual_of(ROUNDED, "float64", plan)
-    residual = device.empty(described.shape, described.dtype)
+    residual_spec = residual_of(ROUNDED, "float64", plan)
+    residual = device.empty(residual_spec.shape, residual_spec.dtype)
     out, grads = (
         device.empty(plan.out_shape, "f8"),
         [device.empty(a.shape, "f8") for a in (ones, krn)],
     )
     route = cases.route_of(ROUNDED, plan, "float64", device)
     run.forward(route, ones, krn, out, residual)
-    run.backward(route, slopes, ones, krn, residual, *grads)
+    run.backward(route, grad_out, ones, krn, residual, *grads)
     np.testing.assert_allclose(grads[0], 0.25, rtol=1e-12)
     np.testing.assert_allclose(grads[1], 9 / 4, rtol=1e-12)
 

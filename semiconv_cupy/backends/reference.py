@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,19 +23,33 @@ Array = Any
 Channel = tuple[int, Array, Array]  # its number in the group, image, kernel
 
 
+class Work(NamedTuple):
+    """What is computed, and with the functions of which array module."""
+
+    xp: Any
+    semifield: Semifield
+    geometry: Geometry
+    dtype: np.dtype  # of the arithmetic
+
+    @classmethod
+    def of(cls, route: Route) -> Work:
+        """A route's work; booleans are computed as 0 and 1."""
+        semifield = route.semifield
+        if route.storage == source.BOOLEAN:
+            assert isinstance(semifield, SelectSemifield)
+            semifield = semifield.boolean_equivalent or semifield
+        dtype = np.dtype(source.ARITHMETIC[route.storage])
+        return cls(route.place.array_module, semifield, route.geometry, dtype)
+
+
 def forward(
     route: Route, img: Array, krn: Array, out: Array, residual: Array | None = None
 ) -> None:
     """Fill `out`, and `residual` where given."""
-    xp, storage, semifield = route.place.array_module, route.storage, route.semifield
-    if storage == source.BOOLEAN:
-        assert isinstance(semifield, SelectSemifield)
-        semifield = semifield.boolean_equivalent or semifield
-    arrays = _numbers(img, storage), _numbers(krn, storage)
-    dtype = np.dtype(source.ARITHMETIC[storage])
+    work, storage = Work.of(route), route.storage
     with np.errstate(all="ignore"):
-        value, kept = _convolve(xp, *arrays, semifield, route.geometry, dtype)
-        out[...] = _bits(xp, value) if _holds_bits(out, storage) else value
+        value, kept = _convolve(work, _numbers(img, storage), _numbers(krn, storage))
+        out[...] = _bits(work.xp, value) if _holds_bits(out, storage) else value
     if residual is not None:
         residual[...] = kept
 
@@ -49,21 +63,15 @@ def backward(
     grad_img: Array | None,
     grad_krn: Array | None,
 ) -> None:
-    """Fill the gradients that are given; where a route by sums kept no residual, compute it."""
-    xp, storage, semifield = route.place.array_module, route.storage, route.semifield
+    """Fill the gradients that are given; after a route by sums, compute the residual again."""
+    work, storage = Work.of(route), route.storage
     grad_out, img, krn = (_numbers(array, storage) for array in (grad_out, img, krn))
-    dtype = np.dtype(source.ARITHMETIC[storage])
-    if grad_img is not None:
-        grad_img[...] = 0
     with np.errstate(all="ignore"):
         if route.by_sums:
             assert img is not None
             assert krn is not None
-            residual = _convolve(xp, img, krn, semifield, route.geometry, dtype)[1]
-        gradients = (grad_img, grad_krn)
-        _differentiate(
-            xp, grad_out, img, krn, residual, gradients, semifield, route.geometry, dtype
-        )  # fmt: skip
+            residual = _convolve(work, img, krn)[1]
+        _differentiate(work, grad_out, img, krn, residual, grad_img, grad_krn)
 
 
 # ---- bfloat16 as the bits of integers ------------------------------------------------------------
@@ -91,15 +99,12 @@ def _bits(xp: Any, values: Array) -> Array:
 # ---- loops over outputs' channels and taps -------------------------------------------------------
 
 
-def _convolve(
-    xp: Any, img: Array, krn: Array, semifield: Semifield, geometry: Geometry, dtype: np.dtype
-) -> tuple[Array, Array | None]:
-    """The convolution in arithmetic `dtype`, shape geometry.out_shape, and its residual.
+def _convolve(work: Work, img: Array, krn: Array) -> tuple[Array, Array | None]:
+    """The convolution in the arithmetic's dtype, and its residual.
 
-    Storage of fewer bits (float16) is the caller's: arrays come in and go out in `dtype`. Booleans
-    come as uint8 0/1 with the boolean equivalent of their semifield. The residual is as residual.py
-    says, in whatever integer type indices have.
+    The residual is as ``residual.residual_of`` says, but indices have NumPy's integer type.
     """
+    xp, semifield, geometry, dtype = work
     img = img.astype(dtype, copy=False)
     krn = krn.astype(dtype, copy=False)
     add = _ADDITIONS[semifield.accumulator]
@@ -127,18 +132,16 @@ def _convolve(
 
 
 def _differentiate(
-    xp: Any,
+    work: Work,
     grad_out: Array,
     img: Array | None,
     krn: Array | None,
     residual: Array | None,
-    gradients: tuple[Array | None, Array | None],
-    semifield: Semifield,
-    geometry: Geometry,
-    dtype: np.dtype,
+    grad_img: Array | None,
+    grad_krn: Array | None,
 ) -> None:
-    """Fill the gradients that are given; that of the image comes zeroed."""
-    grad_img, grad_krn = gradients
+    """Fill the gradients that are given."""
+    xp, semifield, geometry, dtype = work
     ones = xp.ones((1,) * (geometry.rank + 2), dtype)
     img = (
         xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)
@@ -147,8 +150,9 @@ def _differentiate(
         xp.broadcast_to(ones, geometry.krn_shape) if krn is None else krn.astype(dtype, copy=False)
     )
     grad_out = grad_out.astype(dtype, copy=False)
-    if grad_krn is not None:
-        grad_krn[...] = 0
+    for gradient in (grad_img, grad_krn):
+        if gradient is not None:
+            gradient[...] = 0
     functions = semifield.functions
     for plane, channels in _planes(geometry, img, krn):
         group, output = divmod(plane, geometry.outputs_per_group)
@@ -161,10 +165,9 @@ def _differentiate(
                 if places is None:
                     continue
                 outputs, inputs = places
-                slope = grad_out[:, plane][outputs]
                 pixel, weight = image[inputs], weights[tap]
                 share = weight_of(outputs, functions.times(pixel, weight), index)
-                flow = _chained(xp, slope, share)
+                flow = _chained(xp, grad_out[:, plane][outputs], share)
                 if grad_img is not None:
                     part = _chained(xp, flow, functions.d_times_d_img(pixel, weight))
                     grad_img[:, group * geometry.in_channels + channel][inputs] += part
@@ -408,8 +411,8 @@ def _power_of_ratio(xp: Any, value: Array, scale: Array, p: Any, minus: int) -> 
     power = ratio**exponent
     if abs(p) >= 1:
         return power
-    left = (ratio < np.finfo(value.dtype).tiny) | (ratio == np.inf)
-    return xp.where(left, xp.exp(exponent * (xp.log(value) - xp.log(scale))), power)
+    outside = (ratio < np.finfo(value.dtype).tiny) | (ratio == np.inf)
+    return xp.where(outside, xp.exp(exponent * (xp.log(value) - xp.log(scale))), power)
 
 
 # ---- integers: exact, saturating ----------------------------------------------------------------

@@ -24,7 +24,7 @@ from semiconv_cupy.residual import residual_of
 from semiconv_cupy.route import Limits, choose
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
-DISGUISED = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
+BY_SUMS = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
 
 
 def check(backend, name, geometry, dtype="float32"):
@@ -57,7 +57,7 @@ def test_other_dtypes(backend, name, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("name", BY_SUMS)
 def test_drawn_geometries(name):
     @given(geometry=cases.geometries())
     def agrees(geometry):
@@ -80,7 +80,7 @@ def spread(name, shape, decades, seed):
 @pytest.mark.table(4)
 @pytest.mark.parametrize("decades", [1, 30, 1000])
 @pytest.mark.parametrize("backend", cases.LINEAR)
-@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("name", BY_SUMS)
 def test_any_range(backend, name, decades):
     """All outputs proven, some, hardly any."""
     case, geometry = SEMIFIELDS[name], GEOMETRIES["same"]
@@ -125,34 +125,34 @@ def sums_alone(name, img, krn):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-def gradients(img, krn, slopes, semifield, method, **arguments):
+def gradients(img, krn, grad_out, semifield, method, **arguments):
     _, pullback = sc.semifield_conv_vjp(img, krn, semifield, method=method, **arguments)
-    return pullback(slopes)
+    return pullback(grad_out)
 
 
-def gradients_on_cuda(img, krn, slopes, semifield, device=None, **arguments):
+def gradients_on_cuda(img, krn, grad_out, semifield, device=None, **arguments):
     """What the launch code computes, on the harness, where no residual was kept."""
     device, plan = device or cases.harness(), Geometry.plan(img.shape, krn.shape, **arguments)
     real = np.promote_types(img.dtype, "f4")
     grads = [device.empty(array.shape, real) for array in (img, krn)]
     route = cases.route_of(semifield, plan, img.dtype.name, device, "linear")
-    run.backward(route, slopes, img, krn, None, *grads)
+    run.backward(route, grad_out, img, krn, None, *grads)
     return grads
 
 
-def direct_gradients_on_cuda(img, krn, slopes, semifield, **arguments):
+def direct_gradients_on_cuda(img, krn, grad_out, semifield, **arguments):
     """What the direct kernels make of the residual that the direct one left."""
     device, plan = cases.harness(), Geometry.plan(img.shape, krn.shape, **arguments)
     case = (semifield, plan, img.dtype.name)
-    described = residual_of(semifield, img.dtype.name, plan)
-    residual = device.empty(described.shape, described.dtype)
+    residual_spec = residual_of(semifield, img.dtype.name, plan)
+    residual = device.empty(residual_spec.shape, residual_spec.dtype)
     out, grads = (
-        device.empty(slopes.shape, img.dtype),
+        device.empty(grad_out.shape, img.dtype),
         [device.empty(a.shape, "f4") for a in (img, krn)],
     )
     case = cuda.Case(*case)
     cuda.forward(device, case, img, krn, out, residual, "direct")
-    arrays = cuda.GradientArrays(slopes, img, krn, residual, *grads)
+    arrays = cuda.GradientArrays(grad_out, img, krn, residual, *grads)
     cuda.backward(device, case, arrays, "direct")
     return grads
 
@@ -169,10 +169,10 @@ def direct_gradients(backend, *arrays, **arguments):
     return direct_gradients_on_cuda(*arrays, **arguments)
 
 
-def assert_gradients_match(img, krn, slopes, semifield, backend="host_linear", **arguments):
+def assert_gradients_match(img, krn, grad_out, semifield, backend="host_linear", **arguments):
     """In float32, within 16 ulp of the sum of magnitudes: of the reference in float64."""
-    got = linear_gradients(backend, img, krn, slopes, semifield, **arguments)
-    wide = [array.astype("f8") for array in (img, krn, slopes)]
+    got = linear_gradients(backend, img, krn, grad_out, semifield, **arguments)
+    wide = [array.astype("f8") for array in (img, krn, grad_out)]
     wanted = gradients(*wide, semifield, "reference", **arguments)
     magnitudes = gradients(*wide[:2], abs(wide[2]), semifield, "reference", **arguments)
     for one, exact, magnitude in zip(got, wanted, magnitudes, strict=True):
@@ -184,13 +184,13 @@ def assert_gradients_match(img, krn, slopes, semifield, backend="host_linear", *
 @pytest.mark.table(4)
 @pytest.mark.parametrize("geometry", ["same", "group broadcasting", "everything", "1-D", "3-D"])
 @pytest.mark.parametrize("decades", [1, 30])
-@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("name", BY_SUMS)
 def test_gradients(name, decades, geometry):
     case, geometry = SEMIFIELDS[name], GEOMETRIES[geometry]
     img = spread(name, geometry.img, decades, 1).astype("f4")
     krn = spread(name, geometry.krn, 1, 2).astype("f4")
-    slopes = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
-    assert_gradients_match(img, krn, slopes, case.semifield, **geometry.arguments)
+    grad_out = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
+    assert_gradients_match(img, krn, grad_out, case.semifield, **geometry.arguments)
 
 
 MIXES = dict(img=(2, 10, 9, 21), krn=(8, 5, 3, 3), arguments=dict(padding=1, groups=2))
@@ -198,13 +198,13 @@ MIXES = dict(img=(2, 10, 9, 21), krn=(8, 5, 3, 3), arguments=dict(padding=1, gro
 
 @pytest.mark.table(3)
 @pytest.mark.parametrize("geometry", ["mixing", "group broadcasting", "everything"])
-@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("name", BY_SUMS)
 def test_gradients_on_cuda(name, geometry):
     geometry = GEOMETRIES.get(geometry) or cases.GeometryCase(**MIXES)
     img = spread(name, geometry.img, 1, 1).astype("f4")
     krn = spread(name, geometry.krn, 1, 2).astype("f4")
-    slopes = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
-    arrays = (img, krn, slopes, SEMIFIELDS[name].semifield)
+    grad_out = np.random.default_rng(3).normal(size=geometry.plan().out_shape).astype("f4")
+    arrays = (img, krn, grad_out, SEMIFIELDS[name].semifield)
     assert_gradients_match(*arrays, "cuda_linear_on_cpu", **geometry.arguments)
 
 
@@ -213,8 +213,8 @@ def test_gradients_on_cuda_of_what_is_not_proven(name):
     """Then every element comes from the direct kernels."""
     img = spread(name, MIXES["img"], 200, 1).astype("f4")
     krn = spread(name, MIXES["krn"], 1, 2).astype("f4")
-    slopes = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
-    case, arguments = (img, krn, slopes, SEMIFIELDS[name].semifield), MIXES["arguments"]
+    grad_out = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
+    case, arguments = (img, krn, grad_out, SEMIFIELDS[name].semifield), MIXES["arguments"]
     direct = direct_gradients_on_cuda(*case, **arguments)
     for one, other in zip(gradients_on_cuda(*case, **arguments), direct, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -222,7 +222,7 @@ def test_gradients_on_cuda_of_what_is_not_proven(name):
 
 @pytest.mark.table(3)
 @pytest.mark.parametrize("backend", cases.LINEAR)
-@pytest.mark.parametrize("name", DISGUISED)
+@pytest.mark.parametrize("name", BY_SUMS)
 @pytest.mark.parametrize("special", ["zero", "infinity", "negative infinity", "negative", "NaN"])
 def test_gradients_beside_what_is_no_number(name, special, backend):
     """Outputs that see it are differentiated directly, all others are none the worse."""
@@ -233,10 +233,10 @@ def test_gradients_beside_what_is_no_number(name, special, backend):
     img = spread(name, (2, 2, 12, 30), 1, 1).astype("f4")
     img[0, 1, 4:9, 11:19] = value
     krn = spread(name, (3, 2, 3, 3), 1, 2).astype("f4")
-    slopes = np.random.default_rng(3).normal(size=(2, 3, 12, 30)).astype("f4")
+    grad_out = np.random.default_rng(3).normal(size=(2, 3, 12, 30)).astype("f4")
     arguments = dict(padding="same")
-    got = linear_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
-    direct = direct_gradients(backend, img, krn, slopes, SEMIFIELDS[name].semifield, **arguments)
+    got = linear_gradients(backend, img, krn, grad_out, SEMIFIELDS[name].semifield, **arguments)
+    direct = direct_gradients(backend, img, krn, grad_out, SEMIFIELDS[name].semifield, **arguments)
     for one, other in zip(got, direct, strict=True):
         np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
@@ -247,9 +247,9 @@ def test_gradients_beside_what_is_no_number(name, special, backend):
 @pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e30])
 def test_gradients_of_any_magnitude(factor, backend):
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((1, 1, 20, 20), (1, 1, 3, 3)))
-    slopes = (factor * np.random.default_rng(3).uniform(1, 2, (1, 1, 18, 18))).astype("f4")
-    got = linear_gradients(backend, img, krn, slopes, LOG)
-    direct = gradients(img, krn, slopes, LOG, "direct")
+    grad_out = (factor * np.random.default_rng(3).uniform(1, 2, (1, 1, 18, 18))).astype("f4")
+    got = linear_gradients(backend, img, krn, grad_out, LOG)
+    direct = gradients(img, krn, grad_out, LOG, "direct")
     for one, other in zip(got, direct, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * factor)
 
@@ -262,14 +262,14 @@ def test_gradients_of_a_norm_of_any_magnitude(scale):
         (rng.uniform(0.1, 1, shape) * by).astype("f4")
         for shape, by in (((2, 4, 9, 21), scale), ((5, 4, 3, 3), 10 / scale))
     )
-    slopes = rng.normal(size=(2, 5, 9, 21)).astype("f4")
-    assert_gradients_match(img, krn, slopes, ROOT, "cuda_linear_on_cpu", padding=1)
+    grad_out = rng.normal(size=(2, 5, 9, 21)).astype("f4")
+    assert_gradients_match(img, krn, grad_out, ROOT, "cuda_linear_on_cpu", padding=1)
 
 
 def test_on_cuda_only_what_is_not_proven_is_asked_again():
     """The direct kernels return at once, or overwrite everything."""
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
-    slopes = cases.numbers((2, 5, 7, 19), "f4", seed=3)
+    grad_out = cases.numbers((2, 5, 7, 19), "f4", seed=3)
     device, asked = HarnessDevice(), []
     compiled = device.compile
 
@@ -286,24 +286,24 @@ def test_on_cuda_only_what_is_not_proven_is_asked_again():
 
     device.compile = compile
     img[0, :, :5, :6] = -np.inf  # nothing is proven, too
-    gradients_on_cuda(img, krn, slopes, LOG, device=device)
+    gradients_on_cuda(img, krn, grad_out, LOG, device=device)
     img[0, 0, 4, 10] = 100
-    gradients_on_cuda(img, krn, slopes, LOG, device=device)
+    gradients_on_cuda(img, krn, grad_out, LOG, device=device)
     assert asked == [False, True]
 
 
 @pytest.mark.parametrize("name", ["log(2)", "root(3)"])
 @pytest.mark.parametrize("array", ["img", "krn"])
-def test_what_is_no_number_meets_no_slope_on_cuda(name, array):
+def test_what_is_no_number_meets_no_gradient_on_cuda(name, array):
     img, krn = (spread(name, MIXES[a], 1, 1).astype("f4") for a in ("img", "krn"))
-    slopes = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
+    grad_out = np.random.default_rng(3).normal(size=(2, 8, 9, 21)).astype("f4")
     if array == "img":
         img[1, 7, 4, 10] = np.nan
-        slopes[1, :, 3:6, 9:12] = 0
+        grad_out[1, :, 3:6, 9:12] = 0
     else:
         krn[6, 1, 1, 1] = np.inf
-        slopes[:, 6] = 0
-    got = gradients_on_cuda(img, krn, slopes, SEMIFIELDS[name].semifield, **MIXES["arguments"])
+        grad_out[:, 6] = 0
+    got = gradients_on_cuda(img, krn, grad_out, SEMIFIELDS[name].semifield, **MIXES["arguments"])
     assert all(np.isfinite(gradient).all() for gradient in got)
 
 
@@ -311,7 +311,7 @@ def test_by_addresses_on_cuda():
     """As the bridge calls it, where a GPU takes this method."""
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 4, 9, 21), (5, 4, 3, 3)))
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
-    slopes, steps = (
+    grad_out, steps = (
         cases.numbers(plan.out_shape, "f4", seed=3),
         (cuda.element_strides(img), cuda.element_strides(krn)),
     )
@@ -320,12 +320,12 @@ def test_by_addresses_on_cuda():
         device.empty(plan.out_shape, "f4"),
         [device.empty(a.shape, "f4") for a in (img, krn)],
     )
-    at = [device.address(array) for array in (slopes, img, krn, out, *grads)]
+    at = [device.address(array) for array in (grad_out, img, krn, out, *grads)]
     run.forward_at(route, *steps)(at[1], at[2], at[3], None, None)
     expected = oracle.convolve(img, krn, SEMIFIELDS["log(2)"].algebra)
     assert_matches(out, expected, dtype="float32")
     run.backward_at(route, *steps, (True, True))(*at[:3], None, *at[4:], None)
-    for one, other in zip(grads, gradients_on_cuda(img, krn, slopes, LOG), strict=True):
+    for one, other in zip(grads, gradients_on_cuda(img, krn, grad_out, LOG), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -333,9 +333,9 @@ def test_by_addresses_on_cuda():
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
 def test_gradients_of_other_dtypes_on_cuda(dtype):
     img, krn = (cases.numbers(shape, dtype, seed=5) for shape in ((1, 4, 9, 21), (4, 4, 3, 3)))
-    slopes = cases.numbers((1, 4, 7, 19), dtype, seed=3)
-    got = gradients_on_cuda(img, krn, slopes, LOG)
-    wide = gradients(*(array.astype("f8") for array in (img, krn, slopes)), LOG, "reference")
+    grad_out = cases.numbers((1, 4, 7, 19), dtype, seed=3)
+    got = gradients_on_cuda(img, krn, grad_out, LOG)
+    wide = gradients(*(array.astype("f8") for array in (img, krn, grad_out)), LOG, "reference")
     for one, exact in zip(got, wide, strict=True):
         np.testing.assert_allclose(one, exact, atol=(1e-5 if dtype == "f2" else 1e-12))
 
@@ -355,12 +355,12 @@ def test_threads_do_not_change_a_bit():
     img = spread("log", (3, 4, 70, 90), 40, 1).astype("f4")
     krn = spread("log", (6, 4, 5, 4), 1, 2).astype("f4")
     plan = Geometry.plan(img.shape, krn.shape, padding="same")
-    slopes = cases.numbers(plan.out_shape, "f4", seed=3)
+    grad_out = cases.numbers(plan.out_shape, "f4", seed=3)
     route = cases.route_of(LOG, plan, "float32", method="linear")
     results = []
     for threads in (1, 2, 5):
         grads = np.zeros_like(img), np.empty_like(krn)
-        run.backward(route, slopes, img, krn, None, *grads, threads=threads)
+        run.backward(route, grad_out, img, krn, None, *grads, threads=threads)
         results.append(grads)
     for other in results[1:]:
         for one, same in zip(results[0], other, strict=True):
@@ -370,13 +370,13 @@ def test_threads_do_not_change_a_bit():
 def test_one_gradient_at_a_time():
     img, krn = (cases.numbers(shape, "f4", seed=5) for shape in ((2, 3, 20, 20), (4, 3, 3, 3)))
     plan = Geometry.plan(img.shape, krn.shape)
-    slopes = cases.numbers(plan.out_shape, "f4", seed=3)
+    grad_out = cases.numbers(plan.out_shape, "f4", seed=3)
     both = np.zeros_like(img), np.empty_like(krn)
     route = cases.route_of(LOG, plan, "float32", method="linear")
-    run.backward(route, slopes, img, krn, None, *both)
+    run.backward(route, grad_out, img, krn, None, *both)
     alone = np.zeros_like(img), np.empty_like(krn)
-    run.backward(route, slopes, img, krn, None, alone[0], None)
-    run.backward(route, slopes, img, krn, None, None, alone[1])
+    run.backward(route, grad_out, img, krn, None, alone[0], None)
+    run.backward(route, grad_out, img, krn, None, None, alone[1])
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -386,25 +386,25 @@ def test_gpu_differentiates_what_was_computed_linearly():
     """Launch code on the harness: the direct kernels, their residual computed again."""
     img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
-    slopes = cases.numbers(plan.out_shape, "f8", seed=3)
+    grad_out = cases.numbers(plan.out_shape, "f8", seed=3)
     grads = [device.empty(array.shape, "f8") for array in (img, krn)]
     route = cases.route_of(LOG, plan, "float64", device)
-    run.backward(route, slopes, img, krn, None, *grads)
-    for got, wanted in zip(grads, gradients(img, krn, slopes, LOG, "direct"), strict=True):
+    run.backward(route, grad_out, img, krn, None, *grads)
+    for got, wanted in zip(grads, gradients(img, krn, grad_out, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-10)
 
 
 def test_a_derivative_by_array_loops():
     """Forward kept no residual; the loops compute it again."""
     img, krn = (cases.numbers(shape, "f8", seed=5) for shape in ((1, 2, 6, 7), (2, 2, 3, 3)))
-    slopes, grads = np.ones((1, 2, 4, 5)), (np.zeros_like(img), np.empty_like(krn))
+    grad_out, grads = np.ones((1, 2, 4, 5)), (np.zeros_like(img), np.empty_like(krn))
     plan = Geometry.plan(img.shape, krn.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sc.BackendWarning)  # unless another test has met it
         route = choose(LOG, plan, "float64", NUMPY, limits=Limits(scratch=1))
     assert (route.backend, route.by_sums, route.residual_spec) == ("reference", True, None)
-    run.backward(route, slopes, img, krn, None, *grads)
-    for got, exact in zip(grads, gradients(img, krn, slopes, LOG, "direct"), strict=True):
+    run.backward(route, grad_out, img, krn, None, *grads)
+    for got, exact in zip(grads, gradients(img, krn, grad_out, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-10)
 
 
