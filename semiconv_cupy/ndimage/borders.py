@@ -7,7 +7,7 @@ holds the element that each of them shows, or -1 for the constant. Kernels know 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "check_mode",
     "farthest",
     "remembered",
+    "shows_constant",
     "small_footprint",
 ]
 
@@ -45,7 +46,7 @@ def check_mode(mode: object) -> str:
 def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:
     """The elements that the positions -before .. -1 and size .. size + after - 1 show.
 
-    -1 stands for the constant.
+    -1 stands for the constant, which a rule shows at all of them or at none.
 
     Examples
     --------
@@ -75,6 +76,18 @@ def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:
     return p
 
 
+@cache
+def shows_constant(rule: str) -> bool:
+    """Whether a rule shows the constant beyond the border.
+
+    Examples
+    --------
+    >>> shows_constant("constant"), shows_constant("mirror")
+    (True, False)
+    """
+    return bool(beyond(1, 1, 0, rule)[0] < 0)
+
+
 def all_beyond(
     shape: Sequence[int], window: Sequence[int], before: Sequence[int], rules: Sequence[str]
 ) -> tuple[np.ndarray, ...]:
@@ -97,7 +110,7 @@ def farthest(size: int, before: int, after: int, rule: str) -> tuple[int, int]:
     >>> farthest(5, 3, 10**12, "constant")
     (3, 5)
     """
-    most = size if rule == "constant" else 2 * size
+    most = size if shows_constant(rule) else 2 * size
     return min(before, most), min(after, most)
 
 

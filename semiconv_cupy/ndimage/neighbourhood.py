@@ -20,7 +20,7 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
-from semiconv_cupy.ndimage.borders import farthest, remembered, small_footprint
+from semiconv_cupy.ndimage.borders import farthest, remembered, shows_constant, small_footprint
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
@@ -125,7 +125,7 @@ def _long_box(
     result = array
     if whole:
         result = reference.extremum_along(xp, array, tuple(whole), minimum)
-        if any(window.rules[axis] == "constant" for axis in whole):
+        if any(shows_constant(window.rules[axis]) for axis in whole):
             result = reference.better(xp, result, outside[()], minimum)
     shape = tuple(before + 1 + after for before, after in reaches)
     if any(k > 1 for k in shape):

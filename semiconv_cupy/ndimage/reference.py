@@ -13,7 +13,7 @@ import numpy as np
 
 from semiconv_cupy.backends.place import Place, place_of
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.borders import beyond
+from semiconv_cupy.ndimage.borders import beyond, shows_constant
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
@@ -24,7 +24,7 @@ def _extended(xp: Any, array: Array, axis: int, window: Window, outside: Any) ->
     before, rule = window.before[axis], window.rules[axis]
     table = beyond(array.shape[axis], before, window.shape[axis] - 1 - before, rule)
     border = xp.take(array, xp.asarray(table.clip(0)), axis=axis)
-    if rule == "constant":
+    if shows_constant(rule):
         border[...] = outside
     ahead, behind = xp.split(border, [before], axis=axis)
     return xp.concatenate([ahead, array, behind], axis=axis)
