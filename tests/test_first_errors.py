@@ -92,7 +92,7 @@ ARRAYS = {
         convolve(semifield="tropicalmax"),
         ValueError,
         "semifield='tropicalmax' is unknown (did you mean 'tropical_max'?); the names are "
-        "tropical_max, tropical_min_negated, tropical_min, max_times, boolean, linear",
+        "tropical_max, tropical_min_negated, ",
     ),
     "a semifield without its parameter": (
         convolve(semifield="log"),
