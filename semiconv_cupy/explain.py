@@ -23,7 +23,7 @@ from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.host import calls as host_calls
-from semiconv_cupy.backends.place import NUMPY, Place, is_cupy
+from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
 from semiconv_cupy.ndimage import host as host_primitives
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import Addends
@@ -205,7 +205,7 @@ def explain(
     (['forward', 'backward'], 2)
     """
     called = _function(function)
-    on_gpu = gpu or arch is not None or any(map(is_cupy, (*arrays, *arguments.values())))
+    on_gpu = gpu or arch is not None or any(map(_on_gpu, (*arrays, *arguments.values())))
     bound = _bind(called, arrays, arguments, dtype)
     call = f"{_described(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
     with _lock:
@@ -289,11 +289,15 @@ def _bind(
     }
 
 
+def _on_gpu(value: object) -> bool:
+    return is_foreign(value) and place_of(array=value).on_gpu
+
+
 def _stand_in(value: Any, dtype: Any) -> Any:
     """An array of zeros of this shape, dtype and layout; memory that nobody touches costs none."""
     if isinstance(value, (tuple, list)) and all(isinstance(size, int) for size in value):
         return np.zeros(tuple(value), dtype)
-    if is_cupy(value):
+    if is_foreign(value):
         ranks = np.argsort([-abs(stride) for stride in value.strides], kind="stable")
         zeros = np.zeros([value.shape[axis] for axis in ranks], value.dtype)
         return zeros.transpose(np.argsort(ranks))

@@ -124,10 +124,9 @@ def place_of(**arrays: Array) -> Place:
 def _library(name: str, array: object) -> Library:
     """The library of one argument; TypeError with the remedy where it is neither's array."""
     require_unmasked(name, array)
-    if isinstance(array, np.ndarray):
-        return "NumPy"
-    if is_cupy(array):
-        return "CuPy"
+    library = library_of(array)
+    if library is not None:
+        return library
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
     hint = ""
     if kind.startswith("torch."):
@@ -138,10 +137,23 @@ def _library(name: str, array: object) -> Library:
     raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}{hint}")
 
 
-def is_cupy(array: object) -> bool:
-    """Whether this is a CuPy array; CuPy is not imported for it."""
+def library_of(value: object) -> Library | None:
+    """The library whose array this is, None of anything else; nothing is imported for it."""
+    if isinstance(value, np.ndarray):
+        return "NumPy"
     cupy = sys.modules.get("cupy")
-    return cupy is not None and isinstance(array, cupy.ndarray)
+    return "CuPy" if cupy is not None and isinstance(value, cupy.ndarray) else None
+
+
+def is_foreign(value: object) -> bool:
+    """Whether this is an array of another library than NumPy."""
+    return library_of(value) not in ("NumPy", None)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The numbers of an array of any library as NumPy's, copied from a GPU."""
+    numbers: np.ndarray = array.get() if library_of(array) == "CuPy" else array
+    return numbers
 
 
 def require_unmasked(name: str, array: object) -> None:

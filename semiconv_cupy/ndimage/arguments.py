@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.place import NUMPY, Place, is_cupy, place_of, require_unmasked
+from semiconv_cupy.backends.place import (
+    NUMPY,
+    Place,
+    is_foreign,
+    place_of,
+    require_unmasked,
+    to_numpy,
+)
 from semiconv_cupy.errors import warn
 
 Array = Any
@@ -28,7 +35,7 @@ def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
     """The place and the array: a CuPy array stays on its device, all else becomes NumPy's."""
     if type(value) is np.ndarray:
         return NUMPY, value
-    if is_cupy(value):
+    if is_foreign(value):
         place = place_of(**{name: value})
         place.require_current(name)
         return place, value
@@ -49,8 +56,8 @@ def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
     """A small array (footprint, structure, weights) as NumPy's; CuPy's is copied to the host."""
     if type(value) is np.ndarray and dtype is None:
         return value
-    if is_cupy(value):
-        value = value.get()
+    if is_foreign(value):
+        value = to_numpy(value)
     return _asarray(value, dtype, name)
 
 

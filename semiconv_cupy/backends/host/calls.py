@@ -115,9 +115,9 @@ def forward_call(
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """What convolves arrays of these shapes, dtypes and strides; all but addresses is prepared."""
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
-    shape = route.geometry.out_shape
+    shape, empty = route.geometry.out_shape, route.place.array_module.empty
     if 0 in shape:
-        return lambda img, krn: np.empty(shape, dtype)
+        return lambda img, krn: empty(shape, dtype)
 
     def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
@@ -126,7 +126,7 @@ def forward_call(
     if not (_aligned(img) and _aligned(krn)):
         return convert
     run = forward_at(route, _elements(img), _elements(krn))
-    empty, alignment = np.empty, dtype.alignment
+    alignment = dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
         image, kernel = _address(img), _address(krn)
