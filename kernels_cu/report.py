@@ -20,7 +20,7 @@ from typing import Protocol
 
 from kernels_cu import model, nvrtc, sass
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
+ARCHITECTURES = tuple(model.ARCHITECTURES)
 
 
 class KernelSource(Protocol):
