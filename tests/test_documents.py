@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
@@ -114,7 +115,7 @@ def test_a_session_with_a_wrong_answer_fails(wrong):
         run("pycon", wrong, 0, README, {})
 
 
-@pytest.mark.parametrize("document", [README, *PAGES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [README, CONTRIBUTING, *PAGES], ids=lambda path: path.stem)
 def test_each_link_to_a_file_leads_somewhere(document):
     text = FENCED.sub("", document.read_text(encoding="utf-8"))
     for target, section in LINK.findall(text):
@@ -128,3 +129,38 @@ def test_each_link_to_a_file_leads_somewhere(document):
 def anchor(heading):
     """The name by which GitHub and MyST link to a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+# A file in backticks, as `algebra/names.py`; not a pattern, nor the NAME that a reader fills in.
+FILE = re.compile(r"`([a-z_][a-z_/]*\.(?:py|cuh?|cpp|hpp))`")
+
+
+def absent_files(text, files):
+    """The files that a text names and that are at the end of no path."""
+    return sorted(name for name in set(FILE.findall(text)) if not any(map(ends(name), files)))
+
+
+def ends(name):
+    return lambda path: f"/{path}".endswith(f"/{name}")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [CONTRIBUTING, *(ROOT / "docs" / name for name in ("internals.md", "extending.md"))],
+    ids=lambda path: path.stem,
+)
+def test_each_file_that_is_named_exists(document):
+    folders = ("semiconv_cupy", "kernels_cu", "torch_bridge", "tests")
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+    ]
+    text = document.read_text(encoding="utf-8")
+    assert len(set(FILE.findall(text))) >= 5
+    assert absent_files(text, files) == []
+
+
+def test_absent_files_are_found():
+    text = "`b.py` and `a/b.py`, `a/c.cuh`, `y/b.py`, `NAME.cu`, `x_*.py`"
+    assert absent_files(text, ["x/a/b.py", "x/a/cc.cuh"]) == ["a/c.cuh", "y/b.py"]
