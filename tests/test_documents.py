@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from semiconv_cupy import ndimage
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -129,6 +131,20 @@ def test_each_link_to_a_file_leads_somewhere(document):
 def anchor(heading):
     """The name by which GitHub and MyST link to a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_documents_list_every_filter():
+    """The reference all of them, the list for users of SciPy those that SciPy has, with a count."""
+    listed = (ROOT / "docs" / "api" / "ndimage.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^   ([a-z]\w+)$", listed, re.MULTILINE)) == sorted(ndimage.__all__)
+    page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    count, names = re.search(
+        r"^These (\d+) functions .*:\n\n((?:`.*`\n)+)", page, re.MULTILINE
+    ).groups()
+    scipys = re.findall(r"`(\w+)`", names)
+    assert len(scipys) == len(set(scipys)) == int(count)
+    assert set(scipys) <= set(ndimage.__all__)
+    assert f"There are {count} of these functions" in README.read_text(encoding="utf-8")
 
 
 # A file in backticks, as `algebra/names.py`; not a pattern, nor the NAME that a reader fills in.
