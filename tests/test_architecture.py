@@ -162,6 +162,16 @@ def test_no_layer_and_no_exception_outlives_its_file(graph):
             assert any(fnmatch(path, pattern) and package in graph[path] for path in graph), pattern
 
 
+def test_the_documents_show_these_layers():
+    page = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8").partition("| layer |")[2]
+    rows = re.findall(r"^\| (\w[\w ]*) \| (.*) \|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(reversed(LAYERS))
+    for name, cell in rows:
+        for pattern in LAYERS[name]:
+            file = pattern.removesuffix("/*").rpartition("/")[2]
+            assert file.startswith("__") or re.search(rf"[`/]{re.escape(file)}`", cell), pattern
+
+
 # A made-up tree in order, and what one more line in one file makes of it.
 TREE = dict.fromkeys(
     (file.replace("*", "__init__.py") for files in LAYERS.values() for file in files), ""
