@@ -18,16 +18,15 @@ Array-free. Called by ``route``, for forward passes, when a call is planned.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.strides import Strides, contiguous_strides
 
 Role = Literal["free", "contracted", "produced", "windowed"]
 Slot = Literal["batch", "groups", "outputs", "space", "channels"]
-Strides = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,6 @@ class CanonicalForm:
     def __str__(self) -> str:
         """The axes in words."""
         return "; ".join(map(str, self.axes))
-
-
-def contiguous_strides(shape: tuple[int, ...]) -> Strides:
-    """The strides of a C-contiguous array, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 @lru_cache(maxsize=4096)

@@ -30,6 +30,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.backend import Backend
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.route import Route
+from semiconv_cupy.strides import element_strides
 
 Array = Any
 Taken = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
@@ -346,7 +347,7 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
         taken = _compiled(
             route, host_calls.forward_part(route, keeps_residual=residual is not None)
         )
-    form = str(route.form(_elements(img), _elements(krn)))
+    form = str(route.form(element_strides(img), element_strides(krn)))
     return Step("forward", form, _way(route), _operations(route), _moved(*arrays), *taken)
 
 
@@ -466,10 +467,6 @@ def _resources(steps: Iterable[Step], arch: str) -> dict[str, nvrtc.Resources]:
         compiled = compiler.compile(kernel.text, arch, kernel.options)
         found[name] = compiled.kernels[name]
     return found
-
-
-def _elements(array: np.ndarray) -> tuple[int, ...]:
-    return tuple(stride // array.itemsize for stride in array.strides)
 
 
 def _moved(*arrays: np.ndarray | None) -> int:

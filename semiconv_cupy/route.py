@@ -15,10 +15,11 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
 from semiconv_cupy.backends.place import Place
-from semiconv_cupy.canonical import CanonicalForm, Strides, as_given, canonical
+from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.strides import Strides
 from semiconv_cupy.structs import MAX_RANK
 
 Backend = Literal["host", "cuda", "reference"]

@@ -17,9 +17,9 @@ from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.route import Route
 from semiconv_cupy.source import itemsize
+from semiconv_cupy.strides import Strides, byte_strides
 
 Array = Any
-Strides = tuple[int, ...]  # in elements
 
 
 def _device(route: Route) -> Device:
@@ -74,8 +74,8 @@ def _launch(
     )
     route, *strides = route.along(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
-    byte_strides = (tuple(step * size for step in steps) for steps in strides)
-    convolution = cuda.Convolution(*_case(route), spec and spec.dtype, *byte_strides)
+    in_bytes = (byte_strides(steps, route.storage) for steps in strides)
+    convolution = cuda.Convolution(*_case(route), spec and spec.dtype, *in_bytes)
     return cuda.forward_launch(_device(route), convolution, route.schedule)
 
 

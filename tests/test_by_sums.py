@@ -22,6 +22,7 @@ from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 from semiconv_cupy.route import Limits, choose
+from semiconv_cupy.strides import element_strides
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
 BY_SUMS = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
@@ -313,7 +314,7 @@ def test_by_addresses_on_cuda():
     plan, device = Geometry.plan(img.shape, krn.shape), cases.harness()
     grad_out, steps = (
         cases.numbers(plan.out_shape, "f4", seed=3),
-        (cuda.element_strides(img), cuda.element_strides(krn)),
+        (element_strides(img), element_strides(krn)),
     )
     route = cases.route_of(LOG, plan, "float32", device, "linear")
     out, grads = (

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semiconv_cupy import run
-from semiconv_cupy.canonical import canonical, contiguous_strides
+from semiconv_cupy.canonical import canonical
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.strides import contiguous_strides
 
 
 def form_of(img, krn, strides=None, **arguments):

@@ -6,7 +6,6 @@ Called by `autograd`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ from semiconv_cupy import run
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
 from semiconv_cupy.source import ARITHMETIC
+from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import BackwardArguments, GeometryArguments, Shape, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import as_groups, with_batch
@@ -160,11 +160,9 @@ def _launch(
     geometry = plan.geometry
     if 0 in geometry.out_shape or 0 in geometry.img_shape or not any(wants):
         return None
-    krn_shape = geometry.krn_shape
-    contiguous = tuple(math.prod(krn_shape[axis + 1 :]) for axis in range(len(krn_shape)))
     route = route_of(plan, executor).after(plan.residual_spec)
     strides = img_strides or (0,) * len(geometry.img_shape)
-    return run.backward_at(route, strides, contiguous, wants)
+    return run.backward_at(route, strides, contiguous_strides(geometry.krn_shape), wants)
 
 
 def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:

@@ -11,7 +11,7 @@ Each name is used by the lines below its own. All launch code takes a `Device`
 """
 
 from semiconv_cupy.backends.cuda.backward import backward, backward_at
-from semiconv_cupy.backends.cuda.convolution import Case, Convolution, element_strides
+from semiconv_cupy.backends.cuda.convolution import Case, Convolution
 from semiconv_cupy.backends.cuda.forward import forward, forward_at, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays
@@ -27,7 +27,6 @@ __all__ = [
     "Limits",
     "backward",
     "backward_at",
-    "element_strides",
     "forward",
     "forward_at",
     "forward_launch",

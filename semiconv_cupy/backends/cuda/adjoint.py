@@ -20,8 +20,6 @@ from semiconv_cupy.backends.cuda.convolution import (
     Condition,
     Convolution,
     blocks_for,
-    byte_strides,
-    contiguous_strides,
 )
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
@@ -30,6 +28,7 @@ from semiconv_cupy.backends.cuda.kernels import compiled, exchange_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.strides import byte_strides, contiguous_strides
 
 
 @dataclass(frozen=True)

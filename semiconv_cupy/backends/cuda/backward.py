@@ -29,9 +29,7 @@ from semiconv_cupy.backends.cuda.convolution import (
     GRID_X,
     Case,
     Convolution,
-    Strides,
     blocks_for,
-    byte_strides,
 )
 from semiconv_cupy.backends.cuda.gradient_launch import (
     GradientArrays,
@@ -44,6 +42,7 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import mixes_sums, weight_tile_of
 from semiconv_cupy.backends.device import Device, Stream
 from semiconv_cupy.residual import Residual, is_provenance
+from semiconv_cupy.strides import Strides, byte_strides
 
 Launch = GradientLaunch | AdjointLaunch
 

@@ -38,10 +38,6 @@ from semiconv_cupy.backends.cuda.convolution import (
     Case,
     Condition,
     Convolution,
-    Strides,
-    byte_strides,
-    contiguous_strides,
-    element_strides,
 )
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
 from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays, GradientLaunch
@@ -50,6 +46,7 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.strides import Strides, byte_strides, contiguous_strides, element_strides
 
 Array = Any
 _PARTS = 256  # of a plane, at most, whose extreme numbers are looked for at the same time

@@ -16,9 +16,9 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, Limits
 from semiconv_cupy.backends.cuda.tiles import furthest_position, reach
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.strides import Strides
 
 Array = Any
-Strides = tuple[int, ...]
 GRID_X = 2**31 - 1  # blocks of a launch along its first axis, at most
 
 
@@ -128,21 +128,6 @@ def _overhang(geometry: Geometry, strides: Strides) -> int:
             strict=True,
         )
     )
-
-
-def element_strides(array: Array) -> Strides:
-    """An array's strides in elements."""
-    return tuple(stride // array.itemsize for stride in array.strides)
-
-
-def contiguous_strides(shape: tuple[int, ...]) -> Strides:
-    """The strides in elements of a C-contiguous array."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def byte_strides(strides: Strides, storage: str) -> Strides:
-    """Strides in elements of a storage dtype as strides in bytes."""
-    return tuple(stride * source.itemsize(storage) for stride in strides)
 
 
 def blocks_for(threads: int) -> int:

@@ -19,9 +19,7 @@ from semiconv_cupy.backends.cuda.convolution import (
     Case,
     Condition,
     Convolution,
-    Strides,
     blocks_for,
-    byte_strides,
     conditional,
 )
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
@@ -30,6 +28,7 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Lim
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.residual import Residual
 from semiconv_cupy.source import itemsize
+from semiconv_cupy.strides import Strides, byte_strides
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ import numpy as np
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.host import libraries
-from semiconv_cupy.canonical import contiguous_strides
 from semiconv_cupy.errors import CompileError
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.residual import Residual
+from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import Route
@@ -125,7 +125,7 @@ def forward_call(
 
     if not (_aligned(img) and _aligned(krn)):
         return convert
-    run = forward_at(route, _elements(img), _elements(krn))
+    run = forward_at(route, element_strides(img), element_strides(krn))
     alignment = dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
@@ -161,10 +161,6 @@ class Limits:
 LIMITS = Limits()
 
 
-def _elements(array: np.ndarray) -> tuple[int, ...]:
-    return tuple(stride // array.itemsize for stride in array.strides)
-
-
 def forward_part(route: Route, *, keeps_residual: bool) -> str:
     """Which of kernels_cu/host/*.cpp computes a forward pass."""
     if keeps_residual:
@@ -186,8 +182,8 @@ Backward: TypeAlias = Callable[
 @lru_cache(maxsize=4096)
 def forward_at(
     route: Route,
-    img_strides: tuple[int, ...],
-    krn_strides: tuple[int, ...],
+    img_strides: Strides,
+    krn_strides: Strides,
     keeps_residual: bool = False,
 ) -> Forward:
     """What computes (img, krn, out, residual, most threads), arrays as their addresses.
@@ -216,7 +212,7 @@ def forward_at(
 
 
 @lru_cache(maxsize=4096)
-def backward_at(route: Route, img_strides: tuple[int, ...]) -> Backward:
+def backward_at(route: Route, img_strides: Strides) -> Backward:
     """What computes (grad_out, img, krn, residual, grad_img, grad_krn, most threads) by addresses.
 
     All arrays but img are C-contiguous. A gradient is None that is not to be computed, and img and
@@ -280,7 +276,7 @@ def forward(
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
-    run = forward_at(route, _elements(img), _elements(krn), residual is not None)
+    run = forward_at(route, element_strides(img), element_strides(krn), residual is not None)
     run(_address(img), _address(krn), _address(out), _address_or_none(residual), threads)
 
 
@@ -302,7 +298,7 @@ def backward(
     grad_out = np.ascontiguousarray(_usable(grad_out))
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
-    strides = (0,) * (route.geometry.rank + 2) if img is None else _elements(img)
+    strides = (0,) * (route.geometry.rank + 2) if img is None else element_strides(img)
     backward_at(route, strides)(
         _address(grad_out),
         _address_or_none(img),

@@ -17,7 +17,6 @@ from semiconv_cupy.backends.cuda import (
     BLOCK_THREADS,
     CHUNK,
     Convolution,
-    element_strides,
     forward_launch,
     forward_tile_of,
 )
@@ -28,6 +27,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
 from semiconv_cupy.ndimage.structs import BORDERED
 from semiconv_cupy.ndimage.window import Window
+from semiconv_cupy.strides import element_strides
 
 Array = Any
 _DILATION, _EROSION = SelectSemifield.tropical_max(), SelectSemifield.tropical_min_negated()

@@ -5,7 +5,6 @@ Serves every window: correlations, and the footprints and structures that no til
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
 from semiconv_cupy.ndimage.structs import NEIGHBOURHOOD
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.strides import contiguous_strides
 
 Array = Any
 
@@ -110,7 +110,7 @@ def _reduce(
 ) -> None:
     """One launch of a reduction into `out`."""
     rank = array.ndim
-    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(rank)]
+    strides = contiguous_strides(array.shape)
     struct = np.zeros((), NEIGHBOURHOOD)
     struct["taps"], struct["outputs"] = len(terms.indices), array.size
     struct["size"][:rank], struct["stride"][:rank] = array.shape, strides
