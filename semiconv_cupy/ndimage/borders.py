@@ -6,9 +6,8 @@ holds the element that each of them shows, or -1 for the constant. Kernels know 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, wraps
-from typing import Any
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -18,9 +17,7 @@ __all__ = [
     "beyond",
     "check_mode",
     "farthest",
-    "remembered",
     "shows_constant",
-    "small_footprint",
 ]
 
 # SciPy's names; the values are what `beyond` distinguishes.
@@ -99,9 +96,10 @@ def all_beyond(
 
 
 def farthest(size: int, before: int, after: int, rule: str) -> tuple[int, int]:
-    """The reach, ahead and behind, at which a box sees the same elements as with the given one.
+    """How far a box of this reach must look, before and after; looking farther shows nothing new.
 
-    Beyond two lengths of the axis every border repeats what the box has seen.
+    Beyond one length of the axis the constant is all that a box sees, and beyond two lengths every
+    other border repeats itself.
 
     Examples
     --------
@@ -112,23 +110,3 @@ def farthest(size: int, before: int, after: int, rule: str) -> tuple[int, int]:
     """
     most = size if shows_constant(rule) else 2 * size
     return min(before, most), min(after, most)
-
-
-def remembered(most: int, small: Callable[..., bool]) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator: keep the `most` last results, but of large arguments none."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        kept = lru_cache(maxsize=most)(function)
-
-        @wraps(function)
-        def call(*arguments: Any) -> Any:
-            return (kept if small(*arguments) else function)(*arguments)
-
-        return call
-
-    return decorate
-
-
-def small_footprint(taps: bytes | None, *_: Any) -> bool:
-    """For `remembered`: whether the bytes of a footprint are few; None stands for a box."""
-    return taps is None or len(taps) <= 2**16

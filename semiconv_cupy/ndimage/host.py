@@ -15,7 +15,8 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.borders import all_beyond, remembered, small_footprint
+from semiconv_cupy.ndimage.borders import all_beyond
+from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.structs import Axes, Box, Mapped, Pair, Sizes, TablePair, Tables
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.structs import MAX_RANK
@@ -84,12 +85,12 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _small(shape: object, window: Sequence[int], *_: object) -> bool:
+def _has_small_tables(shape: object, window: Sequence[int], *_: object) -> bool:
     """Whether a window's tables of positions beyond the border are small enough to be kept."""
     return sum(window) <= 4096
 
 
-@remembered(256, _small)
+@cached_where(_has_small_tables, 256)
 def _mapped(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
 ) -> tuple[Mapped, tuple[np.ndarray, ...]]:
@@ -100,7 +101,7 @@ def _mapped(
     return struct, tables
 
 
-@remembered(256, _small)
+@cached_where(_has_small_tables, 256)
 def _box_passes(
     shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
 ) -> tuple[tuple[Box, tuple[np.ndarray, ...]], ...]:
@@ -167,7 +168,7 @@ def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -
     return out
 
 
-@remembered(64, small_footprint)
+@cached_where(is_small_footprint, 64)
 def _lookups(footprint: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
     """The look-ups of a footprint, their address, and the number of levels.
 
@@ -212,7 +213,7 @@ def footprint(array: np.ndarray, window: Window, outside: np.ndarray, minimum: b
     return out
 
 
-@remembered(64, small_footprint)
+@cached_where(is_small_footprint, 64)
 def _indices(footprint: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Where the taps of a footprint lie, one row each."""
     taps = np.frombuffer(footprint, np.bool_).reshape(shape)

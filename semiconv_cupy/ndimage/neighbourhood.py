@@ -20,7 +20,8 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
-from semiconv_cupy.ndimage.borders import farthest, remembered, shows_constant, small_footprint
+from semiconv_cupy.ndimage.borders import farthest, shows_constant
+from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
@@ -148,7 +149,7 @@ def footprint(place: Place, array: Array, window: Window, minimum: bool) -> Arra
     return backend_for(place, array.ndim).footprint(array, trimmed, outside, minimum)
 
 
-@remembered(64, small_footprint)
+@cached_where(is_small_footprint, 64)
 def _trimmed(
     taps: bytes, shape: tuple[int, ...], before: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray | None]:

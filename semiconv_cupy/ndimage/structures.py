@@ -19,7 +19,7 @@ from semiconv_cupy.ndimage.arguments import (
     reflected_origin,
     wrong_rank,
 )
-from semiconv_cupy.ndimage.borders import remembered, small_footprint
+from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.window import Window
 
 MOST_AXES = 20  # of a structure of size 3: 3 GiB
@@ -126,7 +126,7 @@ def binary_window(
         ) from None
 
 
-@remembered(64, small_footprint)
+@cached_where(is_small_footprint, 64)
 def _placed(
     flags: bytes | None,
     shape: tuple[int, ...],

@@ -17,7 +17,7 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
-from semiconv_cupy.ndimage.borders import remembered
+from semiconv_cupy.ndimage.caching import cached_where
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
@@ -85,7 +85,7 @@ class _Volumes(NamedTuple):
         return tall, high, broad
 
 
-@remembered(256, lambda shape, taps, *_: len(taps) <= LIMITS.kept_bytes)
+@cached_where(lambda shape, taps, *_: len(taps) <= LIMITS.kept_bytes, 256)
 def footprint_launch(
     shape: tuple[int, ...],
     taps: bytes,

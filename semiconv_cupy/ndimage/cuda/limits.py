@@ -30,7 +30,7 @@ class Limits:
         Steps along an axis that a reconstruction's tile of 32 x 32 has room for in shared memory.
     kept_bytes : int
         The size up to which an array (border tables, look-ups, weights) stays on the GPU, and a
-        footprint's launch is remembered: a footprint of 256 x 256. It bounds memory; no time was
+        footprint's launch is cached: a footprint of 256 x 256. It bounds memory; no time was
         measured.
     kept_arrays : int
         How many arrays stay there before all are dropped: 16 MiB at most.
