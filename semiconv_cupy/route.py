@@ -29,7 +29,7 @@ METHODS = ("auto", "direct", "tiled", "linear", "reference")
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond these, array loops take the place of compiled kernels.
+    """Where array loops take the place of compiled kernels, and where ordinary sums begin to pay.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Limits:
     scratch : int
         Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
     by_sums : by_sums.Limits
-        From which work on log and root are computed by ordinary sums.
+        The least work for which log and root are computed by ordinary sums.
     """
 
     rank: int = MAX_RANK
@@ -56,16 +56,16 @@ class Route:
     Attributes
     ----------
     semifield, geometry, storage, place
-        What is computed: the dtype is named as in ``source.FLOATING``, and bfloat16 may come as
-        the bits of uint16.
+        What is computed. `storage` is the dtype's name as in ``source.FLOATING``; arrays of
+        bfloat16 may come as the bits of uint16.
     backend : {"host", "cuda", "reference"}
         Compiled kernels on the CPU, kernels on a GPU, or array loops.
     schedule : {"auto", "direct", "tiled"}
-        Which of the CUDA kernels may serve; "auto" is the fastest.
+        Which CUDA kernels may compute it; "auto" takes the fastest.
     by_sums : bool
-        Whether log or root is computed by ordinary sums, of which no residual is kept.
+        Whether log or root is computed by ordinary sums; then no residual is kept.
     reason : str or None
-        Why array loops serve although compiled kernels were welcome.
+        Why array loops compute it although the caller would take compiled kernels.
     """
 
     semifield: Semifield
@@ -87,32 +87,36 @@ class Route:
     def form(self, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
         """The form in which the forward pass computes the work; the result has the same bits.
 
-        So log and root by ordinary sums keep the work's own form: their scale is that of a tile,
-        which follows from how the image is cut. So does all but selections on a GPU, where tiles
-        add in another order than the kernel for any geometry, and so do semifields whose residual
-        has an axis of input channels.
+        Three kinds of work keep their own form. For log and root by ordinary sums, the scale is
+        that of a tile, and depends on how the image is cut. On a GPU, sums depend on the tiles,
+        which add in another order than the kernel for any geometry. And some semifields have a
+        residual with an axis of input channels.
         """
         given = as_given(self.geometry, img_strides, krn_strides)
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
-        rounds = self.by_sums or (self.backend == "cuda" and self.semifield.accumulator != "select")
-        if self.backend == "reference" or rounds or channels_of_residual:
+        depends_on_tiles = self.by_sums or (
+            self.backend == "cuda" and self.semifield.accumulator != "select"
+        )
+        if self.backend == "reference" or depends_on_tiles or channels_of_residual:
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
         return found if self._pays(found.geometry) else given
 
-    def along(self, img_strides: Strides, krn_strides: Strides) -> tuple[Route, Strides, Strides]:
-        """The forward pass's route in that form, and the strides of image and kernel there."""
+    def in_its_form(
+        self, img_strides: Strides, krn_strides: Strides
+    ) -> tuple[Route, Strides, Strides]:
+        """The route of the work in its `form`, and the strides of image and kernel there."""
         form = self.form(img_strides, krn_strides)
         if form.geometry is self.geometry:
             return self, img_strides, krn_strides
         return replace(self, geometry=form.geometry), form.img_strides, form.krn_strides
 
     def _pays(self, form: Geometry) -> bool:
-        """Whether a canonical form is faster.
+        """Whether a canonical form is faster than the work's own.
 
-        On the CPU it is. A CUDA tile is two axes wide: three axes that become two took 0.35 to 0.9
-        of the time on an H200 (img (1, 1, 512, 512, 16) by (3, 1, 1): 29 us for 82), but two that
-        became one up to 1.15 of it (64 channels of 28 x 28 to 64 by one tap: 52 us for 45).
+        On the CPU it is. A CUDA tile has two axes. On an H200, three axes that become two took 0.35
+        to 0.9 of the time (img (1, 1, 512, 512, 16) by (3, 1, 1): 29 us, before 82 us), but two
+        that become one up to 1.15 (one tap, 64 channels of 28 x 28 to 64: 52 us, before 45 us).
         """
         if self.backend != "cuda":
             return True
@@ -124,8 +128,9 @@ class Route:
         The two passes may have been planned apart, for other sizes: ``torch.func.vmap`` changes the
         number of outputs, by which a GPU's method is chosen.
         """
-        summed = residual is None and by_sums.applies(self.semifield)
-        return self if summed == self.by_sums else replace(self, by_sums=summed)
+        if self.by_sums == (residual is None and by_sums.applies(self.semifield)):
+            return self
+        return replace(self, by_sums=not self.by_sums)
 
 
 def choose_uncached(
@@ -137,22 +142,30 @@ def choose_uncached(
     limits: Limits = LIMITS,
 ) -> Route:
     """`choose` without its cache."""
-    summed = goes_by_sums(semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums)
-    case = semifield, geometry, storage, place
+    loops = Route(
+        semifield,
+        geometry,
+        storage,
+        place,
+        backend="reference",
+        by_sums=goes_by_sums(
+            semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums
+        ),
+    )
     if method == "reference":
-        return Route(*case, "reference")
+        return loops
     reason = _obstacle(geometry, place, limits)
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         warn_once("array loops", f"semifield convolutions run as slow array loops: {reason}")
-        return Route(*case, "reference", by_sums=summed, reason=reason)
+        return replace(loops, reason=reason)
     if method == "tiled" and not place.on_gpu:
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
     schedule: Schedule = (
         "direct" if method == "direct" else "tiled" if method == "tiled" else "auto"
     )
-    return Route(*case, "cuda" if place.on_gpu else "host", schedule, summed)
+    return replace(loops, backend="cuda" if place.on_gpu else "host", schedule=schedule)
 
 
 _cached = lru_cache(maxsize=4096)(choose_uncached)
@@ -211,7 +224,7 @@ def goes_by_sums(
 ) -> bool:
     """Whether `method` means ordinary sums here; ValueError for "linear" where they do not apply.
 
-    Nothing else is looked at, so that sizes may be symbols (torch.compile's).
+    It only compares sizes, which may be symbols (torch.compile's).
     """
     if method == "linear" and not by_sums.applies(semifield):
         raise ValueError(

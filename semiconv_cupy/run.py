@@ -23,7 +23,7 @@ Array = Any
 
 
 def _device(route: Route) -> Device:
-    """What launches: the place's own device, or else CuPy's."""
+    """What compiles and launches: the place's own device, or else CuPy's."""
     return route.place.device or cupy_device()
 
 
@@ -72,7 +72,7 @@ def _launch(
     img_strides, krn_strides = (
         tuple(step // size for step in steps) for steps in (img_byte_strides, krn_byte_strides)
     )
-    route, *strides = route.along(img_strides, krn_strides)
+    route, *strides = route.in_its_form(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
     in_bytes = (byte_strides(steps, route.storage) for steps in strides)
     convolution = cuda.Convolution(*_case(route), spec and spec.dtype, *in_bytes)
@@ -93,7 +93,7 @@ def forward_at(
         return None
     if route.backend == "host":
         return host.forward_at(route, img_strides, krn_strides, keeps_residual)
-    route, img_strides, krn_strides = route.along(img_strides, krn_strides)
+    route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     device, case = _device(route), _case(route)
     if route.by_sums:
         return cuda_by_sums.forward_at(device, case, img_strides, krn_strides)

@@ -121,7 +121,7 @@ class WindowSums:
     def __call__(
         self, at: Callable[[str], int], img: Array, krn: Array, stream: Stream | None
     ) -> tuple[int, int, int]:
-        """Launch for arrays or their addresses; where the sums and the arrays' ranges lie."""
+        """Launch for arrays or their addresses; return where the sums and both ranges lie."""
         self.img(at, img, stream)
         self.krn(at, krn, stream)
         image = at("img")
@@ -200,8 +200,8 @@ def forward_at(
 
     def call(img: Array, krn: Array, out: Array, residual: None, stream: Stream | None) -> None:
         at, owner = sums.scratch.allocate(device)
-        known = sums(at, img, krn, stream)
-        arguments = (sums.img.struct, img, krn, *known, out, *sums.channels)
+        sums_and_ranges = sums(at, img, krn, stream)
+        arguments = (sums.img.struct, img, krn, *sums_and_ranges, out, *sums.channels)
         value(sums.grid, (BLOCK_THREADS,), arguments, 0, stream)
         del owner
 
@@ -259,7 +259,7 @@ def _most_terms(geometry: Geometry) -> np.float64:
 
 @dataclass(frozen=True)
 class _Backward:
-    """A backward pass. What `backward_at` says of its call holds for this one."""
+    """The call that `backward_at` returns."""
 
     device: Device
     sums: WindowSums  # with room for all that follows
@@ -282,11 +282,12 @@ class _Backward:
     ) -> None:
         device, sums = self.device, self.sums
         at, owner = sums.scratch.allocate(device)
-        known = sums(at, img, krn, stream)
+        sums_and_ranges = sums(at, img, krn, stream)
         to_img, flags = at("to img"), at("flags")
         to_krn = to_img if self.one_for_both else at("to krn")
-        arguments = (sums.img.struct, grad_out, *known, to_img, to_krn, flags, self.most_terms)
-        self.term_gradients(sums.grid, (BLOCK_THREADS,), (*arguments, *sums.channels), 0, stream)
+        given = sums.img.struct, grad_out, *sums_and_ranges
+        arguments = (*given, to_img, to_krn, flags, self.most_terms, *sums.channels)
+        self.term_gradients(sums.grid, (BLOCK_THREADS,), arguments, 0, stream)
         transformed = at("img"), at("krn")
         if self.image is not None:
             arrays = GradientArrays(to_img, *transformed, None, grad_img, None)
@@ -334,12 +335,16 @@ def backward_at(
         else None
         for alone in ((wants[0], False), (False, wants[1]))
     )
-    again = _again(device, convolution._replace(residual=spec.dtype), wants)
-    one_for_both = semifield.accumulator == "log"
     return _Backward(
-        device, sums, kernel("_term_gradients"), image, krn, again, one_for_both,
-        _most_terms(geometry),
-    )  # fmt: skip
+        device=device,
+        sums=sums,
+        term_gradients=kernel("_term_gradients"),
+        image=image,
+        kernel=krn,
+        again=_again(device, convolution._replace(residual=spec.dtype), wants),
+        one_for_both=semifield.accumulator == "log",
+        most_terms=_most_terms(geometry),
+    )
 
 
 def backward(device: Device, case: Case, arrays: GradientArrays, method: str = "auto") -> None:

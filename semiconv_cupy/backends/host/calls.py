@@ -192,7 +192,7 @@ def forward_at(
     are multiples of their element's size. The residual is None unless `keeps_residual`; the most
     threads may be None, which means `threads`.
     """
-    route, img_strides, krn_strides = route.along(img_strides, krn_strides)
+    route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     part = forward_part(route, keeps_residual=keeps_residual)
     loaded = library(route.semifield, route.storage, part)
     struct = structs.Geometry.of(route.geometry, img_strides, krn_strides)
