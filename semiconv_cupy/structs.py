@@ -88,7 +88,7 @@ class Geometry(Struct):
 class Divisor(Struct):
     """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
 
-    file = "cuda/patch.cuh"
+    file = "cuda/place.cuh"
     _fields_ = tuple((name, ctypes.c_uint32) for name in ("divisor", "multiplier", "shift"))
 
     @classmethod
@@ -104,5 +104,5 @@ class Divisor(Struct):
 class Division(Struct):
     """What a tiled launch divides the numbers of its blocks by."""
 
-    file = "cuda/patch.cuh"
+    file = "cuda/place.cuh"
     _fields_ = tuple((name, Divisor) for name in ("tiles_x", "tiles_y", "blocks", "groups"))

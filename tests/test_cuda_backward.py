@@ -20,7 +20,7 @@ from test_vjp import SEMIFIELDS
 
 from semiconv_cupy import run
 from semiconv_cupy.backends import cuda
-from semiconv_cupy.backends.cuda.bins import BINS_BLOCK, bins_of
+from semiconv_cupy.backends.cuda.bins import BINS_THREADS, bins_of
 from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
 from semiconv_cupy.backends.cuda.limits import LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
@@ -299,7 +299,7 @@ def test_no_bit_depends_on_the_order_of_threads(name, geometry):
 
 
 def test_many_taps_are_binned_by_slices():
-    limits = Limits(bins_bytes=BINS_BLOCK // 32 * 4 * 10)
+    limits = Limits(bins_bytes=BINS_THREADS // 32 * 4 * 10)
     _, semifield, plan, storage = problem("max times", "mixing", "f4")
     bins = bins_of(semifield, storage, plan, limits)
     assert (bins.taps, bins.slots, bins.slices) == (10, 1, 2)

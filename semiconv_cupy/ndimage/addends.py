@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# For each integer dtype the type of exact sums, as in kernels_cu/host/structure.hpp, and the
+# For each integer dtype the type of exact sums, which is SumOf in kernels_cu/filters.cuh, and the
 # largest number of which a sum of two stays within that type.
 _EXACT: dict[str, tuple[type, int]] = {
     "int8": (np.int16, 2**14 - 1),

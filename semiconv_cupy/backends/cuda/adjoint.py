@@ -112,11 +112,11 @@ def adjoint_launch(
     )
     count = math.prod(adjoint.krn_shape)
     return AdjointLaunch(
-        compiled(device, exchange_source, storage),
-        (min(blocks_for(count), BLOCK_THREADS),),
-        convolution._replace(img_byte_strides=None).struct,
-        np.int64(count),
-        -(-count * source.itemsize(storage) // 8),
-        forward,
-        direct,
+        exchange=compiled(device, exchange_source, storage),
+        grid=(min(blocks_for(count), BLOCK_THREADS),),
+        struct=convolution._replace(img_byte_strides=None).struct,
+        count=np.int64(count),
+        numbers=-(-count * source.itemsize(storage) // 8),
+        forward=forward,
+        direct=direct,
     )

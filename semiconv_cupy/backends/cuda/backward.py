@@ -23,7 +23,7 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.adjoint import AdjointLaunch, adjoint_launch
-from semiconv_cupy.backends.cuda.bins import BINS_BLOCK, Bins, bins_of
+from semiconv_cupy.backends.cuda.bins import BINS_THREADS, Bins, bins_of
 from semiconv_cupy.backends.cuda.convolution import (
     ALWAYS,
     GRID_X,
@@ -34,6 +34,7 @@ from semiconv_cupy.backends.cuda.convolution import (
 from semiconv_cupy.backends.cuda.gradient_launch import (
     GradientArrays,
     GradientLaunch,
+    PartialSums,
     partial_sums,
 )
 from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
@@ -67,13 +68,18 @@ class _Planner:
         owners, parts, jobs = tile.partition(geometry, self.limits)
         kernel = specialise("grad_tiled", semifield, storage, geometry, "int64", residual, tile)
         counts = (jobs, parts, *tile.cover(geometry.image_size))
+        scalars = (self.convolution.residual_plane, *map(np.int64, counts))
         return GradientLaunch(
-            compiled(self.device, kernel_source, kernel), (owners * parts,), (tile.block,),
-            self.convolution.struct, True, True,
-            (self.convolution.residual_plane, *map(np.int64, counts)),
-            partial_sums(self.device, geometry, storage, parts, self.limits) if wants[1] else None,
-            self.limits.conditional_blocks,
-        )  # fmt: skip
+            kernel=compiled(self.device, kernel_source, kernel),
+            grid=(owners * parts,),
+            block=(tile.threads,),
+            struct=self.convolution.struct,
+            writes_img=True,
+            writes_partial=True,
+            scalars=scalars,
+            sums=self._partial_sums(parts) if wants[1] else None,
+            conditional_blocks=self.limits.conditional_blocks,
+        )
 
     def weights(self) -> GradientLaunch | None:
         """The kernel's gradient of an ordinary sum that mixes channels."""
@@ -89,11 +95,16 @@ class _Planner:
         at_once = tile.jobs_at_once(self.limits)
         counts = (jobs, parts, at_once, *tile.cover(geometry.out_size), whole)
         return GradientLaunch(
-            compiled(self.device, kernel_source, kernel), (owners * parts,), (tile.block,),
-            self.convolution.struct, False, True, tuple(map(np.int64, counts)),
-            partial_sums(self.device, geometry, storage, parts, self.limits),
-            self.limits.conditional_blocks,
-        )  # fmt: skip
+            kernel=compiled(self.device, kernel_source, kernel),
+            grid=(owners * parts,),
+            block=(tile.threads,),
+            struct=self.convolution.struct,
+            writes_img=False,
+            writes_partial=True,
+            scalars=tuple(map(np.int64, counts)),
+            sums=self._partial_sums(parts),
+            conditional_blocks=self.limits.conditional_blocks,
+        )
 
     def adjoint(self, *, only_finite: bool) -> AdjointLaunch | None:
         """The image's gradient of an ordinary sum that mixes channels."""
@@ -117,7 +128,7 @@ class _Planner:
         bins = bins_of(semifield, storage, geometry, self.limits)
         owners, parts, jobs = bins.partition(semifield, geometry, self.limits)
         scalars = tuple(map(np.int64, (jobs, parts, bins.slices)))
-        return self._direct("grad_bins", (owners * parts,), BINS_BLOCK, scalars, parts, bins)
+        return self._direct("grad_bins", (owners * parts,), BINS_THREADS, scalars, parts, bins)
 
     def kernel(self) -> GradientLaunch:
         """The kernel's gradient of all else, any geometry."""
@@ -136,7 +147,7 @@ class _Planner:
         self,
         file: str,
         grid: tuple[int],
-        block: int,
+        threads: int,
         scalars: tuple[Any, ...],
         parts: int = 0,
         bins: Bins | None = None,
@@ -145,11 +156,21 @@ class _Planner:
         semifield, geometry, storage, residual, *_ = self.convolution
         offset = self.convolution.gradient_offset(self.limits)
         kernel = specialise(file, semifield, storage, geometry, offset, residual, bins)
-        sums = partial_sums(self.device, geometry, storage, parts, self.limits) if parts else None
         return GradientLaunch(
-            compiled(self.device, kernel_source, kernel), grid, (block,), self.convolution.struct,
-            not parts, bool(parts), scalars, sums, self.limits.conditional_blocks,
-        )  # fmt: skip
+            kernel=compiled(self.device, kernel_source, kernel),
+            grid=grid,
+            block=(threads,),
+            struct=self.convolution.struct,
+            writes_img=not parts,
+            writes_partial=bool(parts),
+            scalars=scalars,
+            sums=self._partial_sums(parts) if parts else None,
+            conditional_blocks=self.limits.conditional_blocks,
+        )
+
+    def _partial_sums(self, parts: int) -> PartialSums:
+        _, geometry, storage, *_ = self.convolution
+        return partial_sums(self.device, geometry, storage, parts, self.limits)
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ from semiconv_cupy.backends.cuda.limits import CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.tiles import Partition
 from semiconv_cupy.geometry import Geometry
 
-BINS_BLOCK = 128  # threads of a block of cuda/grad_bins.cu, where the number is written, too
+BINS_THREADS = 128  # threads of a block of cuda/grad_bins.cu, where the number is written, too
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Bins:
         channels = geometry.in_channels if semifield.channels_add else 1
         owners = geometry.kernels * self.slices * channels
         planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
-        jobs = planes * -(-math.prod(geometry.out_size) // (CHUNK * BINS_BLOCK))
+        jobs = planes * -(-math.prod(geometry.out_size) // (CHUNK * BINS_THREADS))
         # Enough blocks, none with more bins than outputs by far, none with too many outputs.
         parts = min(-(-limits.full_blocks // owners), -(-256 * jobs // (self.slots * self.taps)))
         return Partition(owners, min(max(parts, -(-jobs // limits.jobs), 1), jobs), jobs)
@@ -48,7 +48,7 @@ def bins_of(
 ) -> Bins:
     """The bins that shared memory holds."""
     itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
-    room = limits.bins_bytes // (BINS_BLOCK // 32 * itemsize)
+    room = limits.bins_bytes // (BINS_THREADS // 32 * itemsize)
     # What one provenance chooses from: with added channels each has its own.
     choices = math.prod(geometry.kernel_size) if semifield.channels_add else geometry.taps
     taps = min(choices, room)

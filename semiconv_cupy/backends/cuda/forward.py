@@ -93,18 +93,29 @@ def forward_launch(
         whole = np.uint32(convolution.has_whole_chunks(padded_rows=padded_rows))
         first = (plane, tile.division(geometry))
         return ForwardLaunch(
-            compiled(device, kernel_source, kernel), (tile.grid(geometry),), (tile.block,),
-            convolution.struct, (*first, np.uint32(0)), (*first, whole),
-            min(16, CHUNK * itemsize(storage)), limits.conditional_blocks,
-        )  # fmt: skip
+            kernel=compiled(device, kernel_source, kernel),
+            grid=(tile.grid(geometry),),
+            block=(tile.threads,),
+            struct=convolution.struct,
+            scalars=(*first, np.uint32(0)),
+            scalars_if_aligned=(*first, whole),
+            alignment=min(16, CHUNK * itemsize(storage)),
+            conditional_blocks=limits.conditional_blocks,
+        )
     outputs = math.prod(geometry.out_shape)
     offset = convolution.forward_offset(limits)
     kernel = specialise("forward", semifield, storage, geometry, offset, residual)
     scalars = (plane, np.int64(outputs), *ALWAYS)
     return ForwardLaunch(
-        compiled(device, kernel_source, kernel), (blocks_for(outputs),), (BLOCK_THREADS,),
-        convolution.struct, scalars, scalars, 1, limits.conditional_blocks,
-    )  # fmt: skip
+        kernel=compiled(device, kernel_source, kernel),
+        grid=(blocks_for(outputs),),
+        block=(BLOCK_THREADS,),
+        struct=convolution.struct,
+        scalars=scalars,
+        scalars_if_aligned=scalars,
+        alignment=1,
+        conditional_blocks=limits.conditional_blocks,
+    )
 
 
 def forward(

@@ -35,7 +35,7 @@ class ForwardTile(Tile):
     slab: int  # rows of taps at a time
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
-        """The macros of kernels_cu/cuda/patch.cuh and forward_tiled.cu."""
+        """The macros of kernels_cu/cuda/tile.cuh, place.cuh, patch.cuh and slab.cuh."""
         return super().macros(geometry) | {
             "SEMICONV_TEAMS": str(self.teams),
             "SEMICONV_DEPTH": str(self.depth),
@@ -50,28 +50,28 @@ class ForwardTile(Tile):
         return f"_{self.channels}x{self.rows}"
 
     @property
-    def block(self) -> int:
+    def threads(self) -> int:
         """Threads of a block."""
         return self.teams * self.threads_y * self.threads_x
 
-    def blocks_of_group(self, geometry: Geometry) -> int:
-        """Blocks of output channels that one group's take."""
+    def channel_blocks(self, geometry: Geometry) -> int:
+        """Blocks along the output channels of a group."""
         return -(-geometry.outputs_per_group // self.channels)
 
     def grid(self, geometry: Geometry) -> int:
         """Blocks of a launch."""
-        planes = geometry.batch * geometry.groups * self.blocks_of_group(geometry)
+        planes = geometry.batch * geometry.groups * self.channel_blocks(geometry)
         tiles = math.prod(self.cover(geometry.out_size)) * math.prod(geometry.out_size[:-2])
         return tiles * -(-planes // self.teams)
 
     def warps(self, geometry: Geometry) -> int:
         """Warps of a launch."""
-        return self.grid(geometry) * -(-self.block // 32)
+        return self.grid(geometry) * -(-self.threads // 32)
 
     def division(self, geometry: Geometry) -> np.void:
-        """The struct Division of kernels_cu/cuda/patch.cuh."""
+        """The struct Division of kernels_cu/cuda/place.cuh."""
         tiles_y, tiles_x = self.cover(geometry.out_size)
-        numbers = (tiles_x, tiles_y, self.blocks_of_group(geometry), geometry.groups)
+        numbers = (tiles_x, tiles_y, self.channel_blocks(geometry), geometry.groups)
         return structs.Division(*map(structs.Divisor.of, numbers)).scalar()
 
     def patch(self, geometry: Geometry) -> tuple[int, int]:
@@ -135,11 +135,20 @@ def forward_tile_of(
 ) -> ForwardTile | None:
     """The tile for a forward launch, None where only `direct` serves.
 
-    Channel mixing (many outputs share an input) holds eight output channels by 2 x 4 pixels in a
-    thread; depthwise work, bound by memory, one channel by 4 x 4 pixels. Accumulators of several
-    registers hold less. Small images get small tiles, several to a block; where few outputs would
-    leave a large GPU idle, and `limits.filled` is not 0, threads hold fewer: at most ten kernels
-    serve all images and batches. Large windows are cut into slabs of rows of taps.
+    The largest tiles, as channels x rows x columns of a thread, in float32. Channels mix where
+    four or more outputs of a group see the same inputs; other work is bound by memory.
+
+                        max, min     with its winners           sum         log, root
+        channels mix    8 x 2 x 4    4 x 2 x 4                  8 x 1 x 4   2 x 1 x 4
+        else            1 x 8 x 4    1 x 4 x 4                  1 x 1 x 4   1 x 1 x 4
+                        (1 x 4 x 4   (1 x 8 x 4 up to 9 taps
+                        from 226     in one plane)
+                        taps on)
+
+    Doubles take twice the registers, so that a thread holds fewer of them. Small images get small
+    tiles, several to a block; where few outputs would leave a large GPU idle, and `limits.filled`
+    is not 0, threads hold fewer: at most ten kernels serve all images and batches. Large windows
+    are cut into slabs of rows of taps.
     """
     if not _has_kernel(semifield, storage, geometry, residual):
         return None
@@ -150,11 +159,11 @@ def forward_tile_of(
     if limits.filled:
         tile = tile.shrunk_to_more_blocks(geometry, limits)
     room = limits.shared_bytes_of_multiprocessor // (tile.shared_bytes(geometry, storage) + 1024)
-    warps = -(-tile.block // 32)
+    warps = -(-tile.threads // 32)
     tile = replace(tile, resident_blocks=max(1, min(resident // (32 * warps), room)))
     if not tile.is_filled(geometry.out_size, limits.filled):
         return None
-    if limits.filled and tile.block < limits.threads:
+    if limits.filled and tile.threads < limits.threads:
         return None
     near = furthest_position(geometry) < 2**30
     return tile if near and tile.grid(geometry) * tile.teams < 2**31 else None
@@ -173,10 +182,10 @@ def _has_kernel(
 
 
 def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) -> int:
-    """Registers of one output's accumulator, in words of 32 bits.
+    """Registers that tiles plan for one output's accumulator, in words of 32 bits.
 
-    A selection alone takes 1, with its provenance 2, a compensated sum 3, log and root 5 (of which
-    one may be in shared memory).
+    A selection alone takes 1, with its provenance 2, a compensated sum 3. log and root count
+    as 4, although they declare 5 and 7 numbers (kernels_cu/accumulators).
     """
     count = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
     count *= 2 if source.itemsize(storage) == 8 else 1
@@ -217,9 +226,19 @@ def _largest(
     if not mixes and registers <= 2:
         resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
     sides = 2 if planes > depth else 1
-    slab = planar(geometry.kernel_size, 1)[0]
-    threads = (threads_y, threads_x)
-    return ForwardTile(channels, rows, CHUNK, *threads, 1, teams, depth, sides, slab), resident
+    tile = ForwardTile(
+        channels=channels,
+        rows=rows,
+        columns=CHUNK,
+        threads_y=threads_y,
+        threads_x=threads_x,
+        resident_blocks=1,
+        teams=teams,
+        depth=depth,
+        sides=sides,
+        slab=planar(geometry.kernel_size, 1)[0],
+    )
+    return tile, resident
 
 
 def _shrunk(

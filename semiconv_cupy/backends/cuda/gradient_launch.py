@@ -73,9 +73,12 @@ def partial_sums(
     """The last stage for that many partial sums of each weight."""
     weights = math.prod(geometry.krn_shape)
     return PartialSums(
-        compiled(device, sum_source, ARITHMETIC[storage]), (blocks_for(32 * weights),),
-        (np.int64(weights), np.int64(parts), *ALWAYS), weights * parts, limits.conditional_blocks,
-    )  # fmt: skip
+        kernel=compiled(device, sum_source, ARITHMETIC[storage]),
+        grid=(blocks_for(32 * weights),),
+        scalars=(np.int64(weights), np.int64(parts), *ALWAYS),
+        numbers=weights * parts,
+        conditional_blocks=limits.conditional_blocks,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class GradientLaunch:
     writes_img: bool  # whether the kernel takes grad_img, and partial sums
     writes_partial: bool
     scalars: tuple[Any, ...]  # the arguments behind the arrays
-    sums: PartialSums | None  # None: it has no part in the kernel's gradient
+    sums: PartialSums | None  # None: the kernel's gradient is not computed
     conditional_blocks: int
 
     def __call__(

@@ -42,7 +42,7 @@ class GradientTile(Tile):
         }
 
     @property
-    def block(self) -> int:
+    def threads(self) -> int:
         """Threads of a block."""
         return self.threads_y * self.threads_x
 
@@ -93,7 +93,7 @@ def gradient_tile_of(
     wants: tuple[bool, bool],
     limits: Limits = LIMITS,
 ) -> GradientTile | None:
-    """The tile for a launch of these gradients, None where it takes two or only `direct` serves.
+    """The tile for a launch of these gradients, None where no single tile computes them.
 
     `wants` says which of the gradients of img and krn are computed. The image's gradient adds over
     all planes of taps, the kernel's owns one: together they go where there is one (depthwise work).
@@ -108,7 +108,7 @@ def gradient_tile_of(
     while tile.shared_bytes(geometry, storage, read) > limits.shared_bytes:
         if tile.rows > planar(geometry.stride, 1)[0]:
             tile = replace(tile, rows=tile.rows // 2)
-        elif tile.block > 32 and tile.threads_y > 1:
+        elif tile.threads > 32 and tile.threads_y > 1:
             tile = replace(tile, threads_y=tile.threads_y // 2)
         else:
             return None
@@ -187,7 +187,17 @@ def _largest(
         threads_y //= 2
     phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     phase_x = geometry.pad_begin[-1] % (4 * stride_x)
+    wants_img, wants_krn = wants
     return GradientTile(
-        channels, rows, columns, threads_y, threads_x, 3 if real == 4 else 2, *wants, slab,
-        phase_y, phase_x,
-    )  # fmt: skip
+        channels=channels,
+        rows=rows,
+        columns=columns,
+        threads_y=threads_y,
+        threads_x=threads_x,
+        resident_blocks=3 if real == 4 else 2,
+        wants_img=wants_img,
+        wants_krn=wants_krn,
+        slab=slab,
+        phase_y=phase_y,
+        phase_x=phase_x,
+    )

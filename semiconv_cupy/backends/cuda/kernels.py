@@ -73,10 +73,18 @@ def specialise(
     """The specialisation of ``kernels_cu/cuda/<file>.cu`` for a geometry, and for a plan if any."""
     tile = plan if isinstance(plan, Tile) else None
     return Specialisation(
-        file, semifield, storage, geometry.kernel_size, geometry.stride, geometry.dilation, offset,
-        residual, () if tile is None else tuple(tile.macros(geometry).items()),
-        "" if tile is None else tile.suffix, plan if isinstance(plan, Bins) else None,
-    )  # fmt: skip
+        file=file,
+        semifield=semifield,
+        storage=storage,
+        kernel_size=geometry.kernel_size,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        offset=offset,
+        residual=residual,
+        tile_macros=() if tile is None else tuple(tile.macros(geometry).items()),
+        suffix="" if tile is None else tile.suffix,
+        bins=plan if isinstance(plan, Bins) else None,
+    )
 
 
 def kernel_source(kernel: Specialisation) -> source.KernelSource:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 BLOCK_THREADS = 256  # threads of a block, where a kernel leaves it to the launch
-CHUNK = 4  # neighbouring elements of a row that a thread loads at once (Chunk in cuda/patch.cuh)
+CHUNK = 4  # neighbouring elements of a row that a thread loads at once (Chunk in chunk.cuh)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: a quick key of caches

@@ -49,7 +49,7 @@ class WeightTile(Tile):
     slab: int  # rows of the window that a block serves
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
-        """The macros of kernels_cu/cuda/patch.cuh and grad_weights.cu."""
+        """The macros of kernels_cu/cuda/tile.cuh, place.cuh, patch.cuh and grad_weights.cu."""
         return super().macros(geometry) | {
             "SEMICONV_TEAMS": "1",
             "SEMICONV_DEPTH": "1",
@@ -67,7 +67,7 @@ class WeightTile(Tile):
         return f"_{self.channels}x{self.inputs}"
 
     @property
-    def block(self) -> int:
+    def threads(self) -> int:
         """Threads of a block."""
         return self.lanes_out * self.lanes_in * self.threads_y * self.threads_x
 
@@ -117,13 +117,13 @@ class WeightTile(Tile):
         height, width = self.patch(geometry)
         grad_out, image = ((n // CHUNK | 1) * CHUNK for n in (math.prod(self.size), height * width))
         stage = self.channels * self.lanes_out * grad_out + self.inputs * self.lanes_in * image
-        sums = self.inputs * self.slab * geometry.kernel_size[-1] * self.block
+        sums = self.inputs * self.slab * geometry.kernel_size[-1] * self.threads
         numbers = max(2 * stage, sums)
         return numbers * np.dtype(source.ARITHMETIC[storage]).itemsize + _SHARE_BYTES
 
 
 def mixes_sums(semifield: Semifield, geometry: Geometry, least: int) -> bool:
-    """Whether it is the ordinary convolution, of at least so many channels on both sides."""
+    """Whether this is the ordinary convolution of at least `least` channels on both sides."""
     few = min(geometry.outputs_per_group, geometry.in_channels)
     return few >= least and semifield.traits("floating").is_ordinary
 
@@ -177,12 +177,21 @@ def _largest(storage: str, geometry: Geometry, limits: Limits) -> WeightTile | N
     width = geometry.out_size[-1]
     teams_x = 8 if geometry.rank == 1 or width > 16 else 4 if width > 8 else 2
     return WeightTile(
-        channels, 4, CHUNK, 8 // teams_x, teams_x, 2, lanes_out, lanes_in, inputs, slab
-    )  # fmt: skip
+        channels=channels,
+        rows=4,
+        columns=CHUNK,
+        threads_y=8 // teams_x,
+        threads_x=teams_x,
+        resident_blocks=2,
+        lanes_out=lanes_out,
+        lanes_in=lanes_in,
+        inputs=inputs,
+        slab=slab,
+    )
 
 
 def _ever_smaller(tile: WeightTile) -> Iterator[WeightTile]:
-    """The tile, and those with fewer rows, inputs and channels of a thread."""
+    """The tile, then tiles with fewer rows, then fewer inputs, then fewer channels of a thread."""
     yield tile
     while tile.rows > 1:
         yield (tile := replace(tile, rows=tile.rows // 2))
