@@ -16,8 +16,7 @@ from semiconv_cupy.backends.cuda.forward import ForwardLaunch
 from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.route import Route
-from semiconv_cupy.source import itemsize
-from semiconv_cupy.strides import Strides, byte_strides
+from semiconv_cupy.strides import Strides, in_elements
 
 Array = Any
 
@@ -68,14 +67,11 @@ def _launch(
     route: Route, img_byte_strides: Strides, krn_byte_strides: Strides, keeps_residual: bool
 ) -> ForwardLaunch:
     """The launch of a CUDA kernel for arrays of these strides, in canonical form."""
-    size = itemsize(route.storage)
-    img_strides, krn_strides = (
-        tuple(step // size for step in steps) for steps in (img_byte_strides, krn_byte_strides)
-    )
-    route, *strides = route.in_its_form(img_strides, krn_strides)
+    img_strides = in_elements(img_byte_strides, route.storage)
+    krn_strides = in_elements(krn_byte_strides, route.storage)
+    route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
-    in_bytes = (byte_strides(steps, route.storage) for steps in strides)
-    convolution = cuda.Convolution(*_case(route), spec and spec.dtype, *in_bytes)
+    convolution = cuda.Convolution.of(_case(route), spec and spec.dtype, img_strides, krn_strides)
     return cuda.forward_launch(_device(route), convolution, route.schedule)
 
 

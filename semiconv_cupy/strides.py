@@ -29,6 +29,19 @@ def element_strides(array: Any) -> Strides:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def byte_strides(strides: Strides, storage: str) -> Strides:
-    """Strides in bytes, for elements of a storage dtype."""
-    return tuple(stride * source.itemsize(storage) for stride in strides)
+def in_elements(byte_strides: Strides, storage: str) -> Strides:
+    """Strides in bytes of a storage dtype as strides in elements."""
+    itemsize = source.itemsize(storage)
+    return tuple(stride // itemsize for stride in byte_strides)
+
+
+def in_bytes(strides: Strides, storage: str) -> Strides:
+    """Strides in elements of a storage dtype as strides in bytes.
+
+    Examples
+    --------
+    >>> in_bytes((12, 4, 1), "float16"), in_elements((24, 8, 2), "float16")
+    ((24, 8, 2), (12, 4, 1))
+    """
+    itemsize = source.itemsize(storage)
+    return tuple(stride * itemsize for stride in strides)

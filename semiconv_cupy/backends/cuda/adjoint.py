@@ -17,6 +17,7 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SubtractSemifield
 from semiconv_cupy.backends.cuda.convolution import (
+    Case,
     Condition,
     Convolution,
     blocks_for,
@@ -28,7 +29,7 @@ from semiconv_cupy.backends.cuda.kernels import compiled, exchange_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.strides import byte_strides, contiguous_strides
+from semiconv_cupy.strides import contiguous_strides
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,10 @@ def adjoint_launch(
     adjoint, linear = adjoint_of(geometry), SubtractSemifield.linear()
     if adjoint is None or forward_tile_of(linear, storage, adjoint, None, limits) is None:
         return None
-    strides = (
-        byte_strides(contiguous_strides(shape), storage)
-        for shape in (adjoint.img_shape, adjoint.krn_shape)
-    )
+    strides = contiguous_strides(adjoint.img_shape), contiguous_strides(adjoint.krn_shape)
     method = "tiled" if limits.filled == 0 else "auto"
-    forward = forward_launch(
-        device, Convolution(linear, adjoint, storage, None, *strides), method, limits
-    )
+    of_grad_out = Convolution.of(Case(linear, adjoint, storage), None, *strides)
+    forward = forward_launch(device, of_grad_out, method, limits)
     count = math.prod(adjoint.krn_shape)
     return AdjointLaunch(
         exchange=compiled(device, exchange_source, storage),

@@ -43,22 +43,25 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import mixes_sums, weight_tile_of
 from semiconv_cupy.backends.device import Device, Stream
 from semiconv_cupy.residual import Residual, is_provenance
-from semiconv_cupy.strides import Strides, byte_strides
+from semiconv_cupy.strides import Strides
 
 Launch = GradientLaunch | AdjointLaunch
 
 
 @dataclass(frozen=True)
 class _Planner:
-    """Plans one launch at a time; a method gives None where its kernel does not serve."""
+    """Plans one launch at a time, by methods called as the kernels' files and `adjoint`.
+
+    A method returns None where its kernel cannot compute the convolution.
+    """
 
     device: Device
     convolution: Convolution
     limits: Limits
     tiles: bool  # whether kernels of tiles may serve
 
-    def tiled(self, wants: tuple[bool, bool]) -> GradientLaunch | None:
-        """Tiles of the image, for these gradients."""
+    def grad_tiled(self, wants: tuple[bool, bool]) -> GradientLaunch | None:
+        """These gradients, by tiles of the image."""
         semifield, geometry, storage, residual, *_ = self.convolution
         if not self.tiles:
             return None
@@ -81,7 +84,7 @@ class _Planner:
             conditional_blocks=self.limits.conditional_blocks,
         )
 
-    def weights(self) -> GradientLaunch | None:
+    def grad_weights(self) -> GradientLaunch | None:
         """The kernel's gradient of an ordinary sum that mixes channels."""
         semifield, geometry, storage, *_ = self.convolution
         if not self.tiles:
@@ -113,16 +116,16 @@ class _Planner:
             return None
         if source.ARITHMETIC[storage] != storage:  # halves: gradients have more digits than that
             return None
-        fallback = None if only_finite else self.image()
+        fallback = None if only_finite else self.grad_image()
         return adjoint_launch(self.device, self.convolution, fallback, self.limits)
 
-    def image(self) -> GradientLaunch:
+    def grad_image(self) -> GradientLaunch:
         """The image's gradient, any geometry."""
         elements = math.prod(self.convolution.geometry.img_shape)
         scalars = (self.convolution.residual_plane, np.int64(elements), *ALWAYS)
         return self._direct("grad_image", (blocks_for(elements),), BLOCK_THREADS, scalars)
 
-    def binned(self) -> GradientLaunch:
+    def grad_bins(self) -> GradientLaunch:
         """The kernel's gradient from a provenance, any geometry."""
         semifield, geometry, storage, *_ = self.convolution
         bins = bins_of(semifield, storage, geometry, self.limits)
@@ -130,8 +133,8 @@ class _Planner:
         scalars = tuple(map(np.int64, (jobs, parts, bins.slices)))
         return self._direct("grad_bins", (owners * parts,), BINS_THREADS, scalars, parts, bins)
 
-    def kernel(self) -> GradientLaunch:
-        """The kernel's gradient of all else, any geometry."""
+    def grad_kernel(self) -> GradientLaunch:
+        """The kernel's gradient where no provenance is kept, any geometry."""
         geometry, limits = self.convolution.geometry, self.limits
         weights = math.prod(geometry.krn_shape)
         groups = geometry.groups if geometry.shares_kernels else 1
@@ -190,20 +193,20 @@ def gradient_launches(
     """
     plan = _Planner(device, convolution, limits.for_method(method), method != "direct")
     wants_img, wants_krn = wants
-    both = plan.tiled(wants) if wants_img and wants_krn else None
+    both = plan.grad_tiled(wants) if wants_img and wants_krn else None
     if both is not None:
         return [both]
     launches: list[Launch] = []
     if wants_img:
         adjoint = plan.adjoint(only_finite=only_finite)
-        launches.append(adjoint or plan.tiled((True, False)) or plan.image())
+        launches.append(adjoint or plan.grad_tiled((True, False)) or plan.grad_image())
     if wants_krn:
-        tiled = plan.weights() or plan.tiled((False, True))
+        tiled = plan.grad_weights() or plan.grad_tiled((False, True))
         if tiled is not None:
             launches.append(tiled)
         else:
             bins = is_provenance(convolution.semifield)
-            launches.append(plan.binned() if bins else plan.kernel())
+            launches.append(plan.grad_bins() if bins else plan.grad_kernel())
     return launches
 
 
@@ -265,9 +268,9 @@ def backward_at(
     there. Strides are in elements; grad_out, residual and image have elements. `wants` says which
     of the gradients of img and krn are computed.
     """
-    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
     dtype = None if residual is None else residual.dtype
-    launches = gradient_launches(device, Convolution(*case, dtype, *strides), wants)
+    convolution = Convolution.of(case, dtype, img_strides, krn_strides)
+    launches = gradient_launches(device, convolution, wants)
 
     def call(
         grad_out: int,

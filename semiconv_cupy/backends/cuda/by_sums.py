@@ -46,7 +46,7 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.strides import Strides, byte_strides, contiguous_strides, element_strides
+from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
 
 Array = Any
 _PARTS = 256  # of a plane, at most, whose extreme numbers are looked for at the same time
@@ -159,11 +159,8 @@ def _window_sums(
 
 def _ordinary(geometry: Geometry, real: str) -> Convolution:
     """The ordinary convolution of the transformed arrays."""
-    strides = (
-        byte_strides(contiguous_strides(shape), real)
-        for shape in (geometry.img_shape, geometry.krn_shape)
-    )
-    return Convolution(SubtractSemifield.linear(), geometry, real, None, *strides)
+    strides = contiguous_strides(geometry.img_shape), contiguous_strides(geometry.krn_shape)
+    return Convolution.of(Case(SubtractSemifield.linear(), geometry, real), None, *strides)
 
 
 def _functions(device: Device, convolution: Convolution) -> Callable[[str], Kernel]:
@@ -172,14 +169,6 @@ def _functions(device: Device, convolution: Convolution) -> Callable[[str], Kern
     offset = convolution.forward_offset(LIMITS)
     kernel = specialise("by_sums", semifield, storage, geometry, offset)
     return lambda suffix: compiled(device, kernel_source, kernel, suffix=suffix)
-
-
-def _of_elements(
-    case: Case, img_strides: Strides, krn_strides: Strides, residual: np.dtype | None = None
-) -> Convolution:
-    """The convolution of arrays of these strides in elements."""
-    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
-    return Convolution(*case, residual, *strides)
 
 
 # ---- values --------------------------------------------------------------------------------------
@@ -194,7 +183,7 @@ def forward_at(
     Strides are in elements; there is an output. Four passes over arrays besides the convolution,
     and as much memory as img, krn and out hold as float32 or float64.
     """
-    convolution = _of_elements(case, img_strides, krn_strides)
+    convolution = Convolution.of(case, None, img_strides, krn_strides)
     kernel = _functions(device, convolution)
     sums, value = _window_sums(convolution, device, kernel), kernel("")
 
@@ -219,7 +208,7 @@ def forward(device: Device, case: Case, img: Array, krn: Array, out: Array) -> N
 
 
 @dataclass(frozen=True)
-class _Again:
+class _DirectFallback:
     """The direct kernels, which compute what the sums do not prove: a residual, then gradients."""
 
     forward: ForwardLaunch
@@ -240,8 +229,10 @@ class _Again:
             launch(device, arrays, stream, condition)
 
 
-def _again(device: Device, convolution: Convolution, wants: tuple[bool, bool]) -> _Again:
-    return _Again(
+def _direct_fallback(
+    device: Device, convolution: Convolution, wants: tuple[bool, bool]
+) -> _DirectFallback:
+    return _DirectFallback(
         forward_launch(device, convolution, "direct"),
         [
             launch
@@ -252,7 +243,7 @@ def _again(device: Device, convolution: Convolution, wants: tuple[bool, bool]) -
 
 
 def _most_terms(geometry: Geometry) -> np.float64:
-    """Terms of an element of either gradient, at most."""
+    """The most terms that an element of either gradient has."""
     of_image = geometry.taps * geometry.outputs_per_group
     return np.float64(max(of_image, math.prod(geometry.out_shape) // geometry.kernels))
 
@@ -266,7 +257,7 @@ class _Backward:
     term_gradients: Kernel
     image: Launch | None  # the gradients of ordinary sums; None where one is not computed
     kernel: Launch | None
-    again: _Again
+    fallback: _DirectFallback
     one_for_both: bool  # whether the gradient of a sum serves both
     most_terms: np.float64  # of an element of either gradient
 
@@ -301,7 +292,7 @@ class _Backward:
         # "to krn", which are no longer needed.
         arrays = GradientArrays(grad_out, img, krn, to_img, grad_img, grad_krn)
         condition = Condition(flags, np.int64(sums.grid[0]))
-        self.again(device, arrays, at("sums"), stream, condition)
+        self.fallback(device, arrays, at("sums"), stream, condition)
         del owner
 
 
@@ -322,7 +313,7 @@ def backward_at(
     semifield, geometry, storage = case
     real, spec = source.ARITHMETIC[storage], residual_of(semifield, storage, geometry)
     assert spec is not None
-    convolution = _of_elements(case, img_strides, krn_strides)
+    convolution = Convolution.of(case, None, img_strides, krn_strides)
     kernel = _functions(device, convolution)
     sums = _window_sums(convolution, device, kernel)
     for name in ("to img", "to krn"):
@@ -341,7 +332,7 @@ def backward_at(
         term_gradients=kernel("_term_gradients"),
         image=image,
         kernel=krn,
-        again=_again(device, convolution._replace(residual=spec.dtype), wants),
+        fallback=_direct_fallback(device, convolution._replace(residual=spec.dtype), wants),
         one_for_both=semifield.accumulator == "log",
         most_terms=_most_terms(geometry),
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semiconv_cupy import source, structs
+from semiconv_cupy import strides, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, Limits
 from semiconv_cupy.backends.cuda.tiles import furthest_position, reach
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 class Convolution(NamedTuple):
     """A case, the dtype of its residual, and the strides of its arrays: the key of all launches.
 
-    Strides are in bytes, as arrays have them; None where there is no array, which has no offsets.
+    Strides are in bytes, as arrays have them; None where there is no array.
     """
 
     semifield: Semifield
@@ -47,21 +47,29 @@ class Convolution(NamedTuple):
     img_byte_strides: Strides | None
     krn_byte_strides: Strides | None
 
+    @classmethod
+    def of(
+        cls, case: Case, residual: np.dtype | None, img_strides: Strides, krn_strides: Strides
+    ) -> Convolution:
+        """The convolution of arrays of these strides in elements."""
+        img_byte_strides = strides.in_bytes(img_strides, case.storage)
+        krn_byte_strides = strides.in_bytes(krn_strides, case.storage)
+        return cls(*case, residual, img_byte_strides, krn_byte_strides)
+
     @property
     def img_strides(self) -> Strides:
-        """Those of the image, in elements."""
+        """The image's strides in elements; 0 where there is no image."""
         return self._in_elements(self.img_byte_strides)
 
     @property
     def krn_strides(self) -> Strides:
-        """Those of the kernel, in elements."""
+        """The kernel's strides in elements; 0 where there is no kernel."""
         return self._in_elements(self.krn_byte_strides)
 
-    def _in_elements(self, strides: Strides | None) -> Strides:
-        if strides is None:
+    def _in_elements(self, byte_strides: Strides | None) -> Strides:
+        if byte_strides is None:
             return (0,) * (self.geometry.rank + 2)
-        itemsize = source.itemsize(self.storage)
-        return tuple(stride // itemsize for stride in strides)
+        return strides.in_elements(byte_strides, self.storage)
 
     @property
     def struct(self) -> np.void:
@@ -116,7 +124,7 @@ class Convolution(NamedTuple):
         return "int32" if far < limits.offset_32 else "int64"
 
 
-def _overhang(geometry: Geometry, strides: Strides) -> int:
+def _overhang(geometry: Geometry, img_strides: Strides) -> int:
     """How far in elements a window's corner may lie outside an image of these strides."""
     return sum(
         (pad + dilation * size) * abs(stride)
@@ -124,7 +132,7 @@ def _overhang(geometry: Geometry, strides: Strides) -> int:
             geometry.pad_begin,
             geometry.dilation,
             geometry.kernel_size,
-            strides[2:],
+            img_strides[2:],
             strict=True,
         )
     )

@@ -28,7 +28,7 @@ from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Lim
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.residual import Residual
 from semiconv_cupy.source import itemsize
-from semiconv_cupy.strides import Strides, byte_strides
+from semiconv_cupy.strides import Strides
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,8 @@ def forward_at(
 
     Strides are in elements; there is an output. `residual` describes the one that is kept.
     """
-    strides = (byte_strides(steps, case.storage) for steps in (img_strides, krn_strides))
     dtype = None if residual is None else residual.dtype
-    launch = forward_launch(device, Convolution(*case, dtype, *strides))
+    launch = forward_launch(device, Convolution.of(case, dtype, img_strides, krn_strides))
 
     def call(img: int, krn: int, out: int, residual: int | None, stream: Stream) -> None:
         launch(img, img, krn, out, residual, stream)
