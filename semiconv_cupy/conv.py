@@ -21,7 +21,7 @@ from semiconv_cupy.algebra import (
     no_semifield,
 )
 from semiconv_cupy.backends.broadcast import broadcast_conv
-from semiconv_cupy.backends.place import Place, place_of
+from semiconv_cupy.backends.place import Place, gpu_of, place_of
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import METHODS, Route, choose
@@ -197,7 +197,7 @@ def _plan(
         return call
 
     def on_its_gpu(img: Array, krn: Array) -> Array:
-        with place_of(img=img, krn=krn).current():  # not always the GPU of the first call
+        with gpu_of(img, krn):  # not always the GPU of the first call
             return call(img, krn)
 
     return on_its_gpu

@@ -115,16 +115,24 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array
 
         return loop
 
-    device, run = _device(route), None
-    if not route.by_sums and 0 not in shape:
-        run = _launch(route, img.strides, krn.strides, keeps_residual=False)
+    device, dtype = _device(route), img.dtype
+    if 0 in shape:
+        return lambda img, krn: device.empty(shape, dtype)
+    if route.by_sums:
+        strides = (in_elements(array.strides, route.storage) for array in (img, krn))
+        by_sums = cuda_by_sums.forward_at(device, _case(route), *strides)
+
+        def sum_up(img: Array, krn: Array) -> Array:
+            out = device.empty(shape, dtype)
+            by_sums(img, krn, out, None, None)
+            return out
+
+        return sum_up
+    run = _launch(route, img.strides, krn.strides, keeps_residual=False)
 
     def launch(img: Array, krn: Array) -> Array:
-        out = device.empty(shape, img.dtype)
-        if run is not None:
-            run(device.address(img), img, krn, out, None)
-        elif route.by_sums:
-            forward(route, img, krn, out)
+        out = device.empty(shape, dtype)
+        run(device.address(img), img, krn, out, None)
         return out
 
     return launch
