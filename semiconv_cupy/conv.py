@@ -131,11 +131,15 @@ def semifield_conv(
     except (AttributeError, TypeError):  # no arrays, or nothing that can be hashed
         key, call = None, None
     if call is None:
-        call = _plan(
-            img, krn, semifield, method,
-            dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
-                 group_broadcasting=group_broadcasting, kind=kind),
-        )  # fmt: skip
+        arguments = dict(
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            group_broadcasting=group_broadcasting,
+            kind=kind,
+        )
+        call = _plan(img, krn, semifield, method, arguments)
         if key is not None:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
@@ -176,7 +180,7 @@ def checked_route(
 ) -> Route:
     """Check everything about a call of a compiled semifield; errors name what does not fit.
 
-    With a `place`, as if the arrays were there.
+    A `place` takes the place of the arrays' own.
     """
     its_place, geometry = checked_geometry(img, krn, method, arguments)
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
@@ -240,7 +244,7 @@ def require_meaning(name: str, semifield: Semifield) -> None:
             if parameter == 0 or not np.isfinite(parameter):
                 raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
     else:
-        semifield.definitions(source.arithmetic_of(name))  # raises what is wrong, and for whom
+        semifield.definitions(source.arithmetic_of(name))  # raises where there are none
 
 
 # ---- derivatives -------------------------------------------------------------------------------
@@ -304,11 +308,15 @@ def semifield_conv_vjp(
             "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
             "is differentiated by PyTorch (torch_bridge)"
         )
-    route = checked_route(
-        img, krn, algebra, method,
-        dict(stride=stride, padding=padding, dilation=dilation, groups=groups,
-             group_broadcasting=group_broadcasting, kind=kind),
-    )  # fmt: skip
+    arguments = dict(
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        group_broadcasting=group_broadcasting,
+        kind=kind,
+    )
+    route = checked_route(img, krn, algebra, method, arguments)
     place, geometry = route.place, route.geometry
     require_derivatives(route.storage)
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype

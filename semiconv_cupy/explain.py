@@ -33,11 +33,12 @@ from semiconv_cupy.route import Route
 from semiconv_cupy.strides import element_strides
 
 Array = Any
-Taken = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
+Needs = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
 _CONVOLUTIONS = ("semifield_conv", "semifield_conv_vjp")
 # Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/tiles.hpp and
 # in mapped.hpp.
 _TILE, _MAPPED_TILE = 192 * 1024, 256 * 1024
+# The arguments of this package's functions for which a shape may stand.
 _IMAGES = ("img", "krn", "input", "image", "seed", "mask", "input1", "input2")
 
 
@@ -101,12 +102,12 @@ class Explanation:
 
     @property
     def launches(self) -> tuple[Launch, ...]:
-        """Those of all steps."""
+        """The launches of all steps, in order."""
         return tuple(launch for step in self.steps for launch in step.launches)
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """Those of all steps, each once."""
+        """The libraries of all steps, each once."""
         return tuple(dict.fromkeys(name for step in self.steps for name in step.libraries))
 
     def step(self, name: str) -> Step:
@@ -127,7 +128,7 @@ class Explanation:
         if step.scratch and step.route.startswith("host"):
             scratch = f", scratch up to {_bytes(step.scratch)} a thread"
         yield (
-            f"  {'':<11} {step.route}: {_short(step.operations)} operations, "
+            f"  {'':<11} {step.route}: {_with_prefix(step.operations)} operations, "
             f"{_bytes(step.bytes)} moved{scratch}"
         )
         for library in step.libraries:
@@ -164,9 +165,9 @@ def explain(
     *arrays : array, shape or anything else
         What the function takes by position. A shape may stand for an image, a kernel or a mask.
     dtype : dtype
-        That of the arrays which are given by their shapes.
+        The dtype of the arrays that are given by their shapes.
     gpu : bool
-        Whether these are on a GPU, which need not be there. CuPy arrays always are.
+        Whether these arrays are on a GPU; this machine needs none. CuPy arrays always are.
     arch : str, optional
         An architecture of GPUs, such as "sm_90": also compile the kernels for it, by NVRTC, and say
         what registers and shared memory they take. It implies `gpu`.
@@ -208,7 +209,7 @@ def explain(
     called = _function(function)
     on_gpu = gpu or arch is not None or any(map(_on_gpu, (*arrays, *arguments.values())))
     bound = _bind(called, arrays, arguments, dtype)
-    call = f"{_described(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
+    call = f"{_call_in_words(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
     with _lock:
         if called.__name__ in _CONVOLUTIONS:
             steps = _convolution(called.__name__, bound, on_gpu)
@@ -305,7 +306,7 @@ def _stand_in(value: Any, dtype: Any) -> Any:
     return value
 
 
-def _described(function: Callable[..., Any], bound: Mapping[str, Any]) -> str:
+def _call_in_words(function: Callable[..., Any], bound: Mapping[str, Any]) -> str:
     arrays = [
         f"{value.dtype} {value.shape}" for value in bound.values() if isinstance(value, np.ndarray)
     ]
@@ -342,13 +343,15 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
     arrays = (img, krn, out, residual)
     if route.backend == "cuda":
-        taken = _recorded(run.forward, route, *arrays)
+        needs = _recorded(run.forward, route, *arrays)
     else:
-        taken = _compiled(
+        needs = _compiled(
             route, host_calls.forward_part(route, keeps_residual=residual is not None)
         )
     form = str(route.form(element_strides(img), element_strides(krn)))
-    return Step("forward", form, _way(route), _operations(route), _moved(*arrays), *taken)
+    return Step(
+        "forward", form, _route_in_words(route), _operations(route), _moved(*arrays), *needs
+    )
 
 
 def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
@@ -357,14 +360,14 @@ def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
     arrays = (grad_out, img, krn, residual, np.empty(img.shape, real), np.empty(krn.shape, real))
     if route.backend == "cuda":
-        taken = _recorded(run.backward, route, *arrays)
+        needs = _recorded(run.backward, route, *arrays)
     else:
-        taken = _compiled(route, host_calls.backward_part(route))
+        needs = _compiled(route, host_calls.backward_part(route))
     form, operations = "gradients of img and krn", 2 * _operations(route)
-    return Step("backward", form, _way(route), operations, _moved(*arrays), *taken)
+    return Step("backward", form, _route_in_words(route), operations, _moved(*arrays), *needs)
 
 
-def _way(route: Route) -> str:
+def _route_in_words(route: Route) -> str:
     return f"{route.backend}, by sums" if route.by_sums else route.backend
 
 
@@ -372,16 +375,16 @@ def _operations(route: Route) -> int:
     return 2 * math.prod(route.geometry.out_shape) * route.geometry.taps
 
 
-def _compiled(route: Route, part: str) -> Taken:
-    """What a pass takes on the CPU."""
+def _compiled(route: Route, part: str) -> Needs:
+    """Library and scratch of a pass on the CPU."""
     if route.backend == "reference":
         return (), (), 0
     name = f"{part} of {route.semifield!r} on {route.storage}"
     return (name,), (), _TILE
 
 
-def _recorded(function: Callable[..., Any], *arguments: Any) -> Taken:
-    """What a pass takes on a GPU."""
+def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
+    """Launches and scratch of a pass on a GPU."""
     _recorder.clear()
     function(*arguments)
     return (), tuple(_recorder.launches), _recorder.scratch_bytes
@@ -401,15 +404,15 @@ class _Observer:
         self, name: str, array: Array, window: str, operations: int, *arguments: Any
     ) -> np.ndarray:
         """Add a step; `operations` are those of one element."""
-        taken: Taken
+        needs: Needs
         if self._gpu is None:
             library = host_primitives.library_name(*host_primitives.part_of(name, array.dtype))
-            route, taken = "host", ((library,), (), _MAPPED_TILE)
+            route, needs = "host", ((library,), (), _MAPPED_TILE)
         else:
-            route, taken = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
+            route, needs = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
         form = f"{array.dtype} {array.shape}, {window}"
         moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
-        self.steps.append(Step(name, form, route, operations * array.size, moved, *taken))
+        self.steps.append(Step(name, form, route, operations * array.size, moved, *needs))
         return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
 
     def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
@@ -460,7 +463,7 @@ def _primitives(
 
 
 def _resources(steps: Iterable[Step], arch: str) -> dict[str, nvrtc.Resources]:
-    """What each kernel takes, by its name."""
+    """Registers and memory of each kernel, by its name."""
     sources = {launch.source.name: launch.source for step in steps for launch in step.launches}
     compiler, found = nvrtc.load(), {}
     for name, kernel in sources.items():
@@ -474,10 +477,10 @@ def _moved(*arrays: np.ndarray | None) -> int:
 
 
 def _bytes(number: int) -> str:
-    return f"{_short(number)}B"
+    return f"{_with_prefix(number)}B"
 
 
-def _short(number: int) -> str:
+def _with_prefix(number: int) -> str:
     """Three digits and a prefix: 25.2 M."""
     for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
