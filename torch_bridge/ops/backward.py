@@ -26,11 +26,11 @@ from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
+    mismatch,
     plan_cached,
     require_memory,
     route_of,
     torch_dtype,
-    unlike,
 )
 
 Gradients = tuple[Tensor, Tensor]  # of img and of krn; empty where it was not requested
@@ -75,10 +75,17 @@ def _backward(
 ) -> Gradients:
     """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
     call = _prepared(
-        grad_out.dtype, grad_out.get_device(), None if img is None else img.stride(),
-        semifield, tuple(img_shape), tuple(krn_shape), tuple(stride), tuple(padding),
-        tuple(dilation), *others,
-    )  # fmt: skip
+        grad_out.dtype,
+        grad_out.get_device(),
+        None if img is None else img.stride(),
+        semifield,
+        tuple(img_shape),
+        tuple(krn_shape),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        *others,
+    )
     return call(grad_out, img, krn, residual)
 
 
@@ -96,9 +103,14 @@ def _prepared(
     if min(img_shape, default=0) < 0:
         raise ValueError(f"img_shape must not be negative, got {img_shape}")
     plan = plan_cached(
-        arguments.semifield, dtype, executor.on_gpu, img_shape, arguments.krn_shape,
-        arguments.geometry, True,
-    )  # fmt: skip
+        arguments.semifield,
+        dtype,
+        executor.on_gpu,
+        img_shape,
+        arguments.krn_shape,
+        arguments.geometry,
+        derivative=True,
+    )
     if img_strides is not None and len(img_strides) != len(img_shape):
         raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
     wants = arguments.want_img, arguments.want_krn
@@ -206,7 +218,7 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
             if tensor.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
             if tensor.dtype is not dtype or tensor.get_device() != index:
-                raise unlike(name, tensor, "grad_out", grad_out)
+                raise mismatch(name, tensor, "grad_out", grad_out)
 
     return check
 
@@ -248,7 +260,7 @@ def _fake(*flat: Any) -> Gradients:
     grad_out = given.grad_out
     for name, tensor in (("img", given.img), ("krn", given.krn), ("residual", given.residual)):
         if tensor is not None and tensor.device != grad_out.device:
-            raise unlike(name, tensor, "grad_out", grad_out)
+            raise mismatch(name, tensor, "grad_out", grad_out)
     held_semifield(given.semifield)
     return (
         grad_out.new_empty(given.img_shape if given.want_img else 0),

@@ -23,11 +23,11 @@ from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
+    mismatch,
     plan_cached,
     plan_uncached,
     require_memory,
     route_of,
-    unlike,
 )
 
 Results = tuple[Tensor, Tensor]
@@ -56,11 +56,20 @@ def _forward(
     """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
     dtype, index = img.dtype, img.get_device()
     if krn.dtype is not dtype or krn.get_device() != index:
-        raise unlike("krn", krn, "img", img)
+        raise mismatch("krn", krn, "img", img)
     call = _prepared(
-        dtype, index, img.shape, krn.shape, img.stride(), krn.stride(),
-        semifield, tuple(stride), tuple(padding), tuple(dilation), *others,
-    )  # fmt: skip
+        dtype,
+        index,
+        img.shape,
+        krn.shape,
+        img.stride(),
+        krn.stride(),
+        semifield,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        *others,
+    )
     return call(img, krn)
 
 
@@ -82,9 +91,14 @@ def _prepared(
     arguments = ForwardArguments.received(None, None, *constants)  # a plan needs no tensors
     executor = executor_of(index)
     plan = plan_cached(
-        arguments.semifield, dtype, executor.on_gpu, img_shape, krn_shape, arguments.geometry,
-        arguments.residual,
-    )  # fmt: skip
+        arguments.semifield,
+        dtype,
+        executor.on_gpu,
+        img_shape,
+        krn_shape,
+        arguments.geometry,
+        derivative=arguments.residual,
+    )
     return prepare_forward(plan, executor, dtype, img_strides, krn_strides)
 
 
@@ -151,7 +165,7 @@ def _fake(*flat: Any) -> Results:
     """The results' shapes and dtypes, for torch.compile."""
     img, krn, key, geometry, residual = ForwardArguments.received(*flat)
     if krn.dtype != img.dtype or krn.device != img.device:
-        raise unlike("krn", krn, "img", img)
+        raise mismatch("krn", krn, "img", img)
     held_semifield(key)
     return _new_results(
         img, plan_uncached(key, img.dtype, img.is_cuda, img.shape, krn.shape, geometry, residual)

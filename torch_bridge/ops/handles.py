@@ -57,7 +57,7 @@ def _entry_of(semifield: Semifield | str) -> tuple[Handle, Semifield]:
 
 @lru_cache(maxsize=256)
 def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
-    """The handle, and the one of all equal semifields that its key finds."""
+    """The handle, and the semifield that its key finds: one object for all equal semifields."""
     algebra = named(semifield) if isinstance(semifield, str) else semifield
     if not isinstance(algebra, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)

@@ -84,11 +84,11 @@ def torch_dtype(residual_spec: Residual | None) -> torch.dtype | None:
     return None if residual_spec is None else getattr(torch, residual_spec.dtype.name)
 
 
-def unlike(name: str, tensor: Tensor, other: str, pattern: Tensor) -> TypeError:
-    """The refusal of a tensor whose dtype or device is not the pattern's."""
+def mismatch(name: str, tensor: Tensor, other_name: str, other: Tensor) -> TypeError:
+    """The error for a tensor whose dtype or device is not that of the other tensor."""
     return TypeError(
-        f"{name} is {tensor.dtype} on {tensor.device}, and {other} {pattern.dtype} on "
-        f"{pattern.device}"
+        f"{name} is {tensor.dtype} on {tensor.device}, and {other_name} {other.dtype} on "
+        f"{other.device}"
     )
 
 
