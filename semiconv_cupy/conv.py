@@ -170,6 +170,19 @@ def checked_geometry(
     return place, Geometry.plan(img.shape, krn.shape, **arguments)
 
 
+def checked_broadcast(
+    img: Array, krn: Array, method: str, arguments: dict[str, Any]
+) -> tuple[Place, Geometry]:
+    """`checked_geometry` for whole-array functions, which have no kernels."""
+    place, geometry = checked_geometry(img, krn, method, arguments)
+    if method in ("direct", "tiled", "linear"):
+        raise ValueError(
+            f"method={method!r} has no kernels for a BroadcastSemifield; use a "
+            "SelectSemifield or SubtractSemifield, or method='auto'"
+        )
+    return place, geometry
+
+
 def checked_route(
     img: Array,
     krn: Array,
@@ -211,12 +224,7 @@ def _plan_broadcast(
     img: Array, krn: Array, semifield: BroadcastSemifield, method: str, arguments: dict[str, Any]
 ) -> Callable[[Array, Array], Array]:
     """`_plan` for whole-array functions, which have no kernels."""
-    place, geometry = checked_geometry(img, krn, method, arguments)
-    if method in ("direct", "tiled", "linear"):
-        raise ValueError(
-            f"method={method!r} has no kernels for a BroadcastSemifield; use a "
-            "SelectSemifield or SubtractSemifield, or method='auto'"
-        )
+    place, geometry = checked_broadcast(img, krn, method, arguments)
 
     def by_arrays(img: Array, krn: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -254,6 +262,15 @@ def require_derivatives(storage: str) -> None:
     """TypeError for a dtype whose results have no derivative."""
     if storage not in source.FLOATING:
         raise TypeError(f"derivatives need a floating dtype, got {storage}")
+
+
+def refuse_broadcast(semifield: object) -> None:
+    """TypeError for whole-array functions, of which no derivative is known here."""
+    if isinstance(semifield, BroadcastSemifield):
+        raise TypeError(
+            "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
+            "is differentiated by PyTorch (torch_bridge)"
+        )
 
 
 def semifield_conv_vjp(
@@ -303,11 +320,7 @@ def semifield_conv_vjp(
     array([[[1., 3., 1.]]])
     """
     algebra = named(semifield) if isinstance(semifield, str) else semifield
-    if isinstance(algebra, BroadcastSemifield):
-        raise TypeError(
-            "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
-            "is differentiated by PyTorch (torch_bridge)"
-        )
+    refuse_broadcast(algebra)
     arguments = dict(
         stride=stride,
         padding=padding,

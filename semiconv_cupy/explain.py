@@ -325,8 +325,10 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
     method = given.pop("method", "auto")
     algebra = named(semifield) if isinstance(semifield, str) else semifield
     place = Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
+    if name == "semifield_conv_vjp":
+        conv.refuse_broadcast(algebra)
     if isinstance(algebra, BroadcastSemifield):
-        geometry = conv.checked_geometry(img, krn, method, given)[1]
+        geometry = conv.checked_broadcast(img, krn, method, given)[1]
         terms = math.prod(geometry.out_shape) * geometry.taps
         moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
         return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)

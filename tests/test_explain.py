@@ -155,6 +155,18 @@ def test_errors_are_those_of_the_call(call, error, message):
         sc.explain(*call)
 
 
+@pytest.mark.parametrize(
+    ("name", "method"), [("semifield_conv", "direct"), ("semifield_conv_vjp", "auto")]
+)
+def test_array_functions_have_no_kernels_and_no_derivative(name, method):
+    semifield = sc.BroadcastSemifield.tropical_max()
+    arrays = np.zeros((1, 1, 5)), np.zeros((1, 1, 3))
+    with pytest.raises((TypeError, ValueError)) as of_the_call:
+        getattr(sc, name)(*arrays, semifield, method=method)
+    with pytest.raises(of_the_call.type, match=re.escape(str(of_the_call.value))):
+        sc.explain(name, *arrays, semifield, method=method)
+
+
 def test_registers_by_the_compiler_of_another_gpu():
     pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is not installed")
     found = sc.explain("maximum_filter", (64, 64), size=3, arch="sm_90")
