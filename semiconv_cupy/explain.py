@@ -283,12 +283,17 @@ def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
 def _bind(
     function: Callable[..., Any], arrays: tuple[Any, ...], arguments: dict[str, Any], dtype: Any
 ) -> dict[str, Any]:
-    """The arguments by name, with NumPy arrays for images that are given by shape or on a GPU."""
+    """The arguments by name, with NumPy arrays for images that are given by shape or on a GPU.
+
+    An array of the caller's for the results is not written to: another takes its place.
+    """
     bound = inspect.signature(function).bind(*arrays, **arguments)
     return {
-        name: _stand_in(value, dtype) if name in _IMAGES else value
+        name: _stand_in(value, dtype) if name in _IMAGES
+        else _zeros_like(value) if name == "output" and _is_array(value)
+        else value
         for name, value in bound.arguments.items()
-    }
+    }  # fmt: skip
 
 
 def _on_gpu(value: object) -> bool:
@@ -299,11 +304,20 @@ def _stand_in(value: Any, dtype: Any) -> Any:
     """An array of zeros of this shape, dtype and layout; memory that nobody touches costs none."""
     if isinstance(value, (tuple, list)) and all(isinstance(size, int) for size in value):
         return np.zeros(tuple(value), dtype)
-    if is_foreign(value):
-        ranks = np.argsort([-abs(stride) for stride in value.strides], kind="stable")
-        zeros = np.zeros([value.shape[axis] for axis in ranks], value.dtype)
-        return zeros.transpose(np.argsort(ranks))
-    return value
+    return _zeros_like(value) if is_foreign(value) else value
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) or is_foreign(value)
+
+
+def _zeros_like(array: Array) -> np.ndarray:
+    """A NumPy array of zeros of the array's shape, dtype and order of axes."""
+    ranks = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
+    zeros = np.zeros([array.shape[axis] for axis in ranks], array.dtype)
+    if isinstance(array, np.ndarray):
+        zeros.flags.writeable = array.flags.writeable
+    return zeros.transpose(np.argsort(ranks))
 
 
 def _call_in_words(function: Callable[..., Any], bound: Mapping[str, Any]) -> str:

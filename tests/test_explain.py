@@ -141,6 +141,20 @@ def test_scratch_is_the_budget_of_the_host_kernels():
         assert step.scratch == 1024 * int(budget.search(text)[1])
 
 
+@pytest.mark.parametrize("name", ["grey_dilation", "correlate", "grey_opening"])
+def test_the_callers_output_is_not_written_to(name):
+    output = np.full((3, 4), 7.0)
+    arguments = {"weights": np.ones((3, 3))} if name == "correlate" else {"size": 3}
+    before = output.copy()
+    sc.explain(name, (3, 4), output=output, **arguments)
+    sc.explain(name, output, output=output, **arguments)
+    assert np.array_equal(output, before)
+    sc.explain(name, (3, 4), output=np.float64, **arguments)
+    output.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        sc.explain(name, (3, 4), output=output, **arguments)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
