@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.backend import Backend
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.once import exclusive
 from semiconv_cupy.route import Route
 from semiconv_cupy.strides import element_strides
 
@@ -210,7 +210,7 @@ def explain(
     on_gpu = gpu or arch is not None or any(map(_on_gpu, (*arrays, *arguments.values())))
     bound = _bind(called, arrays, arguments, dtype)
     call = f"{_call_in_words(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
-    with _lock:
+    with exclusive("explain"):
         if called.__name__ in _CONVOLUTIONS:
             steps = _convolution(called.__name__, bound, on_gpu)
         else:
@@ -264,12 +264,13 @@ def _semifield(text: str) -> Any:
 
 # One recorder for all calls: planned launches are cached by their device. One call at a time.
 _recorder = Recorder()
-_lock = threading.Lock()
 
 
 def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
     if callable(function):
         return function
+    if not isinstance(function, str):
+        raise TypeError(f"function must be a function or its name, got {function!r}")
     for module in (conv, ndimage, background):
         found = getattr(module, function.rpartition(".")[2], None)
         if inspect.isfunction(found):
@@ -493,12 +494,13 @@ def _moved(*arrays: np.ndarray | None) -> int:
 
 
 def _bytes(number: int) -> str:
-    return f"{_with_prefix(number)}B"
+    text = _with_prefix(number)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def _with_prefix(number: int) -> str:
-    """Three digits and a prefix: 25.2 M."""
+    """Three digits and a prefix: 25.2 M. The number itself below a thousand."""
     for prefix, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # what rounds to 1000 of one prefix is 1 of the next
             return f"{number / size:.3g} {prefix}"
-    return f"{number} "
+    return str(number)

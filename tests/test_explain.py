@@ -13,6 +13,7 @@ import pytest
 import semiconv_cupy as sc
 from semiconv_cupy import ndimage
 from semiconv_cupy.__main__ import main
+from semiconv_cupy.explain import Explanation, Step
 
 KERNELS = Path(__file__).parent.parent / "kernels_cu"
 
@@ -131,6 +132,40 @@ def test_memory_that_nothing_touches_costs_nothing():
     assert found.steps[0].bytes == 2 * 2**32
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (162, "162 operations, 162 B moved"),
+        (25_170_000, "25.2 M operations, 25.2 MB moved"),
+        (999_499, "999 k operations, 999 kB moved"),
+        (999_999, "1 M operations, 1 MB moved"),
+    ],
+)
+def test_numbers_have_three_digits_and_a_prefix(number, words):
+    step = Step("box", "", "host", number, number)
+    assert f" host: {words}" in repr(Explanation("call", (step,), None, {}))
+
+
+# A child of a process that forks amid an explanation explains as well.
+FORKS = """
+import os, signal, sys
+import numpy as np, semiconv_cupy as sc
+def fork(input):
+    child = os.fork()
+    if child:
+        sys.exit(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+    signal.alarm(20)  # a child that hangs ends with a signal
+    sc.explain("maximum_filter", (3, 3), size=3)
+    os._exit(0)
+sc.explain(fork, (3, 3))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_fork_explains():
+    subprocess.run([sys.executable, "-c", FORKS], check=True)
+
+
 def test_scratch_is_the_budget_of_the_host_kernels():
     budget = re.compile(r"constexpr int64 budget = (\d+) \* 1024;")
     for step, header in (
@@ -158,6 +193,7 @@ def test_the_callers_output_is_not_written_to(name):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        ((3, (9, 9)), TypeError, "function must be a function or its name, got 3"),
         (("grey_dillation", (9, 9)), ValueError, "function='grey_dillation' is none of"),
         (("grey_dilation", (9, 9)), ValueError, "size, footprint, or structure"),
         (("semifield_conv", (1, 1, 9), (1, 2, 3), "linear"), ValueError, "input channels"),
