@@ -29,7 +29,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.backend import Backend
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
-from semiconv_cupy.route import Route
+from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import element_strides
 
 Array = Any
@@ -66,8 +66,8 @@ class Step:
     launches : tuple of Launch
         The kernels of a GPU: source, grid, block, bytes of shared memory that a launch asks for.
     scratch : int
-        Bytes: of each thread at most on the CPU; of all arrays besides arguments and results on a
-        GPU.
+        Bytes: on the CPU the size to which each thread's tile is cut, or of what one window sees
+        where that is larger; on a GPU that of all arrays besides arguments and results.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Explanation:
         yield f"  {step.name:<11} {step.form}"
         scratch = f", scratch {_bytes(step.scratch)}" if step.scratch else ""
         if step.scratch and step.route.startswith("host"):
-            scratch = f", scratch up to {_bytes(step.scratch)} a thread"
+            scratch = f", scratch about {_bytes(step.scratch)} a thread"
         yield (
             f"  {'':<11} {step.route}: {_with_prefix(step.operations)} operations, "
             f"{_bytes(step.bytes)} moved{scratch}"
@@ -199,7 +199,7 @@ def explain(
     >>> sc.explain("grey_dilation", (1024, 1024, 3), size=(9, 9, 1), dtype="uint8")
     grey_dilation of uint8 (1024, 1024, 3), size=(9, 9, 1), on the CPU
       box         uint8 (1024, 1024, 3), window (9, 9, 1)
-                  host: 25.2 M operations, 6.29 MB moved, scratch up to 262 kB a thread
+                  host: 25.2 M operations, 6.29 MB moved, scratch about 262 kB a thread
                     library flat on uint8
     >>> img, krn = (8, 16, 64, 64), (16, 1, 3, 3)
     >>> found = sc.explain("semifield_conv_vjp", img, krn, "tropical_max", groups=16, gpu=True)
@@ -348,6 +348,8 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
         moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
         return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
     route = conv.checked_route(img, krn, algebra, method, given, place=place)
+    if route.backend == "host" and not (host_calls.aligned(img) and host_calls.aligned(krn)):
+        img, krn = np.empty(img.shape, img.dtype), np.empty(krn.shape, krn.dtype)  # copied first
     if name == "semifield_conv":
         return (_forward(route, img, krn, keeps_residual=False),)
     conv.require_derivatives(route.storage)
@@ -397,7 +399,8 @@ def _compiled(route: Route, part: str) -> Needs:
     if route.backend == "reference":
         return (), (), 0
     name = f"{part} of {route.semifield!r} on {route.storage}"
-    return (name,), (), _TILE
+    number = np.dtype(source.ARITHMETIC.get(route.storage, route.storage)).itemsize
+    return (name,), (), max(_TILE, least_scratch(route.geometry) * number)
 
 
 def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:

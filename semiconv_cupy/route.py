@@ -242,12 +242,12 @@ def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
         return f"kernels serve up to {limits.rank} spatial axes, got {geometry.rank}"
     if place.on_gpu:
         return None
-    if _scratch(geometry) > limits.scratch:
+    if least_scratch(geometry) > limits.scratch:
         return f"windows of {geometry.kernel_size} at dilation {geometry.dilation} span too much"
     return missing_compiler() if compiler() is None else None
 
 
-def _scratch(geometry: Geometry) -> int:
+def least_scratch(geometry: Geometry) -> int:
     """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
     spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
     return geometry.in_channels * math.prod(spans)

@@ -111,6 +111,12 @@ def test_the_form_is_the_canonical_one():
     assert found.step("forward").form == "windowed 512, 3 taps; free 8192"
 
 
+def test_arrays_that_are_copied_first_have_the_form_of_their_copies():
+    img = np.zeros((1, 1, 20, 30), ">f4").transpose(0, 1, 3, 2)
+    found = sc.explain("semifield_conv", img, np.zeros((1, 1, 1, 1), ">f4"), "tropical_max")
+    assert found.step("forward").form == "free 600"
+
+
 @pytest.mark.parametrize(
     ("call", "route"),
     [
@@ -164,6 +170,11 @@ sc.explain(fork, (3, 3))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_of_fork_explains():
     subprocess.run([sys.executable, "-c", FORKS], check=True)
+
+
+def test_scratch_holds_what_one_window_sees():
+    found = sc.explain("semifield_conv", (1, 64, 150, 150), (2, 64, 101, 101), "tropical_max")
+    assert found.steps[0].scratch >= 4 * 64 * 101 * 101
 
 
 def test_scratch_is_the_budget_of_the_host_kernels():

@@ -101,7 +101,7 @@ def check(status: int, what: str) -> None:
 # ---- calls -------------------------------------------------------------------------------------
 
 
-def _aligned(array: np.ndarray) -> bool:
+def aligned(array: np.ndarray) -> bool:
     """Whether the array's strides are whole elements and its numbers the machine's own."""
     return (
         array.flags.aligned
@@ -123,7 +123,7 @@ def forward_call(
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
         return forward_call(route, img, krn)(img, krn)
 
-    if not (_aligned(img) and _aligned(krn)):
+    if not (aligned(img) and aligned(krn)):
         return convert
     run = forward_at(route, element_strides(img), element_strides(krn))
     alignment = dtype.alignment
@@ -311,7 +311,7 @@ def backward(
 
 
 def _usable(array: np.ndarray) -> np.ndarray:
-    if _aligned(array):
+    if aligned(array):
         return array
     return array.astype(array.dtype.newbyteorder("="), order="C")
 
