@@ -12,6 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -304,8 +305,20 @@ def _on_gpu(value: object) -> bool:
 def _stand_in(value: Any, dtype: Any) -> Any:
     """An array of zeros of this shape, dtype and layout; memory that nobody touches costs none."""
     if isinstance(value, (tuple, list)) and all(isinstance(size, int) for size in value):
-        return np.zeros(tuple(value), dtype)
+        return np.zeros(tuple(value), _dtype(dtype))
     return _zeros_like(value) if is_foreign(value) else value
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    """The dtype of that name; NumPy knows "bfloat16" once ml_dtypes is imported."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import_module("ml_dtypes")
+        except ImportError:
+            raise TypeError(
+                "dtype='bfloat16' is that of ml_dtypes: pip install ml_dtypes"
+            ) from None
+    return np.dtype(dtype)
 
 
 def _is_array(value: object) -> bool:

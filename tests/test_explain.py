@@ -254,9 +254,23 @@ def test_the_command(capsys):
     assert capsys.readouterr().out == f"{expected!r}\n"
 
 
+def test_bfloat16_by_its_name(monkeypatch):
+    call = ("semifield_conv", (1, 1, 9), (1, 1, 3), "linear")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "ml_dtypes", None)
+        with pytest.raises(TypeError, match="pip install ml_dtypes"):
+            sc.explain(*call, dtype="bfloat16")
+    pytest.importorskip("ml_dtypes")
+    for gpu in (False, True):
+        step = sc.explain(*call, dtype="bfloat16", gpu=gpu).step("forward")
+        assert step.bytes == 2 * (9 + 3 + 7)
+        assert "bfloat16" in (step.launches[0].source.name if gpu else step.libraries[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("maximum_filter --shape 1048576x1048576x1048576 --argument size=3", "allocate"),
         ("nothing --shape 3x3", "function='nothing'"),
         ("semifield_conv --shape 1x1x3", "--kernel is missing"),
         ("maximum_filter --shape 3x3 --argument size", "'size' is not of the form NAME=VALUE"),
