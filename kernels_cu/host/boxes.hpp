@@ -44,6 +44,8 @@ template <bool MINIMUM> class BoxBand {
           int64 y0, int64 y1, int64 x0, int64 x1)
       : box(b), down(d), across(a), source(from), out(to), outside(constant), first_row(y0),
         end_row(y1), first_column(x0), end_column(x1) {
+    // The outputs see the extended columns x0 .. x0 + width - 1; the image's are before .. before + columns - 1.
+    // With a window longer than the band, all of them may lie on one side of the image: the middle is empty.
     width = x1 - x0 + b.window[1] - 1;
     left = smaller_of(larger_of(b.before[1] - x0, 0), width);
     right = larger_of(x0 + width - larger_of(b.before[1] + b.columns, x0 + left), 0);
@@ -68,6 +70,7 @@ template <bool MINIMUM> class BoxBand {
     edges = next;
     for (int64 i = 0; i < pitch; ++i) nothing[i] = outside;
     if (edge) gather_edges(raw_rows);
+    // Windows of two rows, one below the other, share one row only: a pair would save no comparison.
     const bool in_pairs = down.steps == 1 && down.count[0] >= 3;
     for (int64 y = first_row; y < end_row; ++y) {
       Key* to = out + y * box.columns + first_column;
@@ -178,7 +181,8 @@ template <bool MINIMUM> class BoxBand {
 template <bool MINIMUM>
 inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outside, int threads) {
   const Steps down(box.window[0]), across(box.window[1]);
-  // Bands as wide as rings that stay in L2 allow; each repeats window - 1 rows and columns of work.
+  // A band is as wide as possible while its rings stay in L2. Neighbouring bands compute window - 1 rows and
+  // columns twice.
   constexpr int64 budget = 256 * 1024;
   int64 ring_rows = 4;
   for (int s = 1; s < down.steps; ++s) ring_rows += down.reach(s) + 1;
@@ -188,15 +192,14 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
   const int64 columns =
       ceil_div(ceil_div(box.columns, across_bands), key_lanes) * key_lanes;
   const int64 column_bands = ceil_div(box.columns, columns);
-  int64 row_bands = ceil_div(2 * threads, box.planes * column_bands);
-  if (threads == 1) row_bands = 1;
-  const int64 least_rows = larger_of(8, 2 * box.window[0]);
-  row_bands = larger_of(smaller_of(row_bands, box.rows / least_rows), 1);
-  // The edges of all source rows of a band are gathered: not too many rows.
-  if (box.window[1] > 1) row_bands = larger_of(row_bands, box.rows / larger_of(256, 8 * box.window[0]));
-  row_bands = larger_of(row_bands, 1);
+  // Two bands a thread, but of at least 8 rows and two windows: lower ones mostly repeat their neighbours' rows.
+  const int64 two_each = ceil_div(2 * threads, box.planes * column_bands), wanted = threads == 1 ? 1 : two_each;
+  const int64 useful = larger_of(smaller_of(wanted, box.rows / larger_of(8, 2 * box.window[0])), 1);
+  // The edges of all source rows of a band are gathered in memory: hardly more rows than 256 or 8 windows.
+  const int64 gathered = larger_of(256, 8 * box.window[0]);
+  int64 row_bands = larger_of(box.window[1] > 1 ? larger_of(useful, box.rows / gathered) : useful, 1);
   const int64 rows = ceil_div(box.rows, row_bands);
-  row_bands = ceil_div(box.rows, rows);
+  row_bands = ceil_div(box.rows, rows);  // rows were rounded up
   const int64 bands = box.planes * row_bands * column_bands;
   int failed = 0;
   in_parallel(bands, threads, [&](Items& items) {

@@ -1,7 +1,7 @@
 // Extrema over a window along one axis, built in a few steps from extrema over shorter windows.
 //
 // An extremum may see an element twice, so that the windows of w elements follow from overlapping windows
-// of fewer. Each step takes the best of up to six windows of the step before, at fixed offsets; windows
+// of fewer. Each step takes the best of up to five windows of the step before, at fixed offsets; windows
 // of 1 are the elements. For w = 13:
 //
 //     width 1      x                     the elements
@@ -13,7 +13,7 @@
 //
 // (Logarithmic decomposition: van den Boomgaard and van Balen, CVGIP: Graphical Models and Image
 // Processing 54, 1992, who double the width in each step.) More than two windows a step save passes over
-// memory: of six, five steps reach windows of 3000. All steps are the same elementwise operation,
+// memory: of five, five steps reach windows of 3125. All steps are the same elementwise operation,
 //
 //     to[i] = best of parts[0][i] .. parts[count - 1][i],      parts[p] = from + offset[p]
 //
@@ -27,7 +27,7 @@
 
 namespace semiconv {
 
-constexpr int most_parts = 6;
+constexpr int most_parts = 6;  // that step() can take; Steps plans one fewer
 // to[i] = best of parts[0][i] .. parts[PARTS - 1][i] for i < n. FROM_RAW: parts are stored elements, which
 // become keys; TO_RAW: `to` takes stored elements. Arrays of keys are read and written in whole registers,
 // beyond n too, and `to` may be parts[0]; arrays of stored elements are touched at i < n only.
@@ -42,6 +42,7 @@ __attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
 #pragma GCC unroll 6
     for (int p = 1; p < PARTS; ++p) {
       const Keys part = load_vector<Keys>(parts[p] + i);
+      // Only halves need cleaning here, which makes their keys: `better` never takes a NaN on its right.
       if constexpr (FROM_RAW && halves) value = better<MINIMUM>(value, clean_key<MINIMUM>(part));
       else value = better<MINIMUM>(value, part);
     }
@@ -53,7 +54,7 @@ __attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
 #pragma GCC unroll 2
   for (; padded ? i < n : i + key_lanes <= n; i += key_lanes) store_vector(to + i, value_at(i));
   if (padded || i == n) return;
-  if (n >= key_lanes) {
+  if (n >= key_lanes) {  // overlaps the store before; the same numbers again, as `to` is none of the parts here
     store_vector(to + n - key_lanes, value_at(n - key_lanes));
     return;
   }
@@ -95,7 +96,7 @@ __attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to,
   const auto both_at = [&](int64 i) __attribute__((always_inline)) {
     Keys shared = key_at(1, i);
 #pragma GCC unroll 6
-    for (int p = 2; p < PARTS; ++p) {
+    for (int p = 2; p < PARTS; ++p) {  // cleaned as in step()
       if constexpr (halves) shared = better<MINIMUM>(shared, key_at(p, i));
       else shared = better<MINIMUM>(shared, load_vector<Keys>(row[p] + i));
     }
@@ -128,7 +129,8 @@ struct Steps {
   explicit Steps(int64 window) {
     int64 width = 1;
     while (width < window) {
-      // As few steps as possible, then as few windows in each as that number of steps allows.
+      // As few steps as possible of at most most_parts - 1 windows, then as few windows in each as that number
+      // of steps allows.
       const int64 ratio = ceil_div(window, width);
       int steps_left = 1;
       for (int64 reach = most_parts - 1; reach < ratio; reach *= most_parts - 1) ++steps_left;
