@@ -6,7 +6,7 @@
 //   observe(val)             the first pass, of two_pass only
 //   settle()                 between the passes of a block: rescale the total to the new extreme
 //   add(val, index)          one term; index counts the taps in the kernel's memory order
-//   fold()                   after at most `block` terms: move the block's sum into the total
+//   fold()                   after about `terms_per_fold` terms: move their sum into the total
 //   result()                 the window's value, before rounding to Storage
 //   residuals, residual(i)   the numbers that the derivative needs besides the terms (not for Provenance)
 //   steep                    whether d result / d term can be infinite where the result is finite
@@ -30,9 +30,14 @@
 #include "accumulators/folding.cuh"
 #endif
 
+// Whether the residual is the index of the winning tap (semiconv_cupy/residual.py: is_provenance).
+#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+#define SEMICONV_PROVENANCE
+#endif
+
 namespace semiconv {
 
-// The accumulator that gives values, and the one whose residuals the derivative needs.
+// The accumulator that gives values, and the one whose numbers the derivative needs.
 #if defined(SEMICONV_SELECT)
 template <class V> using Accumulator = Selection<V>;
 template <class V> using Differentiable = SharedSelection<V>;
@@ -48,6 +53,13 @@ template <class V> using Differentiable = Summation<V>;
 #else
 template <class V> using Accumulator = Folding<V>;
 template <class V> using Differentiable = Folding<V>;
+#endif
+
+// The accumulator of a forward pass that writes a residual; I is the type of a tap's index.
+#if defined(SEMICONV_PROVENANCE)
+template <class V, class I> using WithResidual = Provenance<V, I>;
+#else
+template <class V, class I> using WithResidual = Differentiable<V>;
 #endif
 
 // The last product of the chain rule: `flow`, grad_out * d out / d term, times a derivative of the term. If

@@ -6,10 +6,6 @@
 
 namespace semiconv {
 
-#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-#define SEMICONV_PROVENANCE
-#endif
-
 // The arrays of one call; grad_out is C-contiguous. img and krn are not read where the derivative
 // needs neither (a provenance, and a multiplication with constant derivatives).
 struct Differentiated {

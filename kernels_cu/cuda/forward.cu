@@ -6,8 +6,8 @@
 //   SEMICONV_WINDOW       the kernel's size, a braced list with one number per spatial axis
 //   SEMICONV_STRIDE, SEMICONV_DILATION   braced lists likewise
 //   SEMICONV_OFFSET       int32 where every offset of the launch fits into 31 bits, else int64
-//   SEMICONV_RESIDUAL     the residual's element type (uint8, uint16, uint32: provenance; Real: what
-//                         the accumulator's Weight needs); absent where no derivative is wanted
+//   SEMICONV_RESIDUAL     the residual's element type (uint8, uint16, uint32: provenance; Real: what the
+//                         accumulator's Derivative needs); absent if no derivative follows
 // `flags` and `flag_count`: see conditional_launch.cuh.
 // Image sizes, batch, channels and array strides are arguments: another image compiles nothing.
 #include "../window.cuh"
@@ -15,19 +15,17 @@
 
 namespace semiconv {
 
-#if !defined(SEMICONV_RESIDUAL)
-using Chosen = Accumulator<Real>;
-#elif defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-using Chosen = Provenance<Real, int32>;
+#if defined(SEMICONV_RESIDUAL)
+using Chosen = WithResidual<Real, int32>;
 #else
-using Chosen = Differentiable<Real>;
+using Chosen = Accumulator<Real>;
 #endif
 
 // residual arrays follow each other, `plane` elements apart
 SEMICONV_FN void store_residual(void* residual, int64 plane, int64 at, const Chosen& acc) {
 #if defined(SEMICONV_RESIDUAL)
   using T = SEMICONV_RESIDUAL;
-#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+#if defined(SEMICONV_PROVENANCE)
   ((T*)residual)[at] = (T)acc.winner;
 #else
   for (int k = 0; k < Chosen::residuals; ++k) ((T*)residual)[k * plane + at] = acc.residual(k);

@@ -11,8 +11,8 @@
 
 namespace semiconv {
 
-// Whether the residual is the index of the winning tap.
-#if defined(SEMICONV_RESIDUAL) && defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
+// Whether a residual is written that is the index of the winning tap.
+#if defined(SEMICONV_RESIDUAL) && defined(SEMICONV_PROVENANCE)
 constexpr bool provenance = true;
 #else
 constexpr bool provenance = false;
@@ -72,13 +72,11 @@ template <> SEMICONV_FN PairOfHalves<bfloat16> semifield_zero() {
   return in_all_lanes<PairOfHalves<bfloat16>>(Store<bfloat16>::from(semifield_zero<float>()));
 }
 
-// The accumulator of one Value: of values alone, of values and winners, of values and residuals.
-#if !defined(SEMICONV_RESIDUAL)
-using Chosen = Accumulator<Value>;
-#elif defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-using Chosen = Provenance<Value, int32>;
+// The accumulator of one Value: of values alone, or with a residual.
+#if defined(SEMICONV_RESIDUAL)
+using Chosen = WithResidual<Value, int32>;
 #else
-using Chosen = Differentiable<Value>;
+using Chosen = Accumulator<Value>;
 #endif
 
 #if defined(SEMICONV_SELECT)

@@ -4,9 +4,6 @@
 // selections, derivatives.hpp those of other additions; partition.hpp cuts the work among threads.
 #pragma once
 #include "partition.hpp"
-#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-#define SEMICONV_PROVENANCE
-#endif
 #if defined(SEMICONV_PROVENANCE)
 #include "provenance.hpp"
 #else

@@ -14,10 +14,7 @@ SEMICONV_EXPORT int semiconv_forward_residual(const Geometry* g, const Storage* 
                                               int64 itemsize, int64 plane, int absorbing,
                                               int threads) {
   const Results results{out, residual, itemsize, plane, g->pixels()};
-#if defined(SEMICONV_SELECT) && !defined(SEMICONV_SPREAD_GRADIENT)
-  return forward<Provenance<Vector, Mask>, 4>(*g, img, krn, results, absorbing, threads);
-#else
-  constexpr int strips = Differentiable<Vector>::two_pass ? 2 : 4;
-  return forward<Differentiable<Vector>, strips>(*g, img, krn, results, absorbing, threads);
-#endif
+  using A = WithResidual<Vector, Mask>;
+  constexpr int strips = A::two_pass ? 2 : 4;
+  return forward<A, strips>(*g, img, krn, results, absorbing, threads);
 }
