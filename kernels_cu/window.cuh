@@ -115,7 +115,7 @@ SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, con
   for (int32 i = first; i < last; ++i)
     window.walk(g, [&](Offset image_at, Offset kernel_at, int32 tap) {
       acc.add(term(i, image_at, kernel_at), i * taps + tap);
-      if (++pending == block) {
+      if (++pending == terms_per_fold) {
         acc.fold();
         pending = 0;
       }

@@ -4,7 +4,7 @@
 
 namespace semiconv {
 
-constexpr int block = 16;  // terms that are added plainly before a compensated addition
+constexpr int terms_per_fold = 16;  // terms that are added plainly before a compensated addition
 
 // Terms are added plainly within a block; the blocks' sums are added to a total whose rounding errors are
 // collected in `correction`. So the error stays that of one block, however large the window. fold() is

@@ -1,8 +1,8 @@
 // The kernel of the adjoint convolution: output and input channels exchanged within each group.
 //
 // Needs SEMICONV_STORAGE and SEMICONV_KERNEL. Each block leaves a flag (conditional_launch.cuh): whether it met
-// an infinite number, or NaN. Such a weight times a slope of 0 is nothing, but not to a convolution:
-// another kernel asks anew, or (only_finite) such weights, which meet no other slopes, become 0.
+// an infinite number, or NaN. Such a weight times an output gradient of 0 is 0, but NaN in a convolution: another
+// kernel computes the gradient again, or (only_finite) such weights, which meet no other gradients, become 0.
 #include "../geometry.cuh"
 #include "conditional_launch.cuh"
 

@@ -19,11 +19,12 @@
 //     +------------------------------+      a block: `teams` such tiles of different planes of outputs
 //
 // A plane of taps is one input channel at one tap of the axes before the last two. A plane with many rows
-// is cut into slabs (slab.cuh). Slabs go by in steps of `depth`; with two sides, the next step is copied
-// while the terms of this one are computed, and one barrier a step suffices:
+// is cut into slabs (slab.cuh). Slabs go by in steps of `depth`. With two sides, the next step is copied
+// while the terms of this one are computed, and one barrier (|) a step suffices. One plane of taps has one
+// side: then nothing overlaps within a block.
 //
-//     side 0   copy 0 | terms 0 | copy 2  | terms 2        | barrier
-//     side 1          | copy 1  | terms 1 | copy 3   ...
+//     side 0   copy 0 | terms 0 | copy 2  | terms 2 | ...
+//     side 1          | copy 1  | terms 1 | copy 3  | ...
 //
 //     shared memory    patches[side][team][d], weights[side][team][d]    of slab p + d
 //     registers        acc[channel][row][x]: one accumulator a Value; line[]: a part of a patch's row
@@ -33,6 +34,10 @@
 // positions are filled with it, and terms need no test. Terms are tested (`inside`) on integers, where no
 // number absorbs, and beside infinite weights. Sums of products find out afterwards: if a result is not
 // finite, the block computes its tile again with tests.
+//
+// Folds. A compensated sum moves its partial sum into the total (blocked_sum.cuh) after about `terms_per_fold`
+// terms: after each slab, and within it after each segment of a wide row and after every `rows_to_fold` rows.
+// Slabs of fewer terms fold together, every `slabs_to_fold` of them.
 #include "outputs.cuh"
 #include "slab_copies.cuh"
 
@@ -40,8 +45,8 @@ namespace semiconv {
 
 // ---- the terms of one thread ---------------------------------------------------------------------
 
-// inside(row, column), below: whether a position of the thread's part of the patch takes part. Where no
-// position has to be tested it is Everywhere, and the tests vanish.
+// Functions below take `inside`: it says whether a position (row, column) of the thread's part of the patch
+// lies in the image. Everywhere always says yes, so that the compiler drops the test.
 struct Everywhere {
   SEMICONV_FN bool operator()(int, int) const { return true; }
 };
@@ -63,17 +68,17 @@ SEMICONV_FN void load_line(Value (&line)[SEEN * columns - APART], const View& vi
     const Chunk<Storage, columns> stored = view.patch[r * patch_chunks + chunk + k];
 #pragma unroll
     for (int x = 0; x < columns; ++x) {
-      const int place = k * columns + x;
-      numbers[place] = Packed<Value>::from(stored.of[x]);
-      if (short_sums && !inside(r, chunk * columns + place)) numbers[place] = outside<Number>();
+      const int n = k * columns + x;
+      numbers[n] = Packed<Value>::from(stored.of[x]);
+      if (short_sums && !inside(r, chunk * columns + n)) numbers[n] = outside<Number>();
     }
   }
 #pragma unroll
-  for (int place = 0; place + APART < SEEN * columns; ++place)
-    line[place] = Packed<Value>::pack(numbers[place], numbers[place + APART]);
+  for (int n = 0; n + APART < SEEN * columns; ++n) line[n] = Packed<Value>::pack(numbers[n], numbers[n + APART]);
 }
 
-// The term of tap (ky, first + kx) for one accumulator: PASS 0 observes it, PASS 1 adds it.
+// The term of tap (ky, first + kx) for one accumulator: PASS 0 observes it, PASS 1 adds it. No run reaches
+// over two segments (winners.cuh), so that `first` is a multiple of `run`.
 template <int PASS, int TAPS, class A>
 SEMICONV_FN void add_term(A& one, Value& of_run, Value term, const View& view, int ky, int first, int kx) {
   if constexpr (by_runs) {
@@ -114,11 +119,12 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
       if (n % columns == 0) weights = view.weights[ky * weight_chunks + (first * channels + n) / columns];
 #pragma unroll
       for (int x = 0; x < values; ++x) {
-        const int place = at + x * lanes * stride_x();
-        const bool takes_part = short_sums || inside(r, chunk * columns + place);
+        const int seen_at = at + x * lanes * stride_x();
+        const bool takes_part = short_sums || inside(r, chunk * columns + seen_at);
+        // A run needs each of its terms, the first to begin and the last to end: a zero, which never wins.
         if (!by_runs && !takes_part) continue;
         const Value term =
-            takes_part ? term_of<PLAIN>(line[place], weights.of[n % columns]) : semifield_zero<Value>();
+            takes_part ? term_of<PLAIN>(line[seen_at], weights.of[n % columns]) : semifield_zero<Value>();
         add_term<PASS, TAPS>(acc[c][row][x], of_run[c][x], term, view, ky, first, kx);
       }
     }
@@ -129,17 +135,16 @@ template <class A> SEMICONV_FN void fold(Accumulators<A>& acc) {
   for_each(acc, [](A& one) { one.fold(); });
 }
 
-// Small slabs are folded together, so many that about `block` terms go between two folds; not where terms
-// are seen twice, since settle() rescales the totals between the passes.
+// How many slabs fold together; one if terms are seen twice, as settle() rescales totals between the passes.
 constexpr int plane_taps = size_y() * size_x();
 constexpr int slabs_to_fold =
-    !Chosen::two_pass && slabs == 1 && plane_taps < block ? (block + plane_taps / 2) / plane_taps : 1;
+    !Chosen::two_pass && slabs == 1 && plane_taps < terms_per_fold ? (terms_per_fold + plane_taps / 2) / plane_taps : 1;
 
 // One slab, its rows in the kernel's memory order.
 template <int PASS, int UNROLL, bool PLAIN, class A, class F>
 SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) {
   const int reach = (rows - 1) * stride_y() + (view.tap_rows() - 1) * dilation_y() + 1;
-  constexpr int folded = size_x() < block ? block / size_x() : 1;  // rows between two folds
+  constexpr int rows_to_fold = size_x() < terms_per_fold ? terms_per_fold / size_x() : 1;
 #pragma unroll UNROLL
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
@@ -154,7 +159,7 @@ SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) 
     } else {
       visit_segment<PASS, segment, PLAIN>(acc, view, r, 0, inside);
     }
-    if (PASS == 1 && reach > folded && (n + 1) % folded == 0) fold(acc);
+    if (PASS == 1 && reach > rows_to_fold && (n + 1) % rows_to_fold == 0) fold(acc);
   }
 }
 template <int UNROLL, bool PLAIN, class A, class F>
@@ -167,7 +172,8 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const View& view, F&& inside) 
   if (slabs_to_fold == 1) fold(acc);
 }
 
-// Rows are unrolled up to that many terms of a thread; longer code would outgrow the instruction cache.
+// The loop over a patch's rows is unrolled, 64 of them at most, where a thread adds few terms (taps x outputs)
+// for a plane of taps: longer code would outgrow the instruction cache, and two passes are twice the code.
 constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
@@ -184,31 +190,32 @@ extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, const semiconv::Division division,
-                unsigned int vectors) {
+                unsigned int copies_whole_chunks) {
   using namespace semiconv;
   __shared__ Patch patches[sides][teams][depth];
   __shared__ Weights weights[sides][teams][depth];
 
-  const Place place = place_of_block(g, division);
-  const uint32 first_output = place.block * channels;
+  const TeamTile tile = tile_of_team(g, division);
+  const uint32 first_output = tile.channel_block * channels;
   const int thread = threadIdx.x % threads, team = threadIdx.x / threads;
   const int thread_y = thread / threads_x, thread_x = thread % threads_x;
   const Arrays arrays{img, krn, out, residual, residual_plane};
-  const Storage* image = arrays.image(g, place);
+  const Storage* image = arrays.image(g, tile);
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
   const SourceOf source_of{g, division};
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
   const int32 slab_count = (int32)g.in_channels * outer_taps * slabs;
   const Storage *plane_image = image, *plane_krn = krn;
-  const Planes planes{g, place, image, krn, outer_taps, slab_count, plane_image, plane_krn};
+  const SlabWalk walk{g, tile, image, krn, outer_taps, slab_count, plane_image, plane_krn};
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
-  const int64 first_kernel = g.kernel_of(place.group, first_output) * g.krn_strides[0];
-  const int64 whole_first = source_of(0).first;
-  const Source::Route whole_route = source_of(0).route(g);
-  const WeightRoute whole_weights(g, slab_of(0).rows, last_channel, thread);
-  const Copies copies{g, source_of, planes, thread, team, patches, weights, vectors, last_channel, first_kernel,
-                      whole_first, whole_route, whole_weights};
+  const int64 first_kernel = g.kernel_of(tile.group, first_output) * g.krn_strides[0];
+  // Of a plane that is one slab, these are the same for every slab; otherwise they are not read.
+  const int64 fixed_first = source_of(0).first;
+  const Source::Route fixed_route = source_of(0).route(g);
+  const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
+  const Copies copies{g, source_of, walk, thread, team, patches, weights, copies_whole_chunks,
+                      last_channel, first_kernel, fixed_first, fixed_route, fixed_weights};
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
     for (int d = 0; d < depth; ++d) copies.fill_outside(source_of(0), patches[side][team][d]);
 
@@ -216,21 +223,23 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #pragma unroll 1
   for (bool again = false;; again = true) {
     for_each(acc, [](Chosen& one) { one.start(); });
-    int32 p = planes.find(0);
+    int32 p = walk.find(0);
     int side = 0, unfolded = 0;
     if (p < slab_count) copies.start(p, side);
     while (p < slab_count) {
       await_copies();
-      // guarded: terms are tested for their position; saturates: sums may leave the range.
+      // guarded: terms are tested for their position; saturates: sums may leave the range. Each thread looks at
+      // the numbers that it copied itself; the barrier __syncthreads_or makes one answer for the block of these.
 #if defined(SEMICONV_INTEGER)
       const Source source = source_of(p);
       bool large = false;
       if (may_overflow<Real>())
-        for (int d = 0; d < planes.of_step(p); ++d) {
+        for (int d = 0; d < walk.of_step(p); ++d) {
           copies.visit_weights(p, [&](int n, int32) {
             large = large || !is_small(load(((Storage*)weights[side][team][d].of)[n]));
           });
-          source.visit_inside(patches[side][team][d].of, [&](Storage number) { large = large || !is_small(load(number)); });
+          source.visit_inside(patches[side][team][d].of,
+                              [&](Storage number) { large = large || !is_small(load(number)); });
         }
       const bool saturates = __syncthreads_or(large), guarded = !source.whole;
 #elif defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
@@ -242,19 +251,19 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #else
       bool infinite = false;
       copies.visit_weights(p, [&](int n, int32) {
-        for (int d = 0; d < planes.of_step(p); ++d)
+        for (int d = 0; d < walk.of_step(p); ++d)
           infinite = infinite || !(absolute((Real)load(((Weight*)weights[side][team][d].of)[n])) < infinity<Real>());
       });
       const bool saturates = false, guarded = __syncthreads_or(infinite);
 #endif
-      const int32 next = once ? slab_count : planes.find(p + depth);
+      const int32 next = once ? slab_count : walk.find(p + depth);
       const int other = (side + 1) % sides;
       if (sides > 1 && next < slab_count) copies.start(next, other);
 #pragma unroll 1
       for (int d = 0; d < depth && p + d < slab_count; ++d) {
         const Slab slab = slab_of(p + d);
         const View view = view_of(patches[side][team][d], weights[side][team][d], corner_row, corner_column,
-                                  (p + d) / slabs * size_y() + slab.first, slab.rows);
+                                  (p + d) / slabs * size_y() + slab.first, slab.tap_rows);
         if (guarded || saturates) {
           const Source source = source_of(p);
           const InImage in_image{source, corner_row, corner_column};
@@ -286,5 +295,5 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y());
-  store_outputs(acc, g, place_of_block(g, division), view, InImage{source, corner_row, corner_column}, arrays);
+  store_outputs(acc, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
 }

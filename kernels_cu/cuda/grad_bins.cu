@@ -134,7 +134,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #pragma unroll
     for (int e = 0; e < four; ++e) {
       const int32 winner = (int32)outputs.winner.of[e], bin = winner - first_tap;
-      const bool counts = e < outputs.count && bin >= 0 && bin < served;  // else another's, or nobody's
+      const bool counts = e < outputs.count && bin >= 0 && bin < served;  // else another block's, or no tap won
       Real value = 0;
       if (counts) value = chained((Real)load(outputs.grad_out.of[e]), derivative_of_term(outputs, e, winner));
 #pragma unroll

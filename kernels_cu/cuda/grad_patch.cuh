@@ -122,7 +122,7 @@ struct OutputPlane {
     return read;
   }
 #if defined(SEMICONV_PROVENANCE)
-  // From the index of a winner, relative to the first tap of the plane; -1 (nobody) becomes larger than any tap.
+  // From the index of a winner, relative to the first tap of the plane; -1 (no tap won) becomes larger than any tap.
   static SEMICONV_FN Mark mark_of(Index winner) {
     if constexpr (!binned) return winner;
     const uint32 window = (uint32)window_size(), channel = winner / window;

@@ -59,32 +59,32 @@ struct Arrays {
   int64 residual_plane;
 
   // The first channel that a plane of outputs sees.
-  SEMICONV_FN const Storage* image(const Geometry& g, const Place& place) const {
-    return img + place.batch * g.img_strides[0] + place.group * g.in_channels * g.img_strides[1];
+  SEMICONV_FN const Storage* image(const Geometry& g, const TeamTile& tile) const {
+    return img + tile.batch * g.img_strides[0] + tile.group * g.in_channels * g.img_strides[1];
   }
 };
 
-// view, inside: of the last slab; only a block with one plane of taps reads them (winners.cuh).
+// view, inside: of the block's only slab; blocks with several do not read them (winners.cuh).
 template <class A, class F>
-SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Place& place, const View& view,
+SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const TeamTile& tile, const View& view,
                                F&& inside, const Arrays& arrays) {
-  if (place.idle) return;
-  const Storage* image = arrays.image(g, place);
+  if (tile.idle) return;
+  const Storage* image = arrays.image(g, tile);
   int64 outer_at = 0, pixels = along_y(g.out_size, 1) * along_x(g.out_size);
   for (int a = 0; a < outer; ++a) {
-    outer_at = outer_at * g.out_size[a] + place.outer_position[a];
+    outer_at = outer_at * g.out_size[a] + tile.outer_position[a];
     pixels *= g.out_size[a];
   }
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
   const int32 thread = this_thread() % threads;
-  const int32 top = place.y + thread / threads_x * rows, left = place.x + thread % threads_x * columns;
+  const int32 top = tile.y + thread / threads_x * rows, left = tile.x + thread % threads_x * columns;
   const int64 corner = (outer_at * height + top) * width + left;
 #pragma unroll
   for (int c = 0; c < channels; ++c) {
-    const uint32 output = place.block * channels + c;
+    const uint32 output = tile.channel_block * channels + c;
     if (output >= g.outputs_per_group) continue;
-    const int64 plane = (place.batch * g.groups + place.group) * g.outputs_per_group + output;
-    const Storage* kernel = arrays.krn + g.kernel_of(place.group, output) * g.krn_strides[0];
+    const int64 plane = (tile.batch * g.groups + tile.group) * g.outputs_per_group + output;
+    const Storage* kernel = arrays.krn + g.kernel_of(tile.group, output) * g.krn_strides[0];
 #pragma unroll
     for (int row = 0; row < rows; ++row) {
       if (top + row >= height) continue;
@@ -98,7 +98,7 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Pl
         if constexpr (by_runs && one_plane)
           return tap_in_patch(view, c, row, x, one.best, one.winner, inside);
         else if constexpr (by_runs)
-          return tap_in_image(g, place, image, kernel, top + row, left + x, one.best, one.winner);
+          return tap_in_image(g, tile, image, kernel, top + row, left + x, one.best, one.winner);
         else
           return one.winner;
       };

@@ -34,9 +34,9 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   bool whole;                      // whether all of them do
 
   // offset: rows between the first one that the tile's windows see and the patch's first one.
-  SEMICONV_FN PatchSource(const Geometry& g, const Place& place, int32 offset) {
-    const int32 y = place.y * stride_y() - (int32)along_y(g.pad_begin, 0) + offset;
-    const int32 x = place.x * stride_x() - (int32)along_x(g.pad_begin) - shift;
+  SEMICONV_FN PatchSource(const Geometry& g, const TeamTile& tile, int32 offset) {
+    const int32 y = tile.y * stride_y() - (int32)along_y(g.pad_begin, 0) + offset;
+    const int32 x = tile.x * stride_x() - (int32)along_x(g.pad_begin) - shift;
     first = y * along_y(g.img_strides + 2, 0) + x * along_x(g.img_strides + 2);
     const int32 below = (int32)along_y(g.image_size, 1) - y, behind = (int32)along_x(g.image_size) - x;
     from_y = clipped(-y, HEIGHT);

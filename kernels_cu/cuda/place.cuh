@@ -23,16 +23,16 @@ struct Divisor {
 
 // The numbers by which a block takes its own number apart.
 struct Division {
-  Divisor tiles_x, tiles_y, blocks, groups;
+  Divisor tiles_x, tiles_y, blocks, groups;  // blocks: of output channels
 };
 
-// Where a team's tile lies: the position along the outer axes, the first output (y, x), and the plane of
-// outputs: batch element, group, and block of output channels. `idle`: the team has no plane of outputs; it
-// only takes part in the block's barriers.
-struct Place {
+// A team's tile of outputs: the position along the outer axes, the first output (y, x), and the plane of
+// outputs: batch element, group, and channel block (the `channels` output channels that a thread computes).
+// `idle`: the team has no plane of outputs; it only takes part in the block's barriers.
+struct TeamTile {
   int32 outer_position[max_rank];
   int32 y, x;
-  uint32 batch, group, block;
+  uint32 batch, group, channel_block;
   bool idle;
 };
 
@@ -55,21 +55,21 @@ SEMICONV_FN uint32 this_thread() { return threadIdx.x; }
 #endif
 
 // A one-dimensional grid counts groups of `teams` planes, outer positions, rows and columns of tiles.
-SEMICONV_FN Place place_of_block(const Geometry& g, const Division& division) {
-  Place place;
+SEMICONV_FN TeamTile tile_of_team(const Geometry& g, const Division& division) {
+  TeamTile tile;
   uint32 n = this_block();
-  place.x = (int32)division.tiles_x.take(n) * tile_columns;
-  place.y = (int32)division.tiles_y.take(n) * tile_rows;
+  tile.x = (int32)division.tiles_x.take(n) * tile_columns;
+  tile.y = (int32)division.tiles_y.take(n) * tile_rows;
   for (int a = outer - 1; a >= 0; --a) {
-    place.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
+    tile.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
     n /= (uint32)g.out_size[a];
   }
   n = n * teams + this_thread() / threads;
-  place.block = division.blocks.take(n);
-  place.group = division.groups.take(n);
-  place.idle = n >= (uint32)g.batch;
-  place.batch = place.idle ? 0 : n;
-  return place;
+  tile.channel_block = division.blocks.take(n);
+  tile.group = division.groups.take(n);
+  tile.idle = n >= (uint32)g.batch;
+  tile.batch = tile.idle ? 0 : n;
+  return tile;
 }
 
 }  // namespace semiconv

@@ -1,5 +1,5 @@
-// Slabs: how many rows of a plane of taps are in shared memory at a time, and which patch of the image
-// a tile's windows see through them.
+// Slabs: how many rows of a plane of taps are in shared memory at a time, which patch of the image a tile's
+// windows see through them, and into which segments their rows are cut.
 //
 // Needs what patch.cuh needs, and
 //   SEMICONV_SLAB   rows of taps in a slab; a plane of that many rows is one slab
@@ -18,9 +18,9 @@ namespace semiconv {
 constexpr int slab_rows = SEMICONV_SLAB;
 constexpr int slabs = (size_y() + slab_rows - 1) / slab_rows;  // of a plane
 struct Slab {
-  int32 first, rows;  // rows of taps, in the kernel's order
+  int32 first, tap_rows;  // in the kernel's order
   // Rows of the image between the first one that the tile's windows see and the first of the patch.
-  SEMICONV_FN int32 offset() const { return (mirrored ? size_y() - first - rows : first) * dilation_y(); }
+  SEMICONV_FN int32 offset() const { return (mirrored ? size_y() - first - tap_rows : first) * dilation_y(); }
 };
 // n counts the slabs of one plane after the other.
 SEMICONV_FN Slab slab_of(int32 n) {
@@ -28,6 +28,13 @@ SEMICONV_FN Slab slab_of(int32 n) {
   const int32 first = n % slabs * slab_rows;
   return {first, size_y() - first < slab_rows ? size_y() - first : slab_rows};
 }
+
+constexpr bool once = sides == 1 && slabs == 1;  // whatever a block sees is copied at once
+
+// Segment: the taps of a row that a thread takes together. All, or of a wide kernel so many that registers hold
+// what they see; then whole chunks of them, so that every segment of a row begins at the same place of a chunk.
+constexpr bool wide = size_x() * dilation_x() > 33;
+constexpr int segment = !wide ? size_x() : dilation_x() > 4 ? columns : 16 / dilation_x() / columns * columns;
 
 constexpr int patch_height = (tile_rows - 1) * stride_y() + (slab_rows - 1) * dilation_y() + 1;
 constexpr int patch_chunks =  // of a row

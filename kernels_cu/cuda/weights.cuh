@@ -60,7 +60,7 @@ struct WeightRoute {
   }
 };
 
-// Copies a weight from global memory to place n of the d-th slab's weights.
+// Copies a weight from global memory to position n of the d-th slab's weights.
 template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& weights, int d, int n, const S* from) {
   if constexpr (sizeof(S) < 4) ((Weight*)weights.of)[n] = weight_of<Weight>(*from);
   else to.copy(d * sizeof(Weights) + n * sizeof(S), from);
@@ -71,8 +71,8 @@ template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& 
 struct View {
   const Chunk<Storage, columns>* patch;
   const Chunk<Weight, columns>* weights;
-  int32 first_row, rows;
-  SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : rows; }
+  int32 first_row, slab_tap_rows;
+  SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : slab_tap_rows; }
 };
 
 }  // namespace semiconv

@@ -18,26 +18,21 @@
 
 namespace semiconv {
 
-// Taps of a row that a thread takes together: all, or of a wide kernel so many that registers hold what
-// they see; then whole chunks of them, so that every segment of a row begins at the same place of a chunk.
-constexpr bool wide = size_x() * dilation_x() > 33;
-constexpr int segment = !wide ? size_x() : dilation_x() > 4 ? columns : 16 / dilation_x() / columns * columns;
-
 #if defined(SEMICONV_SELECT)
 constexpr bool by_runs = provenance && plain_extremum && size_x() > 2 && (channels > 1 || size_y() * size_x() >= 25);
 #else
 constexpr bool by_runs = false;
 #endif
-constexpr bool once = sides == 1 && slabs == 1;  // whatever a block sees is copied at once
 constexpr bool one_plane = once && outer == 0 && depth == 1;
 constexpr int longest = one_plane && !wide ? 6 : 4;
 constexpr int runs = (size_x() + longest - 1) / longest;  // of a row
 constexpr int run = wide ? 4 : (size_x() + runs - 1) / runs;
+static_assert(!by_runs || !wide || segment % run == 0, "a run reaches over two segments");
 
 // The first tap of the run `winner` whose term is `best`, the output's value; -1 where no run won.
 // image, kernel: of the output's batch element and group, and of its own weights. (y, x): the output.
 template <class V>
-SEMICONV_FN int32 tap_in_image(const Geometry& g, const Place& place, const Storage* image, const Storage* kernel,
+SEMICONV_FN int32 tap_in_image(const Geometry& g, const TeamTile& tile, const Storage* image, const Storage* kernel,
                                int32 y, int32 x, V best, int32 winner) {
   if (winner < 0) return -1;
   const int32 row = winner / runs, first = winner % runs * run;  // its row of taps, its first tap there
@@ -51,7 +46,7 @@ SEMICONV_FN int32 tap_in_image(const Geometry& g, const Place& place, const Stor
     const int32 index = rest % SEMICONV_KERNEL_SIZE[a];
     rest /= SEMICONV_KERNEL_SIZE[a];
     const int32 step = mirrored ? SEMICONV_KERNEL_SIZE[a] - 1 - index : index;
-    image += ((int64)place.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
+    image += ((int64)tile.outer_position[a] * SEMICONV_STRIDES[a] - g.pad_begin[a] +
               step * SEMICONV_DILATIONS[a]) * g.img_strides[a + 2];
     kernel += index * g.krn_strides[a + 2];
   }
@@ -62,10 +57,10 @@ SEMICONV_FN int32 tap_in_image(const Geometry& g, const Place& place, const Stor
   bool inside[run];
 #pragma unroll
   for (int n = 0; n < run; ++n) {
-    const int32 place = column + (mirrored ? -n : n) * dilation_x();
+    const int32 image_column = column + (mirrored ? -n : n) * dilation_x();
     const bool taps = size_x() % run == 0 || first + n < size_x();
-    inside[n] = taps && (uint32)place < (uint32)along_x(g.image_size);
-    numbers[n] = image[inside[n] ? place * along_x(g.img_strides + 2) : 0];
+    inside[n] = taps && (uint32)image_column < (uint32)along_x(g.image_size);
+    numbers[n] = image[inside[n] ? image_column * along_x(g.img_strides + 2) : 0];
     weights[n] = kernel[taps ? (first + n) * along_x(g.krn_strides + 2) : 0];
   }
   int32 found = 0;

@@ -92,8 +92,8 @@ SEMICONV_FN void add_up(const Real* scratch, const Real* weights, const int64* o
     acc[j].start();
     from[j] = ADJOINING ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
   }
-  for (int64 begin = 0; begin < taps; begin += block) {
-    const int64 end = smaller_of(begin + block, taps);
+  for (int64 begin = 0; begin < taps; begin += terms_per_fold) {
+    const int64 end = smaller_of(begin + terms_per_fold, taps);
     for (int64 t = begin; t < end; ++t) {
       const Vector weight = broadcast(weights[t]);
 #pragma GCC unroll 8

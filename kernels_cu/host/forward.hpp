@@ -144,8 +144,8 @@ SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps) {
 }
 template <int N, class A, class T>
 SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
-  for (int64 begin = 0; begin < taps.count; begin += block) {
-    const int64 end = smaller_of(begin + block, taps.count);
+  for (int64 begin = 0; begin < taps.count; begin += terms_per_fold) {
+    const int64 end = smaller_of(begin + terms_per_fold, taps.count);
     for (int64 t = begin; t < end; ++t) {
       const Vector krn = broadcast(taps.values[t]);
       const Mask index = Mask{} + taps.indices[t];
@@ -159,23 +159,23 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
   }
 }
 
-// An accumulator folds after every `block` taps. These are multiples of `block` in its own numbering of
-// taps, also where a pair runs with the leader's numbering: a result must not depend on which strips
-// share a loop. A selection has nothing to fold.
+// An accumulator folds at multiples of `terms_per_fold` in its own numbering of taps, also where a pair runs
+// with the leader's numbering: a result must not depend on which strips share a loop. A selection has nothing to fold.
 #if defined(SEMICONV_SELECT)
 constexpr bool folds = false;
 #else
 constexpr bool folds = true;
 #endif
 // Run work(begin, end) over the taps between folds, which are due for the leader at multiples of
-// `block`, for the follower at multiples + lag. fold(true) folds the leader, fold(false) the follower.
+// `terms_per_fold`, for the follower at multiples + lag. fold(true) folds the leader, fold(false) the follower.
 template <class Work, class Fold>
 SEMICONV_FN void between_folds(int64 begin, int64 end, int64 lag, Work work, Fold fold) {
   if constexpr (!folds) {
     work(begin, end);
   } else {
     while (begin < end) {
-      const int64 leads = begin / block * block + block, follows = (begin - lag) / block * block + block + lag;
+      const int64 leads = (begin / terms_per_fold + 1) * terms_per_fold;
+      const int64 follows = ((begin - lag) / terms_per_fold + 1) * terms_per_fold + lag;
       const int64 stop = smaller_of(smaller_of(leads, follows), end);
       work(begin, stop);
       begin = stop;
@@ -298,8 +298,8 @@ __attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& 
 // Subtract `shift` from the winner's tap index: the follower ran with the leader's numbering.
 template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
   if constexpr (UsesProvenance<A>::value) {
-    const Mask nobody = A::constant_index(-1);
-    acc.winner = where(acc.winner == nobody, nobody, acc.winner - (MaskLane)shift);
+    const Mask no_winner = A::constant_index(-1);
+    acc.winner = where(acc.winner == no_winner, no_winner, acc.winner - (MaskLane)shift);
   }
 }
 
@@ -317,7 +317,7 @@ __attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& 
       },
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
         add_adjoining<S>(acc, channel + head.from, taps, 0, taps.count);
-        if (folds && taps.count % block) fold_all<S>(acc);
+        if (folds && taps.count % terms_per_fold) fold_all<S>(acc);
       },
       [] {},
       [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes, lanes); });
@@ -345,7 +345,7 @@ __attribute__((noinline)) void run_pairs(const Geometry& g, const TapTable& tabl
             add_shared<S>(acc, follower, first + lead_from, taps, begin + lag, end, lag);
             add_adjoining<S>(follower, first + follow_from, taps, end - lag, end, lag);
           }
-          if (folds && taps.count % block) fold_all<2 * S>(acc);
+          if (folds && taps.count % terms_per_fold) fold_all<2 * S>(acc);
         },
         [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 8
