@@ -49,7 +49,7 @@ def opening(kernel, conv):
 def test_kernels_that_cannot_be_positive_are_refused(name, lazy_fixed, joined):
     root = SubtractSemifield.root(3.0)
     conv = root.lazy_fixed() if lazy_fixed else root.dynamic()
-    with pytest.raises(ValueError, match=r"root\(p=3.0\) is of numbers >= 0.*softplus"):
+    with pytest.raises(ValueError, match=r"root\(p=3.0\) is defined for numbers >= 0.*softplus"):
         joined(OWN[name](), conv)
 
 

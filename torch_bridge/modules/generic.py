@@ -150,8 +150,8 @@ class _Generic(nn.Module):
             return
         compiled = isinstance(roots[0], SemifieldConv)
         problem = (
-            f"{roots[0].semifield!r} is of numbers >= 0, but the kernel of "
-            f"{type(self.kernel).__name__} has values down to {lowest:.3g}, of which results are "
+            f"{roots[0].semifield!r} is defined for numbers >= 0, but the kernel of "
+            f"{type(self.kernel).__name__} has values down to {lowest:.3g}, for which results are "
             "NaN. Use a kernel that is positive by construction, such as a module whose forward() "
             "returns torch.nn.functional.softplus(self.weight); a LearnedKernel becomes one by "
             'torch.nn.utils.parametrize.register_parametrization(kernel, "kernel", '
@@ -224,10 +224,11 @@ class GenericConv(_Generic):
     block-diagonal part krn[o, g C/G : (g + 1) C/G], the only part that the groups use (as
     `in_channels` of `torch.nn.Conv2d`); one warning says how to save the unused parameters.
 
-    A root is of numbers >= 0. With ``SubtractSemifield.root``, a kernel that has others is a
-    ValueError: of a kernel of this package (quadratic ones are never positive) when the module is
-    made, of any other at the first call. With ``BroadcastSemifield.root``, whose even powers are
-    defined, it is a warning. ``torch.nn.functional.softplus`` of a parameter is positive.
+    A root is defined for numbers >= 0. With ``SubtractSemifield.root``, a kernel with negative
+    values is a ValueError: for a kernel of this package (quadratic ones are never positive) when
+    the module is made, for any other at the first call. With ``BroadcastSemifield.root``, whose
+    even powers are defined, it is a warning. ``torch.nn.functional.softplus`` of a parameter is
+    positive.
 
     Examples
     --------
