@@ -202,10 +202,8 @@ def forward_at(
     layout = _layout(route.residual_spec) if keeps_residual else ()
 
     def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
-        arrays = (reference, img, krn, out) if not layout else (
-            reference, img, krn, out, residual, *layout
-        )  # fmt: skip
-        if run(*arrays, absorbing, workers(most)):
+        kept = (residual, *layout) if layout else ()
+        if run(reference, img, krn, out, *kept, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -290,7 +288,7 @@ def backward(
     grad_krn: np.ndarray | None,
     threads: int | None = None,
 ) -> None:
-    """Fill the gradients that are given, grad_img comes zeroed; `backward_at` says more."""
+    """Fill the gradients that are given, of which grad_img holds zeros; see `backward_at`."""
     if grad_out.size == 0:
         if grad_krn is not None:
             grad_krn[...] = 0

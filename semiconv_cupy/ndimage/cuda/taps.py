@@ -32,9 +32,10 @@ def taps_kernel(
     symmetry: int = 0,
 ) -> source.KernelSource:
     """The reduction of a list of taps; operation: "flat", "structure", "saturating" or "sum"."""
-    which = f"symmetry{symmetry}".replace("-", "_") if operation == "sum" else (
-        "minimum" if minimum else "maximum"
-    )  # fmt: skip
+    if operation == "sum":
+        which = f"symmetry{symmetry}".replace("-", "_")
+    else:
+        which = "minimum" if minimum else "maximum"
     name = f"semiconv_{operation}_{which}_{storage}_{lane}_{out}_{rank}d"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
