@@ -38,7 +38,12 @@ template <class V> SEMICONV_FN V select(V left, V right) {
 #elif defined(SEMICONV_SELECT_LESS)
   return select_less(left, right);
 #else
-  return where(selects_right(left, right), right, left);
+#if defined(SEMICONV_WIDE_SELECT)  // as WIDE_TIMES
+  if constexpr (sizeof(V) != sizeof(Scalar<V>))
+    return each_lane(left, right, [](Real a, Real b) { return selects_right(a, b) ? b : a; });
+  else
+#endif
+    return where(selects_right(left, right), right, left);
 #endif
 }
 #endif

@@ -105,6 +105,7 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
         "CONSTANT_DERIVATIVES": semifield.d_times_constant,
         "INTEGER": arithmetic != "floating",
         "WIDE_TIMES": traits.wide_times,
+        "WIDE_SELECT": traits.wide_select,
     }
     return macros | {f"SEMICONV_{name}": "" for name, holds in flags.items() if holds}
 

@@ -63,6 +63,15 @@ def test_integer_expressions_leave_the_range_only_on_the_way(backend, dtype):
     check(backend, cases.weighted_max(), algebra, img, krn, **EVERYTHING.arguments)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8"])
+def test_integer_selections_leave_the_range_only_on_the_way(backend, dtype):
+    """|right| > |left|, where the magnitude of the lowest integer is beyond the highest."""
+    case = SEMIFIELDS["largest_magnitude"]
+    img, krn = (cases.numbers(shape, dtype, seed=5) for shape in (EVERYTHING.img, EVERYTHING.krn))
+    img.flat[::7] = np.iinfo(dtype).min
+    check(backend, case.semifield, case.algebra, img, krn, **EVERYTHING.arguments)
+
+
 @pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_integers_saturate_at_both_ends(backend, dtype):

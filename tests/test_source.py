@@ -54,6 +54,11 @@ EXPECTED = [
         "uint8",
         {"SELECT_GREATER": "", "CONSTANT_DERIVATIVES": "", "INTEGER": "", "WIDE_TIMES": ""},
     ),
+    (
+        SelectSemifield(lambda a, b: abs(b) > abs(a), lambda img, krn: img * krn, zero=0),
+        "int16",
+        {"INTEGER": "", "WIDE_SELECT": ""},
+    ),
     (SubtractSemifield.linear(), "bfloat16", {"SUM": "", "SUM_OF_PRODUCTS": ""}),
     (
         SubtractSemifield(lambda a, b: a + b, lambda img, krn: (img * krn) ** 2, zero=0),

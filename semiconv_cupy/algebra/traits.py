@@ -36,8 +36,9 @@ class Traits:
         follows: the ordinary convolution.
     drops_zero_weights : bool
         A selection to which a kernel value at the zero gives a term that never wins.
-    wide_times : bool
-        The multiplication of integers has intermediate results beyond the range of their dtype.
+    wide_times, wide_select : bool
+        The multiplication of integers, or the selection of one, has intermediate results beyond the
+        range of their dtype.
     rounds_products : bool
         A selection whose terms add up products. Kernels compute the winning term a second time to
         find its tap. Both must have the same bits, so the compiler must not fuse a product and a
@@ -50,6 +51,7 @@ class Traits:
     is_ordinary: bool
     drops_zero_weights: bool
     wide_times: bool
+    wide_select: bool
     rounds_products: bool
 
 
@@ -79,6 +81,7 @@ def traits_of(
         is_ordinary=sums and product and zero == 0 and "post_sum" not in expressions,
         drops_zero_weights=selects and floating and (product or offset is not None),
         wide_times=wide,
+        wide_select=selects and arithmetic == "integer" and needs_wide(expressions["select"]),
         rounds_products=selects and floating and adds_products(times),
     )
 

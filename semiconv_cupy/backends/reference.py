@@ -252,10 +252,10 @@ def _select(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
 ) -> tuple[Array, Array | None]:
     best = xp.full(shape, _saturated_zero(semifield, dtype), dtype)
-    winner = xp.full(shape, -1, np.int64)
+    winner, select = xp.full(shape, -1, np.int64), _selection(semifield, dtype)
     for index, where, value in terms():
         seen = best[where]
-        better = semifield.functions.select(seen, value)
+        better = select(seen, value)
         best[where] = xp.where(better, value, seen)
         winner[where] = xp.where(better, index, winner[where])
     if not semifield.spread_gradient:
@@ -435,14 +435,29 @@ def _saturate(values: Array, dtype: np.dtype) -> Array:
     return values.clip(limits.min, limits.max).astype(dtype)
 
 
+def _exact(dtype: np.dtype) -> Any:
+    """The dtype in which formulas of these integers are computed.
+
+    uint32 products need 64 unsigned bits and differences a sign: Python integers hold both.
+    """
+    return object if dtype.itemsize == 8 or dtype == np.uint32 else np.int64
+
+
+def _selection(semifield: Semifield, dtype: np.dtype) -> Callable[[Array, Array], Array]:
+    select: Callable[[Array, Array], Array] = semifield.functions.select
+    if dtype.kind == "f" or not semifield.traits("integer").wide_select:
+        return select
+    exact = _exact(dtype)
+    return lambda seen, value: select(seen.astype(exact), value.astype(exact)).astype(np.bool_)
+
+
 def _times(xp: Any, semifield: Semifield, dtype: np.dtype) -> Callable[[Array, Array], Array]:
     times: Callable[[Array, Array], Array] = semifield.functions.times
     if dtype.kind == "f":
         return times
     if dtype.itemsize == 8 and xp is not np:
         raise TypeError(f"method='reference' serves no {dtype} arrays of CuPy; use method='auto'")
-    # uint32 products need 64 unsigned bits and differences a sign: Python integers hold both.
-    exact = object if dtype.itemsize == 8 or dtype == np.uint32 else np.int64
+    exact = _exact(dtype)
 
     def saturating(image: Array, weight: Array) -> Array:
         with np.errstate(over="ignore"):
