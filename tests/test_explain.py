@@ -13,7 +13,7 @@ import pytest
 import semiconv_cupy as sc
 from semiconv_cupy import ndimage
 from semiconv_cupy.__main__ import main
-from semiconv_cupy.explain import Explanation, Step
+from semiconv_cupy.explanation import Explanation, Step
 
 KERNELS = Path(__file__).parent.parent / "kernels_cu"
 
