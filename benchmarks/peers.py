@@ -19,7 +19,7 @@ import numpy as np
 import semiconv_cupy as sc
 from benchmarks import works
 from benchmarks.timing import Call
-from benchmarks.works import Convolution, Device, Filter
+from benchmarks.works import Convolution, Device, Filter, Measured
 from semiconv_cupy import ndimage
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.route import choose
@@ -96,17 +96,24 @@ def _installed(module: str) -> bool:
 class Inputs:
     """The image and the kernel of one work, for every library."""
 
-    def __init__(self, work: Work, device: Device, seed: int, libraries: Libraries) -> None:
+    def __init__(
+        self, measured: Convolution, device: Device, seed: int, libraries: Libraries
+    ) -> None:
         random = np.random.default_rng(seed)
+        work = measured.work
         self.device = device
         self.libraries = libraries
         self.img, self.krn = (_numbers(random, s, work.dtype) for s in (work.image, work.kernel))
+        self._channels_last = measured.channels_last
 
     @cached_property
     def arrays(self) -> tuple[Any, Any]:
         """As NumPy's or CuPy's arrays."""
         xp = self.libraries.arrays
-        return xp.asarray(self.img), xp.asarray(self.krn)
+        img = xp.asarray(self.img)
+        if self._channels_last:
+            img = xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(img, 1, -1)), -1, 1)
+        return img, xp.asarray(self.krn)
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
@@ -115,6 +122,8 @@ class Inputs:
 
         where = self.libraries.torch_device
         img, krn = (torch.from_numpy(array).to(where) for array in (self.img, self.krn))
+        if self._channels_last:
+            img = img.movedim(1, -1).contiguous().movedim(-1, 1)
         return img, krn
 
 
@@ -140,7 +149,7 @@ def calls(
     libraries = libraries or libraries_of(device)
     if isinstance(measured, Filter):
         return dict(_filter_calls(measured, device, seed, absent, libraries))
-    inputs = Inputs(measured.work, device, seed, libraries)
+    inputs = Inputs(measured, device, seed, libraries)
     found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":
         found[works.PLAIN] = lambda: _forward_into(measured.work, inputs, with_residual=False)
@@ -418,7 +427,7 @@ def _flat_element(measured: Filter) -> np.ndarray | None:
     return None if footprint is None else footprint.astype(np.uint8)
 
 
-def sets_of_inputs(measured: Convolution | Filter, cache: int) -> int:
+def sets_of_inputs(measured: Measured, cache: int) -> int:
     """How many sets of inputs are together larger than twice the cache, from 1 to 8."""
     if measured.bytes < 2**20:
         return 1  # the time of such a call is overhead

@@ -14,13 +14,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks import ceilings, peers, works
 from benchmarks.costs import Cost
 from benchmarks.peers import OURS
 from benchmarks.table import Report
 from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_turn, wall
-from benchmarks.works import Convolution, Device, Filter, Goal, Growth
+from benchmarks.works import Convolution, Device, Filter, Goal, Growth, Measured
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
 from semiconv_cupy.works import STANDARD_WORKS, Work
@@ -44,9 +45,7 @@ class Bench:
     absent: list[str]
     cache: int = 0
     machine: model.Machine | None = None
-    calls: Callable[[Convolution | Filter, Device, int, list[str]], dict[str, peers.Maker]] = (
-        peers.calls
-    )
+    calls: Callable[[Any, Device, int, list[str]], dict[str, peers.Maker]] = peers.calls
     between: Callable[[], None] = field(default=lambda: None)
 
     @property
@@ -60,7 +59,7 @@ class Bench:
         return "best" if self.device == "cpu" else "median"
 
     def time(
-        self, measured: Convolution | Filter, only: Iterable[str] = ()
+        self, measured: Measured, only: Iterable[str] = ()
     ) -> tuple[dict[str, float], dict[str, str]]:
         """Seconds of our call and of each peer's, and the errors of peers that failed.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -56,18 +56,32 @@ def at_least(ratio: float, *peers: str) -> tuple[Goal, ...]:
     return tuple(Goal(peer, least=ratio) for peer in peers)
 
 
+class Measured(Protocol):
+    """A work whose calls are timed."""
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+
+    @property
+    def bytes(self) -> int:
+        """The fewest bytes that the work moves."""
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution on one device.
 
     `mode` is "forward", "provenance" (forward with the residual that a derivative needs) or
     "training" (forward and backward through torch). With `tensors`, forward runs through torch too.
+    With `channels_last`, the channels of an element of the image lie together in memory.
     """
 
     work: Work
     mode: Literal["forward", "provenance", "training"] = "forward"
     goals: tuple[Goal, ...] = ()
     tensors: bool = False
+    channels_last: bool = False
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ DILATION = SelectSemifield.tropical_max()
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution with padding "same": shapes (B, C, *S) and (O, I, *K), and the rest.
+    """One convolution: shapes (B, C, *S) and (O, I, *K), and the rest.
 
     Examples
     --------
@@ -38,12 +38,13 @@ class Work:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+    padding: int | str = "same"
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Those of `semifield_conv`."""
         return dict(
-            stride=self.stride, padding="same", dilation=self.dilation, groups=self.groups
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )  # fmt: skip
 
     @property
