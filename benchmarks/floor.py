@@ -1,0 +1,244 @@
+"""How much slower each shape is than a friendly one: the floor under the speed of any shape.
+
+    python -m benchmarks floor [--device gpu] [--seed N] [--works N] [--json FILE] [--explain]
+
+Random works of families of shapes that people have (shapes.py), each in turns with the friendly
+work of its kind. A ratio is the time of a pair over the time of a pair of the friendly work, or,
+where that is less, the time over the time of a copy of as many bytes. Flat windows count outputs
+instead of pairs. The exit status is 1 if a goal is missed or a work fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import ceilings, peers, run, shapes, works
+from benchmarks.peers import OURS
+from benchmarks.shapes import LIMITS, MAX, Sample
+from benchmarks.table import Report, duration
+from benchmarks.works import Convolution, Device
+from semiconv_cupy.explain import Explanation, explain
+
+FRIENDLY = "friendly"
+FEWEST = 100_000  # pairs or outputs: with fewer, the time is the overhead of a call
+SECONDS = 0.1  # for each call; the works are many
+SHOWN, EXPLAINED = 20, 10  # of the slowest works
+
+
+class Goal(NamedTuple):
+    """The largest ratio that the worst work of a group, and its median, may have."""
+
+    group: str
+    worst: float
+    median: float
+
+
+OTHERS = "others"
+GOALS: dict[Device, tuple[Goal, ...]] = {
+    "cpu": (Goal(MAX.label, 6, 2), Goal(OTHERS, 10, 3)),
+    "gpu": (Goal(MAX.label, 12, 1.5), Goal(OTHERS, 12, 3)),
+}
+BENCHES: dict[Device, Callable[[float], run.Bench]] = {
+    "cpu": run.bench_of_cpu,
+    "gpu": run.bench_of_gpu,
+}
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    benches: Mapping[Device, Callable[[float], run.Bench]] = BENCHES,
+    limits: Mapping[Device, shapes.Limits] = LIMITS,
+) -> int:
+    """Measure; print and store the report; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks floor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="other works")
+    families = len(shapes.CONVOLUTIONS) + len(shapes.FILTERS)
+    parser.add_argument("--works", type=int, default=20 * families, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
+    parser.add_argument(
+        "--explain", action="store_true", help=f"say what the {EXPLAINED} slowest works run"
+    )
+    options = parser.parse_args(arguments)
+
+    begin = time.monotonic()
+    bench = benches[options.device](SECONDS)
+    drawn = list(shapes.samples(options.seed, options.works, limits[options.device]))
+    report: Report = {
+        "facts": run.facts(bench.device),
+        "statistic": bench.statistic,
+        "copy bytes/s": bench.ceilings[ceilings.COPY],
+        "seed": options.seed,
+    }
+    report["rows"], report["not measured"] = measure(bench, drawn)
+    report["goals"] = [found for goal in GOALS[options.device] for found in verdicts(goal, report)]
+    report["minutes"] = (time.monotonic() - begin) / 60
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(text(report)))
+    if options.explain:
+        by_name = {sample.name: sample for sample in drawn}
+        for found in slowest_first(report)[:EXPLAINED]:
+            print(f"\n{found['ratio']:.3g}x {explained(by_name[found['work']], options.device)}")
+    failed = any("error" in found for found in report["rows"])
+    return 1 if failed or any(not goal["met"] for goal in report["goals"]) else 0
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def calls(
+    sample: Sample,
+    device: Device,
+    seed: int,
+    absent: list[str],
+    *,
+    makers: Callable[..., dict[str, peers.Maker]] = peers.calls,
+) -> dict[str, peers.Maker]:
+    """The makers of our call of the work and of the friendly work."""
+    return {
+        name: makers(measured, device, seed, absent)[OURS]
+        for name, measured in ((OURS, sample.measured), (FRIENDLY, sample.friendly))
+    }
+
+
+def measure(
+    bench: run.Bench, drawn: Iterable[Sample], fewest: int = FEWEST
+) -> tuple[list[Report], list[str]]:
+    """The rows of the works, and the names of those that are not measured, with the reasons."""
+    rows, skipped = [], []
+    taking_turns = dataclasses.replace(bench, calls=functools.partial(calls, makers=bench.calls))
+    for sample in drawn:
+        trains = isinstance(sample.measured, Convolution) and sample.measured.mode == "training"
+        if sample.count < fewest:
+            skipped.append(f"{sample.name}: fewer than {fewest} {sample.unit}s")
+            continue
+        if trains and works.POOLING in bench.absent:
+            skipped.append(f"{sample.name}: torch is not installed")
+            continue
+        try:
+            times, failures = taking_turns.time(sample)
+            if failures:
+                raise RuntimeError(failures[FRIENDLY])
+            rows.append(row(sample, times, bench.ceilings[ceilings.COPY]))
+        except Exception as error:
+            # The other works are measured all the same; the exit status is then 1.
+            rows.append({"work": sample.name, "error": f"{type(error).__name__}: {error}"})
+        bench.between()
+    return rows, skipped
+
+
+def row(sample: Sample, times: Mapping[str, float], copied: float) -> Report:
+    """The row of one work; `copied` is how many bytes a second a copy moves."""
+    each = times[FRIENDLY] / sample.friendly_count
+    bounds = {sample.unit: sample.count * each, "bytes": sample.bytes / copied}
+    bound = max(bounds, key=lambda name: bounds[name])
+    return {
+        "work": sample.name,
+        "family": sample.family,
+        "kind": sample.kind,
+        "unit": sample.unit,
+        "count": sample.count,
+        "seconds": times[OURS],
+        "ns": 1e9 * times[OURS] / sample.count,
+        "friendly ns": 1e9 * each,
+        "bound": bound,
+        "ratio": times[OURS] / bounds[bound],
+        # What the ratio would be if no work were limited by memory.
+        "ratio of units": times[OURS] / sample.count / each,
+    }
+
+
+# ---- what the rows say ---------------------------------------------------------------------------
+
+
+def slowest_first(report: Report) -> list[Report]:
+    """The rows of the works that ran, the largest ratio first."""
+    ran = [found for found in report["rows"] if "error" not in found]
+    return sorted(ran, key=lambda found: -found["ratio"])
+
+
+def verdicts(goal: Goal, report: Report) -> Iterator[Report]:
+    """What the worst work of a group and its median reach; nothing if the group is empty."""
+    ratios = [
+        found["ratio"]
+        for found in slowest_first(report)
+        if (found["kind"] == MAX.label) == (goal.group == MAX.label)
+    ]
+    if ratios:
+        for of, most, reached in (
+            ("worst", goal.worst, ratios[0]),
+            ("median", goal.median, statistics.median(ratios)),
+        ):
+            yield {
+                "group": goal.group, "of": of, "most": most, "reached": reached,
+                "met": reached <= most,
+            }  # fmt: skip
+
+
+def text(report: Report) -> Iterator[str]:
+    """The report as lines: the slowest works, the distribution in each family, the verdicts."""
+    ranked = slowest_first(report)
+    yield (
+        f"{report['facts']['device']}; times are each the {report['statistic']} of calls in turns "
+        f"with the friendly work's; seed {report['seed']}, {len(ranked)} works, "
+        f"{report['minutes']:.1f} minutes"
+    )
+    yield f"\n{'ratio':>7} {'time':>9} {'ns each':>9} {'friendly':>9}  {'of':6} work"
+    for found in ranked[:SHOWN]:
+        yield (
+            f"{found['ratio']:6.1f}x {duration(found['seconds']):>9} {found['ns']:9.3g} "
+            f"{found['friendly ns']:9.3g}  {found['bound']:6} {found['work']}"
+        )
+    for by in ("family", "kind"):
+        yield f"\n{by:28} works   worst  median    best"
+        for group, ratios in _groups(ranked, by):
+            yield (
+                f"{group:28} {len(ratios):5} {ratios[0]:6.1f}x {statistics.median(ratios):6.2f}x "
+                f"{ratios[-1]:6.2f}x"
+            )
+    yield ""
+    for found in report["rows"]:
+        if "error" in found:
+            yield f"FAILED {found['work']}: {found['error']}"
+    for skipped in report["not measured"]:
+        yield f"not measured: {skipped}"
+    for goal in report["goals"]:
+        yield (
+            f"{goal['group']}: {goal['of']} {goal['reached']:.3g}x "
+            f"[<= {goal['most']:g}x: {'met' if goal['met'] else 'MISSED'}]"
+        )
+
+
+def _groups(ranked: list[Report], by: str) -> list[tuple[str, list[float]]]:
+    """The ratios of each group, largest first; the group with the largest median first."""
+    ratios: dict[str, list[float]] = {}
+    for found in ranked:
+        ratios.setdefault(found[by], []).append(found["ratio"])
+    return sorted(ratios.items(), key=lambda group: -statistics.median(group[1]))
+
+
+def explained(sample: Sample, device: Device) -> Explanation:
+    """What the work runs. An image with its channels last is explained as a contiguous one."""
+    measured, gpu = sample.measured, device == "gpu"
+    if not isinstance(measured, Convolution):
+        return explain(
+            measured.function, measured.shape, dtype=measured.dtype, gpu=gpu, **measured.arguments
+        )  # fmt: skip
+    work = measured.work
+    name = "semifield_conv" if measured.mode == "forward" else "semifield_conv_vjp"
+    return explain(
+        name, work.image, work.kernel, work.semifield, dtype=work.dtype, gpu=gpu, **work.arguments
+    )  # fmt: skip
