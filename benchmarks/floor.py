@@ -196,6 +196,12 @@ def text(report: Report) -> Iterator[str]:
         f"with the friendly work's; seed {report['seed']}, {len(ranked)} works, "
         f"{report['minutes']:.1f} minutes"
     )
+    friendly = [found["friendly ns"] for found in ranked if found["kind"] == MAX.label]
+    if friendly:
+        yield (
+            f"a pair of the friendly {MAX.label} took {min(friendly):.3g} to {max(friendly):.3g} "
+            "ns: so much does the machine's speed vary"
+        )
     yield f"\n{'ratio':>7} {'time':>9} {'ns each':>9} {'friendly':>9}  {'of':6} work"
     for found in ranked[:SHOWN]:
         yield (

@@ -201,7 +201,7 @@ def report_of(ratios):
     rows = [
         {
             "work": f"{kind} {index}", "family": "f", "kind": kind, "ratio": ratio, "seconds": 1.0,
-            "ns": 1.0, "friendly ns": 1.0, "bound": "pair",
+            "ns": 1.0, "friendly ns": 1 + ratio, "bound": "pair",
         }
         for kind, of_kind in ratios.items()
         for index, ratio in enumerate(of_kind)
@@ -237,6 +237,7 @@ def test_the_slowest_come_first_and_families_by_their_medians():
         ["log", "2", "9.0x", "8.50x", "8.00x"],
         ["max", "float32", "3", "30.0x", "5.00x", "1.00x"],
     ]
+    assert lines[1].startswith("a pair of the friendly max float32 took 2 to 31 ns")
     assert "FAILED broken: no" in lines
     assert "not measured: small: too small" in lines
     assert "max float32: worst 30x [<= 6x: MISSED]" in lines
