@@ -96,7 +96,7 @@ def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
     """`axes` as distinct numbers from 0 to ndim - 1."""
     if axes is None:
         return tuple(range(ndim))
-    if np.isscalar(axes):
+    if not isinstance(axes, (tuple, list)) and np.isscalar(axes):
         axes = (axes,)
     elif not isinstance(axes, Iterable):
         raise ValueError(f"axes must be an integer, iterable of integers, or None, got {axes!r}")
