@@ -17,6 +17,9 @@ from semiconv_cupy.errors import (
     FootprintWarning,
 )
 from semiconv_cupy.explain import explain
+from semiconv_cupy.saved import find_moved_names
+
+find_moved_names()
 
 __version__ = "0.1.0"
 __all__ = [
