@@ -139,7 +139,7 @@ def _explain(given: argparse.Namespace) -> str | None:
                 given.argument, gpu=given.gpu, arch=given.arch,
             )
         )  # fmt: skip
-    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         return str(error)
     return None
 

@@ -22,6 +22,7 @@ from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.host import calls as host_calls
+from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
 from semiconv_cupy.explanation import Explanation, Step
 from semiconv_cupy.ndimage import host as host_primitives
@@ -32,6 +33,7 @@ from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import element_strides
+from semiconv_cupy.structs import MAX_RANK
 
 Array = Any
 Needs = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
@@ -106,11 +108,10 @@ def explain(
     on_gpu = gpu or arch is not None or any(map(_on_gpu, (*arrays, *arguments.values())))
     bound = _bind(called, arrays, arguments, dtype)
     call = f"{_call_in_words(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
-    with exclusive("explain"):
-        if called.__name__ in _CONVOLUTIONS:
-            steps = _convolution(called.__name__, bound, on_gpu)
-        else:
-            steps = _primitives(called, bound, on_gpu)
+    if called.__name__ in _CONVOLUTIONS:
+        steps = _convolution(called.__name__, bound, on_gpu)
+    else:
+        steps = _primitives(called, bound, on_gpu)
     return Explanation(call, steps, arch, {} if arch is None else _resources(steps, arch))
 
 
@@ -158,12 +159,12 @@ def _semifield(text: str) -> Any:
     return text
 
 
-# One recorder for all calls: planned launches are cached by their device. One call at a time.
+# One recorder for all calls: planned launches are cached by their device. One pass at a time.
 _recorder = Recorder()
 
 
 def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    if callable(function):
+    if callable(function) and hasattr(function, "__name__"):
         return function
     if not isinstance(function, str):
         raise TypeError(f"function must be a function or its name, got {function!r}")
@@ -313,9 +314,10 @@ def _compiled(route: Route, part: str) -> Needs:
 
 def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
     """Launches and scratch of a pass on a GPU."""
-    _recorder.clear()
-    function(*arguments)
-    return (), tuple(_recorder.launches), _recorder.scratch_bytes
+    with exclusive("explain"):
+        _recorder.clear()
+        function(*arguments)
+        return (), tuple(_recorder.launches), _recorder.scratch_bytes
 
 
 # ---- other functions -----------------------------------------------------------------------------
@@ -333,7 +335,9 @@ class _Observer:
     ) -> np.ndarray:
         """Add a step; `operations` are those of one element."""
         needs: Needs
-        if self._gpu is None:
+        if not 1 <= array.ndim <= MAX_RANK or (self._gpu is None and compiler() is None):
+            route, needs = "reference", ((), (), 0)
+        elif self._gpu is None:
             library = host_primitives.library_name(*host_primitives.part_of(name, array.dtype))
             route, needs = "host", ((library,), (), _MAPPED_TILE)
         else:

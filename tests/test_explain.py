@@ -273,9 +273,35 @@ def test_bfloat16_by_its_name(monkeypatch):
         ("maximum_filter --shape 1048576x1048576x1048576 --argument size=3", "allocate"),
         ("nothing --shape 3x3", "function='nothing'"),
         ("semifield_conv --shape 1x1x3", "--kernel is missing"),
+        ("maximum_filter --shape 3x3 --kernel 99999999999999999999", "size must be at most"),
         ("maximum_filter --shape 3x3 --argument size", "'size' is not of the form NAME=VALUE"),
     ],
 )
 def test_errors_of_the_command(arguments, message, capsys):
     assert main(["explain", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_more_axes_than_kernels_have(gpu):
+    for call in (("grey_dilation", (2,) * 9, 2), ("binary_erosion", (2,) * 9)):
+        found = sc.explain(*call, dtype=bool if "binary" in call[0] else "float32", gpu=gpu)
+        assert {step.route for step in found.steps} == {"reference"}
+
+
+def test_a_function_that_explains():
+    def own(input):
+        sc.explain("grey_dilation", (3, 3), size=3, gpu=True)
+        return ndimage.grey_dilation(input, size=5)
+
+    [step] = sc.explain(own, (9, 9), gpu=True).steps
+    assert "window (5, 5)" in step.form
+
+
+def test_long_rows_keep_their_tile():
+    """Offsets within a tile have 32 bits, which merged axes may leave."""
+    shape = (1, 1, 64, 8192, 8192)
+    found = sc.explain(
+        "semifield_conv", shape, (1, 1, 3, 1, 1), "tropical_max", dtype="u1", gpu=True
+    )
+    assert "forward_tiled" in found.launches[0].source.name
