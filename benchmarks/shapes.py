@@ -1,8 +1,8 @@
 """Random works from the families of shapes that people have; no arrays and no clocks.
 
-Each work comes with the friendly work that it is compared with: a 7x7 window on planes of 700x800,
-on which every schedule is fast, or for flat windows the same window on a plane of as many elements.
-floor.py measures both.
+Each work comes with the friendly work that it is compared with: the same kind of convolution with a
+7x7 window on planes of 700x800, on which every schedule is fast, or for flat windows a window as
+long on a plane of as many elements. floor.py measures both.
 """
 
 from __future__ import annotations

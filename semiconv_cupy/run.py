@@ -94,7 +94,7 @@ def forward_at(
     if route.by_sums:
         return cuda_by_sums.forward_at(device, case, img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
-    return cuda.forward_at(device, case, img_strides, krn_strides, spec)
+    return cuda.forward_at(device, case, img_strides, krn_strides, spec, route.schedule)
 
 
 def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array], Array]:
@@ -182,6 +182,8 @@ def backward_at(
         return host.backward_at(route, img_strides)
     device, case = _device(route), _case(route)
     if route.by_sums:
-        return cuda_by_sums.backward_at(device, case, img_strides, krn_strides, wants)
-    spec = route.residual_spec
-    return cuda.backward_at(device, case, img_strides, krn_strides, spec, wants)
+        return cuda_by_sums.backward_at(
+            device, case, img_strides, krn_strides, wants, route.schedule
+        )
+    spec, schedule = route.residual_spec, route.schedule
+    return cuda.backward_at(device, case, img_strides, krn_strides, spec, wants, schedule)

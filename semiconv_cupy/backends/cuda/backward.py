@@ -261,6 +261,7 @@ def backward_at(
     krn_strides: Strides,
     residual: Residual | None,
     wants: tuple[bool, bool],
+    method: str = "auto",
 ) -> Callable[..., None]:
     """`backward` by addresses on the current GPU.
 
@@ -270,7 +271,7 @@ def backward_at(
     """
     dtype = None if residual is None else residual.dtype
     convolution = Convolution.of(case, dtype, img_strides, krn_strides)
-    launches = gradient_launches(device, convolution, wants)
+    launches = gradient_launches(device, convolution, wants, method)
 
     def call(
         grad_out: int,

@@ -147,13 +147,14 @@ def forward_at(
     img_strides: Strides,
     krn_strides: Strides,
     residual: Residual | None,
+    method: str = "auto",
 ) -> Callable[[int, int, int, int | None, Stream], None]:
     """`forward` by addresses on the current GPU: (img, krn, out, residual, stream).
 
     Strides are in elements; there is an output. `residual` describes the one that is kept.
     """
     dtype = None if residual is None else residual.dtype
-    launch = forward_launch(device, Convolution.of(case, dtype, img_strides, krn_strides))
+    launch = forward_launch(device, Convolution.of(case, dtype, img_strides, krn_strides), method)
 
     def call(img: int, krn: int, out: int, residual: int | None, stream: Stream) -> None:
         launch(img, img, krn, out, residual, stream)
