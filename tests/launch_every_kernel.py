@@ -73,10 +73,11 @@ def _convolution(device, semifield, storage, shapes):
         _passes(device, beyond, krn, case, "auto")
     if by_sums.applies(semifield):
         out = device.empty(plan.out_shape, storage)
-        cuda_by_sums.forward(device, case, img, krn, out)
+        cuda_by_sums.forward(device, case, img, krn, out, LIMITS)
         real = np.promote_types(storage, np.float32)
         grads = [device.empty(shape, real) for shape in (img_shape, krn_shape)]
-        cuda_by_sums.backward(device, case, cuda.GradientArrays(out, img, krn, None, *grads))
+        arrays = cuda.GradientArrays(out, img, krn, None, *grads)
+        cuda_by_sums.backward(device, case, arrays, "auto", LIMITS)
 
 
 def _passes(device, img, krn, case, method):

@@ -42,7 +42,7 @@ from semiconv_cupy.backends.cuda.convolution import (
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
 from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays, GradientLaunch
 from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
-from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
@@ -130,7 +130,7 @@ class WindowSums:
 
 
 def _window_sums(
-    convolution: Convolution, device: Device, kernel: Callable[[str], Kernel]
+    convolution: Convolution, device: Device, kernel: Callable[[str], Kernel], limits: Limits
 ) -> WindowSums:
     """The sums, with a scratch that has room for more; `kernel` finds functions of by_sums.cu."""
     geometry, real = convolution.geometry, source.ARITHMETIC[convolution.storage]
@@ -149,7 +149,7 @@ def _window_sums(
     for one in (img, krn):
         one.reserve(scratch, itemsize)
     scratch.add("sums", math.prod(geometry.out_shape), itemsize)
-    forward = forward_launch(device, _ordinary(geometry, real))
+    forward = forward_launch(device, _ordinary(geometry, real), limits=limits)
     channels, pixels = geometry.batch * geometry.out_channels, math.prod(geometry.out_size)
     parts = max(1, min(-(-_BLOCKS // channels), -(-pixels // BLOCK_THREADS)))
     grid = (min(_BLOCKS, channels * parts),)
@@ -163,10 +163,10 @@ def _ordinary(geometry: Geometry, real: str) -> Convolution:
     return Convolution.of(Case(SubtractSemifield.linear(), geometry, real), None, *strides)
 
 
-def _functions(device: Device, convolution: Convolution) -> Callable[[str], Kernel]:
+def _functions(device: Device, convolution: Convolution, limits: Limits) -> Callable[[str], Kernel]:
     """The functions of cuda/by_sums.cu, by what their names end with."""
     semifield, geometry, storage, *_ = convolution
-    offset = convolution.forward_offset(LIMITS)
+    offset = convolution.forward_offset(limits)
     kernel = specialise("by_sums", semifield, storage, geometry, offset)
     return lambda suffix: compiled(device, kernel_source, kernel, suffix=suffix)
 
@@ -176,7 +176,11 @@ def _functions(device: Device, convolution: Convolution) -> Callable[[str], Kern
 
 @lru_cache(maxsize=1024)
 def forward_at(
-    device: Device, case: Case, img_strides: Strides, krn_strides: Strides
+    device: Device,
+    case: Case,
+    img_strides: Strides,
+    krn_strides: Strides,
+    limits: Limits = LIMITS,
 ) -> Callable[..., None]:
     """What computes (img, krn, out, residual: None, stream), arrays or addresses.
 
@@ -184,8 +188,8 @@ def forward_at(
     and as much memory as img, krn and out hold as float32 or float64.
     """
     convolution = Convolution.of(case, None, img_strides, krn_strides)
-    kernel = _functions(device, convolution)
-    sums, value = _window_sums(convolution, device, kernel), kernel("")
+    kernel = _functions(device, convolution, limits)
+    sums, value = _window_sums(convolution, device, kernel, limits), kernel("")
 
     def call(img: Array, krn: Array, out: Array, residual: None, stream: Stream | None) -> None:
         at, owner = sums.scratch.allocate(device)
@@ -197,11 +201,13 @@ def forward_at(
     return call
 
 
-def forward(device: Device, case: Case, img: Array, krn: Array, out: Array) -> None:
+def forward(
+    device: Device, case: Case, img: Array, krn: Array, out: Array, limits: Limits = LIMITS
+) -> None:
     """Launch the computation of C-contiguous `out` on the device's current stream."""
     if out.size:
         strides = element_strides(img), element_strides(krn)
-        forward_at(device, case, *strides)(img, krn, out, None, None)
+        forward_at(device, case, *strides, limits)(img, krn, out, None, None)
 
 
 # ---- gradients -----------------------------------------------------------------------------------
@@ -230,13 +236,13 @@ class _DirectFallback:
 
 
 def _direct_fallback(
-    device: Device, convolution: Convolution, wants: tuple[bool, bool]
+    device: Device, convolution: Convolution, wants: tuple[bool, bool], limits: Limits
 ) -> _DirectFallback:
     return _DirectFallback(
-        forward_launch(device, convolution, "direct"),
+        forward_launch(device, convolution, "direct", limits),
         [
             launch
-            for launch in gradient_launches(device, convolution, wants, "direct")
+            for launch in gradient_launches(device, convolution, wants, "direct", limits)
             if isinstance(launch, GradientLaunch)  # by that method all are
         ],
     )
@@ -304,6 +310,7 @@ def backward_at(
     krn_strides: Strides,
     wants: tuple[bool, bool],
     method: str = "auto",
+    limits: Limits = LIMITS,
 ) -> Callable[..., None]:
     """What differentiates: (grad_out, img, krn, residual: None, grad_img, grad_krn, stream).
 
@@ -314,14 +321,14 @@ def backward_at(
     real, spec = source.ARITHMETIC[storage], residual_of(semifield, storage, geometry)
     assert spec is not None
     convolution = Convolution.of(case, None, img_strides, krn_strides)
-    kernel = _functions(device, convolution)
-    sums = _window_sums(convolution, device, kernel)
+    kernel = _functions(device, convolution, limits)
+    sums = _window_sums(convolution, device, kernel, limits)
     for name in ("to img", "to krn"):
         sums.scratch.add(name, math.prod(geometry.out_shape), source.itemsize(real))
     sums.scratch.add("flags", _BLOCKS, 4)
     ordinary = _ordinary(geometry, real)
     image, krn = (
-        gradient_launches(device, ordinary, alone, method, only_finite=True)[0]
+        gradient_launches(device, ordinary, alone, method, limits, only_finite=True)[0]
         if any(alone)
         else None
         for alone in ((wants[0], False), (False, wants[1]))
@@ -332,13 +339,19 @@ def backward_at(
         term_gradients=kernel("_term_gradients"),
         image=image,
         kernel=krn,
-        fallback=_direct_fallback(device, convolution._replace(residual=spec.dtype), wants),
+        fallback=_direct_fallback(device, convolution._replace(residual=spec.dtype), wants, limits),
         one_for_both=semifield.accumulator == "log",
         most_terms=_most_terms(geometry),
     )
 
 
-def backward(device: Device, case: Case, arrays: GradientArrays, method: str = "auto") -> None:
+def backward(
+    device: Device,
+    case: Case,
+    arrays: GradientArrays,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> None:
     """Launch the kernels of the gradients that are there; as `cuda.backward`, with no residual."""
     arrays = with_contiguous_grad_out(device, arrays)
     if fills_with_zeros(case, arrays):
@@ -347,4 +360,4 @@ def backward(device: Device, case: Case, arrays: GradientArrays, method: str = "
     assert arrays.krn is not None
     wants = arrays.grad_img is not None, arrays.grad_krn is not None
     strides = element_strides(arrays.img), element_strides(arrays.krn)
-    backward_at(device, case, *strides, wants, method)(*arrays, None)
+    backward_at(device, case, *strides, wants, method, limits)(*arrays, None)
