@@ -84,6 +84,8 @@ def test_integers_that_saturate_add_the_kernel_and_wide_ones_do_not():
     assert wide.wide_times
     assert wide.offset is None
     assert SelectSemifield.tropical_max().traits("bool").offset is None
+    either = SelectSemifield.tropical_min().boolean_equivalent  # computed in uint8 by array loops
+    assert either.traits("integer").offset is None
 
 
 PRODUCTS = {

@@ -137,6 +137,8 @@ def offset_of(times: Any) -> Literal["krn", "-krn"] | None:
     >>> offset_of(IMG + 1.0 * KRN), offset_of(IMG - KRN), offset_of(KRN - IMG)
     ('krn', '-krn', None)
     """
+    if not isinstance(times, sympy.Expr):  # or, and: of bool
+        return None
     times = _bare(times)
     if not times.is_Add:
         return None
