@@ -99,6 +99,7 @@ def test_each_work_is_compared_with_one_of_its_kind():
                 assert math.prod(friendly.shape) == pytest.approx(math.prod(mine.shape), rel=0.03)
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("index", range(len(shapes.CONVOLUTIONS) + len(shapes.FILTERS)))
 def test_a_work_of_each_family_runs(index, device):
