@@ -7,6 +7,7 @@ planned once is found again by the arrays' shapes, strides and dtypes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from semiconv_cupy.algebra import (
 )
 from semiconv_cupy.backends.broadcast import broadcast_conv
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import METHODS, Route, choose
+from semiconv_cupy.winners import indices_of, route_with_winners, selection_by_one
 
 Array = Any
 
@@ -41,7 +44,8 @@ def semifield_conv(
     group_broadcasting: bool = False,
     kind: Kind = "conv",
     method: str = "auto",
-) -> Array:
+    return_indices: bool = False,
+) -> Any:
     r"""Convolve an image with a kernel in a semifield.
 
     .. math:: out[b, o, x] = \bigoplus_{i, y} img[b, g I + i, s x + d\,step(y) - begin]
@@ -82,12 +86,17 @@ def semifield_conv(
         serves every geometry, "tiled" (CuPy arrays, floating dtypes, small strides) on the one that
         works in shared memory, "linear" (log, and root of p >= 1 or p <= -1) on ordinary sums of
         exponentials or powers, "reference" on plain array loops.
+    return_indices : bool
+        Return the winners, too: for selections without `channels_add`.
 
     Returns
     -------
-    array (B, O or O * groups, *out)
+    out : array (B, O or O * groups, *out)
         C-contiguous, of img's library, device and dtype;
         out = floor((S + begin + end - dilation (K - 1) - 1) / stride + 1).
+    indices : array of int64, of out's shape
+        Only with `return_indices`, as (out, indices): which element of krn[k(o)] as it is stored,
+        flat in C order, gave the term that won; -1 where no term is better than the zero.
 
     Raises
     ------
@@ -95,6 +104,7 @@ def semifield_conv(
         Arrays of different libraries or dtypes, or a dtype that the semifield has no meaning for.
     ValueError
         Shapes or arguments that do not fit; the message names the argument and its value.
+        `return_indices` with an addition that is no selection.
     BackendUnavailableError
         A method asked for by name that cannot run on this machine.
 
@@ -118,13 +128,15 @@ def semifield_conv(
     >>> krn = np.array([[[-1.0, 0.0, -1.0]]], dtype=np.float32)
     >>> sc.semifield_conv(img, krn, "tropical_max", padding="same")
     array([[[0., 4., 5., 4., 1.]]], dtype=float32)
+    >>> sc.semifield_conv(img, krn, "tropical_max", padding="same", return_indices=True)[1]
+    array([[[1, 0, 1, 2, 1]]])
     """
     if isinstance(semifield, str):
         semifield = named(semifield)
     try:
         key = (
             img.shape, img.strides, img.dtype, krn.shape, krn.strides, krn.dtype, type(img),
-            type(krn), semifield, group_broadcasting, kind, method,
+            type(krn), semifield, group_broadcasting, kind, method, return_indices,
             f"{stride!r} {padding!r} {dilation!r} {groups!r}",  # 1 == 1.0 == True, and differ here
         )  # fmt: skip
         call = _calls.get(key)
@@ -139,7 +151,9 @@ def semifield_conv(
             group_broadcasting=group_broadcasting,
             kind=kind,
         )
-        call = _plan(img, krn, semifield, method, arguments)
+        with_winners = flag("return_indices", return_indices)
+        plan = _plan_with_winners if with_winners else _plan
+        call = plan(img, krn, semifield, method, arguments)
         if key is not None:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
@@ -148,7 +162,7 @@ def semifield_conv(
 
 
 # Calls already planned, by everything that a plan depends on.
-_calls: dict[tuple[Any, ...], Callable[[Array, Array], Array]] = {}
+_calls: dict[tuple[Any, ...], Callable[[Array, Array], Any]] = {}
 _MOST_CALLS = 1024
 
 
@@ -218,6 +232,30 @@ def _plan(
             return call(img, krn)
 
     return on_its_gpu
+
+
+def _plan_with_winners(
+    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """`_plan` for a call that returns the winners' indices, too."""
+    algebra = selection_by_one(semifield)
+    route = route_with_winners(checked_route(img, krn, algebra, method, arguments))
+    place, spec, dtype = route.place, route.residual_spec, native(img.dtype)
+    assert spec is not None
+    xp, out_shape = place.array_module, route.geometry.out_shape
+
+    def call(img: Array, krn: Array) -> tuple[Array, Array]:
+        with gpu_of(img, krn) if place.on_gpu else nullcontext():
+            out, residual = xp.empty(out_shape, dtype), xp.empty(spec.shape, spec.dtype)
+            run.forward(route, img, krn, out, residual)
+            return out, indices_of(xp, residual)
+
+    return call
+
+
+def native(dtype: Any) -> Any:
+    """The dtype in the machine's byte order: that of results."""
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def _plan_broadcast(
@@ -332,7 +370,7 @@ def semifield_conv_vjp(
     route = checked_route(img, krn, algebra, method, arguments)
     place, geometry = route.place, route.geometry
     require_derivatives(route.storage)
-    dtype = img.dtype.newbyteorder("=") if img.dtype.kind == "f" else img.dtype
+    dtype = native(img.dtype)
     xp, spec = place.array_module, route.residual_spec
     with place.current():
         out = xp.empty(geometry.out_shape, dtype)

@@ -28,7 +28,7 @@ LAYERS = {
         "semiconv_cupy/structs.py", "semiconv_cupy/strides.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
         "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
-        "semiconv_cupy/route.py", "semiconv_cupy/canonical.py",
+        "semiconv_cupy/route.py", "semiconv_cupy/canonical.py", "semiconv_cupy/winners.py",
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (

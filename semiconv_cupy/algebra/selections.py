@@ -21,6 +21,7 @@ from semiconv_cupy.algebra.compiled import (
 from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer
 from semiconv_cupy.algebra.functions import Minimum, exact_number
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
+from semiconv_cupy.once import cached_property
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,6 +182,19 @@ class SelectSemifield(CompiledSemifield):
     def add_select(self) -> ArrayFunction:
         """Whether the right one is taken, as a function of numbers or arrays."""
         return self.functions.select  # type: ignore[no-any-return]
+
+    @cached_property
+    def by_one_winner(self) -> SelectSemifield:
+        """The same selection with the whole gradient for the first of equal terms."""
+        if not self.spread_gradient:
+            return self
+        if self._recipe is not None:
+            name, keywords = self._recipe
+            made: SelectSemifield = getattr(type(self), name)(
+                **{**keywords, "spread_gradient": False}
+            )
+            return made
+        return SelectSemifield(**{**self._arguments(), "spread_gradient": False})
 
     @property
     def boolean_equivalent(self) -> SelectSemifield | None:

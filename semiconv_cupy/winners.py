@@ -1,0 +1,83 @@
+"""Which taps won, as users get them: ``return_indices=True`` of convolutions and matrix products.
+
+A forward pass of a selection keeps the index of each output's winning tap for the derivative
+(``residual``). Here: which semifields have winners, which route finds them, and the residual as
+indices. Called by ``conv``, ``matmul`` and the PyTorch bridge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield, no_semifield
+from semiconv_cupy.algebra.broadcast import BroadcastSemifield
+from semiconv_cupy.route import Route
+from semiconv_cupy.source import ARITHMETIC
+
+Array = Any
+
+
+def selection_by_one(semifield: Any) -> SelectSemifield:
+    """The selection whose winners are those of `semifield`, the first of equal terms.
+
+    It is the semifield itself, or, where equal terms share the gradient, the same selection without
+    that.
+
+    Raises
+    ------
+    ValueError
+        A semifield whose outputs are not one of their terms.
+    TypeError
+        What is no semifield.
+
+    Examples
+    --------
+    >>> selection_by_one(SelectSemifield.tropical_max(spread_gradient=True))
+    SelectSemifield.tropical_max()
+    """
+    if not isinstance(semifield, (SelectSemifield, SubtractSemifield, BroadcastSemifield)):
+        raise no_semifield(semifield)
+    if not isinstance(semifield, SelectSemifield):
+        raise ValueError(
+            f"return_indices=True needs a SelectSemifield, such as tropical_max, got {semifield!r}"
+        )
+    if semifield.channels_add:
+        raise ValueError(
+            "return_indices=True needs one winner for each output, but channels_add=True adds one "
+            f"winner of each channel, got {semifield!r}"
+        )
+    return semifield.by_one_winner
+
+
+def route_with_winners(route: Route) -> Route:
+    """The route of the same work on which a forward pass keeps winners.
+
+    On the CPU, compiled kernels count taps in lanes as wide as their numbers, which are too narrow
+    in 8 and 16 bits: there, array loops serve.
+    """
+    if route.backend == "host" and np.dtype(ARITHMETIC[route.storage]).itemsize < 4:
+        return replace(route, backend="reference")
+    return route
+
+
+def indices_of(xp: Any, residual: Array) -> Array:
+    """A residual of winners as int64 indices, -1 where no term won.
+
+    Parameters
+    ----------
+    xp : module
+        NumPy or CuPy, as the residual's library.
+    residual : array of unsigned integers
+        As ``residual.residual_of`` describes it: the largest value says that no term won.
+
+    Examples
+    --------
+    >>> indices_of(np, np.array([0, 255, 3], np.uint8))
+    array([ 0, -1,  3])
+    """
+    indices = residual.astype(np.int64)
+    indices[residual == np.iinfo(residual.dtype).max] = -1
+    return indices
