@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Literal
 
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.product import Level, Product
 from semiconv_cupy.strides import Strides, contiguous_strides
 
 Role = Literal["free", "contracted", "produced", "windowed"]
@@ -102,6 +103,25 @@ class CanonicalForm:
     def __str__(self) -> str:
         """The axes in words."""
         return "; ".join(map(str, self.axes))
+
+    @property
+    def product(self) -> Product | None:
+        """The same work as a matrix product; None while windows reach beyond the image.
+
+        An axis on which there is one output is contracted. Windows without a border are free by
+        their outputs and contracted by their taps: as long as both are many, neighbouring outputs
+        read the same numbers again.
+
+        Examples
+        --------
+        >>> img, krn = (64, 3, 8, 8), (16, 3, 8, 8)
+        >>> strides = contiguous_strides(img), contiguous_strides(krn)
+        >>> print(as_given(Geometry.plan(img, krn, kind="corr"), *strides).product)
+        free 64 (img 192, out 16); produced 16 (krn 192, out 1); contracted 192 (img 1, krn 1)
+        """
+        if any(axis.border != (0, 0) for axis in self.axes):
+            return None
+        return _product(self.axes, self.geometry.mirrored).merged()
 
 
 @lru_cache(maxsize=4096)
@@ -206,3 +226,28 @@ def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> Canonical
     img = (batch.img, channels.img, *(axis.img for axis in space))
     krn = (outputs.krn, channels.krn, *(axis.krn for axis in space))
     return CanonicalForm(axes, geometry, img, krn)
+
+
+def _product(axes: tuple[Axis, ...], mirrored: bool) -> Product:
+    """The axes as levels; the contracted ones are input channels, then taps, as in the kernel."""
+    levels: dict[str, list[Level]] = {
+        role: [] for role in ("shared", "free", "produced", "contracted")
+    }
+    taps: list[Level] = []
+    origin = 0
+    for axis in axes:
+        if axis.role == "contracted":
+            levels["contracted"].append(Level(axis.size, axis.img, axis.krn))
+        elif axis.role == "produced":
+            levels["produced"].append(Level(axis.size, krn=axis.krn, out=axis.out))
+        elif axis.slot != "space":
+            role = "shared" if axis.krn else "free"
+            levels[role].append(Level(axis.size, axis.img, axis.krn, axis.out))
+        else:
+            reach = axis.dilation * axis.img
+            outputs = (axis.size - axis.dilation * (axis.taps - 1) - 1) // axis.step + 1
+            levels["free"].append(Level(outputs, axis.step * axis.img, out=axis.out))
+            taps.append(Level(axis.taps, -reach if mirrored else reach, axis.krn))
+            origin += (axis.taps - 1) * reach if mirrored else 0
+    levels["contracted"] += taps
+    return Product(**{role: tuple(levels[role]) for role in levels}, img_origin=origin)

@@ -44,11 +44,18 @@ def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Resid
     shape = geometry.out_shape
     if semifield.channels_add:
         shape = (*shape[:2], geometry.in_channels, *shape[2:])
+    return residual_of_terms(semifield, storage, shape, geometry.taps)
+
+
+def residual_of_terms(
+    semifield: Semifield, storage: str, shape: tuple[int, ...], terms: int
+) -> Residual | None:
+    """`residual_of` for outputs of this shape, so many terms each: of a matrix product."""
     if is_provenance(semifield):
         for candidate in (np.uint8, np.uint16, np.uint32):
-            if geometry.taps < np.iinfo(candidate).max:
+            if terms < np.iinfo(candidate).max:
                 return Residual(shape, np.dtype(candidate), 1)
-        raise ValueError(f"a window of {geometry.taps} taps has no provenance in 32 bits")
+        raise ValueError(f"an output of {terms} terms has no provenance in 32 bits")
     if semifield.accumulator == "sum" and "post_sum" not in semifield.expressions:
         return None
     arrays = 2 if semifield.accumulator in ("log", "root", "select") else 1

@@ -18,7 +18,8 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.product import Product
+from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
 from semiconv_cupy.strides import Strides
 from semiconv_cupy.structs import MAX_RANK
 
@@ -255,3 +256,63 @@ def least_scratch(geometry: Geometry) -> int:
     """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
     spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
     return geometry.in_channels * math.prod(spans)
+
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProductRoute:
+    """How a matrix product and its derivative are computed.
+
+    Attributes
+    ----------
+    semifield, product, storage, place
+        What is computed; see `Route` and ``product.Product``. A semifield that sums channels by
+        ordinary addition adds the terms by its own.
+    backend, by_sums, reason
+        As in `Route`.
+    """
+
+    semifield: Semifield
+    product: Product
+    storage: str
+    place: Place
+    backend: Backend
+    by_sums: bool = False
+    reason: str | None = None
+
+    def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
+        """The array that a forward pass keeps for the derivative; None where it keeps nothing.
+
+        It lies in memory as the result does, or so does each of its arrays.
+        """
+        if self.by_sums:
+            return None
+        return residual_of_terms(self.semifield, self.storage, out_shape, self.product.terms)
+
+
+def choose_product(
+    semifield: Semifield,
+    product: Product,
+    storage: str,
+    place: Place,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> ProductRoute:
+    """Decide how a matrix product of a compiled semifield is computed; as `choose`."""
+    return _cached_product(semifield, product, storage, place, method, limits)
+
+
+def _choose_product(
+    semifield: Semifield,
+    product: Product,
+    storage: str,
+    place: Place,
+    method: str,
+    limits: Limits,
+) -> ProductRoute:
+    return ProductRoute(semifield, product, storage, place, backend="reference")
+
+
+_cached_product = lru_cache(maxsize=4096)(_choose_product)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from semiconv_cupy.backends import cuda, reference
+from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch
 from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
-from semiconv_cupy.route import Route
+from semiconv_cupy.product import Product
+from semiconv_cupy.route import ProductRoute, Route
 from semiconv_cupy.strides import Strides, in_elements
 
 Array = Any
@@ -30,7 +31,7 @@ def _case(route: Route) -> cuda.Case:
     return cuda.Case(route.semifield, route.geometry, route.storage)
 
 
-def _require_no_residual(route: Route) -> None:
+def _require_no_residual(route: Route | ProductRoute) -> None:
     if route.by_sums:
         raise ValueError("ordinary sums keep no residual; choose method='direct' to have one")
 
@@ -187,3 +188,69 @@ def backward_at(
         )
     spec, schedule = route.residual_spec, route.schedule
     return cuda.backward_at(device, case, img_strides, krn_strides, spec, wants, schedule)
+
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+def product(
+    route: ProductRoute,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None = None,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Fill `out`, and `residual` where given (`route.residual_spec` describes it).
+
+    The route's product says where the numbers of all arrays lie, relative to the first element of
+    each. The dtypes are those of `forward`.
+    """
+    if residual is not None:
+        _require_no_residual(route)
+    reference_product.forward(route, img, krn, out, residual)
+
+
+def product_at(route: ProductRoute, *, keeps_residual: bool = False) -> Callable[..., None] | None:
+    """What computes (img, krn, out, residual or None, threads or stream), all as addresses.
+
+    None where array loops serve, which take no addresses.
+    """
+    if keeps_residual:
+        _require_no_residual(route)
+    return None
+
+
+def product_backward(
+    route: ProductRoute,
+    gradients: Product,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Gradients into the arrays that are given, in arithmetic dtype; every element is written.
+
+    `gradients` has the levels of the route's product, with the strides of `grad_img`, `grad_krn`
+    and `grad_out` for img, krn and out; a stride is 0 where an operand was broadcast, so that its
+    gradient adds up. `img` and `krn` may be None where `residual.needs_arrays` is False. Where the
+    forward pass kept no residual although the semifield has one, it is computed again.
+    """
+    arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
+    reference_product.backward(route, gradients, *arrays)
+
+
+def product_backward_at(
+    route: ProductRoute, gradients: Product, wants: tuple[bool, bool]
+) -> Callable[..., None] | None:
+    """What differentiates (grad_out, img, krn, residual, grad_img, grad_krn, threads or stream).
+
+    All are addresses. `wants` says which of the gradients of img and krn are computed. None where
+    array loops serve.
+    """
+    return None

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from semiconv_cupy import geometry
+    from semiconv_cupy import geometry, product
 
 MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/integers.cuh
+MAX_LEVELS = MAX_RANK + 1  # of an index of a matrix product: max_levels of kernels_cu/product.cuh
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)
+_ROLES = ("shared", "free", "produced", "contracted")  # of a product's indices
 
 
 class Struct(ctypes.Structure):
@@ -83,6 +85,33 @@ class Geometry(Struct):
                 )
             fields[name] = Axes(*value) if kind is Axes else int(value)
         return cls(img_strides=Strides(*img_strides), krn_strides=Strides(*krn_strides), **fields)
+
+
+class Level(Struct):
+    """One of the nested loops of an index of a matrix product, with its strides in elements."""
+
+    file = "product.cuh"
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("size", "img", "krn", "out"))
+
+
+class Product(Struct):
+    """A matrix product as the levels of its indices."""
+
+    file = "product.cuh"
+    _fields_ = (
+        *((f"{role}_levels", ctypes.c_int64) for role in _ROLES),
+        *((role, Level * MAX_LEVELS) for role in _ROLES),
+    )
+
+    @classmethod
+    def of(cls, plan: product.Product) -> Product:
+        """The struct of a plan whose levels it has room for."""
+        counts = {f"{role}_levels": len(levels) for role, levels in plan.roles}
+        levels = {
+            role: (Level * MAX_LEVELS)(*(Level(*level) for level in levels))
+            for role, levels in plan.roles
+        }
+        return cls(**counts, **levels)
 
 
 class Divisor(Struct):

@@ -1,0 +1,198 @@
+"""Matrix products by array loops, for NumPy and CuPy arrays alike.
+
+As slow and as right as ``reference``: each step multiplies what meets at one contracted index, so
+that no array is larger than the result. Called by ``run``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.additions import (
+    ADDITIONS,
+    as_bits,
+    chained,
+    computed_semifield,
+    holds_bits,
+    numbers,
+    times_function,
+    weight_function,
+)
+from semiconv_cupy.product import Levels, Product
+from semiconv_cupy.residual import is_provenance
+
+if TYPE_CHECKING:
+    from semiconv_cupy.route import ProductRoute
+
+Array = Any
+Name = Literal["img", "krn", "out"]
+Terms: TypeAlias = Callable[[], Iterator[tuple[int, Array, Array]]]
+EVERYWHERE = (Ellipsis,)
+
+
+def forward(
+    route: ProductRoute, img: Array, krn: Array, out: Array, residual: Array | None = None
+) -> None:
+    """Fill `out`, and `residual` where given: see ``run.product``."""
+    xp, product, storage = route.place.array_module, route.product, route.storage
+    with np.errstate(all="ignore"):
+        value, kept = _value(xp, route, _terms(xp, route, img, krn))
+        target = _outputs(xp, product, out)
+        target[...] = as_bits(xp, value[0]) if holds_bits(out, storage) else value[0]
+    if residual is None or kept is None:
+        return
+    if is_provenance(route.semifield):
+        _outputs(xp, product, residual)[...] = kept[0]
+    else:
+        for array, values in zip(residual, kept, strict=True):
+            _outputs(xp, product, array)[...] = values[0]
+
+
+def _value(xp: Any, route: ProductRoute, terms: Terms) -> tuple[Array, Array | None]:
+    """The result and the residual, each with a batch axis of one in front."""
+    semifield = computed_semifield(route.semifield, route.storage)
+    dtype = np.dtype(source.ARITHMETIC[route.storage])
+    times = times_function(xp, semifield, dtype)
+    shape = (1, *(level.size for level in _outer(route.product)))
+    addition = ADDITIONS[semifield.accumulator]
+    return addition(
+        xp,
+        semifield,
+        dtype,
+        shape,
+        lambda: ((n, EVERYWHERE, times(pixel, factor)) for n, pixel, factor in terms()),
+    )
+
+
+def backward(
+    route: ProductRoute,
+    gradients: Product,
+    grad_out: Array,
+    img: Array | None,
+    krn: Array | None,
+    residual: Array | None,
+    grad_img: Array | None,
+    grad_krn: Array | None,
+) -> None:
+    """Fill the gradients that are given: see ``run.product_backward``."""
+    xp, storage = route.place.array_module, route.storage
+    functions = computed_semifield(route.semifield, storage).functions
+    dtype = np.dtype(source.ARITHMETIC[storage])
+    slopes = numbers(_outputs(xp, gradients, grad_out), storage).astype(dtype)[None]
+    for gradient in (grad_img, grad_krn):
+        if gradient is not None:
+            gradient[...] = 0
+    with np.errstate(all="ignore"):
+        terms = _terms(xp, route, img, krn)
+        weight = _weight(xp, route, residual, terms)
+        to_img = _gradient_views(xp, gradients, grad_img, "img")
+        to_krn = _gradient_views(xp, gradients, grad_krn, "krn")
+        for n, pixel, factor in terms():
+            flow = chained(xp, slopes, weight(EVERYWHERE, functions.times(pixel, factor), n))
+            if to_img is not None:
+                to_img(n, chained(xp, flow, functions.d_times_d_img(pixel, factor)))
+            if to_krn is not None:
+                to_krn(n, chained(xp, flow, functions.d_times_d_krn(pixel, factor)))
+
+
+def _weight(
+    xp: Any, route: ProductRoute, residual: Array | None, terms: Terms
+) -> Callable[..., Array]:
+    """(all outputs, terms, contracted index) -> d result / d term.
+
+    Where the forward pass kept no residual, it is computed again. `weight_function` looks for the
+    residual of an output channel: the only one here holds all outputs.
+    """
+    semifield = computed_semifield(route.semifield, route.storage)
+    winners = is_provenance(route.semifield)
+    if residual is None:
+        kept = _value(xp, route, terms)[1]
+    elif winners:
+        kept = _outputs(xp, route.product, residual)[None]
+    else:
+        kept = xp.stack([_outputs(xp, route.product, array)[None] for array in residual])
+    if kept is not None:
+        kept = kept[:, None] if winners else kept[:, :, None]
+    return weight_function(xp, semifield, kept, (0,))
+
+
+# ---- views ---------------------------------------------------------------------------------------
+
+
+def _outer(product: Product) -> Levels:
+    """The levels that the result has, those of each index in its order."""
+    return (*product.shared, *product.free, *product.produced)
+
+
+def _view(xp: Any, array: Array, levels: Levels, name: Name, origin: int = 0) -> Array:
+    """An array's numbers at the indices of some levels; `origin` is that of index 0."""
+    strided, itemsize = xp.lib.stride_tricks.as_strided, array.itemsize
+    shape = tuple(level.size for level in levels)
+    if 0 in shape:
+        return xp.empty(shape, array.dtype)
+    if origin:
+        array = strided(array, (origin + 1,), (itemsize,))[origin:]
+    return strided(array, shape, tuple(getattr(level, name) * itemsize for level in levels))
+
+
+def _outputs(xp: Any, product: Product, array: Array) -> Array:
+    """The result, or an array that lies as it does, as an array of the outer levels."""
+    return _view(xp, array, _outer(product), "out")
+
+
+def _terms(xp: Any, route: ProductRoute, img: Array | None, krn: Array | None) -> Terms:
+    """Iterations over (contracted index, image, kernel) in the arithmetic's dtype.
+
+    Image and kernel broadcast to the outer levels, with a batch axis of one in front. Without
+    arrays, which the derivative may not need, all numbers are one.
+    """
+    product, storage = route.product, route.storage
+    dtype = np.dtype(source.ARITHMETIC[storage])
+    indices = list(_indices(product.contracted))
+    if img is None or krn is None:
+        one = xp.ones((1,) * (1 + len(_outer(product))), dtype)
+        return lambda: ((n, one, one) for n in range(len(indices)))
+    image = _view(
+        xp, img, (*product.contracted, *product.shared, *product.free), "img", product.img_origin
+    )
+    kernel = _view(xp, krn, (*product.contracted, *product.shared, *product.produced), "krn")
+    beside_image = (None, Ellipsis, *(None for _ in product.produced))
+    batch = (slice(None),) * len(product.shared)
+    beside_kernel = (None, *batch, *(None for _ in product.free))
+
+    def iterate() -> Iterator[tuple[int, Array, Array]]:
+        for n, index in enumerate(indices):
+            pixel, factor = numbers(image[index], storage), numbers(kernel[index], storage)
+            yield n, pixel.astype(dtype)[beside_image], factor.astype(dtype)[beside_kernel]
+
+    return iterate
+
+
+def _indices(levels: Levels) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(level.size) for level in levels))
+
+
+def _gradient_views(
+    xp: Any, gradients: Product, array: Array | None, name: Name
+) -> Callable[[int, Array], None] | None:
+    """What adds (contracted index, parts of all outputs) to a gradient; None where it is None."""
+    if array is None:
+        return None
+    outer = _outer(gradients)
+    lacking = tuple(axis + 1 for axis, level in enumerate(outer) if getattr(level, name) == 0)
+    present = tuple(level for level in outer if getattr(level, name))
+    origin = gradients.img_origin if name == "img" else 0
+    view = _view(xp, array, (*gradients.contracted, *present), name, origin)
+    indices = list(_indices(gradients.contracted))
+    shape = (1, *(level.size for level in outer))
+
+    def add(n: int, part: Array) -> None:
+        where = (*indices[n], Ellipsis)
+        view[where] += xp.broadcast_to(part, shape).sum(axis=(0, *lacking))
+
+    return add

@@ -1,0 +1,122 @@
+"""Matrix products by levels of strides: the plan, and each backend against plain loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import semiconv_cupy as sc
+from semiconv_cupy import run
+from semiconv_cupy.backends.place import NUMPY
+from semiconv_cupy.canonical import as_given
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.product import Level, Product, merged
+from semiconv_cupy.route import choose_product
+from semiconv_cupy.strides import element_strides
+
+MAX = sc.SelectSemifield.tropical_max()
+
+
+def levels_of(a, b, out):
+    """The product of stacks of matrices a (S, M, K) and b (S, K, N)."""
+    at, bt, ot = map(element_strides, (a, b, out))
+    return Product(
+        shared=(Level(a.shape[0], at[0], bt[0], ot[0]),),
+        free=(Level(a.shape[1], img=at[1], out=ot[1]),),
+        produced=(Level(b.shape[2], krn=bt[2], out=ot[2]),),
+        contracted=(Level(a.shape[2], at[2], bt[1]),),
+    )
+
+
+def multiplied(a, b, semifield, method="auto"):
+    """(values, winners) of a product."""
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    out = np.empty(shape, a.dtype)
+    route = choose_product(semifield, levels_of(a, b, out).merged(), a.dtype.name, NUMPY, method)
+    spec = route.residual_spec(shape)
+    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
+    run.product(route, a, b, out, residual)
+    return out, residual
+
+
+def by_loops(a, b):
+    """Values and winners of a maximum of sums, one number after another."""
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    out, winners = np.full(shape, -np.inf, a.dtype), np.full(shape, -1)
+    for s, m, n in itertools.product(*map(range, shape)):
+        for k in range(a.shape[2]):
+            term = a[s, m, k] + b[s, k, n]
+            if term > out[s, m, n]:
+                out[s, m, n], winners[s, m, n] = term, k
+    return out, winners
+
+
+sizes = st.integers(0, 5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes, sizes, sizes, sizes, st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_a_maximum_and_its_winners(s, m, n, k, seed, turned, reversed_):
+    rng = np.random.default_rng(seed)
+    values = np.array([-np.inf, -1, 0, 1, np.nan, np.inf], np.float32)
+    a, b = rng.choice(values, (s, m, k)), rng.choice(values, (s, k, n))
+    if turned:
+        a = np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)
+    if reversed_:
+        b = b[:, ::-1]
+    with np.errstate(invalid="ignore"):
+        values, winners = by_loops(a, b)
+    out, found = multiplied(a, b, MAX)
+    np.testing.assert_array_equal(out, values)
+    np.testing.assert_array_equal(found.astype(int), np.where(winners < 0, 255, winners))
+
+
+def test_no_term_gives_the_zero():
+    for semifield in (MAX, sc.SubtractSemifield.log(2.0), sc.SubtractSemifield.linear()):
+        out, _ = multiplied(np.ones((1, 2, 0)), np.ones((1, 0, 3)), semifield)
+        np.testing.assert_array_equal(out, np.full((1, 2, 3), semifield.zero))
+
+
+def test_levels_merge_only_where_they_lie_together_in_all_products():
+    rows = (Level(2, 12, 0, 20), Level(1, 7, 0, 7), Level(4, 3, 0, 5))
+    product = Product(free=rows, produced=(Level(5, 0, 1, 1),), contracted=(Level(3, 1, 5),))
+    assert product.merged().free == (Level(8, 3, 0, 5),)
+    apart = Product(free=(Level(2, 12, 0, 21), *rows[1:]), produced=product.produced, contracted=())
+    both = merged(product, Product(apart.shared, apart.free, apart.produced, product.contracted))
+    assert [len(one.free) for one in both] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", ["conv", "corr"])
+@pytest.mark.parametrize(
+    ("img", "krn", "arguments"),
+    [
+        ((5, 3, 1), (4, 3, 1), {}),
+        ((5, 6, 7), (4, 3, 1), {"groups": 2}),
+        ((5, 6, 7), (4, 3, 1), {"groups": 2, "group_broadcasting": True}),
+        ((2, 3, 4, 5), (4, 3, 4, 5), {}),
+        ((2, 3, 9, 5), (4, 3, 4, 2), {"stride": (5, 2), "dilation": (2, 1)}),
+    ],
+)
+def test_a_convolution_without_border_is_a_product(img, krn, arguments, kind):
+    rng = np.random.default_rng(0)
+    img, krn = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (img, krn))
+    expected, pull = sc.semifield_conv_vjp(img, krn, MAX, kind=kind, **arguments)
+    geometry = Geometry.plan(img.shape, krn.shape, kind=kind, **arguments)
+    product = as_given(geometry, element_strides(img), element_strides(krn)).product
+    route = choose_product(MAX, product, "float32", NUMPY)
+    spec = route.residual_spec(geometry.out_shape)
+    out, residual = np.empty(geometry.out_shape, np.float32), np.empty(spec.shape, spec.dtype)
+    run.product(route, img, krn, out, residual)
+    np.testing.assert_array_equal(out, expected)
+    grad_out = rng.integers(-3, 4, out.shape).astype(np.float32)
+    grad_img, grad_krn = np.empty_like(img), np.empty_like(krn)
+    run.product_backward(route, product, grad_out, None, None, residual, grad_img, grad_krn)
+    for found, wanted in zip((grad_img, grad_krn), pull(grad_out), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_border_makes_no_product():
+    geometry = Geometry.plan((1, 1, 9), (1, 1, 3), padding="same")
+    assert as_given(geometry, (9, 9, 1), (3, 3, 1)).product is None
