@@ -1,7 +1,11 @@
 // The geometry of one launch: semiconv_cupy/geometry.py's plan plus the arrays' strides.
 //
 // Python declares the struct's twin, GeometryStruct; a test compares the layouts. All strides are in
-// elements and may be negative; sizes beyond `rank` are not read. The output is C-contiguous.
+// elements and may be negative; sizes beyond `rank` are not read. A residual lies as the output does.
+//
+// A work in canonical form may have its axes in another order, and only those taps that can lie in the
+// image: out_strides then say where results go, and tap number and strides of the kernel stay those of the
+// whole kernel. On a GPU outputs are C-contiguous, and all taps are there.
 #pragma once
 #include "integers.cuh"
 
@@ -14,6 +18,9 @@ struct Geometry {
   int64 stride[max_rank], dilation[max_rank], pad_begin[max_rank];
   int64 img_strides[max_rank + 2];  // batch, channel, spatial axes
   int64 krn_strides[max_rank + 2];  // output, input channel, spatial axes
+  int64 out_strides[max_rank + 2];  // batch, output channel, spatial axes
+  int64 krn_begin, first_tap;       // of the first tap: its place in the kernel, its number
+  int64 tap_steps[max_rank + 1];    // how far the numbers of neighbouring taps lie apart: channel, spatial axes
 
   SEMICONV_FN int64 step(int axis, int64 index) const {
     return mirrored ? kernel_size[axis] - 1 - index : index;

@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Literal
 
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.layout import Layout
 from semiconv_cupy.product import Level, Product
 from semiconv_cupy.strides import Strides, contiguous_strides
 
@@ -81,8 +82,8 @@ class CanonicalForm:
         channels of one are left out.
     geometry : Geometry
         The same work for the kernels.
-    img_strides, krn_strides : tuple of int
-        The strides of its image and kernel, in elements.
+    layout : Layout
+        How its image, kernel and result lie in memory.
 
     Examples
     --------
@@ -91,14 +92,13 @@ class CanonicalForm:
     >>> form = canonical(Geometry.plan(img, krn), *strides)
     >>> print(form)
     windowed 512, 3 taps; free 8192
-    >>> form.geometry.img_shape, form.geometry.krn_shape, form.img_strides[2:]
+    >>> form.geometry.img_shape, form.geometry.krn_shape, form.layout.img[2:]
     ((1, 1, 512, 8192), (1, 1, 3, 1), (8192, 1))
     """
 
     axes: tuple[Axis, ...]
     geometry: Geometry
-    img_strides: Strides
-    krn_strides: Strides
+    layout: Layout
 
     def __str__(self) -> str:
         """The axes in words."""
@@ -139,7 +139,7 @@ def as_given(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> 
     """The axes of a work that keeps its geometry and strides."""
     axes = _axes(geometry, img_strides, krn_strides)
     present = tuple(axis for axis in axes if axis.size != 1 or axis.slot == "space")
-    return CanonicalForm(present, geometry, img_strides, krn_strides)
+    return CanonicalForm(present, geometry, Layout.plain(geometry, img_strides, krn_strides))
 
 
 def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
@@ -225,7 +225,7 @@ def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> Canonical
     )
     img = (batch.img, channels.img, *(axis.img for axis in space))
     krn = (outputs.krn, channels.krn, *(axis.krn for axis in space))
-    return CanonicalForm(axes, geometry, img, krn)
+    return CanonicalForm(axes, geometry, Layout.plain(geometry, img, krn))
 
 
 def _product(axes: tuple[Axis, ...], mirrored: bool) -> Product:

@@ -40,11 +40,14 @@ class Limits:
         Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
     by_sums : by_sums.Limits
         The least work for which log and root are computed by ordinary sums.
+    plain : bool
+        Whether every work is computed in the form in which it is given: tests compare with it.
     """
 
     rank: int = MAX_RANK
     scratch: int = 1 << 27
     by_sums: by_sums.Limits = by_sums.LIMITS
+    plain: bool = False
 
 
 LIMITS = Limits()
@@ -67,6 +70,8 @@ class Route:
         Whether log or root is computed by ordinary sums; then no residual is kept.
     reason : str or None
         Why array loops compute it although the caller would take compiled kernels.
+    plain : bool
+        Whether it is computed in the form in which it is given.
     """
 
     semifield: Semifield
@@ -77,6 +82,7 @@ class Route:
     schedule: Schedule = "auto"
     by_sums: bool = False
     reason: str | None = None
+    plain: bool = False
 
     @property
     def residual_spec(self) -> Residual | None:
@@ -98,7 +104,8 @@ class Route:
         depends_on_tiles = self.by_sums or (
             self.backend == "cuda" and self.semifield.accumulator != "select"
         )
-        if self.backend == "reference" or depends_on_tiles or channels_of_residual:
+        keeps = self.plain or self.backend == "reference"
+        if keeps or depends_on_tiles or channels_of_residual:
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
         return found if self._pays(found) else given
@@ -110,7 +117,7 @@ class Route:
         form = self.form(img_strides, krn_strides)
         if form.geometry is self.geometry:
             return self, img_strides, krn_strides
-        return replace(self, geometry=form.geometry), form.img_strides, form.krn_strides
+        return replace(self, geometry=form.geometry), form.layout.img, form.layout.krn
 
     def _pays(self, form: CanonicalForm) -> bool:
         """Whether a canonical form is faster than the work's own.
@@ -125,7 +132,7 @@ class Route:
             return True
         if form.geometry.rank != 2 or self.geometry.rank == 2 or self.schedule != "auto":
             return False
-        return abs(form.img_strides[-2]) <= 2**24
+        return abs(form.layout.img[-2]) <= 2**24
 
     def after(self, residual: object | None) -> Route:
         """The route of a backward pass whose forward pass kept this residual, or None.
@@ -156,6 +163,7 @@ def choose_uncached(
         by_sums=goes_by_sums(
             semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums
         ),
+        plain=limits.plain,
     )
     if method == "reference":
         return loops

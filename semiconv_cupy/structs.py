@@ -8,18 +8,19 @@ A test compares every field's place with the C++ side.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from semiconv_cupy import geometry, product
+    from semiconv_cupy.layout import Layout
 
 MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/integers.cuh
 MAX_LEVELS = MAX_RANK + 1  # of an index of a matrix product: max_levels of kernels_cu/product.cuh
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)
+TapSteps = ctypes.c_int64 * (MAX_RANK + 1)
 _ROLES = ("shared", "free", "produced", "contracted")  # of a product's indices
 
 
@@ -46,7 +47,7 @@ class Struct(ctypes.Structure):
 
 
 class Geometry(Struct):
-    """A plan of windows, and the strides of the arrays in elements."""
+    """A plan of windows, and how the arrays lie in memory."""
 
     file = "geometry.cuh"
     _fields_ = (
@@ -66,16 +67,25 @@ class Geometry(Struct):
         ("pad_begin", Axes),
         ("img_strides", Strides),
         ("krn_strides", Strides),
+        ("out_strides", Strides),
+        ("krn_begin", ctypes.c_int64),
+        ("first_tap", ctypes.c_int64),
+        ("tap_steps", TapSteps),
     )
 
     @classmethod
-    def of(
-        cls, plan: geometry.Geometry, img_strides: Sequence[int], krn_strides: Sequence[int]
-    ) -> Geometry:
-        """The struct of a plan; strides are in elements."""
-        fields: dict[str, object] = {}
+    def of(cls, plan: geometry.Geometry, layout: Layout) -> Geometry:
+        """The struct of a plan on arrays that lie so."""
+        fields: dict[str, object] = {
+            "img_strides": Strides(*layout.img),
+            "krn_strides": Strides(*layout.krn),
+            "out_strides": Strides(*layout.out),
+            "krn_begin": layout.krn_begin,
+            "first_tap": layout.first_tap,
+            "tap_steps": TapSteps(*layout.tap_steps),
+        }
         for name, kind in cls._fields_:
-            if name in ("img_strides", "krn_strides"):
+            if name in fields:
                 continue
             value = getattr(plan, name)
             if name == "stride":  # of an axis with one output: any serves, and 1 needs no memory
@@ -84,7 +94,7 @@ class Geometry(Struct):
                     for size, step in zip(plan.out_size, value, strict=True)
                 )
             fields[name] = Axes(*value) if kind is Axes else int(value)
-        return cls(img_strides=Strides(*img_strides), krn_strides=Strides(*krn_strides), **fields)
+        return cls(**fields)
 
 
 class Level(Struct):

@@ -25,7 +25,8 @@ LAYERS = {
     ),
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",
-        "semiconv_cupy/structs.py", "semiconv_cupy/strides.py", "semiconv_cupy/product.py",
+        "semiconv_cupy/structs.py", "semiconv_cupy/strides.py", "semiconv_cupy/layout.py",
+        "semiconv_cupy/product.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
         "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
         "semiconv_cupy/route.py", "semiconv_cupy/canonical.py", "semiconv_cupy/winners.py",

@@ -62,7 +62,7 @@ def test_only_what_lies_together_merges(strides):
     form = form_of((1, 1, 6, 8), (1, 1, 1, 1), strides)
     merges = strides[2] == 8 * strides[3]
     assert (form.geometry.rank == 1) == merges
-    assert form.img_strides[-1] == strides[3]
+    assert form.layout.img[-1] == strides[3]
 
 
 def test_an_empty_image_stays_as_it_is():
@@ -127,8 +127,8 @@ def test_both_forms_compute_the_same(work):
     img, krn, arguments = work
     plan = Geometry.plan(img.shape, krn.shape, **arguments)
     form = canonical(plan, elements(img), elements(krn))
-    image = rewritten(img, form.geometry.img_shape, form.img_strides)
-    kernel = rewritten(krn, form.geometry.krn_shape, form.krn_strides)
+    image = rewritten(img, form.geometry.img_shape, form.layout.img)
+    kernel = rewritten(krn, form.geometry.krn_shape, form.layout.krn)
     same = Geometry.plan(image.shape, kernel.shape, **arguments_of(form.geometry))
     assert same == form.geometry
     assert form.geometry.taps == plan.taps
@@ -136,7 +136,7 @@ def test_both_forms_compute_the_same(work):
         expected = oracle.convolve(img, krn, algebra, **arguments).value
         found = oracle.convolve(image, kernel, algebra, **arguments_of(form.geometry)).value
         np.testing.assert_array_equal(found.ravel(), expected.ravel())
-    assert canonical(form.geometry, form.img_strides, form.krn_strides).geometry == form.geometry
+    assert canonical(form.geometry, form.layout.img, form.layout.krn).geometry == form.geometry
 
 
 # ---- the backends take the canonical form --------------------------------------------------------

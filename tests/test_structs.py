@@ -12,6 +12,7 @@ import pytest
 from semiconv_cupy import source, structs
 from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.layout import Layout
 from semiconv_cupy.variants import shipping_variants
 
 STRUCTS = structs.Struct.__subclasses__()
@@ -110,7 +111,8 @@ def test_max_rank():
 def test_a_geometry_holds_the_plan():
     plan = cases.GEOMETRIES["everything"].plan()
     steps = tuple(range(plan.rank + 2)), tuple(range(1, plan.rank + 3))
-    filled = structs.Geometry.of(plan, *steps).scalar()
+    layout = Layout(*steps, steps[0][::-1], 5, 6, steps[1][1:])
+    filled = structs.Geometry.of(plan, layout).scalar()
     for name in ("batch", "groups", "in_channels", "outputs_per_group", "kernels", "rank"):
         assert filled[name] == getattr(plan, name)
     for name in ("image_size", "kernel_size", "out_size", "stride", "dilation", "pad_begin"):
@@ -118,10 +120,12 @@ def test_a_geometry_holds_the_plan():
     assert filled["mirrored"] == plan.mirrored
     assert tuple(filled["img_strides"][: plan.rank + 2]) == steps[0]
     assert tuple(filled["krn_strides"][: plan.rank + 2]) == steps[1]
+    assert tuple(filled["out_strides"][: plan.rank + 2]) == steps[0][::-1]
+    assert tuple(filled["tap_steps"][: plan.rank + 1]) == steps[1][1:]
+    assert (filled["krn_begin"], filled["first_tap"]) == (5, 6)
 
 
 def test_an_axis_of_one_output_has_stride_one():
-    filled = structs.Geometry.of(
-        Geometry.plan((1, 1, 5), (1, 1, 5), stride=3), (5, 5, 1), (5, 5, 1)
-    )
+    plan = Geometry.plan((1, 1, 5), (1, 1, 5), stride=3)
+    filled = structs.Geometry.of(plan, Layout.plain(plan, (5, 5, 1)))
     assert filled.stride[0] == 1

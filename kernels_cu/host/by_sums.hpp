@@ -181,8 +181,8 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   const int64 elements = TransformedTile::scratch_elements(g, tiling);
   const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
                        2 * most_strips * sizeof(Strip) + 192;
-  const int64 items = g.batch * g.groups * tiling.tiles, pixels = g.pixels();
-  const Results results{out, nullptr, 0, 0, pixels};
+  const int64 items = g.batch * g.groups * tiling.tiles;
+  const Results results{out, nullptr, 0, 0, g.pixels(), g.out_strides[g.rank + 1]};
   int status = success;
 
   in_parallel(items, threads, [&](Items& rest) {
@@ -206,7 +206,8 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
                            origin, masked, memory, memory + elements, mask);
       strips.cut(g, tiling, origin, size, Pairing(), N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
-        const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
+        const int64 plane =
+            b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
         const Proof<Real> proof(tile.range, range, weights.taps);
@@ -224,7 +225,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
             }
             const Vector value = BySums<Vector>::restore(sums[k], broadcast(tile.range.shift),
                                                          broadcast(range.shift));
-            store_lanes(out + plane * pixels + strip.to, value, strip.count);
+            store_lanes(out + plane + strip.to, value, strip.count, results.step);
           }
         }
         if (unproven.count == 0) continue;

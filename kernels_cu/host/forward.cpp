@@ -9,7 +9,7 @@ using namespace semiconv;
 
 SEMICONV_EXPORT int semiconv_forward(const Geometry* g, const Storage* img, const Storage* krn,
                                      Storage* out, int absorbing, int threads) {
-  const Results results{out, nullptr, 0, 0, g->pixels()};
+  const Results results{out, nullptr, 0, 0, g->pixels(), g->out_strides[g->rank + 1]};
   constexpr int strips = Accumulator<Vector>::two_pass ? 2 : 8;
   return forward<Accumulator<Vector>, strips>(*g, img, krn, results, absorbing, threads);
 }

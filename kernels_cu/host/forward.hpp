@@ -55,6 +55,7 @@ struct Results {
   int64 residual_itemsize;  // bytes of a winner; other residuals are Real
   int64 residual_plane;     // elements of one residual array
   int64 pixels;             // of one output channel
+  int64 step;               // elements from an output to the next one of its row
 };
 
 template <class V> struct UsesProvenance { static constexpr bool value = false; };
@@ -62,19 +63,19 @@ template <class V> struct UsesProvenance { static constexpr bool value = false; 
 template <class V, class I> struct UsesProvenance<Provenance<V, I>> { static constexpr bool value = true; };
 #endif
 
-template <class T> SEMICONV_FN void store_index(T* to, Mask index, int count) {
+template <class T> SEMICONV_FN void store_index(T* to, Mask index, int count, int64 step) {
   MaskLane buffer[lanes];
   store_vector(buffer, index);
-  for (int i = 0; i < count; ++i) to[i] = (T)buffer[i];
+  for (int i = 0; i < count; ++i) to[i * step] = (T)buffer[i];
 }
 template <class A> SEMICONV_FN void store_residual(const A& acc, const Results& r, int64 at, int count) {
   if constexpr (UsesProvenance<A>::value) {
-    if (r.residual_itemsize == 1) store_index((uint8*)r.residual + at, acc.winner, count);
-    else if (r.residual_itemsize == 2) store_index((uint16*)r.residual + at, acc.winner, count);
-    else store_index((uint32*)r.residual + at, acc.winner, count);
+    if (r.residual_itemsize == 1) store_index((uint8*)r.residual + at, acc.winner, count, r.step);
+    else if (r.residual_itemsize == 2) store_index((uint16*)r.residual + at, acc.winner, count, r.step);
+    else store_index((uint32*)r.residual + at, acc.winner, count, r.step);
   } else if constexpr (A::residuals > 0) {
     for (int k = 0; k < A::residuals; ++k)
-      store_lanes((Real*)r.residual + k * r.residual_plane + at, acc.residual(k), count);
+      store_lanes((Real*)r.residual + k * r.residual_plane + at, acc.residual(k), count, r.step);
   }
 }
 // The terms of N strips at one tap, wherever the strips lie.
@@ -237,7 +238,8 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
 // N strips of one output channel over all input channels. For each channel it calls
 // observe(scratch, taps) where the accumulator has two passes, then add(scratch, taps); after the last
 // channel (with SEMICONV_CHANNELS_ADD: after each) finish(). put(j, store) calls store(to, count) with the
-// place of strip j in an output channel, for its residual and in the end for its value.
+// place of strip j in an output channel, for its residual and in the end for its value. `plane` is the place
+// of the output channel.
 template <class A, int N, class Observe, class Add, class Finish, class Put>
 SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 kernel,
                               const Real* scratch, int64 channel_size, const Results& results,
@@ -260,17 +262,17 @@ SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 ke
     for (int j = 0; j < N; ++j)
       totals[j] = channels_add && first ? sum(totals[j], acc[j].result()) : acc[j].result();
     if (results.residual) {
-      const int64 pixels = results.pixels;
-      const int64 at = channels_add ? (plane * g.in_channels + first) * pixels : plane * pixels;
+      // With an axis of input channels, a residual is C-contiguous, and so is the output.
+      const int64 at = channels_add ? plane * g.in_channels + first * results.pixels : plane;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
         put(j, [&](int64 to, int count) { store_residual(acc[j], results, at + to, count); });
     }
   }
-  Storage* out = results.out + plane * results.pixels;
+  Storage* out = results.out + plane;
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j)
-    put(j, [&](int64 to, int count) { store_lanes(out + to, totals[j], count); });
+    put(j, [&](int64 to, int count) { store_lanes(out + to, totals[j], count, results.step); });
 }
 
 // `used` strips, wherever they lie. The loop runs over N; strips behind `used` are copies.
@@ -320,7 +322,7 @@ __attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& 
         if (folds && taps.count % terms_per_fold) fold_all<S>(acc);
       },
       [] {},
-      [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes, lanes); });
+      [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes * results.step, lanes); });
 }
 
 // All pairs of a tile: two groups of S adjoining strips each (Pairing in strips.hpp).
@@ -352,7 +354,7 @@ __attribute__((noinline)) void run_pairs(const Geometry& g, const TapTable& tabl
           for (int j = S; j < 2 * S; ++j) renumber(acc[j], lag);
         },
         [&](int j, auto store) __attribute__((always_inline)) {
-          store(head->to + (j < S ? lead_to : follow_to) + j % S * lanes,
+          store(head->to + (j < S ? lead_to : follow_to) + j % S * lanes * results.step,
                 j % S == S - 1 ? head->count : lanes);
         });
   }
@@ -424,7 +426,8 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
       if (masked) fill_mask(g, tiling, origin, mask);
       strips.cut(g, tiling, origin, size, masked ? Pairing() : pairing, N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
-        const int64 plane = (b * g.groups + group) * g.outputs_per_group + o;
+        const int64 plane =
+            b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
         const int64 kernel = g.kernel_of(group, o);
         const auto run = masked ? run_tile<A, N, true> : run_tile<A, N, false>;
         run(g, table, kernel, scratch, tiling.channel_size, mask, pairing, strips, results, plane);

@@ -13,7 +13,7 @@ SEMICONV_EXPORT int semiconv_forward_residual(const Geometry* g, const Storage* 
                                               const Storage* krn, Storage* out, void* residual,
                                               int64 itemsize, int64 plane, int absorbing,
                                               int threads) {
-  const Results results{out, residual, itemsize, plane, g->pixels()};
+  const Results results{out, residual, itemsize, plane, g->pixels(), g->out_strides[g->rank + 1]};
   using A = WithResidual<Vector, Mask>;
   constexpr int strips = A::two_pass ? 2 : 4;
   return forward<A, strips>(*g, img, krn, results, absorbing, threads);

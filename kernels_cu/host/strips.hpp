@@ -51,7 +51,7 @@ struct Pairing {
     taps = last ? g.kernel_size[axis] * g.kernel_size[last] : g.kernel_size[last];
     lag = apart * stride / dilation * (last ? g.kernel_size[last] : 1);
     from = last ? apart * stride * t.pitch[axis] : apart;
-    to = last ? apart * g.out_size[last] : apart;
+    to = apart * g.out_strides[axis + 2];
     second_leads = g.mirrored;
     width = lag < taps && 2 * apart <= t.tile[axis] ? strips : 0;
   }
@@ -75,20 +75,20 @@ struct Strips {
   void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
            const Pairing& pairing, int spare) {
     const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
-    const int64 apart = pairing.apart;
+    const int64 apart = pairing.apart, step = g.out_strides[last + 2];
     int64 index[max_rank] = {}, rows = 1;
     for (int a = 0; a < last; ++a) rows *= size[a];
     pairs = count = 0;
     for (int64 r = 0; r < rows; ++r) {
       int64 from = 0, to = 0;
       for (int a = 0; a < g.rank; ++a) {
-        to = to * g.out_size[a] + origin[a] + index[a];
+        to += (origin[a] + index[a]) * g.out_strides[a + 2];
         if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
       }
       int64 x = 0;
       const auto single = [&](int64 end) {
         for (; x < end; x += lanes)
-          data[count++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x),
+          data[count++] = Strip{from + x, to + x * step, (int32)smaller_of(lanes, size[last] - x),
                                 (int32)((size[last] - x) / lanes)};
       };
       const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
@@ -97,12 +97,12 @@ struct Strips {
         if (index[axis] - place + 2 * apart <= size[axis])
           for (; size[last] - x > least; x += group)
             if (place < apart)
-              heads[pairs++] = Strip{from + x, to + x, (int32)smaller_of(lanes, size[last] - x - least), 0};
+              heads[pairs++] = Strip{from + x, to + x * step, (int32)smaller_of(lanes, size[last] - x - least), 0};
       } else if (group) {
         // apart is a multiple of group.
         for (; size[last] - x - 2 * apart >= 0; x += 2 * apart)
           for (int64 q = x; q < x + apart; q += group)
-            heads[pairs++] = Strip{from + q, to + q, lanes, 0};
+            heads[pairs++] = Strip{from + q, to + q * step, lanes, 0};
       }
       single(size[last]);
       for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
@@ -118,19 +118,19 @@ template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count) {
   return load_vector<Vector>(buffer);
 }
 
-// Store the first `count` lanes.
-template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count) {
+// Store the first `count` lanes, `step` elements from each other.
+template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count, int64 step) {
   using T = typename VectorElement<V>::type;
   constexpr int width = sizeof(V) / sizeof(T);
   if constexpr (Same<S, T>::value) {
-    if (count == width) {
+    if (count == width && step == 1) {
       store_vector(to, values);
       return;
     }
   }
   T buffer[width];
   store_vector(buffer, values);
-  for (int i = 0; i < count; ++i) to[i] = Store<S>::from(buffer[i]);
+  for (int i = 0; i < count; ++i) to[i * step] = Store<S>::from(buffer[i]);
 }
 
 }  // namespace semiconv

@@ -34,12 +34,12 @@ class TapTable {
         !indices.allocate(g.in_channels * window) || !lists.allocate(pairs))
       return;
     tap_offsets(g, t, offsets.data);
-    for (int64 n = 0; n < g.in_channels * window; ++n) indices.data[n] = (MaskLane)n;
+    tap_numbers(g, indices.data);
     int64 neutral = 0;
     for (int64 pair = 0; pair < pairs; ++pair) {
       const int64 i = pair % g.in_channels;
       const Storage* source =
-          krn + pair / g.in_channels * g.krn_strides[0] + i * g.krn_strides[1];
+          krn + g.krn_begin + pair / g.in_channels * g.krn_strides[0] + i * g.krn_strides[1];
       Real* value = values.data + pair * window;
       int64 index[max_rank] = {};
       for (int64 n = 0; n < window; ++n) {

@@ -96,6 +96,18 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
   }
 }
 
+// The numbers by which winners name the taps of all channels, in the same order.
+template <class I> inline void tap_numbers(const Geometry& g, I* numbers) {
+  int64 index[max_rank] = {};
+  const int64 window = g.window_size();
+  for (int64 n = 0; n < g.in_channels * window; ++n) {
+    int64 number = g.first_tap + n / window * g.tap_steps[0];
+    for (int a = 0; a < g.rank; ++a) number += index[a] * g.tap_steps[a + 1];
+    numbers[n] = (I)number;
+    for (int a = (int)g.rank - 1; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
+  }
+}
+
 // An image that is -1 everywhere (read with strides 0): fill_channel makes the mask from it.
 struct Everywhere {};
 SEMICONV_FN int load(Everywhere) { return -1; }

@@ -15,6 +15,7 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, Limits
 from semiconv_cupy.backends.cuda.tiles import furthest_position, reach
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.layout import Layout
 from semiconv_cupy.residual import residual_of
 from semiconv_cupy.strides import Strides
 
@@ -74,7 +75,8 @@ class Convolution(NamedTuple):
     @property
     def struct(self) -> np.void:
         """The geometry, with strides in elements, as a launch passes it by value."""
-        return structs.Geometry.of(self.geometry, self.img_strides, self.krn_strides).scalar()
+        layout = Layout.plain(self.geometry, self.img_strides, self.krn_strides)
+        return structs.Geometry.of(self.geometry, layout).scalar()
 
     @property
     def residual_size(self) -> int:

@@ -21,9 +21,10 @@ from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.errors import CompileError
+from semiconv_cupy.layout import Layout
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.residual import Residual
-from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
+from semiconv_cupy.strides import Strides, element_strides
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import Route
@@ -192,10 +193,10 @@ def forward_at(
     are multiples of their element's size. The residual is None unless `keeps_residual`; the most
     threads may be None, which means `threads`.
     """
-    route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
+    form = route.form(img_strides, krn_strides)
     part = forward_part(route, keeps_residual=keeps_residual)
     loaded = library(route.semifield, route.storage, part)
-    struct = structs.Geometry.of(route.geometry, img_strides, krn_strides)
+    struct = structs.Geometry.of(form.geometry, form.layout)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
     workers = _workers(route)
@@ -218,9 +219,7 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
     """
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
-    struct = structs.Geometry.of(
-        route.geometry, img_strides, contiguous_strides(route.geometry.krn_shape)
-    )
+    struct = structs.Geometry.of(route.geometry, Layout.plain(route.geometry, img_strides))
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
     workers = _workers(route)
