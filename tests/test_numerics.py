@@ -304,6 +304,25 @@ def test_shared_extrema_are_counted(backend):
     assert_matches(residual, np.stack([best, count]), dtype="float32")
 
 
+def test_taps_that_never_win_keep_their_number_where_gradients_are_shared(backend):
+    geometry = cases.GEOMETRIES["same"]
+    rng = np.random.default_rng(5)
+    img, krn, grad_out = (
+        rng.normal(size=shape) for shape in (geometry.img, geometry.krn, geometry.plan().out_shape)
+    )
+    krn[:, :, 0, :2] = krn[0, 1, 2, 1] = MINUS_INFINITY
+    gradients = [
+        cases.gradients(backend, img, krn, grad_out, semifield, **geometry.arguments)
+        for semifield in (
+            SelectSemifield.tropical_max(spread_gradient=True),
+            SelectSemifield.tropical_max(),  # the same, as no two terms are equal
+        )
+    ]
+    assert not gradients[0][1][:, :, 0, :2].any()
+    for shared, undivided in zip(*gradients, strict=True):
+        np.testing.assert_allclose(shared, undivided, rtol=1e-12, atol=1e-13)
+
+
 def test_channels_are_added_after_their_own_selections(backend):
     geometry = cases.GEOMETRIES["everything"]
     img, krn = cases.arrays_of(cases.SEMIFIELDS["tropical_max"], geometry, "float32")

@@ -28,7 +28,9 @@ class TapTable {
   bool finite = true;     // no value is infinite or NaN
   bool regular = true;    // no tap was dropped
 
-  TapTable(const Geometry& g, const Tiling& t, const Storage* krn) : channels(g.in_channels) {
+  // Unless `drops`, the lists keep the taps that never matter, and tap t is the t-th of its list.
+  TapTable(const Geometry& g, const Tiling& t, const Storage* krn, bool drops = true)
+      : channels(g.in_channels) {
     const int64 window = g.window_size(), pairs = g.kernels * g.in_channels;
     if (!offsets.allocate(window) || !values.allocate(pairs * window) ||
         !indices.allocate(g.in_channels * window) || !lists.allocate(pairs))
@@ -46,7 +48,7 @@ class TapTable {
         int64 at = 0;
         for (int a = 0; a < g.rank; ++a) at += index[a] * g.krn_strides[a + 2];
         value[n] = load(source[at]);
-        neutral += never_matters(value[n]);
+        neutral += drops && never_matters(value[n]);
         if (!Limits<Real>::integer && !(value[n] - value[n] == 0)) finite = false;
         for (int a = (int)g.rank - 1; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
       }
