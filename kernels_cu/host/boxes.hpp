@@ -14,7 +14,7 @@
 //     | left: looked up | middle: as they lie in the source | right: looked up |
 //
 // Step 0 reads the middle where it lies. The left and right parts of all source rows of the band are
-// gathered into `edges` beforehand, as keys. A row beyond the border that shows the constant is `nothing`.
+// gathered into `edges` beforehand, as keys. Of colours, all offsets across are multiples of `unit`. A row beyond the border that shows the constant is `nothing`.
 #pragma once
 #include "windows.hpp"
 
@@ -37,9 +37,6 @@ template <bool MINIMUM> class BoxBand {
   int64 ring_rows[Steps::most], produced[Steps::most];
 
  public:
-  static int64 extended(const Box& b, int axis) {
-    return (axis ? b.columns : b.rows) + b.window[axis] - 1;
-  }
   BoxBand(const Box& b, const Steps& d, const Steps& a, const Key* from, Key* to, Key constant,
           int64 y0, int64 y1, int64 x0, int64 x1)
       : box(b), down(d), across(a), source(from), out(to), outside(constant), first_row(y0),
@@ -99,7 +96,7 @@ template <bool MINIMUM> class BoxBand {
 
  private:
   const Key* raw(int64 extended_row) const {
-    const int64 element = box.element(0, extended_row);
+    const int64 element = element_at(box.rows, box.before[0], box.beyond[0], extended_row - box.before[0]);
     return element < 0 ? nullptr : source + element * box.columns;
   }
   void gather_edges(int64 raw_rows) {
@@ -107,10 +104,12 @@ template <bool MINIMUM> class BoxBand {
     for (int64 r = 0; r < raw_rows; ++r) {
       const Key* row = raw(first_row + r);
       const auto gather = [&](int64 begin, int64 end) {
-        for (int64 p = begin; p < end; ++p) {
-          const int64 element = row ? box.element(1, first_column + p) : -1;
-          *to++ = clean_key<MINIMUM>(element < 0 ? outside : row[element]);
-        }
+        each_beyond(box.columns, box.before[1], box.beyond[1], box.unit, first_column + begin,
+                    first_column + end, [&](int64 element, int64 n) {
+                      const bool constant = element < 0 || !row;
+                      for (int64 i = 0; i < n; ++i)
+                        *to++ = clean_key<MINIMUM>(constant ? outside : row[element + i]);
+                    });
       };
       gather(0, left);
       gather(width - right, width);
@@ -168,8 +167,8 @@ template <bool MINIMUM> class BoxBand {
     int64 valid = width;
     for (int s = 0; s < across.steps; ++s) {
       const Key* parts[most_parts];
-      for (int p = 0; p < across.count[s]; ++p) parts[p] = line + across.offset[s][p];
-      valid -= across.reach(s);
+      for (int p = 0; p < across.count[s]; ++p) parts[p] = line + across.offset[s][p] * box.unit;
+      valid -= across.reach(s) * box.unit;
       if (s + 1 == across.steps)
         step<MINIMUM, false, true>(across.count[s], parts, to, end_column - first_column);
       else
@@ -180,7 +179,7 @@ template <bool MINIMUM> class BoxBand {
 
 template <bool MINIMUM>
 inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outside, int threads) {
-  const Steps down(box.window[0]), across(box.window[1]);
+  const Steps down(box.window[0]), across((box.window[1] - 1) / box.unit + 1);
   // A band is as wide as possible while its rings stay in L2. Neighbouring bands compute window - 1 rows and
   // columns twice.
   constexpr int64 budget = 256 * 1024;

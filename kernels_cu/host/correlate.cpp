@@ -141,7 +141,7 @@ SEMICONV_EXPORT int semiconv_correlate(const Mapped* mapped, const long long* in
   if (!offsets.allocate(count)) return 1;
   for (int64 n = 0; n < count; ++n) {
     offsets.data[n] = 0;
-    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * t.pitch[a];
+    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * m.step(a, t.pitch[a]);
   }
   const auto run = [&](const auto& reducer, int64 taps) {
     return !correlate(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);

@@ -12,7 +12,8 @@
 // and Wilkinson, IEEE Trans. Image Processing 17, 2008.) For each tile of outputs:
 //
 //   1. level 0 of the tables, the keys of what the tile sees, is copied into the scratch (fill_mapped);
-//   2. level k follows from level k - 1 by doubling: table_k[i] = best(table_{k-1}[i], table_{k-1}[i + 2^(k-1)]);
+//   2. level k follows from level k - 1 by doubling: table_k[i] = best(table_{k-1}[i], table_{k-1}[i + 2^(k-1)])
+//      (of colours, neighbours are `unit` elements apart);
 //   3. every output takes the best of all look-ups (reduce_tile): a look-up is one offset into the scratch,
 //      where the levels lie behind each other.
 //
@@ -41,7 +42,7 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
   if (!offsets.allocate(count)) return false;
   for (int64 n = 0; n < count; ++n) {
     int64 at = lookups[n].level * t.positions;
-    for (int a = 0; a < m.rank; ++a) at += lookups[n].index[a] * t.pitch[a];
+    for (int a = 0; a < m.rank; ++a) at += lookups[n].index[a] * m.step(a, t.pitch[a]);
     offsets.data[n] = at;
   }
   const FlatReducer<MINIMUM> reducer{offsets.data};
@@ -59,10 +60,11 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
     fill_mapped(m, t, origin, source, scratch, clean_key<MINIMUM>(outside), convert);
     for (int64 level = 1; level < levels; ++level) {
       const Key* before = scratch + (level - 1) * t.positions;
-      const Key* parts[] = {before, before + ((int64)1 << (level - 1))};
+      const int64 shift = m.unit << (level - 1);
+      const Key* parts[] = {before, before + shift};
       // Windows that run over a row's end mix two rows; no look-up reads them.
       step<MINIMUM, 2, false, false>(parts, scratch + level * t.positions,
-                                     t.positions - ((int64)1 << (level - 1)));
+                                     t.positions - shift);
     }
     reduce_tile(m, t, origin, outputs, reducer, count, scratch, put);
   };

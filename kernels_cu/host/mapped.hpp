@@ -113,11 +113,14 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
     if (inside) {
       const S* from = source + at;
       const auto gather = [&](int64 begin, int64 finish) {
-        for (int64 p = begin; p < finish; ++p) {
-          const int64 element = m.element(last, p);
-          if (element < 0) row[p - first] = outside;
-          else convert(from + element, row + (p - first), (int64)1);
-        }
+        T* to = row + (begin - first);
+        each_beyond(m.size[last], m.before[last], m.beyond[last], m.unit, begin, finish,
+                    [&](int64 element, int64 n) {
+                      if (element >= 0) convert(from + element, to, n);
+                      else
+                        for (int64 i = 0; i < n; ++i) to[i] = outside;
+                      to += n;
+                    });
       };
       gather(first, body);
       convert(from + (body - m.before[last]), row + (body - first), body_end - body);

@@ -63,7 +63,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
   if (!offsets.allocate(count)) return false;
   for (int64 n = 0; n < count; ++n) {
     offsets.data[n] = 0;
-    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * t.pitch[a];
+    for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * m.step(a, t.pitch[a]);
   }
   const Reducer reducer{offsets.data, values, first};
   const auto convert = [](const Storage* from, W* to, int64 n) {

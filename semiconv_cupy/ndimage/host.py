@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.borders import all_beyond
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
+from semiconv_cupy.ndimage.form import FilterForm, filter_form
 from semiconv_cupy.ndimage.structs import Axes, Box, Mapped, Pair, Sizes, TablePair, Tables
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.structs import MAX_RANK
@@ -85,54 +84,59 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _has_small_tables(shape: object, window: Sequence[int], *_: object) -> bool:
+# A struct points to the tables that are kept beside it.
+_Tables = tuple[np.ndarray | None, ...]
+
+
+def _form(array: np.ndarray, window: Window) -> FilterForm:
+    return filter_form(array.shape, window.shape, window.before, window.rules)
+
+
+def _has_small_tables(form: FilterForm) -> bool:
     """Whether a window's tables of positions beyond the border are small enough to be kept."""
-    return sum(window) <= 4096
+    return sum(form.window) <= 4096
 
 
 @cached_where(_has_small_tables, 256)
-def _mapped(
-    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
-) -> tuple[Mapped, tuple[np.ndarray, ...]]:
+def _mapped(form: FilterForm) -> tuple[Mapped, _Tables]:
     """The struct and the tables that it points to."""
-    tables = all_beyond(shape, window, before, rules)
+    rank = len(form.shape)
+    tables = tuple(form.beyond(axis) for axis in range(rank))
     addresses = Tables(*(table.ctypes.data for table in tables))
-    struct = Mapped(len(shape), Axes(*shape), Axes(*window), Axes(*before), addresses)
-    return struct, tables
+    window, before = Axes(*form.window_in_elements()), Axes(*form.before_in_elements())
+    return Mapped(rank, Axes(*form.shape), window, before, addresses, form.unit), tables
 
 
 @cached_where(_has_small_tables, 256)
-def _box_passes(
-    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
-) -> tuple[tuple[Box, tuple[np.ndarray, ...]], ...]:
+def _box_passes(form: FilterForm) -> tuple[tuple[Box, _Tables], ...]:
     """The structs of a box's passes over planes, each with the tables that it points to.
 
     The last two axes are filtered in one pass where both have a window, each other axis in a pass
     of its own.
     """
     passes = []
-
-    def add(rows_axis: int | None, planes: int, rows: int, columns: int, last: bool) -> None:
-        axes = (rows_axis, len(shape) - 1 if last else None)
-        windows = tuple(1 if a is None else window[a] for a in axes)
-        begins = tuple(0 if a is None else before[a] for a in axes)
-        borders = tuple("constant" if a is None else rules[a] for a in axes)
-        tables = all_beyond((rows, columns), windows, begins, borders)
-        addresses = TablePair(*(table.ctypes.data for table in tables))
-        box = Box(planes, rows, columns, Pair(*windows), Pair(*begins), addresses)
-        passes.append((box, tables))
-
-    axes = [a for a, k in enumerate(window) if k > 1]
+    shape, extents, begins = form.shape, form.window_in_elements(), form.before_in_elements()
     last = len(shape) - 1
+
+    def add(planes: int, rows: int, columns: int, *axes: int | None) -> None:
+        """A pass with windows along these axes, down and across."""
+        window = Pair(*(1 if a is None else extents[a] for a in axes))
+        before = Pair(*(0 if a is None else begins[a] for a in axes))
+        tables = tuple(None if a is None else form.beyond(a) for a in axes)
+        addresses = TablePair(*(None if table is None else _address(table) for table in tables))
+        unit = 1 if axes[1] is None else form.unit
+        passes.append((Box(planes, rows, columns, window, before, addresses, unit), tables))
+
+    axes = [a for a, k in enumerate(form.window) if k > 1]
     if last in axes:
         axes.pop()
         if axes and axes[-1] == last - 1:
             axes.pop()
-            add(last - 1, math.prod(shape[:-2]), shape[-2], shape[-1], True)
+            add(math.prod(shape[:-2]), shape[-2], shape[-1], last - 1, last)
         else:
-            add(None, 1, math.prod(shape[:-1]), shape[-1], True)
+            add(1, math.prod(shape[:-1]), shape[-1], None, last)
     for a in reversed(axes):
-        add(a, math.prod(shape[:a]), shape[a], math.prod(shape[a + 1 :]), False)
+        add(math.prod(shape[:a]), shape[a], math.prod(shape[a + 1 :]), a, None)
     return tuple(passes)
 
 
@@ -149,7 +153,7 @@ def _threads(work: int) -> int:
 def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
     loaded = _library("flat", array.dtype)
-    passes = _box_passes(array.shape, window.shape, window.before, window.rules)
+    passes = _box_passes(_form(array, window))
     threads = _threads(16 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
@@ -201,8 +205,9 @@ def footprint(array: np.ndarray, window: Window, outside: np.ndarray, minimum: b
     """The extremum over any footprint that is not empty."""
     assert window.taps is not None
     loaded = _library("flat", array.dtype)
-    lookups, address, levels = _lookups(window.taps.tobytes(), window.shape)
-    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
+    form = _form(array, window)
+    lookups, address, levels = _lookups(window.taps.tobytes(), form.window)
+    struct, _ = _mapped(form)
     out = np.empty_like(array)
     status = loaded.semiconv_footprint(
         ctypes.byref(struct), address, len(lookups), levels, _address(array),
@@ -224,8 +229,9 @@ def structure(array: np.ndarray, window: Window, addends: Addends, minimum: bool
     """The extremum of element + addend over the taps."""
     loaded = _library("structure", array.dtype)
     assert window.taps is not None
-    indices = _indices(window.taps.tobytes(), window.shape)
-    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
+    form = _form(array, window)
+    indices = _indices(window.taps.tobytes(), form.window)
+    struct, _ = _mapped(form)
     out = np.empty_like(array)
     first = None if addends.first is None else ctypes.byref(ctypes.c_double(addends.first))
     status = loaded.semiconv_structure(
@@ -241,7 +247,10 @@ def correlate(array: np.ndarray, window: Window, taps: WeightedTaps, out: np.nda
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", np.dtype(np.float64))
     indices, weights, symmetry = taps
-    struct, _ = _mapped(array.shape, window.shape, window.before, window.rules)
+    form = _form(array, window)
+    if form.windowed != tuple(range(array.ndim)):
+        indices = np.ascontiguousarray(indices[:, form.windowed])
+    struct, _ = _mapped(form)
     threads = _threads(8 * array.size * (8 + len(weights)))
     status = loaded.semiconv_correlate(
         ctypes.byref(struct), _address(indices), _address(weights), len(weights), symmetry,

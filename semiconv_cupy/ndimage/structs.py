@@ -28,6 +28,7 @@ class Box(Struct):
         ("window", Pair),
         ("before", Pair),
         ("beyond", TablePair),
+        ("unit", ctypes.c_int64),
     )
 
 
@@ -41,6 +42,7 @@ class Mapped(Struct):
         ("window", Axes),
         ("before", Axes),
         ("beyond", Tables),
+        ("unit", ctypes.c_int64),
     )
 
 

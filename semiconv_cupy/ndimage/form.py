@@ -1,0 +1,99 @@
+"""The equal filter that runs fastest: an array's axes merged, as kernels take them.
+
+What a filter costs depends on how long its rows are, not on what the axes are called. So axes that
+nothing tells apart become one before a primitive is computed, and colours become part of the rows:
+
+    array (20, 3, 480, 640)             array (480, 640, 3)
+    window (1, 1, 5, 5)                 window (5, 5, 1)
+
+     20 -.                              480, 5 positions
+          >-- 60                        640, 5 positions -.
+      3 -'                                                 >-- 1920, 5 positions, 3 elements apart
+    480, 5 positions                      3 --------------'
+    640, 5 positions
+
+No element moves, and the taps of a window keep their order. Array-free; called by ``host`` and
+``cuda`` when they plan a call.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from semiconv_cupy.ndimage.borders import beyond
+
+
+class FilterForm(NamedTuple):
+    """An array of merged axes, and the window on them.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Elements of each axis.
+    window, before : tuple of int
+        Positions of the window along each axis, and how many of them lie before the output's own.
+    rules : tuple of str
+        What lies beyond the border of each axis, in the words of `borders.check_mode`.
+    unit : int
+        Neighbouring positions of the last axis are so many elements apart, those of all others one.
+    windowed : tuple of int
+        For each axis the one of the array whose window it has (of an axis without a window: any).
+    """
+
+    shape: tuple[int, ...]
+    window: tuple[int, ...]
+    before: tuple[int, ...]
+    rules: tuple[str, ...]
+    unit: int
+    windowed: tuple[int, ...]
+
+    def window_in_elements(self) -> tuple[int, ...]:
+        """From the first element that an output sees to the last one, along each axis."""
+        return (*self.window[:-1], (self.window[-1] - 1) * self.unit + 1)
+
+    def before_in_elements(self) -> tuple[int, ...]:
+        """How many elements lie between the first one that an output sees and its own."""
+        return (*self.before[:-1], self.before[-1] * self.unit)
+
+    def beyond(self, axis: int) -> np.ndarray:
+        """What positions beyond the border show (`borders.beyond`), in positions."""
+        last = axis == len(self.shape) - 1
+        size = self.shape[axis] // self.unit if last else self.shape[axis]
+        before = self.before[axis]
+        return beyond(size, before, self.window[axis] - 1 - before, self.rules[axis])
+
+
+@lru_cache(maxsize=1024)
+def filter_form(
+    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+) -> FilterForm:
+    """The form of a filter; all four have one entry for each axis of the array.
+
+    Examples
+    --------
+    >>> rules = ("reflect", "reflect", "constant")
+    >>> form = filter_form((480, 640, 3), (5, 5, 1), (2, 2, 0), rules)
+    >>> form.shape, form.window, form.unit
+    ((480, 1920), (5, 5), 3)
+    >>> filter_form((20, 3, 480, 640), (1, 1, 5, 5), (0, 0, 2, 2), ("mirror",) * 4).shape
+    (60, 480, 640)
+    """
+    # Each axis with a window by itself, each run of axes without one as one axis.
+    present = [a for a, n in enumerate(shape) if n > 1 or window[a] > 1] or [0]
+    runs = [tuple(run) for _, run in groupby(present, key=lambda a: a if window[a] > 1 else -1)]
+    sizes = [math.prod(shape[a] for a in run) for run in runs]
+    axes = [run[0] for run in runs]
+    unit = 1
+    if len(runs) > 1 and window[axes[-1]] == 1:
+        unit = sizes.pop()
+        sizes[-1] *= unit
+        axes.pop()
+    windows, begins = tuple(window[a] for a in axes), tuple(before[a] for a in axes)
+    return FilterForm(
+        tuple(sizes), windows, begins, tuple(rules[a] for a in axes), unit, tuple(axes)
+    )
