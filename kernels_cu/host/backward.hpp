@@ -22,14 +22,28 @@ struct TileBackward {
   const int32* order;
   bool may_pad;
   int64 window, pixels, image_pixels;
-
-  // bytes(): the memory that run() needs. run() adds this tile's gradients to call.grad_img and to
-  // `partial`, the slot's kernel gradient (kernels x taps); null where that is not to be computed.
 #if defined(SEMICONV_PROVENANCE)
-  size_t bytes() const { return 0; }
-  void run(char*, int64 b, int64 group, int64 tile, double* partial) const {
-    int64 origin[max_rank], size[max_rank];
-    locate_tile(g, tiling, tile, origin, size);
+  const Reach reach = Reach(g);
+#endif
+
+  // bytes(): the memory that a Worker needs. Worker::run() adds the gradients of one tile to call.grad_img
+  // and to `partial`, the slot's kernel gradient (kernels x taps); null where that is not to be computed.
+#if defined(SEMICONV_PROVENANCE)
+  size_t bytes() const { return Walk::most_runs(g, tiling) * sizeof(Run); }
+  struct Worker {
+    const TileBackward& body;
+    Walk walk;
+    Worker(const TileBackward& body_, char* memory) : body(body_), walk((Run*)memory) {}
+    void run(int64 b, int64 group, int64 tile, double* partial) {
+      walk.plan(body.g, body.tiling, tile);
+      const void* residual = body.call.residual;
+      if (body.call.itemsize == 1) body.scatter(walk, (const uint8*)residual, b, group, partial);
+      else if (body.call.itemsize == 2) body.scatter(walk, (const uint16*)residual, b, group, partial);
+      else body.scatter(walk, (const uint32*)residual, b, group, partial);
+    }
+  };
+  template <class I>
+  void scatter(const Walk& walk, const I* winners, int64 b, int64 group, double* partial) const {
     const int64 first_plane = (b * g.groups + group) * g.outputs_per_group;
     const int64 taps = g.in_channels * window;
     Real* grad_img = call.grad_img
@@ -37,21 +51,16 @@ struct TileBackward {
                          : nullptr;
     const Storage* img =
         call.img ? call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1] : nullptr;
-    const Reach reach(g);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o), plane = first_plane + o;
       const Storage* krn = call.krn ? call.krn + kernel * taps : nullptr;
       double* bins = partial ? partial + kernel * taps : nullptr;
       for (int64 i = 0; i < (channels_add ? g.in_channels : 1); ++i) {
         const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
-        const Storage* grad_out = call.grad_out + plane * pixels;
-        const auto scatter = [&](const auto* winners) {
-          scatter_tile(g, origin, size, grad_out, winners + at, image_taps, strided_taps, img, krn,
-                       grad_img, bins, taps, reach);
-        };
-        if (call.itemsize == 1) scatter((const uint8*)call.residual);
-        else if (call.itemsize == 2) scatter((const uint16*)call.residual);
-        else scatter((const uint32*)call.residual);
+        const Plane<I> arrays{call.grad_out + plane * pixels, winners + at, img, krn, grad_img, bins};
+        walk.each(g, [&](const Run& run, const auto& steps) __attribute__((always_inline)) {
+          scatter_run(run, steps, arrays, image_taps, strided_taps, taps, reach);
+        });
       }
     }
   }
@@ -61,7 +70,15 @@ struct TileBackward {
            tiling.channel_size * sizeof(MaskLane) + g.in_channels * window * sizeof(Vector) +
            (strips_of(g, tiling) + 8) * sizeof(Strip) + 256;
   }
-  void run(char* memory, int64 b, int64 group, int64 tile, double* partial) const {
+  struct Worker {
+    const TileBackward& body;
+    char* memory;
+    Worker(const TileBackward& body_, char* memory_) : body(body_), memory(memory_) {}
+    void run(int64 b, int64 group, int64 tile, double* partial) {
+      body.differentiate(memory, b, group, tile, partial);
+    }
+  };
+  void differentiate(char* memory, int64 b, int64 group, int64 tile, double* partial) const {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, tile, origin, size);
     const int64 first_plane = (b * g.groups + group) * g.outputs_per_group;

@@ -159,9 +159,17 @@ struct BySumsBackward {
            tiling.channel_size * sizeof(MaskLane) + most_strips() * sizeof(Strip) + 256;
   }
 
+  struct Worker {
+    const BySumsBackward& body;
+    char* memory;
+    Worker(const BySumsBackward& body_, char* memory_) : body(body_), memory(memory_) {}
+    void run(int64 b, int64 group, int64 tile, double* partial) {
+      body.differentiate(memory, b, group, tile, partial);
+    }
+  };
   // Adds this tile's gradients to call.grad_img and to `partial`, the slot's kernel gradient (kernels x
   // taps); null where that is not to be computed.
-  void run(char* memory, int64 b, int64 group, int64 n_tile, double* partial) const {
+  void differentiate(char* memory, int64 b, int64 group, int64 n_tile, double* partial) const {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, n_tile, origin, size);
     const int64 taps = weights.taps, elements = TransformedTile::scratch_elements(g, tiling);

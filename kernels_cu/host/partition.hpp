@@ -14,8 +14,9 @@
 //   (Tiling::cover_reach), so that tiles      takes in order.
 //   of one colour share no element.
 //
-// Colours follow each other; threads take the (chunk, group, tile) of one colour as they come. Tiles,
-// colours, chunks and slots depend on the geometry alone.
+// Colours follow each other; threads take the (chunk, groups, tile) of one colour as they come. Tiles,
+// colours, chunks and slots depend on the geometry alone. Small images of neighbouring groups lie together
+// in memory, so that an item has several groups, for each batch element in turn.
 #pragma once
 #include "forward.hpp"
 
@@ -33,7 +34,9 @@ struct Backward {
 // Numbers of chunks, colours and slots.
 struct Partition {
   static constexpr int64 most_chunks = 16;
+  static constexpr int64 least_pixels = 2048, least_items = 64;  // of an item's groups; of a call
   int64 chunks, colours, slots;
+  int64 groups;  // of one item
 
   Partition(const Geometry& g, const Tiling& t) {
     // Slots take at most half as many numbers as image and outputs, but two chunks are allowed always:
@@ -46,6 +49,9 @@ struct Partition {
     chunks = smaller_of(smaller_of(larger_of(g.batch, 1), most_chunks), affordable);
     colours = (int64)1 << g.rank;
     slots = chunks * t.tiles * (g.shares_kernels ? g.groups : 1);
+    const int64 pixels = g.outputs_per_group * g.pixels();
+    groups = larger_of(1, smaller_of(ceil_div(least_pixels, pixels), chunks * g.groups / least_items));
+    groups = smaller_of(groups, g.groups);
   }
   int64 first_batch(const Geometry& g, int64 chunk) const { return g.batch * chunk / chunks; }
   int64 slot(const Geometry& g, const Tiling& t, int64 chunk, int64 group, int64 tile) const {
@@ -97,7 +103,7 @@ inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* orig
 
 // Run `body` on every tile, colour after colour, then add up the slots. `partials` has room for
 // partition.slots times `weights` numbers where call.grad_krn is not null; both gradients are cleared
-// first. body.run adds to call.grad_img and to its slot.
+// first. Each thread has a Body::Worker with memory of body.bytes(); run() adds to call.grad_img and its slot.
 template <class Body>
 int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& partition, const Body& body,
                  const Backward& call, double* partials, int64 weights, int threads) {
@@ -109,32 +115,38 @@ int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& parti
 
   // One thread where there is little to clear or to add up.
   const auto helpers = [&](int64 numbers) { return numbers < (1 << 18) ? 1 : threads; };
-  const auto clear = [&](auto* data, int64 rows, int64 length) {
-    in_parallel(rows, helpers(rows * length), [&](Items& items) {
-      for (int64 row; items.take(row);) memset(data + row * length, 0, length * sizeof(*data));
+  const auto clear = [&](auto* data, int64 count) {
+    constexpr int64 some = 1 << 16;  // numbers of one item
+    in_parallel(ceil_div(count, some), helpers(count), [&](Items& items) {
+      for (int64 item; items.take(item);)
+        memset(data + item * some, 0, smaller_of(some, count - item * some) * sizeof(*data));
     });
   };
-  if (call.grad_krn) clear(partials, partition.slots, weights);
-  if (call.grad_img) clear(call.grad_img, g.batch * g.groups * g.in_channels, image_pixels);
+  if (call.grad_krn) clear(partials, partition.slots * weights);
+  if (call.grad_img) clear(call.grad_img, g.batch * g.groups * g.in_channels * image_pixels);
   for (int64 colour = 0; colour < partition.colours; ++colour) {
     int64 tiles = 0;
     for (int64 tile = 0; tile < tiling.tiles; ++tile)
       if (colour_of(g, tiling, tile) == colour) same_colour.data[tiles++] = tile;
-    in_parallel(partition.chunks * g.groups * tiles, threads, [&](Items& items) {
+    const int64 blocks = ceil_div(g.groups, partition.groups);  // of groups
+    in_parallel(partition.chunks * blocks * tiles, threads, [&](Items& items) {
       thread_local Workspace workspace;
       char* memory = (char*)workspace.reserve(body.bytes() + 1);
       if (!memory) {
         set_flag(status, out_of_memory);
         return;
       }
+      typename Body::Worker worker(body, memory);
       for (int64 item; items.take(item);) {
-        const int64 tile = same_colour.data[item % tiles], group = item / tiles % g.groups;
-        const int64 chunk = item / tiles / g.groups;
-        double* partial =
-            call.grad_krn ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
-                          : nullptr;
+        const int64 tile = same_colour.data[item % tiles], block = item / tiles % blocks;
+        const int64 chunk = item / tiles / blocks, first_group = block * partition.groups;
+        const int64 end_group = smaller_of(g.groups, first_group + partition.groups);
         for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
-          body.run(memory, b, group, tile, partial);
+          for (int64 group = first_group; group < end_group; ++group)
+            worker.run(b, group, tile,
+                       call.grad_krn
+                           ? partials + partition.slot(g, tiling, chunk, group, tile) * weights
+                           : nullptr);
       }
       workspace.release_beyond(kept_bytes);
     });
