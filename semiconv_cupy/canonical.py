@@ -12,6 +12,15 @@ nothing tells apart become one:
                >---------- free 8192             free  40 -'
     free  16 -'
 
+A short free axis joins the windows around it. A row of a colour picture has 3 W numbers, and
+neighbouring taps lie 3 numbers apart; a border of one pixel is one of 3 numbers:
+
+    img (1, 1, H, 640, 3)     krn (1, 1, 3, 3, 1)
+
+    windowed 640, 3 taps -.
+                           >- windowed 1920, 3 taps 3 apart
+    free 3 ---------------'
+
 No element moves: image, kernel, result and residual keep their memory, and taps their numbers.
 Array-free. Called by ``route``, for forward passes, when a call is planned.
 """
@@ -66,9 +75,12 @@ class Axis:
     border: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
-        """As in the drawing above."""
-        window = f", {self.taps} taps" if self.role == "windowed" else ""
-        return f"{self.role} {self.size}{window}"
+        """As in the drawings above."""
+        if self.role != "windowed":
+            return f"{self.role} {self.size}"
+        apart = f" {self.dilation} apart" if self.dilation > 1 and self.taps > 1 else ""
+        step = f", step {self.step}" if self.step > 1 else ""
+        return f"windowed {self.size}, {self.taps} taps{apart}{step}"
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,9 @@ class CanonicalForm:
         return _product(self.axes, self.geometry.mirrored).merged()
 
 
+SHORT = 64  # a free axis is short, and joins windows around it, if it has fewer positions
+
+
 @lru_cache(maxsize=4096)
 def canonical(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
     """The canonical form of a work on arrays of these strides, in elements.
@@ -166,39 +181,70 @@ def _spatial(geometry: Geometry, axis: int, img: int, krn: int, out: int) -> Axi
         of[axis] for of in (geometry.image_size, geometry.kernel_size, geometry.stride)
     )
     border = (geometry.pad_begin[axis], geometry.pad_end[axis])
-    if taps == step == 1 and border == (0, 0):
-        return Axis("free", "space", size, img, 0, out)
+    if taps == 1 and border == (0, 0):  # steps leave out what no window reads
+        return Axis("free", "space", geometry.out_size[axis], step * img, 0, out)
     return Axis(
         "windowed", "space", size, img, krn, out, taps, step, geometry.dilation[axis], border
     )
 
 
 def _merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """Each run of neighbouring free axes that lie together in all arrays as one axis.
+    """Each run of neighbouring axes that lie together in all arrays as one axis.
 
-    It lies where the innermost of them did: a batch becomes part of the space, not the reverse.
+    Free ones first: those that a window joins are the fewer.
     """
-    found: list[Axis] = []
-    for axis in axes:
-        if found and _lie_together(found[-1], axis):
-            outer = found.pop()
-            inner = axis if axis.size > 1 else replace(outer, slot=axis.slot)
-            found.append(replace(inner, size=outer.size * axis.size))
-        else:
-            found.append(axis)
-    return tuple(found)
+    for merge in (_free_as_one, _window_of_pixels):
+        found: list[Axis] = []
+        for axis in axes:
+            merged = merge(found[-1], axis) if found else None
+            if merged is None:
+                found.append(axis)
+            else:
+                found[-1] = merged
+        axes = tuple(found)
+    return axes
 
 
-def _lie_together(outer: Axis, inner: Axis) -> bool:
-    """Whether a step along the outer free axis is one whole inner axis further, in every array."""
+def _free_as_one(outer: Axis, inner: Axis) -> Axis | None:
+    """Two free axes as one; None where they do not lie together.
+
+    It lies where the inner one did: a batch becomes part of the space, not the reverse.
+    """
     if not outer.role == inner.role == "free":
-        return False
+        return None
     if inner.slot == "space" and outer.krn:  # each of these groups has a kernel of its own
-        return False
-    if 1 in (outer.size, inner.size):
-        return True
+        return None
+    if inner.size == 1:
+        return replace(outer, slot=inner.slot)
     whole = (inner.size * inner.img, inner.size * inner.krn, inner.size * inner.out)
-    return (outer.img, outer.krn, outer.out) == whole
+    if outer.size > 1 and (outer.img, outer.krn, outer.out) != whole:
+        return None
+    return replace(inner, size=outer.size * inner.size)
+
+
+def _window_of_pixels(outer: Axis, inner: Axis) -> Axis | None:
+    """A windowed axis of pixels and the short free axis within each pixel as one windowed axis.
+
+    Output w n + c sees, at tap k, position (w + d k - border) n + c of an axis of n numbers a
+    pixel. It lies inside the image if and only if the pixel does.
+    """
+    if outer.role != "windowed" or inner.role != "free" or inner.slot != "space":
+        return None
+    size = inner.size
+    if size == 1:
+        return outer
+    together = (outer.img, outer.out) == (size * inner.img, size * inner.out)
+    if outer.step > 1 or not together or size >= SHORT:
+        return None
+    begin, end = outer.border
+    return replace(
+        outer,
+        size=outer.size * size,
+        img=inner.img,
+        out=inner.out,
+        dilation=outer.dilation * size,
+        border=(begin * size, end * size),
+    )
 
 
 def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> CanonicalForm:

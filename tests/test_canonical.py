@@ -25,17 +25,29 @@ def form_of(img, krn, strides=None, **arguments):
     ("img", "krn", "arguments", "text"),
     [
         ((1, 1, 64, 48, 16), (1, 1, 3, 1, 1), {}, "windowed 64, 3 taps; free 768"),
+        ((1, 1, 64, 48, 3), (1, 1, 3, 5, 1), {},
+         "windowed 64, 3 taps; windowed 144, 5 taps 3 apart"),
+        ((1, 1, 64, 48, 3), (1, 1, 3, 5, 1), dict(padding="same", dilation=(1, 2, 1)),
+         "windowed 64, 3 taps; windowed 144, 5 taps 6 apart"),
+        ((1, 1, 64, 48, 3), (1, 1, 3, 5, 1), dict(stride=(2, 1, 1)),
+         "windowed 64, 3 taps, step 2; windowed 144, 5 taps 3 apart"),
+        ((1, 1, 64, 48, 3), (1, 1, 3, 5, 1), dict(stride=(1, 2, 1)),
+         "windowed 64, 3 taps; windowed 48, 5 taps, step 2; free 3"),
+        ((1, 1, 64, 48, 64), (1, 1, 3, 5, 1), {},
+         "windowed 64, 3 taps; windowed 48, 5 taps; free 64"),
+        ((1, 1, 64, 48, 1), (1, 1, 3, 5, 1), dict(stride=(2, 2, 1)),
+         "windowed 64, 3 taps, step 2; windowed 48, 5 taps, step 2"),
         ((1, 1, 64, 48, 16), (1, 1, 1, 1, 3), {}, "free 3072; windowed 16, 3 taps"),
         ((5, 1, 40), (1, 1, 1), {}, "free 200"),
         ((5, 1, 8, 9), (1, 1, 1, 3), {}, "free 40; windowed 9, 3 taps"),
-        ((5, 1, 8, 9), (1, 1, 3, 1), {}, "free 5; windowed 8, 3 taps; free 9"),
+        ((5, 1, 8, 9), (1, 1, 3, 1), {}, "free 5; windowed 72, 3 taps 9 apart"),
         ((5, 2, 8, 9), (1, 1, 1, 3), dict(groups=2, group_broadcasting=True),
          "free 80; windowed 9, 3 taps"),
         ((5, 2, 8, 9), (2, 1, 1, 3), dict(groups=2),
          "free 5; free 2; free 8; windowed 9, 3 taps"),
         ((5, 2, 8, 9), (3, 2, 1, 1), {}, "free 5; produced 3; free 72; contracted 2"),
         ((1, 2, 8, 9), (2, 2, 1, 1), dict(stride=2),
-         "produced 2; windowed 8, 1 taps; windowed 9, 1 taps; contracted 2"),
+         "produced 2; free 4; free 5; contracted 2"),
         ((4, 1, 1, 9), (1, 1, 1, 3), {}, "free 4; windowed 9, 3 taps"),
         ((4, 2, 1, 1), (2, 1, 1, 1), dict(groups=2), "free 4; free 2; free 1"),
     ],
@@ -145,10 +157,10 @@ def test_both_forms_compute_the_same(work):
 def passes(semifield, dtype, device=None):
     """(result, residual) of one work in memory where axes merge, and in rows with a gap."""
     img = cases.numbers((3, 1, 6, 7, 5), dtype, cases.MAGNITUDES)
-    krn = cases.numbers((1, 1, 3, 1, 1), dtype, cases.MAGNITUDES, seed=3)
+    krn = cases.numbers((1, 1, 3, 3, 1), dtype, cases.MAGNITUDES, seed=3)
     apart = np.zeros((3, 1, 6, 7, 8), dtype)[..., :5]
     apart[...] = img
-    plan = Geometry.plan(img.shape, krn.shape)
+    plan = Geometry.plan(img.shape, krn.shape, padding=((1, 0), (0, 1), (0, 0)))
     assert canonical(plan, elements(img), elements(krn)).geometry.rank == 2
     assert canonical(plan, elements(apart), elements(krn)).geometry is plan
     method = "direct" if device is None else "auto"  # not by sums
@@ -180,4 +192,4 @@ def test_cuda_takes_it_for_selections():
     merged, plain = passes(cases.SEMIFIELDS["tropical_max"].semifield, "float32", device)
     for one, other in zip(merged, plain, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert [("3x1x1" in name, "3x1" in name) for name in names] == [(False, True), (True, True)]
+    assert [("3x3x1" in name, "3x3" in name) for name in names] == [(False, True), (True, True)]
