@@ -17,6 +17,7 @@ from semiconv_cupy.errors import (
     FootprintWarning,
 )
 from semiconv_cupy.explain import explain
+from semiconv_cupy.matmul import semifield_matmul, semifield_matmul_vjp
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()
@@ -36,6 +37,8 @@ __all__ = [
     "rolling_ball",
     "semifield_conv",
     "semifield_conv_vjp",
+    "semifield_matmul",
+    "semifield_matmul_vjp",
     "structuring",
     "where",
 ]

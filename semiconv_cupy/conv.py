@@ -171,17 +171,29 @@ def checked_geometry(
 ) -> tuple[Place, Geometry]:
     """The arrays' place and the geometry of a call, all but its semifield checked."""
     place = place_of(img=img, krn=krn)
+    require_method(method)
+    require_one_dtype(img, krn, ("img", "krn"))
+    return place, Geometry.plan(img.shape, krn.shape, **arguments)
+
+
+def require_method(method: object) -> None:
+    """ValueError for what is no method's name."""
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got method={method!r}")
-    if img.dtype != krn.dtype:
-        remedy = "krn.astype(img.dtype)"
-        if img.dtype.kind in "iub" and krn.dtype.kind == "f":  # integers cannot hold the kernel
-            remedy = "img.astype(krn.dtype)"
-        raise TypeError(
-            f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
-            f"convert one of them: {remedy}"
-        )
-    return place, Geometry.plan(img.shape, krn.shape, **arguments)
+
+
+def require_one_dtype(first: Array, second: Array, names: tuple[str, str]) -> None:
+    """TypeError with the remedy where the dtypes of two arguments differ."""
+    if first.dtype == second.dtype:
+        return
+    one, other = names
+    remedy = f"{other}.astype({one}.dtype)"
+    if first.dtype.kind in "iub" and second.dtype.kind == "f":  # integers cannot hold the second
+        remedy = f"{one}.astype({other}.dtype)"
+    raise TypeError(
+        f"{one} and {other} must have one dtype, got {one} {first.dtype} and {other} "
+        f"{second.dtype}; convert one of them: {remedy}"
+    )
 
 
 def checked_broadcast(
@@ -189,12 +201,17 @@ def checked_broadcast(
 ) -> tuple[Place, Geometry]:
     """`checked_geometry` for whole-array functions, which have no kernels."""
     place, geometry = checked_geometry(img, krn, method, arguments)
+    refuse_kernels(method)
+    return place, geometry
+
+
+def refuse_kernels(method: str) -> None:
+    """ValueError for a method of compiled kernels, which a BroadcastSemifield does not have."""
     if method in ("direct", "tiled", "linear"):
         raise ValueError(
             f"method={method!r} has no kernels for a BroadcastSemifield; use a "
             "SelectSemifield or SubtractSemifield, or method='auto'"
         )
-    return place, geometry
 
 
 def checked_route(
@@ -271,12 +288,12 @@ def _plan_broadcast(
     return by_arrays
 
 
-def storage_of(dtype: Any, semifield: Semifield) -> str:
-    """The storage name of an array's dtype; a TypeError where the semifield has no meaning."""
+def storage_of(dtype: Any, semifield: Semifield, argument: str = "img") -> str:
+    """The storage name of an argument's dtype; a TypeError where the semifield has no meaning."""
     name = str(dtype.name)
     if name not in (*source.FLOATING, *source.INTEGER, source.BOOLEAN):
         supported = ", ".join((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
-        raise TypeError(f"img has dtype {dtype}; supported are {supported}")
+        raise TypeError(f"{argument} has dtype {dtype}; supported are {supported}")
     require_meaning(name, semifield)
     return name
 
@@ -302,12 +319,21 @@ def require_derivatives(storage: str) -> None:
         raise TypeError(f"derivatives need a floating dtype, got {storage}")
 
 
-def refuse_broadcast(semifield: object) -> None:
+def refuse_broadcast(semifield: object, function: str) -> None:
     """TypeError for whole-array functions, of which no derivative is known here."""
     if isinstance(semifield, BroadcastSemifield):
         raise TypeError(
-            "semifield_conv_vjp needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield "
-            "is differentiated by PyTorch (torch_bridge)"
+            f"{function} needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield is "
+            "differentiated by PyTorch (torch_bridge)"
+        )
+
+
+def require_grad_out(grad_out: Array, shape: tuple[int, ...], dtype: Any) -> None:
+    """ValueError for a gradient of another shape or dtype than the result's."""
+    if grad_out.shape != shape or grad_out.dtype != dtype:
+        raise ValueError(
+            f"grad_out must have the result's shape {shape} and dtype {dtype}, "
+            f"got {grad_out.shape} and {grad_out.dtype}"
         )
 
 
@@ -358,7 +384,7 @@ def semifield_conv_vjp(
     array([[[1., 3., 1.]]])
     """
     algebra = named(semifield) if isinstance(semifield, str) else semifield
-    refuse_broadcast(algebra)
+    refuse_broadcast(algebra, "semifield_conv_vjp")
     arguments = dict(
         stride=stride,
         padding=padding,
@@ -383,11 +409,7 @@ def semifield_conv_vjp(
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
         place_of(out=out_like, grad_out=grad_out)
-        if grad_out.shape != geometry.out_shape or grad_out.dtype != dtype:
-            raise ValueError(
-                f"grad_out must have the result's shape {geometry.out_shape} and dtype {dtype}, "
-                f"got {grad_out.shape} and {grad_out.dtype}"
-            )
+        require_grad_out(grad_out, geometry.out_shape, dtype)
         real = source.ARITHMETIC[route.storage]
         with place.current():
             grad_img = (xp.empty if place.on_gpu else xp.zeros)(geometry.img_shape, real)

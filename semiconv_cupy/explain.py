@@ -250,7 +250,7 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
     algebra = named(semifield) if isinstance(semifield, str) else semifield
     place = Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
     if name == "semifield_conv_vjp":
-        conv.refuse_broadcast(algebra)
+        conv.refuse_broadcast(algebra, "semifield_conv_vjp")
     if isinstance(algebra, BroadcastSemifield):
         geometry = conv.checked_broadcast(img, krn, method, given)[1]
         terms = math.prod(geometry.out_shape) * geometry.taps

@@ -197,8 +197,8 @@ class _Exact(Algebra):
 
     def reduce(self, img: Array, krn: Array, inside: Array) -> Expected:
         shape, taps = img.shape[:-1], img.shape[-1]
-        flat = [part.astype(np.float64).reshape(-1, taps) for part in (img, krn)]
-        mask = inside.reshape(-1, taps)
+        flat = [part.astype(np.float64).reshape(math.prod(shape), taps) for part in (img, krn)]
+        mask = inside.reshape(math.prod(shape), taps)
         value, scale = np.empty(len(mask)), np.empty(len(mask))
         with localcontext(_DIGITS):
             for n, kept in enumerate(mask):

@@ -30,10 +30,12 @@ LAYERS = {
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
         "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
         "semiconv_cupy/route.py", "semiconv_cupy/canonical.py", "semiconv_cupy/winners.py",
+        "semiconv_cupy/operands.py",
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (
-        "semiconv_cupy/conv.py", "semiconv_cupy/run.py", "semiconv_cupy/ndimage/*",
+        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/run.py",
+        "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/structuring.py",
     ),
     "views of the whole core": (

@@ -1,13 +1,16 @@
-"""The convolution of a BroadcastSemifield on NumPy and CuPy arrays: whole windows as one array.
+"""Convolutions and matrix products of a BroadcastSemifield on NumPy and CuPy arrays.
 
-The bridge has the same for tensors, where the framework differentiates it.
+Whole windows, and rows by columns, are one array each. The bridge has the same for tensors, where
+the framework differentiates it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.operands import Operands
 
 Array = Any
 _ELEMENTS = 1 << 22  # products held at a time
@@ -68,3 +71,25 @@ def broadcast_conv(xp: Any, img: Array, krn: Array, semifield: Any, geometry: Ge
                 value = semifield.add_reduce_channels(value, 2)
             result[b, :, :, part] = value
     return out
+
+
+def broadcast_matmul(xp: Any, a: Array, b: Array, semifield: Any, operands: Operands) -> Array:
+    """Multiply rows by columns, reduce the axis of the terms; some matrices or rows at a time."""
+    if a.dtype.kind in "iub":
+        raise no_integers(semifield, a.dtype)
+    a = a[None] if operands.rows is None else a
+    b = b[:, None] if operands.columns is None else b
+    rows, terms, columns = a.shape[-2], operands.terms, b.shape[-1]
+    count = math.prod(operands.batch)
+    a = xp.broadcast_to(a, (*operands.batch, rows, terms)).reshape(count, rows, terms)
+    b = xp.broadcast_to(b, (*operands.batch, terms, columns)).reshape(count, terms, columns)
+    out = xp.full((count, rows, columns), semifield.zero, a.dtype)
+    if terms and out.size:
+        matrices = max(1, _ELEMENTS // (rows * terms * columns))
+        some_rows = max(1, _ELEMENTS // (terms * columns))
+        for one in range(0, count, matrices):
+            for first in range(0, rows, some_rows):
+                batch, part = slice(one, one + matrices), slice(first, first + some_rows)
+                products = semifield.multiply(a[batch, part, :, None], b[batch, None])
+                out[batch, part] = semifield.add_reduce(products, (2,))
+    return out.reshape(operands.out_shape)

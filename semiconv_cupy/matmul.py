@@ -1,0 +1,408 @@
+"""The matrix product in any semifield and its derivative: the public calls for arrays.
+
+Checks arguments, asks ``route`` for the way, allocates, and lets ``run`` compute. A call that was
+planned once is found again by the arrays' shapes, strides and dtypes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import run, source
+from semiconv_cupy.algebra import (
+    BroadcastSemifield,
+    SelectSemifield,
+    Semifield,
+    SubtractSemifield,
+    named,
+    no_semifield,
+)
+from semiconv_cupy.backends.broadcast import broadcast_matmul
+from semiconv_cupy.backends.host.calls import aligned
+from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.conv import (
+    native,
+    refuse_broadcast,
+    refuse_kernels,
+    require_derivatives,
+    require_grad_out,
+    require_method,
+    require_one_dtype,
+    storage_of,
+)
+from semiconv_cupy.errors import flag
+from semiconv_cupy.operands import Operands, Shape
+from semiconv_cupy.product import Product, merged
+from semiconv_cupy.residual import needs_arrays
+from semiconv_cupy.route import ProductRoute, choose_product
+from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
+from semiconv_cupy.winners import indices_of, product_route_with_winners, selection_by_one
+
+Array = Any
+
+
+def semifield_matmul(
+    a: Array,
+    b: Array,
+    semifield: Semifield | BroadcastSemifield | str,
+    *,
+    out: Array | None = None,
+    method: str = "auto",
+    return_indices: bool = False,
+) -> Any:
+    r"""Multiply matrices in a semifield.
+
+    .. math:: out[\ldots, m, n] = \bigoplus_k a[\ldots, m, k] \otimes b[\ldots, k, n]
+
+    Shapes, broadcasting and operands of one axis are those of `numpy.matmul`. With
+    ``"tropical_min"`` this is one step of shortest paths, with ``"tropical_max"`` of Viterbi's
+    algorithm, with `SubtractSemifield.log` of the forward algorithm, all in logarithms.
+
+    Parameters
+    ----------
+    a : array (..., M, K) or (K,)
+        NumPy or CuPy, any strides: transposed, sliced and broadcast arrays are read where they lie.
+        dtypes as in `semifield_conv`.
+    b : array (..., K, N) or (K,)
+        Of the same library, device and dtype. Leading axes broadcast.
+    semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
+        The addition and the multiplication, or the name of a ready-made pair. `channels_add` has no
+        effect: a product adds all its terms by the semifield's own addition.
+    out : array, optional
+        Receives the result, and is returned: of its shape, or one to which it broadcasts, and of a
+        dtype to which it may be cast as "same_kind". It may overlap `a` and `b`.
+    method : {"auto", "direct", "tiled", "linear", "reference"}
+        As in `semifield_conv`.
+    return_indices : bool
+        Return the winners, too; for selections.
+
+    Returns
+    -------
+    out : array (..., M, N)
+        C-contiguous unless given; of the operands' library, device and dtype. A number where both
+        operands have one axis.
+    indices : array of int64, of the result's shape
+        Only with `return_indices`, as (out, indices): which k gave the term that won, the first of
+        equal ones; -1 where no term is better than the zero.
+
+    Raises
+    ------
+    TypeError
+        Arrays of different libraries or dtypes, a dtype that the semifield has no meaning for, or
+        an `out` that cannot hold the result's dtype.
+    ValueError
+        Scalars; shapes that do not fit; an `out` of another shape, or one that is read-only.
+        `return_indices` with an addition that is no selection.
+    BackendUnavailableError
+        A method asked for by name that cannot run on this machine.
+
+    Notes
+    -----
+    Numbers are treated as in `semifield_conv`: integers saturate, halves are computed in float32,
+    NaN is never selected. Where K = 0 the result is the semifield's zero. Nothing of the size
+    M x N x K is ever in memory.
+
+    Examples
+    --------
+    Two steps along roads, whose lengths a has; inf: no road.
+
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> a = np.array([[0, 4, np.inf], [np.inf, 0, 1], [2, np.inf, 0]])
+    >>> sc.semifield_matmul(a, a, "tropical_min")
+    array([[0., 4., 5.],
+           [3., 0., 1.],
+           [2., 6., 0.]])
+    >>> sc.semifield_matmul(a, a, "tropical_min", return_indices=True)[1]
+    array([[0, 0, 1],
+           [2, 1, 1],
+           [0, 0, 2]])
+    """
+    if isinstance(semifield, str):
+        semifield = named(semifield)
+    layout = None if out is None else _layout_of(out)
+    call: Callable[..., Any] | None = None
+    key: tuple[Any, ...] = ()
+    try:
+        key = (
+            a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, type(a), type(b), semifield,
+            method, return_indices, layout,
+        )  # fmt: skip
+        call = _calls.get(key)
+    except (AttributeError, TypeError):  # no arrays, or nothing that can be hashed
+        key = ()
+    if call is None:
+        with_winners = flag("return_indices", return_indices)
+        values = _plan(a, b, semifield, method, with_winners)
+        call = values if out is None else _plan_into(a, b, out, values, with_winners)
+        if key:
+            if len(_calls) >= _MOST_CALLS:
+                _calls.clear()
+            _calls[key] = call
+    return call(a, b) if out is None else call(a, b, out)
+
+
+# Calls already planned, by everything that a plan depends on.
+_calls: dict[tuple[Any, ...], Callable[..., Any]] = {}
+_MOST_CALLS = 1024
+
+
+class Checked(NamedTuple):
+    """What is known of a call once its arguments are checked."""
+
+    place: Place
+    operands: Operands
+    semifield: Semifield
+    storage: str
+    method: str
+
+    @classmethod
+    def of(cls, a: Array, b: Array, semifield: Any, method: str) -> Checked:
+        """Check everything about a call; errors name what does not fit."""
+        place, operands = _checked_operands(a, b, method)
+        if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
+            raise no_semifield(semifield)
+        return cls(place, operands, semifield, storage_of(a.dtype, semifield, "a"), method)
+
+    def route(self, product: Product) -> ProductRoute:
+        """How a product of these operands is computed."""
+        return choose_product(self.semifield, product, self.storage, self.place, self.method)
+
+
+def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]:
+    place = place_of(a=a, b=b)
+    require_method(method)
+    require_one_dtype(a, b, ("a", "b"))
+    return place, Operands.of(a.shape, b.shape)
+
+
+# ---- plans: what multiplies arrays of one layout -------------------------------------------------
+
+
+def _plan(
+    a: Array, b: Array, semifield: Any, method: str, with_winners: bool
+) -> Callable[..., Any]:
+    """Check everything once; return what multiplies such arrays."""
+    if with_winners:
+        semifield = selection_by_one(semifield)
+    elif isinstance(semifield, BroadcastSemifield):
+        return _plan_broadcast(a, b, semifield, method)
+    checked = Checked.of(a, b, semifield, method)
+    make = _with_winners if with_winners else _values
+    if checked.place.on_gpu:
+        call = make(checked, a, b)
+
+        def on_its_gpu(a: Array, b: Array) -> Any:
+            with gpu_of(a, b):  # not always the GPU of the first call
+                return call(a, b)
+
+        return on_its_gpu
+    dtype = native(a.dtype)
+
+    def converted(a: Array, b: Array) -> Any:
+        a, b = a.astype(dtype, order="C"), b.astype(dtype, order="C")
+        return make(checked, a, b)(a, b)
+
+    if not (aligned(a) and aligned(b)):
+        return converted
+    call, alignment = make(checked, a, b), dtype.alignment
+
+    def of_aligned(a: Array, b: Array) -> Any:
+        if (_address(a) | _address(b)) % alignment:  # unlike the arrays that this was planned for
+            return converted(a, b)
+        return call(a, b)
+
+    return of_aligned
+
+
+def _values(checked: Checked, a: Array, b: Array) -> Callable[[Array, Array], Array]:
+    """What multiplies arrays of these shapes, dtypes and strides."""
+    place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
+    empty = place.array_module.empty
+    if 0 in shape:
+        return lambda a, b: empty(shape, dtype)
+    route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
+    launch = None if place.on_gpu else run.product_at(route)
+    if launch is not None and shape:
+
+        def by_addresses(a: Array, b: Array) -> Array:
+            out = empty(shape, dtype)
+            launch(_address(a), _address(b), _address(out), None, None)
+            return out
+
+        return by_addresses
+
+    def by_arrays(a: Array, b: Array) -> Array:
+        out = empty(shape, dtype)
+        run.product(route, a, b, out)
+        return out if shape else out[()]
+
+    return by_arrays
+
+
+def _with_winners(
+    checked: Checked, a: Array, b: Array
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """`_values` and the winners' indices."""
+    xp, shape, dtype = checked.place.array_module, checked.operands.out_shape, native(a.dtype)
+    route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
+    route = product_route_with_winners(route)
+    spec = route.residual_spec(shape)
+    assert spec is not None
+
+    def call(a: Array, b: Array) -> tuple[Array, Array]:
+        out, residual = xp.empty(shape, dtype), xp.empty(spec.shape, spec.dtype)
+        if out.size:
+            run.product(route, a, b, out, residual)
+        indices = indices_of(xp, residual)
+        return (out, indices) if shape else (out[()], indices[()])
+
+    return call
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _product(operands: Operands, a: Array, b: Array, out: Strides) -> Product:
+    return operands.product(element_strides(a), element_strides(b), out).merged()
+
+
+def _plan_broadcast(
+    a: Array, b: Array, semifield: BroadcastSemifield, method: str
+) -> Callable[[Array, Array], Array]:
+    """`_plan` for whole-array functions, which have no kernels."""
+    place, operands = _checked_operands(a, b, method)
+    refuse_kernels(method)
+
+    def by_arrays(a: Array, b: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return broadcast_matmul(place.array_module, a, b, semifield, operands)[()]
+
+    return by_arrays
+
+
+# ---- into an array of the caller -----------------------------------------------------------------
+
+
+def _layout_of(out: Array) -> tuple[Any, ...]:
+    """What a plan depends on; TypeError where `out` is no array."""
+    place_of(out=out)
+    return out.shape, out.strides, out.dtype, type(out)
+
+
+def _plan_into(
+    a: Array, b: Array, out: Array, values: Callable[..., Any], with_winners: bool
+) -> Callable[..., Any]:
+    """What multiplies such arrays into an `out` like this one, as `numpy.matmul` does."""
+    place, operands = place_of(a=a, b=b, out=out), Operands.of(a.shape, b.shape)
+    shape, batch = operands.out_shape, operands.batch
+    matrix = shape[len(batch) :]
+    leading = out.shape[: out.ndim - len(matrix)]
+    if out.shape != (*leading, *matrix) or not _broadcasts(batch, leading):
+        raise ValueError(f"out must have shape {shape}, or more leading axes, got {out.shape}")
+    if not np.can_cast(native(a.dtype), out.dtype, "same_kind"):
+        raise TypeError(
+            f"out must have a dtype to which {a.dtype} can be cast as 'same_kind', got {out.dtype}"
+        )
+
+    def into(a: Array, b: Array, out: Array) -> Any:
+        if not getattr(out.flags, "writeable", True):
+            raise ValueError("out is read-only")
+        found = values(a, b)
+        with place.current():
+            out[...] = found[0] if with_winners else found
+        return (out, found[1]) if with_winners else out
+
+    return into
+
+
+def _broadcasts(batch: Shape, leading: Shape) -> bool:
+    """Whether results of these leading axes broadcast to those of `out`."""
+    own = leading[len(leading) - len(batch) :]
+    return len(own) == len(batch) and all(a in (1, b) for a, b in zip(batch, own, strict=True))
+
+
+# ---- derivatives ---------------------------------------------------------------------------------
+
+
+def semifield_matmul_vjp(
+    a: Array, b: Array, semifield: Semifield | str, *, method: str = "auto"
+) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    r"""Multiply matrices, and return what pulls a gradient of the result back to both.
+
+    .. math:: grad\_a[m, k] = \sum_n grad\_out[m, n]\,
+              \frac{\partial out[m, n]}{\partial term} \frac{\partial term}{\partial a[m, k]}
+
+    and likewise for `b`. The weights of the terms are those of `semifield_conv_vjp`: a selection
+    sends the whole gradient to the term that won, log and root share it by their own scaled values.
+    An operand that was broadcast gets the sum of its copies' gradients.
+
+    Parameters are as in `semifield_matmul`, floating dtypes only, no BroadcastSemifield.
+
+    Returns
+    -------
+    out : array
+        As `semifield_matmul` returns it.
+    pullback : callable
+        ``pullback(grad_out) -> (grad_a, grad_b)``, of the shapes and dtype of a and b. It holds a
+        and b only where the derivative needs them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> a, b = np.array([[0.0, 3.0], [2.0, 1.0]]), np.array([[1.0], [0.0]])
+    >>> out, pullback = sc.semifield_matmul_vjp(a, b, "tropical_max")
+    >>> grad_a, grad_b = pullback(np.ones_like(out))
+    >>> grad_a
+    array([[0., 1.],
+           [1., 0.]])
+    >>> grad_b
+    array([[1.],
+           [1.]])
+    """
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    refuse_broadcast(algebra, "semifield_matmul_vjp")
+    checked = Checked.of(a, b, algebra, method)
+    require_derivatives(checked.storage)
+    place, operands, dtype = checked.place, checked.operands, native(a.dtype)
+    xp, shape = place.array_module, operands.out_shape
+    if not place.on_gpu:
+        a, b = (x if aligned(x) else x.astype(dtype, order="C") for x in (a, b))
+    product, gradients = merged(
+        operands.product(element_strides(a), element_strides(b), contiguous_strides(shape)),
+        operands.product(*map(contiguous_strides, (a.shape, b.shape, shape))),
+    )
+    route = checked.route(product)
+    spec = route.residual_spec(shape or (1,))
+    with place.current():
+        out = xp.empty(shape, dtype)
+        residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
+        if out.size:
+            run.product(route, a, b, out, residual)
+    # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
+    saved: tuple[Array, Array] = (None, None)
+    if needs_arrays(algebra):
+        saved = a.view(), b.view()
+    a_shape, b_shape, out_like = a.shape, b.shape, out.reshape(-1)[:0]
+
+    def pullback(grad_out: Array) -> tuple[Array, Array]:
+        grad_out = np.asarray(grad_out) if np.isscalar(grad_out) else grad_out
+        place_of(out=out_like, grad_out=grad_out)
+        require_grad_out(grad_out, shape, dtype)
+        real = source.ARITHMETIC[checked.storage]
+        with place.current():
+            if not math.prod(shape):
+                return xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
+            grad_a, grad_b = xp.empty(a_shape, real), xp.empty(b_shape, real)
+            grad_out = xp.ascontiguousarray(grad_out).astype(dtype, copy=False).reshape(shape)
+            run.product_backward(route, gradients, grad_out, *saved, residual, grad_a, grad_b)
+            return grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
+
+    return out if shape else out[()], pullback
