@@ -135,12 +135,34 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
 
 template <int N> struct Count { static constexpr int value = N; };
 
+// How the outputs of two rows, one below the other, share what they load, as the pairs of strips.hpp do: within
+// planes of `taps` taps the lower row sees at tap t - lag what the upper one sees at tap t.
+struct SharedTaps {
+  int64 taps = 0, lag = 0;  // taps 0: they share nothing
+
+  SharedTaps() = default;
+  // pitch: from a row of the scratch to the next.
+  SharedTaps(const int64* offsets, int64 count, int64 pitch) {
+    while (lag < count && offsets[lag] != offsets[0] + pitch) ++lag;
+    if (lag == count) return;
+    int64 plane = lag;
+    while (plane < count && offsets[plane] == offsets[plane - lag] + pitch) ++plane;
+    if (count % plane) return;
+    for (int64 t = 0; t < count; ++t)
+      if (t % plane >= lag && offsets[t] != offsets[t - lag] + pitch) return;
+    taps = plane;
+  }
+};
+
 // Reduce STRIPS registers of outputs over all taps. Their windows begin at `window` in the scratch, the
 // first output is `to`. A Reducer has
 //   Lane, Value              the numbers of the scratch, and a register of results
 //   start(window)            the value before the first tap
 //   begin()                  that tap: 0, or 1 where start() has taken tap 0
 //   step(value, window, tap) the value after one more tap
+//   shared                   how two rows share what they load, where they may; then also
+//   element(window, tap)     what a tap sees
+//   take(value, element, tap)  the value after a tap that sees `element`
 // put(to, value, n) takes a finished register, of which n lanes are outputs.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
@@ -159,7 +181,48 @@ SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
     put(to + s * width, values[s], (int)smaller_of(width, outputs - s * width));
 }
 
-// Reduce a tile row by row, in groups of 8, 4, 2 and single registers.
+// The same of STRIPS registers of each of two rows, `pitch` and `to_pitch` apart: where both see an element, it
+// is loaded once.
+template <int STRIPS, class Reducer, class Put>
+SEMICONV_FN void reduce_pair(const Reducer& reducer, int64 taps, const typename Reducer::Lane* window,
+                             int64 pitch, int64 to, int64 to_pitch, int64 outputs, const Put& put) {
+  constexpr int width = lanes_of<typename Reducer::Lane>;
+  const int64 plane = reducer.shared.taps, lag = reducer.shared.lag;
+  typename Reducer::Value upper[STRIPS], lower[STRIPS];
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s) upper[s] = lower[s] = reducer.start(window);
+  const auto alone = [&](auto* values, const typename Reducer::Lane* from, int64 begin,
+                         int64 end) __attribute__((always_inline)) {
+    for (int64 tap = begin; tap < end; ++tap) {
+#pragma GCC unroll 8
+      for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], from + s * width, tap);
+    }
+  };
+  for (int64 begin = 0; begin < taps; begin += plane) {
+    const int64 end = begin + plane;
+    alone(upper, window, begin, begin + lag);
+    for (int64 tap = begin + lag; tap < end; ++tap) {
+#pragma GCC unroll 8
+      for (int s = 0; s < STRIPS; ++s) {
+        const auto element = reducer.element(window + s * width, tap);
+        upper[s] = reducer.take(upper[s], element, tap);
+        lower[s] = reducer.take(lower[s], element, tap - lag);
+      }
+    }
+    alone(lower, window + pitch, end - lag, end);
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < STRIPS; ++s) {
+    const int n = (int)smaller_of(width, outputs - s * width);
+    put(to + s * width, upper[s], n);
+    put(to + to_pitch + s * width, lower[s], n);
+  }
+}
+
+template <class Reducer> constexpr bool may_share(...) { return false; }
+template <class Reducer> constexpr bool may_share(decltype(&Reducer::take)) { return true; }
+
+// Reduce a tile row by row, or two rows at once, in groups of 8, 4, 2 and single registers.
 template <class Reducer, class Put>
 inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* origin,
                         const int64* outputs, const Reducer& reducer, int64 taps,
@@ -168,12 +231,33 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
   const int last = (int)m.rank - 1;
   int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= outputs[a];
+  const auto next = [&] {
+    for (int a = last - 1; a >= 0 && ++index[a] == outputs[a]; --a) index[a] = 0;
+  };
   for (int64 r = 0; r < rows; ++r) {
     const typename Reducer::Lane* from = scratch;
     int64 to = 0, rest = outputs[last];
     for (int a = 0; a < m.rank; ++a) {
       to = to * m.size[a] + origin[a] + index[a];
       from += index[a] * t.pitch[a];
+    }
+    if constexpr (may_share<Reducer>(nullptr)) {
+      if (reducer.shared.taps && index[last - 1] + 1 < outputs[last - 1]) {
+        const auto reduce = [&](auto strips) __attribute__((always_inline)) {
+          constexpr int count = decltype(strips)::value;
+          reduce_pair<count>(reducer, taps, from, t.pitch[last - 1], to, m.size[last], rest, put);
+          from += count * width;
+          to += count * width;
+          rest -= count * width;
+        };
+        while (rest >= 4 * width) reduce(Count<4>{});
+        if (rest >= 2 * width) reduce(Count<2>{});
+        while (rest > 0) reduce(Count<1>{});
+        next();
+        next();
+        ++r;
+        continue;
+      }
     }
     const auto reduce = [&](auto strips) __attribute__((always_inline)) {
       constexpr int count = decltype(strips)::value;
@@ -186,7 +270,7 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
     if (rest >= 4 * width) reduce(Count<4>{});
     if (rest >= 2 * width) reduce(Count<2>{});
     while (rest > 0) reduce(Count<1>{});
-    for (int a = last - 1; a >= 0 && ++index[a] == outputs[a]; --a) index[a] = 0;
+    next();
   }
 }
 

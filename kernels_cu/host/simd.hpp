@@ -61,7 +61,7 @@ template <> SEMICONV_FN Vector negative_infinity<Vector>() { return Extreme<Real
 SEMICONV_FN Vector broadcast(Real value) { return value - Vector{}; }  // 0 + value would add
 
 // The same value, kept in a register: the compiler knows nothing about it.
-SEMICONV_FN Vector opaque(Vector value) {
+template <class V> SEMICONV_FN V opaque(V value) {
 #if defined(__x86_64__)
   asm("" : "+x"(value));
 #elif defined(__aarch64__)

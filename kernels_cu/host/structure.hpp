@@ -10,12 +10,22 @@
 
 namespace semiconv {
 
+// element + value. Floating sums as element * 1 + value, the same bits (as in forward.hpp): multipliers do it,
+// while the adders are busy with the extremum.
+template <class V, class W> SEMICONV_FN V sum_of(V element, W value) {
+#if defined(__FMA__)
+  if constexpr (!Limits<W>::integer) return element * opaque(V{} + (W)1) + value;
+#endif
+  return element + value;
+}
+
 template <class W, bool MINIMUM> struct StructureReducer {
   using Lane = W;
   using Value = VectorOf<W>;
   const int64* offsets;
   const W* values;
   const double* first;  // the first tap's value where W does not hold it, else nullptr
+  SharedTaps shared;
 
   SEMICONV_FN int64 begin() const { return first ? 1 : 0; }
   SEMICONV_FN Value start(const W* window) const {
@@ -27,8 +37,14 @@ template <class W, bool MINIMUM> struct StructureReducer {
     }
     return value;
   }
+  SEMICONV_FN Value element(const W* window, int64 tap) const {
+    return opaque(load_vector<Value>(window + offsets[tap]));
+  }
+  SEMICONV_FN Value take(Value best, Value element, int64 tap) const {
+    return better<MINIMUM>(best, sum_of(element, values[tap]));
+  }
   SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
-    return better<MINIMUM>(best, load_vector<Value>(window + offsets[tap]) + values[tap]);
+    return take(best, load_vector<Value>(window + offsets[tap]), tap);
   }
 };
 
@@ -39,11 +55,17 @@ template <class W, bool MINIMUM> struct SaturatingReducer {
   const int64* offsets;
   const int64* values;
   const double* first;
+  SharedTaps shared;
 
   SEMICONV_FN int64 begin() const { return 0; }
   SEMICONV_FN Value start(const W*) const { return Value{} + worst<MINIMUM, W>(); }
+  SEMICONV_FN Value element(const W* window, int64 tap) const {
+    return load_vector<Value>(window + offsets[tap]);
+  }
   SEMICONV_FN Value step(Value best, const W* window, int64 tap) const {
-    const Value element = load_vector<Value>(window + offsets[tap]);
+    return take(best, element(window, tap), tap);
+  }
+  SEMICONV_FN Value take(Value best, Value element, int64 tap) const {
     using U = VectorOf<uint64>;
     const Value sum = (Value)((U)element + (uint64)values[tap]);
     const Value kept = values[tap] >= 0 ? (sum < element ? Value{} + Limits<W>::highest : sum)
@@ -65,7 +87,10 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
     offsets.data[n] = 0;
     for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * m.step(a, t.pitch[a]);
   }
-  const Reducer reducer{offsets.data, values, first};
+  const bool pairs = m.rank > 1 && !first;
+  const SharedTaps shared =
+      pairs ? SharedTaps(offsets.data, count, t.pitch[m.rank - 2]) : SharedTaps();
+  const Reducer reducer{offsets.data, values, first, shared};
   const auto convert = [](const Storage* from, W* to, int64 n) {
     for (int64 i = 0; i < n; ++i) {
       const W element = (W)load(from[i]);
@@ -77,8 +102,14 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
       if (n == width) return store_vector(out + to, sums);
     }
     W buffer[width];
+    Storage stored[width];
     store_vector(buffer, sums);
-    for (int i = 0; i < n; ++i) out[to + i] = stored_sum(buffer[i]);
+    for (int i = 0; i < width; ++i) stored[i] = stored_sum(buffer[i]);
+    if (n == width) {
+      __builtin_memcpy(out + to, stored, sizeof(stored));
+      return;
+    }
+    for (int i = 0; i < n; ++i) out[to + i] = stored[i];
   };
   const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, source, scratch, outside, convert);
