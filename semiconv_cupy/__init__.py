@@ -1,8 +1,9 @@
 """Semifield convolutions of NumPy and CuPy arrays: dilation, erosion, log-sum-exp and your own.
 
-``semifield_conv`` is the convolution; ``SelectSemifield``, ``SubtractSemifield`` and
-``BroadcastSemifield`` define its addition and multiplication; ``structuring`` makes kernels;
-``ndimage`` has functions with SciPy's names. Importing this package imports neither torch nor CuPy.
+``semifield_conv`` is the convolution, ``semifield_matmul`` the matrix product; ``SelectSemifield``,
+``SubtractSemifield`` and ``BroadcastSemifield`` define their addition and multiplication;
+``structuring`` makes kernels; ``ndimage`` has functions with SciPy's names. Importing this package
+imports neither torch nor CuPy.
 """
 
 from semiconv_cupy import ndimage, structuring
@@ -18,6 +19,7 @@ from semiconv_cupy.errors import (
 )
 from semiconv_cupy.explain import explain
 from semiconv_cupy.matmul import semifield_matmul, semifield_matmul_vjp
+from semiconv_cupy.powers import semifield_closure, semifield_matrix_power
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()
@@ -35,10 +37,12 @@ __all__ = [
     "ndimage",
     "reconstruction",
     "rolling_ball",
+    "semifield_closure",
     "semifield_conv",
     "semifield_conv_vjp",
     "semifield_matmul",
     "semifield_matmul_vjp",
+    "semifield_matrix_power",
     "structuring",
     "where",
 ]

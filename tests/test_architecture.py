@@ -34,8 +34,8 @@ LAYERS = {
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (
-        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/run.py",
-        "semiconv_cupy/ndimage/*",
+        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/powers.py",
+        "semiconv_cupy/run.py",        "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/structuring.py",
     ),
     "views of the whole core": (

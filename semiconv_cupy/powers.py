@@ -1,0 +1,286 @@
+"""Powers of a square matrix in a semifield, and their sum: walks of n steps, and of any number.
+
+Both are products by squaring, so `matmul` does the work.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy.algebra import (
+    BroadcastSemifield,
+    SelectSemifield,
+    Semifield,
+    SubtractSemifield,
+    named,
+    no_semifield,
+)
+from semiconv_cupy.algebra.laws import LawReport
+from semiconv_cupy.backends.additions import computed_semifield
+from semiconv_cupy.backends.place import place_of
+from semiconv_cupy.conv import native, storage_of
+from semiconv_cupy.errors import flag, integer
+from semiconv_cupy.matmul import semifield_matmul
+from semiconv_cupy.winners import selection_by_one
+
+Array = Any
+
+
+def semifield_matrix_power(
+    a: Array, n: int, semifield: Semifield | BroadcastSemifield | str, *, method: str = "auto"
+) -> Array:
+    r"""The product of n equal matrices: :math:`a \otimes a \otimes \ldots \otimes a`.
+
+    Of a graph's weights it is the ⊕ of all walks of n steps, each walk the ⊗ of its edges. Takes at
+    most 2 log2(n) products.
+
+    Parameters
+    ----------
+    a : array (..., N, N)
+        As in `semifield_matmul`.
+    n : int
+        At least 0. The power 0 has one on the diagonal and zero elsewhere.
+    semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
+        Its multiplication must be associative: ``"tropical_min"`` serves, and
+        ``"tropical_min_negated"`` does not.
+    method : str
+        As in `semifield_matmul`.
+
+    Returns
+    -------
+    array (..., N, N)
+        Of a's library, device and dtype; never `a` itself.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        An array that is not a stack of square matrices.
+    TypeError
+        An `n` that is no integer; everything as in `semifield_matmul`.
+    ValueError
+        A negative `n`: matrices of a semifield have no inverse. A multiplication that is not
+        associative, or for `n` = 0 one without a neutral element.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> a = np.array([[np.inf, 4, np.inf], [np.inf, np.inf, 1], [2, np.inf, np.inf]])
+    >>> sc.semifield_matrix_power(a, 2, "tropical_min")  # two steps
+    array([[inf, inf,  5.],
+           [ 3., inf, inf],
+           [inf,  6., inf]])
+    >>> sc.semifield_matrix_power(a, 0, "tropical_min")
+    array([[ 0., inf, inf],
+           [inf,  0., inf],
+           [inf, inf,  0.]])
+    """
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    exponent = integer("n", n)
+    require_square(a)
+    if exponent < 0:
+        raise ValueError(f"n must be at least 0, since a matrix has no inverse here, got n={n!r}")
+    one = one_of(algebra)
+    if exponent == 0:
+        # A product checks everything about the arguments; of no matrix, it computes nothing.
+        semifield_matmul(a[..., :0, :], a[..., :0], algebra, method=method)
+        return _identity(a, algebra, one)
+    result: Array | None = None
+    square = a
+    while True:
+        if exponent & 1:
+            result = square if result is None else _times(result, square, algebra, method)
+        exponent >>= 1
+        if not exponent:
+            break
+        square = _times(square, square, algebra, method)
+    if result is not a:
+        return result
+    semifield_matmul(a[..., :0, :], a[..., :0], algebra, method=method)
+    return a.astype(native(a.dtype), order="C")
+
+
+def semifield_closure(
+    a: Array,
+    semifield: SelectSemifield | str,
+    *,
+    method: str = "auto",
+    return_indices: bool = False,
+) -> Any:
+    r"""The sum of all powers of a matrix, :math:`a^* = 1 \oplus a \oplus a^2 \oplus \ldots`.
+
+    Of a graph's weights it is the best walk between each two nodes, of any number of steps:
+    ``"tropical_min"`` gives all shortest paths, ``"max_times"`` the likeliest ones,
+    ``"boolean"`` what is reachable (of numbers: the widest paths). It is the power N of 1 ⊕ a,
+    by squaring: at most ceil(log2 N) products, fewer where nothing changes any more.
+
+    Parameters
+    ----------
+    a : array (..., N, N)
+        As in `semifield_matmul`: a[i, j] is the weight of the edge from i to j, the semifield's
+        zero where there is none.
+    semifield : SelectSemifield or str
+        A selection, whose sums repeat no term; its multiplication must be associative.
+    method : str
+        As in `semifield_matmul`.
+    return_indices : bool
+        Return the paths, too.
+
+    Returns
+    -------
+    out : array (..., N, N)
+        Of a's library, device and dtype.
+    indices : array of int64 (..., N, N)
+        Only with `return_indices`, as (out, indices): the node before j on a best path from i to j;
+        -1 where i = j, and where no path leads. Following row i back from j gives the whole path.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        An array that is not a stack of square matrices.
+    ValueError
+        A cycle that is better than one, such as one of negative length in shortest paths: walks
+        along it get better without end. A semifield that does not serve.
+    TypeError
+        As in `semifield_matmul`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import semiconv_cupy as sc
+    >>> roads = np.array([[0, 4, np.inf], [np.inf, 0, 1], [2, np.inf, 0]])
+    >>> lengths, before = sc.semifield_closure(roads, "tropical_min", return_indices=True)
+    >>> lengths
+    array([[0., 4., 5.],
+           [3., 0., 1.],
+           [2., 6., 0.]])
+    >>> before[0]  # from node 0 to node 2 by node 1
+    array([-1,  0,  1])
+    """
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    with_paths = flag("return_indices", return_indices)
+    if not isinstance(algebra, SelectSemifield) or algebra.channels_add:
+        raise ValueError(
+            "semifield_closure needs a SelectSemifield without channels_add, whose sums repeat no "
+            f"term, got {algebra!r}"
+        )
+    require_square(a)
+    algebra, one = selection_by_one(algebra), one_of(algebra)
+    semifield_matmul(a[..., :0, :], a[..., :0], algebra, method=method)  # checks the arguments
+    xp = place_of(a=a).array_module
+    better = _comparison(algebra, a)
+    with place_of(a=a).current():
+        diagonal = _identity(a, algebra, one)
+        walks = xp.where(better(a, diagonal), diagonal, a).astype(native(a.dtype), copy=False)
+        before = _edges(xp, walks, diagonal, better) if with_paths else None
+        for _ in range(max(a.shape[-1] - 1, 0).bit_length()):
+            found = semifield_matmul(
+                walks, walks, algebra, method=method, return_indices=with_paths
+            )
+            longer, middle = found if with_paths else (found, None)
+            improved = better(walks, longer)
+            if not improved.any():
+                break
+            walks = longer
+            if with_paths:
+                before = _joined(xp, before, middle, improved)
+        ends = xp.diagonal(walks, axis1=-2, axis2=-1)
+        if better(xp.diagonal(diagonal, axis1=-2, axis2=-1), ends).any():
+            raise ValueError(
+                "a has a cycle that is better than one (of negative length, in shortest paths): "
+                "walks along it get better without end"
+            )
+    return (walks, before) if with_paths else walks
+
+
+def require_square(a: Array) -> None:
+    """LinAlgError for what is no stack of square matrices, TypeError for what is no array."""
+    place_of(a=a)
+    if a.ndim < 2:
+        raise np.linalg.LinAlgError(f"a must have two axes or more, got shape {a.shape}")
+    if a.shape[-1] != a.shape[-2]:
+        raise np.linalg.LinAlgError(f"the last two axes of a must be equal, got shape {a.shape}")
+
+
+def one_of(semifield: Any) -> float | None:
+    """The neutral element of a semifield's multiplication, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        A multiplication that is not associative, whose powers depend on the order of the products.
+
+    Examples
+    --------
+    >>> one_of(SelectSemifield.tropical_min()), one_of(SelectSemifield.max_times())
+    (0.0, 1.0)
+    """
+    if not isinstance(semifield, (SelectSemifield, SubtractSemifield, BroadcastSemifield)):
+        raise no_semifield(semifield)
+    report = _report(semifield)
+    laws = {law.name: law for law in report.laws}
+    if report.kernel_inverted or not laws["multiplication is associative"].holds:
+        hint = "; tropical_min adds both" if report.kernel_inverted else ""
+        raise ValueError(
+            f"powers need an associative multiplication, (a ⊗ b) ⊗ c = a ⊗ (b ⊗ c), got "
+            f"{semifield!r}{hint}"
+        )
+    return report.one
+
+
+@lru_cache(maxsize=64)
+def _report(semifield: Any) -> LawReport:
+    report: LawReport = semifield.check()
+    return report
+
+
+def _times(a: Array, b: Array, semifield: Any, method: str) -> Array:
+    return semifield_matmul(a, b, semifield, method=method)
+
+
+def _identity(a: Array, semifield: Any, one: float | None) -> Array:
+    """Matrices of a's shape and dtype with one on the diagonal, zero elsewhere."""
+    if one is None:
+        raise ValueError(f"{semifield!r} has no one, which the power 0 and the closure need")
+    place, zero, dtype = place_of(a=a), semifield.zero, native(a.dtype)
+    if dtype.kind == "b":
+        zero = computed_semifield(semifield, storage_of(dtype, semifield, "a")).zero
+        one = 1.0 - zero
+    elif dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        zero, one = (int(min(max(x, limits.min), limits.max)) for x in (zero, one))
+    xp = place.array_module
+    with place.current():
+        on_diagonal = xp.eye(a.shape[-1], dtype=bool)
+        values = (xp.asarray(value).astype(dtype) for value in (one, zero))
+        return xp.array(xp.broadcast_to(xp.where(on_diagonal, *values), a.shape))
+
+
+def _comparison(semifield: SelectSemifield, a: Array) -> Any:
+    """(left, right) -> where right is better than left, for arrays of a's dtype."""
+    storage = storage_of(a.dtype, semifield, "a")
+    select = computed_semifield(semifield, storage).functions.select
+    if storage == "bool":
+        return lambda left, right: select(left.astype(np.uint8), right.astype(np.uint8))
+    return select
+
+
+def _edges(xp: Any, walks: Array, diagonal: Array, better: Any) -> Array:
+    """The node before each on a path of one edge: i where an edge leads from i to another node."""
+    nodes = xp.arange(walks.shape[-1])
+    linked = better(diagonal, walks) & (nodes[:, None] != nodes)
+    return xp.where(linked, nodes[:, None], -1)
+
+
+def _joined(xp: Any, before: Array, middle: Array, improved: Array) -> Array:
+    """The node before each, where the best walk has become one by way of `middle`.
+
+    The last edge of the walk i -> middle -> j is that of middle -> j. Only strict improvements
+    count, and among equal ones the first middle: so no row of indices runs in a circle, not even
+    along cycles that cost nothing. A walk that ends in its middle is no improvement.
+    """
+    last = xp.take_along_axis(before, xp.maximum(middle, 0), axis=-2)
+    return xp.where(improved, last, before)
