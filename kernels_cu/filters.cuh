@@ -15,7 +15,15 @@ SEMICONV_FN int64 element_at(int64 size, int64 before, const int64* beyond, int6
   if (place >= 0 && place < size) return place;
   return beyond[before + (place < 0 ? place : place - size)];
 }
-
+// The same in a row of which neighbouring positions are `unit` elements apart: `size`, `place` and the result
+// count elements, `before` and the table positions. What a window sees beyond the border has 31 bits.
+SEMICONV_FN int64 element_in_row(int64 size, int64 before, const int64* beyond, int32 unit, int64 place) {
+  if (place >= 0 && place < size) return place;
+  const int32 past = (int32)(place < 0 ? place : place - size);
+  const int32 position = past < 0 ? ~(~past / unit) : past / unit;  // rounded down
+  const int64 shown = beyond[before + position];
+  return shown < 0 ? shown : shown * unit + (past - position * unit);
+}
 
 // The better of two: `right` if it is strictly better, so that a NaN there never wins.
 template <bool MINIMUM, class V> SEMICONV_FN V better(V left, V right) {

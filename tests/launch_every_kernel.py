@@ -112,9 +112,10 @@ def _integers(device, img, krn, arguments):
 
 def filters(cupy) -> Iterator[partial]:
     """The functions that have SciPy's names."""
-    for shape in ((61, 83), (5, 40, 33), (1000,)):
-        for dtype in ("uint8", "int32", "float16", "float32", "float64"):
+    for dtype in ("uint8", "int32", "float16", "float32", "float64"):
+        for shape in ((61, 83), (5, 40, 33), (1000,)):
             yield partial(_filters, cupy, shape, dtype)
+        yield partial(_colours, cupy, dtype)
 
 
 def _filters(cupy, shape, dtype):
@@ -129,6 +130,17 @@ def _filters(cupy, shape, dtype):
         nd.convolve(x, rng.random((3,) * len(shape)))
     nd.binary_dilation(x > 50, iterations=3)
     nd.binary_fill_holes(x > 50)
+
+
+def _colours(cupy, dtype):
+    rng, nd = np.random.default_rng(0), sc.ndimage
+    x = cupy.asarray(rng.integers(0, 100, (61, 83, 3)).astype(dtype))
+    for size in (2, 5, 30):
+        nd.maximum_filter(x, (size, size, 1))
+        nd.minimum_filter1d(x, size, axis=1, mode="constant", cval=7)
+    nd.maximum_filter(x, footprint=sc.structuring.disk(4)[..., None])
+    nd.grey_erosion(x, structure=rng.integers(0, 9, (3, 3, 1)))
+    nd.binary_dilation(x > 50, np.ones((3, 3, 1)), iterations=3)
 
 
 def main(part: int, parts: int) -> None:

@@ -10,9 +10,11 @@ namespace semiconv {
 constexpr int rank = SEMICONV_RANK;
 
 // Twin of semiconv_cupy/ndimage/structs.py. In elements; `pitch` is from one row of the copy to the next.
+// A window counts positions, of which neighbours in a row are `unit` elements apart.
 struct Bordered {
   int64 size[max_rank], stride[max_rank];  // of the source
   int64 window[max_rank], before[max_rank];
+  int64 unit;
   int64 pitch;
   int64 table[max_rank];                    // where the axis' entries start in the tables
   int64 rows, parts;                         // rows of the copy, parts of each
@@ -41,7 +43,7 @@ SEMICONV_KERNEL(const semiconv::Bordered b, const semiconv::Storage* __restrict_
     source += element * b.stride[a];
   }
   const int64 size = b.size[rank - 1], before = b.before[rank - 1], step = b.stride[rank - 1];
-  const int64 width = size + b.window[rank - 1] - 1;
+  const int64 width = size + (b.window[rank - 1] - 1) * b.unit;
   const long long* table = tables + b.table[rank - 1];
   copy += row * b.pitch;
   const int64 begin = blockIdx.x % b.parts * of_thread * threads_x + lane;
@@ -49,7 +51,7 @@ SEMICONV_KERNEL(const semiconv::Bordered b, const semiconv::Storage* __restrict_
   for (int n = 0; n < of_thread; ++n) {
     const int64 x = begin + n * threads_x;
     if (x >= width) return;
-    const int64 element = element_at(size, before, table, x - before);
+    const int64 element = element_in_row(size, before, table, (int32)b.unit, x - before * b.unit);
     copy[x] = inside && element >= 0 ? source[element * step] : store(outside);
   }
 }

@@ -3,6 +3,7 @@
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false), and
 //   SEMICONV_DOWN, SEMICONV_ACROSS   outputs along each axis that a thread finds together: at most the
 //                                    window, and 1 where the window is 1
+//   SEMICONV_SPACED                  1 where neighbouring positions of a row are several elements apart, else 0
 // Sizes, windows, tiles and what lies beyond the border are arguments: other ones compile nothing.
 //
 // The windows of neighbouring outputs overlap. Outputs found together share the middle of their windows,
@@ -14,6 +15,13 @@
 //     output 2               [--m--------]            behind it: prefixes 5, 5 .. 6, 5 .. 7
 //     output 3                  [m----------]
 //
+// Colours lie between each other in a row (`unit` = 3 elements from a pixel to the next):
+//
+//     elements         r0 g0 b0 r1 g1 b1 r2 g2 b2     output r0 sees r0, r1, r2, ...
+//
+// A window along rows then counts every `unit`-th word, and so do the outputs that a thread finds together; all
+// else treats the elements of a row alike.
+//
 // A tile and what its windows see is copied into shared memory once (`stacks`: a word holds `per_word` rows,
 // one below the other). find_across() finds the windows along rows and writes them as `rows` (a word holds
 // `per_word` neighbouring columns), in which find_down() finds the windows down columns, and writes them out.
@@ -21,10 +29,12 @@
 
 namespace semiconv {
 
-// Twin of semiconv_cupy/ndimage/structs.py. Axes are down (rows) and across (columns).
+// Twin of semiconv_cupy/ndimage/structs.py. Axes are down (rows) and across (columns). A window counts
+// positions, all else elements.
 struct Flat {
   int64 planes, size[2];
   int32 window[2], before[2];
+  int32 unit;     // elements from one position of a row to the next
   int32 tile[2];  // outputs of a block
   int32 aligned;  // whether rows begin where four elements may be moved at once
   // Words of shared memory: from a line to the next, and where the parts begin.
@@ -32,15 +42,19 @@ struct Flat {
 };
 
 constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS;
+constexpr bool spaced = SEMICONV_SPACED;
 // Outputs of one thread's turn.
 constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = across > 4 ? across : 4;
 constexpr int most_together = 8;
 // Blocks that a multiprocessor holds at a time: as many as registers suffice for without spills.
 constexpr bool most = down == most_together || across == most_together;
-constexpr int least_blocks = !most ? 5 : per_word < 4 ? 4 : 2;
+constexpr int least_blocks = !most ? (spaced ? 4 : 5) : per_word < 4 ? 4 : 2;
 
-SEMICONV_FN int64 element_at(const Flat& f, const int64* beyond, int axis, int64 place) {
-  return element_at(f.size[axis], f.before[axis], beyond + (axis ? f.window[0] - 1 : 0), place);
+SEMICONV_FN int64 row_at(const Flat& f, const int64* beyond, int64 place) {
+  return element_at(f.size[0], f.before[0], beyond, place);
+}
+SEMICONV_FN int64 column_at(const Flat& f, const int64* beyond, int64 place) {
+  return element_in_row(f.size[1], f.before[1], beyond + (f.window[0] - 1), spaced ? f.unit : 1, place);
 }
 
 // `a`, or `limit` where `a` is larger. The limit is that of an int32.
@@ -64,10 +78,10 @@ SEMICONV_FN void extrema(const Word* line, int32 apart, const Word* folds, int32
       if (i < window) middle = Packing::best(middle, Packing::unpack(line[i * apart]));
   } else {
     int32 next = TOGETHER;
-#pragma unroll 2
+#pragma unroll spaced ? 1 : 2
     for (; next + TOGETHER <= window; next += TOGETHER)
       middle = Packing::best(middle, Packing::unpack(*(folds += folds_apart)));
-#pragma unroll 2
+#pragma unroll spaced ? 1 : 2
     for (; next < window; ++next) middle = Packing::best(middle, Packing::unpack(line[next * apart]));
   }
   const Word* at = line + window * apart;
@@ -95,6 +109,7 @@ struct Tile {
   const Flat& f;
   Word *stacks, *stacks_folds, *rows, *rows_folds;
   const int64 y0, x0;
+  const int32 unit;
   const int32 high, wide;  // outputs
   const int32 tall, broad;  // with what their windows see
   const int32 stack_count;
@@ -102,15 +117,15 @@ struct Tile {
 
   SEMICONV_FN Tile(const Flat& flat, Word* memory, int64 y, int64 x)
       : f(flat), stacks(memory), stacks_folds(memory + flat.stacks_folds), rows(memory + flat.rows),
-        rows_folds(memory + flat.rows_folds), y0(y), x0(x),
+        rows_folds(memory + flat.rows_folds), y0(y), x0(x), unit(spaced ? flat.unit : 1),
         high(at_most(flat.size[0] - y, flat.tile[0])),
         wide(at_most(flat.size[1] - x, flat.tile[1])), tall(high + flat.window[0] - 1),
-        broad(wide + flat.window[1] - 1), stack_count(ceil_div<int32>(tall, per_word)), shift(0) {}
+        broad(wide + (flat.window[1] - 1) * unit), stack_count(ceil_div<int32>(tall, per_word)), shift(0) {}
 
   // Copies the tile. If all of it lies inside the image and rows are aligned, squares are loaded from aligned
   // places, `shift` columns before the first window; else every position is looked up.
   SEMICONV_FN void load_all(const Storage* plane, const int64* beyond, Word outside) {
-    const int64 top = y0 - f.before[0], left = x0 - f.before[1];
+    const int64 top = y0 - f.before[0], left = x0 - f.before[1] * unit;
     const bool inside = top >= 0 && top + stack_count * per_word <= f.size[0] && left >= 0 &&
                         left + broad <= f.size[1];
     if (inside && f.aligned) {
@@ -134,11 +149,11 @@ struct Tile {
       int64 column[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        column[i] = element_at(f, beyond, 1, left + at_most(x + i, broad - 1));
+        column[i] = column_at(f, beyond, left + at_most(x + i, broad - 1));
       Square square;
 #pragma unroll
       for (int k = 0; k < per_word; ++k) {
-        const int64 row = element_at(f, beyond, 0, top + at_most(y + k, tall - 1));
+        const int64 row = row_at(f, beyond, top + at_most(y + k, tall - 1));
 #pragma unroll
         for (int w = 0; w < row_words; ++w) {
           Elements elements = bit_cast<Elements>(outside);
@@ -170,6 +185,16 @@ struct Tile {
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i / row_words * f.rows_pitch + i % row_words] = square.word[i];
   }
+  // Four stacks of a window's positions, `unit` columns from each other, as elements of rows.
+  SEMICONV_FN void put_apart(const Unpacked (&columns)[4], int32 stack, int32 x) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Elements keys = bit_cast<Elements>(Packing::pack(columns[i]));
+#pragma unroll
+      for (int k = 0; k < per_word; ++k)
+        ((Storage*)(rows + (stack * per_word + k) * f.rows_pitch))[x + i * unit] = keys.of[k];
+    }
+  }
   SEMICONV_FN void put_stack(const Square& square, int32 stack, int32 x) {
     const Square columns = columns_of<per_word>(square);
     Word* to = stacks + stack * f.stacks_pitch + x;
@@ -177,29 +202,40 @@ struct Tile {
     for (int i = 0; i < 4; ++i) to[i] = columns.word[i];
   }
 
+  // The first column of the nth group of `count` neighbouring positions. Groups of the colours of the same pixels
+  // follow each other.
+  SEMICONV_FN int32 column_of(int32 n, int32 count) const {
+    if constexpr (!spaced) return n * count;
+    const int32 pixels = quotient_of_few(n, unit);
+    return pixels * count * unit + (n - pixels * unit);
+  }
+
   // Windows along rows: from stacks to rows.
   SEMICONV_FN void find_across() {
     if (needs_folds<across>(f.window[1])) {
-      const int32 folds = (f.tile[1] + f.window[1] - 1) / most_together;
-      for (Walk n(stack_count); n.outer < folds; n.next())
-        stacks_folds[n.outer * stack_count + n.inner] =
-            folded(stacks + n.inner * f.stacks_pitch + shift + n.outer * most_together, 1);
+      const int32 folds = quotient_of_few(f.tile[1], unit) + f.window[1] - 1;
+      for (Walk n(stack_count); n.outer < folds / most_together * unit; n.next())
+        stacks_folds[n.outer * stack_count + n.inner] = folded(
+            stacks + n.inner * f.stacks_pitch + shift + column_of(n.outer, most_together), unit);
       __syncthreads();
     }
-    for (Walk n(stack_count); n.outer * across_strip < wide; n.next()) {
-      const int32 x = n.outer * across_strip;
+#pragma unroll 1
+    for (Walk n(stack_count);; n.next()) {
+      const int32 x = column_of(n.outer, across_strip);
+      if (x >= wide) break;
       Unpacked found[across_strip / across][across];
 #pragma unroll
       for (int i = 0; i < across_strip / across; ++i)
-        extrema<across>(stacks + n.inner * f.stacks_pitch + shift + x + i * across, 1,
-                        stacks_folds + n.outer * stack_count + n.inner, stack_count, f.window[1],
-                        found[i]);
+        extrema<across>(stacks + n.inner * f.stacks_pitch + shift + x + i * across * unit, unit,
+                        stacks_folds + n.outer * stack_count + n.inner, stack_count * unit,
+                        f.window[1], found[i]);
 #pragma unroll
       for (int i = 0; i < across_strip; i += 4) {
         Unpacked columns[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) columns[k] = found[(i + k) / across][(i + k) % across];
-        put(rows_of<per_word>(columns), n.inner, x + i);
+        if constexpr (spaced) put_apart(columns, n.inner, x + i * unit);
+        else put(rows_of<per_word>(columns), n.inner, x + i);
       }
     }
     __syncthreads();

@@ -10,6 +10,9 @@
 //     footprint   . X X X X X .     a run of 5 taps: the windows of 4 at taps 1 and 2
 //                 X X X X X X X     a run of 7 taps: the windows of 4 at taps 0 and 3
 //
+// Colours lie between each other in a row, `unit` elements from a pixel to the next: windows along a row then
+// take every `unit`-th word.
+//
 // A tile and what its windows see is copied into shared memory once. Each place of a line first holds its
 // element; level after level it becomes the best of a window twice as wide, in place (double_all). At each
 // level, every output looks up the runs of that width (`lookups`: offsets of all levels, one after the other;
@@ -21,10 +24,11 @@ namespace semiconv {
 
 constexpr int most_levels = 16;
 
-// Twin of semiconv_cupy/ndimage/structs.py.
+// Twin of semiconv_cupy/ndimage/structs.py. A window counts positions, all else elements.
 struct Footprint {
   int64 batch, size[3];
   int32 window[3], before[3];
+  int32 unit;  // elements from one position of a row to the next
   // Words of outputs along the axes: powers of two. A line has at most as many as a block has threads; if the
   // tile has depth, so has a plane.
   int32 tile[3];
@@ -39,7 +43,7 @@ constexpr int least_blocks = together * sizeof(Unpacked) < 64 ? SEMICONV_BLOCKS 
 
 SEMICONV_FN int64 element_at(const Footprint& f, const int64* beyond, int axis, int64 place) {
   for (int a = 0; a < axis; ++a) beyond += f.window[a] - 1;
-  return element_at(f.size[axis], f.before[axis], beyond, place);
+  return element_in_row(f.size[axis], f.before[axis], beyond, axis == 2 ? f.unit : 1, place);
 }
 
 struct Block {
@@ -47,20 +51,21 @@ struct Block {
   Word* const words;
   const int64 *beyond, *const origin;
   SEMICONV_FN int32 high() const { return f.tile[1] + f.window[1] - 1; }
-  SEMICONV_FN int32 broad() const { return f.tile[2] + f.window[2] - 1; }
+  SEMICONV_FN int32 broad() const { return f.tile[2] + (f.window[2] - 1) * f.unit; }
   SEMICONV_FN int32 lines() const { return (f.tile[0] + f.window[0] - 1) * high(); }
 
   // The element at a place of the tile, -1 for the constant. Places that no output sees repeat the last seen.
   SEMICONV_FN int64 element(int axis, int32 within) const {
-    const int64 place = origin[axis] + within - f.before[axis];
+    const int32 unit = axis == 2 ? f.unit : 1;
+    const int64 place = origin[axis] + within - f.before[axis] * unit;
     if (place >= 0 && place < f.size[axis]) return place;
-    const int64 last = f.size[axis] + f.window[axis] - 2 - f.before[axis];
+    const int64 last = f.size[axis] + (f.window[axis] - 1 - f.before[axis]) * unit - 1;
     return element_at(f, beyond, axis, place < last ? place : last);
   }
 
   // Copies the tile, four words of a line at a time; they are loaded at once if the row has all four elements.
   SEMICONV_FN void load_all(const Storage* source, Storage outside) const {
-    const int64 left = origin[2] - f.before[2];
+    const int64 left = origin[2] - f.before[2] * f.unit;
     const int32 shift = f.aligned ? (int32)(left & 3) : 0;
     Elements constant;
     for (int i = 0; i < per_word; ++i) constant.of[i] = outside;
@@ -146,7 +151,7 @@ struct Block {
       }
       if (++level == f.levels) break;
       __syncthreads();
-      double_all(1 << (level - 1));
+      double_all(f.unit << (level - 1));
       __syncthreads();
     }
     if (origin[2] + x >= f.size[2]) return;

@@ -60,6 +60,17 @@ class FilterForm(NamedTuple):
         """How many elements lie between the first one that an output sees and its own."""
         return (*self.before[:-1], self.before[-1] * self.unit)
 
+    def with_positions_apart(self) -> FilterForm:
+        """The same with the elements of each position of the last axis as an axis of their own."""
+        return FilterForm(
+            (*self.shape[:-1], self.shape[-1] // self.unit, self.unit),
+            (*self.window, 1),
+            (*self.before, 0),
+            (*self.rules, "constant"),
+            1,
+            (*self.windowed, self.windowed[-1]),
+        )
+
     def beyond(self, axis: int) -> np.ndarray:
         """What positions beyond the border show (`borders.beyond`), in positions."""
         last = axis == len(self.shape) - 1

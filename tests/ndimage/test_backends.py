@@ -9,6 +9,8 @@ from cuda_on_cpu.device import HarnessDevice
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.ndimage import cuda, reference
 from semiconv_cupy.ndimage.cuda import boxes, footprints
+from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.neighbourhood import served_by
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
@@ -102,6 +104,66 @@ def test_cuda_boxes_of_any_rank(shape):
     expected = ndimage.grey_closing(image, size, mode="reflect")
     with served_by(cuda.Backend(HarnessDevice())):
         result = ndimage.grey_closing(image, size, mode="reflect")
+    np.testing.assert_array_equal(result, expected)
+
+
+def colour_calls(size):
+    """Filters of colours, (..., H, W, C), whose windows leave the last axis alone."""
+    random = np.random.default_rng(4)
+    disk = structuring.disk(3)[..., None]
+    structure = random.integers(-9, 9, (3, 5, 1))
+    return {
+        "box": lambda a, mode: ndimage.maximum_filter(a, (*size, 1), mode=mode, cval=7),
+        "rows": lambda a, mode: ndimage.minimum_filter1d(a, 21, axis=-2, mode=mode, cval=7),
+        "disk": lambda a, mode: ndimage.grey_erosion(a, footprint=disk, mode=mode, cval=7),
+        "structure": lambda a, mode: ndimage.grey_dilation(
+            a, structure=structure, mode=mode, cval=7
+        ),
+    }
+
+
+@pytest.mark.table(1)
+@pytest.mark.parametrize("mode", ["reflect", "mirror", "nearest", "wrap", "constant"])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_cuda_kernels_take_colours_as_parts_of_rows(dtype, mode):
+    """Bytes, halves, words and doubles; rows that are and are not whole chunks; NaN."""
+    backend = cuda.Backend(
+        HarnessDevice(order="reverse" if mode in ("wrap", "mirror") else "forward")
+    )
+    for shape, size in (((45, 70, 3), (9, 20)), ((33, 52, 4), (3, 3)), ((40, 23, 2), (1, 3))):
+        image = image_of(dtype, shape)
+        if image.dtype.kind == "f":
+            image[::7, ::5, 1] = np.nan
+        for name, call in colour_calls(size).items():
+            expected = call(image, mode)
+            with served_by(backend):
+                result = call(image, mode)
+            np.testing.assert_array_equal(result, expected, err_msg=f"{name} of {shape}")
+
+
+@pytest.mark.parametrize("unit", [8, 9])
+def test_positions_far_apart_are_an_axis_of_their_own_in_tiles_of_footprints(unit):
+    image = image_of("float32", (20, 21, unit))
+    footprint = structuring.disk(2)[..., None]
+    limits = cuda.Limits(unit=8)
+    form = Launcher(HarnessDevice(), limits).near_form(
+        image, Window(footprint.shape, (2, 2, 0), ("wrap",) * 3)
+    )
+    assert (form.unit, form.shape[-1]) == ((8, 21 * 8) if unit == 8 else (1, 9))
+    expected = ndimage.grey_dilation(image, footprint=footprint, mode="wrap")
+    with served_by(cuda.Backend(HarnessDevice(), limits)):
+        result = ndimage.grey_dilation(image, footprint=footprint, mode="wrap")
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_cuda_reconstruction_of_colours():
+    random = np.random.default_rng(3)
+    mask = random.random((50, 45, 3)) < 0.6
+    seed = mask & (random.random(mask.shape) < 0.01)
+    steps = np.ones((3, 3, 1))
+    expected = ndimage.binary_propagation(seed, steps, mask=mask)
+    with served_by(cuda.Backend(HarnessDevice())):
+        result = ndimage.binary_propagation(seed, steps, mask=mask)
     np.testing.assert_array_equal(result, expected)
 
 
@@ -284,7 +346,8 @@ def test_cuda_footprints(dtype):
 def test_launches_of_footprints_are_within_the_limits(shape, radius, expected, itemsize):
     taps = {2: structuring.disk, 3: structuring.ball}[len(shape)](radius)
     before = (radius,) * len(shape)
-    launch = footprints.footprint_launch(shape, taps.tobytes(), taps.shape, before, itemsize)
+    form = filter_form(shape, taps.shape, before, ("reflect",) * len(shape))
+    launch = footprints.footprint_launch(form, taps.tobytes(), itemsize)
     assert (launch is not None) == expected
     if launch is not None:
         assert launch.shared_bytes <= 48 * 1024
@@ -305,8 +368,10 @@ def test_launches_of_footprints_are_within_the_limits(shape, radius, expected, i
 )
 def test_launches_of_boxes_are_within_the_limits(shape, window, itemsize):
     covered = set()
-    for axes, launch in boxes.flat_launches(shape, window, (0,) * len(shape), itemsize):
-        covered.update(axes)
+    rank = len(shape)
+    form = filter_form(shape, window, (0,) * rank, ("wrap",) * rank)
+    for axes, launch in boxes.flat_launches(form, itemsize):
+        covered.update(form.windowed[axis] for axis in axes)
         assert launch is not None
         assert launch.shared_bytes <= 48 * 1024
         limits = zip(launch.grid, (2**31 - 1, 65535, 65535), strict=True)

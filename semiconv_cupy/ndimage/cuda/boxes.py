@@ -17,8 +17,9 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage import reference
-from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.cuda.launcher import Launcher, form_of
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import FLAT
 from semiconv_cupy.ndimage.window import Window
 
@@ -26,15 +27,22 @@ Array = Any
 MOST_TOGETHER = 8  # most_together of kernels_cu/cuda/flat.cu
 
 
-def flat_kernel(storage: str, minimum: bool, together: tuple[int, int]) -> source.KernelSource:
-    """The extremum over windows of one or two axes, `together` outputs of a thread along each."""
+def flat_kernel(
+    storage: str, minimum: bool, together: tuple[int, int], spaced: bool = False
+) -> source.KernelSource:
+    """The extremum over windows of one or two axes, `together` outputs of a thread along each.
+
+    `spaced`: neighbouring positions of a row are several elements apart.
+    """
     down, across = together
     name = f"semiconv_flat_{'minimum' if minimum else 'maximum'}_{storage}_{down}x{across}"
+    name += "_spaced" if spaced else ""
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_MINIMUM": str(minimum).lower(),
         "SEMICONV_DOWN": str(down),
         "SEMICONV_ACROSS": str(across),
+        "SEMICONV_SPACED": str(int(spaced)),
     }
     return source.KernelSource(name, source.assemble("cuda/flat.cu", macros), OPTIONS)
 
@@ -45,12 +53,16 @@ def together(window: int) -> int:
 
 
 class _Planes(NamedTuple):
-    """A box along two axes, which every launch computes: down (rows) and across (columns)."""
+    """A box along two axes, which every launch computes: down (rows) and across (columns).
+
+    Neighbouring positions of a row are `unit` elements apart; `size` counts elements.
+    """
 
     number: int
     size: tuple[int, int]
     window: tuple[int, int]
     before: tuple[int, int]
+    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,13 +82,15 @@ class FlatTile:
     All of that is loaded as "stacks": words of `lanes` elements one below the other. The extrema
     along rows are written to "rows", words of `lanes` elements side by side, from which those down
     columns follow. Long windows read whole blocks of `MOST_TOGETHER` words from the "folds", which
-    hold the extremum of each block.
+    hold the extremum of each block. Where colours lie between each other, `unit` elements for each
+    pixel, a window counts pixels, all else elements.
     """
 
     rows: int
     columns: int
     window: tuple[int, int]
     itemsize: int
+    unit: int = 1
 
     @property
     def lanes(self) -> int:
@@ -97,7 +111,7 @@ class FlatTile:
     @property
     def broad(self) -> int:
         """Columns that the windows see."""
-        return self.columns + self.window[1] - 1
+        return self.columns + (self.window[1] - 1) * self.unit
 
     @property
     def stacks(self) -> int:
@@ -119,9 +133,10 @@ class FlatTile:
     def parts(self) -> dict[str, int]:
         """Words of each part of shared memory, in order."""
         down, across = (k >= 2 * MOST_TOGETHER for k in self.window)
+        pixels = self.columns // self.unit + self.window[1] - 1
         return {
             "stacks": self.stacks * self.stacks_pitch,
-            "stacks_folds": self.stacks * (self.broad // MOST_TOGETHER) * across,
+            "stacks_folds": self.stacks * (pixels // MOST_TOGETHER) * self.unit * across,
             "rows": self.stacks * self.lanes * self.rows_pitch,
             "rows_folds": self.tall // MOST_TOGETHER * self.rows_pitch * down,
         }
@@ -166,6 +181,7 @@ def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch |
     struct = np.zeros((), FLAT)
     struct["planes"], struct["size"], struct["before"] = planes.number, planes.size, planes.before
     struct["window"], struct["tile"] = planes.window, (tile.rows, tile.columns)
+    struct["unit"] = planes.unit
     struct["rows_pitch"], struct["stacks_pitch"] = tile.rows_pitch, tile.stacks_pitch
     begin = 0
     for part, words in tile.parts.items():
@@ -189,22 +205,24 @@ def _cheapest_tile(planes: _Planes, itemsize: int, limits: Limits) -> tuple[Flat
     Each output is written once. All that is more expensive by the part of the launch in which the
     GPU is half idle, and where windows along few stacks meet in the same banks.
     """
-    size, window = planes.size, planes.window
+    size, window, unit = planes.size, planes.window, planes.unit
     outputs = size[0] * size[1]
     best, cost = None, math.inf
     down, across = (k if k == 1 else max(together(k), 4) for k in window)
     for rows in powers_of_two(down, size[0]):
-        for columns in powers_of_two(max(across, 4), size[1]):
+        for positions in powers_of_two(max(across, 4), -(-size[1] // unit)):
+            columns = positions * unit
             if rows * columns < min(outputs, BLOCK_THREADS):
                 continue
-            tile = FlatTile(rows, columns, window, itemsize)
+            tile = FlatTile(rows, columns, window, itemsize, unit)
             if tile.shared_bytes > limits.shared_bytes:
                 break
-            seen: float = tile.tall * (tile.broad + limits.sector_bytes // itemsize)
+            tall = tile.tall if unit == 1 else tile.stacks * tile.lanes
+            seen: float = tall * (tile.broad + limits.sector_bytes // itemsize)
             seen += limits.thread_words * tile.threads * tile.lanes
             blocks = planes.number * -(-size[0] // rows) * -(-size[1] // columns)
             idle = limits.blocks_at_once / 2 / blocks
-            slower = max(1.0, limits.stacks_apart / tile.stacks) if across > 1 else 1.0
+            slower = max(1.0, limits.stacks_apart / tile.stacks / unit) if across > 1 else 1.0
             found = (seen / (rows * columns) + 1) * (1 + idle) * slower
             if found < cost:
                 best, cost = tile, found
@@ -221,39 +239,36 @@ def powers_of_two(first: int, enough: int) -> Iterator[int]:
 
 @lru_cache(maxsize=256)
 def flat_launches(
-    shape: tuple[int, ...],
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    itemsize: int,
-    limits: Limits = LIMITS,
+    form: FilterForm, itemsize: int, limits: Limits = LIMITS
 ) -> tuple[tuple[tuple[int, ...], FlatLaunch | None], ...]:
     """The axes and the launch of each pass of a box; None where shared memory is too small.
 
     One launch filters the last two axes where two launches would cost more. Each other axis has a
-    launch of its own, along rows where its elements lie one behind the other, else down columns.
+    launch of its own: along rows the last one, the others down columns. Where the positions of the
+    last axis are several elements apart, these elements may be the columns, too.
     """
+    shape, window, before, unit = form.shape, form.window, form.before, form.unit
+    last = len(shape) - 1
 
     def one(axis: int) -> tuple[tuple[int, ...], FlatLaunch | None]:
-        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-        n, k, b = shape[axis], window[axis], before[axis]
-        if inner > 1:
-            planes = _Planes(outer, (n, inner), (k, 1), (b, 0))
+        outer, n, k, b = math.prod(shape[:axis]), shape[axis], window[axis], before[axis]
+        if axis < last:
+            planes = [_Planes(outer, (n, math.prod(shape[axis + 1 :])), (k, 1), (b, 0))]
         else:
-            planes = _Planes(1, (outer, n), (1, k), (0, b))
-        return (axis,), _flat_launch(planes, itemsize, limits)
+            planes = [_Planes(1, (outer, n), (1, k), (0, b), unit)]
+            if unit > 1:
+                planes.append(_Planes(outer, (n // unit, unit), (k, 1), (b, 0)))
+        found = [launch for each in planes if (launch := _flat_launch(each, itemsize, limits))]
+        return (axis,), min(found, key=lambda launch: launch.cost, default=None)
 
     axes = [axis for axis, k in enumerate(window) if k > 1]
     launches = [one(axis) for axis in axes]
-    last = len(shape) - 1
-    while last > 0 and shape[last] == window[last] == 1:
-        last -= 1
-    first = last - 1
-    if axes[-2:] == [first, last]:
-        size, k, b = ((each[first], each[last]) for each in (shape, window, before))
-        both = _flat_launch(_Planes(math.prod(shape[:first]), size, k, b), itemsize, limits)
+    if len(axes) > 1 and axes[-2:] == [last - 1, last]:
+        size, k, b = ((each[-2], each[-1]) for each in (shape, window, before))
+        both = _flat_launch(_Planes(math.prod(shape[:-2]), size, k, b, unit), itemsize, limits)
         separate = [launch.cost for _, launch in launches[-2:] if launch]
         if both and (len(separate) < 2 or both.cost <= sum(separate)):
-            launches[-2:] = [((first, last), both)]
+            launches[-2:] = [((last - 1, last), both)]
     return tuple(launches)
 
 
@@ -263,16 +278,16 @@ def box(
     """The extremum over a box."""
     storage = array.dtype.name
     real = np.dtype(source.ARITHMETIC[storage])
-    passes = flat_launches(
-        array.shape, window.shape, window.before, array.dtype.itemsize, launcher.limits
-    )
-    for axes, launch in passes:
+    form = form_of(array, window)
+    for axes, launch in flat_launches(form, array.dtype.itemsize, launcher.limits):
         if launch is None:  # a window as long as this leaves shared memory no room for outputs
-            rest = tuple(k if axis in axes else 1 for axis, k in enumerate(window.shape))
+            own = {form.windowed[axis] for axis in axes}
+            rest = tuple(k if axis in own else 1 for axis, k in enumerate(window.shape))
             array = reference.box(array, window._replace(shape=rest), outside, minimum)
             continue
-        kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together)
-        table = launcher.tables(array.shape, window, axes)
+        spaced = bool(launch.struct["unit"] > 1)
+        kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
+        table = launcher.tables(form, axes)
         out = launcher.device.empty(array.shape, array.dtype)
         struct = launch.struct.copy()
         struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)

@@ -21,6 +21,7 @@ from semiconv_cupy.ndimage.caching import cached_where
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import FOOTPRINT
 from semiconv_cupy.ndimage.window import Window
 
@@ -72,45 +73,47 @@ class FootprintLaunch:
 
 
 class _Volumes(NamedTuple):
-    """The last three axes, which a tile covers, of an array with `batch` such volumes."""
+    """The last three axes, which a tile covers, of an array with `batch` such volumes.
+
+    Neighbouring positions of the last one are `unit` elements apart; `size` counts elements.
+    """
 
     batch: int
     size: Triple
     window: Triple
+    unit: int
     lanes: int  # elements of a word
 
     def seen(self, tile: Triple) -> Triple:
         """What the windows of a tile's outputs see, along each axis."""
-        tall, high, broad = (t + n - 1 for t, n in zip(tile, self.window, strict=True))
-        return tall, high, broad
+        depth, rows, columns = self.window
+        return tile[0] + depth - 1, tile[1] + rows - 1, tile[2] + (columns - 1) * self.unit
 
 
-@cached_where(lambda shape, taps, *_: len(taps) <= LIMITS.kept_bytes, 256)
+@cached_where(lambda form, taps, *_: len(taps) <= LIMITS.kept_bytes, 256)
 def footprint_launch(
-    shape: tuple[int, ...],
-    taps: bytes,
-    window: tuple[int, ...],
-    before: tuple[int, ...],
-    itemsize: int,
-    limits: Limits = LIMITS,
+    form: FilterForm, taps: bytes, itemsize: int, limits: Limits = LIMITS
 ) -> FootprintLaunch | None:
     """The launch with the tile that loads least, None where the footprint is too large for one."""
+    shape, window = form.shape, form.window
     axes = max(len(shape) - 3, 0)
     if math.prod(window[:axes]) > 1:
         return None
     lanes, word = max(4 // itemsize, 1), max(itemsize, 4)
     size = _last_three(shape[axes:])
-    volumes = _Volumes(math.prod(shape[:axes]), size, _last_three(window[axes:]), lanes)
+    batch = math.prod(shape[:axes])
+    volumes = _Volumes(batch, size, _last_three(window[axes:]), form.unit, lanes)
     best = _cheapest_tile(volumes, word, limits)
     if best is None:
         return None
     tile, words = best
     _, high, broad = volumes.seen(tile)
     pitch = broad | 1
-    levels = _lookups(np.frombuffer(taps, np.bool_).reshape(volumes.window), high, pitch)
+    whole = np.frombuffer(taps, np.bool_).reshape(volumes.window)
+    levels = _lookups(whole, high, pitch, form.unit)
     struct = np.zeros((), FOOTPRINT)
-    struct["batch"], struct["size"], struct["window"] = volumes.batch, size, volumes.window
-    struct["before"] = (0, 0, 0, *before[axes:])[-3:]
+    struct["batch"], struct["size"], struct["window"] = batch, size, volumes.window
+    struct["before"], struct["unit"] = (0, 0, 0, *form.before[axes:])[-3:], form.unit
     struct["tile"], struct["pitch"], struct["levels"] = tile, pitch, len(levels)
     struct["first"][1 : len(levels) + 1] = np.cumsum([len(level) for level in levels])
     grid = (
@@ -155,15 +158,16 @@ def _tiles(size: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
                     yield depth, rows, columns
 
 
-def _lookups(taps: np.ndarray, high: int, pitch: int) -> list[list[int]]:
-    """Where in a tile to look for each run: by level, windows of 2 ** level words."""
+def _lookups(taps: np.ndarray, high: int, pitch: int, unit: int) -> list[list[int]]:
+    """Where in a tile to look for each run: by level, windows of 2 ** level positions."""
     levels: list[list[int]] = []
     edges = np.diff(np.pad(taps, ((0, 0), (0, 0), (1, 1))).astype(np.int8))
     for (z, y, begin), end in zip(np.argwhere(edges > 0), np.nonzero(edges < 0)[2], strict=True):
         level = int(end - begin).bit_length() - 1
         levels += [[] for _ in range(level + 1 - len(levels))]
         line = int(z * high + y) * pitch
-        levels[level] += sorted({line + int(begin), line + int(end) - 2**level})
+        ends = {int(begin), int(end) - 2**level}
+        levels[level] += sorted(line + position * unit for position in ends)
     return levels
 
 
@@ -172,26 +176,20 @@ def footprint(
 ) -> Array | None:
     """The extremum over a footprint; None where no tile has room for it."""
     assert window.taps is not None
-    launch = footprint_launch(
-        array.shape,
-        window.taps.tobytes(),
-        window.shape,
-        window.before,
-        array.dtype.itemsize,
-        launcher.limits,
-    )
+    form, taps = launcher.near_form(array, window), window.taps.tobytes()
+    launch = footprint_launch(form, taps, array.dtype.itemsize, launcher.limits)
     if launch is None:
         return None
     storage = array.dtype.name
     out = launcher.device.empty(array.shape, array.dtype)
     struct = launch.struct.copy()
-    struct["aligned"] = launcher.moves_fours(array.shape[-1], array)
+    struct["aligned"] = launcher.moves_fours(form.shape[-1], array)
     kernel = launcher.kernel(footprint_kernel, storage, minimum, launch.together)
     arguments = (
         struct[()],
         array,
         out,
-        launcher.tables(array.shape, window),
+        launcher.tables(form),
         launcher.keep(launch.key, lambda: launch.lookups),
         outside.astype(source.ARITHMETIC[storage])[()],
     )

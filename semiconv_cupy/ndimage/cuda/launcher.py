@@ -12,8 +12,8 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.kernels import compiled
 from semiconv_cupy.backends.device import Device, Kernel
-from semiconv_cupy.ndimage.borders import all_beyond
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.form import FilterForm, filter_form
 from semiconv_cupy.ndimage.window import Window
 
 Array = Any
@@ -52,26 +52,33 @@ class Launcher:
                 _uploaded[whole] = found
         return found
 
-    def tables(
-        self, shape: tuple[int, ...], window: Window, axes: tuple[int, ...] | None = None
-    ) -> Array:
+    def tables(self, form: FilterForm, axes: tuple[int, ...] | None = None) -> Array:
         """The tables of `borders`, of all axes or some, one behind the other; never empty."""
-        size, before, rules = window.shape, window.before, window.rules
-        if axes is not None:
-            shape, size = tuple([shape[a] for a in axes]), tuple([size[a] for a in axes])
-            before, rules = tuple([before[a] for a in axes]), tuple([rules[a] for a in axes])
+        axes = tuple(range(len(form.shape))) if axes is None else axes
+        key = form.shape, form.window, form.before, form.rules, form.unit, axes
 
         def tables() -> np.ndarray:
-            each = all_beyond(shape, size, before, rules)
-            return np.concatenate([*each, np.zeros(1, np.int64)])
+            return np.concatenate([*map(form.beyond, axes), np.zeros(1, np.int64)])
 
-        return self.keep((shape, size, before, rules), tables)
+        return self.keep(key, tables)
+
+    def near_form(self, array: Array, window: Window) -> FilterForm:
+        """The form of a filter; where the positions of its rows are far apart, their elements are
+        an axis of their own.
+        """
+        form = form_of(array, window)
+        return form if form.unit <= self.limits.unit else form.with_positions_apart()
 
     def moves_fours(self, row: int, *arrays: Array) -> bool:
         """Whether rows begin where four elements may be moved at once."""
         return row % 4 == 0 and all(
             self.device.address(a) % min(4 * a.dtype.itemsize, 16) == 0 for a in arrays
         )
+
+
+def form_of(array: Array, window: Window) -> FilterForm:
+    """The form in which launches compute a filter of an array."""
+    return filter_form(array.shape, window.shape, window.before, window.rules)
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,10 @@ class Limits:
     stacks_apart : int
         Stacks of words in a box's tile from which on a warp's accesses to windows along rows lie in
         different banks; with fewer the launch is slower in proportion.
+    unit : int
+        Elements between neighbouring positions of a row (colours) up to which they all lie in the
+        rows of a tile, of footprints and structures. What a window sees of a row grows with them:
+        16 positions of 16 elements leave shared memory few rows.
     reach : int
         Steps along an axis that a reconstruction's tile of 32 x 32 has room for in shared memory.
     kept_bytes : int
@@ -43,6 +47,7 @@ class Limits:
     sector_bytes: int = 32
     thread_words: float = 2.5
     stacks_apart: int = 16
+    unit: int = 8
     reach: int = 8
     kept_bytes: int = 2**16
     kept_arrays: int = 256

@@ -42,18 +42,21 @@ def reconstruct(
     In each launch a block spreads the values of its tile, whose border it reads from the arrays, as
     far as they go in the tile, and writes whether one changed.
     """
-    device, limits, shape = launcher.device, launcher.limits, seed.shape
+    device, limits, shape, given = launcher.device, launcher.limits, seed.shape, steps
     xp = device.array_module
     value = xp.ascontiguousarray(reference.limit(xp, seed, mask, minimum))
     mask = xp.ascontiguousarray(mask)
-    if seed.ndim == 1:
+    if _are_colours(shape, steps, limits.reach):  # part of the rows
+        steps = steps[:, :-1] * np.array([1] * (len(shape) - 2) + [shape[-1]])
+        shape = (*shape[:-2], shape[-2] * shape[-1])
+    if len(shape) == 1:
         shape, steps = (1, *shape), np.pad(steps, ((0, 0), (1, 0)))
     *outer, height, width = shape
     reach = tuple(int(r) for r in np.abs(steps[:, -2:]).max(axis=0))
     tiles_y, tiles_x = -(-height // _SIDE), -(-width // _SIDE)
     tiles = math.prod(outer) * tiles_y * tiles_x
     if max(reach) > limits.reach or max(tiles, height, width) > limits.blocks:
-        return reference.reconstruct(seed, mask, steps[:, -seed.ndim :], minimum)
+        return reference.reconstruct(seed, mask, given, minimum)
     across = steps[:, :-2].any(axis=1)
     struct = np.zeros((), SPREAD)
     struct["size"][: len(shape)] = shape
@@ -72,3 +75,10 @@ def reconstruct(
             value, other = other, value
         if not int(changed[-1]):
             return value
+
+
+def _are_colours(shape: tuple[int, ...], steps: np.ndarray, reach: int) -> bool:
+    """Whether nothing spreads along the last axis, and a tile sees the steps along its rows."""
+    if len(shape) < 2 or steps[:, -1].any():
+        return False
+    return bool(np.abs(steps[:, -2]).max() * shape[-1] <= reach)

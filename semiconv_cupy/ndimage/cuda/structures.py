@@ -25,9 +25,10 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
+from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import BORDERED
 from semiconv_cupy.ndimage.window import Window
-from semiconv_cupy.strides import element_strides
+from semiconv_cupy.strides import contiguous_strides
 
 Array = Any
 _DILATION, _EROSION = SelectSemifield.tropical_max(), SelectSemifield.tropical_min_negated()
@@ -59,21 +60,26 @@ def structure(
     whole = taps.all() and first is None and array.dtype.itemsize < 8 and not addends.in_double
     if not exact or not (storage in source.FLOATING or whole):
         return None
-    shape = tuple(n + k - 1 for n, k in zip(array.shape, window.shape, strict=True))
-    geometry = Geometry.plan((1, 1, *shape), (1, 1, *window.shape), kind="corr")
+    form = launcher.near_form(array, window)
+    dilation = (*(1 for _ in form.shape[:-1]), form.unit)
+    geometry = Geometry.plan(
+        (1, 1, *_bordered_shape(form)), (1, 1, *form.window), dilation=dilation, kind="corr"
+    )
     semifield = _EROSION if minimum else _DILATION
     if forward_tile_of(semifield, storage, geometry, None) is None:
         return None
-    wide = _bordered(launcher, array, window, addends.outside)
+    wide = _bordered(launcher, array, form, addends.outside)
     device = launcher.device
     out = device.empty(geometry.out_shape, array.dtype)
+    taps = taps.reshape(form.window)
     img, krn = wide[None, None], _weights(launcher, taps, values, first is not None)
     convolution = Convolution(semifield, geometry, storage, None, img.strides, krn.strides)
     if out.size:
         launch = forward_launch(device, convolution, padded_rows=True)
         launch(device.address(img), img, krn, out, None)
     if first is not None:
-        seen = reference.view(wide, np.argwhere(taps)[0], array.shape).astype(np.float64)
+        corner = np.argwhere(taps)[0] * dilation
+        seen = reference.view(wide, corner, form.shape).astype(np.float64)
         term = (seen + first).astype(addends.values.dtype).astype(array.dtype)
         out = reference.better(device.array_module, out, term, minimum)
     return out.reshape(array.shape)
@@ -97,24 +103,30 @@ def _weights(launcher: Launcher, taps: np.ndarray, values: np.ndarray, but_first
     return launcher.keep(key, weights)
 
 
-def _bordered(launcher: Launcher, array: Array, window: Window, outside: np.ndarray) -> Array:
+def _bordered_shape(form: FilterForm) -> tuple[int, ...]:
+    """An array's axes with what windows see beyond its borders, in elements."""
+    return tuple(n + k - 1 for n, k in zip(form.shape, form.window_in_elements(), strict=True))
+
+
+def _bordered(launcher: Launcher, array: Array, form: FilterForm, outside: np.ndarray) -> Array:
     """The array with what windows see beyond its borders."""
-    storage, rank = array.dtype.name, array.ndim
-    shape = tuple(n + k - 1 for n, k in zip(array.shape, window.shape, strict=True))
+    storage, rank = array.dtype.name, len(form.shape)
+    shape = _bordered_shape(form)
     pitch = -(-shape[-1] // CHUNK) * CHUNK  # so that whole chunks can be read
     out = launcher.device.empty((*shape[:-1], pitch), array.dtype)[..., : shape[-1]]
     threads_x = min(BLOCK_THREADS, 2 ** max(5, (shape[-1] // _OF_THREAD).bit_length()))
     struct = np.zeros((), BORDERED)
-    struct["size"][:rank], struct["stride"][:rank] = array.shape, element_strides(array)
-    struct["window"][:rank], struct["before"][:rank] = window.shape, window.before
-    struct["table"][:rank], struct["pitch"] = table_starts(window.shape), pitch
+    struct["size"][:rank], struct["stride"][:rank] = form.shape, contiguous_strides(form.shape)
+    struct["window"][:rank], struct["before"][:rank] = form.window, form.before
+    struct["table"][:rank], struct["pitch"] = table_starts(form.window), pitch
+    struct["unit"] = form.unit
     struct["rows"] = rows = math.prod(shape[:-1])
     struct["parts"] = parts = -(-shape[-1] // (threads_x * _OF_THREAD))
     arguments = (
         struct[()],
         array,
         out,
-        launcher.tables(array.shape, window),
+        launcher.tables(form),
         outside.astype(source.ARITHMETIC[storage])[()],
         np.int32(threads_x),
     )

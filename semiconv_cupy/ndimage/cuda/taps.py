@@ -15,6 +15,7 @@ from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.backends.device import Kernel
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
+from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import NEIGHBOURHOOD
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.strides import contiguous_strides
@@ -112,6 +113,8 @@ def _reduce(
     """One launch of a reduction into `out`."""
     rank = array.ndim
     strides = contiguous_strides(array.shape)
+    axes = tuple(range(rank))
+    form = FilterForm(array.shape, window.shape, window.before, window.rules, 1, axes)
     struct = np.zeros((), NEIGHBOURHOOD)
     struct["taps"], struct["outputs"] = len(terms.indices), array.size
     struct["size"][:rank], struct["stride"][:rank] = array.shape, strides
@@ -127,7 +130,7 @@ def _reduce(
         struct[()],
         array,
         out,
-        launcher.tables(array.shape, window),
+        launcher.tables(form),
         launcher.keep((indices.tobytes(), rank), lambda: indices),
         launcher.keep((offsets.tobytes(),), lambda: offsets),
         values,

@@ -18,6 +18,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for storage in ("float16", "float32", "float64", "uint8", "int64", "bool"):
         for together in ((2, 2), (8, 8), (1, 4), (8, 1)):
             yield flat_kernel(storage, False, together)
+        for together in ((2, 2), (8, 8), (1, 4)):
+            yield flat_kernel(storage, False, together, spaced=True)
         for words in (1, 8):
             yield footprint_kernel(storage, False, words)
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
