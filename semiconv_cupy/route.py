@@ -21,7 +21,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
 from semiconv_cupy.strides import Strides
-from semiconv_cupy.structs import MAX_RANK
+from semiconv_cupy.structs import MAX_LEVELS, MAX_RANK
 
 Backend = Literal["host", "cuda", "reference"]
 Schedule = Literal["auto", "direct", "tiled"]
@@ -320,7 +320,20 @@ def _choose_product(
     method: str,
     limits: Limits,
 ) -> ProductRoute:
-    return ProductRoute(semifield, product, storage, place, backend="reference")
+    loops = ProductRoute(semifield, product, storage, place, backend="reference")
+    if method == "reference" or place.on_gpu:
+        return loops
+    reason = None
+    if product.depth > MAX_LEVELS:
+        reason = f"kernels serve up to {MAX_LEVELS} levels of an index, got {product.depth}"
+    elif compiler() is None:
+        reason = missing_compiler()
+    if reason is not None:
+        if method != "auto":
+            raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
+        warn_once("array loops", f"matrix products run as slow array loops: {reason}")
+        return replace(loops, reason=reason)
+    return replace(loops, backend="host")
 
 
 _cached_product = lru_cache(maxsize=4096)(_choose_product)

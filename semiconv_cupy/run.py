@@ -15,6 +15,7 @@ from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch
 from semiconv_cupy.backends.device import Device, cupy_device
 from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.product import Product
 from semiconv_cupy.route import ProductRoute, Route
 from semiconv_cupy.strides import Strides, in_elements
@@ -209,7 +210,10 @@ def product(
     """
     if residual is not None:
         _require_no_residual(route)
-    reference_product.forward(route, img, krn, out, residual)
+    if route.backend == "host":
+        host_products.forward(route, img, krn, out, residual, threads)
+    else:
+        reference_product.forward(route, img, krn, out, residual)
 
 
 def product_at(route: ProductRoute, *, keeps_residual: bool = False) -> Callable[..., None] | None:

@@ -2,8 +2,11 @@
 
 import itertools
 
+import cases
 import numpy as np
+import oracle
 import pytest
+from compare import assert_matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,3 +123,69 @@ def test_a_convolution_without_border_is_a_product(img, krn, arguments, kind):
 def test_a_border_makes_no_product():
     geometry = Geometry.plan((1, 1, 9), (1, 1, 3), padding="same")
     assert as_given(geometry, (9, 9, 1), (3, 3, 1)).product is None
+
+
+# ---- every semifield and dtype, against the oracle -----------------------------------------------
+
+FLOATING = ("float32", "float64", "float16")
+INTEGERS = ("uint8", "int8", "int16", "uint32", "int64", "bool")
+
+
+BOOLEAN = {"tropical_max": oracle.OR_AND, "tropical_min": oracle.AND_OR, "boolean": oracle.OR_AND}
+
+
+def algebra_of(name, dtype):
+    """What a semifield computes on a dtype; None where it has no meaning there."""
+    case = cases.SEMIFIELDS[name]
+    if dtype == "bool":
+        return BOOLEAN.get(name)
+    return case.algebra if dtype in FLOATING or case.selects else None
+
+
+def strided(rng, array):
+    """The same numbers in a memory order of their own, perhaps with gaps or backwards."""
+    order = rng.permutation(array.ndim)
+    steps = [int(rng.choice((1, 1, -1, 2))) for _ in order]
+    sizes = np.array(array.shape)[order] * np.abs(steps)
+    room = np.zeros(sizes, array.dtype)
+    view = room[tuple(slice(None, None, s) for s in steps)].transpose(np.argsort(order))
+    view[...] = array
+    return view
+
+
+@pytest.mark.table(8)
+@pytest.mark.parametrize("method", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (name, dtype)
+        for name in cases.SEMIFIELDS
+        for dtype in (*FLOATING, *INTEGERS)
+        if algebra_of(name, dtype)
+    ],
+)
+def test_every_semifield(name, dtype, method):
+    case = cases.SEMIFIELDS[name]
+    for seed, (m, n, k) in enumerate([(1, 40, 7), (13, 1, 300), (9, 21, 33), (3, 5, 1)]):
+        rng = np.random.default_rng(seed)
+        a = cases.numbers((m, k), dtype, case.domain, seed)
+        b = cases.numbers((n, k), dtype, case.domain, seed + 9)
+        expected = oracle.convolve(a[..., None], b[..., None], algebra_of(name, dtype))
+        room = strided(rng, np.zeros((1, m, n), a.dtype))
+        images, kernels = strided(rng, a[None]), strided(rng, b.T[None])
+        product = levels_of(images, kernels, room).merged()
+        route = choose_product(case.semifield, product, dtype, NUMPY, method)
+        run.product(route, images, kernels, room)
+        assert_matches(np.ascontiguousarray(room[0])[..., None], expected, dtype=a.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "float64"])
+def test_winners_beyond_a_block_of_terms(dtype):
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(0, 7, shape).astype(dtype) for shape in ((1, 19, 1000), (1, 1000, 70)))
+    values, winners = multiplied(a, b, MAX)
+    expected = multiplied(a, b, MAX, "reference")
+    np.testing.assert_array_equal(values, expected[0])
+    np.testing.assert_array_equal(winners, expected[1])
+    terms = a[0, :, :, None] + b[0]
+    np.testing.assert_array_equal(winners[0], terms.argmax(1))

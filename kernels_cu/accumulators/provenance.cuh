@@ -12,9 +12,9 @@ template <class V, class I> struct Provenance {
   I winner;
   SEMICONV_FN void start() {
     best = semifield_zero<V>();
-    winner = constant_index(-1);
+    winner = no_winner();
   }
-  static SEMICONV_FN I constant_index(int value) { return I{} + value; }
+  static SEMICONV_FN I no_winner() { return I{} - 1; }
   SEMICONV_FN void add(V val, I index) {
     const auto better = selects_right(best, val);
     winner = where(better, index, winner);

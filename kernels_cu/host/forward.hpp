@@ -300,7 +300,7 @@ __attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& 
 // Subtract `shift` from the winner's tap index: the follower ran with the leader's numbering.
 template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
   if constexpr (UsesProvenance<A>::value) {
-    const Mask no_winner = A::constant_index(-1);
+    const Mask no_winner = A::no_winner();
     acc.winner = where(acc.winner == no_winner, no_winner, acc.winner - (MaskLane)shift);
   }
 }

@@ -62,6 +62,8 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
     "by_sums_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
+    "product": (*(_POINTER,) * 4, _FLAG),
+    "product_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
 }
 
 
@@ -130,11 +132,11 @@ def forward_call(
     alignment = dtype.alignment
 
     def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
-        image, kernel = _address(img), _address(krn)
+        image, kernel = address(img), address(krn)
         if (image | kernel) % alignment:  # unlike the arrays that this was planned for
             return convert(img, krn)
         out = empty(shape, dtype)
-        run(image, kernel, _address(out), None, None)
+        run(image, kernel, address(out), None, None)
         return out
 
     return call
@@ -255,8 +257,18 @@ def _layout(residual: Residual | None) -> tuple[int, int]:
 def _workers(route: Route, limits: Limits = LIMITS) -> Callable[[int | None], int]:
     """(the most threads that a call may have, None: `threads`) -> the threads that it gets."""
     geometry = route.geometry
-    term = 1 if route.semifield.accumulator in ("select", "sum") else limits.expensive
-    if math.prod(geometry.out_shape) * (geometry.taps * term + limits.output) < limits.terms:
+    return workers(route.semifield, math.prod(geometry.out_shape), geometry.taps, limits)
+
+
+def workers(
+    semifield: Semifield, outputs: int, terms: int, limits: Limits = LIMITS
+) -> Callable[[int | None], int]:
+    """(the most threads that a call may have, None: `threads`) -> the threads that it gets.
+
+    `terms` counts those of one output.
+    """
+    term = 1 if semifield.accumulator in ("select", "sum") else limits.expensive
+    if outputs * (terms * term + limits.output) < limits.terms:
         return lambda most: 1
     return lambda most: min(threads(), most or sys.maxsize)
 
@@ -274,7 +286,7 @@ def forward(
         return
     img, krn = _usable(img), _usable(krn)
     run = forward_at(route, element_strides(img), element_strides(krn), residual is not None)
-    run(_address(img), _address(krn), _address(out), _address_or_none(residual), threads)
+    run(address(img), address(krn), address(out), address_or_none(residual), threads)
 
 
 def backward(
@@ -297,12 +309,12 @@ def backward(
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
     strides = (0,) * (route.geometry.rank + 2) if img is None else element_strides(img)
     backward_at(route, strides)(
-        _address(grad_out),
-        _address_or_none(img),
-        _address_or_none(krn),
-        _address_or_none(residual),
-        _address_or_none(grad_img),
-        _address_or_none(grad_krn),
+        address(grad_out),
+        address_or_none(img),
+        address_or_none(krn),
+        address_or_none(residual),
+        address_or_none(grad_img),
+        address_or_none(grad_krn),
         threads,
     )
 
@@ -313,10 +325,12 @@ def _usable(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+def address(array: np.ndarray) -> int:
+    """Where an array's first element lies."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
-def _address_or_none(array: np.ndarray | None) -> int | None:
-    return None if array is None else _address(array)
+def address_or_none(array: np.ndarray | None) -> int | None:
+    """`address`, None of None."""
+    return None if array is None else address(array)

@@ -1,0 +1,17 @@
+// Exports semiconv_product_residual: values, and the residual that the derivative needs; called by ctypes from
+// semiconv_cupy/backends/host/products.py.
+//
+// One shared object serves one semifield and one storage type, any sizes.
+#include "product.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+// residual: see semiconv_cupy/residual.py; itemsize of a winner, plane: elements between the arrays of the
+// others.
+SEMICONV_EXPORT int semiconv_product_residual(const Product* p, const Storage* img, const Storage* krn,
+                                              Storage* out, void* residual, int64 itemsize, int64 plane,
+                                              int threads) {
+  const Target target{out, residual, itemsize, plane};
+  return product<WithResidual<Vector, Mask>>(*p, img, krn, target, threads);
+}
