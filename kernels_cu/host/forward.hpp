@@ -63,7 +63,22 @@ template <class V> struct UsesProvenance { static constexpr bool value = false; 
 template <class V, class I> struct UsesProvenance<Provenance<V, I>> { static constexpr bool value = true; };
 #endif
 
+// Store a register of integers as unsigned ones of half the width, a quarter, ...; each step is a few instructions.
+template <class T, class V> SEMICONV_FN void store_narrowed(T* to, V integers) {
+  constexpr size_t bytes = sizeof(V) / lanes;
+  if constexpr (bytes <= sizeof(T)) {
+    store_vector(to, integers);
+  } else {
+    using Half = typename UnsignedOf<bytes / 2>::type;
+    typedef Half Halves __attribute__((vector_size(lanes * sizeof(Half))));
+    store_narrowed(to, __builtin_convertvector(integers, Halves));
+  }
+}
 template <class T> SEMICONV_FN void store_index(T* to, Mask index, int count, int64 step) {
+  if (sizeof(T) <= sizeof(MaskLane) && count == lanes && step == 1) {
+    store_narrowed(to, index);
+    return;
+  }
   MaskLane buffer[lanes];
   store_vector(buffer, index);
   for (int i = 0; i < count; ++i) to[i * step] = (T)buffer[i];
@@ -266,13 +281,17 @@ SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 ke
       const int64 at = channels_add ? plane * g.in_channels + first * results.pixels : plane;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
-        put(j, [&](int64 to, int count) { store_residual(acc[j], results, at + to, count); });
+        put(j, [&](int64 to, int count) __attribute__((always_inline)) {
+          store_residual(acc[j], results, at + to, count);
+        });
     }
   }
   Storage* out = results.out + plane;
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j)
-    put(j, [&](int64 to, int count) { store_lanes(out + to, totals[j], count, results.step); });
+    put(j, [&](int64 to, int count) __attribute__((always_inline)) {
+      store_lanes(out + to, totals[j], count, results.step);
+    });
 }
 
 // `used` strips, wherever they lie. The loop runs over N; strips behind `used` are copies.

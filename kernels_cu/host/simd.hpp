@@ -32,6 +32,11 @@ template <> struct SignedOf<uint32> { using type = int32; };
 template <> struct SignedOf<int64> { using type = int64; };
 template <> struct SignedOf<uint64> { using type = int64; };
 
+template <size_t BYTES> struct UnsignedOf;
+template <> struct UnsignedOf<1> { using type = uint8; };
+template <> struct UnsignedOf<2> { using type = uint16; };
+template <> struct UnsignedOf<4> { using type = uint32; };
+
 using Vector = VectorOf<Real>;
 // The lanes of a Mask are 0 or -1, as wide as Real's. Taps are counted in such lanes too.
 using MaskLane = SignedOf<Real>::type;
