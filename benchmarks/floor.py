@@ -1,11 +1,12 @@
 """How much slower each shape is than a friendly one: the floor under the speed of any shape.
 
-    python -m benchmarks floor [--device gpu] [--seed N] [--works N] [--json FILE] [--explain]
+    python -m benchmarks floor [--device gpu] [--seed N ...] [--works N] [--json FILE] [--explain]
+    python -m benchmarks floor --read FILE ... [--markdown]
 
-Random works of families of shapes that people have (shapes.py), each in turns with the friendly
-work of its kind. A ratio is the time of a pair over the time of a pair of the friendly work, or,
-where that is less, the time over the time of a copy of as many bytes. Flat windows count outputs
-instead of pairs. The exit status is 1 if a goal is missed or a work fails.
+Random works of families of shapes that people have (families.py), each in turns with the friendly
+work of its kind. A ratio is the time over max(pairs / the friendly work's pairs a second, bytes / a
+copy's bytes a second). Flat windows count outputs instead of pairs. No work that is drawn is left
+out. The exit status is 1 if a goal is missed or a work fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmarks import ceilings, peers, run, shapes, works
+from benchmarks.families import CONVOLUTIONS
 from benchmarks.peers import OURS
 from benchmarks.shapes import LIMITS, MAX, Sample
 from benchmarks.table import Report, duration
@@ -28,7 +32,6 @@ from benchmarks.works import Convolution, Device
 from semiconv_cupy.explain import Explanation, explain
 
 FRIENDLY = "friendly"
-FEWEST = 100_000  # pairs or outputs: with fewer, the time is the overhead of a call
 SECONDS = 0.1  # for each call; the works are many
 SHOWN, EXPLAINED = 20, 10  # of the slowest works
 
@@ -44,7 +47,7 @@ class Goal(NamedTuple):
 OTHERS = "others"
 GOALS: dict[Device, tuple[Goal, ...]] = {
     "cpu": (Goal(MAX.label, 6, 2), Goal(OTHERS, 10, 3)),
-    "gpu": (Goal(MAX.label, 12, 1.5), Goal(OTHERS, 12, 3)),
+    "gpu": (Goal(MAX.label, 12, 3), Goal(OTHERS, 12, 3)),
 }
 BENCHES: dict[Device, Callable[[float], run.Bench]] = {
     "cpu": run.bench_of_cpu,
@@ -58,42 +61,84 @@ def main(
     limits: Mapping[Device, shapes.Limits] = LIMITS,
 ) -> int:
     """Measure; print and store the report; return the exit status."""
+    options = _options(arguments)
+    if options.read:
+        report = together([json.loads(file.read_text()) for file in options.read])
+    else:
+        report = drawn_and_measured(
+            benches[options.device](SECONDS), options.seed, options.works, limits[options.device]
+        )
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report) if options.markdown else "\n".join(text(report)))
+    if options.explain:
+        for found in slowest_first(report)[:EXPLAINED]:
+            drawn = shapes.samples(found["seed"], report["works"], limits[report["device"]])
+            sample = next(sample for sample in drawn if sample.name == found["work"])
+            print(f"\n{found['ratio']:.3g}x {explained(sample, report['device'])}")
+    failed = any("error" in found for found in report["rows"])
+    return 1 if failed or any(not goal["met"] for goal in report["goals"]) else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks floor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--seed", type=int, default=0, help="other works")
-    families = len(shapes.CONVOLUTIONS) + len(shapes.FILTERS)
-    parser.add_argument("--works", type=int, default=20 * families, metavar="N")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], metavar="N", help="other works for each"
+    )
+    families = len(CONVOLUTIONS) + len(shapes.FILTERS)
+    parser.add_argument(
+        "--works", type=int, default=20 * families, metavar="N", help="of each seed"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
+    parser.add_argument(
+        "--read", type=Path, nargs="+", metavar="FILE", help="kept reports of one device, as one"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the README's table")
     parser.add_argument(
         "--explain", action="store_true", help=f"say what the {EXPLAINED} slowest works run"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def drawn_and_measured(
+    bench: run.Bench, seeds: Sequence[int], works: int, limits: shapes.Limits
+) -> Report:
+    """The report of so many works of each seed."""
     begin = time.monotonic()
-    bench = benches[options.device](SECONDS)
-    drawn = list(shapes.samples(options.seed, options.works, limits[options.device]))
     report: Report = {
         "facts": run.facts(bench.device),
+        "device": bench.device,
         "statistic": bench.statistic,
         "copy bytes/s": bench.ceilings[ceilings.COPY],
-        "seed": options.seed,
+        "seeds": list(seeds),
+        "works": works,
+        "rows": [],
+        "not measured": [],
     }
-    report["rows"], report["not measured"] = measure(bench, drawn)
-    report["goals"] = [found for goal in GOALS[options.device] for found in verdicts(goal, report)]
+    for seed in seeds:
+        rows, skipped = measure(bench, shapes.samples(seed, works, limits))
+        report["rows"] += [{"seed": seed} | found for found in rows]
+        report["not measured"] += skipped
+    report["goals"] = [found for goal in GOALS[bench.device] for found in verdicts(goal, report)]
     report["minutes"] = (time.monotonic() - begin) / 60
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print("\n".join(text(report)))
-    if options.explain:
-        by_name = {sample.name: sample for sample in drawn}
-        for found in slowest_first(report)[:EXPLAINED]:
-            print(f"\n{found['ratio']:.3g}x {explained(by_name[found['work']], options.device)}")
-    failed = any("error" in found for found in report["rows"])
-    return 1 if failed or any(not goal["met"] for goal in report["goals"]) else 0
+    return report
+
+
+def together(reports: Sequence[Report]) -> Report:
+    """The reports of several runs on one device as one."""
+    report = dict(reports[0])
+    for name in ("seeds", "rows", "not measured"):
+        report[name] = [found for each in reports for found in each[name]]
+    report["minutes"] = sum(each["minutes"] for each in reports)
+    report["goals"] = [
+        found for goal in GOALS[report["device"]] for found in verdicts(goal, report)
+    ]
+    return report
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -114,17 +159,12 @@ def calls(
     }
 
 
-def measure(
-    bench: run.Bench, drawn: Iterable[Sample], fewest: int = FEWEST
-) -> tuple[list[Report], list[str]]:
+def measure(bench: run.Bench, drawn: Iterable[Sample]) -> tuple[list[Report], list[str]]:
     """The rows of the works, and the names of those that are not measured, with the reasons."""
     rows, skipped = [], []
     taking_turns = dataclasses.replace(bench, calls=functools.partial(calls, makers=bench.calls))
     for sample in drawn:
         trains = isinstance(sample.measured, Convolution) and sample.measured.mode == "training"
-        if sample.count < fewest:
-            skipped.append(f"{sample.name}: fewer than {fewest} {sample.unit}s")
-            continue
         if trains and works.POOLING in bench.absent:
             skipped.append(f"{sample.name}: torch is not installed")
             continue
@@ -148,6 +188,7 @@ def row(sample: Sample, times: Mapping[str, float], copied: float) -> Report:
     return {
         "work": sample.name,
         "family": sample.family,
+        "role": sample.role,
         "kind": sample.kind,
         "unit": sample.unit,
         "count": sample.count,
@@ -191,9 +232,10 @@ def verdicts(goal: Goal, report: Report) -> Iterator[Report]:
 def text(report: Report) -> Iterator[str]:
     """The report as lines: the slowest works, the distribution in each family, the verdicts."""
     ranked = slowest_first(report)
+    seeds = " and ".join(map(str, report["seeds"]))
     yield (
         f"{report['facts']['device']}; times are each the {report['statistic']} of calls in turns "
-        f"with the friendly work's; seed {report['seed']}, {len(ranked)} works, "
+        f"with the friendly work's; seed {seeds}, {len(ranked)} works, "
         f"{report['minutes']:.1f} minutes"
     )
     friendly = [found["friendly ns"] for found in ranked if found["kind"] == MAX.label]
@@ -208,7 +250,7 @@ def text(report: Report) -> Iterator[str]:
             f"{found['ratio']:6.1f}x {duration(found['seconds']):>9} {found['ns']:9.3g} "
             f"{found['friendly ns']:9.3g}  {found['bound']:6} {found['work']}"
         )
-    for by in ("family", "kind"):
+    for by in ("family", "role", "kind"):
         yield f"\n{by:28} works   worst  median    best"
         for group, ratios in _groups(ranked, by):
             yield (
@@ -236,8 +278,19 @@ def _groups(ranked: list[Report], by: str) -> list[tuple[str, list[float]]]:
     return sorted(ratios.items(), key=lambda group: -statistics.median(group[1]))
 
 
+def markdown(report: Report) -> str:
+    """The README's table: the distribution of all works, of each kind and of each role."""
+    ranked = slowest_first(report)
+    lines = ["| works | number | median | worst |", "|---|---|---|---|"]
+    groups = [("all", [found["ratio"] for found in ranked])]
+    for group, ratios in groups + _groups(ranked, "kind") + _groups(ranked, "role"):
+        median, worst = statistics.median(ratios), ratios[0]
+        lines.append(f"| {group} | {len(ratios)} | {median:.2g} | {worst:.2g} |")
+    return "\n".join(lines)
+
+
 def explained(sample: Sample, device: Device) -> Explanation:
-    """What the work runs. An image with its channels last is explained as a contiguous one."""
+    """What the work runs."""
     measured, gpu = sample.measured, device == "gpu"
     if not isinstance(measured, Convolution):
         return explain(
@@ -245,6 +298,7 @@ def explained(sample: Sample, device: Device) -> Explanation:
         )  # fmt: skip
     work = measured.work
     name = "semifield_conv" if measured.mode == "forward" else "semifield_conv_vjp"
+    img = peers.laid_out(np.zeros(work.image, work.dtype), np.zeros, measured.memory)
     return explain(
-        name, work.image, work.kernel, work.semifield, dtype=work.dtype, gpu=gpu, **work.arguments
-    )  # fmt: skip
+        name, img, work.kernel, work.semifield, dtype=work.dtype, gpu=gpu, **work.arguments
+    )

@@ -104,16 +104,14 @@ class Inputs:
         self.device = device
         self.libraries = libraries
         self.img, self.krn = (_numbers(random, s, work.dtype) for s in (work.image, work.kernel))
-        self._channels_last = measured.channels_last
+        self._memory = measured.memory
 
     @cached_property
     def arrays(self) -> tuple[Any, Any]:
         """As NumPy's or CuPy's arrays."""
         xp = self.libraries.arrays
-        img = xp.asarray(self.img)
-        if self._channels_last:
-            img = xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(img, 1, -1)), -1, 1)
-        return img, xp.asarray(self.krn)
+        img, krn = xp.asarray(self.img), xp.asarray(self.krn)
+        return laid_out(img, xp.empty, self._memory), krn
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
@@ -122,9 +120,28 @@ class Inputs:
 
         where = self.libraries.torch_device
         img, krn = (torch.from_numpy(array).to(where) for array in (self.img, self.krn))
-        if self._channels_last:
-            img = img.movedim(1, -1).contiguous().movedim(-1, 1)
-        return img, krn
+        empty = partial(torch.empty, device=where)
+        return laid_out(img, empty, self._memory), krn
+
+
+def laid_out(img: Any, empty: Callable[..., Any], memory: works.Memory) -> Any:
+    """An array or tensor with the same numbers that lies in memory in this order."""
+    if memory == "rows":
+        return img
+    axes = list(range(img.ndim))
+    if memory == "channels last":
+        axes = [0, *axes[2:], 1]
+    elif memory == "transposed":
+        axes.reverse()
+    shape = [img.shape[axis] for axis in axes]
+    if memory == "every second":
+        found = empty((*shape[:-1], 2 * shape[-1]), dtype=img.dtype)[..., ::2]
+    else:
+        back = tuple(axes.index(axis) for axis in range(img.ndim))
+        found = empty(tuple(shape), dtype=img.dtype)
+        found = found.permute(back) if hasattr(found, "permute") else found.transpose(back)
+    found[...] = img
+    return found
 
 
 def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -204,7 +221,8 @@ def _torch_call(measured: Convolution, inputs: Inputs, function: Callable[..., A
                 return function(img, krn)
 
         return forward
-    img, krn = img.clone().requires_grad_(), krn.clone().requires_grad_()
+    # Not clones, which would be contiguous.
+    img, krn = img.detach().requires_grad_(), krn.detach().requires_grad_()
     with torch.no_grad():
         grad_out = torch.ones_like(function(img, krn))
 

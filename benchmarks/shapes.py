@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks.families import CONVOLUTIONS, Shape, between, odd, role_of, sides
 from benchmarks.works import LINEAR, LOG, Convolution, Device, Filter
 from semiconv_cupy import SelectSemifield, SubtractSemifield, structuring
 from semiconv_cupy.geometry import Geometry
@@ -119,24 +120,31 @@ class Sample:
         return self.measured.name
 
     @property
+    def role(self) -> str:
+        """What is hard about it."""
+        return role_of(self.family)
+
+    @property
     def bytes(self) -> int:
         """The fewest bytes that the work moves."""
         return self.measured.bytes
 
 
 def samples(seed: int, number: int, limits: Limits) -> Iterator[Sample]:
-    """`number` works, the families in turn; the same for the same seed and limits."""
-    rng = random.Random(seed)
-    convolutions, filters = list(CONVOLUTIONS.items()), list(FILTERS.items())
+    """`number` works, the families in turn.
+
+    Each is the same for the same seed, family, turn and limits, whatever other families there are.
+    """
+    families = [*CONVOLUTIONS, *FILTERS]
     for index in range(number):
-        turn, place = divmod(index, len(convolutions) + len(filters))
-        if place < len(convolutions):
-            family, draw = convolutions[place]
-            kind = MAX if rng.random() < 0.5 else KINDS[1 + (turn + place) % (len(KINDS) - 1)]
-            yield _convolution(rng, limits, family, draw, kind)
+        turn, place = divmod(index, len(families))
+        family = families[place]
+        rng = random.Random(f"{seed} {family} {turn}")
+        if family in CONVOLUTIONS:
+            kind = MAX if rng.random() < 0.5 else rng.choice(KINDS[1:])
+            yield _convolution(rng, limits, family, CONVOLUTIONS[family], kind)
         else:
-            family, filtered = filters[place - len(convolutions)]
-            yield filtered(rng, limits, family)
+            yield FILTERS[family](rng, limits, family)
 
 
 # ---- convolutions --------------------------------------------------------------------------------
@@ -158,19 +166,6 @@ def pairs_inside(geometry: Geometry) -> int:
     return count
 
 
-class Shape(NamedTuple):
-    """The shapes of a convolution of one image, of which a work has several."""
-
-    image: tuple[int, ...]  # without the batch
-    kernel: tuple[int, ...]
-    stride: int = 1
-    dilation: int = 1
-    groups: int = 1
-    padding: int | Literal["same"] = "same"
-    channels_last: bool = False
-    most: int = 2**62  # images
-
-
 def _convolution(
     rng: random.Random,
     limits: Limits,
@@ -178,19 +173,21 @@ def _convolution(
     draw: Callable[[random.Random, float], Shape],
     kind: Kind,
 ) -> Sample:
-    pairs = _between(rng, *limits.pairs) / kind.cost
-    shape = draw(rng, pairs)
+    pairs = between(rng, *limits.pairs) / kind.cost
 
     def work(batch: int) -> Work:
         return Work("", (batch, *shape.image), shape.kernel, kind.semifield, kind.dtype,
                     shape.stride, shape.dilation, shape.groups, shape.padding)  # fmt: skip
 
-    one = work(1).geometry
-    largest = max(math.prod(one.img_shape), math.prod(one.out_shape))
+    fitting = 0
+    while fitting < 1:
+        shape = draw(rng, pairs)
+        one = work(1).geometry
+        fitting = limits.elements // max(math.prod(one.img_shape), math.prod(one.out_shape))
     batch = round(pairs / max(1, pairs_inside(one)))
-    found = work(max(1, min(batch, limits.elements // largest, shape.most)))
+    found = work(max(1, min(batch, fitting, shape.most)))
     named = dataclasses.replace(found, name=_name(family, found, kind))
-    measured = Convolution(named, kind.mode, channels_last=shape.channels_last)
+    measured = Convolution(named, kind.mode, memory=shape.memory)
     planes = Work(f"7x7 on 700x800, {kind.name}", (limits.planes, 1, 700, 800), (1, 1, 7, 7),
                   kind.semifield, kind.dtype)  # fmt: skip
     return Sample(
@@ -210,146 +207,16 @@ def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _between(rng: random.Random, least: float, most: float) -> int:
-    """An integer of this range whose logarithm is uniform."""
-    most = max(least, most)
-    return max(1, round(math.exp(rng.uniform(math.log(least), math.log(most)))))
-
-
-def _odd(rng: random.Random, least: int, most: int) -> int:
-    return rng.randrange(least | 1, most + 1, 2)
-
-
-def _plane(rng: random.Random, elements: float, least: int, stretch: float = 2) -> tuple[int, int]:
-    """Two sides of a plane of about so many elements, the first `stretch` times longer at most."""
-    side, stretched = math.sqrt(max(1, elements)), math.exp(rng.uniform(-1, 1) * math.log(stretch))
-    return max(least, round(side * stretched)), max(least, round(side / stretched))
-
-
-def _planes(rng: random.Random, pairs: float) -> Shape:
-    size = _odd(rng, 3, 15)
-    return Shape((1, *_plane(rng, pairs / size**2, size, 8)), (1, 1, size, size))
-
-
-def _colour(rng: random.Random, pairs: float) -> Shape:
-    size = _odd(rng, 3, 15)
-    channels = rng.choice((3, 3, 3, 4))
-    plane = _plane(rng, pairs / size**2 / channels, size)
-    return Shape((1, *plane, channels), (1, 1, size, size, 1))
-
-
-def _dense(rng: random.Random, pairs: float) -> Shape:
-    inputs, outputs = _between(rng, 32, 2048), _between(rng, 8, 2048)
-    one = (1,) * rng.choice((1, 2))
-    return Shape((inputs, *one), (outputs, inputs, *one))
-
-
-def _pointwise(rng: random.Random, pairs: float) -> Shape:
-    inputs, outputs = _between(rng, 8, 512), _between(rng, 8, 512)
-    side = min(_between(rng, 4, 128), math.isqrt(int(pairs / inputs / outputs)) + 1)
-    return Shape((inputs, side, side), (outputs, inputs, 1, 1))
-
-
-def _mixing(rng: random.Random, pairs: float) -> Shape:
-    inputs, outputs = _between(rng, 3, 128), _between(rng, 4, 128)
-    size = rng.choice((3, 3, 5))
-    side = min(_between(rng, 5, 64), math.isqrt(int(pairs / inputs / outputs / size**2)) + size)
-    return Shape((inputs, side, side), (outputs, inputs, size, size), stride=rng.choice((1, 1, 2)))
-
-
-def _small_images(rng: random.Random, pairs: float) -> Shape:
-    channels, side = _between(rng, 1, 64), _between(rng, 5, 32)
-    size = min(_odd(rng, 3, 7), side)
-    return Shape((channels, side, side), (channels, 1, size, size), groups=channels)
-
-
-def _short_last(rng: random.Random, pairs: float) -> Shape:
-    last = rng.randint(1, 8)
-    size, other = _odd(rng, 3, 31), rng.choice((1, 3))
-    most = max(size, round(pairs / last / size / other))
-    return Shape((1, _between(rng, max(size, 200), most), last), (1, 1, size, min(other, last | 1)))
-
-
-def _few_long_rows(rng: random.Random, pairs: float) -> Shape:
-    rows, size = rng.randint(2, 12), _odd(rng, 3, 15)
-    return Shape((1, rows, max(size, round(pairs / rows / size**2))), (1, 1, size, size), most=1)
-
-
-def _signals(rng: random.Random, pairs: float) -> Shape:
-    length, channels = _between(rng, 16, 100_000), rng.choice((1, 1, 4, 32))
-    size = _between(rng, 3, min(length, 501))
-    return Shape((channels, length), (channels, 1, size), groups=channels)
-
-
-def _mixed_signals(rng: random.Random, pairs: float) -> Shape:
-    inputs, outputs = _between(rng, 8, 128), _between(rng, 8, 128)
-    length, size = _between(rng, 16, 4000), rng.choice((1, 3, 5, 9))
-    return Shape((inputs, length), (outputs, inputs, size))
-
-
-def _whole_image(rng: random.Random, pairs: float) -> Shape:
-    if rng.random() < 0.5:  # windows about every element: side^4 pairs, 9/16 of them inside
-        side = _between(rng, 8, (pairs * 16 / 9) ** 0.25)
-        size = side | 1
-        return Shape((1, side, side), (1, 1, size, size))
-    side, inputs, outputs = _between(rng, 4, 64), _between(rng, 1, 16), _between(rng, 4, 64)
-    return Shape((inputs, side, side), (outputs, inputs, side, side), padding=0)
-
-
-def _strides(rng: random.Random, pairs: float) -> Shape:
-    size, channels = rng.randint(2, 7), rng.choice((1, 8, 64))
-    plane = _plane(rng, _between(rng, 14**2, 512**2), 8)
-    step = rng.randint(2, size)
-    return Shape((channels, *plane), (channels, 1, size, size), stride=step, groups=channels)
-
-
-def _dilations(rng: random.Random, pairs: float) -> Shape:
-    size, dilation = _odd(rng, 3, 7), rng.randint(2, 8)
-    plane = _plane(rng, _between(rng, 40**2, 700**2), size)
-    return Shape((1, *plane), (1, 1, size, size), dilation=dilation)
-
-
-def _volumes(rng: random.Random, pairs: float) -> Shape:
-    window = tuple(rng.choice((1, 3, 5, 7)) for _ in range(3))
-    window = window if max(window) > 1 else (3, 3, 3)
-    space = [_between(rng, 4, 128) for _ in range(3)]
-    return Shape((1, *space), (1, 1, *window))
-
-
-def _channels_last(rng: random.Random, pairs: float) -> Shape:
-    draw = rng.choice((_small_images, _mixing, _strides))
-    return draw(rng, pairs)._replace(channels_last=True)
-
-
-CONVOLUTIONS: dict[str, Callable[[random.Random, float], Shape]] = {
-    "planes": _planes,
-    "colour": _colour,
-    "dense": _dense,
-    "pointwise": _pointwise,
-    "mixing": _mixing,
-    "small images": _small_images,
-    "short last axis": _short_last,
-    "few long rows": _few_long_rows,
-    "signals": _signals,
-    "mixed signals": _mixed_signals,
-    "whole image": _whole_image,
-    "strides": _strides,
-    "dilations": _dilations,
-    "volumes": _volumes,
-    "channels last": _channels_last,
-}
-
-
 # ---- filters -------------------------------------------------------------------------------------
 
 
 def _colour_space(rng: random.Random, outputs: float) -> tuple[int, ...]:
     channels = rng.choice((3, 3, 3, 4))
-    return (*_plane(rng, outputs / channels, 32), channels)
+    return (*sides(rng, outputs / channels, 32), channels)
 
 
 def _volume_space(rng: random.Random, outputs: float) -> tuple[int, ...]:
-    first, second = _between(rng, 8, 128), _between(rng, 8, 256)
+    first, second = between(rng, 8, 128), between(rng, 8, 256)
     return first, second, max(8, round(outputs / first / second))
 
 
@@ -359,8 +226,8 @@ def _box(
     """Flat boxes on the first `windowed` axes: an output costs the same whatever the window."""
 
     def draw(rng: random.Random, limits: Limits, family: str) -> Sample:
-        shape, dtype = space(rng, _between(rng, *limits.outputs)), rng.choice(("float32", "uint8"))
-        size = _odd(rng, 3, 31)
+        shape, dtype = space(rng, between(rng, *limits.outputs)), rng.choice(("float32", "uint8"))
+        size = odd(rng, 3, 31)
         window = (size,) * windowed + (1,) * (len(shape) - windowed)
         plane = _plane_of(shape)
         named = f"{family}: {_times(shape)}, window {_times(window)}, {dtype}"
@@ -391,7 +258,7 @@ def _ball(
         disk = structuring.disk(radius)
         ball = disk[..., None] if windowed == 2 else structuring.ball(radius)
         rows, disk_rows = (int(f.any(axis=1).sum()) for f in (ball, disk))
-        shape = space(rng, _between(rng, *limits.outputs) * disk_rows / rows / 5)
+        shape = space(rng, between(rng, *limits.outputs) * disk_rows / rows / 5)
         plane = _plane_of(shape)
         named = f"{family}: {_times(shape)}, radius {radius}, {dtype}"
         return Sample(
@@ -410,8 +277,8 @@ def _structure(
     """Structures that are not flat and not separable: every tap is a pair."""
 
     def draw(rng: random.Random, limits: Limits, family: str) -> Sample:
-        size, dtype = _odd(rng, 3, largest), rng.choice(("float32", "uint8"))
-        shape = space(rng, _between(rng, *limits.pairs) / size**windowed)
+        size, dtype = odd(rng, 3, largest), rng.choice(("float32", "uint8"))
+        shape = space(rng, between(rng, *limits.pairs) / size**windowed)
         window = (size,) * windowed + (1,) * (len(shape) - windowed)
         plane = (700, 800 * limits.planes)
         named = f"{family}: {_times(shape)}, window {_times(window)}, {dtype}"
@@ -430,7 +297,7 @@ def _heights(window: tuple[int, ...]) -> np.ndarray:
 
 
 def _rows(rng: random.Random, outputs: float) -> tuple[int, ...]:
-    last = rng.choice((rng.randint(2, 8), _between(rng, 9, 64)))
+    last = rng.choice((rng.randint(2, 8), between(rng, 9, 64)))
     return max(32, round(outputs / last)), last
 
 

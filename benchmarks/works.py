@@ -18,6 +18,9 @@ from semiconv_cupy.residual import residual_of
 from semiconv_cupy.works import STANDARD_WORKS, Work
 
 Device = Literal["cpu", "gpu"]
+# How an image lies in memory: C-contiguous, the channels of an element together, all axes in the
+# opposite order, or as every second column of another image.
+Memory = Literal["rows", "channels last", "transposed", "every second"]
 
 # The peers, as tables name them.
 SCIPY, CUPYX = "scipy.ndimage", "cupyx.scipy.ndimage"
@@ -74,14 +77,14 @@ class Convolution:
 
     `mode` is "forward", "provenance" (forward with the residual that a derivative needs) or
     "training" (forward and backward through torch). With `tensors`, forward runs through torch too.
-    With `channels_last`, the channels of an element of the image lie together in memory.
+    `memory` says how the image lies.
     """
 
     work: Work
     mode: Literal["forward", "provenance", "training"] = "forward"
     goals: tuple[Goal, ...] = ()
     tensors: bool = False
-    channels_last: bool = False
+    memory: Memory = "rows"
 
     @property
     def name(self) -> str:
@@ -91,8 +94,13 @@ class Convolution:
 
     @property
     def bytes(self) -> int:
-        """The fewest bytes: every array once, in training every array and every gradient."""
+        """The fewest bytes: every array once, in training every array and every gradient.
+
+        Cache lines that hold every second column of an image hold the other ones, too.
+        """
         arrays = self.work.bytes
+        if self.memory == "every second":
+            arrays += math.prod(self.work.image) * np.dtype(self.work.dtype).itemsize
         if self.mode == "forward":
             return arrays
         residual = residual_of(self.work.semifield, self.work.dtype, self.work.geometry)

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import ceilings, floor, peers, run, shapes, works
+from benchmarks.families import CONVOLUTIONS, ROLES
 from benchmarks.peers import OURS
 from benchmarks.works import Convolution
 from semiconv_cupy.geometry import Geometry
@@ -30,23 +31,39 @@ COPY = {ceilings.COPY: 1e9}
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_a_seed_says_which_works_are_drawn(device):
     limits = shapes.LIMITS[device]
-    drawn = list(shapes.samples(0, 440, limits))
+    every = {*CONVOLUTIONS, *shapes.FILTERS}
+    number = 20 * len(every)
+    drawn = list(shapes.samples(0, number, limits))
     names = [sample.name for sample in drawn]
-    assert [sample.name for sample in shapes.samples(0, 440, limits)] == names
+    assert [sample.name for sample in shapes.samples(0, number, limits)] == names
     assert [sample.name for sample in shapes.samples(0, 100, limits)] == names[:100]
-    assert len({*names} & {sample.name for sample in shapes.samples(1, 440, limits)}) < 5
-    every = {*shapes.CONVOLUTIONS, *shapes.FILTERS}
+    assert len({*names} & {sample.name for sample in shapes.samples(1, number, limits)}) < 5
     assert Counter(sample.family for sample in drawn) == dict.fromkeys(every, 20)
     kinds = Counter(sample.kind for sample in drawn)
     assert kinds[shapes.MAX.label] > 100
     assert all(kinds[kind.label] >= 20 for kind in shapes.KINDS)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_hundred_works_have_twenty_of_each_role(seed):
+    """At the least: a run has 500 unless --works says otherwise."""
+    drawn = list(shapes.samples(seed, 20 * (len(CONVOLUTIONS) + len(shapes.FILTERS)), SMALL))
+    roles = Counter(sample.role for sample in drawn)
+    assert len(drawn) >= 200
+    assert {*ROLES} < {*roles}
+    assert min(roles.values()) >= 20
+    memories = Counter(
+        sample.measured.memory for sample in drawn if isinstance(sample.measured, Convolution)
+    )
+    assert min(memories.values()) >= 20
+    assert {*memories} == {"rows", "channels last", "transposed", "every second"}
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_works_are_neither_small_nor_huge(device):
     limits = shapes.LIMITS[device]
     for sample in itertools.chain.from_iterable(shapes.samples(s, 220, limits) for s in range(3)):
-        assert floor.FEWEST <= sample.count < 10 * limits.pairs[1], sample.name
+        assert 100_000 <= sample.count < 10 * limits.pairs[1], sample.name
         # Every array has the most elements at most, give or take the smallest plane of a family.
         assert sample.bytes < 4 * 6 * limits.elements, sample.name
 
@@ -101,14 +118,14 @@ def test_each_work_is_compared_with_one_of_its_kind():
 
 @pytest.mark.table(8)
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-@pytest.mark.parametrize("index", range(len(shapes.CONVOLUTIONS) + len(shapes.FILTERS)))
+@pytest.mark.parametrize("index", range(len(CONVOLUTIONS) + len(shapes.FILTERS)))
 def test_a_work_of_each_family_runs(index, device):
     """The calls of a GPU get NumPy's arrays and torch's tensors on the CPU."""
     pytest.importorskip("torch")
     *_, sample = shapes.samples(0, index + 1, SMALL)
     calls = partial(peers.calls, libraries=peers.libraries_of("cpu"))
     bench = run.Bench(device, lambda call: call() is None or 2.0, 0.0, COPY, [], calls=calls)
-    [found], skipped = floor.measure(bench, [sample], fewest=0)
+    [found], skipped = floor.measure(bench, [sample])
     assert "error" not in found, found["error"]
     assert not skipped
     json.dumps(found)
@@ -117,19 +134,28 @@ def test_a_work_of_each_family_runs(index, device):
     assert floor.explained(sample, device).steps
 
 
-def test_an_image_with_its_channels_last():
+@pytest.mark.parametrize(
+    ("memory", "strides"),
+    [
+        ("rows", (60, 12, 3, 1)),
+        ("channels last", (60, 1, 15, 5)),
+        ("transposed", (1, 2, 10, 40)),
+        ("every second", (120, 24, 6, 2)),
+    ],
+)
+def test_images_in_memory(memory, strides):
     work = Work("", (2, 5, 4, 3), (5, 1, 3, 3), groups=5)
-    given = [
-        peers.Inputs(Convolution(work, channels_last=last), "cpu", 0, peers.libraries_of("cpu"))
-        for last in (False, True)
-    ]
-    plain, last = (inputs.arrays[0] for inputs in given)
-    assert last.shape == plain.shape
-    assert np.array_equal(last, plain)
-    assert plain.strides[1] == 4 * 12
-    assert last.strides[1] == 4
+    measured = Convolution(work, memory=memory)
+    inputs = peers.Inputs(measured, "cpu", 0, peers.libraries_of("cpu"))
+    plain = peers.Inputs(Convolution(work), "cpu", 0, peers.libraries_of("cpu")).arrays[0]
+    img = inputs.arrays[0]
+    assert np.array_equal(img, plain)
+    assert img.strides == tuple(4 * stride for stride in strides)
+    more = plain.nbytes if memory == "every second" else 0
+    assert measured.bytes == Convolution(work).bytes + more
     pytest.importorskip("torch")
-    assert given[1].tensors[0].stride() == (60, 1, 15, 5)
+    assert inputs.tensors[0].stride() == strides
+    assert np.array_equal(inputs.tensors[0], plain)
 
 
 # ---- ratios --------------------------------------------------------------------------------------
@@ -187,29 +213,26 @@ def test_works_take_turns_with_their_friendly_ones():
 
 
 def test_what_is_not_measured_is_said():
-    small = sample_of("small", count=99_999)
     training = drawn_of("trained", mode="training")
-    rows, skipped = floor.measure(bench_of({}, [works.POOLING]), [small, *training])
+    rows, skipped = floor.measure(bench_of({}, [works.POOLING]), training)
     assert rows == []
-    assert skipped == [
-        "small: fewer than 100000 pairs",
-        "trained, fwd + bwd: torch is not installed",
-    ]
+    assert skipped == ["trained, fwd + bwd: torch is not installed"]
 
 
 def report_of(ratios):
     """A report of works with these ratios, by kind."""
     rows = [
         {
-            "work": f"{kind} {index}", "family": "f", "kind": kind, "ratio": ratio, "seconds": 1.0,
-            "ns": 1.0, "friendly ns": 1 + ratio, "bound": "pair",
+            "work": f"{kind} {index}", "family": "f", "role": "r", "kind": kind, "ratio": ratio,
+            "seconds": 1.0, "ns": 1.0, "friendly ns": 1 + ratio, "bound": "pair",
         }
         for kind, of_kind in ratios.items()
         for index, ratio in enumerate(of_kind)
     ]  # fmt: skip
     return {
-        "facts": {"device": "a machine"}, "statistic": "best", "seed": 0, "minutes": 1.0,
-        "rows": [*rows, {"work": "broken", "error": "no"}], "not measured": ["small: too small"],
+        "facts": {"device": "a machine"}, "device": "cpu", "statistic": "best", "seeds": [0],
+        "minutes": 1.0, "rows": [*rows, {"work": "broken", "error": "no"}],
+        "not measured": ["small: too small"],
     }  # fmt: skip
 
 
@@ -263,20 +286,35 @@ def run_command(arguments, seconds):
 
 def test_the_command_prints_and_keeps_a_report(tmp_path, capsys):
     file = tmp_path / "floor.json"
-    arguments = ["--works", "44", "--seed", "3", "--json", str(file), "--explain"]
+    arguments = ["--works", "22", "--seed", "3", "4", "--json", str(file), "--explain"]
     assert run_command(arguments, 1e-6) == 0
     printed = capsys.readouterr().out
     report = json.loads(file.read_text())
     assert len(report["rows"]) == 44
-    assert report["seed"] == 3
+    assert report["seeds"] == [3, 4]
     assert report["not measured"] == []
     assert all(goal["met"] for goal in report["goals"])
     assert [row["work"] for row in report["rows"]] == [
-        sample.name for sample in shapes.samples(3, 44, shapes.LIMITS["cpu"])
+        sample.name for seed in (3, 4) for sample in shapes.samples(seed, 22, shapes.LIMITS["cpu"])
     ]
     assert printed.count("on the CPU\n") == floor.EXPLAINED
     assert run_command(["--works", "44"], 10.0) == 1
     assert "MISSED" in capsys.readouterr().out
+
+
+def test_reports_are_read_as_one(tmp_path, capsys):
+    files = [tmp_path / f"{seed}.json" for seed in (5, 6)]
+    for file, seed in zip(files, "56", strict=True):
+        assert run_command(["--works", "30", "--seed", seed, "--json", str(file)], 1e-6) == 0
+    capsys.readouterr()
+    assert floor.main(["--read", *map(str, files), "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| all | 60 |")
+    assert {f"| {role} |" for role in ROLES} <= {
+        line[: len(line.split(" | ")[0]) + 2] for line in lines
+    }
+    assert floor.main(["--read", *map(str, files)]) == 0
+    assert "seed 5 and 6, 60 works" in capsys.readouterr().out
 
 
 def test_a_work_that_fails_fails_the_command(capsys):
