@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
@@ -51,6 +51,16 @@ class Limits:
 
 
 LIMITS = Limits()
+SHORT_ROW = 32  # outputs of a last axis below which a GPU's tiles of two axes are mostly empty
+
+
+class Gradients(NamedTuple):
+    """Gradients that are computed in one form: its route, image and kernel strides, and which."""
+
+    route: Route
+    img_strides: Strides
+    krn_strides: Strides
+    wants: tuple[bool, bool]
 
 
 @dataclass(frozen=True)
@@ -92,20 +102,18 @@ class Route:
         return residual_of(self.semifield, self.storage, self.geometry)
 
     def form(self, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
-        """The form in which the forward pass computes the work; the result has the same bits.
+        """The form in which the forward pass computes the work.
 
-        Three kinds of work keep their own form. For log and root by ordinary sums, the scale is
-        that of a tile, and depends on how the image is cut. On a GPU, sums depend on the tiles,
-        which add in another order than the kernel for any geometry. And some semifields have a
-        residual with an axis of input channels.
+        Selections have the same bits in every form. Sums on a GPU depend on the tiles, whose order
+        of additions is another one in another form. Two kinds of work keep their own form: log and
+        root by ordinary sums where a tile has a scale, which depends on how the image is cut, and
+        semifields whose residual has an axis of input channels.
         """
         given = as_given(self.geometry, img_strides, krn_strides)
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
-        depends_on_tiles = self.by_sums or (
-            self.backend == "cuda" and self.semifield.accumulator != "select"
-        )
-        keeps = self.plain or self.backend == "reference"
-        if keeps or depends_on_tiles or channels_of_residual:
+        if self.plain or self.backend == "reference" or channels_of_residual:
+            return given
+        if self.by_sums and self.backend == "host":
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
         return found if self._pays(found) else given
@@ -119,20 +127,57 @@ class Route:
             return self, img_strides, krn_strides
         return replace(self, geometry=form.geometry), form.layout.img, form.layout.krn
 
+    def gradients(
+        self, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
+    ) -> list[Gradients]:
+        """The forms in which a GPU computes the gradients that `wants` names: img's, krn's.
+
+        The image's gradient of a selection adds the same numbers in the same order in every form.
+        The kernel's does not: it keeps the given form, in which it costs no more, as its time does
+        not depend on the window.
+        """
+        given = Gradients(self, img_strides, krn_strides, wants)
+        found, img, krn = self.in_its_form(img_strides, krn_strides)
+        if found is self or not self._has_all_elements(found.geometry):
+            return [given]
+        if self.semifield.accumulator != "select":
+            return [Gradients(found, img, krn, wants)]
+        alone = (
+            Gradients(found, img, krn, (wants[0], False)),
+            given._replace(wants=(False, wants[1])),
+        )
+        return [each for each in alone if any(each.wants)]
+
+    def _has_all_elements(self, form: Geometry) -> bool:
+        """Whether a form has all elements of image and kernel, in their order, as gradients do.
+
+        It leaves out positions that no step reads, and kernels that lie in the same memory.
+        """
+        own = self.geometry
+        shapes = (own.img_shape, form.img_shape), (own.krn_shape, form.krn_shape)
+        same = all(math.prod(one) == math.prod(other) for one, other in shapes)
+        return same and form.in_channels == own.in_channels
+
     def _pays(self, form: CanonicalForm) -> bool:
         """Whether a canonical form is faster than the work's own.
 
-        On the CPU it is. A CUDA tile has two axes. On an H200, three axes that become two took 0.35
-        to 0.9 of the time (img (1, 1, 512, 512, 16) by (3, 1, 1): 29 us, before 82 us), but two
-        that become one up to 1.15 (one tap, 64 channels of 28 x 28 to 64: 52 us, before 45 us).
-        Offsets within a tile have 32 bits: rows so long that a tile of a hundred would leave them
-        keep their axes, and so their tile.
+        On the CPU it is. A CUDA tile has two axes, the last one in chunks: on an H200, colours that
+        became part of rows took 1/400 to 1/50 of the time, and three axes that became two 0.35 to
+        0.9 (img (1, 1, 512, 512, 16) by (3, 1, 1): 29 us, before 82 us), but two that became one up
+        to 1.15 (one tap, 64 channels of 28 x 28 to 64: 52 us, before 45 us) unless the last axis
+        was short. Offsets within a tile have 32 bits: rows so long that a tile of a hundred would
+        leave them keep their axes, and so their tile. A scale of ordinary sums is that of an image.
         """
         if self.backend != "cuda":
             return True
-        if form.geometry.rank != 2 or self.geometry.rank == 2 or self.schedule != "auto":
+        own, found = self.geometry, form.geometry
+        if self.schedule != "auto":
             return False
-        return abs(form.layout.img[-2]) <= 2**24
+        if self.by_sums and (own.batch, own.groups) != (found.batch, found.groups):
+            return False
+        if found.rank == 1:
+            return own.rank > 2 or own.out_size[-1] < SHORT_ROW
+        return found.rank < own.rank and abs(form.layout.img[-2]) <= 2**24
 
     def after(self, residual: object | None) -> Route:
         """The route of a backward pass whose forward pass kept this residual, or None.

@@ -13,12 +13,12 @@ from typing import Any
 from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch
-from semiconv_cupy.backends.device import Device, cupy_device
+from semiconv_cupy.backends.device import Device, Stream, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.product import Product
 from semiconv_cupy.route import ProductRoute, Route
-from semiconv_cupy.strides import Strides, in_elements
+from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
 
 Array = Any
 
@@ -58,7 +58,8 @@ def forward(
     elif route.backend == "host":
         host.forward(route, img, krn, out, residual, threads)
     elif route.by_sums:
-        cuda_by_sums.forward(_device(route), _case(route), img, krn, out)
+        if out.size:
+            _by_sums(route, img.strides, krn.strides)(img, krn, out, None, None)
     elif out.size:
         launch = _launch(route, img.strides, krn.strides, residual is not None)
         launch(_device(route).address(img), img, krn, out, residual)
@@ -75,6 +76,17 @@ def _launch(
     spec = route.residual_spec if keeps_residual else None
     convolution = cuda.Convolution.of(_case(route), spec and spec.dtype, img_strides, krn_strides)
     return cuda.forward_launch(_device(route), convolution, route.schedule)
+
+
+@lru_cache(maxsize=4096)
+def _by_sums(
+    route: Route, img_byte_strides: Strides, krn_byte_strides: Strides
+) -> Callable[..., None]:
+    """`_launch` for log and root by ordinary sums: (img, krn, out, residual: None, stream)."""
+    img_strides = in_elements(img_byte_strides, route.storage)
+    krn_strides = in_elements(krn_byte_strides, route.storage)
+    route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
+    return cuda_by_sums.forward_at(_device(route), _case(route), img_strides, krn_strides)
 
 
 def forward_at(
@@ -121,8 +133,7 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array
     if 0 in shape:
         return lambda img, krn: device.empty(shape, dtype)
     if route.by_sums:
-        strides = (in_elements(array.strides, route.storage) for array in (img, krn))
-        by_sums = cuda_by_sums.forward_at(device, _case(route), *strides)
+        by_sums = _by_sums(route, img.strides, krn.strides)
 
         def sum_up(img: Array, krn: Array) -> Array:
             out = device.empty(shape, dtype)
@@ -162,18 +173,62 @@ def backward(
         reference.backward(route, grad_out, img, krn, residual, grad_img, grad_krn)
     elif route.backend == "host":
         host.backward(route, grad_out, img, krn, residual, grad_img, grad_krn, threads)
-    elif route.by_sums:
-        arrays = cuda.GradientArrays(grad_out, img, krn, None, grad_img, grad_krn)
-        cuda_by_sums.backward(_device(route), _case(route), arrays, route.schedule)
     else:
         arrays = cuda.GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
-        cuda.backward(_device(route), _case(route), arrays, route.schedule)
+        _backward_on_gpu(route, arrays)
+
+
+def _backward_on_gpu(route: Route, arrays: cuda.GradientArrays) -> None:
+    """`backward` by CUDA kernels."""
+    arrays = cuda.with_contiguous_grad_out(_device(route), arrays)
+    if cuda.fills_with_zeros(_case(route), arrays):
+        return
+    given = arrays.img, arrays.krn
+    shapes = route.geometry.img_shape, route.geometry.krn_shape
+    strides = (
+        contiguous_strides(shape) if array is None else in_elements(array.strides, route.storage)
+        for array, shape in zip(given, shapes, strict=True)
+    )
+    wants = arrays.grad_img is not None, arrays.grad_krn is not None
+    _gradients(route, *strides, wants)(arrays, None)
+
+
+@lru_cache(maxsize=4096)
+def _gradients(
+    route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
+) -> Callable[[cuda.GradientArrays, Stream | None], None]:
+    """What computes gradients on a GPU, each in its form. Strides are in elements."""
+    device, schedule = _device(route), route.schedule
+    forms = route.gradients(img_strides, krn_strides, wants)
+    if route.by_sums:
+        ((found, *strides, _),) = forms
+        run = cuda_by_sums.backward_at(device, _case(found), *strides, wants, schedule)
+        return lambda arrays, stream: run(*arrays, stream)
+    spec = route.residual_spec
+    launches = [
+        launch
+        for found, *strides, alone in forms
+        for launch in cuda.gradient_launches(
+            device,
+            cuda.Convolution.of(_case(found), spec and spec.dtype, *strides),
+            alone,
+            schedule,
+        )
+    ]
+
+    def launch_all(arrays: cuda.GradientArrays, stream: Stream | None) -> None:
+        for launch in launches:
+            launch(device, arrays, stream)
+
+    return launch_all
 
 
 def backward_at(
     route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
 ) -> Callable[..., None] | None:
-    """What differentiates, all as addresses: see `backward_at` of ``backends.host`` and ``cuda``.
+    """What differentiates: (grad_out, img, krn, residual, grad_img, grad_krn, threads or stream).
+
+    All are addresses, None for what is not there; strides are in elements.
 
     A kernel on the CPU is C-contiguous. `wants` says which of the gradients of img and krn are
     computed. None where array loops serve.
@@ -182,13 +237,20 @@ def backward_at(
         return None
     if route.backend == "host":
         return host.backward_at(route, img_strides)
-    device, case = _device(route), _case(route)
-    if route.by_sums:
-        return cuda_by_sums.backward_at(
-            device, case, img_strides, krn_strides, wants, route.schedule
-        )
-    spec, schedule = route.residual_spec, route.schedule
-    return cuda.backward_at(device, case, img_strides, krn_strides, spec, wants, schedule)
+    run = _gradients(route, img_strides, krn_strides, wants)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        stream: Stream,
+    ) -> None:
+        run(cuda.GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn), stream)
+
+    return call
 
 
 # ---- matrix products -----------------------------------------------------------------------------

@@ -10,9 +10,12 @@ from cuda_on_cpu.device import HarnessDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semiconv_cupy import run
+from semiconv_cupy import SelectSemifield, SubtractSemifield, run
+from semiconv_cupy.backends.device import Recorder
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import canonical
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.route import choose
 from semiconv_cupy.strides import contiguous_strides
 
 
@@ -193,3 +196,62 @@ def test_cuda_takes_it_for_selections():
     for one, other in zip(merged, plain, strict=True):
         np.testing.assert_array_equal(one, other)
     assert [("3x3x1" in name, "3x3" in name) for name in names] == [(False, True), (True, True)]
+
+
+def on_gpu(semifield, img, krn, method="auto", **arguments):
+    """The route of a work on a GPU."""
+    plan = Geometry.plan(img, krn, padding="same", **arguments)
+    place = Place("CuPy", gpu=0, device=Recorder())
+    return choose(semifield, plan, "float32", place, method)
+
+
+MAX, LINEAR, LOG = (
+    SelectSemifield.tropical_max(),
+    SubtractSemifield.linear(),
+    SubtractSemifield.log(2.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("semifield", "method", "img", "krn", "rank"),
+    [
+        (MAX, "auto", (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), 2),
+        (LINEAR, "auto", (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), 2),
+        (LOG, "linear", (2, 1, 64, 48, 3), (1, 1, 3, 5, 1), 2),
+        (LOG, "linear", (5, 1, 8, 48, 3), (1, 1, 1, 5, 1), 3),  # would join images
+        (MAX, "auto", (5, 1, 8, 48, 3), (1, 1, 1, 5, 1), 2),
+        (MAX, "tiled", (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), 3),
+        (MAX, "auto", (1, 1, 640, 8), (1, 1, 3, 1), 1),
+        (MAX, "auto", (1, 1, 640, 33), (1, 1, 3, 1), 2),
+        (MAX, "auto", (1, 1, 64, 48), (1, 1, 3, 3), 2),
+    ],
+)
+def test_which_forms_a_gpu_takes(semifield, method, img, krn, rank):
+    route = on_gpu(semifield, img, krn, method)
+    assert route.form(contiguous_strides(img), contiguous_strides(krn)).geometry.rank == rank
+
+
+def gradients(route, wants, img=None, krn=None):
+    """(rank, which) of each form that computes gradients."""
+    plan = route.geometry
+    strides = img or contiguous_strides(plan.img_shape), krn or contiguous_strides(plan.krn_shape)
+    return [(each.route.geometry.rank, each.wants) for each in route.gradients(*strides, wants)]
+
+
+def test_gradients_of_a_gpu_take_it_where_they_are_contiguous():
+    shapes = (1, 2, 64, 48, 3), (2, 1, 3, 5, 1)
+    colours = on_gpu(LINEAR, *shapes, groups=2)
+    assert gradients(colours, (True, True)) == [(2, (True, True))]
+    # One kernel in memory for both groups has two gradients.
+    assert gradients(colours, (True, True), krn=(0, 0, 5, 1, 1)) == [(3, (True, True))]
+    # A step leaves out positions of the image.
+    skipping = on_gpu(LINEAR, (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), stride=(1, 1, 2))
+    assert gradients(skipping, (True, True)) == [(3, (True, True))]
+
+
+def test_the_kernels_gradient_of_a_selection_keeps_its_form_on_a_gpu():
+    colours = on_gpu(MAX, (1, 1, 64, 48, 3), (1, 1, 3, 5, 1))
+    assert gradients(colours, (True, True)) == [(2, (True, False)), (3, (False, True))]
+    assert gradients(colours, (False, True)) == [(3, (False, True))]
+    planes = on_gpu(MAX, (1, 1, 64, 48), (1, 1, 3, 5))
+    assert gradients(planes, (True, True)) == [(2, (True, True))]

@@ -10,7 +10,12 @@ Each name is used by the lines below its own. All launch code takes a `Device`
 (``backends.device``) as argument; arrays are its arrays.
 """
 
-from semiconv_cupy.backends.cuda.backward import backward, backward_at
+from semiconv_cupy.backends.cuda.backward import (
+    backward,
+    fills_with_zeros,
+    gradient_launches,
+    with_contiguous_grad_out,
+)
 from semiconv_cupy.backends.cuda.convolution import Case, Convolution
 from semiconv_cupy.backends.cuda.forward import forward, forward_at, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
@@ -26,9 +31,11 @@ __all__ = [
     "GradientArrays",
     "Limits",
     "backward",
-    "backward_at",
+    "fills_with_zeros",
     "forward",
     "forward_at",
     "forward_launch",
     "forward_tile_of",
+    "gradient_launches",
+    "with_contiguous_grad_out",
 ]

@@ -14,7 +14,6 @@ The first that serves is taken. A launch is planned once for each `Convolution`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,9 +40,8 @@ from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
 from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import mixes_sums, weight_tile_of
-from semiconv_cupy.backends.device import Device, Stream
-from semiconv_cupy.residual import Residual, is_provenance
-from semiconv_cupy.strides import Strides
+from semiconv_cupy.backends.device import Device
+from semiconv_cupy.residual import is_provenance
 
 Launch = GradientLaunch | AdjointLaunch
 
@@ -252,38 +250,3 @@ def fills_with_zeros(case: Case, arrays: GradientArrays) -> bool:
         if gradient is not None:
             gradient[...] = 0
     return True
-
-
-def backward_at(
-    device: Device,
-    case: Case,
-    img_strides: Strides,
-    krn_strides: Strides,
-    residual: Residual | None,
-    wants: tuple[bool, bool],
-    method: str = "auto",
-) -> Callable[..., None]:
-    """`backward` by addresses on the current GPU.
-
-    The call takes (grad_out, img, krn, residual, grad_img, grad_krn, stream), None for what is not
-    there. Strides are in elements; grad_out, residual and image have elements. `wants` says which
-    of the gradients of img and krn are computed.
-    """
-    dtype = None if residual is None else residual.dtype
-    convolution = Convolution.of(case, dtype, img_strides, krn_strides)
-    launches = gradient_launches(device, convolution, wants, method)
-
-    def call(
-        grad_out: int,
-        img: int | None,
-        krn: int | None,
-        residual: int | None,
-        grad_img: int | None,
-        grad_krn: int | None,
-        stream: Stream,
-    ) -> None:
-        arrays = GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
-        for launch in launches:
-            launch(device, arrays, stream)
-
-    return call

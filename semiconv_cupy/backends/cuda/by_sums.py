@@ -314,7 +314,8 @@ def backward_at(
 ) -> Callable[..., None]:
     """What differentiates: (grad_out, img, krn, residual: None, grad_img, grad_krn, stream).
 
-    Arrays or addresses, as `cuda.backward_at` takes them. `method` is that of the gradients of
+    Arrays or addresses; grad_out and image have elements, and gradients that are not computed are
+    None. Strides are in elements. `method` is that of the gradients of
     ordinary sums, which these become.
     """
     semifield, geometry, storage = case
