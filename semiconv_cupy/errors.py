@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class CompileError(RuntimeError):
@@ -52,10 +55,21 @@ def warn(text: str, category: type[Warning] = BackendWarning) -> None:
 
 
 _topics: set[str] = set()  # of which `warn_once` has warned
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 def warn_once(topic: str, text: str) -> None:
     """`warn` of a topic, unless this process was warned of it before."""
-    if topic not in _topics:
+    if topic not in _topics and not _silent.get():
         _topics.add(topic)
         warn(text)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """A context in which `warn_once` neither warns nor counts as a warning of its topic."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)

@@ -17,32 +17,36 @@ from typing import Any
 import numpy as np
 
 from kernels_cu import nvrtc
-from semiconv_cupy import background, conv, ndimage, run, source
+from semiconv_cupy import background, conv, matmul, ndimage, run, source
 from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.host import calls as host_calls
 from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
+from semiconv_cupy.errors import without_warnings
 from semiconv_cupy.explanation import Explanation, Step
 from semiconv_cupy.ndimage import host as host_primitives
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.backend import Backend
+from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
-from semiconv_cupy.route import Route, least_scratch
-from semiconv_cupy.strides import element_strides
+from semiconv_cupy.operands import Operands
+from semiconv_cupy.route import ProductRoute, Route, least_scratch
+from semiconv_cupy.strides import contiguous_strides, element_strides
 from semiconv_cupy.structs import MAX_RANK
 
 Array = Any
 Needs = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
 _CONVOLUTIONS = ("semifield_conv", "semifield_conv_vjp")
+_PRODUCTS = ("semifield_matmul", "semifield_matmul_vjp")
 # Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/tiles.hpp and
 # in mapped.hpp.
 _TILE, _MAPPED_TILE = 192 * 1024, 256 * 1024
 # The arguments of this package's functions for which a shape may stand.
-_IMAGES = ("img", "krn", "input", "image", "seed", "mask", "input1", "input2")
+_IMAGES = ("img", "krn", "a", "b", "input", "image", "seed", "mask", "input1", "input2")
 
 
 def explain(
@@ -58,8 +62,9 @@ def explain(
     Parameters
     ----------
     function : callable or str
-        `semifield_conv`, `semifield_conv_vjp`, or any function of `ndimage` and of this package
-        that takes arrays; or its name.
+        `semifield_conv`, `semifield_matmul`, one of their derivatives (`semifield_conv_vjp`,
+        `semifield_matmul_vjp`), or any function of `ndimage` and of this package that takes arrays;
+        or its name.
     *arrays : array, shape or anything else
         What the function takes by position. A shape may stand for an image, a kernel or a mask.
     dtype : dtype
@@ -75,8 +80,9 @@ def explain(
     Returns
     -------
     Explanation
-        `semifield_conv` has a step "forward"; `semifield_conv_vjp` has "forward", with what it
-        keeps for the derivative, and "backward". Other functions have a step for each primitive.
+        `semifield_conv` and `semifield_matmul` have a step "forward"; their derivatives have
+        "forward", with what it keeps for the derivative, and "backward". Other functions have a
+        step for each primitive.
 
     Raises
     ------
@@ -96,7 +102,7 @@ def explain(
     >>> import semiconv_cupy as sc
     >>> sc.explain("grey_dilation", (1024, 1024, 3), size=(9, 9, 1), dtype="uint8")
     grey_dilation of uint8 (1024, 1024, 3), size=(9, 9, 1), on the CPU
-      box         uint8 (1024, 1024, 3), window (9, 9, 1)
+      box         uint8 (1024, 1024, 3), window (9, 9, 1), as (1024, 3072), taps 3 apart in a row
                   host: 25.2 M operations, 6.29 MB moved, scratch about 262 kB a thread
                     library flat on uint8
     >>> img, krn = (8, 16, 64, 64), (16, 1, 3, 3)
@@ -108,10 +114,13 @@ def explain(
     on_gpu = gpu or arch is not None or any(map(_on_gpu, (*arrays, *arguments.values())))
     bound = _bind(called, arrays, arguments, dtype)
     call = f"{_call_in_words(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
-    if called.__name__ in _CONVOLUTIONS:
-        steps = _convolution(called.__name__, bound, on_gpu)
-    else:
-        steps = _primitives(called, bound, on_gpu)
+    with without_warnings():  # the call itself has not been made yet
+        if called.__name__ in _CONVOLUTIONS:
+            steps = _convolution(called.__name__, bound, on_gpu)
+        elif called.__name__ in _PRODUCTS:
+            steps = _matrix_product(called.__name__, bound, on_gpu)
+        else:
+            steps = _primitives(called, bound, on_gpu)
     return Explanation(call, steps, arch, {} if arch is None else _resources(steps, arch))
 
 
@@ -168,7 +177,7 @@ def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
         return function
     if not isinstance(function, str):
         raise TypeError(f"function must be a function or its name, got {function!r}")
-    for module in (conv, ndimage, background):
+    for module in (conv, matmul, ndimage, background):
         found = getattr(module, function.rpartition(".")[2], None)
         if inspect.isfunction(found):
             return found
@@ -240,6 +249,10 @@ def _call_in_words(function: Callable[..., Any], bound: Mapping[str, Any]) -> st
     return ", ".join([f"{function.__name__} of {' and '.join(arrays)}", *others])
 
 
+def _place(on_gpu: bool) -> Place:
+    return Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
+
+
 # ---- convolutions --------------------------------------------------------------------------------
 
 
@@ -248,7 +261,7 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
     img, krn, semifield = (given.pop(key) for key in ("img", "krn", "semifield"))
     method = given.pop("method", "auto")
     algebra = named(semifield) if isinstance(semifield, str) else semifield
-    place = Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
+    place = _place(on_gpu)
     if name == "semifield_conv_vjp":
         conv.refuse_broadcast(algebra, "semifield_conv_vjp")
     if isinstance(algebra, BroadcastSemifield):
@@ -295,7 +308,7 @@ def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
     return Step("backward", form, _route_in_words(route), operations, _moved(*arrays), *needs)
 
 
-def _route_in_words(route: Route) -> str:
+def _route_in_words(route: Route | ProductRoute) -> str:
     return f"{route.backend}, by sums" if route.by_sums else route.backend
 
 
@@ -320,6 +333,51 @@ def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
         return (), tuple(_recorder.launches), _recorder.scratch_bytes
 
 
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
+    a, b, semifield = (bound[key] for key in ("a", "b", "semifield"))
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    derived = name == "semifield_matmul_vjp"
+    if derived:
+        conv.refuse_broadcast(algebra, name)
+    method = bound.get("method", "auto")
+    if isinstance(algebra, BroadcastSemifield):
+        conv.refuse_kernels(method)
+        operands = Operands.of(a.shape, b.shape)
+        terms = math.prod(operands.out_shape) * operands.terms
+        moved = _moved(a, b) + math.prod(operands.out_shape) * a.itemsize
+        return (Step("forward", "whole matrices", "arrays", 2 * terms, moved),)
+    checked = matmul.Checked.of(a, b, algebra, method)
+    checked = checked._replace(place=_place(on_gpu))
+    if not (host_calls.aligned(a) and host_calls.aligned(b)):
+        a, b = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)  # copied first
+    shape = checked.operands.out_shape
+    strides = (element_strides(a), element_strides(b), contiguous_strides(shape))
+    product = checked.operands.product(*strides).merged()
+    route = checked.route(product)
+    keeps = derived or bool(bound.get("return_indices", False))
+    spec = route.residual_spec(shape or (1,)) if keeps else None
+    out = np.empty(shape, a.dtype)
+    arrays = (a, b, out, None if spec is None else np.empty(spec.shape, spec.dtype))
+    needs: Needs = ((), (), 0)
+    if route.backend == "cuda":
+        needs = _recorded(run.product, route, *arrays)
+    elif route.backend == "host":
+        part = "product" if spec is None else "product_residual"
+        needs = (f"{part} of {algebra!r} on {checked.storage}",), (), 0
+    operations = 2 * product.outputs * product.terms
+    forward = Step(
+        "forward", str(product), _route_in_words(route), operations, _moved(*arrays), *needs
+    )
+    if not derived:
+        return (forward,)
+    conv.require_derivatives(checked.storage)
+    moved = 2 * _moved(a, b) + _moved(*arrays[2:])
+    return forward, Step("backward", "gradients of a and b", route.backend, 2 * operations, moved)
+
+
 # ---- other functions -----------------------------------------------------------------------------
 
 
@@ -342,7 +400,7 @@ class _Observer:
             route, needs = "host", ((library,), (), _MAPPED_TILE)
         else:
             route, needs = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
-        form = f"{array.dtype} {array.shape}, {window}"
+        form = f"{array.dtype} {array.shape}, {window}{_merged(array, arguments[0])}"
         moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
         self.steps.append(Step(name, form, route, operations * array.size, moved, *needs))
         return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
@@ -389,6 +447,17 @@ def _primitives(
             f"function={function.__name__} runs no kernel for these arguments: nothing to explain"
         )
     return tuple(observer.steps)
+
+
+def _merged(array: Array, window: Any) -> str:
+    """What a window's filter is computed as, where axes merge."""
+    if not isinstance(window, Window):
+        return ""
+    form = filter_form(array.shape, window.shape, window.before, window.rules)
+    if form.shape == array.shape:
+        return ""
+    apart = "" if form.unit == 1 else f", taps {form.unit} apart in a row"
+    return f", as {form.shape}{apart}"
 
 
 # ---- numbers and words ---------------------------------------------------------------------------

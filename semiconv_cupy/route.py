@@ -216,7 +216,6 @@ def choose_uncached(
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
-        warn_once("array loops", f"semifield convolutions run as slow array loops: {reason}")
         return replace(loops, reason=reason)
     if method == "tiled" and not place.on_gpu:
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
@@ -269,7 +268,10 @@ def choose(
     >>> route.backend, route.by_sums, route.residual_spec.dtype.name
     ('reference', False, 'uint8')
     """
-    return _cached(semifield, geometry, storage, place, method, limits)
+    route = _cached(semifield, geometry, storage, place, method, limits)
+    if route.reason is not None:
+        warn_once("array loops", f"semifield convolutions run as slow array loops: {route.reason}")
+    return route
 
 
 def goes_by_sums(
@@ -354,7 +356,10 @@ def choose_product(
     limits: Limits = LIMITS,
 ) -> ProductRoute:
     """Decide how a matrix product of a compiled semifield is computed; as `choose`."""
-    return _cached_product(semifield, product, storage, place, method, limits)
+    route = _cached_product(semifield, product, storage, place, method, limits)
+    if route.reason is not None:
+        warn_once("array loops", f"matrix products run as slow array loops: {route.reason}")
+    return route
 
 
 def _choose_product(
@@ -376,7 +381,6 @@ def _choose_product(
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
-        warn_once("array loops", f"matrix products run as slow array loops: {reason}")
         return replace(loops, reason=reason)
     return replace(loops, backend="host")
 

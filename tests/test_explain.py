@@ -133,6 +133,66 @@ def test_the_route(call, route):
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "arguments", "form"),
+    [
+        ((20, 30, 3), dict(size=(5, 5, 1)), ", as (20, 90), taps 3 apart in a row"),
+        ((4, 20, 30), dict(footprint=np.eye(3)[None] > 0), ""),
+        ((2, 3, 20, 30), dict(footprint=np.eye(3)[None, None] > 0), ", as (6, 20, 30)"),
+        ((20, 3), dict(structure=np.eye(3)), ""),
+    ],
+)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_merged_axes_of_filters(shape, arguments, form, gpu):
+    [step] = sc.explain("grey_dilation", shape, gpu=gpu, **arguments).steps
+    taps_or_window = step.form.partition("), ")[2]
+    assert taps_or_window.endswith(form)
+    assert ("as" in taps_or_window.split()) == bool(form)
+
+
+def test_a_matrix_product():
+    a, b = np.zeros((7, 20, 10), "f4").swapaxes(1, 2), np.zeros((20, 5), "f4")
+    found = sc.explain(sc.semifield_matmul, a, b, "tropical_max")
+    [step] = found.steps
+    assert step.form == (
+        "free 7 (img 200, out 50) x 10 (img 1, out 5); produced 5 (krn 1, out 1); "
+        "contracted 20 (img 10, krn 5)"
+    )
+    assert step.operations == 2 * 7 * 10 * 5 * 20
+    assert step.bytes == a.nbytes + b.nbytes + 4 * 7 * 10 * 5
+    assert [name.split()[0] for name in step.libraries] == ["product"]
+    derived = sc.explain("semifield_matmul_vjp", a, b, "tropical_max")
+    forward, backward = derived.steps
+    assert forward.libraries == ("product_residual of SelectSemifield.tropical_max() on float32",)
+    assert forward.bytes == step.bytes + 7 * 10 * 5
+    assert backward.name == "backward"
+    loops = sc.explain("semifield_matmul", a, b, "linear", method="reference")
+    assert loops.step("forward").route == "reference"
+    with pytest.raises(ValueError, match="one length"):
+        sc.explain("semifield_matmul", (3, 4), (5, 6), "linear")
+
+
+# Explains a call that array loops compute, then makes it: (warnings of the first, of the second).
+WARNS = """
+import warnings
+import numpy as np, semiconv_cupy as sc
+found = []
+arrays = np.zeros((1, 1) + (2,) * 9), np.zeros((1, 1) + (1,) * 9)
+for call in (lambda: sc.explain("semifield_conv", *arrays, "linear"),
+             lambda: sc.semifield_conv(*arrays, "linear")):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    found.append(sum("array loops" in str(warning.message) for warning in caught))
+print(found)
+"""
+
+
+def test_the_warning_of_slow_loops_is_left_to_the_call():
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0, 1]\n"
+
+
 def test_memory_that_nothing_touches_costs_nothing():
     found = sc.explain("maximum_filter", (2**16, 2**16), size=3, dtype="uint8", gpu=True)
     assert found.steps[0].bytes == 2 * 2**32
