@@ -118,12 +118,13 @@ struct TileBackward {
 #endif
 };
 
-// The taps of a channel, column by column of the kernel (differentiate_channel says why).
-inline void column_order(const Geometry& g, int32* order) {
+// The taps of `channels` channels, of each column by column of the kernel: taps next to each other in a row
+// touch overlapping elements of a gradient, and a load waits for a store that it overlaps with.
+inline void column_order(const Geometry& g, int64 channels, int32* order) {
   const int64 width = g.kernel_size[g.rank - 1], window = g.window_size();
-  int64 n = 0;
-  for (int64 x = 0; x < width; ++x)
-    for (int64 t = x; t < window; t += width) order[n++] = (int32)t;
+  for (int64 i = 0; i < channels; ++i)
+    for (int64 x = 0; x < width; ++x)
+      for (int64 t = x; t < window; t += width) *order++ = (int32)(i * window + t);
 }
 
 inline int backward(const Geometry& g, const Backward& call, bool absorbing, int threads) {
@@ -137,7 +138,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   if (!image_taps.allocate(taps) || !strided_taps.allocate(taps) || !order.allocate(window))
     return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * weights)) return out_of_memory;
-  column_order(g, order.data);
+  column_order(g, 1, order.data);
   int64 image_pixels = 1;
   for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
 

@@ -74,9 +74,10 @@ class KernelDerivatives {
 template <int N, bool TO_IMG, bool TO_KRN>
 SEMICONV_FN void send_back(const Real* transformed, Real* gradient, Vector* bins, const Strip* strips,
                            const Vector* grad_sums, int64 pitch, const Real* weights,
-                           const int64* offsets, int64 taps, int64 channels) {
+                           const int64* offsets, const int32* order, int64 taps, int64 channels) {
   const Vector none{};
-  for (int64 t = 0; t < taps; ++t) {
+  for (int64 n = 0; n < taps; ++n) {
+    const int64 t = order[n];
     Vector img[N], sum[N];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
@@ -108,10 +109,10 @@ template <int N>
 __attribute__((noinline)) void send_back_strips(const Real* transformed, Real* gradient, Vector* bins,
                                                 const Strip* strips, const Vector* grad_sums,
                                                 int64 pitch, const Real* weights, const int64* offsets,
-                                                int64 taps, int64 channels) {
+                                                const int32* order, int64 taps, int64 channels) {
   const auto run = gradient ? (bins ? send_back<N, true, true> : send_back<N, true, false>)
                             : send_back<N, false, true>;
-  run(transformed, gradient, bins, strips, grad_sums, pitch, weights, offsets, taps, channels);
+  run(transformed, gradient, bins, strips, grad_sums, pitch, weights, offsets, order, taps, channels);
 }
 
 // Add the gradients of two strips of one output channel by their windows' own terms: the residual is
@@ -214,10 +215,10 @@ struct BySumsBackward {
         int k = 0;
         for (; k + 4 <= used; k += 4)
           send_back_strips<4>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                              grad_sums + k, N, block, weights.offsets(), taps, channels);
+                              grad_sums + k, N, block, weights.offsets(), order, taps, channels);
         for (; k < used; ++k)
           send_back_strips<1>(transformed, gradient, partial ? bins : nullptr, strips + j + k,
-                              grad_sums + k, N, block, weights.offsets(), taps, channels);
+                              grad_sums + k, N, block, weights.offsets(), order, taps, channels);
       }
       for (int64 o = 0; partial && o < channels; ++o)
         empty_bins(tile, g.kernel_of(group, first + o), bins + o, channels,
@@ -308,9 +309,9 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   const int64 count = g.kernels * weights.taps;
   Buffer<double> partials;
   Buffer<int32> order;
-  if (!derivatives.complete || !order.allocate(g.window_size())) return out_of_memory;
+  if (!derivatives.complete || !order.allocate(weights.taps)) return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
-  column_order(g, order.data);
+  column_order(g, g.in_channels, order.data);
   int64 image_pixels = 1;
   for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
   const bool may_pad = absorbing && table.finite;

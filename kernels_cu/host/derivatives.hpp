@@ -37,8 +37,7 @@ template <int N> struct GradOut {
 
 // Add the gradients through all taps of one input channel to `gradient` (laid out like the scratch)
 // and to `bins`, one vector a tap; either may be null. `order` lists the taps column by column of the
-// kernel: taps next to each other in a row touch overlapping elements, and a load waits for a store
-// to the same place.
+// kernel (column_order says why).
 template <int N, bool MASKED, class D>
 SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask, Real* gradient,
                                        Vector* bins, const Strip* strips, const Taps& taps,
