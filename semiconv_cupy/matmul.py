@@ -251,7 +251,7 @@ def _with_winners(
     xp, shape, dtype = checked.place.array_module, checked.operands.out_shape, native(a.dtype)
     route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
     route = product_route_with_winners(route)
-    spec = route.residual_spec(shape)
+    spec = route.residual_spec(shape or (1,))
     assert spec is not None
 
     def call(a: Array, b: Array) -> tuple[Array, Array]:
@@ -259,7 +259,7 @@ def _with_winners(
         if out.size:
             run.product(route, a, b, out, residual)
         indices = indices_of(xp, residual)
-        return (out, indices) if shape else (out[()], indices[()])
+        return (out, indices) if shape else (out[()], indices[0])
 
     return call
 

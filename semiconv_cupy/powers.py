@@ -88,7 +88,7 @@ def semifield_matrix_power(
         # A product checks everything about the arguments; of no matrix, it computes nothing.
         semifield_matmul(a[..., :0, :], a[..., :0], algebra, method=method)
         return _identity(a, algebra, one)
-    result: Array | None = None
+    result: Any = None
     square = a
     while True:
         if exponent & 1:
@@ -220,7 +220,7 @@ def one_of(semifield: Any) -> float | None:
     """
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield, BroadcastSemifield)):
         raise no_semifield(semifield)
-    report = _report(semifield)
+    report = laws_of(semifield)
     laws = {law.name: law for law in report.laws}
     if report.kernel_inverted or not laws["multiplication is associative"].holds:
         hint = "; tropical_min adds both" if report.kernel_inverted else ""
@@ -232,7 +232,8 @@ def one_of(semifield: Any) -> float | None:
 
 
 @lru_cache(maxsize=64)
-def _report(semifield: Any) -> LawReport:
+def laws_of(semifield: Any) -> LawReport:
+    """The report of ``semifield.check()``, computed once for each semifield."""
     report: LawReport = semifield.check()
     return report
 

@@ -98,6 +98,39 @@ class BackwardArguments(NamedTuple):
         return cls._make(_nested(cls, flat))
 
 
+class ProductArguments(NamedTuple):
+    """The arguments of ``semiconv::product``."""
+
+    a: Tensor
+    b: Tensor
+    semifield: str
+    residual: bool
+
+    @classmethod
+    def received(cls, *flat: Any) -> ProductArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(flat)
+
+
+class ProductBackwardArguments(NamedTuple):
+    """The arguments of ``semiconv::product_backward``."""
+
+    grad_out: Tensor
+    a: Tensor | None
+    b: Tensor | None
+    residual: Tensor
+    semifield: str
+    a_shape: Shape
+    b_shape: Shape
+    want_a: bool
+    want_b: bool
+
+    @classmethod
+    def received(cls, *flat: Any) -> ProductBackwardArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(tuple(value) if isinstance(value, list) else value for value in flat)
+
+
 def schema(arguments: type) -> str:
     """The arguments in the language of `torch.library`, a geometry's in place of it."""
     hints = get_type_hints(arguments, include_extras=True)

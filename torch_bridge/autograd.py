@@ -22,25 +22,30 @@ from torch_bridge.ops import Handle, PreparedSemifield
 
 
 def fused_conv(
-    img: Tensor, krn: Tensor, semifield: Semifield | PreparedSemifield | str, geometry: Geometry
-) -> Tensor:
-    """The convolution of checked tensors; a residual is computed only where autograd records."""
+    img: Tensor,
+    krn: Tensor,
+    semifield: Semifield | PreparedSemifield | str,
+    geometry: Geometry,
+    with_winners: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The convolution of checked tensors, and its residual.
+
+    The residual is computed only where autograd records, or where winners are requested.
+    """
     if isinstance(semifield, PreparedSemifield):
         handle = semifield.handle
     else:
         handle = ops.handle_of(semifield)
     arguments = GeometryArguments.of(geometry)
-    out: Tensor
     if torch.is_grad_enabled() and (img.requires_grad or krn.requires_grad):
         functional = torch.compiler.is_compiling() or _are_functorch_transforms_active()
         recorded = _Convolution if functional else _EagerConvolution
-        out, _ = recorded.apply(img, krn, handle, arguments)
-    else:
-        out, _ = ops.call_forward(img, krn, handle.key, arguments, False)
-    return out
+        found: tuple[Tensor, Tensor] = recorded.apply(img, krn, handle, arguments)
+        return found
+    return ops.call_forward(img, krn, handle.key, arguments, with_winners)
 
 
-def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its signature attached, which `apply` otherwise inspects at every call.
 
     That inspection was a third of a small call's time.
@@ -49,13 +54,23 @@ def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def no_second_derivative(operation: str, handle: Handle) -> RuntimeError:
+    """The error for a second derivative that depends on more than the winners."""
+    return RuntimeError(
+        f"the second derivative of a fused {operation} is offered for selections by one winner (no "
+        "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
+        f"{handle.key}. A BroadcastSemifield is differentiated by torch itself, as often as you "
+        "like"
+    )
+
+
 class _Convolution(torch.autograd.Function):
     """(img, krn) -> (out, residual)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    @_with_signature
+    @with_signature
     def forward(
         img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
     ) -> tuple[Tensor, Tensor]:
@@ -126,7 +141,7 @@ class _Gradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @_with_signature
+    @with_signature
     def forward(
         grad_out: Tensor,
         img: Tensor | None,
@@ -149,12 +164,7 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx: Any, grad_grad_img: Tensor | None, grad_grad_krn: Tensor | None) -> Any:
         d_times = ctx.handle.constant_d_times
         if d_times is None:
-            raise RuntimeError(
-                "the second derivative of a fused semifield convolution is offered for selections "
-                "by one winner (no spread_gradient) whose times has constant derivatives, such as "
-                f"tropical_max; got {ctx.handle.key}. A BroadcastSemifield is differentiated by "
-                "torch itself, as often as you like"
-            )
+            raise no_second_derivative("semifield convolution", ctx.handle)
         (residual,) = ctx.saved_tensors
         want_img, want_krn = ctx.wants
         directions = (grad_grad_img if want_img else None, grad_grad_krn if want_krn else None)

@@ -1,4 +1,4 @@
-"""The convolution of a BroadcastSemifield on tensors: whole windows as one tensor.
+"""Convolutions and matrix products of a BroadcastSemifield on tensors: all terms as one tensor.
 
 Every step is torch's own and so differentiable by it. `semiconv_cupy.backends.broadcast` has the
 same for arrays. Called by `functional` and `modules`.
@@ -47,8 +47,25 @@ def broadcast_conv(
     out = out.flatten(1, 2)
     if geometry.mirrored:
         out = out.flip(_spatial(geometry))
+    return without_gradient_of_zero(out, semifield)
+
+
+def broadcast_matmul(a: Tensor, b: Tensor, semifield: BroadcastSemifield) -> Tensor:
+    """Multiply rows by columns, reduce the axis of the terms; operands have two axes or more."""
+    if not (a.is_floating_point() or a.is_complex()):
+        raise no_integers(semifield, a.dtype)
+    multiply = _product if semifield.multiply is operator.mul else semifield.multiply
+    products = multiply(a.unsqueeze(-1), b.unsqueeze(-3))  # (..., M, K, N)
+    if not a.shape[-1]:
+        return products.sum(-2) + semifield.zero  # no term, and so the sum is 0
+    return without_gradient_of_zero(
+        semifield.add_reduce(products, (products.dim() - 2,)), semifield
+    )
+
+
+def without_gradient_of_zero(out: Tensor, semifield: BroadcastSemifield) -> Tensor:
+    """`out`, whose elements at an infinite zero depend on no element of the arguments."""
     if math.isinf(semifield.zero):
-        # A window of nothing but the zero depends on no element of image or kernel.
         out = out.masked_fill(out == semifield.zero, semifield.zero)
     return out
 

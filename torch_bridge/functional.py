@@ -1,25 +1,30 @@
-"""Semifield convolution as a function of tensors; the modules are thin layers over it.
+"""Semifield convolutions and matrix products as functions of tensors; modules are layers over them.
 
-Checks tensors and plans; what runs is `autograd` (compiled semifields) or `broadcast` (array
-functions, differentiated by torch).
+Checks tensors and plans; what runs is `autograd` and `products` (compiled semifields) or
+`broadcast` (array functions, differentiated by torch).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from semiconv_cupy.algebra import BroadcastSemifield, Semifield
+from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.operands import Operands
+from semiconv_cupy.winners import selection_by_one
 from torch_bridge.autograd import fused_conv
-from torch_bridge.broadcast import broadcast_conv
+from torch_bridge.broadcast import broadcast_conv, broadcast_matmul
+from torch_bridge.products import fused_matmul
+from torch_bridge.winners import conv_with_winners, matmul_with_winners
 
 if TYPE_CHECKING:
     from torch_bridge.ops import PreparedSemifield
 
-__all__ = ["semifield_conv"]
+__all__ = ["semifield_conv", "semifield_matmul"]
 
 
 def plan(
@@ -39,10 +44,7 @@ def plan(
     TypeError
         No tensors.
     """
-    for name, value in (("img", img), ("krn", krn)):
-        if not isinstance(value, Tensor):
-            hint = "; for arrays use semiconv_cupy.semifield_conv"
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{hint}")
+    require_tensors("semifield_conv", img=img, krn=krn)
     # While compiling, sizes may be symbols, which no cache can look up.
     make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan
     return make_plan(
@@ -57,6 +59,16 @@ def plan(
     )
 
 
+def require_tensors(function: str, **values: object) -> None:
+    """TypeError for what is no tensor; `function` names that of the core, which takes arrays."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}; for arrays use "
+                f"semiconv_cupy.{function}"
+            )
+
+
 def semifield_conv(
     img: Tensor,
     krn: Tensor,
@@ -68,7 +80,8 @@ def semifield_conv(
     groups: int = 1,
     group_broadcasting: bool = False,
     kind: Kind = "conv",
-) -> Tensor:
+    return_indices: bool = False,
+) -> Any:
     """Convolve an image with a kernel in a semifield, differentiably.
 
     Formula, shapes and arguments are those of `semiconv_cupy.semifield_conv`; tensors in, a tensor
@@ -83,13 +96,17 @@ def semifield_conv(
         A semifield, or the name of a ready-made one, such as ``"tropical_max"``.
     stride, padding, dilation, groups, group_broadcasting, kind
         As in `semiconv_cupy.semifield_conv`.
+    return_indices : bool
+        Return (out, indices), as `semiconv_cupy.semifield_conv` does: an int64 tensor of the
+        winning taps, of selections only.
 
     Raises
     ------
     TypeError
         No tensors, or of two dtypes.
     ValueError
-        Tensors on two devices; shapes or arguments that do not fit.
+        Tensors on two devices; shapes or arguments that do not fit; `return_indices` with an
+        addition that is no selection.
 
     Examples
     --------
@@ -100,18 +117,94 @@ def semifield_conv(
     """
     geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
     img, krn = one_kind(img, krn)
+    if flag("return_indices", return_indices):
+        return conv_with_winners(img, krn, _with_winners(semifield), geometry)
     if isinstance(semifield, BroadcastSemifield):
         return broadcast_conv(img, krn, semifield, geometry)
-    return fused_conv(img, krn, semifield, geometry)
+    return fused_conv(img, krn, semifield, geometry)[0]
 
 
-def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
+def semifield_matmul(
+    a: Tensor,
+    b: Tensor,
+    semifield: Semifield | BroadcastSemifield | PreparedSemifield | str,
+    *,
+    return_indices: bool = False,
+) -> Any:
+    """Multiply matrices in a semifield, differentiably.
+
+    Formula and shapes are those of `semiconv_cupy.semifield_matmul`, which are `torch.matmul`'s;
+    tensors in, a tensor of their dtype and device out.
+
+    Parameters
+    ----------
+    a : Tensor (..., M, K) or (K,)
+        Any strides; nothing is copied.
+    b : Tensor (..., K, N) or (K,)
+        Of a's dtype and device. Under `torch.autocast` two floating dtypes meet in the wider one.
+    semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
+        A semifield, or the name of a ready-made one. A BroadcastSemifield holds all M K N products.
+    return_indices : bool
+        Return (out, indices): an int64 tensor that says which k won, -1 where no term is better
+        than the zero; of selections only.
+
+    Raises
+    ------
+    TypeError
+        No tensors, or of two dtypes.
+    ValueError
+        Scalars, shapes that do not fit, tensors on two devices; `return_indices` with an addition
+        that is no selection.
+
+    Examples
+    --------
+    >>> a = torch.tensor([[0.0, 3.0], [2.0, 1.0]], requires_grad=True)
+    >>> b = torch.tensor([[1.0], [0.0]])
+    >>> out, indices = semifield_matmul(a, b, "tropical_max", return_indices=True)
+    >>> out.tolist(), indices.tolist()
+    ([[3.0], [3.0]], [[1], [0]])
+    >>> out.sum().backward()
+    >>> a.grad.tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    require_tensors("semifield_matmul", a=a, b=b)
+    if not (a.dim() and b.dim() and a.shape[-1] == b.shape[-min(b.dim(), 2)]):
+        Operands.of(a.shape, b.shape)  # raises
+    a, b = one_kind(a, b, ("a", "b"))
+    rows, columns = (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])
+    if flag("return_indices", return_indices):
+        found = matmul_with_winners(rows, columns, _with_winners(semifield))
+        out, indices = (_without_axes(tensor, a, b) for tensor in found)
+        return out, indices
+    if isinstance(semifield, BroadcastSemifield):
+        return _without_axes(broadcast_matmul(rows, columns, semifield), a, b)
+    return _without_axes(fused_matmul(rows, columns, semifield)[0], a, b)
+
+
+def _without_axes(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """A product without the axes that operands of one axis lack."""
+    if b.dim() == 1:
+        out = out.squeeze(-1)
+    return out.squeeze(-1 if b.dim() == 1 else -2) if a.dim() == 1 else out
+
+
+def _with_winners(semifield: Any) -> Any:
+    """The semifield; ValueError for array functions, which have no winners."""
+    if isinstance(semifield, BroadcastSemifield):
+        selection_by_one(semifield)  # raises
+    return semifield
+
+
+def one_kind(
+    img: Tensor, krn: Tensor, names: tuple[str, str] = ("img", "krn")
+) -> tuple[Tensor, Tensor]:
     """The two tensors in one dtype; an error with the remedy where dtypes or devices differ."""
+    first, second = names
     if img.device != krn.device:
         raise ValueError(
-            f"img and krn must be on one device, got img on {img.device} and krn on {krn.device}; "
-            "move one of them: krn.to(img.device), or the module that holds it, "
-            "module.to(img.device)"
+            f"{first} and {second} must be on one device, got {first} on {img.device} and {second} "
+            f"on {krn.device}; move one of them: {second}.to({first}.device), or the module that "
+            f"holds it, module.to({first}.device)"
         )
     if img.dtype == krn.dtype:
         return img, krn
@@ -121,10 +214,10 @@ def one_kind(img: Tensor, krn: Tensor) -> tuple[Tensor, Tensor]:
         return img.to(wider), krn.to(wider)
     # An integer dtype cannot hold a floating kernel, so the image is converted instead.
     integers = krn.is_floating_point() and not img.is_floating_point()
-    remedy = "krn.to(img.dtype), or the module that holds it, module.to(img.dtype)"
+    remedy = f"{second}.to({first}.dtype), or the module that holds it, module.to({first}.dtype)"
     if integers:
-        remedy = "img.to(krn.dtype)"
+        remedy = f"{first}.to({second}.dtype)"
     raise TypeError(
-        f"img and krn must have one dtype, got img {img.dtype} and krn {krn.dtype}; "
-        f"convert one of them: {remedy}"
+        f"{first} and {second} must have one dtype, got {first} {img.dtype} and {second} "
+        f"{krn.dtype}; convert one of them: {remedy}"
     )

@@ -1,8 +1,9 @@
-"""The raw operators of torch.library: semiconv::forward and semiconv::backward.
+"""The raw operators of torch.library: semiconv::forward, ::backward, ::product, ::product_backward.
 
-They take checked arguments, fill what torch allocates, and have no derivative: `autograd` gives
-them one. `forward` and `backward` hold one operator each, `handles` the keys by which operators
-find semifields, `plans` what follows from shapes and dtypes, `executors` the CPU and the GPUs.
+They take checked arguments, fill what torch allocates, and have no derivative: `autograd` and
+`products` give them one. `forward`, `backward`, `product` and `product_backward` hold one operator
+each, `handles` the keys by which operators find semifields, `plans` what follows from shapes and
+dtypes, `executors` the CPU and the GPUs.
 """
 
 from torch_bridge.ops.backward import call_backward
@@ -10,9 +11,12 @@ from torch_bridge.ops.forward import call_forward
 from torch_bridge.ops.handles import (
     Handle,
     PreparedSemifield,
+    handle_by_one_winner,
     handle_of,
     semifield_of,
 )
+from torch_bridge.ops.product import call_product
+from torch_bridge.ops.product_backward import call_product_backward
 
 # Modules that version 0.1.0 pickled name the class so.
 Known = PreparedSemifield
@@ -22,6 +26,9 @@ __all__ = [
     "PreparedSemifield",
     "call_backward",
     "call_forward",
+    "call_product",
+    "call_product_backward",
+    "handle_by_one_winner",
     "handle_of",
     "semifield_of",
 ]

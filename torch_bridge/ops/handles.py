@@ -17,6 +17,7 @@ import torch
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.residual import needs_arrays
+from semiconv_cupy.winners import selection_by_one
 
 
 class Handle(NamedTuple):
@@ -44,6 +45,19 @@ _PARAMETRIC = re.compile(r"(log|root)\((.+)\)-\w+")
 def handle_of(semifield: Semifield | str) -> Handle:
     """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
     return _entry_of(semifield)[0]
+
+
+@torch.compiler.assume_constant_result
+def handle_by_one_winner(semifield: Semifield | str) -> Handle:
+    """The handle of the selection that has the winners of `semifield`.
+
+    Raises
+    ------
+    ValueError
+        A semifield without winners: see ``semiconv_cupy.winners``.
+    """
+    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    return _entry_of(selection_by_one(algebra))[0]
 
 
 def _entry_of(semifield: Semifield | str) -> tuple[Handle, Semifield]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from semiconv_cupy import conv
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.residual import Residual, is_provenance, residual_of
 from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
+from semiconv_cupy.winners import route_with_winners
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.handles import semifield_of
@@ -57,13 +58,8 @@ def plan_uncached(
     TypeError
         A dtype that the semifield has no meaning for, or no derivative.
     """
-    semifield, storage = semifield_of(key), _STORAGES.get(dtype)
-    if storage is None:
-        supported = ", ".join(_STORAGES.values())
-        raise TypeError(f"img has dtype {dtype}; supported are {supported}")
-    if derivative and storage not in FLOATING:
-        raise TypeError(f"derivatives need a floating dtype, got {dtype}")
-    conv.require_meaning(storage, semifield)
+    semifield = semifield_of(key)
+    storage = storage_of(dtype, semifield, "img", derivative)
     geometry = arguments.plan(img_shape, krn_shape)
     residual_spec = None
     if derivative and not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu):
@@ -71,12 +67,32 @@ def plan_uncached(
     return Plan(semifield, geometry, storage, residual_spec, torch_dtype(residual_spec))
 
 
+def storage_of(dtype: torch.dtype, semifield: Semifield, argument: str, derivative: bool) -> str:
+    """The storage name of an argument's dtype.
+
+    Raises
+    ------
+    TypeError
+        A dtype that the semifield has no meaning for, or no derivative; the winners of selections
+        are found in every dtype.
+    """
+    storage = _STORAGES.get(dtype)
+    if storage is None:
+        supported = ", ".join(_STORAGES.values())
+        raise TypeError(f"{argument} has dtype {dtype}; supported are {supported}")
+    if derivative and storage not in FLOATING and not is_provenance(semifield):
+        raise TypeError(f"derivatives need a floating dtype, got {dtype}")
+    conv.require_meaning(storage, semifield)
+    return storage
+
+
 plan_cached = lru_cache(maxsize=MOST_PLANS)(plan_uncached)
 
 
 def route_of(plan: Plan, executor: Executor) -> Route:
     """How the core computes a call of this plan on the executor."""
-    return choose(plan.semifield, plan.geometry, plan.storage, executor.place())
+    route = choose(plan.semifield, plan.geometry, plan.storage, executor.place())
+    return route if plan.residual_spec is None else route_with_winners(route)
 
 
 def torch_dtype(residual_spec: Residual | None) -> torch.dtype | None:

@@ -1,0 +1,306 @@
+"""Matrix products of tensors: values, gradients, torch.func, torch.compile, autocast, winners."""
+
+import numpy as np
+import pytest
+import torch
+from problems import SEMIFIELDS
+from torch.func import grad, vmap
+
+import semiconv_cupy as sc
+from torch_bridge import ops
+from torch_bridge.functional import semifield_conv, semifield_matmul
+
+SHAPES = [
+    ((4,), (4,)),
+    ((3, 4), (4, 2)),
+    ((2, 3, 4), (4, 2)),
+    ((2, 3, 4), (2, 4, 5)),
+    ((4,), (2, 4, 5)),
+    ((2, 1, 3, 4), (2, 4, 2)),
+    ((2, 3, 4), (4,)),
+]
+# The last is a product of the terms that the others select.
+NAMES = [name for name in SEMIFIELDS if name != "max, channels added"]
+TWICE = ("max", "min")
+
+
+def numbers(*shapes, dtype=torch.float64, seed=0):
+    """Positive numbers, no two sums equal, wanting gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.rand(s, generator=generator, dtype=torch.float64) + 0.1 for s in shapes]
+    return [tensor.to(dtype).requires_grad_() for tensor in drawn]
+
+
+def product(semifield):
+    return lambda a, b: semifield_matmul(a, b, semifield)
+
+
+# ---- values and gradients ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_those_of_arrays(name, shapes):
+    a, b = numbers(*shapes)
+    arrays = [tensor.detach().numpy() for tensor in (a, b)]
+    expected = sc.semifield_matmul(*arrays, SEMIFIELDS[name][0])
+    for out in (semifield_matmul(a, b, SEMIFIELDS[name][0]),
+                semifield_matmul(a.detach(), b.detach(), SEMIFIELDS[name][0])):  # fmt: skip
+        assert out.shape == torch.matmul(a, b).shape
+        torch.testing.assert_close(out.detach(), torch.as_tensor(expected), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in NAMES if SEMIFIELDS[name][1] is not None])
+def test_gradients_are_those_of_array_functions(name, shapes):
+    a, b = numbers(*shapes)
+    found = []
+    for semifield in SEMIFIELDS[name]:
+        out = semifield_matmul(a, b, semifield)
+        weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
+        found.append((out.detach(), *torch.autograd.grad(out, (a, b), weights)))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.table(8)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradcheck(name, shapes):
+    tensors = numbers(*shapes)
+    assert torch.autograd.gradcheck(product(SEMIFIELDS[name][0]), tensors)
+    if name in TWICE:
+        assert torch.autograd.gradgradcheck(product(SEMIFIELDS[name][0]), tensors)
+
+
+@pytest.mark.parametrize("want", [0, 1])
+def test_one_gradient_alone(want):
+    tensors = numbers((3, 4), (4, 2))
+    out = semifield_matmul(*tensors, "tropical_max")
+    wanted = torch.autograd.grad(out.sum(), tensors)[want]
+    tensors = [t.detach().requires_grad_(n == want) for n, t in enumerate(tensors)]
+    semifield_matmul(*tensors, "tropical_max").sum().backward()
+    torch.testing.assert_close(tensors[want].grad, wanted)
+    assert tensors[1 - want].grad is None
+
+
+def test_second_derivatives_that_are_not_offered():
+    a, b = numbers((3, 4), (4, 2))
+    out = semifield_matmul(a, b, "linear")
+    (first,) = torch.autograd.grad(out.sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative of a fused matrix product"):
+        first.sum().backward()
+
+
+def test_transposed_and_sliced_operands():
+    a, b = (t.detach() for t in numbers((9, 8), (6, 7)))
+    views = a[::2, 1:-1].requires_grad_(), b.T.contiguous().T[:, ::3].requires_grad_()
+    copies = [view.detach().clone().requires_grad_() for view in views]
+    for semifield in ("tropical_max", sc.SubtractSemifield.log(1.0)):
+        results = []
+        for pair in (views, copies):
+            out = semifield_matmul(*pair, semifield)
+            results.append((out.detach(), *torch.autograd.grad(out.sum(), pair)))
+        torch.testing.assert_close(*results, rtol=1e-14, atol=0)
+
+
+def test_unaligned_tensors():
+    room = torch.zeros(4 * 16 + 1, dtype=torch.uint8)
+    away = torch.frombuffer(room.numpy()[1:].data, dtype=torch.float32).view(4, 4)
+    away.copy_(torch.arange(16.0).view(4, 4))
+    assert away.data_ptr() % 4
+    wanted = semifield_matmul(away.clone(), away.clone(), "tropical_max")
+    torch.testing.assert_close(semifield_matmul(away, away, "tropical_max"), wanted)
+
+
+@pytest.mark.parametrize("shapes", [((2, 0), (0, 3)), ((0, 4), (4, 3)), ((0, 2, 4), (4, 3))])
+def test_zero_sizes(shapes):
+    for semifield in ("tropical_max", sc.SubtractSemifield.log(1.0), "linear",
+                      sc.BroadcastSemifield.tropical_max()):  # fmt: skip
+        a, b = (torch.zeros(shape, requires_grad=True) for shape in shapes)
+        out = semifield_matmul(a, b, semifield)
+        assert out.shape == torch.matmul(a, b).shape
+        assert (out == (0 if semifield == "linear" else -torch.inf)).all()
+        out.sum().backward()
+        assert (b.grad == 0).all()
+
+
+# ---- torch's machinery ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max", "log", "linear"])
+def test_opcheck(name):
+    semifield = SEMIFIELDS[name][0]
+    handle = ops.handle_of(semifield)
+    a, b = (t.detach().float() for t in numbers((2, 3, 4), (4, 5)))
+    forward = torch.ops.semiconv.product.default
+    for residual in (False, True):
+        torch.library.opcheck(forward, (a, b, handle.key, residual))
+    out, residual = forward(a, b, handle.key, True)
+    saved = (a, b) if handle.needs_arrays else (None, None)
+    for wants in ((True, True), (True, False)):
+        torch.library.opcheck(
+            torch.ops.semiconv.product_backward.default,
+            (torch.ones_like(out), *saved, residual, handle.key, [2, 3, 4], [4, 5], *wants),
+        )
+
+
+def test_schemas():
+    """Saved programs name them."""
+    assert str(torch.ops.semiconv.product.default._schema) == (
+        "semiconv::product(Tensor a, Tensor b, str semifield, bool residual)"
+        " -> (Tensor out, Tensor residual)"
+    )
+    assert str(torch.ops.semiconv.product_backward.default._schema) == (
+        "semiconv::product_backward(Tensor grad_out, Tensor? a, Tensor? b, Tensor residual, "
+        "str semifield, SymInt[] a_shape, SymInt[] b_shape, bool want_a, bool want_b)"
+        " -> (Tensor grad_a, Tensor grad_b)"
+    )
+
+
+@pytest.mark.parametrize("name", ["max", "max, shared", "log", "linear"])
+@pytest.mark.parametrize(
+    ("shapes", "dims"),
+    [
+        (((6, 3, 4), (4, 2)), (0, None)),
+        (((3, 4), (6, 4, 2)), (None, 0)),
+        (((3, 4, 6), (4, 6, 2)), (2, 1)),
+        (((6, 3, 4), (2, 4, 5)), (0, None)),
+        (((6, 4), (2, 4, 5, 6)), (0, 3)),
+    ],
+)
+def test_vmap(name, shapes, dims):
+    a, b = (t.detach() for t in numbers(*shapes))
+    semifield = SEMIFIELDS[name][0]
+
+    def loss(a, b):
+        out = semifield_matmul(a, b, semifield)
+        return (out * torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)).sum()
+
+    def entry(tensor, dim, n):
+        return tensor if dim is None else tensor.select(dim, n)
+
+    pairs = [(entry(a, dims[0], n), entry(b, dims[1], n)) for n in range(6)]
+    values = torch.stack([semifield_matmul(*pair, semifield) for pair in pairs])
+    torch.testing.assert_close(vmap(product(semifield), dims)(a, b), values)
+    found = vmap(grad(loss, (0, 1)), dims)(a, b)
+    for n, pair in enumerate(pairs):
+        torch.testing.assert_close(tuple(g[n] for g in found), grad(loss, (0, 1))(*pair))
+
+
+@pytest.mark.parametrize("semifield", ["tropical_max", sc.SubtractSemifield.log(2.0)], ids=repr)
+def test_compiled_for_any_size(semifield):
+    torch._dynamo.reset()
+    compiled = torch.compile(product(semifield), fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (3, 5, 8):
+        tensors = numbers((2, size, size + 1), (size + 1, 4))
+        out = compiled(*tensors)
+        expected = semifield_matmul(*tensors, semifield)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(out.sum(), tensors), torch.autograd.grad(expected.sum(), tensors)
+        )
+
+
+def test_compiled_with_winners():
+    torch._dynamo.reset()
+
+    def both(a, b):
+        return semifield_matmul(a, b, "tropical_max", return_indices=True)
+
+    tensors = numbers((3, 4), (4, 2))
+    out, indices = torch.compile(both, fullgraph=True, backend="aot_eager")(*tensors)
+    torch.testing.assert_close((out, indices), both(*tensors))
+    out.sum().backward()
+
+
+def test_autocast_meets_in_the_wider_dtype():
+    a, b = (t.detach() for t in numbers((3, 4), (4, 2), dtype=torch.float32))
+    with pytest.raises(TypeError, match=r"a and b must have one dtype.*b.to\(a.dtype\)"):
+        semifield_matmul(a.bfloat16(), b, "tropical_max")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = semifield_matmul(a.bfloat16(), b, "tropical_max")
+    torch.testing.assert_close(out, semifield_matmul(a.bfloat16().float(), b, "tropical_max"))
+
+
+# ---- winners -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int32, torch.bool, torch.float16, torch.bfloat16, torch.float32],
+    ids=str,
+)
+def test_winners(dtype):
+    rng = np.random.default_rng(0)
+    a, b = (torch.as_tensor(rng.integers(0, 4, shape)).to(dtype) for shape in ((2, 3, 5), (5, 4)))
+    out, indices = semifield_matmul(a, b, "tropical_max", return_indices=True)
+    exact = dtype if dtype in (torch.uint8, torch.int32, torch.bool) else torch.float32
+    arrays = [tensor.to(exact).numpy() for tensor in (a, b)]
+    values, winners = sc.semifield_matmul(*arrays, "tropical_max", return_indices=True)
+    assert out.dtype == dtype
+    assert np.array_equal(out.to(exact).numpy(), values)
+    assert np.array_equal(indices.numpy(), winners)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_winners_beside_gradients(spread):
+    semifield = sc.SelectSemifield.tropical_max(spread_gradient=spread)
+    a, b = torch.zeros(1, 4, requires_grad=True), torch.zeros(4, 1)
+    out, indices = semifield_matmul(a, b, semifield, return_indices=True)
+    out.sum().backward()
+    assert indices.tolist() == [[0]]
+    assert not indices.requires_grad
+    assert a.grad.tolist() == [[0.25] * 4 if spread else [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["conv", "corr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_winners_of_convolutions(kind, dtype):
+    rng = np.random.default_rng(1)
+    img, krn = (rng.integers(0, 9, shape) for shape in ((2, 4, 7), (4, 2, 3)))
+    img, krn = (torch.as_tensor(array).to(dtype) for array in (img, krn))
+    arguments = dict(groups=2, padding=1, kind=kind, return_indices=True)
+    found = semifield_conv(img, krn, "tropical_max", **arguments)
+    expected = sc.semifield_conv(img.numpy(), krn.numpy(), "tropical_max", **arguments)
+    for tensor, array in zip(found, expected, strict=True):
+        assert np.array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize("semifield", ["linear", sc.BroadcastSemifield.tropical_max()], ids=repr)
+def test_additions_without_winners(semifield):
+    with pytest.raises(ValueError, match="return_indices=True needs"):
+        semifield_matmul(torch.ones(2, 2), torch.ones(2, 2), semifield, return_indices=True)
+    with pytest.raises(ValueError, match="return_indices=True needs"):
+        semifield_conv(torch.ones(1, 1, 2), torch.ones(1, 1, 2), semifield, return_indices=True)
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error", "message"),
+    [
+        (
+            np.ones((2, 2)),
+            torch.ones(2, 2),
+            TypeError,
+            "a must be a torch.Tensor.*_matmul",
+        ),
+        (torch.ones(()), torch.ones(2), ValueError, "a must have at least one axis"),
+        (torch.ones(2, 3), torch.ones(2, 3), ValueError, "the second to last axis of b"),
+        (torch.ones(3), torch.ones(4), ValueError, "the only axis of b"),
+        (torch.ones(2, 3, 3), torch.ones(4, 3, 3), ValueError, "must be the same or broadcast"),
+        (torch.ones(2, 2), torch.ones(2, 2, device="meta"), ValueError, "must be on one device"),
+    ],
+)
+def test_operands_that_do_not_fit(a, b, error, message):
+    with pytest.raises(error, match=message):
+        semifield_matmul(a, b, "tropical_max")
+
+
+def test_dtypes_without_meaning():
+    a = torch.ones(2, 2, dtype=torch.int32)
+    with pytest.raises(TypeError, match="floating arrays only"):
+        semifield_matmul(a, a, "linear")
+    with pytest.raises(TypeError, match="supported are"):
+        semifield_matmul(a.to(torch.complex64), a.to(torch.complex64), "tropical_max")

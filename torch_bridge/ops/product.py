@@ -1,0 +1,201 @@
+"""semiconv::product: the matrix product, and on demand what its derivative needs.
+
+The kernel for CPU and CUDA tensors, the shapes of fake tensors for torch.compile, the rule of vmap.
+Operands have two axes or more. Called by `products`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import run
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.operands import Operands
+from semiconv_cupy.product import Product
+from semiconv_cupy.residual import Residual, is_provenance, residual_of_terms
+from semiconv_cupy.route import ProductRoute, choose_product
+from semiconv_cupy.strides import contiguous_strides
+from semiconv_cupy.winners import product_route_with_winners
+from torch_bridge.arguments import ProductArguments, schema
+from torch_bridge.dlpack import array_of
+from torch_bridge.ops.executors import Executor, as_arrays, executor_of
+from torch_bridge.ops.handles import held_semifield, semifield_of
+from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory, storage_of, torch_dtype
+
+Results = tuple[Tensor, Tensor]
+
+_library = torch.library.Library("semiconv", "FRAGMENT")
+_library.define(f"product({schema(ProductArguments)}) -> (Tensor out, Tensor residual)")
+
+
+def call_product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
+    """``torch.ops.semiconv.product``."""
+    results: Results = torch.ops.semiconv.product(a, b, semifield, residual)
+    return results
+
+
+class ProductPlan(NamedTuple):
+    """What a product needs besides its tensors: from shapes and dtypes alone."""
+
+    semifield: Semifield
+    operands: Operands
+    storage: str
+    residual_spec: Residual | None  # None: the forward pass keeps nothing for the derivative
+
+    @classmethod
+    def of(
+        cls,
+        key: str,
+        dtype: torch.dtype,
+        a_shape: Sequence[int],
+        b_shape: Sequence[int],
+        derivative: bool,
+    ) -> ProductPlan:
+        """The plan of one call; sizes may be symbols."""
+        semifield = semifield_of(key)
+        storage = storage_of(dtype, semifield, "a", derivative)
+        operands = Operands.of(a_shape, b_shape)
+        spec = None
+        if derivative:
+            spec = residual_of_terms(semifield, storage, operands.out_shape, operands.terms)
+        return cls(semifield, operands, storage, spec)
+
+    def route(self, product: Product, executor: Executor) -> ProductRoute:
+        """How the core computes the product; one that is differentiated keeps its residual."""
+        route = choose_product(self.semifield, product, self.storage, executor.place())
+        if self.residual_spec is None:
+            return route
+        return product_route_with_winners(replace(route, by_sums=False) if route.by_sums else route)
+
+
+def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
+    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+    dtype, index = a.dtype, a.get_device()
+    if b.dtype is not dtype or b.get_device() != index:
+        raise mismatch("b", b, "a", a)
+    call = _prepared(dtype, index, a.shape, b.shape, a.stride(), b.stride(), semifield, residual)
+    return call(a, b)
+
+
+for _dispatch_key in ("CPU", "CUDA"):
+    _library.impl("product", _product, _dispatch_key)
+
+
+@lru_cache(maxsize=MOST_PLANS)
+def _prepared(
+    dtype: torch.dtype,
+    index: int,
+    a_shape: tuple[int, ...],
+    b_shape: tuple[int, ...],
+    a_strides: tuple[int, ...],
+    b_strides: tuple[int, ...],
+    semifield: str,
+    residual: bool,
+) -> Callable[[Tensor, Tensor], Results]:
+    """The call for tensors of this layout on the executor of that index."""
+    plan = ProductPlan.of(semifield, dtype, tuple(a_shape), tuple(b_shape), residual)
+    return prepare_product(plan, executor_of(index), dtype, a_strides, b_strides)
+
+
+def prepare_product(
+    plan: ProductPlan,
+    executor: Executor,
+    dtype: torch.dtype,
+    a_strides: tuple[int, ...],
+    b_strides: tuple[int, ...],
+) -> Callable[[Tensor, Tensor], Results]:
+    """The call for tensors of this plan and these strides.
+
+    It takes arrays instead of addresses where array loops serve, at odd addresses, and on another
+    GPU than the current one.
+    """
+    shape, keeps_residual = plan.operands.out_shape, plan.residual_spec is not None
+    if 0 in shape:
+        return lambda a, b: _new_results(a, plan)
+    product = plan.operands.product(a_strides, b_strides, contiguous_strides(shape)).merged()
+    route = plan.route(product, executor)
+    launch = run.product_at(route, keeps_residual=keeps_residual)
+    alignment = dtype.itemsize
+    is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
+
+    def call(a: Tensor, b: Tensor) -> Results:
+        first, second = a.data_ptr(), b.data_ptr()
+        out, residual = _new_results(a, plan)
+        if launch is None or (first | second) % alignment or not is_current():
+            with as_arrays(a):
+                run.product(
+                    route,
+                    array_of(a),
+                    array_of(b),
+                    array_of(out),
+                    array_of(residual) if keeps_residual else None,
+                    threads=torch.get_num_threads(),
+                )
+            return out, residual
+        if not (first and second):
+            require_memory(a=a, b=b)
+        kept = residual.data_ptr() if keeps_residual else None
+        launch(first, second, out.data_ptr(), kept, threads_or_stream())
+        return out, residual
+
+    return call
+
+
+def _new_results(a: Tensor, plan: ProductPlan) -> Results:
+    """Both results, uninitialised; an empty residual where there is none."""
+    out = a.new_empty(plan.operands.out_shape)
+    spec = plan.residual_spec
+    if spec is None:
+        return out, a.new_empty(0)
+    return out, a.new_empty(spec.shape, dtype=torch_dtype(spec))
+
+
+@torch.library.register_fake("semiconv::product", lib=_library)
+def _fake(*flat: Any) -> Results:
+    """The results' shapes and dtypes, for torch.compile."""
+    a, b, key, residual = ProductArguments.received(*flat)
+    if b.dtype != a.dtype or b.device != a.device:
+        raise mismatch("b", b, "a", a)
+    held_semifield(key)
+    return _new_results(a, ProductPlan.of(key, a.dtype, a.shape, b.shape, residual))
+
+
+def _vmap(
+    info: Any, in_dims: tuple[Any, ...], *flat: Any
+) -> tuple[Results, tuple[int, int | None]]:
+    """One more leading axis."""
+    a, b, key, wants_residual = ProductArguments.received(*flat)
+    a, b = with_leading_axis(a, in_dims[0], b, in_dims[1])
+    out, residual = call_product(a, b, key, wants_residual)
+    if not wants_residual or residual.dim() < out.dim():
+        return (out, residual), (0, None)
+    return (out, residual), (0, stacked_axes(key))
+
+
+def stacked_axes(key: str) -> int:
+    """How many axes a residual has before those of the result."""
+    return 0 if is_provenance(semifield_of(key)) else 1
+
+
+def with_leading_axis(
+    a: Tensor, a_dim: int | None, b: Tensor, b_dim: int | None
+) -> tuple[Tensor, Tensor]:
+    """Both operands with vmap's axis in front, where they have it, and the others aligned."""
+    rank = max(a.dim() - (a_dim is not None), b.dim() - (b_dim is not None))
+    return _leading(a, a_dim, rank), _leading(b, b_dim, rank)
+
+
+def _leading(tensor: Tensor, dim: int | None, rank: int) -> Tensor:
+    if dim is None:
+        return tensor
+    tensor = tensor.movedim(dim, 0)
+    return tensor[(slice(None), *(None,) * (rank + 1 - tensor.dim()))]
+
+
+torch.library.register_vmap("semiconv::product", _vmap, lib=_library)
