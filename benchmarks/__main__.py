@@ -41,7 +41,7 @@ class Suite:
     """
 
     bench: Callable[[float], run.Bench]
-    works: Callable[[], Iterable[works.Convolution | works.Filter]]
+    works: Callable[[], Iterable[works.AnyWork]]
     costs: Callable[[list[str]], Iterable[costs.Cost]]
     growths: Callable[[bool], Iterable[works.Growth]] = works.growths
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import semiconv_cupy as sc
-from benchmarks.peers import TORCH_DEVICES
+from benchmarks.inputs import TORCH_DEVICES
 from benchmarks.timing import alternate, wall
 from benchmarks.works import Device, Goal
 

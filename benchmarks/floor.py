@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import ceilings, peers, run, shapes, works
+from benchmarks import ceilings, inputs, peers, run, shapes, works
 from benchmarks.families import CONVOLUTIONS
 from benchmarks.peers import OURS
 from benchmarks.shapes import LIMITS, MAX, Sample
@@ -298,7 +298,7 @@ def explained(sample: Sample, device: Device) -> Explanation:
         )  # fmt: skip
     work = measured.work
     name = "semifield_conv" if measured.mode == "forward" else "semifield_conv_vjp"
-    img = peers.laid_out(np.zeros(work.image, work.dtype), np.zeros, measured.memory)
+    img = inputs.laid_out(np.zeros(work.image, work.dtype), np.zeros, measured.memory)
     return explain(
         name, img, work.kernel, work.semifield, dtype=work.dtype, gpu=gpu, **work.arguments
     )

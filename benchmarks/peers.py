@@ -6,20 +6,20 @@ here, too. The inputs come from one random generator; each library gets them as 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import semiconv_cupy as sc
 from benchmarks import works
+from benchmarks.inputs import Inputs, Libraries, libraries_of, numbers
 from benchmarks.timing import Call
-from benchmarks.works import Convolution, Device, Filter, Measured
+from benchmarks.works import AnyWork, Convolution, Device, Filter, Measured, Product
 from semiconv_cupy import ndimage
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.route import choose
@@ -35,6 +35,8 @@ _MODULES = {
     works.KORNIA: "kornia",
     works.POOLING: "torch",
     works.CONV2D: "torch",
+    works.MATMUL: "torch",
+    works.BROADCAST: "torch",
     works.EAGER: "pytorch_nd_semiconv",
     works.COMPILED: "pytorch_nd_semiconv",
     works.FUSED: "pytorch_nd_semiconv",
@@ -43,41 +45,14 @@ _MODULES = {
 _BY_DEVICE: dict[Device, tuple[str, ...]] = {
     "cpu": (
         *(works.SCIPY, works.OPENCV, works.SKIMAGE, works.KORNIA, works.POOLING, works.CONV2D),
-        *(works.EAGER, works.COMPILED),
+        *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED),
     ),
     "gpu": (
         *(works.CUPYX, works.KORNIA, works.POOLING, works.CONV2D),
-        *(works.EAGER, works.COMPILED, works.FUSED),
+        *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED, works.FUSED),
     ),
 }
-TORCH_DEVICES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 _MOST_BYTES = 2 * 2**30  # a work for which a peer would allocate more is left out
-
-
-@dataclass(frozen=True)
-class Libraries:
-    """The libraries that hold the inputs on one device.
-
-    Attributes
-    ----------
-    arrays : module
-        NumPy or CuPy.
-    ndimage : str
-        The module that is SciPy's or CuPy's `ndimage`.
-    torch_device : str
-        Where torch puts its tensors.
-    """
-
-    arrays: ModuleType
-    ndimage: str
-    torch_device: str
-
-
-def libraries_of(device: Device) -> Libraries:
-    """The libraries of a device. A GPU needs CuPy."""
-    if device == "gpu":
-        return Libraries(importlib.import_module("cupy"), works.CUPYX, TORCH_DEVICES["gpu"])
-    return Libraries(np, works.SCIPY, TORCH_DEVICES["cpu"])
 
 
 def absent_peers(device: Device) -> list[str]:
@@ -93,67 +68,8 @@ def _installed(module: str) -> bool:
     return True
 
 
-class Inputs:
-    """The image and the kernel of one work, for every library."""
-
-    def __init__(
-        self, measured: Convolution, device: Device, seed: int, libraries: Libraries
-    ) -> None:
-        random = np.random.default_rng(seed)
-        work = measured.work
-        self.device = device
-        self.libraries = libraries
-        self.img, self.krn = (_numbers(random, s, work.dtype) for s in (work.image, work.kernel))
-        self._memory = measured.memory
-
-    @cached_property
-    def arrays(self) -> tuple[Any, Any]:
-        """As NumPy's or CuPy's arrays."""
-        xp = self.libraries.arrays
-        img, krn = xp.asarray(self.img), xp.asarray(self.krn)
-        return laid_out(img, xp.empty, self._memory), krn
-
-    @cached_property
-    def tensors(self) -> tuple[Any, Any]:
-        """As torch's tensors, on the device."""
-        import torch
-
-        where = self.libraries.torch_device
-        img, krn = (torch.from_numpy(array).to(where) for array in (self.img, self.krn))
-        empty = partial(torch.empty, device=where)
-        return laid_out(img, empty, self._memory), krn
-
-
-def laid_out(img: Any, empty: Callable[..., Any], memory: works.Memory) -> Any:
-    """An array or tensor with the same numbers that lies in memory in this order."""
-    if memory == "rows":
-        return img
-    axes = list(range(img.ndim))
-    if memory == "channels last":
-        axes = [0, *axes[2:], 1]
-    elif memory == "transposed":
-        axes.reverse()
-    shape = [img.shape[axis] for axis in axes]
-    if memory == "every second":
-        found = empty((*shape[:-1], 2 * shape[-1]), dtype=img.dtype)[..., ::2]
-    else:
-        back = tuple(axes.index(axis) for axis in range(img.ndim))
-        found = empty(tuple(shape), dtype=img.dtype)
-        found = found.permute(back) if hasattr(found, "permute") else found.transpose(back)
-    found[...] = img
-    return found
-
-
-def _numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    if dtype == "bool":
-        return random.random(shape) < 0.02
-    if np.dtype(dtype).kind in "iu":
-        return random.integers(0, 100, shape).astype(dtype)
-    return random.random(shape, np.float32).astype(dtype, copy=False)
-
-
 def calls(
-    measured: Convolution | Filter,
+    measured: AnyWork,
     device: Device,
     seed: int,
     absent: list[str],
@@ -166,6 +82,8 @@ def calls(
     libraries = libraries or libraries_of(device)
     if isinstance(measured, Filter):
         return dict(_filter_calls(measured, device, seed, absent, libraries))
+    if isinstance(measured, Product):
+        return dict(_product_calls(measured, seed, absent, libraries))
     inputs = Inputs(measured, device, seed, libraries)
     found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":
@@ -243,11 +161,12 @@ def _is_one_plain_image(work: Work) -> bool:
 
 def _scipy(measured: Convolution, inputs: Inputs) -> Call | None:
     work = measured.work
-    if not (_dilates(measured) and measured.mode == "forward" and _is_one_plain_image(work)):
+    plain = _is_one_plain_image(dataclasses.replace(work, image=(1, *work.image[1:])))
+    if not (_dilates(measured) and measured.mode == "forward" and plain):
         return None
     if work.dtype == "float16" or (inputs.device == "cpu" and work.terms > 2e9):
         return None  # SciPy has no float16, and would need a minute for the largest works
-    img, krn = (array[0, 0] for array in inputs.arrays)
+    img, krn = (array[:, 0] if work.image[0] > 1 else array[0, 0] for array in inputs.arrays)
     cval = -np.inf if img.dtype.kind == "f" else int(np.iinfo(img.dtype).min)
     peer = importlib.import_module(inputs.libraries.ndimage)
     footprint = _ones_like(krn)  # CuPy refuses a structure without a footprint
@@ -258,6 +177,15 @@ def _scipy(measured: Convolution, inputs: Inputs) -> Call | None:
 
 def _ones_like(array: Any) -> Any:
     return array == array
+
+
+def _as_matrices(measured: Convolution, inputs: Inputs) -> Call | None:
+    """The same numbers multiplied by torch's matrix product, in the linear field."""
+    work = measured.work
+    windows_of_one = work.kernel[2:] == work.image[2:] == (1,) * len(work.kernel[2:])
+    if not windows_of_one or work.groups > 1 or measured.mode == "provenance":
+        return None
+    return _torch_call(measured, inputs, lambda img, krn: img.flatten(1) @ krn.flatten(1).T)
 
 
 def _kornia(measured: Convolution, inputs: Inputs) -> Call | None:
@@ -365,10 +293,46 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
     works.KORNIA: _kornia,
     works.POOLING: _max_pool2d,
     works.CONV2D: _conv2d,
+    works.MATMUL: _as_matrices,
+    works.BROADCAST: lambda measured, inputs: None,  # for products of matrices
     works.EAGER: lambda measured, inputs: _broadcast(measured, inputs, compiled=False),
     works.COMPILED: lambda measured, inputs: _broadcast(measured, inputs, compiled=True),
     works.FUSED: _fused,
 }
+
+
+# ---- products of matrices ------------------------------------------------------------------------
+
+
+def _product_calls(
+    measured: Product, seed: int, absent: list[str], libraries: Libraries
+) -> Iterator[tuple[str, Maker]]:
+    """Ours, the same as a convolution of one pixel, and torch's by another algebra and by terms."""
+    random = np.random.default_rng(seed)
+    arrays = [numbers(random, shape, measured.dtype) for shape in (measured.a, measured.b)]
+    a, b = map(libraries.arrays.asarray, arrays)
+    yield OURS, lambda: partial(sc.semifield_matmul, a, b, measured.semifield)
+    if a.ndim == 2:
+        img, krn = a[..., None], libraries.arrays.ascontiguousarray(b.T)[..., None]
+        yield works.POINTWISE, lambda: partial(sc.semifield_conv, img, krn, measured.semifield)
+    if works.MATMUL in absent or not measured.dtype.startswith("float"):
+        return
+    import torch
+
+    tensors = [torch.from_numpy(array).to(libraries.torch_device) for array in arrays]
+    yield works.MATMUL, lambda: partial(torch.matmul, *tensors)
+    if measured.operations * np.dtype(measured.dtype).itemsize <= _MOST_BYTES:
+        yield works.BROADCAST, lambda: partial(_of_all_terms, measured.semifield, *tensors)
+
+
+def _of_all_terms(semifield: Any, a: Any, b: Any) -> Any:
+    """The product by an array that holds all its terms."""
+    a, b = a[..., None], b[..., None, :, :]
+    if semifield.accumulator == "select":
+        return (a + b).amax(-2)
+    if semifield.parameter is not None:
+        return (semifield.parameter * (a + b)).logsumexp(-2) / semifield.parameter
+    return (a * b).sum(-2)
 
 
 # ---- filters -------------------------------------------------------------------------------------
@@ -377,7 +341,7 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
 def _filter_calls(
     measured: Filter, device: Device, seed: int, absent: list[str], libraries: Libraries
 ) -> Iterator[tuple[str, Maker]]:
-    array = _numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
+    array = numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
     given: tuple[Any, ...] = (array,)
     if measured.function == "reconstruction":
         given = (array - np.float32(0.02), array)
@@ -419,9 +383,11 @@ def _opencv_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
     import cv2
 
     element = _flat_element(measured)
-    if element is None or given[0].ndim != 2 or given[0].dtype == bool:
+    if element is None or given[0].ndim != element.ndim or given[0].dtype == bool:
         return None
-    return partial(cv2.dilate, given[0], element)
+    if element.ndim == 3:  # colours, each by itself
+        element = element[..., 0] if element.shape[2] == 1 else None
+    return None if element is None or element.ndim != 2 else partial(cv2.dilate, given[0], element)
 
 
 def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
@@ -440,7 +406,8 @@ def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
 def _flat_element(measured: Filter) -> np.ndarray | None:
     """The structuring element that OpenCV takes, or None if it has none for this filter."""
     if measured.function == "maximum_filter":
-        return np.ones((measured.arguments["size"],) * 2, np.uint8)
+        size = measured.arguments["size"]
+        return np.ones(size if isinstance(size, tuple) else (size,) * 2, np.uint8)
     footprint = measured.arguments.get("footprint")
     return None if footprint is None else footprint.astype(np.uint8)
 

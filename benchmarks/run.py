@@ -21,7 +21,7 @@ from benchmarks.costs import Cost
 from benchmarks.peers import OURS
 from benchmarks.table import Report
 from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_turn, wall
-from benchmarks.works import Convolution, Device, Filter, Goal, Growth, Measured
+from benchmarks.works import AnyWork, Convolution, Device, Filter, Goal, Growth, Measured
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
 from semiconv_cupy.works import STANDARD_WORKS, Work
@@ -131,7 +131,7 @@ def bench_of_gpu(seconds: float) -> Bench:
 
 
 def row(
-    measured: Convolution | Filter,
+    measured: AnyWork,
     times: Mapping[str, float],
     failures: Mapping[str, str],
     bench: Bench,
@@ -141,7 +141,7 @@ def row(
     theirs = {name: seconds for name, seconds in times.items() if name != OURS}
     ratios = {name: seconds / ours for name, seconds in theirs.items()}
     bounds = {"bytes": measured.bytes / bench.ceilings[ceilings.COPY]}
-    if isinstance(measured, Convolution) and measured.operation in bench.ceilings:
+    if not isinstance(measured, Filter) and measured.operation in bench.ceilings:
         rate = bench.ceilings[measured.operation]
         bounds[measured.operation] = measured.operations / rate
     bound = max(bounds, key=lambda name: bounds[name])
@@ -168,7 +168,7 @@ def verdict(goal: Goal, reached: float | None) -> Report:
 
 def measure(
     bench: Bench,
-    selected: Iterable[Convolution | Filter],
+    selected: Iterable[AnyWork],
     say: Callable[[Report], None],
     until: float = math.inf,
 ) -> tuple[list[Report], list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import semiconv_cupy as sc
 from semiconv_cupy import structuring
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.works import STANDARD_WORKS, Work
+from semiconv_cupy.works import DILATION, STANDARD_WORKS, Work
 
 Device = Literal["cpu", "gpu"]
 # How an image lies in memory: C-contiguous, the channels of an element together, all axes in the
@@ -26,6 +26,8 @@ Memory = Literal["rows", "channels last", "transposed", "every second"]
 SCIPY, CUPYX = "scipy.ndimage", "cupyx.scipy.ndimage"
 OPENCV, SKIMAGE, KORNIA = "cv2", "skimage", "kornia"
 POOLING, CONV2D = "torch max_pool2d", "torch conv2d"
+MATMUL, BROADCAST = "torch matmul", "torch broadcast"
+POINTWISE = "1x1 semifield_conv"
 EAGER = "pytorch_nd_semiconv eager"
 COMPILED = "pytorch_nd_semiconv compiled"
 FUSED = "pytorch_nd_semiconv fused"
@@ -138,6 +140,42 @@ class Filter:
         return 2 * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
+@dataclass(frozen=True)
+class Product:
+    """`semifield_matmul` of arrays of these shapes."""
+
+    name: str
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    semifield: sc.SelectSemifield | sc.SubtractSemifield = DILATION
+    dtype: str = "float32"
+    goals: tuple[Goal, ...] = ()
+
+    @property
+    def operations(self) -> int:
+        """How many terms all outputs have together."""
+        return math.prod(self.a) * self.b[-1]
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of both operands and of the result."""
+        numbers = math.prod(self.a) + math.prod(self.b) + math.prod((*self.a[:-1], self.b[-1]))
+        return numbers * np.dtype(self.dtype).itemsize
+
+    @property
+    def operation(self) -> str:
+        """The name of the ceiling, as of a `Convolution`."""
+        selects = self.semifield.accumulator == "select"
+        return f"{'pairs' if selects else 'products'} {self.dtype}"
+
+
+AnyWork = Convolution | Filter | Product
+
+
+def _product(n: int, name: str, goals: tuple[Goal, ...] = (), **arguments: Any) -> Product:
+    return Product(f"product {n}^3, {name}", (n, n), (n, n), goals=goals, **arguments)
+
+
 def _square(n: int, size: int, dtype: str = "float32", **arguments: Any) -> Work:
     suffix = "" if dtype == "float32" else f", {dtype}"
     return Work(f"any {size}x{size}, {n}^2{suffix}", (1, 1, n, n), (1, 1, size, size),
@@ -157,12 +195,41 @@ def _mixing(semifield: Any, name: str) -> Work:
 
 
 def _flat(size: int, n: tuple[int, ...], dtype: str, goals: tuple[Goal, ...]) -> Filter:
-    where = "x".join(map(str, n))
+    where = _times(n)
     return Filter(f"flat {size}x{size}, {where} {dtype}", "maximum_filter", n, dtype,
                   {"size": size}, goals)  # fmt: skip
 
 
-def cpu() -> Iterator[Convolution | Filter]:
+def _colours(shape: tuple[int, int]) -> Iterator[Convolution | Filter]:
+    """Pictures whose colours lie together in memory."""
+    n, where = (*shape, 3), _times((*shape, 3))
+    for size in (3, 9, 31):
+        yield Filter(f"colour flat {size}x{size}, {where} uint8", "maximum_filter", n, "uint8",
+                     {"size": (size, size, 1)}, at_least(1, OPENCV))  # fmt: skip
+    yield Filter(f"colour flat 9x9, {where} float32", "maximum_filter", n, "float32",
+                 {"size": (9, 9, 1)}, at_least(1, OPENCV))  # fmt: skip
+    disk = {"footprint": structuring.disk(15)[..., None]}
+    yield Filter("colour disk 15, 512x512x3 uint8", "grey_dilation", (512, 512, 3), "uint8", disk,
+                 at_least(1, OPENCV))  # fmt: skip
+    structure = np.random.default_rng(0).integers(0, 100, (7, 7, 1))
+    yield Filter(f"colour structure 7x7, {where} uint8", "grey_dilation", n, "uint8",
+                 {"structure": structure}, at_least(25, SCIPY))  # fmt: skip
+    yield Convolution(
+        Work(f"colour 7x7, {where}", (1, 1, *n), (1, 1, 7, 7, 1)), goals=at_least(25, SCIPY)
+    )
+
+
+def _batches() -> Iterator[Convolution]:
+    """Many small images and short signals."""
+    yield Convolution(
+        Work("batch 3x3, 4096 x 16^2", (4096, 1, 16, 16), (1, 1, 3, 3)), goals=at_least(20, SCIPY)
+    )
+    yield Convolution(
+        Work("batch 7, 16384 x 64", (16384, 1, 64), (1, 1, 7)), goals=at_least(20, SCIPY)
+    )
+
+
+def cpu() -> Iterator[AnyWork]:
     """The works of the CPU."""
     for size, ratio in {3: 20, 7: 50, 11: 55, 21: 65}.items():
         yield Convolution(_square(1024, size), goals=at_least(ratio, SCIPY))
@@ -215,12 +282,30 @@ def cpu() -> Iterator[Convolution | Filter]:
         goals = () if semifield is LINEAR else at_least(1 / 3, CONV2D)
         yield Convolution(_mixing(semifield, name), goals=goals, tensors=True)
         yield Convolution(_mixing(semifield, name), "training")
+    yield from _colours((1000, 1100))
+    yield from _batches()
+    dense = Work("dense 1024 -> 1024, batch 1024", (1024, 1024, 1), (1024, 1024, 1))
+    yield Convolution(dense, goals=at_least(1 / 2, MATMUL))
+    dense = Work("dense 512 -> 512, batch 256", (256, 512, 1), (512, 512, 1))
+    yield Convolution(dense, "training")
+    yield _product(1024, "max", at_least(1 / 2, MATMUL))
+    yield _product(1024, "log", at_least(1 / 4, MATMUL), semifield=LOG)
+    yield _product(1024, "linear", semifield=LINEAR)
+    for dtype in ("uint8", "int16", "float64"):
+        yield _product(1024, f"max, {dtype}", dtype=dtype)
+    yield _product(512, "max")
+    for a, b in (((1, 1024), (1024, 1024)), ((1024, 4), (4, 1024)), ((1024, 16, 16),) * 2):
+        yield Product(f"product {_times(a)} by {_times(b)}, max", a, b)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 POOLINGS = (((32, 6, 28, 28), 7, 2), ((8, 16, 64, 64), 5, 1))
 
 
-def gpu() -> Iterator[Convolution | Filter]:
+def gpu() -> Iterator[AnyWork]:
     """The works of a GPU; those in `STANDARD_WORKS` have model times as well."""
     for work in STANDARD_WORKS:
         goals: tuple[Goal, ...] = ()
@@ -268,6 +353,14 @@ def gpu() -> Iterator[Convolution | Filter]:
     yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
     yield Filter("correlate 11x11, 2048^2 float32", "correlate", (2048, 2048), "float32",
                  {"weights": np.linspace(-1, 1, 121).reshape(11, 11)})  # fmt: skip
+    yield from _colours((4096, 4096))
+    yield from _batches()
+    yield Convolution(Work("dense 4096 -> 4096, batch 4096", (4096, 4096, 1), (4096, 4096, 1)))
+    yield _product(4096, "max", (Goal(LIMIT, least=0.75),))
+    yield _product(512, "max", (Goal(LIMIT, least=0.4),))
+    yield _product(4096, "log", semifield=LOG)
+    yield Product("product 1024x64x64 by 1024x64x64, max", *((1024, 64, 64),) * 2,
+                  goals=(Goal(LIMIT, least=0.4),))  # fmt: skip
 
 
 @dataclass(frozen=True)

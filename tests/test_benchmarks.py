@@ -12,9 +12,9 @@ from functools import partial
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, peers, plot, run, table, timing, works
+from benchmarks import ceilings, inputs, peers, plot, run, table, timing, works
 from benchmarks.costs import Cost
-from benchmarks.works import Convolution, Filter, Goal
+from benchmarks.works import Convolution, Filter, Goal, Product
 from kernels_cu import model, nvrtc, sass
 from semiconv_cupy.works import STANDARD_WORKS, Work
 
@@ -38,6 +38,9 @@ def small(measured):
     """The same work with fewer elements."""
     if isinstance(measured, Filter):
         return dataclasses.replace(measured, shape=tuple(min(n, 40) for n in measured.shape))
+    if isinstance(measured, Product):
+        a, b = (tuple(min(n, 12) for n in shape) for shape in (measured.a, measured.b))
+        return dataclasses.replace(measured, a=a, b=b)
     work = measured.work
     channels = 3 if work.groups > 1 else min(work.image[1], 4)
     groups = 3 if work.groups > 1 else 1
@@ -63,7 +66,7 @@ def rehearse(measured, device):
     """
     left_out = {works.COMPILED, works.FUSED}  # the first takes half a minute, the other a GPU
     absent = ({*peers.absent_peers(device)} - {works.CUPYX}) | left_out
-    calls = partial(peers.calls, libraries=peers.libraries_of("cpu"))
+    calls = partial(peers.calls, libraries=inputs.libraries_of("cpu"))
     bench = run.Bench(device, Counting(), 0.0, CEILINGS, sorted(absent), calls=calls)
     [found], skipped = run.measure(bench, [small(measured)], lambda _: None)
     assert "error" not in found, found["error"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, floor, peers, run, shapes, works
+from benchmarks import ceilings, floor, inputs, peers, run, shapes, works
 from benchmarks.families import CONVOLUTIONS, ROLES
 from benchmarks.peers import OURS
 from benchmarks.works import Convolution
@@ -123,7 +123,7 @@ def test_a_work_of_each_family_runs(index, device):
     """The calls of a GPU get NumPy's arrays and torch's tensors on the CPU."""
     pytest.importorskip("torch")
     *_, sample = shapes.samples(0, index + 1, SMALL)
-    calls = partial(peers.calls, libraries=peers.libraries_of("cpu"))
+    calls = partial(peers.calls, libraries=inputs.libraries_of("cpu"))
     bench = run.Bench(device, lambda call: call() is None or 2.0, 0.0, COPY, [], calls=calls)
     [found], skipped = floor.measure(bench, [sample])
     assert "error" not in found, found["error"]
@@ -146,16 +146,16 @@ def test_a_work_of_each_family_runs(index, device):
 def test_images_in_memory(memory, strides):
     work = Work("", (2, 5, 4, 3), (5, 1, 3, 3), groups=5)
     measured = Convolution(work, memory=memory)
-    inputs = peers.Inputs(measured, "cpu", 0, peers.libraries_of("cpu"))
-    plain = peers.Inputs(Convolution(work), "cpu", 0, peers.libraries_of("cpu")).arrays[0]
-    img = inputs.arrays[0]
+    given = inputs.Inputs(measured, "cpu", 0, inputs.libraries_of("cpu"))
+    plain = inputs.Inputs(Convolution(work), "cpu", 0, inputs.libraries_of("cpu")).arrays[0]
+    img = given.arrays[0]
     assert np.array_equal(img, plain)
     assert img.strides == tuple(4 * stride for stride in strides)
     more = plain.nbytes if memory == "every second" else 0
     assert measured.bytes == Convolution(work).bytes + more
     pytest.importorskip("torch")
-    assert inputs.tensors[0].stride() == strides
-    assert np.array_equal(inputs.tensors[0], plain)
+    assert given.tensors[0].stride() == strides
+    assert np.array_equal(given.tensors[0], plain)
 
 
 # ---- ratios --------------------------------------------------------------------------------------
