@@ -7,6 +7,7 @@
 //   settle()                 between the passes of a block: rescale the total to the new extreme
 //   add(val, index)          one term; index counts the taps in the kernel's memory order
 //   fold()                   after about `terms_per_fold` terms: move their sum into the total
+//   join(later)              the terms of `later`, all of which come behind its own: blocks that share an output
 //   result()                 the window's value, before rounding to Storage
 //   residuals, residual(i)   the numbers that the derivative needs besides the terms (not for Provenance)
 //   steep                    whether d result / d term can be infinite where the result is finite

@@ -24,6 +24,11 @@ template <class V> struct BlockedSum {
     total = total * factor;
     correction = correction * factor;
   }
+  SEMICONV_FN void join(const BlockedSum& later) {  // both are folded
+    partial = later.total;
+    fold();
+    correction = correction + later.correction;
+  }
   // An infinite total has no error term (inf - inf makes it NaN).
   SEMICONV_FN V result() const {
     return where(absolute(total) < infinity<V>(), total + correction, total);

@@ -13,6 +13,7 @@ template <class V> struct Folding {
   SEMICONV_FN void start() { acc = semifield_zero<V>(); }
   template <class I> SEMICONV_FN void add(V val, I) { acc = semiconv::add(acc, val); }
   SEMICONV_FN void fold() {}
+  SEMICONV_FN void join(const Folding& later) { acc = semiconv::add(acc, later.acc); }
   SEMICONV_FN V result() const { return post_sum(acc); }
   SEMICONV_FN V residual(int) const { return acc; }
 #if defined(SEMICONV_SUBTRACT)

@@ -48,6 +48,13 @@ template <class V> struct LogSum {
     sum.add(bounded_exp(minimum(mu() * (val - shift), most_exponent())));
   }
   SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN void join(LogSum later) {
+    observe(later.extreme);
+    settle();
+    later.extreme = extreme;
+    later.settle();  // its total becomes relative to the same shift
+    sum.join(later.sum);
+  }
   SEMICONV_FN V result() const {
     const V total = sum.result();
     const V value = shift + log(total) / mu();

@@ -100,6 +100,14 @@ template <class V> struct PowerSum {
   }
   template <class I> SEMICONV_FN void add(V val, I) { sum.add(relative_power<0>(val, divisor)); }
   SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN void join(PowerSum later) {
+    extreme = upwards ? select_greater(extreme, later.extreme) : select_less(extreme, later.extreme);
+    lowest = select_less(lowest, later.lowest);
+    settle();
+    later.extreme = extreme;
+    later.settle();  // its total becomes relative to the same scale
+    sum.join(later.sum);
+  }
   SEMICONV_FN V result() const {
     return unless_negative(scale * root_of(sum.result()));
   }

@@ -22,6 +22,7 @@ template <class V, class I> struct Provenance {
     else assign_where(better, best, val);
   }
   SEMICONV_FN void fold() {}
+  SEMICONV_FN void join(const Provenance& later) { add(later.best, later.winner); }
   SEMICONV_FN V result() const { return best; }
 };
 

@@ -12,6 +12,7 @@ template <class V> struct Selection {
   SEMICONV_FN void start() { best = semifield_zero<V>(); }
   template <class I> SEMICONV_FN void add(V val, I) { best = select(best, val); }
   SEMICONV_FN void fold() {}
+  SEMICONV_FN void join(const Selection& later) { best = select(best, later.best); }
   SEMICONV_FN V result() const { return best; }
 };
 

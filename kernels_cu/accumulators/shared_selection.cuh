@@ -27,6 +27,11 @@ template <class V> struct SharedSelection {
     count = count + where(val == best, where(best == semifield_zero<V>(), none, one), none);
   }
   SEMICONV_FN void fold() {}
+  SEMICONV_FN void join(const SharedSelection& later) {
+    observe(later.best);
+    settle();
+    count = count + where(later.best == best, later.count, constant<V>(0));
+  }
   SEMICONV_FN V result() const { return best; }
   SEMICONV_FN V residual(int i) const { return i == 0 ? best : count; }
   struct Derivative {

@@ -21,6 +21,7 @@ template <class V> struct Summation {
   }
   template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
   SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN void join(const Summation& later) { sum.join(later.sum); }
   SEMICONV_FN auto finite() const { return absolute(sum.total) < infinity<V>(); }  // once folded
   SEMICONV_FN V result() const { return post_sum(sum.result()); }
   SEMICONV_FN V residual(int) const { return sum.result(); }
