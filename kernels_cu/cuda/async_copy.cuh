@@ -1,9 +1,9 @@
 // Copies from global into shared memory that need no registers on their way (cp.async).
 //
-// Offsets are in bytes. Needs what tile.cuh needs. Included by cuda/patch.cuh and what includes that.
+// Offsets are in bytes. Included by cuda/patch.cuh and cuda/product_panels.cuh.
 #pragma once
-#include "tile.cuh"
 #include "../chunk.cuh"
+#include "../integers.cuh"
 
 namespace semiconv {
 
@@ -17,8 +17,8 @@ struct Destination {
   }
   template <class T> SEMICONV_FN void copy(int offset, const T* global) const {
     if constexpr (sizeof(T) > 16) {
-      copy(offset, (const Chunk<float, columns>*)global);
-      copy(offset + 16, (const Chunk<float, columns>*)global + 1);
+      copy(offset, (const Chunk<float, 4>*)global);
+      copy(offset + 16, (const Chunk<float, 4>*)global + 1);
     } else if constexpr (sizeof(T) == 16) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(address + offset), "l"(global) : "memory");
     } else if constexpr (sizeof(T) >= 4) {

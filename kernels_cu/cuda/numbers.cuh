@@ -85,6 +85,21 @@ SEMICONV_FN Value extremum(Value a, Value b) { return select(a, b); }
 SEMICONV_FN Value extremum(Value a, Value) { return a; }
 #endif
 
+// ---- terms ---------------------------------------------------------------------------------------
+
+// A weight as terms take it: what is added to img, where that is all that the multiplication does.
+template <class N = Number> SEMICONV_FN N weight_number(Storage stored) {
+  if constexpr (short_sums) return addend((N)load(stored));
+  else if constexpr (paired) return store(addend(load(stored)));
+  else return (N)load(stored);
+}
+// img (x) krn, of the weight's number or of a stored weight; PLAIN: nothing overflows.
+template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
+  if constexpr (short_sums || paired) return img + krn;
+  else if constexpr (PLAIN) return img + addend((V)load(krn));
+  else return times(img, (V)load(krn));
+}
+
 // ---- positions outside the image, saturation -----------------------------------------------------
 
 #if defined(SEMICONV_SELECT_GREATER)

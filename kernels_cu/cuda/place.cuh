@@ -3,6 +3,7 @@
 // Needs what tile.cuh needs, and
 //   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
 #pragma once
+#include "this_thread.cuh"
 #include "tile.cuh"
 
 namespace semiconv {
@@ -35,24 +36,6 @@ struct TeamTile {
   uint32 batch, group, channel_block;
   bool idle;
 };
-
-// The numbers of this block and thread. They are read again at each call (volatile), so that nothing that
-// follows from them occupies registers across the loops over taps.
-#if defined(SEMICONV_GPU)
-SEMICONV_FN uint32 this_block() {
-  uint32 n;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(n));
-  return n;
-}
-SEMICONV_FN uint32 this_thread() {
-  uint32 n;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(n));
-  return n;
-}
-#else
-SEMICONV_FN uint32 this_block() { return blockIdx.x; }
-SEMICONV_FN uint32 this_thread() { return threadIdx.x; }
-#endif
 
 // A one-dimensional grid counts groups of `teams` planes, outer positions, rows and columns of tiles.
 SEMICONV_FN TeamTile tile_of_team(const Geometry& g, const Division& division) {

@@ -1,5 +1,4 @@
-// The weights of one slab in shared memory: what a weight is there, what a term is of it, and which
-// weights each thread copies.
+// The weights of one slab in shared memory: what a weight is there, and which weights each thread copies.
 //
 // Needs what numbers.cuh and slab.cuh need. A row of taps is padded to whole chunks; the weights of one
 // tap for the output channels of a thread are neighbours, so that one load brings several of them:
@@ -19,15 +18,8 @@ template <bool SHORT> struct WeightOf { using type = Storage; };
 template <> struct WeightOf<true> { using type = Value; };
 using Weight = WeightOf<sizeof(Storage) < 4>::type;
 template <class W> SEMICONV_FN W weight_of(Storage stored) {
-  if constexpr (short_sums) return in_all_lanes<W>(addend((int32)load(stored)));
-  else if constexpr (paired) return in_all_lanes<W>(store(addend(load(stored))));
+  if constexpr (short_sums || paired) return in_all_lanes<W>(weight_number(stored));
   else return (W)load(stored);
-}
-// img (x) krn; PLAIN: nothing overflows.
-template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
-  if constexpr (short_sums || paired) return img + krn;
-  else if constexpr (PLAIN) return img + addend((V)load(krn));
-  else return times(img, (V)load(krn));
 }
 
 constexpr int weight_chunks = chunks_for(size_x() * channels);  // of a row of taps
