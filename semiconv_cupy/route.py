@@ -371,18 +371,18 @@ def _choose_product(
     limits: Limits,
 ) -> ProductRoute:
     loops = ProductRoute(semifield, product, storage, place, backend="reference")
-    if method == "reference" or place.on_gpu:
+    if method == "reference":
         return loops
     reason = None
     if product.depth > MAX_LEVELS:
         reason = f"kernels serve up to {MAX_LEVELS} levels of an index, got {product.depth}"
-    elif compiler() is None:
+    elif not place.on_gpu and compiler() is None:
         reason = missing_compiler()
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
-    return replace(loops, backend="host")
+    return replace(loops, backend="cuda" if place.on_gpu else "host")
 
 
 _cached_product = lru_cache(maxsize=4096)(_choose_product)

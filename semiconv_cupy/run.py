@@ -23,7 +23,7 @@ from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
 Array = Any
 
 
-def _device(route: Route) -> Device:
+def _device(route: Route | ProductRoute) -> Device:
     """What compiles and launches: the place's own device, or else CuPy's."""
     return route.place.device or cupy_device()
 
@@ -274,6 +274,10 @@ def product(
         _require_no_residual(route)
     if route.backend == "host":
         host_products.forward(route, img, krn, out, residual, threads)
+    elif route.backend == "cuda":
+        dtype = None if residual is None else residual.dtype
+        multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
+        cuda.multiply(_device(route), multiplication, img, krn, out, residual)
     else:
         reference_product.forward(route, img, krn, out, residual)
 

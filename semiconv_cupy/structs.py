@@ -124,6 +124,19 @@ class Product(Struct):
         return cls(**counts, **levels)
 
 
+class ProductCut(Struct):
+    """How a launch cuts a matrix product into tiles of outputs and parts of terms."""
+
+    file = "cuda/product_tile.cuh"
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            *("rows", "columns", "terms", "tiles_y", "tiles_x", "parts", "team_terms"),
+            *("row_copies", "column_copies", "whole_chunks"),
+        )
+    )
+
+
 class Divisor(Struct):
     """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
 

@@ -16,10 +16,12 @@ from semiconv_cupy.backends.cuda.kernels import (
     sum_source,
 )
 from semiconv_cupy.backends.cuda.limits import LIMITS
+from semiconv_cupy.backends.cuda.product import ProductSpecialisation, product_source
+from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
-from semiconv_cupy.residual import is_provenance, residual_of
+from semiconv_cupy.residual import is_provenance, residual_of, residual_of_terms
 
 _DILATION = SelectSemifield.tropical_max()
 _LINEAR, _LOG = SubtractSemifield.linear(), SubtractSemifield.log(2.0)
@@ -75,7 +77,30 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for storage in ("float32", "float64"):
         yield sum_source(storage)
         yield exchange_source(storage)
+    yield from _products()
     yield from neighbourhoods.shipping_variants()
+
+
+def _products() -> Iterator[source.KernelSource]:
+    """Matrix products: large and small ones, with and without residuals, both joined kernels."""
+    for semifield in (_DILATION, _LINEAR, _LOG, _ROOT):
+        yield from _product(semifield, "float32", 4096)
+    yield from _product(_DILATION, "float32", 512)
+    for storage in ("float16", "bfloat16", "float64", "uint8", "int16", "int32"):
+        yield from _product(_DILATION, storage, 4096)
+
+
+def _product(semifield: Semifield, storage: str, size: int) -> Iterator[source.KernelSource]:
+    """The kernels of a product of square matrices, and the one that joins parts of its terms."""
+    spec = residual_of_terms(semifield, storage, (size, size), size)
+    for kept in dict.fromkeys((None, None if spec is None else spec.dtype)):
+        plan = plan_product(semifield, storage, 1, (size,) * 3, keeps_residual=kept is not None)
+        for joins in (False, True):
+            kernel = ProductSpecialisation(
+                semifield, storage, kept, plan.tile, image_in_columns=joins, offset="int32",
+                joins=joins,
+            )  # fmt: skip
+            yield product_source(kernel)
 
 
 def _direct(

@@ -5,6 +5,7 @@
     kernels                                    texts of kernels, compiled once
     convolution                                what a launch knows before there are arrays
     forward; gradient_launch, adjoint, backward; by_sums           launches
+    product_tile; product                                          the same of matrix products
 
 Each name is used by the lines below its own. All launch code takes a `Device`
 (``backends.device``) as argument; arrays are its arrays.
@@ -21,6 +22,7 @@ from semiconv_cupy.backends.cuda.forward import forward, forward_at, forward_lau
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
+from semiconv_cupy.backends.cuda.product import Multiplication, multiply, multiply_at
 
 __all__ = [
     "BLOCK_THREADS",
@@ -30,6 +32,7 @@ __all__ = [
     "Convolution",
     "GradientArrays",
     "Limits",
+    "Multiplication",
     "backward",
     "fills_with_zeros",
     "forward",
@@ -37,5 +40,7 @@ __all__ = [
     "forward_launch",
     "forward_tile_of",
     "gradient_launches",
+    "multiply",
+    "multiply_at",
     "with_contiguous_grad_out",
 ]

@@ -64,6 +64,11 @@ class Limits:
     direct_parts, direct_outputs : int
         Partial sums of a weight at most, and outputs that a block adds up at least, in the kernel's
         gradient of any geometry.
+    product_parts, product_slabs : int
+        Matrix products: blocks that share the terms of a tile at most, and slabs of terms that a
+        team keeps at least. Fewer slabs would be little beside the copies of the first one.
+    multiprocessors : int
+        Of a large GPU.
     conditional_blocks : int
         The largest grid of a conditional launch, which usually returns at once: more blocks only
         add start-up time.
@@ -89,6 +94,9 @@ class Limits:
     bins_bytes: int = 40 * 1024
     direct_parts: int = 256
     direct_outputs: int = 16 * BLOCK_THREADS
+    product_parts: int = 64
+    product_slabs: int = 2
+    multiprocessors: int = 132
     conditional_blocks: int = 1024
 
     @lru_cache(maxsize=64)  # noqa: B019 - there are few, and they are small

@@ -1,0 +1,207 @@
+"""The CUDA kernels of matrix products, launched by the real launch code, on the CPU."""
+
+import functools
+
+import cases
+import numpy as np
+import pytest
+from compare import assert_matches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import semiconv_cupy as sc
+from semiconv_cupy import run
+from semiconv_cupy.backends.cuda import LIMITS, Multiplication, multiply
+from semiconv_cupy.backends.cuda.limits import Limits
+from semiconv_cupy.backends.cuda.product_tile import plan_product
+from semiconv_cupy.backends.place import NUMPY, Place
+from semiconv_cupy.product import Level, Product
+from semiconv_cupy.route import choose_product
+from semiconv_cupy.strides import element_strides
+
+MAX = sc.SelectSemifield.tropical_max()
+# Terms shared by 4 blocks wherever a team has a slab for each; offsets of 64 bits.
+SHARED = Limits(multiprocessors=10**6, product_slabs=0)
+LONG_OFFSETS = Limits(offset_32=0)
+
+
+@functools.cache
+def harness():
+    return cases.harness()
+
+
+def product_of(a, b, out):
+    """The product of stacks of matrices a (S, M, K) and b (S, K, N)."""
+    at, bt, ot = map(element_strides, (a, b, out))
+    return Product(
+        shared=(Level(a.shape[0], at[0], bt[0], ot[0]),),
+        free=(Level(a.shape[1], img=at[1], out=ot[1]),),
+        produced=(Level(b.shape[2], krn=bt[2], out=ot[2]),),
+        contracted=(Level(a.shape[2], at[2], bt[1]),),
+    ).merged()
+
+
+def laid_out(shape, transposed, dtype, offset=0):
+    """An array of poison of that shape, contiguous or transposed, `offset` elements behind it."""
+    last = shape[-2:][::-1] if transposed else shape[-2:]
+    size = int(np.prod(shape))
+    memory = harness().empty(size + offset, dtype)[offset:]
+    array = memory.reshape(*shape[:-2], *last)
+    return array.swapaxes(-1, -2) if transposed else array
+
+
+def check(semifield, dtype, sizes, layout=(False, False, False), offset=0, limits=LIMITS, seed=0):
+    """Compare values and what the derivative needs with array loops."""
+    (s, m, n, k), rng = sizes, np.random.default_rng(seed)
+    a, b = (
+        laid_out((s, m, k), layout[0], dtype, offset),
+        laid_out((s, k, n), layout[1], dtype, offset),
+    )
+    for operand in (a, b):
+        if np.dtype(dtype).kind == "f":
+            numbers = rng.normal(size=operand.shape)
+            operand[...] = abs(numbers) if semifield.accumulator == "root" else numbers
+        else:
+            info = np.iinfo(dtype)
+            few = rng.integers(-3 if info.min else 0, 4, operand.shape)
+            operand[...] = np.where(rng.random(operand.shape) < 0.9, few, info.max)
+    out = laid_out((s, m, n), layout[2], dtype, offset)
+    product = product_of(a, b, out)
+    route = choose_product(semifield, product, np.dtype(dtype).name, NUMPY, "reference")
+    spec = route.residual_spec(out.shape)
+    numbers, arrays = (None, ()) if spec is None else (spec.dtype, spec.shape[: spec.arrays > 1])
+    if np.dtype(dtype).kind != "f" and semifield.accumulator != "select":
+        numbers = None
+    for kept in dict.fromkeys((None, numbers)):
+        residual = wanted = None
+        if kept is not None:
+            residual = laid_out((*arrays, s, m, n), layout[2], kept)
+            wanted = laid_out((*arrays, s, m, n), layout[2], kept)
+        multiplication = Multiplication(semifield, product, np.dtype(dtype).name, kept)
+        out.fill(1)
+        multiply(harness(), multiplication, a, b, out, residual, limits)
+        expected = laid_out((s, m, n), layout[2], dtype, offset)
+        run.product(route, a, b, expected, wanted)
+        if semifield.accumulator == "select":
+            np.testing.assert_array_equal(out, expected)
+            if residual is not None:
+                np.testing.assert_array_equal(residual, wanted)
+        else:
+            exact = np.dtype(dtype).itemsize > 2
+            np.testing.assert_allclose(out, expected, 2e-6 if exact else 2e-3, 1e-5)
+            if residual is not None:
+                np.testing.assert_allclose(residual, wanted, 1e-4, 1e-5)
+
+
+layouts = st.tuples(st.booleans(), st.booleans(), st.booleans())
+sizes = st.tuples(st.integers(1, 2), st.integers(1, 80), st.integers(1, 80), st.integers(0, 40))
+
+
+@settings(max_examples=12)
+@given(sizes, layouts, st.integers(0, 1), st.integers(0, 99))
+def test_maximum_of_any_shape_and_layout(sizes, layout, offset, seed):
+    check(MAX, "float32", sizes, layout, offset, seed=seed)
+
+
+@pytest.mark.parametrize("limits", [SHARED, LONG_OFFSETS], ids=["shared", "long"])
+@pytest.mark.parametrize("layout", [(False, False, False), (True, True, True)])
+def test_terms_shared_by_blocks_and_long_offsets(layout, limits):
+    check(MAX, "float32", (2, 9, 140, 150), layout, limits=limits)
+
+
+def test_shared_terms_are_shared():
+    plan = plan_product(MAX, "float32", 1, (64, 64, 4096), keeps_residual=False)
+    assert plan.parts > 1
+    assert plan_product(MAX, "float32", 1, (64, 64, 8), keeps_residual=False).parts == 1
+
+
+@pytest.mark.parametrize("limits", [LIMITS, SHARED], ids=["one", "shared"])
+@pytest.mark.parametrize(
+    "semifield",
+    [
+        sc.SelectSemifield.tropical_min_negated(),
+        sc.SelectSemifield.max_times(),
+        sc.SelectSemifield.tropical_max(spread_gradient=True),
+        sc.SubtractSemifield.linear(),
+        sc.SubtractSemifield.log(2.0),
+        sc.SubtractSemifield.log(-2.0),
+        sc.SubtractSemifield.root(3.0),
+        sc.SubtractSemifield.root(-2.5),
+        cases.largest_magnitude(),
+        cases.hypotenuse(),
+    ],
+    ids=repr,
+)
+def test_every_addition(semifield, limits):
+    check(semifield, "float32", (1, 19, 72, 83), limits=limits)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float16", "float64", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"],
+)
+def test_every_dtype(dtype):
+    check(MAX, dtype, (1, 17, 72, 43))
+
+
+def test_bools():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random(shape) < 0.1 for shape in ((1, 20, 30), (1, 30, 40)))
+    out = np.empty((1, 20, 40), bool)
+    multiplication = Multiplication(
+        sc.SelectSemifield.boolean(), product_of(a, b, out), "bool", None
+    )
+    multiply(harness(), multiplication, a, b, out)
+    np.testing.assert_array_equal(out, a @ b)
+
+
+def test_ties_nan_and_infinities():
+    rng = np.random.default_rng(3)
+    few = np.array([-np.inf, -1, 0, 1, np.nan, np.inf], np.float32)
+    a, b = rng.choice(few, (1, 33, 41)), rng.choice(few, (1, 41, 36))
+    out, residual = np.empty((1, 33, 36), "f4"), np.empty((1, 33, 36), "u1")
+    product = product_of(a, b, out)
+    for limits in (LIMITS, SHARED):
+        multiply(
+            harness(),
+            Multiplication(MAX, product, "float32", np.dtype("u1")),
+            a,
+            b,
+            out,
+            residual,
+            limits,
+        )
+        route = choose_product(MAX, product, "float32", NUMPY, "reference")
+        expected, wanted = np.empty_like(out), np.empty_like(residual)
+        run.product(route, a, b, expected, wanted)
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(residual, wanted)
+
+
+def test_levels_of_any_depth():
+    """Rows, columns and terms of two axes each, an operand that is broadcast, a step backwards."""
+    rng = np.random.default_rng(0)
+    img = rng.normal(size=(3, 4, 5, 6)).astype("f4")[:, ::-1]  # s, f0, c0, c1
+    krn = rng.normal(size=(6, 2, 5, 7)).astype("f4")  # c1, p0, c0, p1
+    out = np.empty((2, 3, 4, 7), "f4")  # p0, s, f0, p1
+    i, k, o = map(element_strides, (img, krn, out))
+    product = Product(
+        shared=(Level(3, i[0], 0, o[1]),),
+        free=(Level(4, i[1], 0, o[2]),),
+        produced=(Level(2, 0, k[1], o[0]), Level(7, 0, k[3], o[3])),
+        contracted=(Level(5, i[2], k[2]), Level(6, i[3], k[0])),
+    )
+    multiply(harness(), Multiplication(MAX, product, "float32", None), img, krn, out)
+    terms = img[None, :, :, :, :, None] + krn.transpose(1, 2, 0, 3)[:, None, None]
+    assert_matches(out, terms.max((3, 4)), dtype="f4")
+
+
+def test_matmul_on_a_gpu_takes_the_kernel():
+    place = Place("NumPy", gpu=0, device=harness())
+    a = np.arange(6, dtype="f4").reshape(1, 2, 3)
+    b = a.reshape(1, 3, 2)
+    out = np.empty((1, 2, 2), "f4")
+    route = choose_product(MAX, product_of(a, b, out), "float32", place)
+    assert route.backend == "cuda"
+    run.product(route, a, b, out)
+    np.testing.assert_array_equal(out[0], (a[0][:, :, None] + b[0]).max(1))
