@@ -22,7 +22,9 @@ from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.host import calls as host_calls
+from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.compiler import compiler
+from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
 from semiconv_cupy.errors import without_warnings
 from semiconv_cupy.explanation import Explanation, Step
@@ -270,7 +272,7 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
         moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
         return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
     route = conv.checked_route(img, krn, algebra, method, given, place=place)
-    if route.backend == "host" and not (host_calls.aligned(img) and host_calls.aligned(krn)):
+    if route.backend == "host" and not (aligned(img) and aligned(krn)):
         img, krn = np.empty(img.shape, img.dtype), np.empty(krn.shape, krn.dtype)  # copied first
     if name == "semifield_conv":
         return (_forward(route, img, krn, keeps_residual=False),)
@@ -283,13 +285,14 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
     out = np.empty(route.geometry.out_shape, img.dtype)
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
     arrays = (img, krn, out, residual)
+    strides = element_strides(img), element_strides(krn)
+    product = route.product(*strides)
     if route.backend == "cuda":
         needs = _recorded(run.forward, route, *arrays)
     else:
-        needs = _compiled(
-            route, host_calls.forward_part(route, keeps_residual=residual is not None)
-        )
-    form = str(route.form(element_strides(img), element_strides(krn)))
+        part = host_calls.forward_part(route, keeps_residual=residual is not None)
+        needs = _compiled(route, part if product is None else host_products.part(residual))
+    form = str(route.form(*strides) if product is None else product.product)
     return Step(
         "forward", form, _route_in_words(route), _operations(route), _moved(*arrays), *needs
     )
@@ -351,7 +354,7 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
         return (Step("forward", "whole matrices", "arrays", 2 * terms, moved),)
     checked = matmul.Checked.of(a, b, algebra, method)
     checked = checked._replace(place=_place(on_gpu))
-    if not (host_calls.aligned(a) and host_calls.aligned(b)):
+    if not (aligned(a) and aligned(b)):
         a, b = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)  # copied first
     shape = checked.operands.out_shape
     strides = (element_strides(a), element_strides(b), contiguous_strides(shape))

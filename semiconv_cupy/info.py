@@ -100,8 +100,8 @@ def _packages(installed: Installed, remedies: list[str]) -> Facts:
 
 def _cpu(installed: Installed, remedies: list[str]) -> Facts:
     from semiconv_cupy.backends.host import cache
-    from semiconv_cupy.backends.host import calls as host
     from semiconv_cupy.backends.host import compiler as host_compiler
+    from semiconv_cupy.backends.host import functions as host
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
     compiler = host_compiler.compiler()

@@ -22,7 +22,7 @@ from semiconv_cupy.algebra import (
     no_semifield,
 )
 from semiconv_cupy.backends.broadcast import broadcast_matmul
-from semiconv_cupy.backends.host.calls import aligned
+from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
 from semiconv_cupy.conv import (
     native,
@@ -40,7 +40,7 @@ from semiconv_cupy.product import Product, merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import ProductRoute, choose_product
 from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
-from semiconv_cupy.winners import indices_of, product_route_with_winners, selection_by_one
+from semiconv_cupy.winners import indices_of, selection_by_one
 
 Array = Any
 
@@ -250,7 +250,6 @@ def _with_winners(
     """`_values` and the winners' indices."""
     xp, shape, dtype = checked.place.array_module, checked.operands.out_shape, native(a.dtype)
     route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
-    route = product_route_with_winners(route)
     spec = route.residual_spec(shape or (1,))
     assert spec is not None
 

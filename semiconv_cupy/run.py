@@ -268,7 +268,8 @@ def product(
     """Fill `out`, and `residual` where given (`route.residual_spec` describes it).
 
     The route's product says where the numbers of all arrays lie, relative to the first element of
-    each. The dtypes are those of `forward`.
+    each. The dtypes are those of `forward`; compiled kernels read numbers as they lie, aligned and
+    in the machine's byte order.
     """
     if residual is not None:
         _require_no_residual(route)
@@ -289,6 +290,8 @@ def product_at(route: ProductRoute, *, keeps_residual: bool = False) -> Callable
     """
     if keeps_residual:
         _require_no_residual(route)
+    if route.backend == "host" and route.product.outputs:
+        return host_products.forward_at(route, keeps_residual)
     return None
 
 

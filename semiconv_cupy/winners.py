@@ -14,7 +14,7 @@ import numpy as np
 
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield, no_semifield
 from semiconv_cupy.algebra.broadcast import BroadcastSemifield
-from semiconv_cupy.route import ProductRoute, Route
+from semiconv_cupy.route import Route
 from semiconv_cupy.source import ARITHMETIC
 
 Array = Any
@@ -58,13 +58,6 @@ def route_with_winners(route: Route) -> Route:
     On the CPU, compiled kernels count taps in lanes as wide as their numbers, which are too narrow
     in 8 and 16 bits: there, array loops serve.
     """
-    if route.backend == "host" and np.dtype(ARITHMETIC[route.storage]).itemsize < 4:
-        return replace(route, backend="reference")
-    return route
-
-
-def product_route_with_winners(route: ProductRoute) -> ProductRoute:
-    """`route_with_winners` of a matrix product."""
     if route.backend == "host" and np.dtype(ARITHMETIC[route.storage]).itemsize < 4:
         return replace(route, backend="reference")
     return route

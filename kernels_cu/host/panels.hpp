@@ -62,43 +62,144 @@ struct Operand {
   Stride stride;
 };
 
+// ---- transposing by blocks in registers ----------------------------------------------------------
+
+// 16 bytes, which every machine can interleave in one instruction: a block has `side` x `side` numbers.
+template <class T> struct QuarterType {
+  typedef T type __attribute__((vector_size(16)));
+};
+using Quarter = QuarterType<Real>::type;
+constexpr int side = 16 / (int)sizeof(Real);
+
+// a0 b0 a1 b1 ... of the first half of a and b, or of the second.
+template <bool SECOND> SEMICONV_FN Quarter interleave(Quarter a, Quarter b) {
+  typedef QuarterType<SignedOf<Real>::type>::type Order;
+  Order order;
+#pragma GCC unroll 16
+  for (int i = 0; i < side; ++i) order[i] = i / 2 + (SECOND ? side / 2 : 0) + (i % 2) * side;
+  return __builtin_shuffle(a, b, order);
+}
+
+// Rows become columns: each step interleaves row i with row i + side / 2, so that after log2(side) steps
+// number j of row i is number i of row j.
+template <int STEPS = side> SEMICONV_FN void transpose(Quarter* rows) {
+  if constexpr (STEPS > 1) {
+    Quarter next[side];
+#pragma GCC unroll 16
+    for (int i = 0; i < side / 2; ++i) {
+      next[2 * i] = interleave<false>(rows[i], rows[i + side / 2]);
+      next[2 * i + 1] = interleave<true>(rows[i], rows[i + side / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < side; ++i) rows[i] = next[i];
+    transpose<STEPS / 2>(rows);
+  }
+}
+
+// Copy `count` rows of `terms` contiguous numbers, `pitch` apart, as columns: to[t * width + i]. BACKWARDS:
+// neighbouring terms lie before each other in memory. Behind the last row it repeats that. Groups of rows
+// are copied from the last to the first, and each writes whole blocks: what it writes behind its place, the
+// next term or group overwrites. `to` has room for one block more.
+template <bool BACKWARDS, class T>
+SEMICONV_FN void copy_columns(const T* from, int64 pitch, int64 count, int64 terms, Real* to, int64 width) {
+  constexpr bool converts = !Same<T, Real>::value;
+  constexpr int64 some = converts ? 64 : (int64)1 << 40;  // terms at a time
+  alignas(16) Real converted[converts ? side * some : 1];
+  for (int64 i = (count - 1) / side * side; i >= 0; i -= side) {
+    for (int64 first = 0; first < terms; first += some) {
+      const int64 length = smaller_of(some, terms - first);
+      const Real* row[side];  // in the order of memory
+      for (int r = 0; r < side; ++r) {
+        const T* const source =
+            from + smaller_of(i + r, count - 1) * pitch + (BACKWARDS ? 1 - first - length : first);
+        if constexpr (converts) {
+          row[r] = converted + r * some;
+          for (int64 t = 0; t < length; ++t) converted[r * some + t] = load(source[t]);
+        } else {
+          row[r] = source;
+        }
+      }
+      Real* column = to + first * width + i;
+      int64 t = 0;
+      for (; t + side <= length; t += side, column += side * width) {
+        Quarter block[side];
+#pragma GCC unroll 16
+        for (int r = 0; r < side; ++r)
+          block[r] = load_vector<Quarter>(row[r] + (BACKWARDS ? length - side - t : t));
+        transpose(block);
+#pragma GCC unroll 16
+        for (int r = 0; r < side; ++r) store_vector(column + r * width, block[BACKWARDS ? side - 1 - r : r]);
+      }
+      for (; t < length; ++t, column += width)
+        for (int r = 0; r < side; ++r) column[r] = row[r][BACKWARDS ? length - 1 - t : t];
+    }
+  }
+}
+
+// ---- panels --------------------------------------------------------------------------------------
+
 // Copy a rectangle of an operand: `count` neighbours, `pitch` apart, of each of `terms` terms.
+template <int WIDTH>
 SEMICONV_FN void copy_rectangle(const Storage* from, int64 pitch, int64 count, int64 term_pitch,
-                                int64 terms, Real* to, int64 width) {
-  if (pitch == 1) {
-    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += width)
-      for (int64 i = 0; i < count; ++i) to[i] = load(from[i]);
-  } else if (term_pitch == 1) {
-    for (int64 i = 0; i < count; ++i, from += pitch)
-      for (int64 t = 0; t < terms; ++t) to[t * width + i] = load(from[t]);
+                                int64 terms, Real* to) {
+  if (pitch == 1 && count == WIDTH) {
+    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH) {
+      Real numbers[WIDTH];  // so that they are moved by vectors: `to` could overlap `from`
+      for (int i = 0; i < WIDTH; ++i) numbers[i] = load(from[i]);
+      __builtin_memcpy(to, numbers, sizeof(numbers));
+    }
   } else {
-    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += width)
+    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH)
       for (int64 i = 0; i < count; ++i) to[i] = load(from[i * pitch]);
   }
 }
 
-// The panel of `count` <= width neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
-// it repeats the last one: numbers of which any formula has a value.
-inline void fill_panel(const Operand& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
-                       int64 width) {
+// The panel of `count` <= WIDTH neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
+// it repeats the last one: numbers of which any formula has a value. `to` has room for 16 bytes more.
+template <int WIDTH>
+inline void fill_panel(const Operand& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to) {
   if (terms == 0) return;
   Walk own(x.own, x.own_levels, x.stride, first);
+  const bool one_run = own.run() >= count;
   for (int64 i = 0; i < count;) {
     const int64 some = smaller_of(own.run(), count - i);
     Walk term(x.terms, x.term_levels, x.stride, first_term);
     for (int64 t = 0; t < terms;) {
       const int64 few = smaller_of(term.run(), terms - t);
-      copy_rectangle(x.data + own.offset + term.offset, own.pitch(), some, term.pitch(), few,
-                     to + t * width + i, width);
+      const Storage* const from = x.data + own.offset + term.offset;
+      const bool whole = one_run && few == terms && own.pitch() != 1;
+      if (whole && term.pitch() == 1)
+        copy_columns<false>(from, own.pitch(), some, few, to, WIDTH);
+      else if (whole && term.pitch() == -1)
+        copy_columns<true>(from, own.pitch(), some, few, to, WIDTH);
+      else
+        copy_rectangle<WIDTH>(from, own.pitch(), some, term.pitch(), few, to + t * WIDTH + i);
       term.skip(few);
       t += few;
     }
     own.skip(some);
     i += some;
   }
-  if (count < width)
-    for (int64 t = 0; t < terms; ++t, to += width)
-      for (int64 i = count; i < width; ++i) to[i] = to[count - 1];
+  if (count < WIDTH)
+    for (int64 t = 0; t < terms; ++t, to += WIDTH)
+      for (int64 i = count; i < WIDTH; ++i) to[i] = to[count - 1];
+}
+
+// The panels of `count` neighbours, of which each has room for `room` terms.
+template <int WIDTH>
+inline void fill_panels(const Operand& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
+                        int64 room) {
+  int64 done = 0;
+  const Walk own(x.own, x.own_levels, x.stride, first);
+  if (own.pitch() == 1 && own.run() >= count && terms) {  // along rows, which lie in memory as they are read
+    done = count / WIDTH * WIDTH;
+    Walk term(x.terms, x.term_levels, x.stride, first_term);
+    for (int64 t = 0; t < terms; ++t, term.skip(1))
+      for (int64 c = 0; c < done; c += WIDTH)
+        copy_rectangle<WIDTH>(x.data + own.offset + term.offset + c, 1, WIDTH, 0, 1, to + c * room + t * WIDTH);
+  }
+  for (int64 c = done; c < count; c += WIDTH)
+    fill_panel<WIDTH>(x, first + c, smaller_of(WIDTH, count - c), first_term, terms, to + c * room);
 }
 
 }  // namespace semiconv

@@ -57,11 +57,10 @@ template <bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vector v) {
   return KRN_IS_VECTOR ? times(u, v) : times(v, u);
 }
 
-// Terms 0 .. count - 1 of a register block; `first` is the first one's number. The terms of u are ROWS
-// apart, those of v `pitch`.
+// Terms 0 .. count - 1 of a register block, from two panels; `first` is the first one's number.
 template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR>
-__attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 pitch, int64 first,
-                                          int64 count, bool starts, A* block) {
+__attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 first, int64 count,
+                                          bool starts, A* block) {
   A acc[ROWS * VECTORS];
 #pragma GCC unroll 32
   for (int j = 0; j < ROWS * VECTORS; ++j) {
@@ -73,7 +72,7 @@ __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 pi
     for (int64 t = begin; t < end; ++t) {
       Vector along[VECTORS];
 #pragma GCC unroll 8
-      for (int w = 0; w < VECTORS; ++w) along[w] = load_vector<Vector>(v + t * pitch + w * lanes);
+      for (int w = 0; w < VECTORS; ++w) along[w] = load_vector<Vector>(v + (t * VECTORS + w) * lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
         const Vector one = broadcast(u[t * ROWS + r]);
@@ -226,6 +225,7 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
   const Target& target;
   const Product& p;
   const bool keeps_state;
+  const int64 room;  // terms from a panel of v to the next: no power of two, which caches map to one place
   Real *u_panel, *v_panels;
   A* states;
   uint32* winners;
@@ -233,14 +233,14 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
 
  public:
   Worker(const Roles& x_, const Blocks<A, ROWS, VECTORS>& blocks_, const Target& target_, const Product& p_)
-      : x(x_), blocks(blocks_), target(target_), p(p_), keeps_state(x.terms > blocks.terms) {}
+      : x(x_), blocks(blocks_), target(target_), p(p_), keeps_state(x.terms > blocks.terms), room(blocks.terms + 1) {}
 
   size_t bytes() const {
     const int64 registers_kept = keeps_state ? ceil_div(blocks.rows, ROWS) * ROWS * blocks.columns / lanes
                                              : ROWS * VECTORS;
     return registers_kept * sizeof(A) + (wide ? registers_kept * lanes * sizeof(uint32) : 0) +
-           (ROWS * blocks.terms + blocks.terms * blocks.columns) * sizeof(Real) +
-           (blocks.rows + blocks.columns + width) * sizeof(int64) + 6 * 64;
+           (ROWS * blocks.terms + room * blocks.columns) * sizeof(Real) +
+           (blocks.rows + blocks.columns + width) * sizeof(int64) + 7 * 64;
   }
   void use(char* memory) {
     const auto take = [&](size_t size) {
@@ -252,8 +252,8 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
                                              : ROWS * VECTORS;
     states = (A*)take(registers_kept * sizeof(A));
     winners = (uint32*)take(wide ? registers_kept * lanes * sizeof(uint32) : 0);
-    u_panel = (Real*)take(ROWS * blocks.terms * sizeof(Real));
-    v_panels = (Real*)take(blocks.terms * blocks.columns * sizeof(Real));
+    u_panel = (Real*)take(ROWS * blocks.terms * sizeof(Real) + 16);
+    v_panels = (Real*)take(room * blocks.columns * sizeof(Real) + 16);
     row_places = (int64*)take(blocks.rows * sizeof(int64));
     column_places = (int64*)take((blocks.columns + width) * sizeof(int64));
   }
@@ -275,9 +275,7 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
     int64 term = 0;
     do {
       const int64 terms = smaller_of(blocks.terms, x.terms - term);
-      for (int64 c = 0; c < columns; c += width)
-        fill_panel(v, first_column + c, smaller_of(width, columns - c), term, terms,
-                   v_panels + c * blocks.terms, width);
+      fill_panels<width>(v, first_column, columns, term, terms, v_panels, room);
       for (int64 r = 0; r < rows;) r += some_rows<ROWS>(u, first_row, r, rows, term, terms, columns);
       term += terms;
     } while (term < x.terms);
@@ -300,12 +298,12 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
       if (rows - r < SOME)
         return some_rows<(SOME > 8 ? 8 : SOME > 4 ? 4 : SOME > 2 ? 2 : 1)>(u, first_row, r, rows, term,
                                                                            terms, columns);
-    fill_panel(u, first_row + r, SOME, term, terms, u_panel, SOME);
+    fill_panel<SOME>(u, first_row + r, SOME, term, terms, u_panel);
     const bool last = term + terms == x.terms;
     for (int64 c = 0; c < columns; c += width) {
       const int64 at = keeps_state ? r * blocks.columns / lanes + c / width * SOME * VECTORS : 0;
       A* const block = states + at;
-      accumulate<A, SOME, VECTORS, KRN_IS_VECTOR>(u_panel, v_panels + c * blocks.terms, width,
+      accumulate<A, SOME, VECTORS, KRN_IS_VECTOR>(u_panel, v_panels + c * room,
                                                  narrow_winners ? 0 : term, terms, term == 0, block);
       uint32* const numbers = winners + at * lanes;
       if constexpr (wide) number_winners(block, SOME * VECTORS, term, numbers);

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from semiconv_cupy import source
-from semiconv_cupy.backends.host import calls as host
+from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.form import FilterForm, filter_form

@@ -21,7 +21,6 @@ from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, is_provenance, residual_of_terms
 from semiconv_cupy.route import ProductRoute, choose_product
 from semiconv_cupy.strides import contiguous_strides
-from semiconv_cupy.winners import product_route_with_winners
 from torch_bridge.arguments import ProductArguments, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
@@ -71,7 +70,7 @@ class ProductPlan(NamedTuple):
         route = choose_product(self.semifield, product, self.storage, executor.place())
         if self.residual_spec is None:
             return route
-        return product_route_with_winners(replace(route, by_sums=False) if route.by_sums else route)
+        return replace(route, by_sums=False) if route.by_sums else route
 
 
 def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:

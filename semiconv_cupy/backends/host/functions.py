@@ -1,0 +1,153 @@
+"""The compiled functions of ``kernels_cu/host``: found or compiled, loaded, given threads.
+
+``calls`` calls those of convolutions, ``products`` those of matrix products, ``ndimage`` its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from semiconv_cupy import source, structs
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends.host import libraries
+from semiconv_cupy.errors import CompileError
+from semiconv_cupy.once import exclusive
+
+# ---- libraries ---------------------------------------------------------------------------------
+
+_libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
+
+
+def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
+    """The compiled functions of one semifield on one storage dtype; part as in `_ARGUMENTS`."""
+    key = (semifield, storage, part)
+    found = _libraries.get(key)
+    if found is None:
+        functions = {f"semiconv_{part}": _ARGUMENTS[part]}
+        found = open_library(*source_of(semifield, storage, part), functions)
+        size, own = found.semiconv_geometry_size(), ctypes.sizeof(structs.Geometry)
+        if size != own:
+            raise CompileError(f"geometry.cuh holds {size} bytes, structs.Geometry {own}")
+        _libraries[key] = found
+    return found
+
+
+def source_of(semifield: Semifield, storage: str, part: str) -> tuple[str, str]:
+    """The text of a library and its name in messages, as `libraries.build` takes them."""
+    with exclusive("the semifields' formulas"):  # SymPy is not safe for several threads
+        return source.host_library(semifield, storage, part), f"{semifield!r} on {storage}"
+
+
+_POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+# The exported function of each kernels_cu/host/*.cpp is semiconv_<part>.
+_ARGUMENTS: dict[str, tuple[type, ...]] = {
+    "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "by_sums": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
+    "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
+    "by_sums_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
+    "product": (*(_POINTER,) * 4, _FLAG),
+    "product_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
+}
+
+
+def open_library(
+    text: str, what: str, functions: Mapping[str, Sequence[type] | None]
+) -> ctypes.CDLL:
+    """Load any library of kernels_cu/host, and give it the threads of this process."""
+    loaded = libraries.load(text, what, {"semiconv_use_threads": None, **functions})
+    loaded.semiconv_use_threads(_run_on_threads())
+    return loaded
+
+
+@cache
+def _run_on_threads() -> ctypes.c_void_p:
+    """The function of the one pool of threads, which all libraries share."""
+    text = source.inlined("host/threads.cpp")
+    pool = libraries.load(text, "the pool of threads", {"semiconv_run_on_threads": None})
+    return ctypes.cast(pool.semiconv_run_on_threads, ctypes.c_void_p)
+
+
+@cache
+def threads() -> int:
+    """How many threads a call may use: $OMP_NUM_THREADS, else one for each usable core."""
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check(status: int, what: str) -> None:
+    """Raise for a status that is not success."""
+    if status:
+        raise MemoryError(f"not enough memory for the scratch of {what}")
+
+
+# ---- threads -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The least work for which a second thread saves more than it costs.
+
+    Attributes
+    ----------
+    terms : int
+        Measured in terms of a maximum or a plain sum: some 50 microseconds of one thread.
+    output : int
+        Terms that an output costs besides its own.
+    expensive : int
+        Terms of that kind that one term of log, root or a user's own addition costs.
+    """
+
+    terms: int = 1_000_000
+    output: int = 64
+    expensive: int = 16
+
+
+LIMITS = Limits()
+
+
+def workers(
+    semifield: Semifield, outputs: int, terms: int, limits: Limits = LIMITS
+) -> Callable[[int | None], int]:
+    """(the most threads that a call may have, None: `threads`) -> the threads that it gets.
+
+    `terms` counts those of one output.
+    """
+    term = 1 if semifield.accumulator in ("select", "sum") else limits.expensive
+    if outputs * (terms * term + limits.output) < limits.terms:
+        return lambda most: 1
+    return lambda most: min(threads(), most or sys.maxsize)
+
+
+# ---- arrays ------------------------------------------------------------------------------------
+
+
+def aligned(array: np.ndarray) -> bool:
+    """Whether the array's strides are whole elements and its numbers the machine's own."""
+    return (
+        array.flags.aligned
+        and array.dtype.isnative
+        and not any(stride % array.itemsize for stride in array.strides)
+    )
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's first element lies."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def address_or_none(array: np.ndarray | None) -> int | None:
+    """`address`, None of None."""
+    return None if array is None else address(array)
