@@ -3,6 +3,7 @@
     python tests/forms.py [--works N] [--seed N] [--semifield NAME ...] [--dtype NAME ...]
                           [--device host|harness]
 
+A work that is a matrix product is computed as one, too, whether that pays or not.
 Selections agree to the bit: values, winners and gradients. Other semifields agree within twice
 their promise, since their terms may be added in another order. `works` draws shapes of all roles,
 with odd memory orders, ties, NaN and infinities; the same seed gives the same work.
@@ -28,10 +29,11 @@ import semiconv_cupy as sc
 from semiconv_cupy import run, source
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.route import Limits, Route, choose
+from semiconv_cupy.route import Limits, ProductLimits, Route, choose
 from semiconv_cupy.strides import element_strides
 
 PLAIN = Limits(plain=True)
+AS_PRODUCTS = Limits(products=ProductLimits(terms=1, row=2**62))
 # Selections of which each gradient is shared or added up in another way than in cases.SEMIFIELDS.
 SHARED = cases.Case(
     lambda: sc.SelectSemifield.tropical_max(spread_gradient=True), oracle.TROPICAL_MAX
@@ -186,6 +188,17 @@ def _signal(rng: random.Random, size: Size) -> Shapes:
     return (_between(rng, 1, 60), groups * inputs, *image), (kernels, inputs, *kernel), arguments
 
 
+def _patches(rng: random.Random, size: Size) -> Shapes:
+    """Windows that touch no border and do not overlap."""
+    kernel = [rng.choice(size.windows) for _ in range(rng.choice((1, 2, 2, 3)))]
+    outputs = [_between(rng, 1, 20) for _ in kernel]
+    step = [k + rng.choice((0, 0, 1)) for k in kernel]
+    image = [(n - 1) * s + k for n, s, k in zip(outputs, step, kernel, strict=True)]
+    groups, inputs, kernels, shares = _grouped(rng)
+    arguments = dict(stride=tuple(step), groups=groups, group_broadcasting=shares)
+    return (_between(rng, 1, 8), groups * inputs, *image), (kernels, inputs, *kernel), arguments
+
+
 def _short_rows(rng: random.Random, size: Size) -> Shapes:
     image = [_between(rng, 1, 200), rng.randint(1, 8)]
     kernel, arguments = _windowed(rng, size, image)
@@ -208,6 +221,7 @@ ROLES: dict[str, Callable[[random.Random, Size], Shapes]] = {
     "colour": _colour,
     "batch": _batch,
     "signal": _signal,
+    "patches": _patches,
     "short rows": _short_rows,
     "any": _any,
 }
@@ -316,24 +330,30 @@ def computed(route: Route, work: Work, device: Any = None) -> Results:
     return Results(out, residual, grad_img, grad_krn)
 
 
-def routes(case: cases.Case, work: Work, device: Any = None) -> tuple[Route, Route]:
-    """The route of a work, and that of its plain form."""
+def routes(case: cases.Case, work: Work, device: Any = None) -> tuple[Route, ...]:
+    """The route of a work, that of its product where it is one, and that of its plain form."""
     place = NUMPY if device is None else Place("NumPy", gpu=0, device=device)
     given = (case.semifield, work.geometry, work.storage, place, "auto")
-    return choose(*given), choose(*given, PLAIN)
-
-
-def has_another_form(case: cases.Case, work: Work) -> bool:
-    """Whether the canonical form of a work on the host is not its plain one."""
-    own, plain = routes(case, work)
+    own, plain = choose(*given), choose(*given, PLAIN)
     strides = element_strides(work.img), element_strides(work.krn)
-    return own.form(*strides) != plain.form(*strides)
+    as_product = choose(*given, AS_PRODUCTS)
+    if device is None and own.product(*strides) is None and as_product.product(*strides):
+        return own, as_product, plain
+    return own, plain
+
+
+def is_rewritten(case: cases.Case, work: Work) -> bool:
+    """Whether the host computes a work in another form than the plain one."""
+    own, *_, plain = routes(case, work)
+    strides = element_strides(work.img), element_strides(work.krn)
+    return own.product(*strides) is not None or own.form(*strides) != plain.form(*strides)
 
 
 def check(case: cases.Case, work: Work, device: Any = None) -> None:
-    """Compute a work in both forms; raise an AssertionError that says where they differ."""
-    results = (computed(route, work, device) for route in routes(case, work, device))
-    require_agreement(case, work, *results)
+    """Compute a work in all its forms; raise an AssertionError that says where they differ."""
+    *others, plain = (computed(route, work, device) for route in routes(case, work, device))
+    for found in others:
+        require_agreement(case, work, found, plain)
 
 
 def require_agreement(case: cases.Case, work: Work, found: Results, plain: Results) -> None:
@@ -451,7 +471,7 @@ def compare(
         storage = dtypes[seed // len(ROLES) % len(dtypes)]
         drawn = work(seed, storage, case.domain, size)
         tally.works[drawn.role] += 1
-        tally.rewritten[drawn.role] += has_another_form(case, drawn)
+        tally.rewritten[drawn.role] += is_rewritten(case, drawn)
         try:
             check(case, drawn, device)
         except (AssertionError, RuntimeError) as error:

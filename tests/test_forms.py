@@ -24,7 +24,7 @@ def agree(name, dtypes, seeds, size=forms.HOST, device=None):
 def test_both_forms_agree(name, dtype):
     tally = agree(name, [dtype], range(20 * len(forms.ROLES)))
     # A form that is always the plain one agrees with it, of course.
-    assert sum(tally.rewritten.values()) >= sum(tally.works.values()) // 20
+    assert sum(tally.rewritten.values()) >= sum(tally.works.values()) // 5
 
 
 @pytest.mark.slow
@@ -43,7 +43,9 @@ def test_both_forms_agree_on_cuda(name):
 
 
 def test_a_seed_says_which_work_is_drawn():
-    one, same, other = (forms.work(seed, "float32", cases.REALS) for seed in (7, 7, 16))
+    one, same, other = (
+        forms.work(seed, "float32", cases.REALS) for seed in (7, 7, 7 + len(forms.ROLES))
+    )
     assert str(one) == str(same) != str(other)
     assert one.role == other.role
     for drawn, again in ((one.img, same.img), (one.krn, same.krn), (one.grad_out, same.grad_out)):
@@ -56,7 +58,7 @@ def test_a_difference_is_found(name, which):
     """One number of one form changed by a little."""
     case = forms.SEMIFIELDS[name]
     drawn = forms.work(0, "float32", cases.REALS)
-    found, plain = (forms.computed(route, drawn) for route in forms.routes(case, drawn))
+    found, *_, plain = (forms.computed(route, drawn) for route in forms.routes(case, drawn))
     array = getattr(plain, which)
     if array is None:
         pytest.skip("plain sums keep nothing")
