@@ -61,6 +61,8 @@ class Axis:
         The window: its taps, and how many positions lie between outputs and between taps.
     border : (int, int)
         How far windows reach beyond the image, before and after it.
+    numbers : int
+        How far the numbers of neighbouring taps lie apart, by which winners name them.
     """
 
     role: Role
@@ -73,6 +75,13 @@ class Axis:
     step: int = 1
     dilation: int = 1
     border: tuple[int, int] = (0, 0)
+    numbers: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Positions in the result."""
+        reach = self.dilation * (self.taps - 1)
+        return (self.size + sum(self.border) - reach - 1) // self.step + 1
 
     def __str__(self) -> str:
         """As in the drawings above."""
@@ -96,6 +105,8 @@ class CanonicalForm:
         The same work for the kernels.
     layout : Layout
         How its image, kernel and result lie in memory.
+    reordered : bool
+        Whether the axes are in another order than in the result, for vectors along the last one.
 
     Examples
     --------
@@ -111,10 +122,15 @@ class CanonicalForm:
     axes: tuple[Axis, ...]
     geometry: Geometry
     layout: Layout
+    reordered: bool = False
 
     def __str__(self) -> str:
         """The axes in words."""
-        return "; ".join(map(str, self.axes))
+        words = "; ".join(map(str, self.axes))
+        if not self.reordered:
+            return words
+        last = [axis for axis in self.axes if axis.slot == "space"][-1]
+        return f"{words}; vectors along {last.role} {last.size}"
 
     @property
     def product(self) -> Product | None:
@@ -131,7 +147,7 @@ class CanonicalForm:
         >>> print(as_given(Geometry.plan(img, krn, kind="corr"), *strides).product)
         free 64 (img 192, out 16); produced 16 (krn 192, out 1); contracted 192 (img 1, krn 1)
         """
-        if any(axis.border != (0, 0) for axis in self.axes):
+        if self.reordered or any(axis.border != (0, 0) for axis in self.axes):
             return None
         return _product(self.axes, self.geometry.mirrored).merged()
 
@@ -147,7 +163,10 @@ def canonical(geometry: Geometry, img_strides: Strides, krn_strides: Strides) ->
     """
     given = as_given(geometry, img_strides, krn_strides)
     merged = given.axes if 0 in geometry.out_shape else _merged(given.axes)
-    return given if merged == given.axes else _as_kernels_take_it(merged, geometry)
+    if merged == given.axes:
+        return given
+    stated, img, krn = as_kernels_take_it(merged, geometry.mirrored)
+    return CanonicalForm(merged, stated, Layout.plain(stated, img, krn))
 
 
 def as_given(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
@@ -160,6 +179,7 @@ def as_given(geometry: Geometry, img_strides: Strides, krn_strides: Strides) -> 
 def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
     """Batch, groups, output channels, spatial axes, input channels."""
     out = contiguous_strides(geometry.out_shape)
+    numbers = contiguous_strides(geometry.krn_shape)
     per_group, channels = geometry.outputs_per_group, geometry.in_channels
     krn_of_group = 0 if geometry.kernels == per_group else per_group * krn[0]
     return (
@@ -169,10 +189,13 @@ def _axes(geometry: Geometry, img: Strides, krn: Strides) -> tuple[Axis, ...]:
         ),
         Axis("produced", "outputs", per_group, 0, krn[0], out[1]),
         *(
-            _spatial(geometry, axis, img[axis + 2], krn[axis + 2], out[axis + 2])
+            replace(
+                _spatial(geometry, axis, img[axis + 2], krn[axis + 2], out[axis + 2]),
+                numbers=numbers[axis + 2],
+            )
             for axis in range(geometry.rank)
         ),
-        Axis("contracted", "channels", channels, img[1], krn[1]),
+        Axis("contracted", "channels", channels, img[1], krn[1], numbers=numbers[1]),
     )
 
 
@@ -247,8 +270,11 @@ def _window_of_pixels(outer: Axis, inner: Axis) -> Axis | None:
     )
 
 
-def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> CanonicalForm:
-    """Each axis in its slot of a geometry; slots that lost their axis are of size 1."""
+def as_kernels_take_it(axes: tuple[Axis, ...], mirrored: bool) -> tuple[Geometry, Strides, Strides]:
+    """Each axis in its slot of a geometry, and the strides of image and kernel.
+
+    Slots that lost their axis are of size 1.
+    """
     slots = {axis.slot: axis for axis in axes if axis.slot != "space"}
     space = [axis for axis in axes if axis.slot == "space"]
     batch = slots.get("batch", Axis("free", "batch", 1))
@@ -267,11 +293,11 @@ def _as_kernels_take_it(axes: tuple[Axis, ...], original: Geometry) -> Canonical
         dilation=tuple(axis.dilation for axis in space),
         pad_begin=tuple(axis.border[0] for axis in space),
         pad_end=tuple(axis.border[1] for axis in space),
-        mirrored=original.mirrored,
+        mirrored=mirrored,
     )
     img = (batch.img, channels.img, *(axis.img for axis in space))
     krn = (outputs.krn, channels.krn, *(axis.krn for axis in space))
-    return CanonicalForm(axes, geometry, Layout.plain(geometry, img, krn))
+    return geometry, img, krn
 
 
 def _product(axes: tuple[Axis, ...], mirrored: bool) -> Product:

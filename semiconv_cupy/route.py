@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
@@ -22,6 +23,7 @@ from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
 from semiconv_cupy.strides import Strides
 from semiconv_cupy.structs import MAX_LEVELS, MAX_RANK
+from semiconv_cupy.vectors import for_vectors
 
 Backend = Literal["host", "cuda", "reference"]
 Schedule = Literal["auto", "direct", "tiled"]
@@ -162,6 +164,8 @@ class Route:
         if self.by_sums and self.backend == "host":
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
+        if self.backend == "host":
+            return for_vectors(found, source.itemsize(source.ARITHMETIC[self.storage]))
         return found if self._pays(found) else given
 
     def product(self, img_strides: Strides, krn_strides: Strides) -> ProductRoute | None:

@@ -101,7 +101,7 @@ struct TileBackward {
     const bool masked = !may_pad && !inside_image(g, origin, size);
     if (masked) fill_mask(g, tiling, origin, mask);
     if (gradient) memset(gradient, 0, all * sizeof(Real));
-    strips.cut(g, tiling, origin, size, Pairing(), N);
+    strips.cut(g, tiling, origin, size, N);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o);
       memset((void*)bins, 0, taps * sizeof(Vector));

@@ -204,14 +204,14 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       TransformedTile tile(g, tiling,
                            img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                            origin, masked, memory, memory + elements, mask);
-      strips.cut(g, tiling, origin, size, Pairing(), N);
+      strips.cut(g, tiling, origin, size, N);
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         const int64 plane =
             b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
         const Proof<Real> proof(tile.range, range, weights.taps);
-        Strips unproven{nullptr, room + most_strips, 0, 0};
+        Strips unproven{nullptr, room + most_strips, room + most_strips, nullptr, 0, 0, 0};
         for (int64 j = 0; j < strips.count; j += N) {
           Vector sums[N];
           sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
@@ -232,9 +232,12 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
         for (int j = 0; j < direct; ++j)
           unproven.data[unproven.count + j] = unproven.data[unproven.count - 1];
         const Real* numbers = tile.numbers();
-        const auto run = masked ? run_tile<Accumulator<Vector>, direct, true>
-                                : run_tile<Accumulator<Vector>, direct, false>;
-        run(g, table, kernel, numbers, tiling.channel_size, mask, Pairing(), unproven, results, plane);
+        const TileWork work{g, table, kernel, numbers, tiling.channel_size, mask, results, plane};
+        if (masked) {
+          unproven.edge_count = unproven.count;
+          unproven.count = 0;
+        }
+        run_tile<Accumulator<Vector>, direct>(work, Pairing(), unproven);
       }
     }
     workspace.release_beyond(kept_bytes);

@@ -127,10 +127,12 @@ __attribute__((noinline)) void differentiate_directly(
   A acc[2];
   for (A& one : acc) one.start();
   for (int64 i = 0; i < g.in_channels; ++i)
-    observe_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i));
+    observe_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i), 0,
+                       table.of(kernel, i).count);
   for (A& one : acc) one.settle();
   for (int64 i = 0; i < g.in_channels; ++i)
-    add_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i));
+    add_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i), 0,
+                   table.of(kernel, i).count);
   const typename A::Derivative weights[2] = {{acc[0].residual(0), acc[0].residual(1)},
                                          {acc[1].residual(0), acc[1].residual(1)}};
   for (int64 i = 0; i < g.in_channels; ++i)
@@ -185,7 +187,7 @@ struct BySumsBackward {
     TransformedTile tile(g, tiling,
                          call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                          origin, masked, transformed, transformed + elements, mask);
-    cut.cut(g, tiling, origin, size, Pairing(), N);
+    cut.cut(g, tiling, origin, size, N);
     const Strip* strips = cut.data;
     const int64 n = cut.count;
     if (gradient) memset(gradient, 0, elements * sizeof(Real));

@@ -21,6 +21,8 @@
 #pragma once
 #include "strips.hpp"
 #include "taps.hpp"
+#include "load.hpp"
+#include "stage.hpp"
 #include "accumulators.cuh"
 
 namespace semiconv {
@@ -139,8 +141,8 @@ SEMICONV_FN void change(A& acc, const T& terms, int j, int64 offset, F change_it
 
 // The first pass of two over one input channel, and the second one; of strips anywhere or adjoining.
 template <int N, class A, class T>
-SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
-  for (int64 t = 0; t < taps.count; ++t) {
+SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end) {
+  for (int64 t = begin; t < end; ++t) {
     const Vector krn = broadcast(taps.values[t]);
     const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
@@ -149,8 +151,8 @@ SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps) {
   }
 }
 template <int S, class A>
-SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps) {
-  for (int64 t = 0; t < taps.count; ++t) {
+SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end) {
+  for (int64 t = begin; t < end; ++t) {
     const Vector krn = broadcast(taps.values[t]);
     const Real* elements = from + taps.offsets[t];
 #pragma GCC unroll 8
@@ -158,23 +160,6 @@ SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps) {
       acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn));
   }
 }
-template <int N, class A, class T>
-SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps) {
-  for (int64 begin = 0; begin < taps.count; begin += terms_per_fold) {
-    const int64 end = smaller_of(begin + terms_per_fold, taps.count);
-    for (int64 t = begin; t < end; ++t) {
-      const Vector krn = broadcast(taps.values[t]);
-      const Mask index = Mask{} + taps.indices[t];
-      const int64 offset = taps.offsets[t];
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j)
-        change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index); });
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[j].fold();
-  }
-}
-
 // An accumulator folds at multiples of `terms_per_fold` in its own numbering of taps, also where a pair runs
 // with the leader's numbering: a result must not depend on which strips share a loop. A selection has nothing to fold.
 #if defined(SEMICONV_SELECT)
@@ -203,6 +188,23 @@ SEMICONV_FN void between_folds(int64 begin, int64 end, int64 lag, Work work, Fol
 template <int N, class A> SEMICONV_FN void fold_all(A* acc) {
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) acc[j].fold();
+}
+
+// Taps begin .. end - 1 on N strips, wherever they lie.
+template <int N, class A, class T>
+SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end) {
+  const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
+    for (int64 t = first; t < stop; ++t) {
+      const Vector krn = broadcast(taps.values[t]);
+      const Mask index = Mask{} + taps.indices[t];
+      const int64 offset = taps.offsets[t];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j)
+        change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index); });
+    }
+  };
+  between_folds(begin, end, 0, add, [&](bool leads) { if (leads) fold_all<N>(acc); });
+  if (folds && end % terms_per_fold) fold_all<N>(acc);
 }
 
 // Keeps an address in a register: the compiler would add it up anew for each of the adjoining strips.
@@ -250,16 +252,59 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
   between_folds(begin, end, lag, add, [&](bool leads) { fold_all<S>(leads ? leader : follower); });
 }
 
+// One output channel of a tile.
+struct TileWork {
+  const Geometry& g;
+  const TapTable& table;
+  int64 kernel;
+  const Real* scratch;
+  int64 channel_size;
+  const MaskLane* mask;
+  const Results& results;
+  int64 plane;                   // the place of its first output
+  const Stage* stage = nullptr;  // where results are stored first; null: in the output itself
+  bool exact = false;            // whether strips must not see positions outside the image
+  const TapRange* ranges = nullptr;
+
+  // Of a strip; null ranges: all taps.
+  TapRange taps_of(const Strip& strip, int64 rows = 0) const {
+    return ranges ? ranges[strip.row + rows] : TapRange{0, g.window_size()};
+  }
+};
+
+template <class A> SEMICONV_FN void stage_residual(const A& acc, const Stage& stage, int64 at) {
+  if constexpr (UsesProvenance<A>::value) store_vector((MaskLane*)stage.residual + at, acc.winner);
+  else if constexpr (A::residuals > 0)
+    for (int k = 0; k < A::residuals; ++k)
+      store_vector((Real*)stage.residual + k * stage.size + at, acc.residual(k));
+}
+
+// Write a tile's values, and its residual, from the stage.
+template <class A>
+void unload(const Stage& stage, const int64* size, const Results& results, int64 plane) {
+  stage.unload(size, (const Real*)stage.values, results.out + plane);
+  if (!results.residual) return;
+  if constexpr (UsesProvenance<A>::value) {
+    const MaskLane* winners = (const MaskLane*)stage.residual;
+    if (results.residual_itemsize == 1) stage.unload(size, winners, (uint8*)results.residual + plane);
+    else if (results.residual_itemsize == 2) stage.unload(size, winners, (uint16*)results.residual + plane);
+    else stage.unload(size, winners, (uint32*)results.residual + plane);
+  } else {
+    for (int k = 0; k < A::residuals; ++k)
+      stage.unload(size, (const Real*)stage.residual + k * stage.size,
+                   (Real*)results.residual + k * results.residual_plane + plane);
+  }
+}
+
 // N strips of one output channel over all input channels. For each channel it calls
 // observe(scratch, taps) where the accumulator has two passes, then add(scratch, taps); after the last
 // channel (with SEMICONV_CHANNELS_ADD: after each) finish(). put(j, store) calls store(to, count) with the
-// place of strip j in an output channel, for its residual and in the end for its value. `plane` is the place
-// of the output channel.
+// place of strip j in the tile's results, for its residual and in the end for its value.
 template <class A, int N, class Observe, class Add, class Finish, class Put>
-SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 kernel,
-                              const Real* scratch, int64 channel_size, const Results& results,
-                              int64 plane, A* acc, Observe observe, Add add, Finish finish,
-                              Put put) {
+SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc, Observe observe, Add add,
+                              Finish finish, Put put) {
+  const Geometry& g = work.g;
+  const Results& results = work.results;
   Vector totals[N] = {};
   for (int64 first = 0; first < (channels_add ? g.in_channels : 1); ++first) {
     const int64 begin = channels_add ? first : 0;
@@ -267,48 +312,56 @@ SEMICONV_FN void run_channels(const Geometry& g, const TapTable& table, int64 ke
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) acc[j].start();
     if constexpr (A::two_pass) {
-      for (int64 i = begin; i < end; ++i) observe(scratch + i * channel_size, table.of(kernel, i));
+      for (int64 i = begin; i < end; ++i)
+        observe(scratch + i * work.channel_size, work.table.of(work.kernel, i));
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) acc[j].settle();
     }
-    for (int64 i = begin; i < end; ++i) add(scratch + i * channel_size, table.of(kernel, i));
+    for (int64 i = begin; i < end; ++i) add(scratch + i * work.channel_size, work.table.of(work.kernel, i));
     finish();
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j)
       totals[j] = channels_add && first ? sum(totals[j], acc[j].result()) : acc[j].result();
     if (results.residual) {
       // With an axis of input channels, a residual is C-contiguous, and so is the output.
-      const int64 at = channels_add ? plane * g.in_channels + first * results.pixels : plane;
+      const int64 at = channels_add ? work.plane * g.in_channels + first * results.pixels : work.plane;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
         put(j, [&](int64 to, int count) __attribute__((always_inline)) {
-          store_residual(acc[j], results, at + to, count);
+          if (work.stage) stage_residual(acc[j], *work.stage, to);
+          else store_residual(acc[j], results, at + to, count);
         });
     }
   }
-  Storage* out = results.out + plane;
+  Storage* out = results.out + work.plane;
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j)
     put(j, [&](int64 to, int count) __attribute__((always_inline)) {
-      store_lanes(out + to, totals[j], count, results.step);
+      if (work.stage) store_vector(work.stage->values + to, totals[j]);
+      else store_lanes(out + to, totals[j], count, results.step);
     });
 }
 
-// `used` strips, wherever they lie. The loop runs over N; strips behind `used` are copies.
+// `used` strips, wherever they lie. The loop runs over N; strips behind `used` are dropped.
 template <class A, int N, bool MASKED>
-__attribute__((noinline)) void run_scattered(const Geometry& g, const TapTable& table, int64 kernel,
-                                             const Real* scratch, int64 channel_size,
-                                             const MaskLane* mask, const Strip* strips, int used,
-                                             const Results& results, int64 plane) {
+__attribute__((noinline)) void run_scattered(const TileWork& work, const Strip* strips, int used) {
   using T = Terms<N, MASKED>;
   A acc[N];
+  TapRange range = work.taps_of(strips[0]);  // that one of them sees inside the image
+  for (int j = 1; j < used; ++j) {
+    const TapRange other = work.taps_of(strips[j]);
+    range = {smaller_of(range.first, other.first), larger_of(range.last, other.last)};
+  }
   run_channels<A, N>(
-      g, table, kernel, scratch, channel_size, results, plane, acc,
+      work, work.scratch, acc,
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
-        if constexpr (A::two_pass) observe_channel<N>(acc, T(channel, mask, strips), taps);
+        if constexpr (A::two_pass)
+          observe_channel<N>(acc, T(channel, work.mask, strips), taps, range.first,
+                             smaller_of(range.last, taps.count));
       },
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
-        add_channel<N>(acc, T(channel, mask, strips), taps);
+        add_channel<N>(acc, T(channel, work.mask, strips), taps, range.first,
+                       smaller_of(range.last, taps.count));
       },
       [] {},
       [&](int j, auto store) __attribute__((always_inline)) {
@@ -326,84 +379,149 @@ template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
 
 // S whole adjoining strips.
 template <class A, int S>
-__attribute__((noinline)) void run_adjoining(const Geometry& g, const TapTable& table,
-                                             int64 kernel, const Real* scratch, int64 channel_size,
-                                             const Strip& head, const Results& results,
-                                             int64 plane) {
+__attribute__((noinline)) void run_adjoining(const TileWork& work, const Strip& head) {
   A acc[S];
+  const TapRange range = work.taps_of(head);
   run_channels<A, S>(
-      g, table, kernel, scratch, channel_size, results, plane, acc,
+      work, work.scratch, acc,
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
-        if constexpr (A::two_pass) observe_adjoining<S>(acc, channel + head.from, taps);
+        if constexpr (A::two_pass)
+          observe_adjoining<S>(acc, channel + head.from, taps, range.first, smaller_of(range.last, taps.count));
       },
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
-        add_adjoining<S>(acc, channel + head.from, taps, 0, taps.count);
-        if (folds && taps.count % terms_per_fold) fold_all<S>(acc);
+        const int64 end = smaller_of(range.last, taps.count);
+        add_adjoining<S>(acc, channel + head.from, taps, range.first, end, 0);
+        if (folds && end % terms_per_fold) fold_all<S>(acc);
       },
       [] {},
-      [&](int j, auto store) __attribute__((always_inline)) { store(head.to + j * lanes * results.step, lanes); });
+      [&](int j, auto store) __attribute__((always_inline)) {
+        store(head.to + j * lanes * (work.stage ? 1 : work.results.step), lanes);
+      });
 }
 
-// All pairs of a tile: two groups of S adjoining strips each (Pairing in strips.hpp).
-template <class A, int S>
-__attribute__((noinline)) void run_pairs(const Geometry& g, const TapTable& table, int64 kernel,
-                                         const Real* scratch, int64 channel_size,
-                                         const Strips& strips, const Pairing& pairing,
-                                         const Results& results, int64 plane) {
-  const int64 count = pairing.taps, lag = pairing.lag;
+// Pairs: two groups of S adjoining strips each (Pairing in strips.hpp). CUT: with those taps only that can
+// lie inside the image.
+template <class A, int S, bool CUT>
+__attribute__((noinline)) void run_pairs(const TileWork& work, const Strip* heads, const Strip* end,
+                                         const Pairing& pairing) {
+  const int64 count = pairing.taps, lag = pairing.lag, step = work.stage ? 1 : work.results.step;
   const int64 lead_from = pairing.second_leads ? pairing.from : 0, follow_from = pairing.from - lead_from;
   const int64 lead_to = pairing.second_leads ? pairing.to : 0, follow_to = pairing.to - lead_to;
-  for (const Strip* head = strips.heads; head < strips.heads + strips.pairs; ++head) {
+  for (const Strip* head = heads; head < end; ++head) {
     A acc[2 * S];
     A* const follower = acc + S;
     run_channels<A, 2 * S>(
-        g, table, kernel, scratch + head->from, channel_size, results, plane, acc,
-        [](const Real*, const Taps&) {},
-        [&](const Real* first, const Taps& taps) __attribute__((always_inline)) {
-          for (int64 begin = 0; begin < taps.count; begin += count) {
-            const int64 end = begin + count;
-            add_adjoining<S>(acc, first + lead_from, taps, begin, begin + lag);
-            add_shared<S>(acc, follower, first + lead_from, taps, begin + lag, end, lag);
-            add_adjoining<S>(follower, first + follow_from, taps, end - lag, end, lag);
+        work, work.scratch + head->from, acc, [](const Real*, const Taps&) {},
+        [&](const Real* from, const Taps& taps) __attribute__((always_inline)) {
+          if constexpr (CUT) {
+            // One block where the taps are cut along the pair's axis, else whole blocks.
+            const TapRange lead = work.taps_of(*head, pairing.second_leads ? pairing.rows : 0);
+            const TapRange follow = work.taps_of(*head, pairing.second_leads ? 0 : pairing.rows);
+            int64 begin = pairing.rows ? 0 : lead.first;
+            const int64 stop = pairing.rows ? count : lead.last;
+            for (; begin < stop; begin += count) {
+              const int64 end = begin + count;
+              add_adjoining<S>(acc, from + lead_from, taps, larger_of(begin, lead.first),
+                               smaller_of(begin + lag, lead.last));
+              add_shared<S>(acc, follower, from + lead_from, taps, larger_of(begin + lag, lead.first),
+                            smaller_of(end, lead.last), lag);
+              add_adjoining<S>(follower, from + follow_from, taps, larger_of(end - lag, follow.first),
+                               smaller_of(end, follow.last), pairing.numbers);
+            }
+            if (folds && lead.last % terms_per_fold) fold_all<S>(acc);
+            if (folds && follow.last % terms_per_fold) fold_all<S>(follower);
+          } else {
+            for (int64 begin = 0; begin < taps.count; begin += count) {
+              const int64 end = begin + count;
+              add_adjoining<S>(acc, from + lead_from, taps, begin, begin + lag);
+              add_shared<S>(acc, follower, from + lead_from, taps, begin + lag, end, lag);
+              add_adjoining<S>(follower, from + follow_from, taps, end - lag, end, pairing.numbers);
+            }
+            if (folds && taps.count % terms_per_fold) fold_all<2 * S>(acc);
           }
-          if (folds && taps.count % terms_per_fold) fold_all<2 * S>(acc);
         },
         [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 8
-          for (int j = S; j < 2 * S; ++j) renumber(acc[j], lag);
+          for (int j = S; j < 2 * S; ++j) renumber(acc[j], pairing.numbers);
         },
         [&](int j, auto store) __attribute__((always_inline)) {
-          store(head->to + (j < S ? lead_to : follow_to) + j % S * lanes * results.step,
+          store(head->to + (j < S ? lead_to : follow_to) + j % S * lanes * step,
                 j % S == S - 1 ? head->count : lanes);
         });
   }
 }
 
 // All strips of one output channel in a tile.
-template <class A, int N, bool MASKED>
-void run_tile(const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch,
-              int64 channel_size, const MaskLane* mask, const Pairing& pairing, const Strips& strips,
-              const Results& results, int64 plane) {
-  if constexpr (!A::two_pass && !MASKED)
-    run_pairs<A, N / 2>(g, table, kernel, scratch, channel_size, strips, pairing, results, plane);
-  for (int64 j = 0; j < strips.count; j += N) {
-    const Strip* from = strips.data + j;
-    if (!MASKED && from->adjoining >= N)
-      run_adjoining<A, N>(g, table, kernel, scratch, channel_size, *from, results, plane);
-    else
-      run_scattered<A, N, MASKED>(g, table, kernel, scratch, channel_size, mask, from,
-                                  (int)smaller_of(N, strips.count - j), results, plane);
+template <class A, int N>
+void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips) {
+  const auto all = [&](const TapRange& taps) { return taps.first == 0 && taps.last == work.g.window_size(); };
+  if constexpr (!A::two_pass) {
+    const auto whole = [&](const Strip& head) {
+      return all(work.taps_of(head)) && all(work.taps_of(head, pairing.rows));
+    };
+    for (const Strip *from = strips.heads, *end = from + strips.pairs, *to; from < end; from = to) {
+      const bool uncut = whole(*from);
+      for (to = from + 1; to < end && (to->row == to[-1].row || whole(*to) == uncut);) ++to;
+      if (uncut) run_pairs<A, N / 2, false>(work, from, to, pairing);
+      else run_pairs<A, N / 2, true>(work, from, to, pairing);
+    }
   }
+  for (int64 j = 0; j < strips.count;) {
+    const Strip* from = strips.data + j;
+    if (from->adjoining >= N) {
+      run_adjoining<A, N>(work, *from);
+      j += N;
+      continue;
+    }
+    int used = 1;
+    const int most = (int)smaller_of(N, strips.count - j);
+    while (used < most && (!work.exact || from[used].row == from->row)) ++used;
+    run_scattered<A, N, false>(work, from, used);
+    j += used;
+  }
+  for (int64 j = 0; j < strips.edge_count; j += N)
+    run_scattered<A, N, true>(work, strips.edges + j, (int)smaller_of(N, strips.edge_count - j));
 }
 
 enum Status { success = 0, out_of_memory = 1 };
+
+// The strips of a tile, cut anew only where they differ from those of the tile before.
+class TileStrips {
+  int64 origin[max_rank], size[max_rank];
+  bool present = false, masks = false;
+
+  // Whether each output of an axis sees one position, inside the image: then strips do not depend on where
+  // a tile begins.
+  static bool sees_itself(const Geometry& g, int a) {
+    return g.kernel_size[a] == 1 && g.pad_begin[a] == 0 &&
+           (g.out_size[a] - 1) * g.stride[a] < g.image_size[a];
+  }
+
+ public:
+  Strips strips;
+
+  void cut(const Geometry& g, const Tiling& t, const int64* at, const int64* extent, const Cut& how) {
+    bool same = present && masks == how.masks;
+    for (int a = 0; a < g.rank; ++a)
+      same = same && size[a] == extent[a] && (origin[a] == at[a] || sees_itself(g, a));
+    if (same) return;
+    for (int a = 0; a < g.rank; ++a) {
+      origin[a] = at[a];
+      size[a] = extent[a];
+    }
+    present = true;
+    masks = how.masks;
+    strips.cut(g, t, at, extent, how);
+  }
+};
 
 // A: the accumulator; N: strips in registers at a time. absorbing: times(zero, krn) is the zero for any
 // finite krn, so that positions outside may hold it. Otherwise they are masked.
 template <class A, int N>
 int forward(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
             bool absorbing, int threads) {
-  const Tiling tiling(g, threads);
+  const int64 at_once = TileLoader::groups_at_once(g), blocks = ceil_div(g.groups, at_once);
+  const Tiling tiling(g, threads, at_once, true);
   const TapTable table(g, tiling, krn);
   if (!table.complete) return out_of_memory;
 #if defined(SEMICONV_SELECT)
@@ -411,45 +529,64 @@ int forward(const Geometry& g, const Storage* img, const Storage* krn, const Res
 #else
   const bool may_pad = absorbing && table.finite;
 #endif
+  const TileLoader loader(g, tiling, at_once * g.in_channels);
+  const Stage layout(g, tiling);
+  const InsideTaps inside_taps(g, table.regular);
   const bool pairs = !A::two_pass && table.regular;
-  const Pairing pairing = pairs ? Pairing(g, tiling, N / 2) : Pairing();
+  const Pairing pairing =
+      pairs ? Pairing(g, tiling, layout.to_strides(), N / 2, inside_taps.axis) : Pairing();
+  constexpr size_t residuals = UsesProvenance<A>::value ? 1 : A::residuals;
   const int64 most_strips = strips_of(g, tiling) + N;
-  const size_t scratch_bytes = g.in_channels * tiling.channel_size * sizeof(Real);
-  const size_t mask_bytes = may_pad ? 0 : tiling.channel_size * sizeof(MaskLane);
-  const size_t strip_bytes = 2 * most_strips * sizeof(Strip);
-  const int64 items = g.batch * g.groups * tiling.tiles;
+  const int64 scratch_of_group = g.in_channels * tiling.channel_size;
+  const auto whole_lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+  const size_t scratch_bytes = whole_lines((at_once * scratch_of_group + lanes) * sizeof(Real));
+  const size_t mask_bytes = whole_lines(may_pad ? 0 : tiling.channel_size * sizeof(MaskLane));
+  const size_t stage_bytes = whole_lines(layout.size * sizeof(Real));
+  const int64 most_ranges = inside_taps.rows(tiling.tile);
+  const size_t strip_bytes = 3 * most_strips * sizeof(Strip) + most_ranges * sizeof(TapRange);
+  const size_t kept_stages = results.residual ? 1 + residuals : 1;
+  const int64 items = g.batch * blocks * tiling.tiles;
   int status = success;
 
   in_parallel(items, threads, [&](Items& rest) {
     thread_local Workspace workspace;
-    char* memory = (char*)workspace.reserve(scratch_bytes + mask_bytes + strip_bytes + 192);
+    char* memory =
+        (char*)workspace.reserve(scratch_bytes + mask_bytes + kept_stages * stage_bytes + strip_bytes);
     if (!memory) {
       set_flag(status, out_of_memory);
       return;
     }
     Real* scratch = (Real*)memory;
-    MaskLane* mask = (MaskLane*)(memory + (scratch_bytes + 63) / 64 * 64);
-    Strip* room = (Strip*)((char*)mask + (mask_bytes + 63) / 64 * 64);
-    Strips strips{room, room + most_strips};
+    MaskLane* mask = (MaskLane*)(memory += scratch_bytes);
+    Stage stage = layout;
+    stage.values = (Real*)(memory += mask_bytes);
+    stage.residual = memory += stage_bytes;
+    Strip* room = (Strip*)(memory += (kept_stages - 1) * stage_bytes);
+    TileStrips tile;
+    TapRange* ranges = (TapRange*)(room + 3 * most_strips);
+    tile.strips = Strips{room, room + most_strips, room + 2 * most_strips, ranges, 0, 0, 0};
 
     for (int64 item; rest.take(item);) {
-      const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
+      const int64 b = item / tiling.tiles / blocks, first_group = item / tiling.tiles % blocks * at_once;
+      const int64 groups = smaller_of(at_once, g.groups - first_group);
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
-      const Storage* image =
-          img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1];
-      for (int64 i = 0; i < g.in_channels; ++i)
-        fill_channel(g, tiling, origin, image + i * g.img_strides[1], g.img_strides + 2,
-                     scratch + i * tiling.channel_size, semifield_zero<Real>());
+      loader.fill(origin, img,
+                  img + b * g.img_strides[0] + first_group * g.in_channels * g.img_strides[1],
+                  groups * g.in_channels, scratch);
       const bool masked = !may_pad && !inside_image(g, origin, size);
       if (masked) fill_mask(g, tiling, origin, mask);
-      strips.cut(g, tiling, origin, size, masked ? Pairing() : pairing, N);
-      for (int64 o = 0; o < g.outputs_per_group; ++o) {
-        const int64 plane =
-            b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
-        const int64 kernel = g.kernel_of(group, o);
-        const auto run = masked ? run_tile<A, N, true> : run_tile<A, N, false>;
-        run(g, table, kernel, scratch, tiling.channel_size, mask, pairing, strips, results, plane);
+      tile.cut(g, tiling, origin, size, Cut{layout.to_strides(), pairing, inside_taps, masked, N});
+      for (int64 n = 0; n < groups * g.outputs_per_group; ++n) {
+        const int64 within = n / g.outputs_per_group, group = first_group + within;
+        const int64 output = n % g.outputs_per_group;
+        int64 plane =
+            b * g.out_strides[0] + (group * g.outputs_per_group + output) * g.out_strides[1];
+        for (int a = 0; a < g.rank; ++a) plane += origin[a] * g.out_strides[a + 2];
+        const TileWork work{g, table, g.kernel_of(group, output), scratch + within * scratch_of_group,
+                            tiling.channel_size, mask, results, plane, stage.used ? &stage : nullptr, !may_pad, ranges};
+        run_tile<A, N>(work, pairing, tile.strips);
+        if (stage.used) unload<A>(stage, size, results, plane);
       }
     }
     workspace.release_beyond(kept_bytes);

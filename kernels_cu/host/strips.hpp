@@ -13,47 +13,109 @@
 //
 // One load serves both rows: 4 rows are read instead of 6, of larger kernels about half. `apart` is the
 // smallest distance at which s apart is a multiple of d. The first group leads; where the kernel is
-// mirrored, taps go by from the other end, and the second one leads. In one dimension the same holds for
-// stretches of one row, `apart` being a multiple of a group's width.
+// mirrored, taps go by from the other end, and the second one leads. The rows are those of any axis but the
+// last. Where only the last axis has windows, the same holds for stretches of one row, `apart` being a
+// multiple of a group's width.
+//
+// A window whose rows lie outside the image needs no taps there. Along the axis whose taps lie furthest
+// apart, those that a row of outputs sees inside are one stretch of the list of taps: first .. last - 1.
+// What both groups of a pair see is inside for both, or for none.
 #pragma once
 #include "tiles.hpp"
+#include "transpose.hpp"
 
 namespace semiconv {
 
 // A vector of outputs of a row.
 struct Strip {
-  int64 from, to;   // where its windows begin in the scratch; its place in an output channel
+  int64 from, to;   // where its windows begin in the scratch; its place in the tile's results
   int32 count;      // lanes that are outputs
   int32 adjoining;  // whole strips from this one on to the row's end, itself included
+  int64 row;        // which TapRange has the taps that can lie inside the image
 };
 
-// How two groups of `width` adjoining strips share their loads (above). A kernel of more axes is a list
-// of planes of `taps` taps; pairs share within a plane.
+// Taps first .. last - 1 of the list.
+struct TapRange {
+  int64 first, last;
+};
+
+// Which taps of a row of outputs can lie inside the image, by the outermost axis of the list of taps.
+class InsideTaps {
+  const Geometry& g;
+  int64 each = 1;  // taps of one position on the axis
+
+ public:
+  int axis;     // -1: the list is not cut
+  int64 count;  // taps of a channel
+
+  InsideTaps(const Geometry& g_, bool cuts) : g(g_), axis(-1), count(g_.window_size()) {
+    const TapOrder order(g);
+    const int outermost = order.outermost(g);
+    if (!cuts || outermost < 0 || outermost == g.rank - 1) return;
+    axis = outermost;
+    each = order.apart(g, axis);
+  }
+  // How many ranges a tile of this size has: one for each of its rows, counted along the axis.
+  int64 rows(const int64* size) const { return axis < 0 ? 1 : size[axis]; }
+  TapRange of(int64 output) const {
+    if (axis < 0) return {0, count};
+    const int64 taps = g.kernel_size[axis], dilation = g.dilation[axis], size = g.image_size[axis];
+    const int64 start = output * g.stride[axis] - g.pad_begin[axis];
+    int64 begin = start >= 0 ? 0 : smaller_of(taps, ceil_div(-start, dilation));
+    int64 end = start >= size ? 0 : smaller_of(taps, ceil_div(size - start, dilation));
+    if (g.mirrored) {
+      const int64 mirrored_begin = taps - end;
+      end = taps - begin;
+      begin = mirrored_begin;
+    }
+    return {begin * each, larger_of(begin, end) * each};
+  }
+};
+
+// How two groups of `width` adjoining strips share their loads (above). The list of taps is one of blocks of
+// `taps` taps, in which the pair's axis is the outermost one; pairs share within a block.
 struct Pairing {
   int64 taps = 0, lag = 0;
-  int64 apart = 0;         // outputs between the groups, on the axis before the last or the only one
-  int64 from = 0, to = 0;  // from the first group to the second: in the scratch, in the output
+  int64 apart = 0;         // outputs between the groups, on `axis`
+  int64 from = 0, to = 0;  // from the first group to the second: in the scratch, in the results
+  int64 numbers = 0;       // between the leader's tap and the follower's, as winners name them
+  int axis = 0;
   int width = 0;           // 0: no pairs
   bool second_leads = false;
+  int64 rows = 0;          // from the TapRange of the first group to that of the second
 
   Pairing() = default;
-  Pairing(const Geometry& g, const Tiling& t, int strips) {
-    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
-    const int64 stride = g.stride[axis], dilation = g.dilation[axis];
-    const int64 stretch = last ? 1 : (int64)strips * lanes;  // least outputs between the groups
-    int64 steps = stride * stretch, common = dilation;
-    while (common) {
-      const int64 rest = steps % common;
-      steps = common;
-      common = rest;
+  // to_strides: of the tile's results, one a spatial axis.
+  Pairing(const Geometry& g, const Tiling& t, const int64* to_strides, int strips, int cut_axis) {
+    const int last = (int)g.rank - 1;
+    double best = 0;  // the part of the taps that is shared
+    for (int a = last; a >= 0; --a) {
+      const int64 stride = g.stride[a], dilation = g.dilation[a];
+      const int64 stretch = a < last ? 1 : (int64)strips * lanes;  // least outputs between the groups
+      int64 steps = stride * stretch, common = dilation;
+      while (common) {
+        const int64 rest = steps % common;
+        steps = common;
+        common = rest;
+      }
+      const int64 distance = stretch * (dilation / steps), behind = distance * stride / dilation;
+      const double shared = 1 - (double)behind / (double)g.kernel_size[a];
+      if (shared <= best || 2 * distance > t.tile[a]) continue;
+      best = a < last ? shared : 0.01;  // rather rows than stretches of one row
+      axis = a;
+      apart = distance;
+      lag = behind;
     }
-    apart = stretch * (dilation / steps);
-    taps = last ? g.kernel_size[axis] * g.kernel_size[last] : g.kernel_size[last];
-    lag = apart * stride / dilation * (last ? g.kernel_size[last] : 1);
-    from = last ? apart * stride * t.pitch[axis] : apart;
-    to = apart * g.out_strides[axis + 2];
+    if (best == 0) return;
+    const int64 each = TapOrder(g).apart(g, axis);
+    numbers = lag * g.tap_steps[axis + 1];
+    taps = g.kernel_size[axis] * each;
+    lag *= each;
+    from = axis < last ? apart * g.stride[axis] * t.pitch[axis] : apart;
+    to = apart * to_strides[axis];
     second_leads = g.mirrored;
-    width = lag < taps && 2 * apart <= t.tile[axis] ? strips : 0;
+    width = strips;
+    rows = axis == cut_axis ? apart : 0;
   }
 };
 
@@ -64,50 +126,122 @@ inline int64 strips_of(const Geometry& g, const Tiling& t) {
   return strips;
 }
 
-// The strips of a tile. A pair is known by the first strip of its first group; `data` has the strips
-// that belong to no pair.
-struct Strips {
-  Strip *heads, *data;
-  int64 pairs, count;
+// How the strips of a tile are cut.
+struct Cut {
+  const int64* to_strides;  // of the tile's results, one a spatial axis
+  const Pairing& pairing;
+  const InsideTaps& taps;
+  bool masks;  // whether strips whose windows reach beyond the image are kept apart
+  int spare;
+};
 
-  // Behind the last strip of `data` follow `spare` copies of it: a loop over N strips may run past the
-  // end, and drops what it computes there.
-  void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size,
-           const Pairing& pairing, int spare) {
-    const int last = (int)g.rank - 1, axis = larger_of(last - 1, 0);
-    const int64 apart = pairing.apart, step = g.out_strides[last + 2];
-    int64 index[max_rank] = {}, rows = 1;
+// The strips of a tile. A pair is known by the first strip of its first group; `data` has the strips
+// that belong to no pair, `edges` those that need a mask.
+struct Strips {
+  Strip *heads, *data, *edges;
+  TapRange* ranges;
+  int64 pairs, count, edge_count;
+
+  // All strips in `data`, with all taps; `to` counts elements of the output channel.
+  void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size, int spare) {
+    const Pairing none;
+    TapRange all;
+    ranges = &all;
+    cut(g, t, origin, size, Cut{g.out_strides + 2, none, InsideTaps(g, false), false, spare});
+    int64 offset = 0;
+    for (int a = 0; a < g.rank; ++a) offset += origin[a] * g.out_strides[a + 2];
+    for (int64 j = 0; j < count + spare; ++j) data[j].to += offset;
+  }
+  // `to` counts from the tile's first result. Behind the last strips of `data` and `edges` follow `spare`
+  // copies of it: a loop over N strips may run past the end, and drops what it computes there.
+  void cut(const Geometry& g, const Tiling& t, const int64* origin, const int64* size, const Cut& how) {
+    const int last = (int)g.rank - 1;
+    const Pairing& pairing = how.pairing;
+    const int64 apart = pairing.apart, step = how.to_strides[last];
+    const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
+    int64 index[max_rank] = {}, rows = 1, inside_from = 0, inside_to = size[last];
     for (int a = 0; a < last; ++a) rows *= size[a];
-    pairs = count = 0;
+    if (how.masks) inside_outputs(g, origin[last], size[last], inside_from, inside_to);
+    pairs = count = edge_count = 0;
+    const int cut_axis = how.taps.axis;
+    for (int64 n = 0; n < how.taps.rows(size); ++n)
+      ranges[n] = how.taps.of(cut_axis < 0 ? 0 : origin[cut_axis] + n);
     for (int64 r = 0; r < rows; ++r) {
-      int64 from = 0, to = 0;
-      for (int a = 0; a < g.rank; ++a) {
-        to += (origin[a] + index[a]) * g.out_strides[a + 2];
-        if (a < last) from += index[a] * g.stride[a] * t.pitch[a];
+      Strip strip{};
+      bool inside = true;
+      for (int a = 0; a < last; ++a) {
+        strip.to += index[a] * how.to_strides[a];
+        strip.from += index[a] * g.stride[a] * t.pitch[a];
+        const int64 first = (origin[a] + index[a]) * g.stride[a] - g.pad_begin[a];
+        const int64 reach = (g.kernel_size[a] - 1) * g.dilation[a];
+        if (how.masks && a != cut_axis && (first < 0 || first + reach >= g.image_size[a])) inside = false;
       }
-      int64 x = 0;
-      const auto single = [&](int64 end) {
-        for (; x < end; x += lanes)
-          data[count++] = Strip{from + x, to + x * step, (int32)smaller_of(lanes, size[last] - x),
-                                (int32)((size[last] - x) / lanes)};
+      if (cut_axis >= 0) strip.row = index[cut_axis];
+      const auto at = [&](int64 x) {
+        Strip found = strip;
+        found.from += x;
+        found.to += x * step;
+        found.count = (int32)smaller_of(lanes, size[last] - x);
+        return found;
       };
-      const int64 group = (int64)pairing.width * lanes, least = group - lanes;  // the last may be cut
-      if (group && last) {
-        const int64 place = index[axis] % (2 * apart);
-        if (index[axis] - place + 2 * apart <= size[axis])
-          for (; size[last] - x > least; x += group)
-            if (place < apart)
-              heads[pairs++] = Strip{from + x, to + x * step, (int32)smaller_of(lanes, size[last] - x - least), 0};
-      } else if (group) {
-        // apart is a multiple of group.
-        for (; size[last] - x - 2 * apart >= 0; x += 2 * apart)
-          for (int64 q = x; q < x + apart; q += group)
-            heads[pairs++] = Strip{from + q, to + q * step, lanes, 0};
+      int64 x = 0;
+      const auto singles = [&](int64 begin, int64 end, Strip* to, int64& n) {
+        for (x = begin; x < end; x += lanes) {
+          to[n] = at(x);
+          to[n++].adjoining = (int32)((smaller_of(end, size[last]) - x) / lanes);
+        }
+      };
+      // In rows of masks, from the first whole strip inside to the last one.
+      int64 begin = 0, end = size[last];
+      if (how.masks) {
+        begin = inside ? ceil_div(inside_from, lanes) * lanes : end;
+        end = inside_to < size[last] ? inside_to / lanes * lanes : size[last];
+        if (begin >= end) begin = end = size[last];
+        singles(0, smaller_of(begin, size[last]), edges, edge_count);
       }
-      single(size[last]);
+      if (begin < end || !how.masks) {
+        x = begin;
+        bool paired = false;
+        if (group && pairing.axis < last) {
+          const int64 place = index[pairing.axis] % (2 * apart);
+          const int64 other = place < apart ? index[pairing.axis] + apart : index[pairing.axis] - apart;
+          paired = index[pairing.axis] - place + 2 * apart <= size[pairing.axis];
+          if (how.masks && paired && pairing.axis != cut_axis) {
+            // The other row is inside, too?
+            const int a = pairing.axis;
+            const int64 first = (origin[a] + other) * g.stride[a] - g.pad_begin[a];
+            paired = first >= 0 && first + (g.kernel_size[a] - 1) * g.dilation[a] < g.image_size[a];
+          }
+          if (paired)
+            for (; end - x > least; x += group)
+              if (place < apart) {
+                heads[pairs] = at(x);
+                heads[pairs++].count = (int32)smaller_of(lanes, size[last] - x - least);
+              }
+        } else if (group) {
+          // apart is a multiple of group.
+          for (; end - x - 2 * apart >= 0; x += 2 * apart)
+            for (int64 q = x; q < x + apart; q += group) heads[pairs++] = at(q);
+        }
+        singles(x, end, data, count);
+        if (how.masks) singles(end, size[last], edges, edge_count);
+      }
       for (int a = last - 1; a >= 0 && ++index[a] == size[a]; --a) index[a] = 0;
     }
-    for (int64 j = count; count && j < count + spare; ++j) data[j] = data[count - 1];
+    for (int64 j = count; count && j < count + how.spare; ++j) data[j] = data[count - 1];
+    for (int64 j = edge_count; edge_count && j < edge_count + how.spare; ++j) edges[j] = edges[edge_count - 1];
+  }
+
+ private:
+  // The outputs of a row, from its tile's first one on, whose windows lie inside the image on the last axis.
+  static void inside_outputs(const Geometry& g, int64 origin, int64 size, int64& from, int64& to) {
+    const int last = (int)g.rank - 1;
+    const int64 stride = g.stride[last], start = origin * stride - g.pad_begin[last];
+    const int64 reach = (g.kernel_size[last] - 1) * g.dilation[last];
+    from = start >= 0 ? 0 : ceil_div(-start, stride);
+    const int64 room = g.image_size[last] - 1 - reach - start;
+    to = room < 0 ? 0 : smaller_of(size, room / stride + 1);
+    from = smaller_of(from, size);
   }
 };
 
@@ -123,8 +257,9 @@ template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int co
   using T = typename VectorElement<V>::type;
   constexpr int width = sizeof(V) / sizeof(T);
   if constexpr (Same<S, T>::value) {
-    if (count == width && step == 1) {
-      store_vector(to, values);
+    if (step == 1) {
+      if (count == width) store_vector(to, values);
+      else store_first(to, values, count * (int64)sizeof(T));
       return;
     }
   }

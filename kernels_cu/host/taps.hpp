@@ -37,6 +37,7 @@ class TapTable {
       return;
     tap_offsets(g, t, offsets.data);
     tap_numbers(g, indices.data);
+    const TapOrder order(g);
     int64 neutral = 0;
     for (int64 pair = 0; pair < pairs; ++pair) {
       const int64 i = pair % g.in_channels;
@@ -50,7 +51,7 @@ class TapTable {
         value[n] = load(source[at]);
         neutral += drops && never_matters(value[n]);
         if (!Limits<Real>::integer && !(value[n] - value[n] == 0)) finite = false;
-        for (int a = (int)g.rank - 1; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
+        order.advance(g, index);
       }
       lists.data[pair] = Taps{offsets.data, value, indices.data + i * window, window};
     }

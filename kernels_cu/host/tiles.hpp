@@ -19,20 +19,54 @@
 
 namespace semiconv {
 
+// The spatial axes from the one along which the taps' numbers lie furthest apart to the one along which they
+// are neighbours: taps come in the order of their numbers, whatever the order of the axes.
+struct TapOrder {
+  int axes[max_rank], count;
+
+  explicit TapOrder(const Geometry& g) : count((int)g.rank) {
+    for (int a = 0; a < count; ++a) {
+      int place = a;
+      for (; place > 0 && g.tap_steps[axes[place - 1] + 1] < g.tap_steps[a + 1]; --place)
+        axes[place] = axes[place - 1];
+      axes[place] = a;
+    }
+  }
+  // From one tap to the next.
+  void advance(const Geometry& g, int64* index) const {
+    for (int k = count - 1; k >= 0 && ++index[axes[k]] == g.kernel_size[axes[k]]; --k) index[axes[k]] = 0;
+  }
+  // How many taps lie between neighbours along an axis.
+  int64 apart(const Geometry& g, int axis) const {
+    int64 taps = 1;
+    for (int k = count - 1; axes[k] != axis; --k) taps *= g.kernel_size[axes[k]];
+    return taps;
+  }
+  // The outermost axis with more than one tap; -1: none.
+  int outermost(const Geometry& g) const {
+    for (int k = 0; k < count; ++k)
+      if (g.kernel_size[axes[k]] > 1) return axes[k];
+    return -1;
+  }
+};
+
 // The sizes of a full tile and of its scratch; the last tiles of an axis may be smaller.
 struct Tiling {
   int64 tile[max_rank], count[max_rank], tiles;  // outputs per tile; tiles per axis, in all
   int64 extent[max_rank];                        // scratch rows per outer axis
   int64 pitch[max_rank];                         // elements per step on each axis of the scratch
   int64 phases, phase_length, channel_size;
+  int64 groups;                                  // that a tile spans
 
   static constexpr int64 budget = 192 * 1024;  // bytes of scratch: well inside a core's L2
 
-  Tiling(const Geometry& g, int threads) {
+  // free_first: cut axes without windows first, whose tiles see nothing twice.
+  Tiling(const Geometry& g, int threads, int64 groups_ = 1, bool free_first = false) : groups(groups_) {
     const int last = (int)g.rank - 1;
     for (int a = 0; a < g.rank; ++a) tile[a] = g.out_size[a];
     measure(g);
-    while (channel_size * g.in_channels * (int64)sizeof(Real) > budget && halve(last, true)) measure(g);
+    const auto too_large = [&] { return channel_size * g.in_channels * groups * (int64)sizeof(Real) > budget; };
+    while (too_large() && ((free_first && (halve_free(g) || shorten_vectors(g))) || halve(last, true))) measure(g);
     while (g.batch * g.groups * tiles < 4 * threads && threads > 1 && halve(last, false)) measure(g);
   }
 
@@ -48,6 +82,30 @@ struct Tiling {
   }
 
  private:
+  // Halve rows without windows down to one register, if otherwise tiles would see most positions twice.
+  bool shorten_vectors(const Geometry& g) {
+    const int last = (int)g.rank - 1;
+    if (g.kernel_size[last] > 1 || tile[last] <= lanes) return false;
+    for (int a = 0; a < last; ++a) {
+      const int64 reach = (g.kernel_size[a] - 1) * g.dilation[a];
+      if (tile[a] > 1 && tile[a] * g.stride[a] > 2 * reach) return false;
+    }
+    tile[last] = ceil_div(ceil_div(tile[last], 2), lanes) * lanes;
+    return true;
+  }
+  // Halve the longest axis without windows.
+  bool halve_free(const Geometry& g) {
+    const int last = (int)g.rank - 1;
+    const int64 least = 8 * lanes;
+    int longest = -1;
+    for (int a = 0; a < last; ++a)
+      if (g.kernel_size[a] == 1 && tile[a] > 1 && (longest < 0 || tile[a] > tile[longest])) longest = a;
+    if (g.kernel_size[last] == 1 && tile[last] >= 2 * least && (longest < 0 || tile[last] > 16 * tile[longest]))
+      tile[last] = ceil_div(ceil_div(tile[last], 2), least) * least;
+    else if (longest >= 0) tile[longest] = ceil_div(tile[longest], 2);
+    else return false;
+    return true;
+  }
   // Halve the longest axis; the last one only down to `least` outputs.
   bool halve(int last, bool cut_rows) {
     const int64 least = 8 * lanes;
@@ -82,9 +140,10 @@ struct Tiling {
   }
 };
 
-// Offsets in the scratch of the taps of one channel, in the kernel's memory order.
+// Offsets in the scratch of the taps of one channel, in the order of their numbers.
 inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
   const int last = (int)g.rank - 1;
+  const TapOrder order(g);
   int64 index[max_rank] = {};
   const int64 window = g.window_size();
   for (int64 n = 0; n < window; ++n) {
@@ -92,19 +151,20 @@ inline void tap_offsets(const Geometry& g, const Tiling& t, int64* offsets) {
     for (int a = 0; a < last; ++a) offset += g.dilation[a] * g.step(a, index[a]) * t.pitch[a];
     const int64 along = g.dilation[last] * g.step(last, index[last]);
     offsets[n] = offset + along % t.phases * t.phase_length + along / t.phases;
-    for (int a = last; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
+    order.advance(g, index);
   }
 }
 
 // The numbers by which winners name the taps of all channels, in the same order.
 template <class I> inline void tap_numbers(const Geometry& g, I* numbers) {
+  const TapOrder order(g);
   int64 index[max_rank] = {};
   const int64 window = g.window_size();
   for (int64 n = 0; n < g.in_channels * window; ++n) {
     int64 number = g.first_tap + n / window * g.tap_steps[0];
     for (int a = 0; a < g.rank; ++a) number += index[a] * g.tap_steps[a + 1];
     numbers[n] = (I)number;
-    for (int a = (int)g.rank - 1; a >= 0 && ++index[a] == g.kernel_size[a]; --a) index[a] = 0;
+    order.advance(g, index);
   }
 }
 
