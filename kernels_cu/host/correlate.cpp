@@ -24,8 +24,9 @@ template <class S> void convert_from(const void* from, double* to, int64 n) {
   for (int64 i = 0; i < n; ++i) to[i] = (double)load(((const S*)from)[i]);
 }
 
-template <class S> void convert_to(const double* from, void* to, int64 at, int n) {
-  for (int i = 0; i < n; ++i) ((S*)to)[at + i] = Converted<S>::from(from[i]);
+// Store n sums from element `at` on, `apart` elements from each other.
+template <class S> void convert_to(const double* from, void* to, int64 at, int64 apart, int n) {
+  for (int i = 0; i < n; ++i) ((S*)to)[at + i * apart] = Converted<S>::from(from[i]);
 }
 
 using Sums = VectorOf<double>;
@@ -70,7 +71,7 @@ int itemsize(int type) {
 }
 
 using Reader = void (*)(const void*, double*, int64);
-using Writer = void (*)(const double*, void*, int64, int);
+using Writer = void (*)(const double*, void*, int64, int64, int);
 Reader reader(int type) {
   switch (type) {
 #define SEMICONV_READER(code, S) \
@@ -99,20 +100,19 @@ template <class Reducer, int SIZE>
 bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps,
                const void* source, int source_type, void* out, int out_type, double outside,
                int threads) {
-  constexpr int width = lanes_of<double>;
   const Reader read = reader(source_type);
   const Writer write = writer(out_type);
   const auto convert = [&](const Bytes<SIZE>* from, double* to, int64 n) { read(from, to, n); };
-  const auto put = [&](int64 to, Sums sums, int n) {
-    double buffer[width];
+  const auto put = [&](int64 to, int64 apart, Sums sums, int n) {
+    double buffer[lanes_of<double>];
     store_vector(buffer, sums);
-    write(buffer, out, to, n);
+    write(buffer, out, to, apart, n);
   };
   const auto work = [&](double* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, (const Bytes<SIZE>*)source, scratch, outside, convert);
     reduce_tile(m, t, origin, outputs, reducer, taps, scratch, put);
   };
-  return for_each_tile<double>(m, t, t.positions + 2 * width, threads, work);
+  return for_each_tile<double>(m, t, t.positions + 2 * lanes_of<double>, threads, work);
 }
 
 template <class Reducer>

@@ -49,12 +49,8 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
   const auto convert = [](const Key* from, Key* to, int64 n) {
     for (int64 i = 0; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
   };
-  const auto put = [&](int64 to, Keys value, int n) {
-    value = stored_key(value);
-    if (n == key_lanes) return store_vector(out + to, value);
-    Key buffer[key_lanes];
-    store_vector(buffer, value);
-    for (int i = 0; i < n; ++i) out[to + i] = buffer[i];
+  const auto put = [&](int64 to, int64 apart, Keys value, int n) {
+    store_apart(out + to, apart, stored_key(value), n);
   };
   const auto work = [&](Key* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, source, scratch, clean_key<MINIMUM>(outside), convert);

@@ -83,18 +83,46 @@ struct MappedTiles {
   }
 };
 
+// convert(from, to, n) for n elements `stride` apart.
+template <class S, class T, class Convert>
+inline void convert_apart(const S* from, int64 stride, T* to, int64 n, const Convert& convert) {
+  if (stride == 1) return convert(from, to, n);
+  constexpr int64 most = 64;
+  S together[most];
+  for (int64 begin = 0; begin < n; begin += most) {
+    const int64 count = smaller_of(most, n - begin);
+    for (int64 i = 0; i < count; ++i, from += stride) together[i] = *from;
+    convert(together, to + begin, count);
+  }
+}
+
+// As many elements as a register of another type has lanes.
+template <class S, int COUNT> struct Several {
+  S elements[COUNT];
+};
+
+// Store the first n lanes, `stride` apart. (Not inlined: a loop over lanes would keep the registers of all
+// results in memory.)
+template <class S, class V>
+__attribute__((noinline)) void store_lanes_apart(S* to, int64 stride, V lanes, int n) {
+  S buffer[sizeof(V) / sizeof(S)];
+  store_vector(buffer, lanes);
+  for (int i = 0; i < n; ++i) to[i * stride] = buffer[i];
+}
+template <class S, class V> SEMICONV_FN void store_apart(S* to, int64 stride, V lanes, int n) {
+  if (stride == 1 && n == (int)(sizeof(V) / sizeof(S))) store_vector(to, lanes);
+  else store_lanes_apart(to, stride, lanes, n);
+}
+
 // Copy what the tile at `origin` sees into its scratch. convert(from, to, n) copies n elements that lie
 // together; positions that show no element become `outside`.
 template <class S, class T, class Convert>
 inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin, const S* source,
                         T* scratch, T outside, Convert convert) {
   const int last = (int)m.rank - 1;
-  int64 strides[max_rank], index[max_rank] = {}, rows = 1, stride = 1;
-  for (int a = last; a >= 0; --a) {
-    strides[a] = stride;
-    stride *= m.size[a];
-    if (a < last) rows *= t.extent[a];
-  }
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= t.extent[a];
+  const int64 apart = m.stride[last];
   const int64 end = m.size[last] + m.window[last] - 1;  // of the extended axis
   const int64 first = origin[last], stop = smaller_of(first + t.row, end);
   const int64 body = smaller_of(larger_of(first, m.before[last]), stop);
@@ -106,7 +134,7 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
       const int64 p = origin[a] + index[a];
       const int64 element = p < m.size[a] + m.window[a] - 1 ? m.element(a, p) : -1;
       inside = inside && element >= 0;
-      at += element * strides[a];
+      at += element * m.stride[a];
     }
     T* row = scratch + r * t.pitch[larger_of(last - 1, 0)];
     if (last == 0) row = scratch;
@@ -116,14 +144,16 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
         T* to = row + (begin - first);
         each_beyond(m.size[last], m.before[last], m.beyond[last], m.unit, begin, finish,
                     [&](int64 element, int64 n) {
-                      if (element >= 0) convert(from + element, to, n);
+                      if (element >= 0 && n == 1) convert(from + element * apart, to, (int64)1);  // no loop
+                      else if (element >= 0) convert_apart(from + element * apart, apart, to, n, convert);
                       else
                         for (int64 i = 0; i < n; ++i) to[i] = outside;
                       to += n;
                     });
       };
       gather(first, body);
-      convert(from + (body - m.before[last]), row + (body - first), body_end - body);
+      convert_apart(from + (body - m.before[last]) * apart, apart, row + (body - first), body_end - body,
+                    convert);
       gather(body_end, stop);
     } else {
       for (int64 p = first; p < stop; ++p) row[p - first] = outside;
@@ -154,6 +184,20 @@ struct SharedTaps {
   }
 };
 
+// Put STRIPS finished registers; of these only a single one may have lanes that are no outputs.
+template <int STRIPS, class Value, class Put>
+SEMICONV_FN void put_strips(const Value* values, int64 to, int64 apart, int64 outputs, const Put& put) {
+  constexpr int width = sizeof(Value) / sizeof(values[0][0]);
+  const int n = STRIPS > 1 ? width : (int)smaller_of(width, outputs);
+  if (apart == 1) {  // the addresses are constants apart
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) put(to + s * width, (int64)1, values[s], n);
+  } else {
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) put(to + s * width * apart, apart, values[s], n);
+  }
+}
+
 // Reduce STRIPS registers of outputs over all taps. Their windows begin at `window` in the scratch, the
 // first output is `to`. A Reducer has
 //   Lane, Value              the numbers of the scratch, and a register of results
@@ -163,11 +207,11 @@ struct SharedTaps {
 //   shared                   how two rows share what they load, where they may; then also
 //   element(window, tap)     what a tap sees
 //   take(value, element, tap)  the value after a tap that sees `element`
-// put(to, value, n) takes a finished register, of which n lanes are outputs.
+// put(to, apart, value, n) takes a finished register, of which n lanes are outputs, `apart` elements from each other.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
-                               const typename Reducer::Lane* window, int64 to, int64 outputs,
-                               const Put& put) {
+                               const typename Reducer::Lane* window, int64 to, int64 apart,
+                               int64 outputs, const Put& put) {
   constexpr int width = lanes_of<typename Reducer::Lane>;
   typename Reducer::Value values[STRIPS];
 #pragma GCC unroll 8
@@ -176,16 +220,15 @@ SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
 #pragma GCC unroll 8
     for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], window + s * width, tap);
   }
-#pragma GCC unroll 8
-  for (int s = 0; s < STRIPS; ++s)
-    put(to + s * width, values[s], (int)smaller_of(width, outputs - s * width));
+  put_strips<STRIPS>(values, to, apart, outputs, put);
 }
 
 // The same of STRIPS registers of each of two rows, `pitch` and `to_pitch` apart: where both see an element, it
 // is loaded once.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_pair(const Reducer& reducer, int64 taps, const typename Reducer::Lane* window,
-                             int64 pitch, int64 to, int64 to_pitch, int64 outputs, const Put& put) {
+                             int64 pitch, int64 to, int64 to_pitch, int64 apart, int64 outputs,
+                             const Put& put) {
   constexpr int width = lanes_of<typename Reducer::Lane>;
   const int64 plane = reducer.shared.taps, lag = reducer.shared.lag;
   typename Reducer::Value upper[STRIPS], lower[STRIPS];
@@ -211,12 +254,8 @@ SEMICONV_FN void reduce_pair(const Reducer& reducer, int64 taps, const typename 
     }
     alone(lower, window + pitch, end - lag, end);
   }
-#pragma GCC unroll 8
-  for (int s = 0; s < STRIPS; ++s) {
-    const int n = (int)smaller_of(width, outputs - s * width);
-    put(to + s * width, upper[s], n);
-    put(to + to_pitch + s * width, lower[s], n);
-  }
+  put_strips<STRIPS>(upper, to, apart, outputs, put);
+  put_strips<STRIPS>(lower, to + to_pitch, apart, outputs, put);
 }
 
 template <class Reducer> constexpr bool may_share(...) { return false; }
@@ -229,6 +268,7 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
                         const typename Reducer::Lane* scratch, const Put& put) {
   constexpr int width = lanes_of<typename Reducer::Lane>;
   const int last = (int)m.rank - 1;
+  const int64 apart = m.stride[last];
   int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= outputs[a];
   const auto next = [&] {
@@ -238,16 +278,16 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
     const typename Reducer::Lane* from = scratch;
     int64 to = 0, rest = outputs[last];
     for (int a = 0; a < m.rank; ++a) {
-      to = to * m.size[a] + origin[a] + index[a];
+      to += (origin[a] + index[a]) * m.stride[a];
       from += index[a] * t.pitch[a];
     }
     if constexpr (may_share<Reducer>(nullptr)) {
       if (reducer.shared.taps && index[last - 1] + 1 < outputs[last - 1]) {
         const auto reduce = [&](auto strips) __attribute__((always_inline)) {
           constexpr int count = decltype(strips)::value;
-          reduce_pair<count>(reducer, taps, from, t.pitch[last - 1], to, m.size[last], rest, put);
+          reduce_pair<count>(reducer, taps, from, t.pitch[last - 1], to, m.stride[last - 1], apart, rest, put);
           from += count * width;
-          to += count * width;
+          to += count * width * apart;
           rest -= count * width;
         };
         while (rest >= 4 * width) reduce(Count<4>{});
@@ -261,9 +301,9 @@ inline void reduce_tile(const Mapped& m, const MappedTiles& t, const int64* orig
     }
     const auto reduce = [&](auto strips) __attribute__((always_inline)) {
       constexpr int count = decltype(strips)::value;
-      reduce_strips<count>(reducer, taps, from, to, rest, put);
+      reduce_strips<count>(reducer, taps, from, to, apart, rest, put);
       from += count * width;
-      to += count * width;
+      to += count * width * apart;
       rest -= count * width;
     };
     while (rest >= 8 * width) reduce(Count<8>{});

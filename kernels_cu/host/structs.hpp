@@ -22,21 +22,28 @@ namespace semiconv {
 template <class Each>
 inline void each_beyond(int64 size, int64 before, const int64* beyond, int64 unit, int64 begin, int64 end,
                         Each each) {
+  if (unit == 1) {  // without divisions
+    for (; begin < end; ++begin) each(element_at(size, before, beyond, begin - before), (int64)1);
+    return;
+  }
   int64 place = begin - before;  // from the first element of the source
   int64 position = (place < 0 ? place - unit + 1 : place) / unit, within = place - position * unit;
+  const int64 positions = size / unit, ahead = before / unit;
   for (int64 n; place < end - before; place += n, ++position, within = 0) {
     n = smaller_of(unit - within, end - before - place);
-    const int64 element = element_at(size / unit, before / unit, beyond, position);
+    const int64 element = element_at(positions, ahead, beyond, position);
     each(element < 0 ? element : element * unit + within, n);
   }
 }
 
 // Output x of axis a sees the extended elements x .. x + window[a] - 1; of the last axis each `unit`-th. The
 // elements of the source are those from before[a] on. beyond[a] lists what the positions ahead of them, then
-// those behind them, show: a position, or -1 for the constant.
+// those behind them, show: a position, or -1 for the constant. Axes come in any order, the vectors run along
+// the last one: where rows are short, that is another axis. `stride`: elements from one position of an axis to
+// the next, in source and result.
 struct Mapped {
   int64 rank;
-  int64 size[max_rank], window[max_rank], before[max_rank];
+  int64 size[max_rank], window[max_rank], before[max_rank], stride[max_rank];
   const int64* beyond[max_rank];
   int64 unit;
 

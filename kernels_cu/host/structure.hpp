@@ -97,19 +97,14 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
       to[i] = element == element ? element : worst<MINIMUM, W>();
     }
   };
-  const auto put = [&](int64 to, VectorOf<W> sums, int n) {
+  const auto put = [&](int64 to, int64 apart, VectorOf<W> sums, int n) {
     if constexpr (Same<W, Storage>::value) {
-      if (n == width) return store_vector(out + to, sums);
+      store_apart(out + to, apart, sums, n);
+    } else {
+      Several<Storage, width> stored;
+      for (int i = 0; i < width; ++i) stored.elements[i] = stored_sum(sums[i]);
+      store_apart(out + to, apart, stored, n);
     }
-    W buffer[width];
-    Storage stored[width];
-    store_vector(buffer, sums);
-    for (int i = 0; i < width; ++i) stored[i] = stored_sum(buffer[i]);
-    if (n == width) {
-      __builtin_memcpy(out + to, stored, sizeof(stored));
-      return;
-    }
-    for (int i = 0; i < n; ++i) out[to + i] = stored[i];
   };
   const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, source, scratch, outside, convert);

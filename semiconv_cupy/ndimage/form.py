@@ -12,8 +12,10 @@ nothing tells apart become one before a primitive is computed, and colours becom
     480, 5 positions                      3 --------------'
     640, 5 positions
 
-No element moves, and the taps of a window keep their order. Array-free; called by ``host`` and
-``cuda`` when they plan a call.
+Where the window needs rows that are short, another axis takes their place: of an array (200, 200,
+5) with a window along all axes, registers hold neighbours along the second axis. No element moves
+in memory, and the taps of a window keep their order. Array-free; called by ``host`` and ``cuda``
+when they plan a call.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ class FilterForm(NamedTuple):
         Neighbouring positions of the last axis are so many elements apart, those of all others one.
     windowed : tuple of int
         For each axis the one of the array whose window it has (of an axis without a window: any).
+    strides : tuple of int
+        From one element of an axis to the next, in elements of the contiguous array.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +55,7 @@ class FilterForm(NamedTuple):
     rules: tuple[str, ...]
     unit: int
     windowed: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def window_in_elements(self) -> tuple[int, ...]:
         """From the first element that an output sees to the last one, along each axis."""
@@ -81,9 +86,15 @@ class FilterForm(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def filter_form(
-    shape: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], rules: tuple[str, ...]
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    before: tuple[int, ...],
+    rules: tuple[str, ...],
+    least: int = 1,
 ) -> FilterForm:
-    """The form of a filter; all four have one entry for each axis of the array.
+    """The form of a filter; the first four have one entry for each axis of the array.
+
+    Rows of fewer than `least` elements give their place to the longest axis if that is longer.
 
     Examples
     --------
@@ -93,18 +104,28 @@ def filter_form(
     ((480, 1920), (5, 5), 3)
     >>> filter_form((20, 3, 480, 640), (1, 1, 5, 5), (0, 0, 2, 2), ("mirror",) * 4).shape
     (60, 480, 640)
+    >>> form = filter_form((200, 300, 5), (3, 3, 3), (1, 1, 1), ("mirror",) * 3, least=16)
+    >>> form.shape, form.strides
+    ((200, 5, 300), (1500, 1, 5))
     """
     # Each axis with a window by itself, each run of axes without one as one axis.
     present = [a for a, n in enumerate(shape) if n > 1 or window[a] > 1] or [0]
     runs = [tuple(run) for _, run in groupby(present, key=lambda a: a if window[a] > 1 else -1)]
     sizes = [math.prod(shape[a] for a in run) for run in runs]
+    strides = [math.prod(sizes[r + 1 :]) for r in range(len(runs))]
     axes = [run[0] for run in runs]
     unit = 1
-    if len(runs) > 1 and window[axes[-1]] == 1:
+    joined = len(runs) > 1 and window[axes[-1]] == 1
+    row = math.prod(sizes[-2:]) if joined else sizes[-1]
+    longest = max(range(len(runs)), key=sizes.__getitem__)
+    if row < least and sizes[longest] > row:
+        for of in (sizes, strides, axes):
+            of.append(of.pop(longest))
+    elif joined:
         unit = sizes.pop()
         sizes[-1] *= unit
+        strides[-2:] = [1]
         axes.pop()
     windows, begins = tuple(window[a] for a in axes), tuple(before[a] for a in axes)
-    return FilterForm(
-        tuple(sizes), windows, begins, tuple(rules[a] for a in axes), unit, tuple(axes)
-    )
+    along = tuple(rules[a] for a in axes)
+    return FilterForm(tuple(sizes), windows, begins, along, unit, tuple(axes), tuple(strides))

@@ -41,6 +41,7 @@ class Mapped(Struct):
         ("size", Axes),
         ("window", Axes),
         ("before", Axes),
+        ("stride", Axes),
         ("beyond", Tables),
         ("unit", ctypes.c_int64),
     )

@@ -38,6 +38,19 @@ def test_axes_that_merge(shape, window, merged, merged_window, unit, windowed):
     )  # fmt: skip
 
 
+def test_short_rows_give_their_place_to_the_longest_axis():
+    shape, window = (20, 30, 5), (3, 5, 3)
+    short = filter_form(shape, window, (1, 2, 1), ("mirror", "wrap", "reflect"), least=6)
+    assert short.shape == (20, 5, 30)
+    assert (short.window, short.before) == ((3, 3, 5), (1, 1, 2))
+    assert (short.rules, short.windowed) == (("mirror", "reflect", "wrap"), (0, 2, 1))
+    assert (short.strides, short.unit) == ((150, 1, 5), 1)
+    enough = filter_form(shape, window, (1, 2, 1), ("mirror", "wrap", "reflect"), least=5)
+    assert enough.strides == (150, 5, 1)
+    batch = filter_form((40, 30, 3, 2), (1, 1, 3, 1), (0, 0, 1, 0), ("nearest",) * 4, least=7)
+    assert (batch.shape, batch.strides) == ((3, 2, 1200), (2, 1, 6))
+
+
 def test_borders_count_positions():
     form = form_of((4, 5, 3), (3, 5, 1))
     assert form.before_in_elements() == (1, 6)
@@ -132,6 +145,26 @@ def test_wide_colours_and_long_windows(channels, mode):
     small = random.integers(0, 200, (5, 7, channels)).astype(np.uint8)
     compare("minimum_filter", small, (31, 40, 1), mode=mode)
     compare("grey_erosion", small, footprint=random.random((11, 17, 1)) < 0.5, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "shape", [(70, 30, 5), (300, 5, 4), (900, 3), (99, 7, 2, 3), (3, 4, 300, 2)]
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_short_rows(shape, mode):
+    """Registers run along another axis, in tiles that are cut there."""
+    random = np.random.default_rng(1)
+    image = random.integers(0, 200, shape).astype(np.uint8)
+    for last in (1, 2, 3):
+        window = (*(3,) * (len(shape) - 2), 5, last)[-len(shape) :]
+        footprint = random.random(window) < 0.6
+        footprint[tuple(k // 2 for k in window)] = True
+        compare("maximum_filter", image, window, mode=mode, cval=7)
+        compare("minimum_filter", image, (1, *window[1:]), mode=mode, cval=7)
+        compare("grey_dilation", image, footprint=footprint, mode=mode, cval=7)
+        values = random.integers(-9, 10, window)
+        compare("grey_erosion", image.astype(np.int32), structure=values, mode=mode, cval=7)
+        compare("correlate", image, values, output=np.float64, mode=mode, cval=7)
 
 
 def test_colours_without_pixels():
