@@ -21,7 +21,7 @@ from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
-from semiconv_cupy.strides import Strides
+from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS, MAX_RANK
 from semiconv_cupy.vectors import for_vectors
 
@@ -215,12 +215,20 @@ class Route:
     def _has_all_elements(self, form: Geometry) -> bool:
         """Whether a form has all elements of image and kernel, in their order, as gradients do.
 
-        It leaves out positions that no step reads, and kernels that lie in the same memory.
+        It leaves out positions that no step reads, and kernels that lie in the same memory. Where a
+        batch became part of the space, its image has the channels of one element together.
         """
         own = self.geometry
         shapes = (own.img_shape, form.img_shape), (own.krn_shape, form.krn_shape)
         same = all(math.prod(one) == math.prod(other) for one, other in shapes)
-        return same and form.in_channels == own.in_channels
+        if not same or form.in_channels != own.in_channels:
+            return False
+        contiguous = self.form(contiguous_strides(own.img_shape), contiguous_strides(own.krn_shape))
+        return (
+            contiguous.geometry == form
+            and in_one_order(form.img_shape, contiguous.layout.img)
+            and in_one_order(form.krn_shape, contiguous.layout.krn)
+        )
 
     def _pays(self, form: CanonicalForm) -> bool:
         """Whether a canonical form is faster than the work's own.

@@ -24,6 +24,18 @@ def contiguous_strides(shape: tuple[int, ...]) -> Strides:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def in_one_order(shape: tuple[int, ...], strides: Strides) -> bool:
+    """Whether an array of these strides is C-contiguous; those of axes of one element do not count.
+
+    Examples
+    --------
+    >>> in_one_order((1, 3, 4), (0, 4, 1)), in_one_order((2, 3), (1, 2))
+    (True, False)
+    """
+    pairs = zip(shape, strides, contiguous_strides(shape), strict=True)
+    return all(size == 1 or own == step for size, own, step in pairs)
+
+
 def element_strides(array: Any) -> Strides:
     """The strides of an array of any library that counts them in bytes."""
     return tuple(stride // array.itemsize for stride in array.strides)

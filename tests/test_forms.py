@@ -39,6 +39,18 @@ def test_both_forms_agree_on_cuda(name):
     agree(name, ["float32"], range(90), forms.HARNESS, cases.harness())
 
 
+@pytest.mark.parametrize("name", ["tropical_max", "linear"])
+def test_gradients_of_a_batch_of_pixels_on_cuda(name):
+    """As free axes, batch and space are one, of which the image has the channels in between."""
+    rng = np.random.default_rng(4)
+    img, krn, grad_out = (rng.normal(size=n) for n in ((5, 6, 1), (1, 6, 1), (5, 1, 1)))
+    semifield = forms.SEMIFIELDS[name].semifield
+    found = cases.gradients("cuda_on_cpu", img, krn, grad_out, semifield)
+    expected = cases.gradients("host", img, krn, grad_out, semifield)
+    for array, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, right, rtol=1e-12)
+
+
 # ---- the comparison itself -----------------------------------------------------------------------
 
 
