@@ -31,6 +31,7 @@ from torch_bridge.modules import (
     GenericConv,
     GenericOpening,
     SemifieldConv,
+    SemifieldLinear,
     TorchLinearConv2D,
     TorchMaxPool2D,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "QuadraticKernelSpectral2D",
     "SelectSemifield",
     "SemifieldConv",
+    "SemifieldLinear",
     "SubtractSemifield",
     "TorchLinearConv2D",
     "TorchMaxPool2D",

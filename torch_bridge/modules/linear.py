@@ -1,0 +1,181 @@
+"""`SemifieldLinear`: the dense layer of a semifield, in place of torch.nn.Linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semiconv_cupy.algebra import BroadcastSemifield, Semifield, named
+from semiconv_cupy.errors import flag
+from semiconv_cupy.powers import laws_of
+from torch_bridge.functional import semifield_matmul
+from torch_bridge.modules.copies import fill_copies_, scale_of
+from torch_bridge.ops import PreparedSemifield
+from torch_bridge.sizes import whole_number
+
+Init = str | Callable[[Tensor], Any]
+
+
+class SemifieldLinear(nn.Module):
+    r"""A dense layer in a semifield: `torch.nn.Linear` with another addition and multiplication.
+
+    .. math:: out[\ldots, o] = \Bigl( \bigoplus_i x[\ldots, i] \otimes w[o, i] \Bigr) \oplus b_o
+
+    With ``"tropical_max"`` each output is the largest of the shifted inputs; ``"linear"`` makes it
+    `torch.nn.Linear`. The bias is one more weight, of an input that is always one (the neutral
+    element of ⊗).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        The last axis of the input and of the result; all leading axes stay.
+    semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
+        A semifield, or the name of a ready-made one.
+    bias : bool
+        Whether there is a bias; it needs a multiplication with a neutral element.
+    init : {"copies", "uniform"} or callable, optional
+        "copies": output o begins as a copy of input o, and all other weights so low that they
+        seldom win (``torch_bridge.modules.copies`` says why, with measurements). It expects inputs
+        with a standard deviation of about 1; for max_times, boolean and root, positive ones.
+        "uniform": as `torch.nn.Linear`. A callable fills weight and bias in place, as the functions
+        of `torch.nn.init` do. By default "copies" where the semifield has it, else "uniform".
+    device, dtype : optional
+        As in torch's modules.
+
+    Attributes
+    ----------
+    weight : Parameter (out_features, in_features)
+    bias : Parameter (out_features,) or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    Notes
+    -----
+    In a selection only winners get a gradient. A root needs inputs and weights >= 0: to keep the
+    weight and the bias so, register ``torch.nn.Softplus()`` by `torch.nn.utils.parametrize`.
+
+    References
+    ----------
+    V. Charisopoulos and P. Maragos, "Morphological perceptrons: geometry and training algorithms",
+    ISMM 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = SemifieldLinear(3, 2, "tropical_max")
+    >>> layer
+    SemifieldLinear(in_features=3, out_features=2, semifield=SelectSemifield.tropical_max())
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.copy_(torch.tensor([[0.0, -1.0, -2.0], [-9.0, 0.0, 1.0]]))
+    ...     _ = layer.bias.fill_(-5.0)
+    >>> layer(torch.tensor([3.0, 1.0, 2.0]))
+    tensor([3., 3.], grad_fn=<SqueezeBackward1>)
+    >>> layer(torch.randn(8, 5, 3)).shape
+    torch.Size([8, 5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        semifield: Semifield | BroadcastSemifield | str,
+        *,
+        bias: bool = True,
+        init: Init | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = whole_number("in_features", in_features)
+        self.out_features = whole_number("out_features", out_features)
+        self.semifield = named(semifield) if isinstance(semifield, str) else semifield
+        self._prepared = _prepared(self.semifield)
+        self.init = _checked_init(init, self.semifield)
+        self.one = _one_for_bias(self.semifield) if flag("bias", bias) else None
+        options = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features, **options))
+        if self.one is None:
+            self.register_parameter("bias", None)
+        else:
+            self.bias = nn.Parameter(torch.empty(self.out_features, **options))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weight and bias anew, as `init` says."""
+        if callable(self.init):
+            for parameter in self.parameters(recurse=False):
+                self.init(parameter)
+        elif self.init == "uniform":
+            bound = self.in_features**-0.5
+            for parameter in self.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound)
+        else:
+            scale = scale_of(self.semifield)
+            assert scale is not None
+            fill_copies_(self.weight, self.bias, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (..., in_features) to (..., out_features)."""
+        if isinstance(x, Tensor) and (not x.dim() or x.shape[-1] != self.in_features):
+            raise ValueError(
+                f"the input must have {self.in_features} features on its last axis, got shape "
+                f"{tuple(x.shape)}"
+            )
+        weight: Tensor = self.weight
+        if self.one is not None:
+            x = nn.functional.pad(x, (0, 1), value=self.one)
+            weight = torch.cat([weight, self.bias[:, None]], 1)
+        out: Tensor = semifield_matmul(x, weight.mT, self._prepared)
+        return out
+
+    def extra_repr(self) -> str:
+        shown = [
+            f"in_features={self.in_features}",
+            f"out_features={self.out_features}",
+            f"semifield={self.semifield!r}",
+        ]
+        return ", ".join(shown + ["bias=False"] * (self.one is None))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_prepared"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._prepared = _prepared(self.semifield)
+
+
+def _prepared(semifield: Any) -> Any:
+    return semifield if isinstance(semifield, BroadcastSemifield) else PreparedSemifield(semifield)
+
+
+def _checked_init(init: Any, semifield: Any) -> Init:
+    """The initialisation that is meant; a ValueError where the semifield does not have it."""
+    if callable(init) or init == "uniform":
+        return init  # type: ignore[no-any-return]
+    has_copies = scale_of(semifield) is not None
+    if init is None:
+        return "copies" if has_copies else "uniform"
+    if init != "copies":
+        raise ValueError(f'init must be "copies", "uniform" or a callable, got {init!r}')
+    if not has_copies:
+        raise ValueError(
+            f'init="copies" serves selections by img + krn, max_times, boolean, log and root, got '
+            f"{semifield!r}"
+        )
+    return "copies"
+
+
+def _one_for_bias(semifield: Any) -> float:
+    one = laws_of(semifield).one
+    if one is None:
+        raise ValueError(
+            "bias=True needs a multiplication with a neutral element, which is missing in "
+            f"{semifield!r}; pass bias=False"
+        )
+    return one
