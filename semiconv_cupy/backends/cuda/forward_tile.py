@@ -145,14 +145,14 @@ def forward_tile_of(
                         from 226     in one plane)
                         taps on)
 
-    Doubles take twice the registers, so that a thread holds fewer of them. Small images get small
-    tiles, several to a block; where few outputs would leave a large GPU idle, and `limits.filled`
-    is not 0, threads hold fewer: at most ten kernels serve all images and batches. Large windows
-    are cut into slabs of rows of taps.
+    Doubles take twice the registers, so that a thread holds fewer of them. Small images and short
+    signals get tiles of about their size, several to a block; where few outputs would leave a large
+    GPU idle, and `limits.filled` is not 0, threads hold fewer. Large windows are cut into slabs of
+    rows of taps.
     """
     if not _has_kernel(semifield, storage, geometry, residual):
         return None
-    largest, resident = _largest(semifield, storage, geometry, residual)
+    largest, resident = _largest(semifield, storage, geometry, residual, limits)
     tile = _shrunk(largest, geometry, storage, limits)
     if tile is None:
         return None
@@ -194,8 +194,20 @@ def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) ->
     return count
 
 
+_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+
+
+def _side(needed: int, most: int) -> int:
+    """Threads along a side of a tile: few are idle, and few kernels serve all sizes."""
+    return min(next(side for side in (*_SIDES, needed) if side >= needed), most)
+
+
 def _largest(
-    semifield: Semifield, storage: str, geometry: Geometry, residual: np.dtype | None
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: np.dtype | None,
+    limits: Limits,
 ) -> tuple[ForwardTile, int]:
     """The tile that is fastest where nothing limits it, and how many threads are to be resident.
 
@@ -212,16 +224,24 @@ def _largest(
     tall = not mixes and taps <= tall_taps.get(registers, 0)
     rows = 1 if flat else 8 if tall else max(1, rows)
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
-    width, teams = geometry.out_size[-1], 1
-    if flat:
-        threads_y, threads_x = 1, BLOCK_THREADS
-    elif width > 32:
-        threads_x = 32 if width > 64 else 16
-        threads_y = (BLOCK_THREADS // 2 if tall or mixes_sums else BLOCK_THREADS) // threads_x
+    height, width = planar(geometry.out_size, 1)
+    block = BLOCK_THREADS // 2 if not flat and (tall or mixes_sums) else BLOCK_THREADS
+    if flat or width > 32:
+        threads_x = _side(-(-width // CHUNK), BLOCK_THREADS) if flat else 32 if width > 64 else 16
     else:
-        threads_y = threads_x = 8 if width > 16 else 4 if width > 8 else 2
-        teams = (BLOCK_THREADS if mixes else BLOCK_THREADS // 2) // threads_x**2
+        threads_x = _side(-(-width // CHUNK), 8)
         rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
+        block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
+    threads_y = _side(-(-height // rows), block // threads_x)
+    teams = block // (threads_y * threads_x)
+    if not flat and width > 32:  # no teams: longer rows instead
+        threads_x *= 2 if teams > 1 and width > 128 else 1
+        teams = 1
+    planes_of_outputs = (
+        geometry.batch * geometry.groups * -(-geometry.outputs_per_group // channels)
+    )
+    least = -(-limits.threads // (threads_y * threads_x))
+    teams = max(1, min(teams, max(1 << (planes_of_outputs - 1).bit_length(), least)))
     resident = 384 if mixes_sums else 512
     if not mixes and registers <= 2:
         resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
