@@ -35,6 +35,10 @@
 // number absorbs, and beside infinite weights. Sums of products find out afterwards: if a result is not
 // finite, the block computes its tile again with tests.
 //
+// Taps that see the border alone, from anywhere in a tile, are passed over: slabs of rows (find() in
+// slab_copies.cuh) and segments of wide rows (Columns). Where windows are as large as the image, these are half
+// of all.
+//
 // Folds. A compensated sum moves its partial sum into the total (blocked_sum.cuh) after about `terms_per_fold`
 // terms: after each slab, and within it after each segment of a wide row and after every `rows_to_fold` rows.
 // Slabs of fewer terms fold together, every `slabs_to_fold` of them.
@@ -151,11 +155,12 @@ SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) 
     if constexpr (wide) {
       constexpr int rest = size_x() % segment;
 #pragma unroll 1
-      for (int first = 0; first < size_x() - rest; first += segment) {
+      for (int first = view.taps.first; first < size_x() - rest && first < view.taps.end; first += segment) {
         visit_segment<PASS, segment, PLAIN>(acc, view, r, first, inside);
         if (PASS == 1) fold(acc);
       }
-      if constexpr (rest > 0) visit_segment<PASS, rest, PLAIN>(acc, view, r, size_x() - rest, inside);
+      if constexpr (rest > 0)
+        if (view.taps.end > size_x() - rest) visit_segment<PASS, rest, PLAIN>(acc, view, r, size_x() - rest, inside);
     } else {
       visit_segment<PASS, segment, PLAIN>(acc, view, r, 0, inside);
     }
@@ -180,8 +185,8 @@ constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64
 // ---- the walk of a block -------------------------------------------------------------------------
 
 SEMICONV_FN View view_of(const Patch& patch, const Weights& weights, int corner_row, int corner_column,
-                         int32 first_row, int32 tap_rows) {
-  return View{patch.of + corner_row * patch_chunks + corner_column / columns, weights.of, first_row, tap_rows};
+                         int32 first_row, int32 tap_rows, const Columns& taps) {
+  return View{patch.of + corner_row * patch_chunks + corner_column / columns, weights.of, first_row, tap_rows, taps};
 }
 
 }  // namespace semiconv
@@ -263,7 +268,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       for (int d = 0; d < depth && p + d < slab_count; ++d) {
         const Slab slab = slab_of(p + d);
         const View view = view_of(patches[side][team][d], weights[side][team][d], corner_row, corner_column,
-                                  (p + d) / slabs * size_y() + slab.first, slab.tap_rows);
+                                  (p + d) / slabs * size_y() + slab.first, slab.tap_rows,
+                                  wide ? Columns::of(source_of(p)) : Columns::all());
         if (guarded || saturates) {
           const Source source = source_of(p);
           const InImage in_image{source, corner_row, corner_column};
@@ -294,6 +300,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   }
 
   const Source source = source_of(0);
-  const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y());
+  const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
+                            Columns::all());
   store_outputs(acc, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
 }

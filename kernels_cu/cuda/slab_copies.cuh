@@ -24,9 +24,14 @@ struct SlabWalk {
   int32 outer_taps, slab_count;
   const Storage *&plane_image, *&plane_krn;  // set by find(): the same of the plane that it found
 
-  // The first slab from p on whose plane lies inside the image along the outer axes.
+  // The first slab from p on of which the tile's windows see something inside the image: along the outer axes,
+  // and of a plane of several slabs along its rows.
   SEMICONV_FN int32 find(int32 p) const {
     for (; p < slab_count; ++p) {
+      if (slabs > 1) {
+        const int32 top = tile.y * stride_y() - (int32)along_y(g.pad_begin, 0) + slab_of(p).offset();
+        if (top >= (int32)along_y(g.image_size, 1) || top + patch_height <= 0) continue;
+      }
       int32 rest = p / slabs % outer_taps;
       const int32 channel = p / slabs / outer_taps;
       int64 image_at = channel * g.img_strides[1], krn_at = channel * g.krn_strides[1];

@@ -58,12 +58,34 @@ template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& 
   else to.copy(d * sizeof(Weights) + n * sizeof(S), from);
 }
 
+// Of a wide row of taps, the segments that see something inside the image from anywhere in the tile: their taps
+// are first .. end - 1 in the kernel's order, whole segments but at the row's end.
+//
+//     image       |<------------->|
+//     tile                |<--->|
+//     taps    0 . . . . . first x x x x x end . .     the others see the border alone
+struct Columns {
+  int32 first, end;
+
+  static SEMICONV_FN Columns all() { return {0, size_x()}; }
+  static SEMICONV_FN Columns of(const Source& source) {
+    constexpr int last = shift + (tile_columns - 1) * stride_x();  // where the tile's last output begins
+    const int32 before = source.from_x - last, behind = source.to_x - shift;
+    const int32 from = before > 0 ? (before + dilation_x() - 1) / dilation_x() : 0;
+    const int32 to = behind > 0 ? (behind + dilation_x() - 1) / dilation_x() : 0;
+    const int32 low = from < size_x() ? from : size_x(), high = to < size_x() ? to : size_x();
+    const int32 begin = mirrored ? size_x() - high : low;
+    return {begin / segment * segment, mirrored ? size_x() - low : high};
+  }
+};
+
 // What one thread sees of a slab in shared memory: the patch from the thread's own corner on, the
-// weights, and which rows of taps they are, counted over all planes.
+// weights, which rows of taps they are, counted over all planes, and which taps of a row count.
 struct View {
   const Chunk<Storage, columns>* patch;
   const Chunk<Weight, columns>* weights;
   int32 first_row, slab_tap_rows;
+  Columns taps;
   SEMICONV_FN int32 tap_rows() const { return slabs == 1 ? size_y() : slab_tap_rows; }
 };
 

@@ -107,7 +107,7 @@ class ForwardTile(Tile):
             channels=min(self.channels, 2),
             rows=1,
             threads_y=min(self.threads_y, max(1, limits.threads // self.threads_x)),
-            teams=min(self.teams, max(1, limits.threads // (self.threads_y * self.threads_x))),
+            teams=min(self.teams, -(-limits.threads // (self.threads_y * self.threads_x))),
         )
 
     def reach(
