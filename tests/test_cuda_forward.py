@@ -239,6 +239,35 @@ def test_tiles_of_images_are_few():
     assert len(tiles) == 9
 
 
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("kind", ["conv", "corr"])
+@pytest.mark.parametrize(
+    ("image", "kernel", "arguments"),
+    [
+        ((1, 1, 61, 150), (1, 1, 61, 151), dict(padding="same")),
+        ((1, 2, 40, 47), (1, 2, 41, 45), dict(padding=((0, 30), (37, 3)))),
+        ((1, 1, 300), (1, 1, 401), dict(padding=250)),
+        ((1, 1, 30, 260), (1, 1, 25, 40), dict(padding="same", dilation=(1, 3))),
+        ((1, 1, 31, 60), (1, 1, 30, 60), dict(padding="same", stride=2)),
+    ],
+)
+def test_taps_that_see_the_border_alone_are_passed_over(image, kernel, arguments, kind, order):
+    """Windows about as large as the image, in slabs and segments; values and winners."""
+    semifield, device = SEMIFIELDS["tropical_max"].semifield, HarnessDevice(order=order)
+    random = np.random.default_rng(5)
+    img, krn = (random.integers(0, 20, size).astype("f4") for size in (image, kernel))
+    plan = Geometry.plan(image, kernel, kind=kind, **arguments)
+    tile = forward_tile_of(semifield, "float32", plan, np.dtype("u2"), ANY_TILE)
+    assert tile.slab < plan.kernel_size[0] or plan.kernel_size[-1] > 33
+    case, found = cuda.Case(semifield, plan, "float32"), []
+    for method in ("direct", "tiled"):
+        out, winners = np.empty(plan.out_shape, "f4"), np.empty(plan.out_shape, "u2")
+        cuda.forward(device, case, img, krn, out, winners, method, ANY_TILE)
+        found.append((out, winners))
+    for direct, tiled in zip(*found, strict=True):
+        np.testing.assert_array_equal(tiled, direct)
+
+
 def test_few_outputs_get_small_tiles():
     """So that they occupy a large GPU, by few kernels more."""
     semifield = SEMIFIELDS["tropical_max"].semifield

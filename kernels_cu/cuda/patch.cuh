@@ -89,6 +89,15 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
           to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage, columns>), (const Chunk<Storage, columns>*)(from + d * g.img_strides[1]));
     }
   }
+  // The same for one plane, without a route that is kept.
+  template <class P> SEMICONV_FN void copy_chunks_once(const Geometry& g, const Storage* corner, P* patch) const {
+    const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0);
+    const Destination to(patch);
+    visit_chunks<4>([&](int, int n, int row, int column) {
+      if (contains(row, column))
+        to.copy(n * sizeof(Chunk<Storage, columns>), (const Chunk<Storage, columns>*)(corner + row * pitch_y + column));
+    });
+  }
   template <class P>
   SEMICONV_FN void copy_elements(const Geometry& g, const Storage* corner, int count, P* patches) const {
     const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);

@@ -74,8 +74,8 @@ struct Copies {
 
   // visit(n, at) for this thread's share of a slab's weights.
   template <class F> SEMICONV_FN void visit_weights(int32 p, F&& visit) const {
-    const WeightRoute route = slabs == 1 ? fixed_weights : WeightRoute(g, slab_of(p).tap_rows, last_channel, thread);
-    route.visit(thread, visit);
+    if constexpr (slabs == 1) fixed_weights.visit(thread, visit);
+    else WeightRoute::visit_once(g, slab_of(p).tap_rows, last_channel, thread, visit);
   }
   static SEMICONV_FN void fill_outside(const Source& source, Patch& patch) {
     source.fill_outside(patch.of, store(semifield_zero<Real>()));
@@ -86,9 +86,9 @@ struct Copies {
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
-    if (copies_whole_chunks)
-      Source::copy_chunks(g, corner, count, slabs == 1 ? fixed_route : source_of(p).route(g), patches_here);
-    else source_of(p).copy_elements(g, corner, count, patches_here);
+    if (!copies_whole_chunks) source_of(p).copy_elements(g, corner, count, patches_here);
+    else if constexpr (slabs == 1) Source::copy_chunks(g, corner, count, fixed_route, patches_here);
+    else source_of(p).copy_chunks_once(g, corner, patches_here);
     const Destination to(weights[side][team]);
     const Storage* from = walk.plane_krn + first_kernel + slab_of(p).first * along_y(g.krn_strides + 2, 0);
     visit_weights(p, [&](int n, int32 at) {

@@ -34,21 +34,31 @@ struct Weights {
 struct WeightRoute {
   int32 at[weights_of_thread];
 
+  static SEMICONV_FN int32 place(const Geometry& g, int tap_rows, int32 last_channel, int n) {
+    const int ky = n / weights_pitch, kx = n % weights_pitch / channels, c = n % channels;
+    if (ky >= tap_rows || kx >= size_x()) return nowhere;
+    return (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
+           ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
+  }
   SEMICONV_FN WeightRoute(const Geometry& g, int tap_rows, int32 last_channel, int thread) {
 #pragma unroll
-    for (int k = 0; k < weights_of_thread; ++k) {
-      const int n = thread + k * threads, ky = n / weights_pitch, kx = n % weights_pitch / channels, c = n % channels;
-      at[k] = ky >= tap_rows || kx >= size_x()
-                  ? nowhere
-                  : (c < last_channel ? c : last_channel) * (int32)g.krn_strides[0] +
-                        ky * (int32)along_y(g.krn_strides + 2, 0) + kx * (int32)along_x(g.krn_strides + 2);
-    }
+    for (int k = 0; k < weights_of_thread; ++k) at[k] = place(g, tap_rows, last_channel, thread + k * threads);
   }
   // visit(n, at): the n-th weight of the slab lies `at` in the kernel.
   template <class F> SEMICONV_FN void visit(int thread, F&& visit) const {
 #pragma unroll
     for (int k = 0; k < weights_of_thread; ++k)
       if (at[k] != nowhere) visit(thread + k * threads, at[k]);
+  }
+  // The same of a route that differs from slab to slab, and is not kept.
+  template <class F>
+  static SEMICONV_FN void visit_once(const Geometry& g, int tap_rows, int32 last_channel, int thread, F&& visit) {
+#pragma unroll 4
+    for (int k = 0; k < weights_of_thread; ++k) {
+      const int n = thread + k * threads;
+      const int32 at = place(g, tap_rows, last_channel, n);
+      if (at != nowhere) visit(n, at);
+    }
   }
 };
 
