@@ -291,7 +291,7 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
         needs = _recorded(run.forward, route, *arrays)
     else:
         part = host_calls.forward_part(route, keeps_residual=residual is not None)
-        needs = _compiled(route, part if product is None else host_products.part(residual))
+        needs = _compiled(route, part if product is None else host_products.part(product, residual))
     form = str(route.form(*strides) if product is None else product.product)
     return Step(
         "forward", form, _route_in_words(route), _operations(route), _moved(*arrays), *needs

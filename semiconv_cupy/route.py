@@ -55,15 +55,14 @@ class ProductLimits:
     terms_of_rows: int = 16
     produced_of_rows: int = 8
 
-    def allow(self, product: Product) -> bool:
-        """Whether a work is faster as this product."""
-        if product.terms < self.terms:
-            return False
-        if not any(
-            level.img == level.out == 1 and level.size >= self.row for level in product.free
-        ):
-            return True
+    def allow(self, product: Product, *, by_sums: bool) -> bool:
+        """Whether a work is faster as this product. Sums pay for their exponentials sooner."""
         produced = math.prod(level.size for level in product.produced)
+        if product.terms < self.terms or (produced == 1 and len(product.contracted) > 1):
+            return False  # no number is read twice, and windows are read by short runs
+        rows = (level.size for level in product.free if level.img == level.out == 1)
+        if by_sums or max(rows, default=0) < self.row:
+            return True
         return product.terms >= self.terms_of_rows and produced >= self.produced_of_rows
 
 
@@ -173,14 +172,18 @@ class Route:
 
         Windows that overlap stay windows: their schedule reads what they share but once.
         """
-        plain = self.plain or self.schedule != "auto" or self.by_sums
+        plain = self.plain or self.schedule != "auto"
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
         if self.backend != "host" or plain or channels_of_residual or _overlaps(self.geometry):
             return None
         found = as_given(self.geometry, img_strides, krn_strides).product
-        if found is None or found.depth > MAX_LEVELS or not self.products.allow(found):
+        if found is None or found.depth > MAX_LEVELS:
             return None
-        return ProductRoute(self.semifield, found, self.storage, self.place, self.backend)
+        if not self.products.allow(found, by_sums=self.by_sums):
+            return None
+        return ProductRoute(
+            self.semifield, found, self.storage, self.place, self.backend, by_sums=self.by_sums
+        )
 
     def in_its_form(
         self, img_strides: Strides, krn_strides: Strides
@@ -359,14 +362,20 @@ def goes_by_sums(
 
     It only compares sizes, which may be symbols (torch.compile's).
     """
-    if method == "linear" and not by_sums.applies(semifield):
+    if method == "linear":
+        require_by_sums(semifield)
+    if method == "auto":
+        return by_sums.pays(semifield, geometry, on_gpu=on_gpu, limits=limits)
+    return method == "linear"
+
+
+def require_by_sums(semifield: Semifield) -> None:
+    """ValueError for a semifield that cannot be computed by ordinary sums."""
+    if not by_sums.applies(semifield):
         raise ValueError(
             "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
             f"{semifield!r}; use method='auto'"
         )
-    if method == "auto":
-        return by_sums.pays(semifield, geometry, on_gpu=on_gpu, limits=limits)
-    return method == "linear"
 
 
 def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
@@ -452,7 +461,8 @@ def _choose_product(
     method: str,
     limits: Limits,
 ) -> ProductRoute:
-    loops = ProductRoute(semifield, product, storage, place, backend="reference")
+    by_sums_serve = _product_by_sums(semifield, product, method, place, limits)
+    loops = ProductRoute(semifield, product, storage, place, "reference", by_sums=by_sums_serve)
     if method == "reference":
         return loops
     reason = None
@@ -465,6 +475,19 @@ def _choose_product(
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
     return replace(loops, backend="cuda" if place.on_gpu else "host")
+
+
+def _product_by_sums(
+    semifield: Semifield, product: Product, method: str, place: Place, limits: Limits
+) -> bool:
+    """`goes_by_sums` for a matrix product; on a GPU the semifield's own addition serves."""
+    if method == "linear":
+        require_by_sums(semifield)
+    if place.on_gpu:
+        return False
+    if method == "auto":
+        return by_sums.pays_for_product(semifield, product.terms, limits.by_sums)
+    return method == "linear"
 
 
 _cached_product = lru_cache(maxsize=4096)(_choose_product)

@@ -189,3 +189,22 @@ def test_winners_beyond_a_block_of_terms(dtype):
     np.testing.assert_array_equal(winners, expected[1])
     terms = a[0, :, :, None] + b[0]
     np.testing.assert_array_equal(winners[0], terms.argmax(1))
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)", "log(-0.7)", "root(-2)"])
+@pytest.mark.parametrize("scale", [1, 1e4])
+@pytest.mark.parametrize("turned", [False, True])
+def test_ordinary_sums(name, scale, turned):
+    """Also of numbers so far apart that sums prove nothing; with infinities in some rows."""
+    case = cases.SEMIFIELDS[name]
+    a = cases.numbers((9, 300), "float32", case.domain, 1) * np.float32(scale)
+    b = cases.numbers((21, 300), "float32", case.domain, 2)
+    a[3], b[4] = case.semifield.zero, case.semifield.zero
+    if turned:
+        a, b = b, a
+    expected = oracle.convolve(a[..., None], b[..., None], case.algebra)
+    out = sc.semifield_matmul(a, b.T, case.semifield, method="linear")
+    assert_matches(out[..., None], expected, dtype=a.dtype)
+    np.testing.assert_array_equal(
+        sc.semifield_matmul(a, b.T, case.semifield), out  # this is what is taken without asking
+    )

@@ -54,11 +54,11 @@ class Walk {
   int64 step(int64 level) const { return levels[level].*stride; }
 };
 
-// One operand of a product: img or krn.
-struct Operand {
-  const Storage* data;  // at index 0 of all levels
-  const Level *own, *terms;
-  int64 own_levels, term_levels;
+// One operand of a product, img or krn, of numbers of type T.
+template <class T> struct Operand {
+  const T* data;  // at index 0 of all levels
+  const Level *shared, *own, *terms;
+  int64 shared_levels, own_levels, term_levels;
   Stride stride;
 };
 
@@ -139,8 +139,8 @@ SEMICONV_FN void copy_columns(const T* from, int64 pitch, int64 count, int64 ter
 // ---- panels --------------------------------------------------------------------------------------
 
 // Copy a rectangle of an operand: `count` neighbours, `pitch` apart, of each of `terms` terms.
-template <int WIDTH>
-SEMICONV_FN void copy_rectangle(const Storage* from, int64 pitch, int64 count, int64 term_pitch,
+template <int WIDTH, class T>
+SEMICONV_FN void copy_rectangle(const T* from, int64 pitch, int64 count, int64 term_pitch,
                                 int64 terms, Real* to) {
   if (pitch == 1 && count == WIDTH) {
     for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH) {
@@ -156,8 +156,8 @@ SEMICONV_FN void copy_rectangle(const Storage* from, int64 pitch, int64 count, i
 
 // The panel of `count` <= WIDTH neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
 // it repeats the last one: numbers of which any formula has a value. `to` has room for 16 bytes more.
-template <int WIDTH>
-inline void fill_panel(const Operand& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to) {
+template <int WIDTH, class T>
+inline void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to) {
   if (terms == 0) return;
   Walk own(x.own, x.own_levels, x.stride, first);
   const bool one_run = own.run() >= count;
@@ -166,12 +166,12 @@ inline void fill_panel(const Operand& x, int64 first, int64 count, int64 first_t
     Walk term(x.terms, x.term_levels, x.stride, first_term);
     for (int64 t = 0; t < terms;) {
       const int64 few = smaller_of(term.run(), terms - t);
-      const Storage* const from = x.data + own.offset + term.offset;
-      const bool whole = one_run && few == terms && own.pitch() != 1;
-      if (whole && term.pitch() == 1)
-        copy_columns<false>(from, own.pitch(), some, few, to, WIDTH);
-      else if (whole && term.pitch() == -1)
-        copy_columns<true>(from, own.pitch(), some, few, to, WIDTH);
+      const T* const from = x.data + own.offset + term.offset;
+      const bool columns = one_run && own.pitch() != 1;
+      if (columns && term.pitch() == 1)
+        copy_columns<false>(from, own.pitch(), some, few, to + t * WIDTH, WIDTH);
+      else if (columns && term.pitch() == -1)
+        copy_columns<true>(from, own.pitch(), some, few, to + t * WIDTH, WIDTH);
       else
         copy_rectangle<WIDTH>(from, own.pitch(), some, term.pitch(), few, to + t * WIDTH + i);
       term.skip(few);
@@ -186,8 +186,8 @@ inline void fill_panel(const Operand& x, int64 first, int64 count, int64 first_t
 }
 
 // The panels of `count` neighbours, of which each has room for `room` terms.
-template <int WIDTH>
-inline void fill_panels(const Operand& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
+template <int WIDTH, class T>
+inline void fill_panels(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
                         int64 room) {
   int64 done = 0;
   const Walk own(x.own, x.own_levels, x.stride, first);

@@ -29,14 +29,6 @@
 
 namespace semiconv {
 
-// Where results go. residual is null where no derivative is needed.
-struct Target {
-  Storage* out;
-  void* residual;
-  int64 residual_itemsize;  // bytes of a winner; other residuals are Real
-  int64 residual_plane;     // elements from one residual array to the next
-};
-
 // ---- register blocks -----------------------------------------------------------------------------
 
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -53,8 +45,12 @@ template <class A> constexpr int rows_of() {
 // Lanes that count winners hold so many; a block of terms has no more.
 constexpr int64 most_winners = sizeof(MaskLane) == 1 ? 112 : sizeof(MaskLane) == 2 ? 32752 : 1 << 30;
 
-template <bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vector v) {
-  return KRN_IS_VECTOR ? times(u, v) : times(v, u);
+// The term that an accumulator adds: the semifield's multiplication, unless it has one of its own.
+template <class A> struct Multiplies {
+  static SEMICONV_FN Vector of(Vector img, Vector krn) { return times(img, krn); }
+};
+template <class A, bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vector v) {
+  return KRN_IS_VECTOR ? Multiplies<A>::of(u, v) : Multiplies<A>::of(v, u);
 }
 
 // Terms 0 .. count - 1 of a register block, from two panels; `first` is the first one's number.
@@ -78,7 +74,7 @@ __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 fi
         const Vector one = broadcast(u[t * ROWS + r]);
 #pragma GCC unroll 8
         for (int w = 0; w < VECTORS; ++w)
-          change(acc[r * VECTORS + w], term_of<KRN_IS_VECTOR>(one, along[w]), index);
+          change(acc[r * VECTORS + w], term_of<A, KRN_IS_VECTOR>(one, along[w]), index);
       }
       index = index + (MaskLane)1;
     }
@@ -143,48 +139,70 @@ SEMICONV_FN void store_winners(I* to, const Places& at, int rows, const uint32* 
       to[at.rows[r] + at.columns[c]] = (I)winners[r * VECTORS * lanes + c];
 }
 
-template <int VECTORS, class A>
-SEMICONV_FN void store_results(const A* block, const uint32* winners, int rows, const Places& at,
-                               const Target& target) {
-  store_block<VECTORS>(target.out, at, rows, [&](int j) { return block[j].result(); });
-  if (!target.residual) return;
-  if constexpr (UsesProvenance<A>::value) {
-    const auto store = [&](auto* to) {
-      if constexpr (narrow_winners) store_winners<VECTORS>(to, at, rows, winners);
-      else store_block<VECTORS>(to, at, rows, [&](int j) { return block[j].winner; });
-    };
-    if (target.residual_itemsize == 1) store((uint8*)target.residual);
-    else if (target.residual_itemsize == 2) store((uint16*)target.residual);
-    else store((uint32*)target.residual);
-  } else if constexpr (A::residuals > 0) {
-    for (int k = 0; k < A::residuals; ++k)
-      store_block<VECTORS>((Real*)target.residual + k * target.residual_plane, at, rows,
-                           [&](int j) { return block[j].residual(k); });
+// Where a block lies among all: its batch, its first row and column.
+struct Corner {
+  int64 batch, row, column;
+};
+
+// Where results go. residual is null where no derivative is needed.
+struct Target {
+  Storage* out;
+  void* residual;
+  int64 residual_itemsize;  // bytes of a winner; other residuals are Real
+  int64 residual_plane;     // elements from one residual array to the next
+
+  // Take a block whose terms are all added up. Winners of narrow lanes come apart.
+  template <int VECTORS, class A>
+  void take(const A* block, const uint32* winners, int rows, const Places& at, const Corner&) const {
+    store_block<VECTORS>(out, at, rows, [&](int j) { return block[j].result(); });
+    if (!residual) return;
+    if constexpr (UsesProvenance<A>::value) {
+      const auto store = [&](auto* to) {
+        if constexpr (narrow_winners) store_winners<VECTORS>(to, at, rows, winners);
+        else store_block<VECTORS>(to, at, rows, [&](int j) { return block[j].winner; });
+      };
+      if (residual_itemsize == 1) store((uint8*)residual);
+      else if (residual_itemsize == 2) store((uint16*)residual);
+      else store((uint32*)residual);
+    } else if constexpr (A::residuals > 0) {
+      for (int k = 0; k < A::residuals; ++k)
+        store_block<VECTORS>((Real*)residual + k * residual_plane, at, rows,
+                             [&](int j) { return block[j].residual(k); });
+    }
   }
-}
+};
 
 // ---- blocks --------------------------------------------------------------------------------------
 
-// What one call computes, seen from its two operands: u is broadcast, v runs along the lanes.
-struct Roles {
-  Operand u, v;
-  const Level* shared;
-  int64 shared_levels, batches;
-  int64 rows, columns, terms;
+// What one call computes, seen from its two operands: u is broadcast, v runs along the lanes. Of the
+// result's levels, `shared`, `along_rows` and `along_columns` have the strides.
+template <class T> struct Roles {
+  Operand<T> u, v;
+  const Level *shared, *along_rows, *along_columns;
+  int64 shared_levels, row_levels, column_levels;
+  int64 batches, rows, columns, terms;
 };
 
-inline Roles roles_of(const Product& p, const Storage* img, const Storage* krn, bool krn_is_vector) {
-  const Operand image{img, p.free, p.contracted, p.free_levels, p.contracted_levels, &Level::img};
-  const Operand kernel{krn, p.produced, p.contracted, p.produced_levels, p.contracted_levels, &Level::krn};
+template <class T> Operand<T> image_of(const Product& p, const T* img) {
+  return {img, p.shared, p.free, p.contracted, p.shared_levels, p.free_levels, p.contracted_levels, &Level::img};
+}
+template <class T> Operand<T> kernel_of(const Product& p, const T* krn) {
+  return {krn, p.shared, p.produced, p.contracted, p.shared_levels, p.produced_levels, p.contracted_levels,
+          &Level::krn};
+}
+// `result` has the strides of the result; the operands may lie elsewhere than it says.
+template <class T>
+Roles<T> roles_of(const Product& result, const Operand<T>& image, const Operand<T>& kernel,
+                  bool krn_is_vector) {
+  const Product& p = result;
   const int64 free = size_of(p.free, p.free_levels), produced = size_of(p.produced, p.produced_levels);
-  return Roles{krn_is_vector ? image : kernel,
-               krn_is_vector ? kernel : image,
-               p.shared,
-               p.shared_levels,
-               size_of(p.shared, p.shared_levels),
-               krn_is_vector ? free : produced,
-               krn_is_vector ? produced : free,
-               size_of(p.contracted, p.contracted_levels)};
+  const int64 batches = size_of(p.shared, p.shared_levels);
+  const int64 terms = size_of(p.contracted, p.contracted_levels);
+  if (krn_is_vector)
+    return {image, kernel, p.shared, p.free, p.produced, p.shared_levels, p.free_levels, p.produced_levels,
+            batches, free, produced, terms};
+  return {kernel, image, p.shared, p.produced, p.free, p.shared_levels, p.produced_levels, p.free_levels,
+          batches, produced, free, terms};
 }
 
 // The sizes of blocks. That of terms depends on the types alone.
@@ -194,7 +212,7 @@ template <class A, int ROWS, int VECTORS> struct Blocks {
   static constexpr int64 columns_bytes = 192 * 1024, state_bytes = 512 * 1024;  // within L2
   int64 terms, rows, columns;
 
-  Blocks(const Roles& x, int threads) {
+  template <class T> Blocks(const Roles<T>& x, int threads) {
     int64 most = panel_bytes / (width * (int64)sizeof(Real)) / terms_per_fold * terms_per_fold;
     if (UsesProvenance<A>::value) most = smaller_of(most, most_winners);
     most = larger_of(most, terms_per_fold);
@@ -211,19 +229,19 @@ template <class A, int ROWS, int VECTORS> struct Blocks {
       else break;
     }
   }
-  int64 items(const Roles& x) const {
+  template <class T> int64 items(const Roles<T>& x) const {
     return x.batches * ceil_div(x.rows, rows) * ceil_div(x.columns, columns);
   }
 };
 
 // The work of one thread on items. Its memory: panels of u and v, places, accumulators between blocks.
-template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
+// `Sink` takes the finished blocks, as Target does.
+template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class T, class Sink> class Worker {
   static constexpr int64 width = VECTORS * lanes;
   static constexpr bool wide = UsesProvenance<A>::value && narrow_winners;
-  const Roles& x;
+  const Roles<T>& x;
   const Blocks<A, ROWS, VECTORS>& blocks;
-  const Target& target;
-  const Product& p;
+  const Sink& sink;
   const bool keeps_state;
   const int64 room;  // terms from a panel of v to the next: no power of two, which caches map to one place
   Real *u_panel, *v_panels;
@@ -232,8 +250,8 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
   int64 *row_places, *column_places;
 
  public:
-  Worker(const Roles& x_, const Blocks<A, ROWS, VECTORS>& blocks_, const Target& target_, const Product& p_)
-      : x(x_), blocks(blocks_), target(target_), p(p_), keeps_state(x.terms > blocks.terms), room(blocks.terms + 1) {}
+  Worker(const Roles<T>& x_, const Blocks<A, ROWS, VECTORS>& blocks_, const Sink& sink_)
+      : x(x_), blocks(blocks_), sink(sink_), keeps_state(x.terms > blocks.terms), room(blocks.terms + 1) {}
 
   size_t bytes() const {
     const int64 registers_kept = keeps_state ? ceil_div(blocks.rows, ROWS) * ROWS * blocks.columns / lanes
@@ -265,25 +283,26 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
     const int64 batch = item / across / down;
     const int64 columns = smaller_of(blocks.columns, x.columns - first_column);
     const int64 rows = smaller_of(blocks.rows, x.rows - first_row);
-    Operand u = x.u, v = x.v;
-    u.data += Walk(x.shared, x.shared_levels, u.stride, batch).offset;
-    v.data += Walk(x.shared, x.shared_levels, v.stride, batch).offset;
+    Operand<T> u = x.u, v = x.v;
+    u.data += Walk(u.shared, u.shared_levels, u.stride, batch).offset;
+    v.data += Walk(v.shared, v.shared_levels, v.stride, batch).offset;
     const int64 out = Walk(x.shared, x.shared_levels, &Level::out, batch).offset;
-    place(u, first_row, rows, out, row_places);
-    place(v, first_column, columns, 0, column_places);
+    place(x.along_rows, x.row_levels, first_row, rows, out, row_places);
+    place(x.along_columns, x.column_levels, first_column, columns, 0, column_places);
+    const Corner corner{batch, first_row, first_column};
 
     int64 term = 0;
     do {
       const int64 terms = smaller_of(blocks.terms, x.terms - term);
       fill_panels<width>(v, first_column, columns, term, terms, v_panels, room);
-      for (int64 r = 0; r < rows;) r += some_rows<ROWS>(u, first_row, r, rows, term, terms, columns);
+      for (int64 r = 0; r < rows;) r += some_rows<ROWS>(u, corner, r, rows, term, terms, columns);
       term += terms;
     } while (term < x.terms);
   }
 
  private:
-  static void place(const Operand& operand, int64 first, int64 count, int64 offset, int64* to) {
-    Walk walk(operand.own, operand.own_levels, &Level::out, first);
+  static void place(const Level* levels, int64 depth, int64 first, int64 count, int64 offset, int64* to) {
+    Walk walk(levels, depth, &Level::out, first);
     for (int64 i = 0; i < count;) {
       const int64 some = smaller_of(walk.run(), count - i), pitch = walk.pitch();
       for (int64 n = 0; n < some; ++n) to[i++] = offset + walk.offset + n * pitch;
@@ -292,13 +311,13 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
   }
   // SOME rows from row r on, or fewer where not so many are left; returns how many.
   template <int SOME>
-  int some_rows(const Operand& u, int64 first_row, int64 r, int64 rows, int64 term, int64 terms,
+  int some_rows(const Operand<T>& u, const Corner& corner, int64 r, int64 rows, int64 term, int64 terms,
                 int64 columns) {
     if constexpr (SOME > 1)
       if (rows - r < SOME)
-        return some_rows<(SOME > 8 ? 8 : SOME > 4 ? 4 : SOME > 2 ? 2 : 1)>(u, first_row, r, rows, term,
+        return some_rows<(SOME > 8 ? 8 : SOME > 4 ? 4 : SOME > 2 ? 2 : 1)>(u, corner, r, rows, term,
                                                                            terms, columns);
-    fill_panel<SOME>(u, first_row + r, SOME, term, terms, u_panel);
+    fill_panel<SOME>(u, corner.row + r, SOME, term, terms, u_panel);
     const bool last = term + terms == x.terms;
     for (int64 c = 0; c < columns; c += width) {
       const int64 at = keeps_state ? r * blocks.columns / lanes + c / width * SOME * VECTORS : 0;
@@ -308,10 +327,10 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
       uint32* const numbers = winners + at * lanes;
       if constexpr (wide) number_winners(block, SOME * VECTORS, term, numbers);
       if (last)
-        store_results<VECTORS>(block, numbers, SOME,
-                               Places{row_places + r, column_places + c,
-                                      (int)smaller_of(width, columns - c), adjoining(c, columns)},
-                               target);
+        sink.template take<VECTORS>(block, numbers, SOME,
+                                    Places{row_places + r, column_places + c,
+                                           (int)smaller_of(width, columns - c), adjoining(c, columns)},
+                                    Corner{corner.batch, corner.row + r, corner.column + c});
     }
     return SOME;
   }
@@ -338,16 +357,16 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR> class Worker {
   }
 };
 
-template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR>
-int run_product(const Product& p, const Storage* img, const Storage* krn, const Target& target,
+template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class T, class Sink>
+int run_product(const Product& result, const Operand<T>& image, const Operand<T>& kernel, const Sink& sink,
                 int threads) {
-  const Roles roles = roles_of(p, img, krn, KRN_IS_VECTOR);
+  const Roles<T> roles = roles_of(result, image, kernel, KRN_IS_VECTOR);
   if (roles.rows * roles.columns * roles.batches == 0) return success;
   const Blocks<A, ROWS, VECTORS> blocks(roles, threads);
   int status = success;
   in_parallel(blocks.items(roles), threads, [&](Items& rest) {
     thread_local Workspace workspace;
-    Worker<A, ROWS, VECTORS, KRN_IS_VECTOR> worker(roles, blocks, target, p);
+    Worker<A, ROWS, VECTORS, KRN_IS_VECTOR, T, Sink> worker(roles, blocks, sink);
     char* const memory = (char*)workspace.reserve(worker.bytes());
     if (!memory) {
       set_flag(status, out_of_memory);
@@ -362,7 +381,7 @@ int run_product(const Product& p, const Storage* img, const Storage* krn, const 
 
 // Whether the kernel runs along the lanes: the side that leaves fewer lanes without an output; if
 // neither does, the one along which the result is contiguous.
-inline bool krn_along_lanes(const Product& p, int rows, int64 width) {
+inline bool krn_along_lanes(const Product& p, int64 width) {
   const int64 free = size_of(p.free, p.free_levels), produced = size_of(p.produced, p.produced_levels);
   const auto whole = [](int64 count, int64 unit) { return ceil_div(count, unit) * unit; };
   const int64 by_krn = free * whole(produced, width), by_img = produced * whole(free, width);
@@ -377,9 +396,11 @@ inline bool krn_along_lanes(const Product& p, int rows, int64 width) {
 template <class A>
 int product(const Product& p, const Storage* img, const Storage* krn, const Target& target, int threads) {
   constexpr int rows = rows_of<A>(), vectors = A::two_pass ? 1 : 2;
-  return krn_along_lanes(p, rows, vectors * lanes)
-             ? run_product<A, rows, vectors, true>(p, img, krn, target, threads)
-             : run_product<A, rows, vectors, false>(p, img, krn, target, threads);
+  const auto image = image_of(p, img);
+  const auto kernel = kernel_of(p, krn);
+  return krn_along_lanes(p, vectors * lanes)
+             ? run_product<A, rows, vectors, true>(p, image, kernel, target, threads)
+             : run_product<A, rows, vectors, false>(p, image, kernel, target, threads);
 }
 
 }  // namespace semiconv

@@ -67,6 +67,12 @@ def pays(
     return not on_gpu or math.prod(geometry.out_shape) * geometry.taps >= limits.terms_on_gpu
 
 
+def pays_for_product(semifield: Semifield, terms: int, limits: Limits = LIMITS) -> bool:
+    """`pays` for a matrix product of so many terms, on the CPU."""
+    least = limits.taps_of_whole_powers if semifield.whole_power else limits.taps
+    return applies(semifield) and terms >= least
+
+
 def _least_taps(semifield: Semifield, geometry: Geometry, on_gpu: bool, limits: Limits) -> int:
     if not on_gpu:
         return limits.taps_of_whole_powers if semifield.whole_power else limits.taps

@@ -54,6 +54,7 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG, _FLAG),
     "by_sums_backward": (*(_POINTER,) * 6, _FLAG, _FLAG),
     "product": (*(_POINTER,) * 4, _FLAG),
+    "product_by_sums": (*(_POINTER,) * 4, _FLAG),
     "product_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
 }
 

@@ -24,9 +24,11 @@ Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
 _NO_MEMORY = "not enough memory for the scratch of a matrix product"
 
 
-def part(residual: object | None) -> str:
+def part(route: ProductRoute, residual: object | None) -> str:
     """Which of kernels_cu/host/*.cpp computes a product with this residual, or with None."""
-    return "product" if residual is None else "product_residual"
+    if residual is not None:
+        return "product_residual"
+    return "product_by_sums" if route.by_sums else "product"
 
 
 @lru_cache(maxsize=4096)
@@ -42,7 +44,7 @@ def forward_at(route: ProductRoute, keeps_residual: bool = False) -> Forward:
 @lru_cache(maxsize=4096)
 def _forward_at(route: ProductRoute, plane: int | None) -> Forward:
     """`forward_at`; `plane` counts the elements from one of the residual's arrays to the next."""
-    name = part(plane)
+    name = part(route, plane)
     loaded = functions.library(route.semifield, route.storage, name)
     struct = structs.Product.of(route.product)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{name}")

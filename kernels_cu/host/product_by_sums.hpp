@@ -1,0 +1,165 @@
+// Matrix products in log and root by ordinary sums; outputs that the sums do not prove, directly.
+//
+// by_sums.cuh has the mathematics. Both operands are transformed once, each row relative to its own extreme
+// number, so that an output's sum is relative to the sum of two shifts (log) or to their product (root):
+//
+//   img -> E(img), a range for each free index        \  S of a block    holds(S)  -> restore(S) -> out
+//   krn -> E(krn), a range for each produced index    /                  otherwise -> the block directly
+//
+// A block with an unproven output is computed whole by the semifield's own accumulator, from the numbers as
+// they are.
+#pragma once
+#include "by_sums.hpp"
+#include "product.hpp"
+
+namespace semiconv {
+
+// The ordinary sum of products of transformed numbers.
+template <class V> struct Products {
+  static constexpr bool two_pass = false;
+  static constexpr int residuals = 0;
+  BlockedSum<V> sum;
+  SEMICONV_FN void start() { sum.start(); }
+  template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
+  SEMICONV_FN void fold() { sum.fold(); }
+  SEMICONV_FN V result() const { return sum.result(); }
+};
+template <class V> struct Multiplies<Products<V>> {
+  static SEMICONV_FN Vector of(Vector img, Vector krn) { return img * krn; }
+};
+
+// E of an operand: a row of terms for each own index of each batch, filled up to whole vectors by E of the
+// zero, and the ranges of the rows.
+class TransformedOperand {
+  Buffer<Real> shift_data, smallest_data;
+  AlignedBuffer<Real> values;
+  int64 pitch = 0;
+  Level own, terms, batch;
+
+ public:
+  // With room for a vector that is read beyond the end.
+  const Real *shifts = nullptr, *smallest = nullptr;
+
+  // False where the machine had not so much memory.
+  bool fill(const Operand<Storage>& x, int64 batches, int64 count, int64 term_count, int threads) {
+    pitch = larger_of(1, whole_vectors(term_count)) * lanes;
+    const int64 rows = batches * count;
+    if (!values.allocate(rows * pitch + lanes) || !shift_data.allocate(rows + 8 * lanes) ||
+        !smallest_data.allocate(rows + 8 * lanes))
+      return false;
+    shifts = shift_data.data, smallest = smallest_data.data;
+    for (int64 i = rows; i < rows + 8 * lanes; ++i) shift_data.data[i] = smallest_data.data[i] = 1;
+    const int64 some = larger_of(1, 4096 / pitch);  // rows of an item
+    in_parallel(ceil_div(rows, some), threads, [&](Items& rest) {
+      for (int64 item; rest.take(item);)
+        for (int64 row = item * some; row < smaller_of(rows, (item + 1) * some); ++row) {
+          Operand<Storage> operand = x;
+          operand.data += Walk(x.shared, x.shared_levels, x.stride, row / count).offset;
+          Real* const numbers = values.data + row * pitch;
+          fill_panel<1>(operand, row % count, 1, 0, term_count, numbers);
+          for (int64 t = term_count; t < pitch; ++t) numbers[t] = semifield_zero<Real>();
+          const Range<Real> range = range_of(numbers, pitch);
+          transform_all(numbers, numbers, pitch, range.shift);
+          shift_data.data[row] = range.shift;
+          smallest_data.data[row] = range.smallest;
+        }
+    });
+    own = Level{count, pitch, pitch, 0};
+    terms = Level{term_count, 1, 1, 0};
+    batch = Level{batches, count * pitch, count * pitch, 0};
+    return true;
+  }
+  Operand<Real> operand() const { return {values.data, &batch, &own, &terms, 1, 1, 1, &Level::img}; }
+};
+
+// Takes sums, and stores values.
+template <bool KRN_IS_VECTOR> class Restored {
+  const Roles<Storage>& direct;
+  const TransformedOperand &u, &v;
+  Storage* out;
+  int64 terms;
+
+ public:
+  Restored(const Roles<Storage>& direct_, const TransformedOperand& u_, const TransformedOperand& v_,
+           Storage* out_)
+      : direct(direct_), u(u_), v(v_), out(out_), terms(direct_.terms) {}
+
+  template <int VECTORS, class A>
+  void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
+    using L = BySums<Vector>;
+    Vector values[registers];
+    Mask unproven{};
+    const int64 column = corner.batch * direct.columns + corner.column;
+    for (int r = 0; r < rows; ++r) {
+      const int64 row = corner.batch * direct.rows + corner.row + r;
+      const Vector row_shift = broadcast(u.shifts[row]), row_smallest = broadcast(u.smallest[row]);
+      for (int w = 0; w < VECTORS; ++w) {
+        const Vector shift = load_vector<Vector>(v.shifts + column + w * lanes);
+        const Vector smallest = load_vector<Vector>(v.smallest + column + w * lanes);
+        const Vector sum = block[r * VECTORS + w].result();
+        unproven |= first_lanes((int)larger_of(0, smaller_of(lanes, at.count - w * lanes))) &
+                    ~(Mask)proven(sum, row_shift, shift, row_smallest * smallest, terms);
+        values[r * VECTORS + w] =
+            KRN_IS_VECTOR ? L::restore(sum, row_shift, shift) : L::restore(sum, shift, row_shift);
+      }
+    }
+    if (any(unproven)) compute<VECTORS>(values, rows, at, corner);
+    store_block<VECTORS>(out, at, rows, [&](int j) { return values[j]; });
+  }
+
+ private:
+  // Proof of by_sums.cuh, where each lane has a shift of its own.
+  static SEMICONV_FN Mask proven(Vector sum, Vector a, Vector b, Vector smallest, int64 terms) {
+    using L = Limits<Real>;
+    const Vector none{};
+    const Vector least = where(smallest >= constant<Vector>(L::smallest_normal), none,
+                               broadcast(4 * (L::smallest_normal * (Real)terms) / (L::epsilon / 2)));
+#if defined(SEMICONV_LOG)
+    const Mask representable = absolute(Vector(a + b)) <= constant<Vector>(L::largest);
+#else
+    const Vector normal = constant<Vector>(L::smallest_normal), scale = a * b;
+    const Mask representable = (a >= normal) & (b >= normal) &
+                               (scale >= broadcast(L::smallest_normal / L::epsilon)) &
+                               (scale <= broadcast(L::largest * L::epsilon));
+#endif
+    return (sum >= least) & (sum < infinity<Vector>()) & representable;
+  }
+
+  // The block's values by the semifield's own accumulator.
+  template <int VECTORS>
+  __attribute__((noinline)) void compute(Vector* values, int rows, const Places& at, const Corner& corner) const {
+    using A = Accumulator<Vector>;
+    constexpr int64 some = 128, width = VECTORS * lanes;
+    alignas(64) Real along[some * width + 16], one[some + 16];
+    alignas(64) A acc[registers];
+    Operand<Storage> x = direct.u, y = direct.v;
+    x.data += Walk(x.shared, x.shared_levels, x.stride, corner.batch).offset;
+    y.data += Walk(y.shared, y.shared_levels, y.stride, corner.batch).offset;
+    int64 term = 0;
+    do {
+      const int64 count = smaller_of(some, terms - term);
+      fill_panel<(int)width>(y, corner.column, at.count, term, count, along);
+      for (int r = 0; r < rows; ++r) {
+        fill_panel<1>(x, corner.row + r, 1, term, count, one);
+        accumulate<A, 1, VECTORS, KRN_IS_VECTOR>(one, along, term, count, term == 0, acc + r * VECTORS);
+      }
+      term += count;
+    } while (term < terms);
+    for (int j = 0; j < rows * VECTORS; ++j) values[j] = acc[j].result();
+  }
+};
+
+template <bool KRN_IS_VECTOR>
+int product_by_sums(const Product& p, const Storage* img, const Storage* krn, Storage* out, int threads) {
+  const auto direct = roles_of(p, image_of(p, img), kernel_of(p, krn), KRN_IS_VECTOR);
+  TransformedOperand u, v;
+  if (!u.fill(direct.u, direct.batches, direct.rows, direct.terms, threads) ||
+      !v.fill(direct.v, direct.batches, direct.columns, direct.terms, threads))
+    return out_of_memory;
+  const Restored<KRN_IS_VECTOR> sink(direct, u, v, out);
+  const auto &image = KRN_IS_VECTOR ? u : v, &kernel = KRN_IS_VECTOR ? v : u;
+  using A = Products<Vector>;
+  return run_product<A, rows_of<A>(), 2, KRN_IS_VECTOR>(p, image.operand(), kernel.operand(), sink, threads);
+}
+
+}  // namespace semiconv
