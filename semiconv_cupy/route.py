@@ -152,15 +152,12 @@ class Route:
         """The form in which the forward pass computes the work.
 
         Selections have the same bits in every form. Sums on a GPU depend on the tiles, whose order
-        of additions is another one in another form. Two kinds of work keep their own form: log and
-        root by ordinary sums where a tile has a scale, which depends on how the image is cut, and
-        semifields whose residual has an axis of input channels.
+        of additions is another one in another form, and so does the scale of log and root by
+        ordinary sums. Semifields whose residual has an axis of input channels keep their own form.
         """
         given = as_given(self.geometry, img_strides, krn_strides)
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
         if self.plain or self.backend == "reference" or channels_of_residual:
-            return given
-        if self.by_sums and self.backend == "host":
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
         if self.backend == "host":
@@ -194,6 +191,21 @@ class Route:
             return self, img_strides, krn_strides
         return replace(self, geometry=form.geometry), form.layout.img, form.layout.krn
 
+    def form_of_gradients(self, img_strides: Strides) -> tuple[CanonicalForm, Strides]:
+        """The form in which the CPU computes gradients, and the strides of the image's gradient.
+
+        Grad_out and the gradients are C-contiguous. So is the image where another form than the
+        given one is taken: its gradient then has the same axes. Gradients of selections are added
+        up in the order of the given form's outputs, so that no bit depends on the form.
+        """
+        own = contiguous_strides(self.geometry.img_shape)
+        krn = contiguous_strides(self.geometry.krn_shape)
+        if self.semifield.accumulator != "select" and img_strides == own:
+            found = self.form(img_strides, krn)
+            if self._has_all_elements(found.geometry):
+                return found, found.layout.img
+        return as_given(self.geometry, img_strides, krn), own
+
     def gradients(
         self, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
     ) -> list[Gradients]:
@@ -205,7 +217,8 @@ class Route:
         """
         given = Gradients(self, img_strides, krn_strides, wants)
         found, img, krn = self.in_its_form(img_strides, krn_strides)
-        if found is self or not self._has_all_elements(found.geometry):
+        same = self._has_all_elements(found.geometry) and self._keeps_order(found.geometry)
+        if found is self or not same:
             return [given]
         if self.semifield.accumulator != "select":
             return [Gradients(found, img, krn, wants)]
@@ -216,17 +229,23 @@ class Route:
         return [each for each in alone if any(each.wants)]
 
     def _has_all_elements(self, form: Geometry) -> bool:
-        """Whether a form has all elements of image and kernel, in their order, as gradients do.
+        """Whether a form has all elements of image and kernel, as their gradients do.
 
-        It leaves out positions that no step reads, and kernels that lie in the same memory. Where a
-        batch became part of the space, its image has the channels of one element together.
+        It leaves out positions that no step reads, taps that no output sees inside the image, and
+        kernels that lie in the same memory.
         """
         own = self.geometry
         shapes = (own.img_shape, form.img_shape), (own.krn_shape, form.krn_shape)
         same = all(math.prod(one) == math.prod(other) for one, other in shapes)
-        if not same or form.in_channels != own.in_channels:
-            return False
-        contiguous = self.form(contiguous_strides(own.img_shape), contiguous_strides(own.krn_shape))
+        return same and form.in_channels == own.in_channels
+
+    def _keeps_order(self, form: Geometry) -> bool:
+        """Whether a form has the elements of image and kernel in their order in memory.
+
+        Where a batch became part of the space, its image has the channels of one element together.
+        """
+        img, krn = self.geometry.img_shape, self.geometry.krn_shape
+        contiguous = self.form(contiguous_strides(img), contiguous_strides(krn))
         return (
             contiguous.geometry == form
             and in_one_order(form.img_shape, contiguous.layout.img)

@@ -22,7 +22,7 @@ from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 from semiconv_cupy.route import Limits, choose
-from semiconv_cupy.strides import element_strides
+from semiconv_cupy.strides import contiguous_strides, element_strides
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)
 BY_SUMS = ["log(2)", "log(-0.7)", "root(3)", "root(2.5)", "root(-2)"]
@@ -470,3 +470,32 @@ def test_a_selection_stays_what_it_was():
     route = choose(SelectSemifield.tropical_max(), plan, "float32", NUMPY)
     assert not route.by_sums
     assert route.residual_spec.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)"])
+@pytest.mark.parametrize(
+    ("img_shape", "krn_shape", "arguments"),
+    [
+        ((2, 2, 20, 30, 3), (2, 1, 3, 5, 1), dict(padding=(1, 2, 0), groups=2)),
+        ((3, 5, 8, 7), (4, 5, 1, 1), {}),
+        ((2, 3, 9, 4, 5), (3, 1, 4, 1, 1), dict(groups=3, stride=(2, 1, 1))),
+    ],
+    ids=["colour", "pointwise", "one axis"],
+)
+def test_the_canonical_form_agrees_with_the_plain_one(name, img_shape, krn_shape, arguments):
+    """Values and gradients on the CPU, within twice what each of them promises."""
+    plan, rng = Geometry.plan(img_shape, krn_shape, **arguments), np.random.default_rng(4)
+    img, krn = (rng.random(shape).astype(np.float32) for shape in (img_shape, krn_shape))
+    grad_out = rng.random(plan.out_shape).astype(np.float32)
+    results = []
+    for limits in (Limits(), Limits(plain=True)):
+        semifield = SEMIFIELDS[name].semifield
+        route = choose(semifield, plan, "float32", NUMPY, "linear", limits)
+        form, _ = route.form_of_gradients(contiguous_strides(img_shape))
+        assert (form.geometry == plan) == limits.plain
+        out, *grads = (np.empty(shape, "f4") for shape in (plan.out_shape, img_shape, krn_shape))
+        run.forward(route, img, krn, out)
+        run.backward(route, grad_out, img, krn, None, *grads)
+        results.append((out, *grads))
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-6)

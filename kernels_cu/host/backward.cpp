@@ -9,8 +9,8 @@ using namespace semiconv;
 
 SEMICONV_EXPORT int semiconv_backward(const Geometry* g, const Storage* grad_out, const Storage* img,
                                       const Storage* krn, const void* residual, int64 itemsize,
-                                      int64 plane, Real* grad_img, Real* grad_krn, int absorbing,
-                                      int threads) {
-  const Backward call{grad_out, img, krn, residual, itemsize, plane, grad_img, grad_krn};
+                                      int64 plane, Real* grad_img, Real* grad_krn,
+                                      const int64* grad_img_strides, int absorbing, int threads) {
+  const Backward call{grad_out, img, krn, residual, itemsize, plane, grad_img, grad_krn, grad_img_strides};
   return backward(*g, call, absorbing, threads);
 }

@@ -81,13 +81,11 @@ struct TileBackward {
   void differentiate(char* memory, int64 b, int64 group, int64 tile, double* partial) const {
     int64 origin[max_rank], size[max_rank];
     locate_tile(g, tiling, tile, origin, size);
-    const int64 first_plane = (b * g.groups + group) * g.outputs_per_group;
     const int64 taps = g.in_channels * window;
-    Real* grad_img = call.grad_img
-                         ? call.grad_img + (b * g.groups + group) * g.in_channels * image_pixels
-                         : nullptr;
-    const Storage* img =
-        call.img ? call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1] : nullptr;
+    const int64* const strides = call.grad_img_strides;
+    Real* grad_img =
+        call.grad_img ? call.grad_img + b * strides[0] + group * g.in_channels * strides[1] : nullptr;
+    const Storage* img = call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1];
     constexpr int N = 2;
     const int64 channel = tiling.channel_size, all = g.in_channels * channel;
     Vector* bins = (Vector*)memory;
@@ -104,16 +102,17 @@ struct TileBackward {
     strips.cut(g, tiling, origin, size, N);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o);
+      const int64 plane = b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
       memset((void*)bins, 0, taps * sizeof(Vector));
       const auto run = masked ? differentiate_strips<N, true> : differentiate_strips<N, false>;
       for (int64 j = 0; j < strips.count; j += N)
         run(g, *table, kernel, scratch, channel, mask, gradient, partial ? bins : nullptr, order,
-            strips.data + j, (int)smaller_of(N, strips.count - j), call, first_plane + o, pixels, window);
+            strips.data + j, (int)smaller_of(N, strips.count - j), call, plane, pixels, window);
       for (int64 t = 0; partial && t < taps; ++t)
         for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
     }
     for (int64 i = 0; gradient && i < g.in_channels; ++i)
-      unfill_channel(g, tiling, origin, gradient + i * channel, grad_img + i * image_pixels);
+      unfill_channel(g, tiling, origin, gradient + i * channel, grad_img + i * strides[1], strides + 2);
   }
 #endif
 };

@@ -9,7 +9,8 @@ using namespace semiconv;
 
 SEMICONV_EXPORT int semiconv_by_sums_backward(const Geometry* g, const Storage* grad_out,
                                              const Storage* img, const Storage* krn, Real* grad_img,
-                                             Real* grad_krn, int absorbing, int threads) {
-  const Backward call{grad_out, img, krn, nullptr, 0, 0, grad_img, grad_krn};
+                                             Real* grad_krn, const int64* grad_img_strides,
+                                             int absorbing, int threads) {
+  const Backward call{grad_out, img, krn, nullptr, 0, 0, grad_img, grad_krn, grad_img_strides};
   return backward_by_sums(*g, call, absorbing, threads);
 }

@@ -153,7 +153,6 @@ struct BySumsBackward {
   const ChannelBlocks& blocks;
   const int32* order;
   bool may_pad;
-  int64 pixels, image_pixels;
 
   int64 most_strips() const { return strips_of(g, tiling) + N; }
   size_t bytes() const {
@@ -210,7 +209,8 @@ struct BySumsBackward {
       for (int64 j = 0; j < n; j += N) {
         const int used = (int)smaller_of(N, n - j);
         for (int64 o = 0; o < channels; ++o)
-          grad_sums_of(tile, group, first + o, (b * g.groups + group) * g.outputs_per_group + first + o,
+          grad_sums_of(tile, group, first + o,
+                       b * g.out_strides[0] + (group * g.outputs_per_group + first + o) * g.out_strides[1],
                        strips + j, used, grad_sums + o * N,
                        [&](const Strip* pair, const GradOut<2>& of_pair) { repair(o, pair, of_pair); });
         const Real* block = derivatives.block(g.kernel_of(group, first), taps);
@@ -230,10 +230,12 @@ struct BySumsBackward {
     finish_image(tile, gradient, repaired_img ? direct_gradient : nullptr, elements);
     for (int64 i = 0; i < g.in_channels; ++i)
       unfill_channel(g, tiling, origin, gradient + i * tiling.channel_size,
-                     call.grad_img + ((b * g.groups + group) * g.in_channels + i) * image_pixels);
+                     call.grad_img + b * call.grad_img_strides[0] +
+                         (group * g.in_channels + i) * call.grad_img_strides[1],
+                     call.grad_img_strides + 2);
   }
 
-  // grad_S of N strips of one output channel, 0 for outputs that take part directly. Those go to
+  // grad_S of N strips of the output channel at `plane`, 0 for outputs that take part directly. Those go to
   // repair(two strips, their grad_out), in which all others are 0.
   template <class F>
   void grad_sums_of(const TransformedTile& tile, int64 group, int64 output, int64 plane,
@@ -247,9 +249,10 @@ struct BySumsBackward {
     const Vector least = broadcast(L::smallest_normal / L::epsilon), none{};
     Vector sums[N];
     sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps, strips, sums);
-    const Storage* grad_out = call.grad_out + plane * pixels;
+    const Storage* grad_out = call.grad_out + plane;
+    const int64 step = g.out_strides[g.rank + 1];
     for (int k = 0; k < N; k += 2) {
-      GradOut<2> pair(grad_out, strips + k, (int)smaller_of(2, larger_of(0, used - k)));
+      GradOut<2> pair(grad_out, strips + k, (int)smaller_of(2, larger_of(0, used - k)), step);
       Mask unproven{};
       for (int j = 0; j < 2; ++j) {
         const Vector sum = sums[k + j];
@@ -314,11 +317,9 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   if (!derivatives.complete || !order.allocate(weights.taps)) return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
   column_order(g, g.in_channels, order.data);
-  int64 image_pixels = 1;
-  for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
   const bool may_pad = absorbing && table.finite;
   const BySumsBackward body{g,         tiling, call,       table,   weights,     derivatives,
-                            blocks, order.data, may_pad, g.pixels(), image_pixels};
+                            blocks, order.data, may_pad};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }
 

@@ -13,13 +13,13 @@
 namespace semiconv {
 
 template <class D, int RESIDUALS = Differentiable<Vector>::residuals>
-SEMICONV_FN D load_derivative(const Backward& call, int64 at, int count) {
+SEMICONV_FN D load_derivative(const Backward& call, int64 at, int count, int64 step) {
   if constexpr (RESIDUALS == 0) return D();
   else {
     const Real* residual = (const Real*)call.residual + at;
-    const Vector first = load_lanes(residual, count);
+    const Vector first = load_lanes(residual, count, step);
     if constexpr (RESIDUALS == 1) return D(first);
-    else return D(first, load_lanes(residual + call.plane, count));
+    else return D(first, load_lanes(residual + call.plane, count, step));
   }
 }
 
@@ -27,9 +27,10 @@ SEMICONV_FN D load_derivative(const Backward& call, int64 at, int count) {
 template <int N> struct GradOut {
   Vector of[N];
   Mask live[N];
-  SEMICONV_FN GradOut(const Storage* grad_out, const Strip* strips, int used) {
+  // step: elements from an output to the next one of its row.
+  SEMICONV_FN GradOut(const Storage* grad_out, const Strip* strips, int used, int64 step) {
     for (int j = 0; j < N; ++j) {
-      of[j] = load_lanes(grad_out + strips[j].to, j < used ? strips[j].count : 0);
+      of[j] = load_lanes(grad_out + strips[j].to, j < used ? strips[j].count : 0, step);
       live[j] = of[j] != Vector{};
     }
   }
@@ -65,20 +66,22 @@ SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask
   }
 }
 
-// The same of all input channels, for `used` of N strips of one output channel.
+// The same of all input channels, for `used` of N strips of one output channel, whose place is `plane`.
 template <int N, bool MASKED>
 __attribute__((noinline)) void differentiate_strips(
     const Geometry& g, const TapTable& table, int64 kernel, const Real* scratch, int64 channel_size,
     const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
     int used, const Backward& call, int64 plane, int64 pixels, int64 window) {
+  const int64 step = g.out_strides[g.rank + 1];
   using D = typename Differentiable<Vector>::Derivative;
-  const GradOut<N> grad_out(call.grad_out + plane * pixels, strips, used);
+  const GradOut<N> grad_out(call.grad_out + plane, strips, used, step);
   D derivatives[N];
   for (int64 i = 0; i < g.in_channels; ++i) {
     if (i == 0 || channels_add) {
-      const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
+      // With an axis of input channels, a residual is C-contiguous, and so is the output.
+      const int64 at = channels_add ? plane * g.in_channels + i * pixels : plane;
       for (int j = 0; j < N; ++j)
-        derivatives[j] = load_derivative<D>(call, at + strips[j].to, strips[j].count);
+        derivatives[j] = load_derivative<D>(call, at + strips[j].to, strips[j].count, step);
     }
     differentiate_channel<N, MASKED>(
         scratch + i * channel_size, mask, gradient ? gradient + i * channel_size : nullptr,

@@ -22,13 +22,15 @@
 
 namespace semiconv {
 
-// The arguments of one call. All arrays but img are C-contiguous. img and krn may be null where the
-// derivatives of times are constants, a gradient where it is not to be computed.
+// The arguments of one call. grad_out and a residual lie as the output does, krn and its gradient as the
+// numbers of taps say; for gradients of selections all but img are C-contiguous. img and krn may be null where
+// the derivatives of times are constants, a gradient where it is not to be computed.
 struct Backward {
   const Storage *grad_out, *img, *krn;
   const void* residual;
   int64 itemsize, plane;  // of the residual: bytes of a winner, elements from one array to the next
   Real *grad_img, *grad_krn;
+  const int64* grad_img_strides;  // batch, channel, spatial axes; of an array without gaps
 };
 
 // Numbers of chunks, colours and slots.
@@ -70,9 +72,10 @@ inline int64 colour_of(const Geometry& g, const Tiling& t, int64 tile) {
   return colour;
 }
 
-// Add one channel's scratch to the places of `gradient` (C-contiguous) that fill_channel reads from.
+// Add one channel's scratch to the places of `gradient` that fill_channel reads from; strides: of its spatial
+// axes.
 inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* origin, const Real* scratch,
-                           Real* gradient) {
+                           Real* gradient, const int64* strides) {
   const int last = (int)g.rank - 1;
   int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= t.extent[a];
@@ -84,18 +87,19 @@ inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* orig
     for (int a = 0; a < last; ++a) {
       const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
       inside = inside && position >= 0 && position < g.image_size[a];
-      offset = (offset + position) * g.image_size[a + 1];
+      offset += position * strides[a];
     }
     for (int64 phase = 0; inside && phase < phases; ++phase) {
       const int64 start = first + phase;
       const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
       const int64 end = start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases));
-      Real* to = gradient + offset + start;
+      const int64 step = phases * strides[last];
+      Real* to = gradient + offset + start * strides[last];
       const Real* from = scratch + phase * length;
-      if (phases == 1)
+      if (step == 1)
         for (int64 q = begin; q < end; ++q) to[q] += from[q];
       else
-        for (int64 q = begin; q < end; ++q) to[q * phases] += from[q];
+        for (int64 q = begin; q < end; ++q) to[q * step] += from[q];
     }
     for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
   }
@@ -153,13 +157,24 @@ int add_up_tiles(const Geometry& g, const Tiling& tiling, const Partition& parti
   }
   if (call.grad_krn) {
     constexpr int64 some = 256;  // weights of one item
+    const int64 taps = g.in_channels * g.window_size();
+    Buffer<int64> numbers;
+    if (!numbers.allocate(taps)) return out_of_memory;
+    tap_numbers(g, numbers.data);
     in_parallel(ceil_div(weights, some), helpers(partition.slots * weights), [&](Items& items) {
-      for (int64 item; items.take(item);)
+      for (int64 item; items.take(item);) {
+        int64 tap = item * some % taps;
+        Real* kernel = call.grad_krn + item * some - tap;
         for (int64 n = item * some; n < smaller_of(weights, (item + 1) * some); ++n) {
           double sum = 0;
           for (int64 slot = 0; slot < partition.slots; ++slot) sum += partials[slot * weights + n];
-          call.grad_krn[n] = (Real)sum;
+          kernel[numbers.data[tap]] = (Real)sum;
+          if (++tap == taps) {
+            tap = 0;
+            kernel += taps;
+          }
         }
+      }
     });
   }
   return status;

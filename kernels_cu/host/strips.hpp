@@ -245,10 +245,12 @@ struct Strips {
   }
 };
 
-// The first `count` elements as Real, 0 behind them.
-template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count) {
+// The first `count` elements, `step` from each other, as Real, 0 behind them.
+template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count, int64 step) {
+  if constexpr (Same<S, Real>::value)
+    if (count == lanes && step == 1) return load_vector<Vector>(from);
   Real buffer[lanes] = {};
-  for (int i = 0; i < count; ++i) buffer[i] = load(from[i]);
+  for (int i = 0; i < count; ++i) buffer[i] = load(from[i * step]);
   return load_vector<Vector>(buffer);
 }
 

@@ -25,7 +25,6 @@ from semiconv_cupy.backends.host.functions import (
     library,
     workers,
 )
-from semiconv_cupy.layout import Layout
 from semiconv_cupy.residual import Residual
 from semiconv_cupy.strides import Strides, element_strides
 
@@ -122,7 +121,9 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
     """
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
-    struct = structs.Geometry.of(route.geometry, Layout.plain(route.geometry, img_strides))
+    form, gradient_strides = route.form_of_gradients(img_strides)
+    struct = structs.Geometry.of(form.geometry, form.layout)
+    strides = (ctypes.c_int64 * len(gradient_strides))(*gradient_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
     workers = _workers(route)
@@ -138,7 +139,7 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
         most: int | None,
     ) -> None:
         kept = () if route.by_sums else (residual, *layout)
-        arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn)
+        arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn, strides)
         if run(*arrays, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
