@@ -323,8 +323,9 @@ def test_taps_that_never_win_keep_their_number_where_gradients_are_shared(backen
         np.testing.assert_allclose(shared, undivided, rtol=1e-12, atol=1e-13)
 
 
-def test_channels_are_added_after_their_own_selections(backend):
-    geometry = cases.GEOMETRIES["everything"]
+@pytest.mark.parametrize("name", ["everything", "several tiles"])
+def test_channels_are_added_after_their_own_selections(backend, name):
+    geometry = cases.GEOMETRIES[name]
     img, krn = cases.arrays_of(cases.SEMIFIELDS["tropical_max"], geometry, "float32")
     images, kernels, inside = oracle.windows(img, krn, **geometry.arguments)
     terms = np.where(inside, images + kernels, MINUS_INFINITY)
@@ -334,7 +335,8 @@ def test_channels_are_added_after_their_own_selections(backend):
     wanted = np.where(best > MINUS_INFINITY, first + channel, -1)
     semifield = SelectSemifield.tropical_max(channels_add=True)
     out, winner = winners(backend, img, krn, semifield, **geometry.arguments)
-    assert_matches(out, best[..., 0] + best[..., 1], dtype="float32")  # float32's own sum
+    total = sum(best[..., channel] for channel in range(krn.shape[1]))  # float32's own sum
+    assert_matches(out, total, dtype="float32")
     assert_matches(winner, np.moveaxis(wanted, -1, 2), dtype="int64")
 
 

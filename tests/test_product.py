@@ -206,5 +206,6 @@ def test_ordinary_sums(name, scale, turned):
     out = sc.semifield_matmul(a, b.T, case.semifield, method="linear")
     assert_matches(out[..., None], expected, dtype=a.dtype)
     np.testing.assert_array_equal(
-        sc.semifield_matmul(a, b.T, case.semifield), out  # this is what is taken without asking
+        sc.semifield_matmul(a, b.T, case.semifield),
+        out,  # this is what is taken without asking
     )

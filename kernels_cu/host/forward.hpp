@@ -324,7 +324,9 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
       totals[j] = channels_add && first ? sum(totals[j], acc[j].result()) : acc[j].result();
     if (results.residual) {
       // With an axis of input channels, a residual is C-contiguous, and so is the output.
-      const int64 at = channels_add ? work.plane * g.in_channels + first * results.pixels : work.plane;
+      const int64 pixels = results.pixels;
+      const int64 at = channels_add ? (work.plane / pixels * g.in_channels + first) * pixels + work.plane % pixels
+                                    : work.plane;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
         put(j, [&](int64 to, int count) __attribute__((always_inline)) {
