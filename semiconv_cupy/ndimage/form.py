@@ -74,6 +74,7 @@ class FilterForm(NamedTuple):
             (*self.rules, "constant"),
             1,
             (*self.windowed, self.windowed[-1]),
+            (*self.strides[:-1], self.strides[-1] * self.unit, self.strides[-1]),
         )
 
     def beyond(self, axis: int) -> np.ndarray:

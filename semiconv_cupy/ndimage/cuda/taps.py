@@ -114,7 +114,7 @@ def _reduce(
     rank = array.ndim
     strides = contiguous_strides(array.shape)
     axes = tuple(range(rank))
-    form = FilterForm(array.shape, window.shape, window.before, window.rules, 1, axes)
+    form = FilterForm(array.shape, window.shape, window.before, window.rules, 1, axes, strides)
     struct = np.zeros((), NEIGHBOURHOOD)
     struct["taps"], struct["outputs"] = len(terms.indices), array.size
     struct["size"][:rank], struct["stride"][:rank] = array.shape, strides
