@@ -206,6 +206,16 @@ class Route:
                 return found, found.layout.img
         return as_given(self.geometry, img_strides, krn), own
 
+    def needs_contiguous_image(self, img_strides: Strides) -> bool:
+        """Whether the CPU's gradients are faster of a copy of the image, which is C-contiguous.
+
+        The copy costs a few operations a pixel, and lets another form than the given one be taken.
+        """
+        own = contiguous_strides(self.geometry.img_shape)
+        if self.backend != "host" or self.semifield.accumulator == "select" or img_strides == own:
+            return False
+        return self.form_of_gradients(own)[0].geometry != self.geometry
+
     def gradients(
         self, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
     ) -> list[Gradients]:

@@ -13,6 +13,7 @@ from semiconv_cupy import run
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.strides import element_strides
 
 SEMIFIELDS = {
     "max": sc.SelectSemifield.tropical_max(),
@@ -149,6 +150,27 @@ def test_threads_do_not_change_a_bit(name):
     for grads in results[1:]:
         for got, expected in zip(grads, results[0], strict=True):
             assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["log", "linear"])
+def test_gradients_of_small_images_with_channels_last(name):
+    """The CPU computes them of a contiguous copy, in another form than the given one."""
+    rng = np.random.default_rng(3)
+    img = rng.standard_normal((40, 6, 5, 4)).astype(np.float32)
+    krn = rng.standard_normal((6, 1, 3, 3)).astype(np.float32)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(img, 1, -1)), -1, 1)
+    arguments = dict(padding="same", groups=6)
+    plan = Geometry.plan(img.shape, krn.shape, **arguments)
+    route = cases.route_of(SEMIFIELDS[name], plan, "float32")
+    assert route.needs_contiguous_image(element_strides(last))
+    assert not route.needs_contiguous_image(element_strides(img))
+    results = []
+    for each in (img, last):
+        out, pullback = sc.semifield_conv_vjp(each, krn, SEMIFIELDS[name], **arguments)
+        results.append((out, *pullback(np.cos(out))))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e6, 1e8])

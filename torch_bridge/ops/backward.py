@@ -16,6 +16,7 @@ from torch import Tensor
 from semiconv_cupy import run
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
+from semiconv_cupy.route import Route
 from semiconv_cupy.source import ARITHMETIC
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import BackwardArguments, GeometryArguments, Shape, schema
@@ -129,6 +130,9 @@ def prepare_backward(
     img_shape, krn_shape = geometry.img_shape, geometry.krn_shape
     check = _check_of_tensors(plan, dtype, executor.index)
     real = getattr(torch, ARITHMETIC[plan.storage])
+    copies = img_strides is not None and _route(plan, executor).needs_contiguous_image(img_strides)
+    if copies:
+        img_strides = contiguous_strides(img_shape)
     launch = _launch(plan, executor, img_strides, wants)
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
     keeps_residual, alignment = plan.residual_spec is not None, dtype.itemsize
@@ -139,6 +143,8 @@ def prepare_backward(
         check(grad_out, img, krn, residual)
         grad_out, residual = grad_out.contiguous(), residual.contiguous()
         krn = None if krn is None else krn.contiguous()
+        if copies and img is not None:
+            img = img.contiguous()
         image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
         gradient, kept = grad_out.data_ptr(), residual.data_ptr()
         if not (gradient and (kept or not keeps_residual) and image != 0 and kernel != 0):
@@ -165,6 +171,11 @@ def prepare_backward(
     return call
 
 
+def _route(plan: Plan, executor: Executor) -> Route:
+    """The route of the backward pass."""
+    return route_of(plan, executor).after(plan.residual_spec)
+
+
 def _launch(
     plan: Plan, executor: Executor, img_strides: tuple[int, ...] | None, wants: Wants
 ) -> Callable[..., None] | None:
@@ -172,7 +183,7 @@ def _launch(
     geometry = plan.geometry
     if 0 in geometry.out_shape or 0 in geometry.img_shape or not any(wants):
         return None
-    route = route_of(plan, executor).after(plan.residual_spec)
+    route = _route(plan, executor)
     strides = img_strides or (0,) * len(geometry.img_shape)
     return run.backward_at(route, strides, contiguous_strides(geometry.krn_shape), wants)
 

@@ -26,7 +26,7 @@ from semiconv_cupy.backends.host.functions import (
     workers,
 )
 from semiconv_cupy.residual import Residual
-from semiconv_cupy.strides import Strides, element_strides
+from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import Route
@@ -197,6 +197,9 @@ def backward(
     img = None if img is None else _usable(img)
     krn = None if krn is None else np.ascontiguousarray(_usable(krn))
     strides = (0,) * (route.geometry.rank + 2) if img is None else element_strides(img)
+    if img is not None and route.needs_contiguous_image(strides):
+        img = np.ascontiguousarray(img)
+        strides = contiguous_strides(img.shape)
     backward_at(route, strides)(
         address(grad_out),
         address_or_none(img),
