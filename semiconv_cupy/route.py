@@ -95,7 +95,9 @@ class Limits:
 
 
 LIMITS = Limits()
-SHORT_ROW = 32  # outputs of a last axis below which a GPU's tiles of two axes are mostly empty
+SHORT_ROW = 8  # outputs of a last axis that fill a GPU's forward tiles of two axes
+SHORT_GRADIENT_ROW = 32  # the same of gradients, whose tiles are larger
+REACH = 33  # what a window may reach along a row for tiles of gradients
 
 
 class Gradients(NamedTuple):
@@ -223,14 +225,20 @@ class Route:
 
         The image's gradient of a selection adds the same numbers in the same order in every form.
         The kernel's does not: it keeps the given form, in which it costs no more, as its time does
-        not depend on the window.
+        not depend on the window. On an H200 the form took 0.05 to 0.5 of the time for colours, but
+        1.4 to 9.6 where a window reached further than a tile, and, for selections, whose two
+        gradients one launch computes in the given form, 1.3 where the rows were not short.
         """
         given = Gradients(self, img_strides, krn_strides, wants)
         found, img, krn = self.in_its_form(img_strides, krn_strides)
-        same = self._has_all_elements(found.geometry) and self._keeps_order(found.geometry)
-        if found is self or not same:
+        form, selects = found.geometry, self.semifield.accumulator == "select"
+        fits = (form.kernel_size[-1] - 1) * form.dilation[-1] < REACH
+        long = selects and self.geometry.out_size[-1] >= SHORT_GRADIENT_ROW
+        if found is self or not fits or long:
             return [given]
-        if self.semifield.accumulator != "select":
+        if not (self._has_all_elements(form) and self._keeps_order(form)):
+            return [given]
+        if not selects:
             return [Gradients(found, img, krn, wants)]
         alone = (
             Gradients(found, img, krn, (wants[0], False)),
@@ -265,12 +273,12 @@ class Route:
     def _pays(self, form: CanonicalForm) -> bool:
         """Whether a canonical form is faster than the work's own.
 
-        On the CPU it is. A CUDA tile has two axes, the last one in chunks: on an H200, colours that
-        became part of rows took 1/400 to 1/50 of the time, and three axes that became two 0.35 to
-        0.9 (img (1, 1, 512, 512, 16) by (3, 1, 1): 29 us, before 82 us), but two that became one up
-        to 1.15 (one tap, 64 channels of 28 x 28 to 64: 52 us, before 45 us) unless the last axis
-        was short. Offsets within a tile have 32 bits: rows so long that a tile of a hundred would
-        leave them keep their axes, and so their tile. A scale of ordinary sums is that of an image.
+        On the CPU it is. A CUDA tile has two axes, the last one in chunks of four. On an H200, in
+        float32, the form took of the own form's time: 0.15 to 0.9 for colours as part of the rows
+        (H, W, 3, 4 or 16), 0.35 to 0.9 where three axes became two, 0.1 to 0.6 where two became one
+        and the last one had 1 or 5 elements, but 1.1 to 1.9 where it had 16 or 31. Offsets within a
+        tile have 32 bits: rows so long that a tile of a hundred would leave them keep their axes,
+        and so their tile. A scale of ordinary sums is that of an image.
         """
         if self.backend != "cuda":
             return True

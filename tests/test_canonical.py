@@ -221,8 +221,8 @@ MAX, LINEAR, LOG = (
         (LOG, "linear", (5, 1, 8, 48, 3), (1, 1, 1, 5, 1), 3),  # would join images
         (MAX, "auto", (5, 1, 8, 48, 3), (1, 1, 1, 5, 1), 2),
         (MAX, "tiled", (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), 3),
-        (MAX, "auto", (1, 1, 640, 8), (1, 1, 3, 1), 1),
-        (MAX, "auto", (1, 1, 640, 33), (1, 1, 3, 1), 2),
+        (MAX, "auto", (1, 1, 640, 7), (1, 1, 3, 1), 1),
+        (MAX, "auto", (1, 1, 640, 8), (1, 1, 3, 1), 2),
         (MAX, "auto", (1, 1, 64, 48), (1, 1, 3, 3), 2),
     ],
 )
@@ -247,6 +247,18 @@ def test_gradients_of_a_gpu_take_it_where_they_are_contiguous():
     # A step leaves out positions of the image.
     skipping = on_gpu(LINEAR, (1, 1, 64, 48, 3), (1, 1, 3, 5, 1), stride=(1, 1, 2))
     assert gradients(skipping, (True, True)) == [(3, (True, True))]
+
+
+@pytest.mark.parametrize(("taps", "rank"), [(11, 2), (12, 3)])
+def test_gradients_of_a_gpu_keep_windows_within_their_tiles(taps, rank):
+    colours = on_gpu(LINEAR, (1, 1, 64, 48, 3), (1, 1, 3, taps, 1))
+    assert gradients(colours, (True, True)) == [(rank, (True, True))]
+
+
+def test_gradients_of_selections_keep_long_rows_on_a_gpu():
+    for last, ranks in ((31, [2, 3]), (32, [3])):
+        bands = on_gpu(MAX, (1, 1, 64, 48, last), (1, 1, 3, 2, 1))
+        assert [rank for rank, _ in gradients(bands, (True, True))] == ranks
 
 
 def test_the_kernels_gradient_of_a_selection_keeps_its_form_on_a_gpu():
