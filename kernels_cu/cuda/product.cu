@@ -152,7 +152,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
       if (saturates) add_slab<false>(acc, view, first, count);
       else add_slab<plain>(acc, view, first, count);
       constexpr int slabs_to_fold = Chosen::two_pass || depth >= terms_per_fold ? 1 : terms_per_fold / depth;
-      if ((slab + 1) % slabs_to_fold == 0 || slab + 1 == slabs) acc.visit([](auto& one, int, int) { one.fold(); });
+      if ((slab + 1) % slabs_to_fold == 0) acc.visit([](auto& one, int, int) { one.fold(); });
     }
     if (next > 0) {
       row_copies.finish(other.row, next);
@@ -162,6 +162,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
     first += depth;
     left -= depth;
   }
+  acc.visit([](auto& one, int, int) { one.fold(); });
   join_teams<sizeof panels>(acc, panels, team, thread);
 }
 #endif

@@ -84,7 +84,6 @@ template <bool IMAGE, bool ROWS> struct PanelCopies {
   Storage staged[raw_elements ? 1 : most];
 
   SEMICONV_FN Copies copies() const { return (Copies)(ROWS ? cut.row_copies : cut.column_copies); }
-  SEMICONV_FN const Offset* places() const { return ROWS ? tables.row_operand : tables.column_operand; }
   static SEMICONV_FN Element converted(Storage stored) {
     Number number;
     if constexpr (IMAGE) number = image_number(stored);
@@ -94,30 +93,8 @@ template <bool IMAGE, bool ROWS> struct PanelCopies {
   }
   // Starts to copy the first `count` terms of a slab.
   SEMICONV_FN void start(To& to, const TermTable& terms, int count) {
-    const Offset* at = IMAGE ? terms.img : terms.krn;
-    const Destination destination(to.of);
-    const Offset* places = this->places();
-    const Storage* base = ROWS ? tables.row_base : tables.column_base;
-    if (copies() == by_chunks) {
-      visit_chunks([&](int stage, int term, int line) {
-        if (term >= count) return;
-        const auto* from = (const Chunk<Storage, chunk>*)(base + (places[line] + at[term]));
-        if constexpr (raw_chunks) {
-          destination.copy((term * To::pitch + line) * (int)sizeof(Element), from);
-        } else {
-          const Chunk<Storage, chunk> found = *from;
-#pragma unroll
-          for (int n = 0; n < chunk; ++n) staged[stage + n] = found.of[n];
-        }
-      });
-    } else {
-      visit_elements([&](int stage, int term, int line) {
-        if (term >= count) return;
-        const Storage* from = base + (places[line] + at[term]);
-        if constexpr (raw_elements) destination.copy((term * To::pitch + line) * (int)sizeof(Element), from);
-        else staged[stage] = *from;
-      });
-    }
+    if (count == depth) start<true>(to, terms, count);
+    else start<false>(to, terms, count);
   }
   // Writes what passed through registers.
   SEMICONV_FN void finish(To& to, int count) const {
@@ -131,15 +108,46 @@ template <bool IMAGE, bool ROWS> struct PanelCopies {
           *(Chunk<Element, chunk>*)(to.of + term * To::pitch + line) = numbers;
         });
     } else if constexpr (!raw_elements) {
-      visit_elements([&](int stage, int term, int line) {
+      visit_elements(copies() == by_terms, [&](int stage, int term, int line) {
         if (term < count) to.of[term * To::pitch + line] = converted(staged[stage]);
       });
     }
   }
 
  private:
+  // All offsets are read before the first copy: a copy is a barrier for the compiler.
+  template <bool WHOLE> SEMICONV_FN void start(To& to, const TermTable& terms, int count) {
+    const Destination destination(to.of);
+    const Offset *const places = ROWS ? tables.row_operand : tables.column_operand,
+                 *const at = IMAGE ? terms.img : terms.krn;
+    const Storage* base = ROWS ? tables.row_base : tables.column_base;
+    Offset from[most];
+    const auto find = [&](int stage, int term, int line) { from[stage] = places[line] + at[term]; };
+    if (copies() == by_chunks) {
+      visit_chunks(find);
+      visit_chunks([&](int stage, int term, int line) {
+        if (!WHOLE && term >= count) return;
+        const auto* source = (const Chunk<Storage, chunk>*)(base + from[stage]);
+        if constexpr (raw_chunks) {
+          destination.copy((term * To::pitch + line) * (int)sizeof(Element), source);
+        } else {
+          const Chunk<Storage, chunk> found = *source;
+#pragma unroll
+          for (int n = 0; n < chunk; ++n) staged[stage + n] = found.of[n];
+        }
+      });
+    } else {
+      visit_elements(copies() == by_terms, find);
+      visit_elements(copies() == by_terms, [&](int stage, int term, int line) {
+        if (!WHOLE && term >= count) return;
+        const Storage* source = base + from[stage];
+        if constexpr (raw_elements) destination.copy((term * To::pitch + line) * (int)sizeof(Element), source);
+        else staged[stage] = *source;
+      });
+    }
+  }
   // visit(stage, term, line) for this thread's share.
-  template <class F> SEMICONV_FN void visit_chunks(F&& visit) const {
+  template <class F> static SEMICONV_FN void visit_chunks(F&& visit) {
     const int thread = this_thread() % threads;
 #pragma unroll
     for (int i = 0; i < chunks_of_thread; ++i) {
@@ -147,16 +155,22 @@ template <bool IMAGE, bool ROWS> struct PanelCopies {
       if (chunks * depth % threads == 0 || n < chunks * depth) visit(i * chunk, n / chunks, n % chunks * chunk);
     }
   }
-  template <class F> SEMICONV_FN void visit_elements(F&& visit) const {
+  template <class F> static SEMICONV_FN void visit_elements(bool terms_first, F&& visit) {
     constexpr int run = depth < 8 ? depth : 8;
     const int thread = this_thread() % threads;
-    const bool terms_first = copies() == by_terms;
+    if (terms_first) {
 #pragma unroll
-    for (int i = 0; i < elements_of_thread; ++i) {
-      const int n = thread + i * threads;
-      if (extent * depth % threads && n >= extent * depth) continue;
-      if (terms_first) visit(i, n % run + n / (run * extent) * run, n / run % extent);
-      else visit(i, n / extent, n % extent);
+      for (int i = 0; i < elements_of_thread; ++i) {
+        const int n = thread + i * threads;
+        if (extent * depth % threads == 0 || n < extent * depth)
+          visit(i, n % run + n / (run * extent) * run, n / run % extent);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < elements_of_thread; ++i) {
+        const int n = thread + i * threads;
+        if (extent * depth % threads == 0 || n < extent * depth) visit(i, n / extent, n % extent);
+      }
     }
   }
 };

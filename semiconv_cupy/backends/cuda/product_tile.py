@@ -84,6 +84,8 @@ def _tiles(words: int) -> Iterator[ProductTile]:
     if words == 1:
         yield ProductTile(8, 8, 16, 16, 1, 16, 2)
         yield ProductTile(8, 8, 8, 8, 4, 8, 2)
+        yield ProductTile(8, 8, 8, 8, 2, 8, 4)
+        yield ProductTile(8, 8, 8, 8, 1, 8, 6)
         yield ProductTile(8, 4, 4, 8, 8, 8, 2)
         yield ProductTile(4, 4, 1, 32, 8, 8, 2)
     elif words <= 3:
@@ -145,18 +147,19 @@ def _clocks(
 ) -> float:
     """Clocks of the multiprocessor that has most to do.
 
-    It adds 64 terms a clock if 8 warps or more are there. Each of its blocks begins and ends in
-    about 2000 clocks, while others work if there are any. Parts are written and read again by
-    another launch, at 20 bytes a clock.
+    It adds 64 terms a clock if 8 warps or more are there and load nothing. Each of its blocks
+    begins and ends in about 2000 clocks, while others work if there are any. Parts are written and
+    read again by another launch, at 20 bytes a clock.
     """
     tile, (rows, columns, terms) = plan.tile, sizes
     outputs = math.prod(tile.size)
     tiles = matrices * math.prod(tile.cover(rows, columns))
     blocks = -(-tiles * plan.parts // limits.multiprocessors)
     together = min(blocks, tile.resident_blocks)
-    busy = min(1.0, together * tile.threads / 256)
+    rate = 64 * min(1.0, together * tile.threads / 256) / (1 + 1 / tile.rows + 1 / tile.columns)
     padded = plan.team_terms(terms) * tile.teams
-    clocks = blocks * outputs * (padded + tile.depth) / (64 * busy) + 2000 * -(-blocks // together)
+    of_term = outputs / rate + sum(tile.size) / 16  # to add it up, and to copy its numbers
+    clocks = blocks * of_term * (padded + tile.depth) + 2000 * -(-blocks // together)
     if plan.parts > 1:
         moved = (2 * plan.parts + 1) * tiles * outputs * words * 4
         clocks += 5000 + moved / (20 * limits.multiprocessors)
