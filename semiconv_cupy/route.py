@@ -67,6 +67,9 @@ class ProductLimits:
 
 
 PRODUCT_LIMITS = ProductLimits()
+# On an H200, whose tiles are filled by rows of 32. float32 maximum of 4096 channels to 4096 of rows
+# of 4096: 5.9 ms as a product, 8.3 in tiles; 1024 to 1024 of 1024 pixels: 0.13 ms, and 4.9.
+GPU_PRODUCT_LIMITS = ProductLimits(terms=8, row=32)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class Limits:
     plain : bool
         Whether every work is computed in the form in which it is given: tests compare with it.
     products : ProductLimits
-        The least work that is computed as a matrix product.
+        The least work that the CPU computes as a matrix product.
+    gpu_products : ProductLimits
+        The same of a GPU.
     """
 
     rank: int = MAX_RANK
@@ -92,6 +97,7 @@ class Limits:
     by_sums: by_sums.Limits = by_sums.LIMITS
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
+    gpu_products: ProductLimits = GPU_PRODUCT_LIMITS
 
 
 LIMITS = Limits()
@@ -173,7 +179,7 @@ class Route:
         """
         plain = self.plain or self.schedule != "auto"
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
-        if self.backend != "host" or plain or channels_of_residual or _overlaps(self.geometry):
+        if self.backend == "reference" or plain or channels_of_residual or _overlaps(self.geometry):
             return None
         found = as_given(self.geometry, img_strides, krn_strides).product
         if found is None or found.depth > MAX_LEVELS:
@@ -321,7 +327,7 @@ def choose_uncached(
             semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums
         ),
         plain=limits.plain,
-        products=limits.products,
+        products=limits.gpu_products if place.on_gpu else limits.products,
     )
     if method == "reference":
         return loops

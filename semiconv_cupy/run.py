@@ -6,13 +6,13 @@ PyTorch bridge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
-from semiconv_cupy.backends.cuda.forward import ForwardLaunch
 from semiconv_cupy.backends.device import Device, Stream, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
@@ -68,14 +68,40 @@ def forward(
 @lru_cache(maxsize=4096)
 def _launch(
     route: Route, img_byte_strides: Strides, krn_byte_strides: Strides, keeps_residual: bool
-) -> ForwardLaunch:
-    """The launch of a CUDA kernel for arrays of these strides, in canonical form."""
+) -> Callable[..., None]:
+    """The launch of a CUDA kernel for arrays of these strides, in canonical form.
+
+    It takes (img's address, img, krn, out, residual or None).
+    """
     img_strides = in_elements(img_byte_strides, route.storage)
     krn_strides = in_elements(krn_byte_strides, route.storage)
+    product = _product_on_gpu(route, img_strides, krn_strides, keeps_residual)
+    if product is not None:
+        address_of, multiply = _device(route).address, product
+
+        def launch(address: int, img: Array, krn: Array, out: Array, residual: Array) -> None:
+            kept = None if residual is None else address_of(residual)
+            multiply(address, address_of(krn), address_of(out), kept, None)
+
+        return launch
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
     convolution = cuda.Convolution.of(_case(route), spec and spec.dtype, img_strides, krn_strides)
     return cuda.forward_launch(_device(route), convolution, route.schedule)
+
+
+def _product_on_gpu(
+    route: Route, img_strides: Strides, krn_strides: Strides, keeps_residual: bool
+) -> Callable[..., None] | None:
+    """What computes a work as a matrix product, by addresses; None where it is none."""
+    found = route.product(img_strides, krn_strides)
+    if found is None:
+        return None
+    spec = route.residual_spec if keeps_residual else None
+    plane = 0 if spec is None else math.prod(spec.shape) // spec.arrays
+    dtype = None if spec is None else spec.dtype
+    multiplication = cuda.Multiplication(found.semifield, found.product, found.storage, dtype)
+    return cuda.multiply_at(_device(route), multiplication, plane)
 
 
 @lru_cache(maxsize=4096)
@@ -103,6 +129,9 @@ def forward_at(
         return None
     if route.backend == "host":
         return host.forward_at(route, img_strides, krn_strides, keeps_residual)
+    product = _product_on_gpu(route, img_strides, krn_strides, keeps_residual)
+    if product is not None:
+        return product
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     device, case = _device(route), _case(route)
     if route.by_sums:
@@ -315,7 +344,12 @@ def product_backward(
     forward pass kept no residual although the semifield has one, it is computed again.
     """
     arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-    reference_product.backward(route, gradients, *arrays)
+    if route.backend == "cuda":
+        dtype = None if residual is None else residual.dtype
+        multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
+        cuda.differentiate(_device(route), multiplication, gradients, arrays)
+    else:
+        reference_product.backward(route, gradients, *arrays)
 
 
 def product_backward_at(

@@ -137,6 +137,16 @@ class ProductCut(Struct):
     )
 
 
+class ProductGradient(Struct):
+    """Sizes of one operand's gradient of a matrix product, and how the other index is shared."""
+
+    file = "cuda/product_gradient.cu"
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in ("matrices", "own", "other", "terms", "parts", "part_size")
+    )
+
+
 class Divisor(Struct):
     """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
 

@@ -16,11 +16,17 @@ from semiconv_cupy.backends.cuda.kernels import (
     sum_source,
 )
 from semiconv_cupy.backends.cuda.limits import LIMITS
-from semiconv_cupy.backends.cuda.product import ProductSpecialisation, product_source
+from semiconv_cupy.backends.cuda.product import (
+    Multiplication,
+    ProductSpecialisation,
+    product_source,
+)
+from semiconv_cupy.backends.cuda.product_backward import GradientSpecialisation, gradient_source
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
+from semiconv_cupy.product import Product
 from semiconv_cupy.residual import is_provenance, residual_of, residual_of_terms
 
 _DILATION = SelectSemifield.tropical_max()
@@ -101,6 +107,14 @@ def _product(semifield: Semifield, storage: str, size: int) -> Iterator[source.K
                 joins=joins,
             )  # fmt: skip
             yield product_source(kernel)
+    if source.arithmetic_of(storage) == "floating":
+        multiplication = Multiplication(
+            semifield, Product(), storage, None if spec is None else spec.dtype
+        )
+        for of_image in (False, True):
+            gradient = GradientSpecialisation(multiplication, of_image, joins=of_image)
+            yield gradient_source(gradient)
+            yield gradient_source(gradient._replace(joins=not of_image))
 
 
 def _direct(

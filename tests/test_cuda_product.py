@@ -1,6 +1,7 @@
 """The CUDA kernels of matrix products, launched by the real launch code, on the CPU."""
 
 import functools
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
-from semiconv_cupy.backends.cuda import LIMITS, Multiplication, multiply
+from semiconv_cupy.backends.cuda import LIMITS, Multiplication, differentiate, multiply
 from semiconv_cupy.backends.cuda.limits import Limits
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.place import NUMPY, Place
-from semiconv_cupy.product import Level, Product
-from semiconv_cupy.route import choose_product
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.product import Level, Product, merged
+from semiconv_cupy.route import choose, choose_product
 from semiconv_cupy.strides import element_strides
 
 MAX = sc.SelectSemifield.tropical_max()
@@ -32,13 +34,18 @@ def harness():
 
 def product_of(a, b, out):
     """The product of stacks of matrices a (S, M, K) and b (S, K, N)."""
+    return unmerged(a, b, out).merged()
+
+
+def unmerged(a, b, out):
+    """`product_of` with a level for each axis."""
     at, bt, ot = map(element_strides, (a, b, out))
     return Product(
         shared=(Level(a.shape[0], at[0], bt[0], ot[0]),),
         free=(Level(a.shape[1], img=at[1], out=ot[1]),),
         produced=(Level(b.shape[2], krn=bt[2], out=ot[2]),),
         contracted=(Level(a.shape[2], at[2], bt[1]),),
-    ).merged()
+    )
 
 
 def laid_out(shape, transposed, dtype, offset=0):
@@ -136,6 +143,11 @@ def test_every_addition(semifield, limits):
     check(semifield, "float32", (1, 19, 72, 83), limits=limits)
 
 
+@pytest.mark.parametrize("terms", [41, 73, 167])
+def test_a_team_with_fewer_slabs_than_others_adds_all_of_its_terms(terms):
+    check(sc.SubtractSemifield.linear(), "float32", (1, 47, 46, terms))
+
+
 @pytest.mark.parametrize(
     "dtype",
     ["float16", "float64", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"],
@@ -205,3 +217,97 @@ def test_matmul_on_a_gpu_takes_the_kernel():
     assert route.backend == "cuda"
     run.product(route, a, b, out)
     np.testing.assert_array_equal(out[0], (a[0][:, :, None] + b[0]).max(1))
+
+
+@pytest.mark.parametrize("full_blocks", [1, 4096], ids=["one", "shared"])
+@pytest.mark.parametrize("layout", [(False, False, False), (True, True, False)])
+@pytest.mark.parametrize(
+    "semifield",
+    [
+        MAX,
+        sc.SelectSemifield.max_times(),
+        sc.SelectSemifield.tropical_max(spread_gradient=True),
+        sc.SubtractSemifield.linear(),
+        sc.SubtractSemifield.log(2.0),
+        sc.SubtractSemifield.root(3.0),
+        cases.hypotenuse(),
+        cases.norm(),
+    ],
+    ids=repr,
+)
+def test_gradients(semifield, layout, full_blocks):
+    rng = np.random.default_rng(1)
+    a = laid_out((2, 7, 35), layout[0], "f4")
+    b = laid_out((2, 35, 130), layout[1], "f4")
+    for operand in (a, b):
+        operand[...] = rng.integers(1, 9, operand.shape) / 8
+    out = np.empty((2, 7, 130), "f4")
+    product = product_of(a, b, out)
+    route = choose_product(semifield, product, "float32", NUMPY, "reference")
+    spec = route.residual_spec(out.shape)
+    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
+    run.product(route, a, b, out, residual)
+    compare_gradients(route, a, b, residual, full_blocks)
+
+
+def compare_gradients(route, a, b, residual, full_blocks=4096):
+    """The gradients of both operands against those of array loops."""
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    slopes = np.random.default_rng(2).integers(-4, 5, shape).astype("f4")
+    made, wanted = ([harness().empty(x.shape, "f4") for x in (a, b)] for _ in range(2))
+    product, gradients = merged(unmerged(a, b, slopes), unmerged(*made, slopes))
+    numbers = None if residual is None else residual.dtype
+    differentiate(
+        harness(),
+        Multiplication(route.semifield, product, "float32", numbers),
+        gradients,
+        (slopes, a, b, residual, *made),
+        Limits(full_blocks=full_blocks),
+    )
+    route = replace(route, product=product)
+    run.product_backward(route, gradients, slopes, a, b, residual, *wanted)
+    for found, expected in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(found, expected, 2e-5, 1e-4)
+
+
+def test_gradients_of_an_operand_that_is_broadcast():
+    rng = np.random.default_rng(5)
+    a, b = (rng.normal(size=shape).astype("f4") for shape in ((3, 4, 5), (5, 6)))
+    for semifield in (MAX, sc.SubtractSemifield.log(1.0)):
+        _, pull = sc.semifield_matmul_vjp(a, b, semifield)
+        slopes = rng.normal(size=(3, 4, 6)).astype("f4")
+        place = Place("NumPy", gpu=0, device=harness())
+        data = Product(
+            (Level(3, 20, 0, 24),), (Level(4, 5, 0, 6),), (Level(6, 0, 1, 1),), (Level(5, 1, 6),)
+        )
+        route = choose_product(semifield, data, "float32", place)
+        spec = route.residual_spec((3, 4, 6))
+        out, residual = np.empty((3, 4, 6), "f4"), np.empty(spec.shape, spec.dtype)
+        run.product(route, a, b, out, residual)
+        found = np.empty_like(a), np.empty_like(b)
+        run.product_backward(route, data, slopes, a, b, residual, *found)
+        for made, expected in zip(found, pull(slopes), strict=True):
+            np.testing.assert_allclose(made, expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["tropical_max", "largest_magnitude"])
+@pytest.mark.parametrize(
+    ("img", "krn"), [((40, 12, 1), (9, 12, 1)), ((2, 16, 5, 40), (8, 16, 1, 1))]
+)
+def test_a_convolution_without_windows_takes_the_kernel(img, krn, name):
+    semifield, rng = cases.SEMIFIELDS[name].semifield, np.random.default_rng(0)
+    geometry = Geometry.plan(img, krn)
+    img, krn = (rng.normal(size=shape).astype("f4") for shape in (img, krn))
+    results = []
+    for place in (Place("NumPy", gpu=0, device=harness()), NUMPY):
+        route = choose(semifield, geometry, "float32", place, "auto")
+        if place.on_gpu:
+            assert route.product(element_strides(img), element_strides(krn)) is not None
+        spec = route.residual_spec
+        out, residual = np.empty(geometry.out_shape, "f4"), np.empty(spec.shape, spec.dtype)
+        run.forward(route, img, krn, out, residual)
+        grads = np.zeros_like(img), np.zeros_like(krn)
+        run.backward(route, out, img, krn, residual, *grads)
+        results.append((out, *grads))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, 2e-5, 2e-5)

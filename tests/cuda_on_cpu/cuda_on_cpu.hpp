@@ -155,6 +155,7 @@ inline int __any_sync(unsigned mask, int predicate, CUDA_ON_CPU_LINE) {
 inline int __all_sync(unsigned mask, int predicate, CUDA_ON_CPU_LINE) {
   return __ballot_sync(mask, !predicate, line) == 0;
 }
+template <class T> unsigned __match_any_sync(unsigned mask, T value, CUDA_ON_CPU_LINE);  // below
 // The lanes that have not ended: a program may not assume more than that, nor less.
 inline unsigned __activemask() { return cuda_on_cpu::unfinished_lanes(); }
 
@@ -198,6 +199,15 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, CUDA_ON
   const unsigned me = cuda_on_cpu::lane(), other = me ^ lane_mask;
   // Earlier groups may be read, later ones not: then a lane gets its own value.
   return cuda_on_cpu::shuffle(mask, value, other > (me | (width - 1u)) ? me : other, line);
+}
+
+template <class T> unsigned __match_any_sync(unsigned mask, T value, int line) {
+  unsigned same = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    if (cuda_on_cpu::shuffle(mask, value, lane, line) == value) same |= 1u << lane;
+  }
+  return same;
 }
 
 // ---- memory ------------------------------------------------------------------------------------

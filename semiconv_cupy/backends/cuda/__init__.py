@@ -5,7 +5,7 @@
     kernels                                    texts of kernels, compiled once
     convolution                                what a launch knows before there are arrays
     forward; gradient_launch, adjoint, backward; by_sums           launches
-    product_tile; product                                          the same of matrix products
+    product_tile; product, product_backward                        the same of matrix products
 
 Each name is used by the lines below its own. All launch code takes a `Device`
 (``backends.device``) as argument; arrays are its arrays.
@@ -23,6 +23,7 @@ from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.product import Multiplication, multiply, multiply_at
+from semiconv_cupy.backends.cuda.product_backward import differentiate
 
 __all__ = [
     "BLOCK_THREADS",
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "Multiplication",
     "backward",
+    "differentiate",
     "fills_with_zeros",
     "forward",
     "forward_at",

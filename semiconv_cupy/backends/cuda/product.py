@@ -110,7 +110,11 @@ class Matrices(NamedTuple):
         ).merged()
         one = (Level(1),)
         product = Product(
-            *(levels or one for _, levels in product.roles), img_origin=product.img_origin
+            shared=product.shared or one,
+            free=product.free or one,
+            produced=product.produced or one,
+            contracted=product.contracted or one,
+            img_origin=product.img_origin,
         )
         sizes = _size(product.free), _size(product.produced)
         steps = abs(product.free[-1].out), abs(product.produced[-1].out)
