@@ -66,7 +66,7 @@ template <bool MINIMUM> class BoxBand {
     for (int s = 0; s + 1 < down.steps; ++s, next += ring_rows[s - 1] * pitch) ring[s] = next;
     edges = next;
     for (int64 i = 0; i < pitch; ++i) nothing[i] = outside;
-    if (edge) gather_edges(raw_rows);
+    if (edge && !gather_edges(raw_rows)) return false;
     // Windows of two rows, one below the other, share one row only: a pair would save no comparison.
     const bool in_pairs = down.steps == 1 && down.count[0] >= 3;
     for (int64 y = first_row; y < end_row; ++y) {
@@ -99,21 +99,30 @@ template <bool MINIMUM> class BoxBand {
     const int64 element = element_at(box.rows, box.before[0], box.beyond[0], extended_row - box.before[0]);
     return element < 0 ? nullptr : source + element * box.columns;
   }
-  void gather_edges(int64 raw_rows) {
+  bool gather_edges(int64 raw_rows) {
+    // The elements of a row that the edges show; a border shows the constant everywhere or nowhere.
+    AlignedBuffer<int64> shown;
+    if (!shown.allocate(left + right)) return false;
+    int64* next = shown.data;
+    const auto list = [&](int64 begin, int64 end) {
+      each_beyond(box.columns, box.before[1], box.beyond[1], box.unit, first_column + begin, first_column + end,
+                  [&](int64 element, int64 n) {
+                    for (int64 i = 0; i < n; ++i) *next++ = element < 0 ? element : element + i;
+                  });
+    };
+    list(0, left);
+    list(width - right, width);
+    const int64 edge = left + right;
+    const Key constant = clean_key<MINIMUM>(outside);
     Key* to = edges;
-    for (int64 r = 0; r < raw_rows; ++r) {
+    for (int64 r = 0; r < raw_rows; ++r, to += edge) {
       const Key* row = raw(first_row + r);
-      const auto gather = [&](int64 begin, int64 end) {
-        each_beyond(box.columns, box.before[1], box.beyond[1], box.unit, first_column + begin,
-                    first_column + end, [&](int64 element, int64 n) {
-                      const bool constant = element < 0 || !row;
-                      for (int64 i = 0; i < n; ++i)
-                        *to++ = clean_key<MINIMUM>(constant ? outside : row[element + i]);
-                    });
-      };
-      gather(0, left);
-      gather(width - right, width);
+      if (!row || shown.data[0] < 0)
+        for (int64 p = 0; p < edge; ++p) to[p] = constant;
+      else
+        for (int64 p = 0; p < edge; ++p) to[p] = clean_key<MINIMUM>(row[shown.data[p]]);
     }
+    return true;
   }
   // to = row y of the windows that step s makes, all extended columns; the rows of step s - 1 that it needs
   // and that are not there are made first. s = -1: the window is one row, which is copied.

@@ -88,14 +88,23 @@ def _address(array: np.ndarray) -> int:
 _Tables = tuple[np.ndarray | None, ...]
 
 
-# The shortest rows along which registers run. Of shorter ones most lanes fall beyond the end, and
-# another axis is faster although its elements are gathered one by one: of windows of 3 x 3 x 3 on
-# (200, 200, n), n = 5, footprints took 3.0 ns an output instead of 13 (uint8), structures 4.2 ns
-# instead of 9.2 (float32), correlations 12 instead of 18; at n = 32, 16 and 16 nothing was gained.
-_LEAST_BYTES, _LEAST_DOUBLES = 40, 12
+# The shortest rows along which registers run, in elements and in bytes of lanes. Of shorter ones
+# most lanes fall beyond the end, and another axis is faster although its elements are gathered one
+# by one: of windows of 3 x 3 x 3 on (200, 200, n), n = 5, boxes took 3.0 ns an output instead of
+# 7.0 (float32), footprints 3.0 instead of 13 (uint8), structures 4.2 instead of 9.2 (float32),
+# correlations 12 instead of 18. Nothing was gained at n = 16 (float32, correlations) and 24
+# (uint8), nor where arrays are so small that the call takes as long.
+_LEAST_ELEMENTS, _LEAST_BYTES, _LEAST_DOUBLES, _SMALL_ARRAY = 20, 40, 12, 4096
+
+
+def _least(lane: int) -> int:
+    """The elements of the shortest row for lanes of so many bytes."""
+    return min(_LEAST_ELEMENTS, _LEAST_BYTES // lane)
 
 
 def _form(array: np.ndarray, window: Window, least: int) -> FilterForm:
+    if array.size < _SMALL_ARRAY:
+        least = 1
     return filter_form(array.shape, window.shape, window.before, window.rules, least)
 
 
@@ -160,9 +169,11 @@ def _threads(work: int) -> int:
 
 def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
+    short = _form(array, window, _least(array.itemsize))
+    if short.strides[-1] > 1:
+        return _box_of_short_rows(array, window, short, outside, minimum)
     loaded = _library("flat", array.dtype)
-    form = filter_form(array.shape, window.shape, window.before, window.rules)
-    passes = _box_passes(form)
+    passes = _box_passes(short)
     threads = _threads(16 * len(passes) * array.nbytes)
     out = np.empty_like(array)
     spare: np.ndarray | None = None
@@ -179,6 +190,25 @@ def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -
         host.check(status, "a flat filter")
         given = to
     return out
+
+
+# Look-ups of a footprint that take no longer than one more pass over the array.
+_FEW_LOOKUPS = 16
+
+
+def _box_of_short_rows(
+    array: np.ndarray, window: Window, form: FilterForm, outside: np.ndarray, minimum: bool
+) -> np.ndarray:
+    """The extremum over a box whose rows are so short that registers run along another axis.
+
+    A small box is one footprint. Of a larger one the rows are: all else is a box before.
+    """
+    axes = [a for a, k in enumerate(window.shape) if k > 1]
+    if len(axes) > 1 and math.prod(form.window[:-1]) > _FEW_LOOKUPS:
+        array = box(array, window.without(axes[-1:]), outside, minimum)
+        window = window.without(axes[:-1])
+    whole = np.ones(window.shape, np.bool_)
+    return footprint(array, window._replace(taps=whole), outside, minimum)
 
 
 @cached_where(is_small_footprint, 64)
@@ -218,7 +248,7 @@ def footprint(array: np.ndarray, window: Window, outside: np.ndarray, minimum: b
     """The extremum over any footprint that is not empty."""
     assert window.taps is not None
     loaded = _library("flat", array.dtype)
-    form = _form(array, window, _LEAST_BYTES // array.itemsize)
+    form = _form(array, window, _least(array.itemsize))
     lookups, address, levels = _lookups(window.taps.tobytes(), window.shape, form.windowed)
     struct, _ = _mapped(form)
     out = np.empty_like(array)
@@ -242,7 +272,7 @@ def structure(array: np.ndarray, window: Window, addends: Addends, minimum: bool
     """The extremum of element + addend over the taps."""
     loaded = _library("structure", array.dtype)
     assert window.taps is not None
-    form = _form(array, window, _LEAST_BYTES // addends.values.itemsize)
+    form = _form(array, window, _least(addends.values.itemsize))
     indices = _indices(window.taps.tobytes(), window.shape, form.windowed)
     struct, _ = _mapped(form)
     out = np.empty_like(array)

@@ -80,6 +80,14 @@ class Window(NamedTuple):
         """How many positions lie behind the output's own, along each axis."""
         return tuple(k - 1 - b for k, b in zip(self.shape, self.before, strict=True))
 
+    def without(self, axes: Sequence[int]) -> Window:
+        """The box that sees, along these axes, only an output's own position."""
+        shape, before = (
+            tuple(one if a in axes else of for a, of in enumerate(all_of))
+            for one, all_of in ((1, self.shape), (0, self.before))
+        )
+        return self._replace(shape=shape, before=before)
+
     def contains_own_position(self) -> bool:
         """Whether an output sees its own position."""
         return self.taps is None or bool(self.taps[self.before])
