@@ -27,19 +27,19 @@
 
 namespace semiconv {
 
-constexpr int most_parts = 6;  // that step() can take; Steps plans one fewer
+constexpr int most_parts = 5;  // of a step
 // to[i] = best of parts[0][i] .. parts[PARTS - 1][i] for i < n. FROM_RAW: parts are stored elements, which
 // become keys; TO_RAW: `to` takes stored elements. Arrays of keys are read and written in whole registers,
 // beyond n too, and `to` may be parts[0]; arrays of stored elements are touched at i < n only.
 template <bool MINIMUM, int PARTS, bool FROM_RAW, bool TO_RAW>
 __attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
   const Key* parts[PARTS];  // a copy: a store to `to` cannot change it, so it stays in registers
-#pragma GCC unroll 6
+#pragma GCC unroll 5
   for (int p = 0; p < PARTS; ++p) parts[p] = given[p];
   const auto value_at = [&](int64 i) __attribute__((always_inline)) {
     Keys value = load_vector<Keys>(parts[0] + i);
     if constexpr (FROM_RAW) value = clean_key<MINIMUM>(value);
-#pragma GCC unroll 6
+#pragma GCC unroll 5
     for (int p = 1; p < PARTS; ++p) {
       const Keys part = load_vector<Keys>(parts[p] + i);
       // Only halves need cleaning here, which makes their keys: `better` never takes a NaN on its right.
@@ -72,8 +72,7 @@ inline void step(int count, const Key* const* parts, Key* to, int64 n) {
     case 2: return step<MINIMUM, 2, FROM_RAW, TO_RAW>(parts, to, n);
     case 3: return step<MINIMUM, 3, FROM_RAW, TO_RAW>(parts, to, n);
     case 4: return step<MINIMUM, 4, FROM_RAW, TO_RAW>(parts, to, n);
-    case 5: return step<MINIMUM, 5, FROM_RAW, TO_RAW>(parts, to, n);
-    default: return step<MINIMUM, 6, FROM_RAW, TO_RAW>(parts, to, n);
+    default: return step<MINIMUM, 5, FROM_RAW, TO_RAW>(parts, to, n);
   }
 }
 
@@ -87,7 +86,7 @@ __attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to,
     return;
   }
   const Key* row[PARTS + 1];
-#pragma GCC unroll 7
+#pragma GCC unroll 6
   for (int p = 0; p <= PARTS; ++p) row[p] = rows[p];
   Key *const upper = to[0], *const lower = to[1];
   const auto key_at = [&](int p, int64 i) __attribute__((always_inline)) {
@@ -95,7 +94,7 @@ __attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to,
   };
   const auto both_at = [&](int64 i) __attribute__((always_inline)) {
     Keys shared = key_at(1, i);
-#pragma GCC unroll 6
+#pragma GCC unroll 5
     for (int p = 2; p < PARTS; ++p) {  // cleaned as in step()
       if constexpr (halves) shared = better<MINIMUM>(shared, key_at(p, i));
       else shared = better<MINIMUM>(shared, load_vector<Keys>(row[p] + i));
@@ -113,8 +112,7 @@ inline void step_pair(int count, const Key* const* rows, Key* const* to, int64 n
   switch (count) {
     case 3: return step_pair<MINIMUM, 3, TO_RAW>(rows, to, n);
     case 4: return step_pair<MINIMUM, 4, TO_RAW>(rows, to, n);
-    case 5: return step_pair<MINIMUM, 5, TO_RAW>(rows, to, n);
-    default: return step_pair<MINIMUM, 6, TO_RAW>(rows, to, n);
+    default: return step_pair<MINIMUM, 5, TO_RAW>(rows, to, n);
   }
 }
 
@@ -129,11 +127,11 @@ struct Steps {
   explicit Steps(int64 window) {
     int64 width = 1;
     while (width < window) {
-      // As few steps as possible of at most most_parts - 1 windows, then as few windows in each as that number
-      // of steps allows.
+      // As few steps as possible of at most most_parts windows, then as few windows in each as that number of
+      // steps allows.
       const int64 ratio = ceil_div(window, width);
       int steps_left = 1;
-      for (int64 reach = most_parts - 1; reach < ratio; reach *= most_parts - 1) ++steps_left;
+      for (int64 reach = most_parts; reach < ratio; reach *= most_parts) ++steps_left;
       int64 parts = 2;
       while (power_of(parts, steps_left) < ratio) ++parts;
       const int64 next = steps_left == 1 ? window : smaller_of(window, width * parts);
