@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def main(
             benches[options.device](SECONDS), options.seed, options.works, limits[options.device]
         )
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(stored(report))
     print(markdown(report) if options.markdown else "\n".join(text(report)))
     if options.explain:
         for found in slowest_first(report)[:EXPLAINED]:
@@ -127,6 +127,20 @@ def drawn_and_measured(
     report["goals"] = [found for goal in GOALS[bench.device] for found in verdicts(goal, report)]
     report["minutes"] = (time.monotonic() - begin) / 60
     return report
+
+
+def stored(report: Report) -> str:
+    """The report as JSON: a line for each row, numbers with four digits."""
+
+    def short(value: Any) -> Any:
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    rows = [
+        json.dumps({name: short(value) for name, value in found.items()})
+        for found in report["rows"]
+    ]
+    empty = json.dumps(report | {"rows": []}, indent=1)
+    return empty.replace('"rows": []', '"rows": [\n{}\n ]'.format(",\n".join(rows)), 1) + "\n"
 
 
 def together(reports: Sequence[Report]) -> Report:
