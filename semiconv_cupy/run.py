@@ -16,6 +16,7 @@ from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import Device, Stream, cupy_device
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
+from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.product import Product
 from semiconv_cupy.route import ProductRoute, Route
 from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
@@ -344,7 +345,9 @@ def product_backward(
     forward pass kept no residual although the semifield has one, it is computed again.
     """
     arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-    if route.backend == "cuda":
+    if route.backend == "host" and aligned(grad_out):
+        host_products.backward(route, gradients, *arrays, threads)
+    elif route.backend == "cuda":
         dtype = None if residual is None else residual.dtype
         multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
         cuda.differentiate(_device(route), multiplication, gradients, arrays)
@@ -357,7 +360,9 @@ def product_backward_at(
 ) -> Callable[..., None] | None:
     """What differentiates (grad_out, img, krn, residual, grad_img, grad_krn, threads or stream).
 
-    All are addresses. `wants` says which of the gradients of img and krn are computed. None where
-    array loops serve.
+    All are addresses. `wants` says which of the gradients of img and krn are computed. Numbers that
+    no term reads are left as they are. None where arrays are needed.
     """
+    if route.backend == "host" and route.product.outputs and not route.by_sums:
+        return host_products.backward_at(route, gradients)
     return None

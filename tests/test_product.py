@@ -209,3 +209,24 @@ def test_ordinary_sums(name, scale, turned):
         sc.semifield_matmul(a, b.T, case.semifield),
         out,  # this is what is taken without asking
     )
+
+
+@pytest.mark.table(8)
+@pytest.mark.parametrize("name", cases.SEMIFIELDS)
+@pytest.mark.parametrize("dtype", FLOATING)
+@pytest.mark.parametrize(
+    "shapes", [((3, 9, 40), (3, 40, 21)), ((2, 70, 5), (5, 8)), ((4, 33), (3, 33, 40))]
+)
+def test_gradients(name, dtype, shapes):
+    """Compiled ones against array loops; an operand without batches gets the sum of all."""
+    case = cases.SEMIFIELDS[name]
+    a, b = (cases.numbers(s, dtype, case.domain, n) for n, s in enumerate(shapes))
+    a = np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2)
+    out, pull = sc.semifield_matmul_vjp(a, b, case.semifield)
+    _, expected = sc.semifield_matmul_vjp(a, b, case.semifield, method="reference")
+    grad_out = cases.numbers(out.shape, dtype, cases.REALS, 7)
+    unit = 64 * np.finfo(np.float32 if dtype == "float16" else dtype).eps
+    for found, wanted in zip(pull(grad_out), expected(grad_out), strict=True):
+        scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1)
+        rounding = np.finfo(dtype).eps if dtype == "float16" else 0
+        np.testing.assert_allclose(found, wanted, rtol=unit + rounding, atol=unit * scale)

@@ -21,7 +21,7 @@ using Stride = int64 Level::*;
 // An index that counts through levels, and the offset in one array that belongs to it.
 class Walk {
   const Level* levels;
-  int64 count, index[max_levels];
+  int64 count, index[2 * max_levels];
   Stride stride;
 
  public:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,12 +16,16 @@ import numpy as np
 
 from semiconv_cupy import source, structs
 from semiconv_cupy.backends.host import functions
+from semiconv_cupy.product import Product
 from semiconv_cupy.residual import residual_of_terms
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import ProductRoute
 
 Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
+Backward: TypeAlias = Callable[
+    [int, "int | None", "int | None", "int | None", "int | None", "int | None", "int | None"], None
+]
 _NO_MEMORY = "not enough memory for the scratch of a matrix product"
 
 
@@ -76,3 +81,88 @@ def forward(
     run = _forward_at(route, plane)
     kept = functions.address_or_none(residual)
     run(functions.address(img), functions.address(krn), functions.address(out), kept, threads)
+
+
+@lru_cache(maxsize=4096)
+def backward_at(route: ProductRoute, gradients: Product) -> Backward:
+    """What computes (grad_out, img, krn, residual, grad_img, grad_krn, most threads) by addresses.
+
+    `gradients` as in ``run.product_backward``. A gradient is None that is not to be computed, and
+    img and krn may be None where `residual.needs_arrays` is False. Several arrays of the residual
+    lie behind each other. The bits do not depend on the threads.
+    """
+    loaded = functions.library(route.semifield, route.storage, "product_backward")
+    product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
+    references, run = (
+        (ctypes.byref(product), ctypes.byref(slopes)),
+        loaded.semiconv_product_backward,
+    )
+    spec = residual_of_terms(route.semifield, route.storage, (), route.product.terms)
+    itemsize, plane = 0 if spec is None else spec.dtype.itemsize, route.product.outputs
+    origin = route.product.img_origin * source.itemsize(route.storage)
+    to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
+    workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        most: int | None,
+    ) -> None:
+        image = None if img is None else img + origin
+        to_img = None if grad_img is None else grad_img + to_origin
+        arrays = (grad_out, image, krn, residual, itemsize, plane, to_img, grad_krn)
+        if run(*references, *arrays, workers(most)):
+            raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+def backward(
+    route: ProductRoute,
+    gradients: Product,
+    grad_out: np.ndarray,
+    img: np.ndarray | None,
+    krn: np.ndarray | None,
+    residual: np.ndarray | None,
+    grad_img: np.ndarray | None,
+    grad_krn: np.ndarray | None,
+    threads: int | None = None,
+) -> None:
+    """Fill the gradients that are given: see ``run.product_backward``.
+
+    Where the forward pass went by ordinary sums, the residual is computed here.
+    """
+    for gradient in (grad_img, grad_krn):
+        if gradient is not None:
+            gradient[...] = 0
+    if route.product.outputs == 0:
+        return
+    if residual is None and img is not None and krn is not None:
+        residual = _residual_of(route, img, krn, threads)
+    address_or_none = functions.address_or_none
+    backward_at(route, gradients)(
+        functions.address(grad_out),
+        address_or_none(img),
+        address_or_none(krn),
+        address_or_none(residual),
+        address_or_none(grad_img),
+        address_or_none(grad_krn),
+        threads,
+    )
+
+
+def _residual_of(
+    route: ProductRoute, img: np.ndarray, krn: np.ndarray, threads: int | None
+) -> np.ndarray | None:
+    """The residual of a contiguous result, None where the derivative needs none."""
+    room = route.product.outputs
+    spec = residual_of_terms(route.semifield, route.storage, (room,), route.product.terms)
+    if spec is None:
+        return None
+    out, residual = np.empty(room, img.dtype), np.empty(spec.shape, spec.dtype)
+    forward(replace(route, by_sums=False), img, krn, out, residual, threads)
+    return residual
