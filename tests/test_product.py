@@ -82,6 +82,15 @@ def test_no_term_gives_the_zero():
         np.testing.assert_array_equal(out, np.full((1, 2, 3), semifield.zero))
 
 
+@pytest.mark.parametrize("shapes", [((2, 0), (0, 3)), ((0, 4), (4, 3)), ((5, 0, 4), (4, 3))])
+@pytest.mark.parametrize("semifield", [MAX, sc.SubtractSemifield.log(2.0)])
+def test_gradients_of_nothing(shapes, semifield):
+    a, b = (np.ones(shape, np.float32) for shape in shapes)
+    out, pull = sc.semifield_matmul_vjp(a, b, semifield)
+    for gradient, operand in zip(pull(np.ones_like(out)), (a, b), strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros_like(operand))
+
+
 def test_levels_merge_only_where_they_lie_together_in_all_products():
     rows = (Level(2, 12, 0, 20), Level(1, 7, 0, 7), Level(4, 3, 0, 5))
     product = Product(free=rows, produced=(Level(5, 0, 1, 1),), contracted=(Level(3, 1, 5),))

@@ -18,7 +18,7 @@ namespace semiconv {
 // Which array's strides of a level: &Level::img, &Level::krn or &Level::out.
 using Stride = int64 Level::*;
 
-// An index that counts through levels, and the offset in one array that belongs to it.
+// An index that counts through levels, none of which is empty, and the offset in one array that belongs to it.
 class Walk {
   const Level* levels;
   int64 count, index[2 * max_levels];

@@ -271,6 +271,10 @@ template <bool IMAGE> int gradient_of(const ProductBackward& call, Real* grad, i
 
 inline int product_backward(const ProductBackward& call, Real* grad_img, Real* grad_krn, int threads) {
   int status = success;
+  const Product& p = call.product;
+  const int64 outputs = size_of(p.shared, p.shared_levels) * size_of(p.free, p.free_levels) *
+                        size_of(p.produced, p.produced_levels);
+  if (outputs * size_of(p.contracted, p.contracted_levels) == 0) return status;  // no term
   if (grad_img) status = gradient_of<true>(call, grad_img, threads);
   if (grad_krn && status == success) status = gradient_of<false>(call, grad_krn, threads);
   return status;
