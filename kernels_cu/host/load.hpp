@@ -96,7 +96,7 @@ class TileLoader {
     const int64 phases = t.phases, length = t.phase_length, size = g.image_size[last];
     const int64 first = origin[last] * phases - g.pad_begin[last];
     const auto clip = [&](int64 q) { return smaller_of(length, larger_of(0, q)); };
-    // From `begin` to `end` all phases lie in the image; from `some` to `rest`, one does.
+    // From `begin` to `end` all phases lie in the image.
     const int64 begin = clip(ceil_div(larger_of(0, -first), phases));
     const int64 end = larger_of(begin, clip(size - first - columns < 0 ? 0 : (size - first - columns) / phases + 1));
     int64 rows = 1, index[max_rank] = {};
@@ -120,12 +120,16 @@ class TileLoader {
         copy_run(row + begin, from + begin, end - begin, image_end);
         set_run(row + end, length - end, outside);
       } else {
+        for (int64 j = 0; j < columns; ++j) {
+          set_run(row + j * length, begin, outside);
+          set_run(row + j * length + end, length - end, outside);
+        }
+        // Of the elements before and behind those, only some phases lie in the image.
         for (int64 j = 0; j < columns; ++j)
-          for (int64 q = 0; q < length; ++q) {
-            if (q == begin) q = end;
-            if (q == length) break;
+          for (int64 q = begin - 1; q <= end; q += end - begin + 1) {
             const int64 position = first + q * phases + j;
-            row[j * length + q] = position >= 0 && position < size ? from[q * phases + j] : outside[0];
+            if (q >= 0 && q < length && position >= 0 && position < size)
+              row[j * length + q] = from[q * phases + j];
           }
         copy_transposed(row + begin, length, from + begin * phases, phases, end - begin, columns, image_end);
       }

@@ -91,9 +91,17 @@ template <class W> struct Block {
   // size * halves rows; of their first WANTED columns, `count` are stored. Loads read whole registers.
   template <int WANTED>
   static SEMICONV_FN void copy(W* dst, int64 dst_step, const W* src, int64 src_step, int64 count) {
-    Whole v[size], u[size];
+    Whole v[size];
 #pragma GCC unroll 16
     for (int r = 0; r < size; ++r) v[r] = row_at(src + r * src_step, size * src_step);
+    transpose<WANTED>(v);
+#pragma GCC unroll 16
+    for (int r = 0; r < WANTED; ++r)
+      if (r < count) __builtin_memcpy(dst + r * dst_step, &v[r], sizeof(Whole));
+  }
+  // Rows become columns, of which the first WANTED ones are there afterwards.
+  template <int WANTED> static SEMICONV_FN void transpose(Whole* v) {
+    Whole u[size];
 #pragma GCC unroll 4
     for (int rows = size; rows > WANTED; rows /= 2) {
 #pragma GCC unroll 16
@@ -109,9 +117,6 @@ template <class W> struct Block {
 #pragma GCC unroll 16
       for (int r = 0; r < WANTED; ++r) v[r] = u[r];
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < WANTED; ++r)
-      if (r < count) __builtin_memcpy(dst + r * dst_step, &v[r], sizeof(Whole));
   }
 };
 
@@ -124,6 +129,32 @@ __attribute__((noinline)) void copy_columns(W* dst, int64 dst_step, const W* src
     const int64 at = smaller_of(i, n - rows);
     Block<W>::template copy<WANTED>(dst + at, dst_step, src + at * src_step, src_step, count);
   }
+}
+#endif
+
+// The same for n < size * halves rows that lie next to each other in the destination (dst_step == n): each
+// column is stored as a whole register, and the next columns overwrite what is too much. Returns how many
+// columns are done: the last ones have no room behind them.
+#if defined(SEMICONV_BLOCKS)
+template <class W>
+__attribute__((noinline)) int64 copy_short(W* dst, const W* src, int64 src_step, int64 n, int64 m, int64 readable) {
+  using B = Block<W>;
+  constexpr int size = B::size, wanted = size < 4 ? size : 4;
+  const int64 room = (n * m - size * halves) / n + 1;  // columns that have a register's room
+  const int64 columns = n * m < size * halves ? 0 : smaller_of(room, m) / wanted * wanted;
+  int64 j = 0;
+  for (; j < columns && j + size <= readable; j += wanted) {
+    typename B::Whole v[size];
+#pragma GCC unroll 16
+    for (int r = 0; r < size; ++r) {
+      const int64 low = smaller_of((int64)r, n - 1), high = smaller_of((int64)(r + size), n - 1);
+      v[r] = B::row_at(src + low * src_step + j, (high - low) * src_step);
+    }
+    B::template transpose<wanted>(v);
+#pragma GCC unroll 4
+    for (int r = 0; r < wanted; ++r) __builtin_memcpy(dst + (j + r) * n, &v[r], sizeof(v[r]));
+  }
+  return j;
 }
 #endif
 
@@ -140,7 +171,10 @@ inline void copy_transposed(T* to, int64 dst_step, const T* from, int64 src_step
   W* const dst = (W*)to;
   const W* const src = (const W*)from;
   constexpr int size = Block<W>::size, rows = size * halves, narrow = size < 4 ? size : 4;
-  for (int64 j = 0; j < m; j += size) {
+  int64 done = 0;
+  if (n > 1 && n < rows && dst_step == n && src_step > 0)
+    done = copy_short(dst, src, src_step, n, m, from_end - from - (n - 1) * src_step);
+  for (int64 j = done; j < m; j += size) {
     const int64 columns = smaller_of((int64)size, m - j), last = from_end - from - j - size;  // of a row
     int64 safe = last < 0 ? 0 : n;
     if (src_step > 0 && last >= 0) safe = smaller_of(n, last / src_step + 1);
