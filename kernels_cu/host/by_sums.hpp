@@ -124,35 +124,37 @@ SEMICONV_FN Mask first_lanes(int count) {
 class TransformedTile {
   const Geometry& g;
   const Tiling& t;
-  const Storage* image;
+  const TileLoader& loader;
+  const Storage *img, *image;
   const int64* origin;
   bool masked, present = false;
   Real* plain;
   MaskLane* outside;
 
   void fill(Real* scratch) const {
-    for (int64 i = 0; i < g.in_channels; ++i)
-      fill_channel(g, t, origin, image + i * g.img_strides[1], g.img_strides + 2,
-                   scratch + i * t.channel_size, semifield_zero<Real>());
+    // The loader leaves out what no tap reads, but the range is that of all numbers.
+    set_run(scratch, scratch_elements(g, t), broadcast(semifield_zero<Real>()));
+    loader.fill(origin, img, image, g.in_channels, scratch);
   }
 
  public:
   Real* transformed;
   Range<Real> range;
 
-  // transformed_ and plain_ have room for scratch_elements() numbers, `mask` for one channel.
-  TransformedTile(const Geometry& g_, const Tiling& t_, const Storage* image_, const int64* origin_,
-             bool masked_, Real* transformed_, Real* plain_, MaskLane* mask)
-      : g(g_), t(t_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
+  // transformed_ and plain_ have room for scratch_elements() numbers, `mask` for one channel. The tile lies
+  // in the group of channels that begins at image_, in the array that begins at img_.
+  TransformedTile(const Geometry& g_, const Tiling& t_, const TileLoader& loader_, const Storage* img_,
+                  const Storage* image_, const int64* origin_, bool masked_, Real* transformed_,
+                  Real* plain_, MaskLane* mask)
+      : g(g_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
         transformed(transformed_) {
     const int64 count = g.in_channels * t.channel_size;
     fill(transformed);
-    for (int64 n = count; n < scratch_elements(g, t); ++n) transformed[n] = semifield_zero<Real>();
     range = range_of(transformed, count);
     transform_all(transformed, transformed, count, range.shift);
   }
   static int64 scratch_elements(const Geometry& g, const Tiling& t) {
-    return whole_vectors(g.in_channels * t.channel_size) * lanes;
+    return whole_vectors(g.in_channels * t.channel_size) * lanes + lanes;  // loads reach a vector further
   }
   // The scratch of the numbers as they are; the first call fills it.
   const Real* numbers() {
@@ -177,10 +179,14 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   const TransformedKernels weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
   const bool may_pad = absorbing && table.finite;
+  const TileLoader loader(g, tiling, g.in_channels);
+  const Stage layout(g, tiling);
+  const InsideTaps all_taps(g, false);
+  const Pairing no_pairs;
   const int64 most_strips = strips_of(g, tiling) + N;
   const int64 elements = TransformedTile::scratch_elements(g, tiling);
   const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
-                       2 * most_strips * sizeof(Strip) + 192;
+                       2 * most_strips * sizeof(Strip) + layout.size * sizeof(Real) + 256;
   const int64 items = g.batch * g.groups * tiling.tiles;
   const Results results{out, nullptr, 0, 0, g.pixels(), g.out_strides[g.rank + 1]};
   int status = success;
@@ -194,20 +200,24 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
     }
     MaskLane* mask = (MaskLane*)(memory + 2 * elements);
     Strip* room = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
-    Strips strips{nullptr, room};
+    TapRange range_of_all;
+    Strips strips{nullptr, room, nullptr, &range_of_all};
+    Stage stage = layout;
+    stage.values = (Real*)(((size_t)(room + 2 * most_strips) + 63) / 64 * 64);
 
     for (int64 item; rest.take(item);) {
       const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
       const bool masked = !may_pad && !inside_image(g, origin, size);
-      TransformedTile tile(g, tiling,
+      TransformedTile tile(g, tiling, loader, img,
                            img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                            origin, masked, memory, memory + elements, mask);
-      strips.cut(g, tiling, origin, size, N);
+      strips.cut(g, tiling, origin, size, Cut{layout.to_strides(), no_pairs, all_taps, false, N});
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
-        const int64 plane =
+        int64 plane =
             b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
+        for (int a = 0; a < g.rank; ++a) plane += origin[a] * g.out_strides[a + 2];
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
         const Proof<Real> proof(tile.range, range, weights.taps);
@@ -225,19 +235,22 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
             }
             const Vector value = BySums<Vector>::restore(sums[k], broadcast(tile.range.shift),
                                                          broadcast(range.shift));
-            store_lanes(out + plane + strip.to, value, strip.count, results.step);
+            if (stage.used) store_vector(stage.values + strip.to, value);
+            else store_lanes(out + plane + strip.to, value, strip.count, results.step);
           }
         }
-        if (unproven.count == 0) continue;
-        for (int j = 0; j < direct; ++j)
-          unproven.data[unproven.count + j] = unproven.data[unproven.count - 1];
-        const Real* numbers = tile.numbers();
-        const TileWork work{g, table, kernel, numbers, tiling.channel_size, mask, results, plane};
-        if (masked) {
-          unproven.edge_count = unproven.count;
-          unproven.count = 0;
+        if (unproven.count > 0) {
+          for (int j = 0; j < direct; ++j)
+            unproven.data[unproven.count + j] = unproven.data[unproven.count - 1];
+          const TileWork work{g, table, kernel, tile.numbers(), tiling.channel_size, mask, results, plane,
+                              stage.used ? &stage : nullptr};
+          if (masked) {
+            unproven.edge_count = unproven.count;
+            unproven.count = 0;
+          }
+          run_tile<Accumulator<Vector>, direct>(work, no_pairs, unproven);
         }
-        run_tile<Accumulator<Vector>, direct>(work, Pairing(), unproven);
+        if (stage.used) stage.unload(size, (const Real*)stage.values, out + plane);
       }
     }
     workspace.release_beyond(kept_bytes);

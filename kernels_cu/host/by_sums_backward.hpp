@@ -146,6 +146,7 @@ struct BySumsBackward {
   static constexpr int N = 8;  // strips whose sums are computed together
   const Geometry& g;
   const Tiling& tiling;
+  const TileLoader& loader;
   const Backward& call;
   const TapTable& table;
   const TransformedKernels& weights;
@@ -183,7 +184,7 @@ struct BySumsBackward {
     MaskLane* mask = (MaskLane*)(transformed + 4 * elements);
     Strips cut{nullptr, (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64)};
     const bool masked = !may_pad && !inside_image(g, origin, size);
-    TransformedTile tile(g, tiling,
+    TransformedTile tile(g, tiling, loader, call.img,
                          call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                          origin, masked, transformed, transformed + elements, mask);
     cut.cut(g, tiling, origin, size, N);
@@ -318,8 +319,9 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
   column_order(g, g.in_channels, order.data);
   const bool may_pad = absorbing && table.finite;
-  const BySumsBackward body{g,         tiling, call,       table,   weights,     derivatives,
-                            blocks, order.data, may_pad};
+  const TileLoader loader(g, tiling, g.in_channels);
+  const BySumsBackward body{g,           tiling, loader,     call,   table, weights,
+                            derivatives, blocks, order.data, may_pad};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }
 
