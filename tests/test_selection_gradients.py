@@ -19,7 +19,8 @@ SEMIFIELDS = {
     "max times": sc.SelectSemifield.max_times(),
     "max of channels": sc.SelectSemifield.tropical_max(channels_add=True),
 }
-# Rows of any length, many planes of few outputs, windows that tile the image.
+# Rows of any length, many planes of few outputs, windows that tile the image; where a kernel has more
+# weights than the image has outputs, its gradient is added up apart.
 GEOMETRIES = {
     "one column": ((2, 1, 700, 1), (1, 1, 9, 1), dict(padding="same")),
     "rows of three": ((2, 2, 90, 3), (2, 2, 5, 3), dict(padding=(2, 1))),
@@ -34,6 +35,13 @@ GEOMETRIES = {
         dict(groups=9, group_broadcasting=True, stride=2),
     ),
     "one pixel": ((70, 5, 1, 1), (6, 5, 1, 1), {}),
+    "more weights than outputs": ((5, 60, 1, 1), (70, 60, 1, 1), {}),
+    "more weights than outputs, groups": ((5, 24, 3, 2), (18, 8, 3, 2), dict(groups=3)),
+    "more weights than outputs, one kernel": (
+        (2, 24, 2, 3),
+        (9, 8, 2, 2),
+        dict(groups=3, group_broadcasting=True, padding=((0, 1), (1, 0))),
+    ),
     "pooling": ((9, 8, 14, 14), (8, 1, 2, 2), dict(groups=8, stride=2)),
 }
 

@@ -35,15 +35,22 @@ struct TileBackward {
     Walk walk;
     Worker(const TileBackward& body_, char* memory) : body(body_), walk((Run*)memory) {}
     void run(int64 b, int64 group, int64 tile, double* partial) {
+      run(b, group, tile, 0, body.g.outputs_per_group, partial, 0);
+    }
+    // Of some output channels of the group. first_kernel: to which partial[0] belongs.
+    void run(int64 b, int64 group, int64 tile, int64 first, int64 end, double* partial, int64 first_kernel) {
       walk.plan(body.g, body.tiling, tile);
-      const void* residual = body.call.residual;
-      if (body.call.itemsize == 1) body.scatter(walk, (const uint8*)residual, b, group, partial);
-      else if (body.call.itemsize == 2) body.scatter(walk, (const uint16*)residual, b, group, partial);
-      else body.scatter(walk, (const uint32*)residual, b, group, partial);
+      const auto scatter = [&](const auto* winners) {
+        body.scatter(walk, winners, b, group, first, end, partial, first_kernel);
+      };
+      if (body.call.itemsize == 1) scatter((const uint8*)body.call.residual);
+      else if (body.call.itemsize == 2) scatter((const uint16*)body.call.residual);
+      else scatter((const uint32*)body.call.residual);
     }
   };
   template <class I>
-  void scatter(const Walk& walk, const I* winners, int64 b, int64 group, double* partial) const {
+  void scatter(const Walk& walk, const I* winners, int64 b, int64 group, int64 first, int64 end,
+               double* partial, int64 first_kernel) const {
     const int64 first_plane = (b * g.groups + group) * g.outputs_per_group;
     const int64 taps = g.in_channels * window;
     Real* grad_img = call.grad_img
@@ -51,10 +58,10 @@ struct TileBackward {
                          : nullptr;
     const Storage* img =
         call.img ? call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1] : nullptr;
-    for (int64 o = 0; o < g.outputs_per_group; ++o) {
+    for (int64 o = first; o < end; ++o) {
       const int64 kernel = g.kernel_of(group, o), plane = first_plane + o;
       const Storage* krn = call.krn ? call.krn + kernel * taps : nullptr;
-      double* bins = partial ? partial + kernel * taps : nullptr;
+      double* bins = partial ? partial + (kernel - first_kernel) * taps : nullptr;
       for (int64 i = 0; i < (channels_add ? g.in_channels : 1); ++i) {
         const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
         const Plane<I> arrays{call.grad_out + plane * pixels, winners + at, img, krn, grad_img, bins};
@@ -126,6 +133,43 @@ inline void column_order(const Geometry& g, int64 channels, int32* order) {
       for (int64 t = x; t < window; t += width) *order++ = (int32)(i * window + t);
 }
 
+#if defined(SEMICONV_PROVENANCE)
+// The kernel's gradient of works with fewer outputs than weights (dense layers), kernel by kernel: a slot of one
+// kernel stays in the cache, while those of all kernels would be cleared and added up in memory. The same
+// numbers are added in the same order as by add_up_tiles.
+inline int kernel_by_kernel(const Partition& partition, const TileBackward& body, int threads) {
+  const Geometry& g = body.g;
+  const int64 taps = g.in_channels * body.window, slot_groups = g.shares_kernels ? g.groups : 1;
+  const size_t walk_bytes = (body.bytes() + 63) / 64 * 64;
+  int status = success;
+  in_parallel(g.kernels, threads, [&](Items& items) {
+    thread_local Workspace workspace;
+    char* memory = (char*)workspace.reserve(walk_bytes + 2 * taps * sizeof(double));
+    if (!memory) {
+      set_flag(status, out_of_memory);
+      return;
+    }
+    TileBackward::Worker worker(body, memory);
+    double *sums = (double*)(memory + walk_bytes), *slot = sums + taps;
+    for (int64 kernel; items.take(kernel);) {
+      const int64 o = kernel % g.outputs_per_group, own_group = kernel / g.outputs_per_group;
+      memset(sums, 0, taps * sizeof(double));
+      for (int64 n = 0; n < partition.slots; ++n) {
+        const int64 group = slot_groups > 1 ? n % slot_groups : own_group;
+        const int64 tile = n / slot_groups % body.tiling.tiles, chunk = n / slot_groups / body.tiling.tiles;
+        memset(slot, 0, taps * sizeof(double));
+        for (int64 b = partition.first_batch(g, chunk); b < partition.first_batch(g, chunk + 1); ++b)
+          worker.run(b, group, tile, o, o + 1, slot, kernel);
+        for (int64 t = 0; t < taps; ++t) sums[t] += slot[t];
+      }
+      for (int64 t = 0; t < taps; ++t) body.call.grad_krn[kernel * taps + t] = (Real)sums[t];
+    }
+    workspace.release_beyond(kept_bytes);
+  });
+  return status;
+}
+#endif
+
 inline int backward(const Geometry& g, const Backward& call, bool absorbing, int threads) {
   Tiling tiling(g, 4);
   tiling.cover_reach(g);
@@ -136,7 +180,6 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   Buffer<int32> order;
   if (!image_taps.allocate(taps) || !strided_taps.allocate(taps) || !order.allocate(window))
     return out_of_memory;
-  if (call.grad_krn && !partials.allocate(partition.slots * weights)) return out_of_memory;
   column_order(g, 1, order.data);
   int64 image_pixels = 1;
   for (int a = 0; a < g.rank; ++a) image_pixels *= g.image_size[a];
@@ -154,6 +197,21 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
                           may_pad, window, g.pixels(), image_pixels};
+#if defined(SEMICONV_PROVENANCE)
+  const int64 outputs = g.batch * g.groups * g.outputs_per_group * g.pixels();
+  if (call.grad_krn && outputs < partition.slots * weights / 4) {
+    Backward of_image = call, of_kernel = call;
+    of_image.grad_krn = of_kernel.grad_img = nullptr;
+    const auto with = [&](const Backward& part) {
+      return TileBackward{g, tiling, part, table, image_taps.data, strided_taps.data, order.data,
+                          may_pad, window, g.pixels(), image_pixels};
+    };
+    if (const int status = kernel_by_kernel(partition, with(of_kernel), threads)) return status;
+    return call.grad_img ? add_up_tiles(g, tiling, partition, with(of_image), of_image, nullptr, weights, threads)
+                         : success;
+  }
+#endif
+  if (call.grad_krn && !partials.allocate(partition.slots * weights)) return out_of_memory;
   return add_up_tiles(g, tiling, partition, body, call, partials.data, weights, threads);
 }
 
