@@ -13,8 +13,10 @@
 //
 //     | left: looked up | middle: as they lie in the source | right: looked up |
 //
-// Step 0 reads the middle where it lies. The left and right parts of all source rows of the band are
-// gathered into `edges` beforehand, as keys. Of colours, all offsets across are multiples of `unit`. A row beyond the border that shows the constant is `nothing`.
+// Step 0 reads the middle where it lies. The left and right parts mostly show columns of the middle, whose
+// extrema they copy. Else (wrapped around in several bands, windows longer than the rows) those parts of all
+// source rows of the band are gathered into `edges` beforehand, as keys. Of colours, all offsets across are
+// multiples of `unit`. A row beyond the border that shows the constant is `nothing`.
 #pragma once
 #include "windows.hpp"
 
@@ -32,6 +34,8 @@ template <bool MINIMUM> class BoxBand {
   // Numbers of extended columns; where the middle begins in a source row; elements of a row of keys.
   int64 left, middle, right, middle_source, width, pitch;
   AlignedBuffer<Key> memory;
+  AlignedBuffer<int64> shown;
+  bool in_middle = true;  // all that the edges show; then `shown` counts from the first extended column
   Key *edges, *nothing, *line;
   Key* ring[Steps::most];
   int64 ring_rows[Steps::most], produced[Steps::most];
@@ -58,7 +62,8 @@ template <bool MINIMUM> class BoxBand {
       rows += ring_rows[s];
       produced[s] = first_row;
     }
-    const int64 edge = left + right;
+    if (left + right && !list_edges()) return false;
+    const int64 edge = in_middle ? 0 : left + right;
     if (!memory.allocate(rows * pitch + raw_rows * edge + 2 * key_lanes)) return false;
     line = memory.data;
     nothing = line + 2 * pitch;
@@ -66,7 +71,7 @@ template <bool MINIMUM> class BoxBand {
     for (int s = 0; s + 1 < down.steps; ++s, next += ring_rows[s - 1] * pitch) ring[s] = next;
     edges = next;
     for (int64 i = 0; i < pitch; ++i) nothing[i] = outside;
-    if (edge && !gather_edges(raw_rows)) return false;
+    if (edge) gather_edges(raw_rows);
     // Windows of two rows, one below the other, share one row only: a pair would save no comparison.
     const bool in_pairs = down.steps == 1 && down.count[0] >= 3;
     for (int64 y = first_row; y < end_row; ++y) {
@@ -99,19 +104,26 @@ template <bool MINIMUM> class BoxBand {
     const int64 element = element_at(box.rows, box.before[0], box.beyond[0], extended_row - box.before[0]);
     return element < 0 ? nullptr : source + element * box.columns;
   }
-  bool gather_edges(int64 raw_rows) {
-    // The elements of a row that the edges show; a border shows the constant everywhere or nowhere.
-    AlignedBuffer<int64> shown;
+  // List which elements of a row the columns at the edges show; a border shows the constant everywhere or nowhere.
+  bool list_edges() {
     if (!shown.allocate(left + right)) return false;
     int64* next = shown.data;
+    in_middle = true;
     const auto list = [&](int64 begin, int64 end) {
       each_beyond(box.columns, box.before[1], box.beyond[1], box.unit, first_column + begin, first_column + end,
                   [&](int64 element, int64 n) {
                     for (int64 i = 0; i < n; ++i) *next++ = element < 0 ? element : element + i;
+                    const int64 at = element - middle_source;
+                    in_middle = in_middle && (element < 0 || (at >= 0 && at + n <= middle));
                   });
     };
     list(0, left);
     list(width - right, width);
+    if (in_middle && shown.data[0] >= 0)
+      for (int64 p = 0; p < left + right; ++p) shown.data[p] += left - middle_source;
+    return true;
+  }
+  void gather_edges(int64 raw_rows) {
     const int64 edge = left + right;
     const Key constant = clean_key<MINIMUM>(outside);
     Key* to = edges;
@@ -122,7 +134,19 @@ template <bool MINIMUM> class BoxBand {
       else
         for (int64 p = 0; p < edge; ++p) to[p] = clean_key<MINIMUM>(row[shown.data[p]]);
     }
-    return true;
+  }
+  // The edges of a row of step 0 whose middle is there: extrema down a column are those of the column that it shows.
+  void copy_edges(Key* to) const {
+    const int64* const from = shown.data;
+    Key* const behind = to + middle;  // after `left`, too, comes p = left .. left + right - 1
+    if (from[0] < 0) {
+      const Key constant = clean_key<MINIMUM>(outside);
+      for (int64 p = 0; p < left; ++p) to[p] = constant;
+      for (int64 p = left; p < left + right; ++p) behind[p] = constant;
+    } else {
+      for (int64 p = 0; p < left; ++p) to[p] = to[from[p]];
+      for (int64 p = left; p < left + right; ++p) behind[p] = to[from[p]];
+    }
   }
   // to = row y of the windows that step s makes, all extended columns; the rows of step s - 1 that it needs
   // and that are not there are made first. s = -1: the window is one row, which is copied.
@@ -134,6 +158,11 @@ template <bool MINIMUM> class BoxBand {
       for (int p = 0; p < count; ++p) {
         const Key* row = raw(y + offset(p));
         parts[p] = row ? row + middle_source : nothing;
+      }
+      if (in_middle) {
+        step<MINIMUM, true, TO_RAW>(count, parts, to + left, middle);
+        if (left + right) copy_edges(to);
+        return;
       }
       // Keys are stored in whole registers: the left edge before the middle, which it runs into.
       const int64 edge = left + right;
@@ -157,15 +186,19 @@ template <bool MINIMUM> class BoxBand {
   template <bool TO_RAW> void vertical_pair(int64 y, Key* const* to) {
     const Key *rows[most_parts + 1], *edge_rows[most_parts + 1];
     const int count = down.count[0];
-    const int64 edge = left + right;
     for (int p = 0; p <= count; ++p) {
       const Key* row = raw(y + p);
       rows[p] = row ? row + middle_source : nothing;
-      edge_rows[p] = edges + (y + p - first_row) * edge;
     }
+    Key* const middles[] = {to[0] + left, to[1] + left};
+    if (in_middle) {
+      step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
+      for (int r = 0; r < 2 && left + right; ++r) copy_edges(to[r]);
+      return;
+    }
+    for (int p = 0; p <= count; ++p) edge_rows[p] = edges + (y + p - first_row) * (left + right);
     for (int r = 0; r < 2 && left; ++r)
       step<MINIMUM, false, false>(count, edge_rows + r, to[r], left);
-    Key* const middles[] = {to[0] + left, to[1] + left};
     step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
     for (int p = 0; p <= count; ++p) edge_rows[p] += left;
     for (int r = 0; r < 2 && right; ++r)
