@@ -147,9 +147,15 @@ class CanonicalForm:
         >>> print(as_given(Geometry.plan(img, krn, kind="corr"), *strides).product)
         free 64 (img 192, out 16); produced 16 (krn 192, out 1); contracted 192 (img 1, krn 1)
         """
+        levels = self.levels
+        return None if levels is None else levels.merged()
+
+    @property
+    def levels(self) -> Product | None:
+        """`product` with a level for each axis, and for each axis of taps."""
         if self.reordered or any(axis.border != (0, 0) for axis in self.axes):
             return None
-        return _product(self.axes, self.geometry.mirrored).merged()
+        return _product(self.axes, self.geometry.mirrored)
 
 
 SHORT = 64  # a free axis is short, and joins windows around it, if it has fewer positions

@@ -19,7 +19,7 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.product import Product
+from semiconv_cupy.product import Product, merged
 from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
 from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS, MAX_RANK
@@ -189,6 +189,27 @@ class Route:
         return ProductRoute(
             self.semifield, found, self.storage, self.place, self.backend, by_sums=self.by_sums
         )
+
+    def product_gradients(self, img_strides: Strides) -> tuple[ProductRoute, Product] | None:
+        """The matrix product as which the work is differentiated, and its gradients' layout.
+
+        The kernel and all gradients are C-contiguous. Only works by ordinary sums whose windows see
+        all of the image are; others are differentiated window by window.
+        """
+        geometry = self.geometry
+        krn_strides = contiguous_strides(geometry.krn_shape)
+        found = self.product(img_strides, krn_strides) if self.by_sums else None
+        if found is None:
+            return None
+        seen = found.product.outputs * found.product.terms // geometry.outputs_per_group
+        if seen != math.prod(geometry.img_shape):
+            return None
+        values = as_given(geometry, img_strides, krn_strides).levels
+        slopes = as_given(geometry, contiguous_strides(geometry.img_shape), krn_strides).levels
+        assert values is not None
+        assert slopes is not None
+        product, gradients = merged(values, slopes)
+        return replace(found, product=product), gradients
 
     def in_its_form(
         self, img_strides: Strides, krn_strides: Strides

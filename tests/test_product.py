@@ -239,3 +239,26 @@ def test_gradients(name, dtype, shapes):
         scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1)
         rounding = np.finfo(dtype).eps if dtype == "float16" else 0
         np.testing.assert_allclose(found, wanted, rtol=unit + rounding, atol=unit * scale)
+
+
+@pytest.mark.parametrize("scale", [1, 300])
+@pytest.mark.parametrize(
+    ("img", "krn", "arguments"),
+    [
+        ((21, 29, 1), (17, 29, 1), {}),
+        ((5, 6, 7), (4, 3, 1), {"groups": 2}),
+        ((5, 6, 7), (4, 3, 1), {"groups": 2, "group_broadcasting": True}),
+        ((4, 3, 6, 6), (8, 3, 2, 3), {"stride": (2, 3)}),
+        ((4, 3, 7, 6), (8, 3, 2, 3), {"stride": (2, 3)}),
+    ],
+)
+def test_gradients_of_convolutions_by_sums(img, krn, arguments, scale):
+    """Numbers far apart prove nothing by sums; windows may leave a rest of the image unseen."""
+    rng = np.random.default_rng(0)
+    img, krn = (rng.normal(scale=scale, size=shape).astype(np.float32) for shape in (img, krn))
+    semifield = sc.SubtractSemifield.log(2.0)
+    out, pull = sc.semifield_conv_vjp(img, krn, semifield, method="linear", **arguments)
+    _, expected = sc.semifield_conv_vjp(img, krn, semifield, method="direct", **arguments)
+    grad_out = rng.normal(size=out.shape).astype(np.float32)
+    for found, wanted in zip(pull(grad_out), expected(grad_out), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())

@@ -33,10 +33,11 @@ template <class V> struct Multiplies<Products<V>> {
 class TransformedOperand {
   Buffer<Real> shift_data, smallest_data;
   AlignedBuffer<Real> values;
-  int64 pitch = 0;
   Level own, terms, batch;
 
  public:
+  int64 pitch = 0;  // numbers from a row to the next
+  const Real* numbers() const { return values.data; }
   // With room for a vector that is read beyond the end.
   const Real *shifts = nullptr, *smallest = nullptr;
 
@@ -71,6 +72,23 @@ class TransformedOperand {
   }
   Operand<Real> operand() const { return {values.data, &batch, &own, &terms, 1, 1, 1, &Level::img}; }
 };
+
+// Proof of by_sums.cuh, where each lane has a shift of its own.
+SEMICONV_FN Mask proven(Vector sum, Vector a, Vector b, Vector smallest, int64 terms) {
+  using L = Limits<Real>;
+  const Vector none{};
+  const Vector least = where(smallest >= constant<Vector>(L::smallest_normal), none,
+                             broadcast(4 * (L::smallest_normal * (Real)terms) / (L::epsilon / 2)));
+#if defined(SEMICONV_LOG)
+  const Mask representable = absolute(Vector(a + b)) <= constant<Vector>(L::largest);
+#else
+  const Vector normal = constant<Vector>(L::smallest_normal), scale = a * b;
+  const Mask representable = (a >= normal) & (b >= normal) &
+                             (scale >= broadcast(L::smallest_normal / L::epsilon)) &
+                             (scale <= broadcast(L::largest * L::epsilon));
+#endif
+  return (sum >= least) & (sum < infinity<Vector>()) & representable;
+}
 
 // Takes sums, and stores values.
 template <bool KRN_IS_VECTOR> class Restored {
@@ -108,23 +126,6 @@ template <bool KRN_IS_VECTOR> class Restored {
   }
 
  private:
-  // Proof of by_sums.cuh, where each lane has a shift of its own.
-  static SEMICONV_FN Mask proven(Vector sum, Vector a, Vector b, Vector smallest, int64 terms) {
-    using L = Limits<Real>;
-    const Vector none{};
-    const Vector least = where(smallest >= constant<Vector>(L::smallest_normal), none,
-                               broadcast(4 * (L::smallest_normal * (Real)terms) / (L::epsilon / 2)));
-#if defined(SEMICONV_LOG)
-    const Mask representable = absolute(Vector(a + b)) <= constant<Vector>(L::largest);
-#else
-    const Vector normal = constant<Vector>(L::smallest_normal), scale = a * b;
-    const Mask representable = (a >= normal) & (b >= normal) &
-                               (scale >= broadcast(L::smallest_normal / L::epsilon)) &
-                               (scale <= broadcast(L::largest * L::epsilon));
-#endif
-    return (sum >= least) & (sum < infinity<Vector>()) & representable;
-  }
-
   // The block's values by the semifield's own accumulator.
   template <int VECTORS>
   __attribute__((noinline)) void compute(Vector* values, int rows, const Places& at, const Corner& corner) const {

@@ -119,6 +119,8 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
     All arrays but img are C-contiguous. A gradient is None that is not to be computed, and img and
     krn may be None where `residual.needs_arrays` is False. The bits do not depend on the threads.
     """
+    product = route.product_gradients(img_strides)
+    by_sums = None if product is None else products.by_sums_backward_at(*product)
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
     form, gradient_strides = route.form_of_gradients(img_strides)
@@ -138,6 +140,13 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
         grad_krn: int | None,
         most: int | None,
     ) -> None:
+        if (
+            by_sums is not None
+            and img is not None
+            and krn is not None
+            and by_sums(grad_out, img, krn, grad_img, grad_krn, most)
+        ):
+            return
         kept = () if route.by_sums else (residual, *layout)
         arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn, strides)
         if run(*arrays, absorbing, workers(most)):

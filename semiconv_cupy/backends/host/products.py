@@ -142,6 +142,16 @@ def backward(
     if route.product.outputs == 0:
         return
     if residual is None and img is not None and krn is not None:
+        by_sums = by_sums_backward_at(route, gradients)
+        if by_sums is not None and by_sums(
+            functions.address(grad_out),
+            functions.address(img),
+            functions.address(krn),
+            functions.address_or_none(grad_img),
+            functions.address_or_none(grad_krn),
+            threads,
+        ):
+            return
         residual = _residual_of(route, img, krn, threads)
     address_or_none = functions.address_or_none
     backward_at(route, gradients)(
@@ -166,3 +176,46 @@ def _residual_of(
     out, residual = np.empty(room, img.dtype), np.empty(spec.shape, spec.dtype)
     forward(replace(route, by_sums=False), img, krn, out, residual, threads)
     return residual
+
+
+_UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_by_sums_backward.hpp
+
+BySums: TypeAlias = Callable[[int, int, int, "int | None", "int | None", "int | None"], bool]
+
+
+@lru_cache(maxsize=4096)
+def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | None:
+    """What computes (grad_out, img, krn, grad_img, grad_krn, most threads) by addresses.
+
+    It returns whether the sums prove the gradients; otherwise they must be computed in another way.
+    None where ordinary sums do not serve: for other semifields than log, and for an operand that
+    was broadcast.
+    """
+    images = (level.img for level in (*gradients.shared, *gradients.free))
+    kernels = (level.krn for level in (*gradients.shared, *gradients.produced))
+    broadcast = 0 in (*images, *kernels)
+    if not route.by_sums or route.semifield.accumulator != "log" or broadcast:
+        return None
+    loaded = functions.library(route.semifield, route.storage, "product_by_sums_backward")
+    run = loaded.semiconv_product_by_sums_backward
+    product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
+    references = ctypes.byref(product), ctypes.byref(slopes)
+    origin = route.product.img_origin * source.itemsize(route.storage)
+    to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
+    workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
+
+    def call(
+        grad_out: int,
+        img: int,
+        krn: int,
+        grad_img: int | None,
+        grad_krn: int | None,
+        most: int | None,
+    ) -> bool:
+        to_img = None if grad_img is None else grad_img + to_origin
+        status: int = run(*references, grad_out, img + origin, krn, to_img, grad_krn, workers(most))
+        if status not in (0, _UNPROVEN):
+            raise MemoryError(_NO_MEMORY)
+        return status == 0
+
+    return call

@@ -1,0 +1,19 @@
+// Exports semiconv_product_by_sums_backward: the gradients of a matrix product in log by ordinary sums; called
+// by ctypes from semiconv_cupy/backends/host/products.py.
+//
+// One shared object serves one semifield and one storage type, any sizes. No level of a gradient may have the
+// stride 0. Returns unproven_sums where a sum proves nothing.
+#include "product_by_sums_backward.hpp"
+#include "exports.hpp"
+
+using namespace semiconv;
+
+SEMICONV_EXPORT int semiconv_product_by_sums_backward(const Product* product, const Product* gradients,
+                                                      const Storage* grad_out, const Storage* img,
+                                                      const Storage* krn, Real* grad_img, Real* grad_krn,
+                                                      int threads) {
+  const ProductBackward call{*product, *gradients, grad_out, img, krn, nullptr, 0, 0};
+  return krn_along_lanes(*product, 2 * lanes)
+             ? product_by_sums_backward<true>(call, grad_img, grad_krn, threads)
+             : product_by_sums_backward<false>(call, grad_img, grad_krn, threads);
+}
