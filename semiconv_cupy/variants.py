@@ -11,6 +11,7 @@ from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
 from semiconv_cupy.backends.cuda.kernels import (
     exchange_source,
+    in_parts,
     kernel_source,
     specialise,
     sum_source,
@@ -142,8 +143,13 @@ def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[s
     element = None if residual is None else residual.dtype
     for kept in dict.fromkeys((None, element)):
         tile = forward_tile_of(*case, kept, LIMITS.for_method("tiled"))
-        if tile is not None:
-            yield kernel_source(specialise("forward_tiled", *case, "int64", kept, tile))
+        if tile is None:
+            continue
+        kernel = specialise("forward_tiled", *case, "int64", kept, tile)
+        yield kernel_source(kernel)
+        if tile.parts(geometry, LIMITS) > 1:
+            for one in in_parts(kernel)[:2]:
+                yield kernel_source(one)
     for wants in ((True, True), (True, False), (False, True)):
         gradients = gradient_tile_of(*case, element, wants)
         if gradients is not None:

@@ -46,6 +46,29 @@ GEOMETRIES = [
 LIMITS = cuda.Limits(filled=0.0, terms=32, busy_blocks=2)
 
 
+# Slabs of a few rows, of which each block computes one.
+PARTS = cuda.Limits(filled=0.0, shared_bytes=12000, part_slabs=1)
+
+
+def parts(semifields=SEMIFIELDS) -> Iterator[partial]:
+    """Forward passes by parts of the taps; each is a function of the device."""
+    for semifield, storages in semifields:
+        for storage in storages:
+            yield partial(_parts, semifield=semifield, storage=storage)
+
+
+def _parts(device, semifield, storage):
+    plan = Geometry.plan((1, 1, 37, 70), (1, 1, 37, 71), padding="same")
+    xp, spec = device.array_module, residual_of(semifield, storage, plan)
+    img, krn = (xp.ones(shape, storage) for shape in (plan.img_shape, plan.krn_shape))
+    out = device.empty(plan.out_shape, storage)
+    residual = spec and device.empty(spec.shape, spec.dtype)
+    for kept in (None, residual):
+        cuda.forward(
+            device, cuda.Case(semifield, plan, storage), img, krn, out, kept, "auto", PARTS
+        )
+
+
 def convolutions(semifields=SEMIFIELDS, geometries=GEOMETRIES) -> Iterator[partial]:
     """Forward and backward passes, by the direct kernels and by tiles wherever there are some.
 
@@ -147,7 +170,7 @@ def main(part: int, parts: int) -> None:
     """Run every `parts`-th case."""
     import cupy
 
-    of_device = (partial(case, cupy_device()) for case in (*convolutions(), *integers()))
+    of_device = (partial(case, cupy_device()) for case in (*convolutions(), *parts(), *integers()))
     cases = [*of_device, *filters(cupy)][part::parts]
     for case in cases:
         case()

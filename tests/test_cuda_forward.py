@@ -7,6 +7,7 @@ grid-stride loop, the order of threads, memory errors.
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -266,6 +267,38 @@ def test_taps_that_see_the_border_alone_are_passed_over(image, kernel, arguments
         found.append((out, winners))
     for direct, tiled in zip(*found, strict=True):
         np.testing.assert_array_equal(tiled, direct)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)"])
+@pytest.mark.parametrize(
+    ("image", "kernel", "arguments"),
+    [
+        ((1, 1, 37, 70), (1, 1, 37, 71), dict(padding="same")),
+        ((2, 2, 20, 27), (5, 2, 21, 25), dict(padding=((0, 30), (27, 3)), kind="corr")),
+    ],
+)
+def test_blocks_share_the_slabs_of_a_tile(image, kernel, arguments, name, order):
+    """Ties go to the first tap of all parts; other additions join what the parts have added."""
+    semifield, device = SEMIFIELDS[name].semifield, HarnessDevice(order=order)
+    random = np.random.default_rng(5)
+    img, krn = (random.integers(1, 20, size).astype("f4") / 20 for size in (image, kernel))
+    plan = Geometry.plan(image, kernel, **arguments)
+    spec, found = residual_of(semifield, "float32", plan), []
+    parted = Limits(filled=0.0, shared_bytes=12000, part_slabs=1)
+    for limits in (parted, replace(parted, part_warps=1)):
+        tile = forward_tile_of(semifield, "float32", plan, spec and spec.dtype, limits)
+        assert (tile.parts(plan, limits) > 1) == (limits is parted)
+        out, residual = np.empty(plan.out_shape, "f4"), spec and np.empty(spec.shape, spec.dtype)
+        case = cuda.Case(semifield, plan, "float32")
+        cuda.forward(device, case, img, krn, out, residual, "tiled", limits)
+        found.append((out, residual))
+    (out, residual), (whole, its_residual) = found
+    if name == "tropical_max":
+        np.testing.assert_array_equal(out, whole)
+        np.testing.assert_array_equal(residual, its_residual)
+    else:
+        np.testing.assert_allclose(out, whole, rtol=1e-6)
 
 
 def test_few_outputs_get_small_tiles():

@@ -2,6 +2,9 @@
 //
 // Needs what patch.cuh and slab.cuh need, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
 //   SEMICONV_BLOCKS   blocks that a multiprocessor holds at a time: registers are limited to that
+//   SEMICONV_PARTS    absent where a block computes all terms of its tile; else how many bytes `partial` has for
+//                     an accumulator
+//   SEMICONV_JOIN     defined in the kernel that joins what the blocks of each tile have left there
 // Same accumulators and tap order as `direct`. This file decides the order of work; numbers.cuh and
 // weights.cuh decide the values, winners.cuh the winners.
 //
@@ -38,6 +41,15 @@
 // Taps that see the border alone, from anywhere in a tile, are passed over: slabs of rows (find() in
 // slab_copies.cuh) and segments of wide rows (Columns). Where windows are as large as the image, these are half
 // of all.
+//
+// Parts. Where few tiles have many slabs, blocks share them: those with the same x of the grid compute one tile,
+// each a range of its slabs, and leave their accumulators in `partial`. A second kernel joins them in the order of
+// the slabs, so that ties go to the first tap, and two runs have the same bits.
+//
+//     grid.y   slabs of tile x        partial[y][x][accumulator][thread]
+//       0      0 1 2 3                +---+
+//       1              4 5 6 7        |   | --join--> out, residual
+//       2                      8 9    +---+
 //
 // Folds. A compensated sum moves its partial sum into the total (blocked_sum.cuh) after about `terms_per_fold`
 // terms: after each slab, and within it after each segment of a wide row and after every `rows_to_fold` rows.
@@ -189,14 +201,35 @@ SEMICONV_FN View view_of(const Patch& patch, const Weights& weights, int corner_
   return View{patch.of + corner_row * patch_chunks + corner_column / columns, weights.of, first_row, tap_rows, taps};
 }
 
+#if defined(SEMICONV_PARTS)
+static_assert(sizeof(Chosen) <= SEMICONV_PARTS && slabs > 1, "there is room for accumulators; winners need no patch");
+#endif
+// visit(accumulator, place): where a thread has its accumulators of that part in `partial`.
+template <class F> SEMICONV_FN void visit_partial(Accumulators<Chosen>& acc, Chosen* partial, uint32 part, F&& visit) {
+  constexpr int count = channels * rows * values, block = teams * threads;
+  Chosen* at = partial + ((int64)part * gridDim.x + blockIdx.x) * (count * block) + threadIdx.x;
+  for_each(acc, [&](Chosen& one) {
+    visit(one, *at);
+    at += block;
+  });
+}
+
 }  // namespace semiconv
 
 extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, SEMICONV_BLOCKS)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, const semiconv::Division division,
-                unsigned int copies_whole_chunks) {
+                unsigned int copies_whole_chunks, void* __restrict__ partial, unsigned int parts) {
   using namespace semiconv;
+#if defined(SEMICONV_JOIN)
+  Accumulators<Chosen> acc;
+  visit_partial(acc, (Chosen*)partial, 0, [](Chosen& one, const Chosen& from) { one = from; });
+  for (uint32 part = 1; part < parts; ++part)
+    visit_partial(acc, (Chosen*)partial, part, [](Chosen& one, const Chosen& later) { one.join(later); });
+  const Arrays arrays{img, krn, out, residual, residual_plane};
+  store_outputs(acc, g, tile_of_team(g, division), View{}, Everywhere{}, arrays);
+#else
   __shared__ Patch patches[sides][teams][depth];
   __shared__ Weights weights[sides][teams][depth];
 
@@ -210,7 +243,13 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
   const SourceOf source_of{g, division};
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
-  const int32 slab_count = (int32)g.in_channels * outer_taps * slabs;
+  const int32 all_slabs = (int32)g.in_channels * outer_taps * slabs;
+#if defined(SEMICONV_PARTS)
+  const int32 first_slab = (int32)((int64)all_slabs * blockIdx.y / parts);
+  const int32 slab_count = (int32)((int64)all_slabs * (blockIdx.y + 1) / parts);  // from the first of all
+#else
+  const int32 first_slab = 0, slab_count = all_slabs;
+#endif
   const Storage *plane_image = image, *plane_krn = krn;
   const SlabWalk walk{g, tile, image, krn, outer_taps, slab_count, plane_image, plane_krn};
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
@@ -228,7 +267,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #pragma unroll 1
   for (bool again = false;; again = true) {
     for_each(acc, [](Chosen& one) { one.start(); });
-    int32 p = walk.find(0);
+    int32 p = walk.find(first_slab);
     int side = 0, unfolded = 0;
     if (p < slab_count) copies.start(p, side);
     while (p < slab_count) {
@@ -299,8 +338,13 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     break;
   }
 
+#if defined(SEMICONV_PARTS)
+  visit_partial(acc, (Chosen*)partial, blockIdx.y, [](const Chosen& one, Chosen& to) { to = one; });
+#else
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
                             Columns::all());
   store_outputs(acc, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
+#endif
+#endif
 }

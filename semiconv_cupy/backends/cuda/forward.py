@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.convolution import (
     ALWAYS,
     Array,
@@ -22,13 +23,31 @@ from semiconv_cupy.backends.cuda.convolution import (
     blocks_for,
     conditional,
 )
-from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
-from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
+from semiconv_cupy.backends.cuda.forward_tile import ForwardTile, forward_tile_of
+from semiconv_cupy.backends.cuda.kernels import (
+    Specialisation,
+    compiled,
+    in_parts,
+    kernel_source,
+    specialise,
+)
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual
-from semiconv_cupy.source import itemsize
 from semiconv_cupy.strides import Strides
+
+_ONE_PART = 0, np.uint32(1)  # no memory for accumulators
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Blocks that share the slabs of each tile, and the kernel that joins what they leave."""
+
+    device: Device
+    number: int
+    join: Kernel
+    numbers: int  # of float64 that hold the accumulators of all parts
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,7 @@ class ForwardLaunch:
     scalars_if_aligned: tuple[Any, ...]  # where img's address is a multiple of `alignment`
     alignment: int
     conditional_blocks: int
+    parts: Parts | None = None
 
     def __call__(
         self,
@@ -60,7 +80,27 @@ class ForwardLaunch:
         if condition is not None:
             grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
         arguments = (self.struct, img, krn, out, out if residual is None else residual, *scalars)
-        self.kernel(grid, self.block, arguments, 0, stream)
+        if self.parts is None:
+            self.kernel(grid, self.block, arguments, 0, stream)
+            return
+        partial, owner = self.parts.device.scratch(self.parts.numbers)
+        arguments = (*arguments[:-2], partial, np.uint32(self.parts.number))
+        self.kernel((*grid, self.parts.number), self.block, arguments, 0, stream)
+        self.parts.join(grid, self.block, arguments, 0, stream)
+        del owner  # what is freed now is used again by what comes later on the stream
+
+
+def _in_parts(
+    device: Device, kernel: Specialisation, tile: ForwardTile, geometry: Geometry, limits: Limits
+) -> tuple[Specialisation, Parts | None]:
+    """The kernel of a part, and what joins the parts; the kernel itself where there is one."""
+    number = tile.parts(geometry, limits)
+    if number == 1:
+        return kernel, None
+    part, join, size = in_parts(kernel)
+    accumulators = tile.grid(geometry) * tile.threads * tile.channels * tile.rows * tile.columns
+    room = number * accumulators * size // 8
+    return part, Parts(device, number, compiled(device, kernel_source, join), room)
 
 
 @lru_cache(maxsize=4096)
@@ -90,6 +130,7 @@ def forward_launch(
     plane = np.int64(0) if residual is None else convolution.residual_plane
     if tile is not None:
         kernel = specialise("forward_tiled", semifield, storage, geometry, "int64", residual, tile)
+        kernel, parts = _in_parts(device, kernel, tile, geometry, limits)
         whole = np.uint32(convolution.has_whole_chunks(padded_rows=padded_rows))
         first = (plane, tile.division(geometry))
         return ForwardLaunch(
@@ -97,10 +138,11 @@ def forward_launch(
             grid=(tile.grid(geometry),),
             block=(tile.threads,),
             struct=convolution.struct,
-            scalars=(*first, np.uint32(0)),
-            scalars_if_aligned=(*first, whole),
-            alignment=min(16, CHUNK * itemsize(storage)),
+            scalars=(*first, np.uint32(0), *_ONE_PART),
+            scalars_if_aligned=(*first, whole, *_ONE_PART),
+            alignment=min(16, CHUNK * source.itemsize(storage)),
             conditional_blocks=limits.conditional_blocks,
+            parts=parts,
         )
     outputs = math.prod(geometry.out_shape)
     offset = convolution.forward_offset(limits)

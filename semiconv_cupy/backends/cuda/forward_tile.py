@@ -110,6 +110,14 @@ class ForwardTile(Tile):
             teams=min(self.teams, -(-limits.threads // (self.threads_y * self.threads_x))),
         )
 
+    def parts(self, geometry: Geometry, limits: Limits) -> int:
+        """Blocks that share the slabs of a tile: several where few tiles have many slabs."""
+        slabs = -(-planar(geometry.kernel_size, 1)[0] // self.slab)
+        if slabs == 1:
+            return 1
+        slabs *= geometry.in_channels * math.prod(geometry.kernel_size[:-2])
+        return max(1, min(slabs // limits.part_slabs, limits.part_warps // self.warps(geometry)))
+
     def reach(
         self, geometry: Geometry, img_strides: tuple[int, ...], krn_strides: tuple[int, ...]
     ) -> int:
@@ -156,7 +164,7 @@ def forward_tile_of(
     tile = _shrunk(largest, geometry, storage, limits)
     if tile is None:
         return None
-    if limits.filled:
+    if limits.filled and tile.parts(geometry, limits) == 1:
         tile = tile.shrunk_to_more_blocks(geometry, limits)
     room = limits.shared_bytes_of_multiprocessor // (tile.shared_bytes(geometry, storage) + 1024)
     warps = -(-tile.threads // 32)

@@ -87,6 +87,16 @@ def specialise(
     )
 
 
+def in_parts(kernel: Specialisation) -> tuple[Specialisation, Specialisation, int]:
+    """forward_tiled for a part of the slabs; what joins the parts; bytes for an accumulator."""
+    numbers = {"select": 4, "sum": 4}.get(kernel.semifield.accumulator, 8)
+    size = numbers * max(4, source.itemsize(source.ARITHMETIC[kernel.storage]))
+    macros = (*kernel.tile_macros, ("SEMICONV_PARTS", str(size)))
+    part = kernel._replace(tile_macros=macros, suffix=f"{kernel.suffix}_part")
+    macros += (("SEMICONV_JOIN", ""),)
+    return part, kernel._replace(tile_macros=macros, suffix=f"{kernel.suffix}_join"), size
+
+
 def kernel_source(kernel: Specialisation) -> source.KernelSource:
     """The kernel that this specialises, ready for a compiler."""
     size = "x".join(map(str, kernel.kernel_size))

@@ -37,6 +37,10 @@ class Limits:
         The least rows of taps in a slab of a large window: below, copies of the image cost more
         than large tiles save. Slabs brought 101x101 taps on 1024^2 pixels to 799 us; the arithmetic
         alone takes 722 us.
+    part_slabs, part_warps : int
+        The least slabs of a part, and the warps up to which blocks share the slabs of a tile: eight
+        for each of the 528 schedulers of a large GPU. Accumulators of all parts take as much memory
+        as registers of so many warps hold.
     threads : int
         The least threads of a block: smaller blocks leave a multiprocessor idle.
     warps : int
@@ -80,6 +84,8 @@ class Limits:
     filled: float = 0.3
     mixed_channels: int = 4
     slab_rows: int = 4
+    part_slabs: int = 2
+    part_warps: int = 4224
     threads: int = 64
     warps: int = 1024
     full_blocks: int = 4096
