@@ -19,8 +19,8 @@ SEMIFIELDS = {
     "max times": sc.SelectSemifield.max_times(),
     "max of channels": sc.SelectSemifield.tropical_max(channels_add=True),
 }
-# Rows of any length, many planes of few outputs, windows that tile the image; where a kernel has more
-# weights than the image has outputs, its gradient is added up apart.
+# Rows of any length, many planes of few outputs, windows that tile the image; where kernels have
+# more weights than there are outputs, their gradients are added up apart.
 GEOMETRIES = {
     "one column": ((2, 1, 700, 1), (1, 1, 9, 1), dict(padding="same")),
     "rows of three": ((2, 2, 90, 3), (2, 2, 5, 3), dict(padding=(2, 1))),
