@@ -1,11 +1,11 @@
 """Every CUDA kernel on small arrays that are no multiples of anything, for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python tests/launch_every_kernel.py
-    compute-sanitizer --tool racecheck python tests/launch_every_kernel.py [PART PARTS]
+    compute-sanitizer --tool racecheck python tests/launch_every_kernel.py [PROCESS PROCESSES]
 
 On a GPU, through CuPy; it computes, and compares nothing (the tests do). Most of its time goes into
-compiling, so that several processes (PART of 0, 1, ...) take less. A test in test_cuda_backward.py
-runs it on the CPU.
+compiling, so that several processes (PROCESS of 0, 1, ...) take less. A test in
+test_cuda_backward.py runs it on the CPU.
 """
 
 import sys
@@ -15,12 +15,16 @@ from functools import partial
 import numpy as np
 
 import semiconv_cupy as sc
-from semiconv_cupy import SelectSemifield, SubtractSemifield
+from semiconv_cupy import SelectSemifield, SubtractSemifield, run
 from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import cupy_device
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.operands import Operands
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import choose_product
+from semiconv_cupy.strides import contiguous_strides
 
 SEMIFIELDS = [
     (SelectSemifield.tropical_max(), ("float32", "float16", "float64")),
@@ -116,6 +120,31 @@ def _passes(device, img, krn, case, method):
         cuda.backward(device, case, arrays, method, LIMITS)
 
 
+def products() -> Iterator[partial]:
+    """Matrix products and their gradients, with many outputs and with few."""
+    for shapes in (((2, 70, 37), (37, 141)), ((3, 600), (600, 5)), ((9, 130, 3), (9, 3, 4))):
+        for semifield, storages in SEMIFIELDS:
+            for storage in storages:
+                yield partial(_product, semifield=semifield, storage=storage, shapes=shapes)
+
+
+def _product(device, semifield, storage, shapes):
+    xp, rng = device.array_module, np.random.default_rng(0)
+    place = Place("CuPy" if xp is not np else "NumPy", gpu=0, device=device)
+    a, b = (xp.asarray((rng.random(shape) + 0.1).astype(storage)) for shape in shapes)
+    operands = Operands.of(a.shape, b.shape)
+    shape, real = operands.out_shape, np.promote_types(storage, np.float32)
+    out, grads = device.empty(shape, storage), [device.empty(x.shape, real) for x in (a, b)]
+    strides = map(contiguous_strides, (a.shape, b.shape, shape))
+    product = operands.product(*strides).merged()
+    route = choose_product(semifield, product, storage, place)
+    spec = route.residual_spec(shape)
+    residual = spec and device.empty(spec.shape, spec.dtype)
+    run.product(route, a, b, out)
+    run.product(route, a, b, out, residual)
+    run.product_backward(route, product, out, a, b, residual, *grads)
+
+
 def integers() -> Iterator[partial]:
     """Forward passes of dtypes that have no gradient; each is a function of the device."""
     rng = np.random.default_rng(0)
@@ -166,12 +195,13 @@ def _colours(cupy, dtype):
     nd.binary_dilation(x > 50, np.ones((3, 3, 1)), iterations=3)
 
 
-def main(part: int, parts: int) -> None:
-    """Run every `parts`-th case."""
+def main(process: int, processes: int) -> None:
+    """Run every `processes`-th case."""
     import cupy
 
-    of_device = (partial(case, cupy_device()) for case in (*convolutions(), *parts(), *integers()))
-    cases = [*of_device, *filters(cupy)][part::parts]
+    made = (*convolutions(), *parts(), *integers(), *products())
+    of_device = (partial(case, cupy_device()) for case in made)
+    cases = [*of_device, *filters(cupy)][process::processes]
     for case in cases:
         case()
     cupy.cuda.Device().synchronize()

@@ -66,8 +66,9 @@ SEMICONV_FN void visit_term(Accumulators& acc, const TermNumbers& numbers, int k
 }
 template <bool PLAIN, class F>
 SEMICONV_FN void visit_terms(Accumulators& acc, const View& view, int count, F&& visit) {
+  constexpr bool rare = may_overflow<Real>() && !PLAIN;  // then a short loop serves
   TermNumbers numbers[2];
-  if (count == depth) {
+  if (!rare && count == depth) {
     numbers[0].load(view, 0);
 #pragma unroll
     for (int k = 0; k < depth; ++k) {

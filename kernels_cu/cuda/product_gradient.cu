@@ -16,7 +16,8 @@
 //                                                                             turn 2: . . . . . 3 . .
 //
 // Otherwise every term gets something. A lane owns `own_rows` gradients of one term c, keeps their own numbers
-// in registers, and walks along the other index; what it needs of an output is the same in all lanes.
+// in registers, and walks along the other index. What it needs of an output is the same in all lanes: each lane
+// finds it for one of 32 outputs, in shared memory.
 //
 // Where gradients are few, warps share the other index: each leaves a part, and the same kernel with
 // SEMICONV_JOIN adds the parts in order. No atomics.
@@ -37,12 +38,13 @@ struct ProductGradient {
 // The offset of an index in an array, by its levels: 'i' the image's stride, 'k' the kernel's, 'o' the result's.
 template <char ARRAY> SEMICONV_FN int64 offset_in(const Level* levels, int64 count, int64 index) {
   int64 at = 0;
+  uint32 rest = (uint32)index;  // the launcher sees to it that every index fits
   for (int l = (int)count - 1; l > 0; --l) {
-    const int64 size = levels[l].size, n = index % size;
-    at += n * (ARRAY == 'i' ? levels[l].img : ARRAY == 'k' ? levels[l].krn : levels[l].out);
-    index /= size;
+    const uint32 size = (uint32)levels[l].size;
+    at += rest % size * (ARRAY == 'i' ? levels[l].img : ARRAY == 'k' ? levels[l].krn : levels[l].out);
+    rest /= size;
   }
-  return at + index * (ARRAY == 'i' ? levels[0].img : ARRAY == 'k' ? levels[0].krn : levels[0].out);
+  return at + rest * (ARRAY == 'i' ? levels[0].img : ARRAY == 'k' ? levels[0].krn : levels[0].out);
 }
 constexpr char own_array = of_image ? 'i' : 'k', other_array = of_image ? 'k' : 'i';
 
@@ -72,6 +74,12 @@ template <class D, int RESIDUALS> SEMICONV_FN D derivative_at(const Real* kept, 
   else return D(kept[0], kept[residual_plane]);
 }
 
+// The gradient of one output, and how it depends on its terms.
+template <class D> struct Slope {
+  Real given;
+  D derivative;
+};
+
 // Where a gradient is written: into its array, or as a part, C-contiguous in (part, s, own, c).
 struct Target {
   const Product& d;
@@ -95,7 +103,7 @@ struct Target {
 }  // namespace semiconv
 
 // g: where the numbers of img, krn and the residual lie; d: the same of the gradients and of grad_out.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_constant__ semiconv::Product d,
                 const semiconv::Storage* __restrict__ grad_out, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, const void* __restrict__ residual,
@@ -165,31 +173,44 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
   const Storage *owns = (of_image ? img : krn) + at_matrix<own_array>(g, matrix) + at_term<own_array>(g, some_term);
   const Storage* others =
       (of_image ? krn : img) + at_matrix<other_array>(g, matrix) + at_term<other_array>(g, some_term);
+  using Slopes = Slope<Derivative>[own_rows][32];
+  __shared__ Real numbers[8 * sizeof(Slopes) / sizeof(Real)];  // of each warp's slopes, which have constructors
+  Slopes& slopes = ((Slopes*)numbers)[this_thread() / 32];
   Real own[own_rows];
-  int64 kept_at[own_rows], slope_at[own_rows];
   BlockedSum<Real> sum[own_rows];
 #pragma unroll
   for (int r = 0; r < own_rows; ++r) {
-    const int64 row = smaller_of(first_row + r, sizes.own - 1);
-    own[r] = load(owns[at_own<own_array>(g, row)]);
-    kept_at[r] = at_matrix<'o'>(g, matrix) + at_own<'o'>(g, row);
-    slope_at[r] = at_matrix<'o'>(d, matrix) + at_own<'o'>(d, row);
+    own[r] = load(owns[at_own<own_array>(g, smaller_of(first_row + r, sizes.own - 1))]);
     sum[r].start();
   }
-  const Real* kept = (const Real*)residual;
-  for (int64 other = first; other < last; ++other) {
-    const int64 kept_other = at_other<'o'>(g, other), slope_other = at_other<'o'>(d, other);
-    const Real number = load(others[at_other<other_array>(g, other)]);
+  const Real* kept = (const Real*)residual + at_matrix<'o'>(g, matrix);
+  const Storage* given = grad_out + at_matrix<'o'>(d, matrix);
+  for (int64 begin = first; begin < last; begin += 32) {
+    // Each lane looks at one of the next 32 outputs of every row, for all lanes.
+    const int64 mine = smaller_of(begin + lane, last - 1);
+    const int64 kept_at = at_other<'o'>(g, mine), given_at = at_other<'o'>(d, mine);
+    __syncwarp();
 #pragma unroll
     for (int r = 0; r < own_rows; ++r) {
-      const Real given = load(grad_out[slope_at[r] + slope_other]);
-      const Real val = of_image ? times(own[r], number) : times(number, own[r]);
-      const Real weight = derivative_at<Derivative, residuals>(kept + kept_at[r] + kept_other, residual_plane)(val);
-      sum[r].add(given == 0 ? Real(0) : chained((Real)(given * weight), d_own(own[r], number)));
+      const int64 row = smaller_of(first_row + r, sizes.own - 1);
+      slopes[r][lane] = {load(given[given_at + at_own<'o'>(d, row)]),
+                         derivative_at<Derivative, residuals>(kept + kept_at + at_own<'o'>(g, row), residual_plane)};
     }
-    if ((other - first + 1) % terms_per_fold == 0 || other + 1 == last) {
+    __syncwarp();
+    const int count = last - begin < 32 ? (int)(last - begin) : 32;
+    for (int n = 0; n < count; ++n) {
+      const Real number = load(others[at_other<other_array>(g, begin + n)]);
 #pragma unroll
-      for (int r = 0; r < own_rows; ++r) sum[r].fold();
+      for (int r = 0; r < own_rows; ++r) {
+        const Slope<Derivative> slope = slopes[r][n];
+        const Real val = of_image ? times(own[r], number) : times(number, own[r]);
+        const Real flow = slope.given * slope.derivative(val);
+        sum[r].add(slope.given == 0 ? Real(0) : chained(flow, d_own(own[r], number)));
+      }
+      if ((n + 1) % terms_per_fold == 0 || n + 1 == count) {
+#pragma unroll
+        for (int r = 0; r < own_rows; ++r) sum[r].fold();
+      }
     }
   }
 #pragma unroll

@@ -144,7 +144,7 @@ def gradient_launch(
         multiplication._replace(product=Product()), of_image, joins=False
     )
     blocks, join_blocks = -(-warps * parts // _WARPS), -(-elements // BLOCK_THREADS)
-    if max(blocks, join_blocks) > GRID_X:
+    if max(blocks, join_blocks) > GRID_X or max(sizes.values()) >= 2**32:
         raise ValueError(f"a launch has at most {GRID_X} blocks; {product} takes more")
     number = source.itemsize(source.ARITHMETIC[multiplication.storage])
     join = None if parts == 1 else compiled(device, gradient_source, kernel._replace(joins=True))
