@@ -27,7 +27,7 @@ from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import METHODS, Route, choose
-from semiconv_cupy.winners import indices_of, route_with_winners, selection_by_one
+from semiconv_cupy.winners import indices_of, selection_by_one
 
 Array = Any
 
@@ -256,7 +256,7 @@ def _plan_with_winners(
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """`_plan` for a call that returns the winners' indices, too."""
     algebra = selection_by_one(semifield)
-    route = route_with_winners(checked_route(img, krn, algebra, method, arguments))
+    route = checked_route(img, krn, algebra, method, arguments)
     place, spec, dtype = route.place, route.residual_spec, native(img.dtype)
     assert spec is not None
     xp, out_shape = place.array_module, route.geometry.out_shape

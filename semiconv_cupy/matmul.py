@@ -209,14 +209,41 @@ def _plan(
 
     if not (aligned(a) and aligned(b)):
         return converted
-    call, alignment = make(checked, a, b), dtype.alignment
+    by_addresses = None if with_winners else _by_addresses(checked, a, b, converted)
+    if by_addresses is not None:
+        return by_addresses
+    by_arrays, alignment = make(checked, a, b), dtype.alignment
 
     def of_aligned(a: Array, b: Array) -> Any:
         if (_address(a) | _address(b)) % alignment:  # unlike the arrays that this was planned for
             return converted(a, b)
-        return call(a, b)
+        return by_arrays(a, b)
 
     return of_aligned
+
+
+def _by_addresses(
+    checked: Checked, a: np.ndarray, b: np.ndarray, converted: Callable[..., Any]
+) -> Callable[..., Any] | None:
+    """What multiplies such arrays by their addresses alone; None where arrays are needed."""
+    shape, dtype = checked.operands.out_shape, native(a.dtype)
+    if not math.prod(shape) or not shape:
+        return None
+    route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
+    launch = run.product_at(route)
+    if launch is None:
+        return None
+    empty, alignment = np.empty, dtype.alignment
+
+    def call(a: np.ndarray, b: np.ndarray) -> Any:
+        first, second = _address(a), _address(b)
+        if (first | second) % alignment:  # unlike the arrays that this was planned for
+            return converted(a, b)
+        out = empty(shape, dtype)
+        launch(first, second, _address(out), None, None)
+        return out
+
+    return call
 
 
 def _values(checked: Checked, a: Array, b: Array) -> Callable[[Array, Array], Array]:
@@ -226,15 +253,6 @@ def _values(checked: Checked, a: Array, b: Array) -> Callable[[Array, Array], Ar
     if 0 in shape:
         return lambda a, b: empty(shape, dtype)
     route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
-    launch = None if place.on_gpu else run.product_at(route)
-    if launch is not None and shape:
-
-        def by_addresses(a: Array, b: Array) -> Array:
-            out = empty(shape, dtype)
-            launch(_address(a), _address(b), _address(out), None, None)
-            return out
-
-        return by_addresses
 
     def by_arrays(a: Array, b: Array) -> Array:
         out = empty(shape, dtype)

@@ -1,21 +1,18 @@
 """Which taps won, as users get them: ``return_indices=True`` of convolutions and matrix products.
 
 A forward pass of a selection keeps the index of each output's winning tap for the derivative
-(``residual``). Here: which semifields have winners, which route finds them, and the residual as
-indices. Called by ``conv``, ``matmul`` and the PyTorch bridge.
+(``residual``). Here: which semifields have winners, and the residual as indices. Called by
+``conv``, ``matmul`` and the PyTorch bridge.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield, no_semifield
 from semiconv_cupy.algebra.broadcast import BroadcastSemifield
-from semiconv_cupy.route import Route
-from semiconv_cupy.source import ARITHMETIC
 
 Array = Any
 
@@ -50,17 +47,6 @@ def selection_by_one(semifield: Any) -> SelectSemifield:
             f"winner of each channel, got {semifield!r}"
         )
     return semifield.by_one_winner
-
-
-def route_with_winners(route: Route) -> Route:
-    """The route of the same work on which a forward pass keeps winners.
-
-    On the CPU, compiled kernels count taps in lanes as wide as their numbers, which are too narrow
-    in 8 and 16 bits: there, array loops serve.
-    """
-    if route.backend == "host" and np.dtype(ARITHMETIC[route.storage]).itemsize < 4:
-        return replace(route, backend="reference")
-    return route
 
 
 def indices_of(xp: Any, residual: Array) -> Array:

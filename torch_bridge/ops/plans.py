@@ -18,7 +18,6 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
 from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
-from semiconv_cupy.winners import route_with_winners
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.handles import semifield_of
@@ -91,8 +90,7 @@ plan_cached = lru_cache(maxsize=MOST_PLANS)(plan_uncached)
 
 def route_of(plan: Plan, executor: Executor) -> Route:
     """How the core computes a call of this plan on the executor."""
-    route = choose(plan.semifield, plan.geometry, plan.storage, executor.place())
-    return route if plan.residual_spec is None else route_with_winners(route)
+    return choose(plan.semifield, plan.geometry, plan.storage, executor.place())
 
 
 def torch_dtype(residual_spec: Residual | None) -> torch.dtype | None:

@@ -68,9 +68,8 @@ class ProductPlan(NamedTuple):
     def route(self, product: Product, executor: Executor) -> ProductRoute:
         """How the core computes the product; one that is differentiated keeps its residual."""
         route = choose_product(self.semifield, product, self.storage, executor.place())
-        if self.residual_spec is None:
-            return route
-        return replace(route, by_sums=False) if route.by_sums else route
+        keeps = self.residual_spec is not None and route.by_sums
+        return replace(route, by_sums=False) if keeps else route
 
 
 def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
