@@ -47,7 +47,10 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
   }
   const FlatReducer<MINIMUM> reducer{offsets.data};
   const auto convert = [](const Key* from, Key* to, int64 n) {
-    for (int64 i = 0; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
+    int64 i = 0;
+    for (; i + key_lanes <= n; i += key_lanes)
+      store_vector(to + i, clean_key<MINIMUM>(load_vector<Keys>(from + i)));
+    for (; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
   };
   const auto put = [&](int64 to, int64 apart, Keys value, int n) {
     store_apart(out + to, apart, stored_key(value), n);

@@ -142,10 +142,17 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
       const S* from = source + at;
       const auto gather = [&](int64 begin, int64 finish) {
         T* to = row + (begin - first);
+        if (m.unit == 1) {
+          for (int64 p = begin; p < finish; ++p, ++to) {
+            const int64 element = m.element(last, p);
+            if (element < 0) *to = outside;
+            else convert(from + element * apart, to, (int64)1);
+          }
+          return;
+        }
         each_beyond(m.size[last], m.before[last], m.beyond[last], m.unit, begin, finish,
                     [&](int64 element, int64 n) {
-                      if (element >= 0 && n == 1) convert(from + element * apart, to, (int64)1);  // no loop
-                      else if (element >= 0) convert_apart(from + element * apart, apart, to, n, convert);
+                      if (element >= 0) convert_apart(from + element * apart, apart, to, n, convert);
                       else
                         for (int64 i = 0; i < n; ++i) to[i] = outside;
                       to += n;

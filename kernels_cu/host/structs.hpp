@@ -22,10 +22,6 @@ namespace semiconv {
 template <class Each>
 inline void each_beyond(int64 size, int64 before, const int64* beyond, int64 unit, int64 begin, int64 end,
                         Each each) {
-  if (unit == 1) {  // without divisions
-    for (; begin < end; ++begin) each(element_at(size, before, beyond, begin - before), (int64)1);
-    return;
-  }
   int64 place = begin - before;  // from the first element of the source
   int64 position = (place < 0 ? place - unit + 1 : place) / unit, within = place - position * unit;
   const int64 positions = size / unit, ahead = before / unit;
@@ -47,7 +43,7 @@ struct Mapped {
   const int64* beyond[max_rank];
   int64 unit;
 
-  // Of an axis before the last.
+  // Of an axis whose positions are elements.
   int64 element(int a, int64 position) const {
     return element_at(size[a], before[a], beyond[a], position - before[a]);
   }

@@ -92,7 +92,12 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
       pairs ? SharedTaps(offsets.data, count, t.pitch[m.rank - 2]) : SharedTaps();
   const Reducer reducer{offsets.data, values, first, shared};
   const auto convert = [](const Storage* from, W* to, int64 n) {
-    for (int64 i = 0; i < n; ++i) {
+    int64 i = 0;
+    if constexpr (Same<W, Storage>::value)  // `better` never takes a NaN on its right
+      for (; i + width <= n; i += width)
+        store_vector(to + i, better<MINIMUM>((VectorOf<W>)(VectorOf<W>{} + worst<MINIMUM, W>()),
+                                             load_vector<VectorOf<W>>(from + i)));
+    for (; i < n; ++i) {
       const W element = (W)load(from[i]);
       to[i] = element == element ? element : worst<MINIMUM, W>();
     }
