@@ -3,7 +3,7 @@
 import cases
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from semiconv_cupy import run
@@ -73,12 +73,7 @@ def works(draw):
     shares = draw(st.booleans())
     outputs = draw(st.integers(1, 2)) * (1 if shares else groups)
     shape = [draw(st.sampled_from([1, 2, 40])), groups * channels, *size]
-    while np.prod(shape) > 100_000:
-        shape[shape.index(max(shape[2:]), 2) if max(shape[2:]) > 40 else 0] = (
-            40 if max(shape[2:]) > 40 else 1
-        )
-        if max(shape[2:]) <= 40 and shape[0] == 1:
-            break
+    assume(np.prod(shape) <= 100_000)
     order = draw(st.permutations(range(rank + 2)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     img = rng.integers(0, 9, [shape[axis] for axis in order]).transpose(np.argsort(order))

@@ -338,7 +338,8 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
   Storage* out = results.out + work.plane;
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j)
-    put(j, [&](int64 to, int count) __attribute__((always_inline)) {
+    // Not inlined by force: one of the accumulators would then lie in memory during the loops over taps.
+    put(j, [&](int64 to, int count) {
       if (work.stage) store_vector(work.stage->values + to, totals[j]);
       else store_lanes(out + to, totals[j], count, results.step);
     });
