@@ -262,3 +262,14 @@ def test_gradients_of_convolutions_by_sums(img, krn, arguments, scale):
     grad_out = rng.normal(size=out.shape).astype(np.float32)
     for found, wanted in zip(pull(grad_out), expected(grad_out), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("terms", [62, 63, 64, 70])
+def test_rows_of_several_threads_keep_apart(terms):
+    """Rows of operands are transformed in blocks, of which no one writes into the next."""
+    rng = np.random.default_rng(0)
+    semifield = sc.SubtractSemifield.log(2.0)
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((900, terms), (terms, 300)))
+    expected = sc.semifield_matmul(a, b, semifield, method="direct")
+    for _ in range(20):
+        np.testing.assert_allclose(sc.semifield_matmul(a, b, semifield), expected, rtol=1e-5)

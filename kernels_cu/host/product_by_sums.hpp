@@ -43,7 +43,8 @@ class TransformedOperand {
 
   // False where the machine had not so much memory.
   bool fill(const Operand<Storage>& x, int64 batches, int64 count, int64 term_count, int threads) {
-    pitch = larger_of(1, whole_vectors(term_count)) * lanes;
+    // fill_panel writes up to a block beyond a row, and the next one may be of another thread.
+    pitch = whole_vectors(term_count + side) * lanes;
     const int64 rows = batches * count;
     if (!values.allocate(rows * pitch + lanes) || !shift_data.allocate(rows + 8 * lanes) ||
         !smallest_data.allocate(rows + 8 * lanes))
