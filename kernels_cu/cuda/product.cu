@@ -170,7 +170,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, SEMICONV_BLOCKS)
+extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, semiconv::resident_blocks)
 SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane,

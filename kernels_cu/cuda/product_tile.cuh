@@ -30,6 +30,9 @@ constexpr int threads_y = SEMICONV_THREADS_Y, threads_x = SEMICONV_THREADS_X;
 constexpr int threads = threads_y * threads_x, teams = SEMICONV_TEAMS, depth = SEMICONV_DEPTH;
 constexpr int tile_rows = rows * threads_y, tile_columns = columns * threads_x;
 constexpr int values = columns / lanes;  // registers of a row of a thread's outputs
+// Where the compiler needs more registers than that many blocks leave, it takes them: before sm_80, copies
+// pass through registers, and for sm_120 a loop keeps more numbers at a time.
+constexpr int resident_blocks = architecture >= 800 && architecture < 1000 ? SEMICONV_BLOCKS : 1;
 
 // How the launcher cuts the outputs into tiles, and the terms into parts.
 struct ProductCut {
