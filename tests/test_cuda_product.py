@@ -116,6 +116,15 @@ def test_terms_shared_by_blocks_and_long_offsets(layout, limits):
     check(MAX, "float32", (2, 9, 140, 150), layout, limits=limits)
 
 
+@pytest.mark.parametrize("semifield", [MAX, sc.SubtractSemifield.log(2.0)], ids=repr)
+def test_few_rows_whose_terms_blocks_share(semifield):
+    """A tile of 4 x 128 outputs; one team of 32 threads joins its parts."""
+    plan = plan_product(semifield, "float32", 1, (3, 256, 1024), keeps_residual=False)
+    assert plan.parts > 1
+    assert plan.tile.size[1] > plan.tile.threads // plan.tile.teams
+    check(semifield, "float32", (1, 3, 256, 1024))
+
+
 def test_shared_terms_are_shared():
     plan = plan_product(MAX, "float32", 1, (64, 64, 4096), keeps_residual=False)
     assert plan.parts > 1

@@ -29,6 +29,11 @@ constexpr int rows = SEMICONV_ROWS, columns = SEMICONV_COLUMNS;
 constexpr int threads_y = SEMICONV_THREADS_Y, threads_x = SEMICONV_THREADS_X;
 constexpr int threads = threads_y * threads_x, teams = SEMICONV_TEAMS, depth = SEMICONV_DEPTH;
 constexpr int tile_rows = rows * threads_y, tile_columns = columns * threads_x;
+#if defined(SEMICONV_JOIN)
+constexpr int block_threads = threads;  // one team joins the parts
+#else
+constexpr int block_threads = teams * threads;
+#endif
 constexpr int values = columns / lanes;  // registers of a row of a thread's outputs
 // Where the compiler needs more registers than that many blocks leave, it takes them: before sm_80, copies
 // pass through registers, and for sm_120 a loop keeps more numbers at a time.
@@ -138,7 +143,7 @@ struct Tables {
   template <bool IMAGE, int CHUNK>
   static SEMICONV_FN void fill(const Level* levels, int64 level_count, int64 count, uint32 first, Offset* operand,
                                Offset* result, int extent) {
-    for (int n = threadIdx.x; n < extent; n += teams * threads) {
+    for (int n = threadIdx.x; n < extent; n += block_threads) {
       Offset index = (Offset)first + n;
       // The same place of the last chunk, so that chunks stay chunks.
       if (index >= (Offset)count) index = count < CHUNK ? (Offset)count - 1 : (Offset)count - CHUNK + n % CHUNK;
