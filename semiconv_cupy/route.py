@@ -525,7 +525,9 @@ def _choose_product(
     method: str,
     limits: Limits,
 ) -> ProductRoute:
-    by_sums_serve = _product_by_sums(semifield, product, method, place, limits)
+    by_sums_serve = product_goes_by_sums(
+        semifield, product.terms, method, on_gpu=place.on_gpu, limits=limits.by_sums
+    )
     loops = ProductRoute(semifield, product, storage, place, "reference", by_sums=by_sums_serve)
     if method == "reference":
         return loops
@@ -541,16 +543,21 @@ def _choose_product(
     return replace(loops, backend="cuda" if place.on_gpu else "host")
 
 
-def _product_by_sums(
-    semifield: Semifield, product: Product, method: str, place: Place, limits: Limits
+def product_goes_by_sums(
+    semifield: Semifield,
+    terms: int,
+    method: str = "auto",
+    *,
+    on_gpu: bool,
+    limits: by_sums.Limits = by_sums.LIMITS,
 ) -> bool:
     """`goes_by_sums` for a matrix product; on a GPU the semifield's own addition serves."""
     if method == "linear":
         require_by_sums(semifield)
-    if place.on_gpu:
+    if on_gpu:
         return False
     if method == "auto":
-        return by_sums.pays_for_product(semifield, product.terms, limits.by_sums)
+        return by_sums.pays_for_product(semifield, terms, limits)
     return method == "linear"
 
 

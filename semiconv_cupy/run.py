@@ -363,6 +363,6 @@ def product_backward_at(
     All are addresses. `wants` says which of the gradients of img and krn are computed. Numbers that
     no term reads are left as they are. None where arrays are needed.
     """
-    if route.backend == "host" and route.product.outputs and not route.by_sums:
+    if route.backend == "host" and route.product.outputs:
         return host_products.backward_at(route, gradients)
     return None

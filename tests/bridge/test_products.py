@@ -7,6 +7,7 @@ from problems import SEMIFIELDS
 from torch.func import grad, vmap
 
 import semiconv_cupy as sc
+from semiconv_cupy.route import product_goes_by_sums
 from torch_bridge import ops
 from torch_bridge.functional import semifield_conv, semifield_matmul
 
@@ -220,6 +221,64 @@ def test_autocast_meets_in_the_wider_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = semifield_matmul(a.bfloat16(), b, "tropical_max")
     torch.testing.assert_close(out, semifield_matmul(a.bfloat16().float(), b, "tropical_max"))
+
+
+# ---- ordinary sums -------------------------------------------------------------------------------
+
+LOG, ROOT = sc.SubtractSemifield.log(2.0), sc.SubtractSemifield.root(2.5)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 40])
+@pytest.mark.parametrize("semifield", [LOG, ROOT], ids=repr)
+def test_ordinary_sums_keep_no_residual(semifield, terms):
+    tensors = [torch.ones(shape) for shape in ((2, terms), (terms, 5))]
+    _, residual = torch.ops.semiconv.product(*tensors, ops.handle_of(semifield).key, True)
+    sums = product_goes_by_sums(semifield, terms, on_gpu=False)
+    assert residual.shape == ((0,) if sums else (2, 2, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", [((70, 33), (33, 40)), ((3, 8, 33), (33, 20))], ids=str)
+@pytest.mark.parametrize("spread", [1, 300])
+@pytest.mark.parametrize("semifield", [LOG, ROOT, "linear"], ids=repr)
+def test_training_against_float64(semifield, spread, shapes, dtype):
+    """A spread of 300 is beyond what the sums of log can prove."""
+    spreads = spread, spread if semifield is LOG else 1  # products stay within float16
+    a, b = (
+        (tensor.detach() * factor).to(dtype).requires_grad_()
+        for tensor, factor in zip(numbers(*shapes, seed=spread), spreads, strict=True)
+    )
+    wide = [tensor.detach().double().requires_grad_() for tensor in (a, b)]
+    found, expected = (semifield_matmul(*pair, semifield) for pair in ((a, b), wide))
+    tolerance = dict(rtol=2e3 * torch.finfo(dtype).eps if dtype is torch.float32 else 0.02)
+    slopes = torch.linspace(-1, 1, found.numel(), dtype=dtype).view(found.shape)
+    torch.testing.assert_close(found.double(), expected, atol=0, **tolerance)
+    pairs = zip(
+        torch.autograd.grad(found, (a, b), slopes),
+        torch.autograd.grad(expected, wide, slopes.double()),
+        strict=True,
+    )
+    for one, other in pairs:
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, atol=1e-2 * scale, rtol=0.02)
+        if dtype is torch.float32:
+            torch.testing.assert_close(one.double(), other, atol=1e-5 * scale, rtol=1e-3)
+
+
+@pytest.mark.parametrize("semifield", [LOG, ROOT], ids=repr)
+def test_compiled_from_few_terms_to_many(semifield):
+    """The number of terms decides whether there is a residual."""
+    torch._dynamo.reset()
+    compiled = torch.compile(product(semifield), fullgraph=True, dynamic=True, backend="aot_eager")
+    for terms in (2, 3, 30):
+        for rows in (3, 6):
+            tensors = numbers((rows, terms), (terms, 4))
+            found, expected = compiled(*tensors), semifield_matmul(*tensors, semifield)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(
+                torch.autograd.grad(found.sum(), tensors),
+                torch.autograd.grad(expected.sum(), tensors),
+            )
 
 
 # ---- winners -------------------------------------------------------------------------------------

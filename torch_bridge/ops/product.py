@@ -7,7 +7,6 @@ Operands have two axes or more. Called by `products`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, is_provenance, residual_of_terms
-from semiconv_cupy.route import ProductRoute, choose_product
+from semiconv_cupy.route import ProductRoute, choose_product, product_goes_by_sums
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import ProductArguments, schema
 from torch_bridge.dlpack import array_of
@@ -52,24 +51,27 @@ class ProductPlan(NamedTuple):
         cls,
         key: str,
         dtype: torch.dtype,
+        on_gpu: bool,
         a_shape: Sequence[int],
         b_shape: Sequence[int],
         derivative: bool,
     ) -> ProductPlan:
-        """The plan of one call; sizes may be symbols."""
+        """The plan of one call; sizes may be symbols.
+
+        Both passes of a program find the same plan: nothing but the number of terms decides about
+        the residual, and ``torch.func.vmap`` changes other sizes only.
+        """
         semifield = semifield_of(key)
         storage = storage_of(dtype, semifield, "a", derivative)
         operands = Operands.of(a_shape, b_shape)
         spec = None
-        if derivative:
+        if derivative and not product_goes_by_sums(semifield, operands.terms, on_gpu=on_gpu):
             spec = residual_of_terms(semifield, storage, operands.out_shape, operands.terms)
         return cls(semifield, operands, storage, spec)
 
     def route(self, product: Product, executor: Executor) -> ProductRoute:
-        """How the core computes the product; one that is differentiated keeps its residual."""
-        route = choose_product(self.semifield, product, self.storage, executor.place())
-        keeps = self.residual_spec is not None and route.by_sums
-        return replace(route, by_sums=False) if keeps else route
+        """How the core computes the product and differentiates it."""
+        return choose_product(self.semifield, product, self.storage, executor.place())
 
 
 def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
@@ -97,8 +99,9 @@ def _prepared(
     residual: bool,
 ) -> Callable[[Tensor, Tensor], Results]:
     """The call for tensors of this layout on the executor of that index."""
-    plan = ProductPlan.of(semifield, dtype, tuple(a_shape), tuple(b_shape), residual)
-    return prepare_product(plan, executor_of(index), dtype, a_strides, b_strides)
+    executor, shapes = executor_of(index), (tuple(a_shape), tuple(b_shape))
+    plan = ProductPlan.of(semifield, dtype, executor.on_gpu, *shapes, residual)
+    return prepare_product(plan, executor, dtype, a_strides, b_strides)
 
 
 def prepare_product(
@@ -161,7 +164,7 @@ def _fake(*flat: Any) -> Results:
     if b.dtype != a.dtype or b.device != a.device:
         raise mismatch("b", b, "a", a)
     held_semifield(key)
-    return _new_results(a, ProductPlan.of(key, a.dtype, a.shape, b.shape, residual))
+    return _new_results(a, ProductPlan.of(key, a.dtype, a.is_cuda, a.shape, b.shape, residual))
 
 
 def _vmap(

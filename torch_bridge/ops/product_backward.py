@@ -95,11 +95,12 @@ def _prepared(
     wants: Wants,
 ) -> Call:
     """The call for tensors of this layout on the executor of that index."""
-    plan = ProductPlan.of(semifield, dtype, a_shape, b_shape, derivative=True)
+    executor = executor_of(index)
+    plan = ProductPlan.of(semifield, dtype, executor.on_gpu, a_shape, b_shape, derivative=True)
     for name, strides, shape in (("a", a_strides, a_shape), ("b", b_strides, b_shape)):
         if strides is not None and len(strides) != len(shape):
             raise ValueError(f"{name} must have shape {shape}, got {len(strides)} axes")
-    return prepare_product_backward(plan, executor_of(index), dtype, (a_strides, b_strides), wants)
+    return prepare_product_backward(plan, executor, dtype, (a_strides, b_strides), wants)
 
 
 def prepare_product_backward(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -89,8 +88,39 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
 
     `gradients` as in ``run.product_backward``. A gradient is None that is not to be computed, and
     img and krn may be None where `residual.needs_arrays` is False. Several arrays of the residual
-    lie behind each other. The bits do not depend on the threads.
+    lie behind each other. Where the forward pass went by ordinary sums, there is no residual: the
+    gradients come from sums, too, or from a residual that is computed here. The bits do not depend
+    on the threads.
     """
+    by_sums = by_sums_backward_at(route, gradients)
+    if by_sums is None:
+        return _by_residual_at(route, gradients)
+
+    def call(
+        grad_out: int,
+        img: int | None,
+        krn: int | None,
+        residual: int | None,
+        grad_img: int | None,
+        grad_krn: int | None,
+        most: int | None,
+    ) -> None:
+        if (
+            residual is None
+            and img is not None
+            and krn is not None
+            and by_sums(grad_out, img, krn, grad_img, grad_krn, most)
+        ):
+            return
+        by_residual = _by_residual_at(route, gradients)  # compiled where it serves
+        by_residual(grad_out, img, krn, residual, grad_img, grad_krn, most)
+
+    return call
+
+
+@lru_cache(maxsize=4096)
+def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
+    """`backward_at` from a residual, which is computed here where the forward pass kept none."""
     loaded = functions.library(route.semifield, route.storage, "product_backward")
     product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
     references, run = (
@@ -102,6 +132,7 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
     origin = route.product.img_origin * source.itemsize(route.storage)
     to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
+    recompute = _residual_at(route)
 
     def call(
         grad_out: int,
@@ -112,11 +143,35 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
         grad_krn: int | None,
         most: int | None,
     ) -> None:
+        kept = None
+        if residual is None and recompute is not None and img is not None and krn is not None:
+            kept = recompute(img, krn, most)
+            residual = functions.address(kept)
         image = None if img is None else img + origin
         to_img = None if grad_img is None else grad_img + to_origin
         arrays = (grad_out, image, krn, residual, itemsize, plane, to_img, grad_krn)
         if run(*references, *arrays, workers(most)):
             raise MemoryError(_NO_MEMORY)
+
+    return call
+
+
+def _residual_at(route: ProductRoute) -> Callable[[int, int, int | None], np.ndarray] | None:
+    """What computes the residual from (img, krn, most threads); None where there is none.
+
+    The result is contiguous.
+    """
+    count = route.product.outputs
+    spec = residual_of_terms(route.semifield, route.storage, (count,), route.product.terms)
+    if spec is None:
+        return None
+
+    def call(img: int, krn: int, most: int | None) -> np.ndarray:
+        out = np.empty(count * source.itemsize(route.storage), np.uint8)
+        residual = np.empty(spec.shape, spec.dtype)
+        forward = forward_at(route, keeps_residual=True)
+        forward(img, krn, functions.address(out), functions.address(residual), most)
+        return residual
 
     return call
 
@@ -132,27 +187,12 @@ def backward(
     grad_krn: np.ndarray | None,
     threads: int | None = None,
 ) -> None:
-    """Fill the gradients that are given: see ``run.product_backward``.
-
-    Where the forward pass went by ordinary sums, the residual is computed here.
-    """
+    """Fill the gradients that are given: see ``run.product_backward``."""
     for gradient in (grad_img, grad_krn):
         if gradient is not None:
             gradient[...] = 0
     if route.product.outputs == 0:
         return
-    if residual is None and img is not None and krn is not None:
-        by_sums = by_sums_backward_at(route, gradients)
-        if by_sums is not None and by_sums(
-            functions.address(grad_out),
-            functions.address(img),
-            functions.address(krn),
-            functions.address_or_none(grad_img),
-            functions.address_or_none(grad_krn),
-            threads,
-        ):
-            return
-        residual = _residual_of(route, img, krn, threads)
     address_or_none = functions.address_or_none
     backward_at(route, gradients)(
         functions.address(grad_out),
@@ -163,19 +203,6 @@ def backward(
         address_or_none(grad_krn),
         threads,
     )
-
-
-def _residual_of(
-    route: ProductRoute, img: np.ndarray, krn: np.ndarray, threads: int | None
-) -> np.ndarray | None:
-    """The residual of a contiguous result, None where the derivative needs none."""
-    room = route.product.outputs
-    spec = residual_of_terms(route.semifield, route.storage, (room,), route.product.terms)
-    if spec is None:
-        return None
-    out, residual = np.empty(room, img.dtype), np.empty(spec.shape, spec.dtype)
-    forward(replace(route, by_sums=False), img, krn, out, residual, threads)
-    return residual
 
 
 _UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_by_sums_backward.hpp
