@@ -22,7 +22,7 @@ from semiconv_cupy.algebra.functions import exact_number
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.signatures import ARGUMENTS, PARAMETERS
 from semiconv_cupy.algebra.tracing import trace
-from semiconv_cupy.algebra.traits import Traits, absorbs, traits_of
+from semiconv_cupy.algebra.traits import Traits, absorbs, derivatives_are_factors, traits_of
 from semiconv_cupy.modules import compiled_module
 from semiconv_cupy.once import cached_property
 
@@ -203,6 +203,11 @@ class CompiledSemifield:
         return not any(
             self.expressions[name].free_symbols for name in ("d_times_d_img", "d_times_d_krn")
         )
+
+    @cached_property
+    def differentiates_by_factors(self) -> bool:
+        """Whether it is the ordinary convolution, each term's derivatives its other factors."""
+        return self.traits("floating").is_ordinary and derivatives_are_factors(self.expressions)
 
     @cached_property
     def absorbing(self) -> bool:

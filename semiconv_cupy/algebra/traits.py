@@ -163,6 +163,18 @@ def is_product(times: Any) -> bool:
     return len(factors) == 2 and {_bare(factor) for factor in factors} == {IMG, KRN}
 
 
+def derivatives_are_factors(expressions: Mapping[str, Any]) -> bool:
+    """Whether the derivative of a multiplication by img is krn, and that by krn img.
+
+    Examples
+    --------
+    >>> derivatives_are_factors({"d_times_d_img": 1.0 * KRN, "d_times_d_krn": IMG})
+    True
+    """
+    by_img, by_krn = (_bare(expressions[f"d_times_d_{name}"]) for name in ("img", "krn"))
+    return bool(by_img == KRN and by_krn == IMG)
+
+
 def adds_products(expression: Any) -> bool:
     """Whether a product that rounds is, perhaps through other functions, a term of a sum.
 

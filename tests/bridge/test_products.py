@@ -281,6 +281,19 @@ def test_compiled_from_few_terms_to_many(semifield):
             )
 
 
+def test_infinite_numbers_under_a_slope_of_zero():
+    """They have no part in a gradient, as in every other schedule."""
+    a, b = (tensor.detach() for tensor in numbers((40, 30), (30, 50)))
+    b[3, 7], b[4, 7], a[5, 6] = torch.inf, torch.nan, -torch.inf
+    a.requires_grad_(), b.requires_grad_()
+    slopes = torch.ones(40, 50, dtype=a.dtype)
+    slopes[:, 7] = slopes[5] = 0
+    found = torch.autograd.grad(semifield_matmul(a, b, "linear"), (a, b), slopes)
+    clean = [torch.nan_to_num(t.detach(), 0, 0, 0).requires_grad_() for t in (a, b)]
+    expected = torch.autograd.grad(torch.matmul(*clean), clean, slopes)
+    torch.testing.assert_close(found, expected)
+
+
 # ---- winners -------------------------------------------------------------------------------------
 
 

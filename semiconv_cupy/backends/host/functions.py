@@ -56,6 +56,7 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "product": (*(_POINTER,) * 4, _FLAG),
     "product_by_sums": (*(_POINTER,) * 4, _FLAG),
     "product_by_sums_backward": (*(_POINTER,) * 7, _FLAG),
+    "product_linear_backward": (*(_POINTER,) * 7, _FLAG),
     "product_backward": (*(_POINTER,) * 6, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG),
     "product_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
 }

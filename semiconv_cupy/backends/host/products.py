@@ -205,7 +205,7 @@ def backward(
     )
 
 
-_UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_by_sums_backward.hpp
+_UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_{by_sums,linear}_backward.hpp
 
 BySums: TypeAlias = Callable[[int, int, int, "int | None", "int | None", "int | None"], bool]
 
@@ -215,16 +215,20 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
     """What computes (grad_out, img, krn, grad_img, grad_krn, most threads) by addresses.
 
     It returns whether the sums prove the gradients; otherwise they must be computed in another way.
-    None where ordinary sums do not serve: for other semifields than log, and for an operand that
-    was broadcast.
+    None where ordinary sums do not serve: for other semifields than linear and log, and in log for
+    an operand that was broadcast.
     """
     images = (level.img for level in (*gradients.shared, *gradients.free))
     kernels = (level.krn for level in (*gradients.shared, *gradients.produced))
     broadcast = 0 in (*images, *kernels)
-    if not route.by_sums or route.semifield.accumulator != "log" or broadcast:
+    if route.semifield.differentiates_by_factors:
+        part = "product_linear_backward"
+    elif route.by_sums and route.semifield.accumulator == "log" and not broadcast:
+        part = "product_by_sums_backward"
+    else:
         return None
-    loaded = functions.library(route.semifield, route.storage, "product_by_sums_backward")
-    run = loaded.semiconv_product_by_sums_backward
+    loaded = functions.library(route.semifield, route.storage, part)
+    run = getattr(loaded, f"semiconv_{part}")
     product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
     references = ctypes.byref(product), ctypes.byref(slopes)
     origin = route.product.img_origin * source.itemsize(route.storage)
