@@ -288,7 +288,10 @@ def test_any_strides_without_a_copy():
         copies = [tensor.detach().contiguous().requires_grad_() for tensor in (img, krn)]
         expected = with_gradients(fused(name), copies, padding=1)
         for one, other in zip(found, expected, strict=True):
-            assert torch.equal(one, other)
+            if isinstance(SEMIFIELDS[name][0], SelectSemifield):
+                assert torch.equal(one, other)
+            else:  # the vectors' axis follows the strides, and a sum's order follows the vectors
+                torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
 
 
 def test_empty_batches_and_images():
