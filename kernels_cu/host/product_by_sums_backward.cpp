@@ -1,5 +1,5 @@
-// Exports semiconv_product_by_sums_backward: the gradients of a matrix product in log by ordinary sums; called
-// by ctypes from semiconv_cupy/backends/host/products.py.
+// Exports semiconv_product_by_sums_backward: the gradients of a matrix product in log or root by ordinary sums;
+// called by ctypes from semiconv_cupy/backends/host/products.py.
 //
 // One shared object serves one semifield and one storage type, any sizes. No level of a gradient may have the
 // stride 0. Returns unproven_sums where a sum proves nothing.

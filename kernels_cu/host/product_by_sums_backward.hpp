@@ -1,11 +1,14 @@
-// The gradients of matrix products in log by ordinary sums: two more products.
+// The gradients of matrix products in log and root by ordinary sums: two more products.
 //
-// An output is ln(S) / mu, S = sum over c of E(img) E(krn), so that a term's weight is E(img) E(krn) / S:
+// An output is restore(S), S = sum over c of E(img) E(krn), so that with the names of by_sums.cuh
 //
-//     grad_img = E(img) * sum over p of T E(krn),   grad_krn = E(krn) * sum over f of T E(img),
+//     grad_img = D(img) * sum over p of T E(krn),   grad_krn = D(krn) * sum over f of T E(img),
+//     T = grad_out * d_restore(S) * scale(img's shift) * scale(krn's shift),
+//     D(x) = d_transform(x) / scale(x's shift).
 //
-// where T = grad_out / S. The transformed operands are those of product_by_sums.hpp, and their shifts cancel.
-// Where a sum proves nothing, the caller computes the gradients by their own weights (product_backward.hpp).
+// In log all scales are 1, d_restore(S) = 1 / S and D = E. The transformed operands are those of
+// product_by_sums.hpp. Where a sum proves nothing, or T is so large that these sums could leave the range, the
+// caller computes the gradients by their own weights (product_backward.hpp).
 #pragma once
 #include "product_backward.hpp"
 #include "product_by_sums.hpp"
@@ -14,17 +17,19 @@ namespace semiconv {
 
 constexpr int unproven_sums = 2;  // beside the values of Status
 
-// Takes sums S of rows f and columns p, and divides what `slopes` holds, [batch][f][p], by them.
+// Takes sums S of rows f and columns p, and makes T of grad_out in `slopes`, [batch][f][p].
 template <bool KRN_IS_VECTOR> class Quotients {
   const TransformedOperand &u, &v;
   const Roles<Real>& x;
   Real* slopes;
   int& status;
+  const Real most;  // as large as its sums with weights of at most 1 allow
 
  public:
   Quotients(const TransformedOperand& u_, const TransformedOperand& v_, const Roles<Real>& x_, Real* slopes_,
             int& status_)
-      : u(u_), v(v_), x(x_), slopes(slopes_), status(status_) {}
+      : u(u_), v(v_), x(x_), slopes(slopes_), status(status_),
+        most(Limits<Real>::largest / 4 / (Real)(x_.rows + x_.columns)) {}
   template <int VECTORS, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
     for (int r = 0; r < rows; ++r)
@@ -35,19 +40,64 @@ template <bool KRN_IS_VECTOR> class Quotients {
         const Vector sum = block[r * VECTORS + w].result();
         const Mask holds = proven(sum, broadcast(u.shifts[row]), load_vector<Vector>(v.shifts + column),
                                   broadcast(u.smallest[row]) * load_vector<Vector>(v.smallest + column), x.terms);
-        if (any(first_lanes(count) & ~holds)) set_flag(status, unproven_sums);
-        const Vector factor = where(sum == Vector{}, Vector{}, BySums<Vector>::d_restore(sum));
+        const Vector scale = BySums<Vector>::scale(broadcast(u.shifts[row])) *
+                             BySums<Vector>::scale(load_vector<Vector>(v.shifts + column));
+        const Mask none = (sum == Vector{}) & BySums<Vector>::flat_at_zero();
+        const Vector factor = where(none, Vector{}, Vector(BySums<Vector>::d_restore(sum) * scale));
+        const Mask proves = (Mask)holds & (none | (absolute(factor) < infinity<Vector>()));
         Real factors[lanes];
+        MaskLane proven_lanes[lanes];
         store_vector(factors, factor);
+        store_vector(proven_lanes, (Mask)proves);
         for (int i = 0; i < count; ++i) {
           Real& slope = slopes[at.rows[r] + at.columns[w * lanes + i]];
           slope = slope == 0 ? 0 : slope * factors[i];
+          const bool within = slope <= most && -slope <= most;  // a NaN is not
+          if (!proven_lanes[i] || !within) set_flag(status, unproven_sums);
         }
       }
   }
 };
 
-// Takes the sums of a gradient, and stores them times E of the operand itself.
+// D of an operand's numbers, laid out as its E.
+class OwnDerivatives {
+  AlignedBuffer<Real> values;
+
+ public:
+  const Real* numbers = nullptr;
+
+  // False where the machine had not so much memory.
+  bool fill(const Operand<Storage>& x, const TransformedOperand& e, int64 batches, int64 count, int64 terms,
+            int threads) {
+    if constexpr (BySums<Vector>::own_derivative) {
+      numbers = e.numbers();
+      return true;
+    }
+    const int64 rows = batches * count;
+    if (!values.allocate(rows * e.pitch + lanes)) return false;
+    numbers = values.data;
+    const int64 some = larger_of(1, 4096 / e.pitch);  // rows of an item
+    in_parallel(ceil_div(rows, some), threads, [&](Items& rest) {
+      for (int64 item; rest.take(item);)
+        for (int64 row = item * some; row < smaller_of(rows, (item + 1) * some); ++row) {
+          Operand<Storage> operand = x;
+          operand.data += Walk(x.shared, x.shared_levels, x.stride, row / count).offset;
+          Real* const to = values.data + row * e.pitch;
+          fill_panel<1>(operand, row % count, 1, 0, terms, to);
+          for (int64 t = terms; t < e.pitch; ++t) to[t] = 0;
+          const Vector shift = broadcast(e.shifts[row]);
+          for (int64 t = 0; t < e.pitch; t += lanes) {
+            const Vector own = BySums<Vector>::d_transform(load_vector<Vector>(to + t), shift,
+                                                           load_vector<Vector>(e.numbers() + row * e.pitch + t));
+            store_vector(to + t, Vector(own / BySums<Vector>::scale(shift)));
+          }
+        }
+    });
+    return true;
+  }
+};
+
+// Takes the sums of a gradient, and stores them times D of the operand itself.
 template <bool KRN_IS_VECTOR> class Scaled {
   const Real* own;  // [batch][own][term]
   int64 pitch, owns;
@@ -66,7 +116,8 @@ template <bool KRN_IS_VECTOR> class Scaled {
         const int64 c = corner.column + smaller_of(j % VECTORS * lanes + i, at.count - 1);
         factors[i] = KRN_IS_VECTOR ? from[r * pitch + c] : from[c * pitch + r];
       }
-      return Vector(block[j].result() * load_vector<Vector>(factors));
+      const Vector sum = block[j].result();
+      return where(sum == Vector{}, Vector{}, Vector(sum * load_vector<Vector>(factors)));
     });
   }
 };
@@ -87,7 +138,7 @@ template <bool IMAGE> Product layout_of(const Product& g) {
 
 // The gradient of one operand: `rows` own indices, `others` of the other operand, of each batch.
 template <bool IMAGE>
-int gradient_by_sums(const Product& g, const Real* slopes, const TransformedOperand& mine,
+int gradient_by_sums(const Product& g, const Real* slopes, const OwnDerivatives& mine,
                      const TransformedOperand& other, int64 rows, int64 others, int64 terms, Real* grad,
                      int threads) {
   const int64 batches = size_of(g.shared, g.shared_levels);
@@ -102,9 +153,9 @@ int gradient_by_sums(const Product& g, const Real* slopes, const TransformedOper
   using A = Products<Vector>;
   if (krn_along_lanes(q, 2 * lanes))
     return run_product<A, rows_of<A>(), 2, true>(
-        q, image, kernel, Scaled<true>(mine.numbers(), mine.pitch, rows, grad), threads);
+        q, image, kernel, Scaled<true>(mine.numbers, other.pitch, rows, grad), threads);
   return run_product<A, rows_of<A>(), 2, false>(
-      q, image, kernel, Scaled<false>(mine.numbers(), mine.pitch, rows, grad), threads);
+      q, image, kernel, Scaled<false>(mine.numbers, other.pitch, rows, grad), threads);
 }
 
 template <bool KRN_IS_VECTOR>
@@ -112,12 +163,16 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
   const Product &p = call.product, &g = call.gradients;
   const auto direct = roles_of(p, image_of(p, call.img), kernel_of(p, call.krn), KRN_IS_VECTOR);
   TransformedOperand u, v;
+  OwnDerivatives of_u, of_v;
   Buffer<Real> slopes;
   if (!u.fill(direct.u, direct.batches, direct.rows, direct.terms, threads) ||
       !v.fill(direct.v, direct.batches, direct.columns, direct.terms, threads) ||
+      !of_u.fill(direct.u, u, direct.batches, direct.rows, direct.terms, threads) ||
+      !of_v.fill(direct.v, v, direct.batches, direct.columns, direct.terms, threads) ||
       !slopes.allocate(direct.batches * direct.rows * direct.columns))
     return out_of_memory;
   const auto &image = KRN_IS_VECTOR ? u : v, &kernel = KRN_IS_VECTOR ? v : u;
+  const auto &of_image = KRN_IS_VECTOR ? of_u : of_v, &of_kernel = KRN_IS_VECTOR ? of_v : of_u;
   const int64 free = size_of(p.free, p.free_levels), produced = size_of(p.produced, p.produced_levels);
 
   // grad_out as [batch][f][p].
@@ -142,9 +197,9 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
   int status = run_product<A, rows_of<A>(), 2, KRN_IS_VECTOR>(flat, image.operand(), kernel.operand(), sink, threads);
   if (status == success) status = proof;
   if (status == success && grad_img)
-    status = gradient_by_sums<true>(g, slopes.data, image, kernel, free, produced, direct.terms, grad_img, threads);
+    status = gradient_by_sums<true>(g, slopes.data, of_image, kernel, free, produced, direct.terms, grad_img, threads);
   if (status == success && grad_krn)
-    status = gradient_by_sums<false>(g, slopes.data, kernel, image, produced, free, direct.terms, grad_krn, threads);
+    status = gradient_by_sums<false>(g, slopes.data, of_kernel, image, produced, free, direct.terms, grad_krn, threads);
   return status;
 }
 

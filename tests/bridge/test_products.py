@@ -265,6 +265,31 @@ def test_training_against_float64(semifield, spread, shapes, dtype):
             torch.testing.assert_close(one.double(), other, atol=1e-5 * scale, rtol=1e-3)
 
 
+@pytest.mark.parametrize("zeros", [0, 5, 100])
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0, 10.5, -1.5, -3.0])
+def test_training_in_root_against_its_terms(p, zeros):
+    """Zeros here and there, then whole rows of them; those of p < 0 are infinite."""
+    semifield = sc.SubtractSemifield.root(p)
+    tensors = [tensor.detach() for tensor in numbers((2, 37, 33), (2, 33, 21), seed=3)]
+    for tensor in tensors:
+        tensor.view(-1)[:zeros] = semifield.zero
+    out, pullback = sc.semifield_matmul_vjp(
+        *(t.numpy() for t in tensors), semifield, method="direct"
+    )
+    tensors = [tensor.float().requires_grad_() for tensor in tensors]
+    found = semifield_matmul(*tensors, semifield)
+    slopes = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view(found.shape)
+    torch.testing.assert_close(found, torch.as_tensor(out).float(), rtol=1e-5, atol=0)
+    pairs = zip(
+        torch.autograd.grad(found, tensors, slopes.float()),
+        map(torch.as_tensor, pullback(slopes.numpy())),
+        strict=True,
+    )
+    for one, other in pairs:
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=2e-6 * scale)
+
+
 @pytest.mark.parametrize("semifield", [LOG, ROOT], ids=repr)
 def test_compiled_from_few_terms_to_many(semifield):
     """The number of terms decides whether there is a residual."""

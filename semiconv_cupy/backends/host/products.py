@@ -215,15 +215,15 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
     """What computes (grad_out, img, krn, grad_img, grad_krn, most threads) by addresses.
 
     It returns whether the sums prove the gradients; otherwise they must be computed in another way.
-    None where ordinary sums do not serve: for other semifields than linear and log, and in log for
-    an operand that was broadcast.
+    None where ordinary sums do not serve: for other semifields than linear, log and root, and in
+    these two for an operand that was broadcast.
     """
     images = (level.img for level in (*gradients.shared, *gradients.free))
     kernels = (level.krn for level in (*gradients.shared, *gradients.produced))
     broadcast = 0 in (*images, *kernels)
     if route.semifield.differentiates_by_factors:
         part = "product_linear_backward"
-    elif route.by_sums and route.semifield.accumulator == "log" and not broadcast:
+    elif route.by_sums and not broadcast:
         part = "product_by_sums_backward"
     else:
         return None
