@@ -59,8 +59,8 @@ def no_second_derivative(operation: str, handle: Handle) -> RuntimeError:
     return RuntimeError(
         f"the second derivative of a fused {operation} is offered for selections by one winner (no "
         "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
-        f"{handle.key}. A BroadcastSemifield is differentiated by torch itself, as often as you "
-        "like"
+        f"{ops.semifield_of(handle.key)!r}. A BroadcastSemifield is differentiated by torch "
+        "itself, as often as you like"
     )
 
 
