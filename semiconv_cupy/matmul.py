@@ -250,9 +250,9 @@ def _values(checked: Checked, a: Array, b: Array) -> Callable[[Array, Array], Ar
     """What multiplies arrays of these shapes, dtypes and strides."""
     place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
     empty = place.array_module.empty
+    route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
     if 0 in shape:
         return lambda a, b: empty(shape, dtype)
-    route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
 
     def by_arrays(a: Array, b: Array) -> Array:
         out = empty(shape, dtype)

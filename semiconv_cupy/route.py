@@ -357,8 +357,7 @@ def choose_uncached(
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
-    if method == "tiled" and not place.on_gpu:
-        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
+    _require_gpu_for_tiles(method, place)
     schedule: Schedule = (
         "direct" if method == "direct" else "tiled" if method == "tiled" else "auto"
     )
@@ -440,6 +439,11 @@ def require_by_sums(semifield: Semifield) -> None:
             "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
             f"{semifield!r}; use method='auto'"
         )
+
+
+def _require_gpu_for_tiles(method: str, place: Place) -> None:
+    if method == "tiled" and not place.on_gpu:
+        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
 
 
 def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
@@ -540,6 +544,7 @@ def _choose_product(
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
+    _require_gpu_for_tiles(method, place)
     return replace(loops, backend="cuda" if place.on_gpu else "host")
 
 

@@ -244,6 +244,9 @@ def test_shapes_that_do_not_fit(a, b, message):
         (dict(semifield="max_plus"), ValueError, "did you mean 'tropical_max'"),
         (dict(semifield=7), TypeError, "semifield must be"),
         (dict(method="fast"), ValueError, "method must be one of"),
+        (dict(method="tiled"), ValueError, "method='tiled' is for CuPy arrays; NumPy arrays take"),
+        (dict(method="tiled", return_indices=True), ValueError, "method='tiled' is for CuPy"),
+        (dict(method="tiled", a=np.ones((0, 3))), ValueError, "method='tiled' is for CuPy arrays"),
         (dict(semifield=sc.BroadcastSemifield.linear(), method="direct"), ValueError, "no kernels"),
         (dict(return_indices=1.5), TypeError, "return_indices must be a bool"),
     ],
@@ -338,3 +341,5 @@ def test_errors_of_derivatives():
         sc.semifield_matmul_vjp(a.astype("i4"), a.astype("i4"), "tropical_max")
     with pytest.raises(TypeError, match=r"semifield_matmul_vjp needs .* differentiated by PyTorch"):
         sc.semifield_matmul_vjp(a, a, sc.BroadcastSemifield.linear())
+    with pytest.raises(ValueError, match="method='tiled' is for CuPy arrays"):
+        sc.semifield_matmul_vjp(a, a, "tropical_max", method="tiled")
