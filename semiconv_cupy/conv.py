@@ -170,7 +170,7 @@ def checked_geometry(
     img: Array, krn: Array, method: str, arguments: dict[str, Any]
 ) -> tuple[Place, Geometry]:
     """The arrays' place and the geometry of a call, all but its semifield checked."""
-    place = place_of(img=img, krn=krn)
+    place = place_of("semifield_conv", img=img, krn=krn)
     require_method(method)
     require_one_dtype(img, krn, ("img", "krn"))
     return place, Geometry.plan(img.shape, krn.shape, **arguments)
@@ -245,7 +245,7 @@ def _plan(
         return call
 
     def on_its_gpu(img: Array, krn: Array) -> Array:
-        with gpu_of(img, krn):  # not always the GPU of the first call
+        with gpu_of(img=img, krn=krn):  # not always the GPU of the first call
             return call(img, krn)
 
     return on_its_gpu
@@ -262,7 +262,7 @@ def _plan_with_winners(
     xp, out_shape = place.array_module, route.geometry.out_shape
 
     def call(img: Array, krn: Array) -> tuple[Array, Array]:
-        with gpu_of(img, krn) if place.on_gpu else nullcontext():
+        with gpu_of(img=img, krn=krn) if place.on_gpu else nullcontext():
             out, residual = xp.empty(out_shape, dtype), xp.empty(spec.shape, spec.dtype)
             run.forward(route, img, krn, out, residual)
             return out, indices_of(xp, residual)
@@ -408,7 +408,7 @@ def semifield_conv_vjp(
         saved = img.view(), krn.view()
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
-        place_of(out=out_like, grad_out=grad_out)
+        place_of("semifield_conv", out=out_like, grad_out=grad_out)
         require_grad_out(grad_out, geometry.out_shape, dtype)
         real = source.ARITHMETIC[route.storage]
         with place.current():

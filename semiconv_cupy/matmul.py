@@ -174,7 +174,7 @@ class Checked(NamedTuple):
 
 
 def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]:
-    place = place_of(a=a, b=b)
+    place = place_of("semifield_matmul", a=a, b=b)
     require_method(method)
     require_one_dtype(a, b, ("a", "b"))
     return place, Operands.of(a.shape, b.shape)
@@ -197,7 +197,7 @@ def _plan(
         call = make(checked, a, b)
 
         def on_its_gpu(a: Array, b: Array) -> Any:
-            with gpu_of(a, b):  # not always the GPU of the first call
+            with gpu_of(a=a, b=b):  # not always the GPU of the first call
                 return call(a, b)
 
         return on_its_gpu
@@ -309,7 +309,7 @@ def _plan_broadcast(
 
 def _layout_of(out: Array) -> tuple[Any, ...]:
     """What a plan depends on; TypeError where `out` is no array."""
-    place_of(out=out)
+    place_of("semifield_matmul", out=out)
     return out.shape, out.strides, out.dtype, type(out)
 
 
@@ -317,7 +317,7 @@ def _plan_into(
     a: Array, b: Array, out: Array, values: Callable[..., Any], with_winners: bool
 ) -> Callable[..., Any]:
     """What multiplies such arrays into an `out` like this one, as `numpy.matmul` does."""
-    place, operands = place_of(a=a, b=b, out=out), Operands.of(a.shape, b.shape)
+    place, operands = place_of("semifield_matmul", a=a, b=b, out=out), Operands.of(a.shape, b.shape)
     shape, batch = operands.out_shape, operands.batch
     matrix = shape[len(batch) :]
     leading = out.shape[: out.ndim - len(matrix)]
@@ -411,7 +411,7 @@ def semifield_matmul_vjp(
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
         grad_out = np.asarray(grad_out) if np.isscalar(grad_out) else grad_out
-        place_of(out=out_like, grad_out=grad_out)
+        place_of("semifield_matmul", out=out_like, grad_out=grad_out)
         require_grad_out(grad_out, shape, dtype)
         real = source.ARITHMETIC[checked.storage]
         with place.current():

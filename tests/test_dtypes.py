@@ -16,7 +16,7 @@ from oracle import Selection
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.host import libraries
-from semiconv_cupy.backends.place import Place, place_of
+from semiconv_cupy.backends.place import Place, gpu_of, place_of
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 EVERYTHING = GEOMETRIES["everything"]
@@ -420,6 +420,10 @@ def test_arrays_of_two_gpus_are_refused(gpus):
     assert place_of(img=gpus(1), krn=gpus(1)) == Place("CuPy", 1)
     with pytest.raises(TypeError, match="img and krn must be on one device, got GPU 0 and GPU 1"):
         place_of(img=gpus(0), krn=gpus(1))
+    one = gpus(1)
+    assert gpu_of(a=one, b=one) is one.device
+    with pytest.raises(TypeError, match="a and b must be on one device, got GPU 0 and GPU 1"):
+        gpu_of(a=gpus(0), b=gpus(1))
 
 
 def test_a_place_knows_its_gpu(gpus):
