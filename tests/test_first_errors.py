@@ -263,6 +263,48 @@ def tensors():
             TypeError,
             "img must be a torch.Tensor, got ndarray; for arrays use semiconv_cupy.semifield_conv",
         ),
+        "tensors for the product of arrays": (
+            lambda: sc.semifield_matmul(krn, krn, "tropical_max"),
+            TypeError,
+            "a must be a NumPy or CuPy array, got torch.Tensor; for tensors use "
+            "torch_bridge.functional.semifield_matmul",
+        ),
+        "a tensor for the result of a product": (
+            lambda: sc.semifield_matmul(KRN, KRN, "tropical_max", out=krn),
+            TypeError,
+            "out must be a NumPy or CuPy array, got torch.Tensor; for tensors use "
+            "torch_bridge.functional.semifield_matmul",
+        ),
+        "a tensor for a function that tensors lack": (
+            lambda: sc.semifield_closure(krn, "tropical_max"),
+            TypeError,
+            "a must be a NumPy or CuPy array, got torch.Tensor; a.numpy(force=True) makes one",
+        ),
+        "a sparse image": (
+            lambda: function(img.to_sparse(), krn, "tropical_max"),
+            TypeError,
+            "img must be a dense tensor, got layout torch.sparse_coo; img.to_dense() makes one",
+        ),
+        "a sparse kernel for a module": (
+            lambda: MAX().dynamic()(img, krn.to_sparse()),
+            TypeError,
+            "krn must be a dense tensor, got layout torch.sparse_coo",
+        ),
+        "a sparse kernel for array functions": (
+            lambda: sc.BroadcastSemifield.tropical_max().dynamic()(img, krn.to_sparse()),
+            TypeError,
+            "krn must be a dense tensor, got layout torch.sparse_coo",
+        ),
+        "a sparse image for a layer": (
+            lambda: torch_bridge.DilationPool2d(2)(img.to_sparse()),
+            TypeError,
+            "img must be a dense tensor, got layout torch.sparse_coo",
+        ),
+        "a sparse matrix": (
+            lambda: torch_bridge.functional.semifield_matmul(krn, krn.to_sparse(), "tropical_max"),
+            TypeError,
+            "b must be a dense tensor, got layout torch.sparse_coo; b.to_dense() makes one",
+        ),
         "an array and a tensor": (
             convolve(IMG, krn),
             TypeError,

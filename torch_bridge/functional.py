@@ -42,7 +42,7 @@ def plan(
     Raises
     ------
     TypeError
-        No tensors.
+        No dense tensors.
     """
     require_tensors("semifield_conv", img=img, krn=krn)
     # While compiling, sizes may be symbols, which no cache can look up.
@@ -60,13 +60,24 @@ def plan(
 
 
 def require_tensors(function: str, **values: object) -> None:
-    """TypeError for what is no tensor; `function` names that of the core, which takes arrays."""
+    """TypeError for what is no dense tensor; `function` is the core's name of the same.
+
+    The core takes arrays. A sparse tensor has no memory in which each element lies.
+    """
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"{name} must be a torch.Tensor, got {type(value).__name__}; for arrays use "
                 f"semiconv_cupy.{function}"
             )
+        require_dense(name, value)
+
+
+def require_dense(name: str, tensor: Tensor) -> None:
+    """TypeError for a tensor that is sparse, or of another layout without strides."""
+    if tensor.layout is not torch.strided:
+        remedy = "" if tensor.is_nested else f"; {name}.to_dense() makes one"
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}{remedy}")
 
 
 def semifield_conv(
@@ -103,7 +114,7 @@ def semifield_conv(
     Raises
     ------
     TypeError
-        No tensors, or of two dtypes.
+        No dense tensors, or of two dtypes.
     ValueError
         Tensors on two devices; shapes or arguments that do not fit; `return_indices` with an
         addition that is no selection.
@@ -151,7 +162,7 @@ def semifield_matmul(
     Raises
     ------
     TypeError
-        No tensors, or of two dtypes.
+        No dense tensors, or of two dtypes.
     ValueError
         Scalars, shapes that do not fit, tensors on two devices; `return_indices` with an addition
         that is no selection.
