@@ -181,6 +181,9 @@ def test_outputs_begin_as_copies(semifield, shape):
         (dict(init="zeros"), ValueError, 'init must be "copies", "uniform" or a callable'),
         (dict(semifield="linear", init="copies"), ValueError, 'init="copies" serves'),
         (dict(bias="yes"), TypeError, "bias must be a bool"),
+        (dict(dtype=torch.int32), TypeError, "dtype must be a floating .*, got torch.int32"),
+        (dict(dtype=torch.complex64), TypeError, "dtype must be a floating .*, got torch.complex"),
+        (dict(dtype="float32"), TypeError, "dtype must be a floating .*, got 'float32'"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, error, message):
@@ -199,3 +202,25 @@ def test_inputs_that_do_not_fit():
     layer = SemifieldLinear(3, 2, "tropical_max")
     with pytest.raises(ValueError, match=r"3 features on its last axis, got shape \(4,\)"):
         layer(torch.ones(4))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([1.0] * 3, "the input must be a torch.Tensor, got list"),
+        (np.ones(3), "the input must be a torch.Tensor, got ndarray"),
+        (torch.ones(3, dtype=torch.int64), r"got input torch.int64 .* input.to\(weight.dtype\)"),
+        (torch.ones(3).double(), "input and weight must have one dtype, got input torch.float64"),
+        (torch.ones(2, 3).to_sparse(), "input must be a dense tensor, got layout torch.sparse_coo"),
+    ],
+    ids=["list", "array", "int64", "float64", "sparse"],
+)
+def test_inputs_of_another_kind(x, message, bias):
+    with pytest.raises(TypeError, match=message):
+        SemifieldLinear(3, 2, "tropical_max", bias=bias)(x)
+
+
+def test_an_input_on_another_device():
+    with pytest.raises(ValueError, match="input and weight must be on one device, got input on me"):
+        SemifieldLinear(3, 2, "tropical_max")(torch.ones(3, device="meta"))

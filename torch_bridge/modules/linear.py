@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semiconv_cupy.algebra import BroadcastSemifield, Semifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.powers import laws_of
-from torch_bridge.functional import semifield_matmul
+from torch_bridge.functional import one_kind, require_dense, semifield_matmul
 from torch_bridge.modules.copies import fill_copies_, scale_of
 from torch_bridge.ops import PreparedSemifield
 from torch_bridge.sizes import whole_number
@@ -43,7 +43,7 @@ class SemifieldLinear(nn.Module):
         "uniform": as `torch.nn.Linear`. A callable fills weight and bias in place, as the functions
         of `torch.nn.init` do. By default "copies" where the semifield has it, else "uniform".
     device, dtype : optional
-        As in torch's modules.
+        As in torch's modules; the dtype is a floating one.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class SemifieldLinear(nn.Module):
         self._prepared = _prepared(self.semifield)
         self.init = _checked_init(init, self.semifield)
         self.one = _one_for_bias(self.semifield) if flag("bias", bias) else None
-        options = {"device": device, "dtype": dtype}
+        options = {"device": device, "dtype": _floating(dtype)}
         self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features, **options))
         if self.one is None:
             self.register_parameter("bias", None)
@@ -122,14 +122,25 @@ class SemifieldLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (..., in_features) to (..., out_features)."""
-        if isinstance(x, Tensor) and (not x.dim() or x.shape[-1] != self.in_features):
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"the input must be a torch.Tensor, got {type(x).__name__}; torch.as_tensor(input) "
+                "makes one"
+            )
+        require_dense("input", x)
+        if not x.dim() or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"the input must have {self.in_features} features on its last axis, got shape "
                 f"{tuple(x.shape)}"
             )
-        weight: Tensor = self.weight
+        x, weight = one_kind(x, self.weight, ("input", "weight"))
         if self.one is not None:
-            x = nn.functional.pad(x, (0, 1), value=self.one)
+            # One more term within the product, although input and weight are copied for it. Added
+            # to the result, it would need the semifield's addition of two tensors with the
+            # product's own gradients: the user's comparison, NaN that never wins, a gradient that
+            # equal terms share, and the scale of log and root. The copy of 4096 inputs took 1/20
+            # of the time of a product to 64 outputs, 1/3 of one from 512 to 10.
+            x = torch.cat([x, x.new_full((*x.shape[:-1], 1), self.one)], -1)
             weight = torch.cat([weight, self.bias[:, None]], 1)
         out: Tensor = semifield_matmul(x, weight.mT, self._prepared)
         return out
@@ -148,6 +159,13 @@ class SemifieldLinear(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._prepared = _prepared(self.semifield)
+
+
+def _floating(dtype: Any) -> Any:
+    """The dtype; a TypeError where a parameter of it could not be learned."""
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    raise TypeError(f"dtype must be a floating torch.dtype, such as torch.float32, got {dtype!r}")
 
 
 def _prepared(semifield: Any) -> Any:
