@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ from semiconv_cupy.operands import Operands, Shape
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import ProductRoute, choose_product
-from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
+from semiconv_cupy.strides import Strides, contiguous_strides, element_strides, in_one_order
 from semiconv_cupy.winners import indices_of, selection_by_one
 
 Array = Any
@@ -50,7 +51,7 @@ def semifield_matmul(
     b: Array,
     semifield: Semifield | BroadcastSemifield | str,
     *,
-    out: Array | None = None,
+    out: Array | tuple[Array] | None = None,
     method: str = "auto",
     return_indices: bool = False,
 ) -> Any:
@@ -68,13 +69,16 @@ def semifield_matmul(
         NumPy or CuPy, any strides: transposed, sliced and broadcast arrays are read where they lie.
         dtypes as in `semifield_conv`.
     b : array (..., K, N) or (K,)
-        Of the same library, device and dtype. Leading axes broadcast.
+        Of the same library, device and dtype; only the byte orders may differ. Leading axes
+        broadcast.
     semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
         The addition and the multiplication, or the name of a ready-made pair. `channels_add` has no
         effect: a product adds all its terms by the semifield's own addition.
     out : array, optional
         Receives the result, and is returned: of its shape, or one to which it broadcasts, and of a
-        dtype to which it may be cast as "same_kind". It may overlap `a` and `b`.
+        dtype to which it may be cast as "same_kind"; or a tuple of such an array alone. It may
+        overlap `a` and `b`; where it does not, and has the result's shape and dtype, nothing else
+        is allocated.
     method : {"auto", "direct", "tiled", "linear", "reference"}
         As in `semifield_conv`.
     return_indices : bool
@@ -106,6 +110,10 @@ def semifield_matmul(
     NaN is never selected. Where K = 0 the result is the semifield's zero. Nothing of the size
     M x N x K is ever in memory.
 
+    The zero of integers is the dtype's own limit, a number like any other: the sum of the greatest
+    int32 and -5 is 5 less, although the greatest one is the zero of ``"tropical_min"``.
+    `semifield_matrix_power` and `semifield_closure` keep such a zero as it is.
+
     Examples
     --------
     Two steps along roads, whose lengths a has; inf: no road.
@@ -124,6 +132,8 @@ def semifield_matmul(
     """
     if isinstance(semifield, str):
         semifield = named(semifield)
+    if isinstance(out, tuple) and len(out) == 1:
+        (out,) = out
     layout = None if out is None else _layout_of(out)
     call: Callable[..., Any] | None = None
     key: tuple[Any, ...] = ()
@@ -138,7 +148,11 @@ def semifield_matmul(
     if call is None:
         with_winners = flag("return_indices", return_indices)
         values = _plan(a, b, semifield, method, with_winners)
-        call = values if out is None else _plan_into(a, b, out, values, with_winners)
+        call = values
+        if out is not None:
+            _require_out(a, b, out)
+            copied = _plan_copied(a, b, values, with_winners)
+            call = _plan_into(a, b, out, semifield, method, with_winners, copied) or copied
         if key:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
@@ -176,7 +190,8 @@ class Checked(NamedTuple):
 def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]:
     place = place_of("semifield_matmul", a=a, b=b)
     require_method(method)
-    require_one_dtype(a, b, ("a", "b"))
+    if native(a.dtype) != native(b.dtype):
+        require_one_dtype(a, b, ("a", "b"))
     return place, Operands.of(a.shape, b.shape)
 
 
@@ -313,11 +328,10 @@ def _layout_of(out: Array) -> tuple[Any, ...]:
     return out.shape, out.strides, out.dtype, type(out)
 
 
-def _plan_into(
-    a: Array, b: Array, out: Array, values: Callable[..., Any], with_winners: bool
-) -> Callable[..., Any]:
-    """What multiplies such arrays into an `out` like this one, as `numpy.matmul` does."""
-    place, operands = place_of("semifield_matmul", a=a, b=b, out=out), Operands.of(a.shape, b.shape)
+def _require_out(a: Array, b: Array, out: Array) -> None:
+    """Raise where `out` cannot receive the product of such arrays, by `numpy.matmul`'s rules."""
+    place_of("semifield_matmul", a=a, b=b, out=out)
+    operands = Operands.of(a.shape, b.shape)
     shape, batch = operands.out_shape, operands.batch
     matrix = shape[len(batch) :]
     leading = out.shape[: out.ndim - len(matrix)]
@@ -328,15 +342,101 @@ def _plan_into(
             f"out must have a dtype to which {a.dtype} can be cast as 'same_kind', got {out.dtype}"
         )
 
-    def into(a: Array, b: Array, out: Array) -> Any:
-        if not getattr(out.flags, "writeable", True):
-            raise ValueError("out is read-only")
+
+def _require_writeable(out: Array) -> None:
+    if not getattr(out.flags, "writeable", True):
+        raise ValueError("out is read-only")
+
+
+def _plan_copied(
+    a: Array, b: Array, values: Callable[..., Any], with_winners: bool
+) -> Callable[..., Any]:
+    """What multiplies such arrays into an array of their own and copies it to any `out`."""
+    on_gpu = place_of("semifield_matmul", a=a, b=b).on_gpu
+
+    def copied(a: Array, b: Array, out: Array) -> Any:
+        _require_writeable(out)
         found = values(a, b)
-        with place.current():
+        with gpu_of(a=a, out=out) if on_gpu else nullcontext():
             out[...] = found[0] if with_winners else found
         return (out, found[1]) if with_winners else out
 
-    return into
+    return copied
+
+
+def _plan_into(
+    a: Array,
+    b: Array,
+    out: Array,
+    semifield: Any,
+    method: str,
+    with_winners: bool,
+    copied: Callable[..., Any],
+) -> Callable[..., Any] | None:
+    """What multiplies such arrays straight into an `out` like this one; None where none can.
+
+    Kernels write numbers of the result's dtype, aligned, each to a place of its own. An `out` that
+    may overlap an operand is for `copied`: a number would change before the last term reads it.
+    """
+    if isinstance(semifield, BroadcastSemifield):
+        return None
+    semifield = selection_by_one(semifield) if with_winners else semifield
+    checked = Checked.of(a, b, semifield, method)
+    place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
+    strides = element_strides(out)
+    if out.shape != shape or not out.size or not shape or out.dtype != dtype:
+        return None
+    if not (place.on_gpu or all(map(aligned, (a, b, out)))) or not _apart(shape, strides):
+        return None
+    if with_winners and not in_one_order(shape, strides):
+        return None  # the residual would lie as `out` does
+    route = checked.route(_product(checked.operands, a, b, strides))
+    spec = route.residual_spec(shape) if with_winners else None
+    launch = None if with_winners or place.on_gpu else run.product_at(route)
+    xp, alignment = place.array_module, dtype.alignment
+    overlap = xp.may_share_memory
+
+    def into(a: Array, b: Array, out: Array) -> Any:
+        _require_writeable(out)
+        if overlap(a, out) or overlap(b, out):
+            return copied(a, b, out)
+        if not place.on_gpu:
+            addresses = _address(a), _address(b), _address(out)
+            if (addresses[0] | addresses[1] | addresses[2]) % alignment:
+                return copied(a, b, out)  # unlike the arrays that this was planned for
+            if launch is not None:
+                launch(*addresses, None, None)
+                return out
+        residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
+        run.product(route, a, b, out, residual)
+        return out if residual is None else (out, indices_of(xp, residual))
+
+    if not place.on_gpu:
+        return into
+
+    def on_its_gpu(a: Array, b: Array, out: Array) -> Any:
+        with gpu_of(a=a, b=b):  # not always the GPU of the first call
+            gpu_of(a=a, out=out)  # raises where `out` lies on another one
+            return into(a, b, out)
+
+    return on_its_gpu
+
+
+def _apart(shape: Shape, strides: Strides) -> bool:
+    """Whether no two elements of an array lie at one place, seen by positive strides alone.
+
+    Examples
+    --------
+    >>> _apart((2, 3), (1, 2)), _apart((2, 3), (0, 1)), _apart((2, 3), (1, 1))
+    (True, False, False)
+    """
+    span = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
+            if stride < span:
+                return False
+            span = stride * size
+    return True
 
 
 def _broadcasts(batch: Shape, leading: Shape) -> bool:
@@ -410,7 +510,8 @@ def semifield_matmul_vjp(
     a_shape, b_shape, out_like = a.shape, b.shape, out.reshape(-1)[:0]
 
     def pullback(grad_out: Array) -> tuple[Array, Array]:
-        grad_out = np.asarray(grad_out) if np.isscalar(grad_out) else grad_out
+        if np.isscalar(grad_out):
+            grad_out = _number(xp, grad_out, dtype)
         place_of("semifield_matmul", out=out_like, grad_out=grad_out)
         require_grad_out(grad_out, shape, dtype)
         real = source.ARITHMETIC[checked.storage]
@@ -423,3 +524,11 @@ def semifield_matmul_vjp(
             return grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
 
     return out if shape else out[()], pullback
+
+
+def _number(xp: Any, value: Any, dtype: Any) -> Array:
+    """A number as an array without axes: Python's own, or one of this dtype."""
+    if type(value) not in (int, float) and getattr(value, "dtype", None) != dtype:
+        kind = type(value).__name__
+        raise TypeError(f"grad_out must have the result's dtype {dtype}, got {value!r} of {kind}")
+    return xp.asarray(value, dtype)

@@ -3,6 +3,8 @@
 The schedules have their own tests (`test_product.py`); here is the public call.
 """
 
+import tracemalloc
+
 import cases
 import numpy as np
 import oracle
@@ -179,6 +181,101 @@ def test_out_is_filled_and_returned(shapes):
         assert np.array_equal(out, np.broadcast_to(wanted, out.shape))
 
 
+def most_memory(call):
+    """The greatest number of bytes that a call holds beside those before it."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+@pytest.mark.parametrize("order", ["as it is", "transposed", "every other one"])
+def test_an_out_of_the_result_is_written_in_place(order):
+    rng = np.random.default_rng(3)
+    a, b = rng.random((300, 8), np.float32), rng.random((8, 400), np.float32)
+    out = {
+        "as it is": np.zeros((300, 400), np.float32),
+        "transposed": np.zeros((400, 300), np.float32).T,
+        "every other one": np.zeros((600, 800), np.float32)[::2, ::2],
+    }[order]
+
+    def multiply():
+        sc.semifield_matmul(a, b, "tropical_max", out=out)
+
+    multiply()  # which plans and compiles
+    assert most_memory(multiply) < out.nbytes / 10
+    np.testing.assert_array_equal(out, sc.semifield_matmul(a, b, "tropical_max"))
+
+
+@pytest.mark.parametrize("with_winners", [False, True])
+@pytest.mark.parametrize("method", ["auto", "reference"])
+def test_out_of_any_layout(method, with_winners):
+    a, b = operands("broadcast batches", "float32", cases.REALS)
+    wanted, winners = sc.semifield_matmul(a, b, "tropical_max", return_indices=True)
+    unaligned = np.zeros(wanted.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(wanted.shape)
+    outs = [
+        np.zeros(wanted.shape, np.float32)[..., ::-1],
+        np.zeros(wanted.shape[::-1], np.float32).transpose(3, 2, 1, 0),
+        np.zeros((*wanted.shape, 2), np.float32)[..., 1],
+        np.zeros(wanted.shape, ">f4"),
+        unaligned,
+        np.zeros(wanted.shape, np.float32),  # the layout of the one before, found planned
+    ]
+    for out in outs:
+        arguments = dict(method=method, out=out, return_indices=with_winners)
+        found = sc.semifield_matmul(a, b, "tropical_max", **arguments)
+        np.testing.assert_array_equal(out, wanted)
+        if with_winners:
+            np.testing.assert_array_equal(found[1], winners)
+
+
+def test_out_whose_numbers_share_a_place():
+    """The last one stays, as where NumPy copies."""
+    out = np.lib.stride_tricks.as_strided(np.zeros(9, np.float32), (5, 4), (4, 4))
+    a, b = operands("matrices", "float32", cases.REALS)
+    wanted = np.lib.stride_tricks.as_strided(np.zeros(9, np.float32), (5, 4), (4, 4))
+    wanted[...] = sc.semifield_matmul(a, b, "tropical_max")
+    sc.semifield_matmul(a, b, "tropical_max", out=out)
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_out_may_overlap_where_the_same_layout_did_not():
+    """The plan is found by the layouts; whether arrays overlap is each call's own."""
+    rng = np.random.default_rng(3)
+    room = rng.random((12, 5), np.float32)
+    for first in (7, 0, 3, 6):
+        a, b, out = room[first : first + 5], rng.random((5, 5), np.float32), room[2:7]
+        wanted = sc.semifield_matmul(a, b, "tropical_max")
+        sc.semifield_matmul(a, b, "tropical_max", out=out)
+        np.testing.assert_array_equal(out, wanted)
+
+
+def test_out_as_a_tuple():
+    a, b = operands("matrices", "float32", cases.REALS)
+    out = np.empty((5, 4), np.float32)
+    assert sc.semifield_matmul(a, b, "tropical_max", out=(out,)) is out
+    assert np.array_equal(out, sc.semifield_matmul(a, b, "tropical_max"))
+    with pytest.raises(TypeError, match="out must be a NumPy or CuPy array, got tuple"):
+        sc.semifield_matmul(a, b, "tropical_max", out=(out, out))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i4", "f2"])
+def test_operands_of_both_byte_orders(dtype):
+    a, b = (x.astype(dtype) for x in operands("matrices", "float32", cases.REALS))
+    wanted = sc.semifield_matmul(a, b, "tropical_max")
+    for pair in ((a, b.astype(">" + dtype)), (a.astype(">" + dtype), b)):
+        for method in ("auto", "reference"):
+            found = sc.semifield_matmul(*pair, "tropical_max", method=method)
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
+    if dtype == "f4":
+        out, pullback = sc.semifield_matmul_vjp(a, b.astype(">f4"), "linear")
+        gradients = sc.semifield_matmul_vjp(a, b, "linear")[1](out)
+        for found, expected in zip(pullback(out), gradients, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_out_may_be_an_operand():
     a, _ = operands("matrices", "float32", cases.REALS)
     square = a[:, :5].copy()
@@ -330,6 +427,18 @@ def test_equal_terms_share_the_gradient_on_demand():
     grad_a, grad_b = pullback(np.ones((1, 1)))
     assert grad_a.tolist() == [[0.25] * 4]
     assert grad_b.ravel().tolist() == [0.25] * 4
+
+
+def test_the_gradient_of_a_number_is_a_number():
+    a = np.array([1.0, 2.0], "f4")
+    _, pullback = sc.semifield_matmul_vjp(a, a, "linear")
+    for grad_out in (2, 2.0, np.float32(2), np.array(2, "f4")):
+        grad_a, grad_b = pullback(grad_out)
+        assert grad_a.dtype == grad_b.dtype == np.float32
+        assert grad_a.tolist() == grad_b.tolist() == [2, 4]
+    for grad_out in (np.float64(2), np.int32(2), True, 1j):
+        with pytest.raises(TypeError, match="grad_out must have the result's dtype float32, got"):
+            pullback(grad_out)
 
 
 def test_errors_of_derivatives():
