@@ -52,7 +52,8 @@ def semifield_matrix_power(
     Returns
     -------
     array (..., N, N)
-        Of a's library, device and dtype; never `a` itself.
+        Of a's library, device and dtype; never `a` itself. A selection's power has the zero where
+        only NaN leads, the power 1 too.
 
     Raises
     ------
@@ -63,6 +64,12 @@ def semifield_matrix_power(
     ValueError
         A negative `n`: matrices of a semifield have no inverse. A multiplication that is not
         associative, or for `n` = 0 one without a neutral element.
+
+    Notes
+    -----
+    In a selection's powers, zero times anything is zero, also of integers, whose zero is the limit
+    of the dtype: where no edge leads, no walk does. Unsigned integers have one number for both zero
+    and one of ``"tropical_max"``, 0: it means no edge.
 
     Examples
     --------
@@ -100,7 +107,10 @@ def semifield_matrix_power(
     if result is not a:
         return result
     semifield_matmul(a[..., :0, :], a[..., :0], algebra, method=method)
-    return a.astype(native(a.dtype), order="C")
+    result = a.astype(native(a.dtype), order="C")
+    if isinstance(algebra, SelectSemifield) and a.dtype.kind == "f":
+        result[result != result] = algebra.zero  # NaN is never selected
+    return result
 
 
 def semifield_closure(
@@ -136,6 +146,12 @@ def semifield_closure(
     indices : array of int64 (..., N, N)
         Only with `return_indices`, as (out, indices): the node before j on a best path from i to j;
         -1 where i = j, and where no path leads. Following row i back from j gives the whole path.
+
+    Notes
+    -----
+    NaN is no edge. Zero times anything is zero, also of integers, whose zero is the limit of the
+    dtype: the greatest int32 in ``"tropical_min"`` is no edge, however negative the next one is.
+    Unsigned integers have one number for both zero and one of ``"tropical_max"``, 0: no edge.
 
     Raises
     ------
@@ -174,17 +190,15 @@ def semifield_closure(
     better = _comparison(algebra, a)
     with place_of(a=a).current():
         diagonal = _identity(a, algebra, one)
-        walks = xp.where(better(a, diagonal), diagonal, a).astype(native(a.dtype), copy=False)
+        # Of one and an edge the first of equal ones; what beats neither, NaN too, is no edge.
+        walks = xp.where(better(diagonal, a), a, diagonal).astype(native(a.dtype), copy=False)
         before = _edges(xp, walks, diagonal, better) if with_paths else None
         for _ in range(max(a.shape[-1] - 1, 0).bit_length()):
-            found = semifield_matmul(
-                walks, walks, algebra, method=method, return_indices=with_paths
-            )
-            longer, middle = found if with_paths else (found, None)
+            longer, middle = _walks(walks, walks, algebra, method, with_paths)
             improved = better(walks, longer)
             if not improved.any():
                 break
-            walks = longer
+            walks = xp.where(improved, longer, walks)
             if with_paths:
                 before = _joined(xp, before, middle, improved)
         ends = xp.diagonal(walks, axis1=-2, axis2=-1)
@@ -239,20 +253,108 @@ def laws_of(semifield: Any) -> LawReport:
 
 
 def _times(a: Array, b: Array, semifield: Any, method: str) -> Array:
-    return semifield_matmul(a, b, semifield, method=method)
+    if not isinstance(semifield, SelectSemifield):
+        return semifield_matmul(a, b, semifield, method=method)
+    with place_of(a=a).current():
+        return _walks(a, b, semifield, method, with_winners=False)[0]
+
+
+# ---- products in which zero absorbs --------------------------------------------------------------
+#
+# The zero of integers is the dtype's limit, and saturating sums can lead away from it: in
+# tropical_min of int32, M = 2^31 - 1 is "no edge", but M + (-5) = M - 5 is better than M. Floats
+# have inf, which absorbs. So where numbers are such, they are multiplied as float64, which is exact
+#
+#     of up to 32 bits     beyond 2^53 every result is at the limit anyway
+#     of 64 bits           while all numbers and results are below 2^53
+#
+# and other numbers of 64 bits one output at a time, of the k alone that join two edges.
+
+_EXACT = 2**53  # integers below are exact in float64
+
+
+def _walks(
+    a: Array, b: Array, semifield: SelectSemifield, method: str, with_winners: bool
+) -> tuple[Array, Array | None]:
+    """The product, and its winners or None, in which zero times anything is zero."""
+    zero = _zero_of(semifield, a)
+    if a.dtype.kind not in "iu" or all(_absorbs(zero, x, semifield, method) for x in (a, b)):
+        if not with_winners:
+            return semifield_matmul(a, b, semifield, method=method), None
+        out, winners = semifield_matmul(a, b, semifield, method=method, return_indices=True)
+        return out, winners
+    by_one = semifield.by_one_winner
+    return _as_floats(a, b, zero, by_one, method) or _one_by_one(a, b, zero, by_one, method)
+
+
+def _zero_of(semifield: Any, a: Array) -> Any:
+    """The semifield's zero as a number of a's dtype."""
+    zero, dtype = semifield.zero, native(a.dtype)
+    if dtype.kind == "b":
+        zero = computed_semifield(semifield, storage_of(dtype, semifield, "a")).zero
+    elif dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        zero = int(min(max(zero, limits.min), limits.max))
+    return dtype.type(zero)
+
+
+def _absorbs(zero: Any, a: Array, semifield: SelectSemifield, method: str) -> bool:
+    """Whether zero times each number is no better than zero, in both orders."""
+    xp = place_of(a=a).array_module
+    numbers, alone = a.reshape(-1), xp.full((1, 1), zero, native(a.dtype))
+    rows = semifield_matmul(alone, numbers[None, :], semifield, method=method)
+    columns = semifield_matmul(numbers[:, None], alone, semifield, method=method)
+    return bool((rows == zero).all() and (columns == zero).all())
+
+
+def _as_floats(
+    a: Array, b: Array, zero: Any, semifield: SelectSemifield, method: str
+) -> tuple[Array, Array] | None:
+    """Product and winners of integers by way of float64; None where that is not exact."""
+    xp, dtype = place_of(a=a).array_module, native(a.dtype)
+    first, second = (
+        xp.where(x == zero, float(semifield.zero), x.astype(np.float64)) for x in (a, b)
+    )
+    out, winners = semifield_matmul(first, second, semifield, method=method, return_indices=True)
+    if dtype.itemsize == 8 and any(
+        ((xp.abs(x) >= _EXACT) & (x != semifield.zero)).any() for x in (first, second, out)
+    ):
+        return None
+    limits = np.iinfo(dtype)
+    nothing = out == semifield.zero
+    inside = xp.where(nothing, 0, out)
+    if dtype.itemsize < 8:
+        inside = inside.clip(limits.min, limits.max)
+    return xp.where(nothing, zero, inside.astype(dtype)), winners
+
+
+def _one_by_one(
+    a: Array, b: Array, zero: Any, semifield: SelectSemifield, method: str
+) -> tuple[Array, Array]:
+    """Product and winners of integers, each output a product of vectors without zeros."""
+    xp = place_of(a=a).array_module
+    out, winners = xp.empty(a.shape, native(a.dtype)), xp.empty(a.shape, np.int64)
+    for *batch, i, j in np.ndindex(a.shape):
+        row, column = a[(*batch, i)], b[(*batch, slice(None), j)]
+        k = xp.nonzero((row != zero) & (column != zero))[0]
+        value, winner = semifield_matmul(
+            row[k], column[k], semifield, method=method, return_indices=True
+        )
+        out[(*batch, i, j)] = value
+        winners[(*batch, i, j)] = k[winner] if winner >= 0 else -1
+    return out, winners
 
 
 def _identity(a: Array, semifield: Any, one: float | None) -> Array:
     """Matrices of a's shape and dtype with one on the diagonal, zero elsewhere."""
     if one is None:
         raise ValueError(f"{semifield!r} has no one, which the power 0 and the closure need")
-    place, zero, dtype = place_of(a=a), semifield.zero, native(a.dtype)
+    place, zero, dtype = place_of(a=a), _zero_of(semifield, a), native(a.dtype)
     if dtype.kind == "b":
-        zero = computed_semifield(semifield, storage_of(dtype, semifield, "a")).zero
-        one = 1.0 - zero
+        one = not zero
     elif dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        zero, one = (int(min(max(x, limits.min), limits.max)) for x in (zero, one))
+        one = int(min(max(one, limits.min), limits.max))
     xp = place.array_module
     with place.current():
         on_diagonal = xp.eye(a.shape[-1], dtype=bool)

@@ -75,6 +75,47 @@ def test_the_power_zero_is_neutral(semifield, dtype, one, zero):
         np.testing.assert_array_equal(sc.semifield_matmul(*product, semifield), a)
 
 
+def paths_of_edges(a, b, zero, best):
+    """The product of integers, of edges alone, in exact numbers, saturated."""
+    limits = np.iinfo(a.dtype)
+    out = np.full_like(a, zero)
+    for i, j in np.ndindex(a.shape):
+        both = [k for k in range(len(a)) if a[i, k] != zero and b[k, j] != zero]
+        if both:
+            length = best(int(a[i, k]) + int(b[k, j]) for k in both)
+            out[i, j] = min(max(length, limits.min), limits.max)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("size", [20, 2**60])
+@pytest.mark.parametrize(("name", "best"), [("tropical_min", min), ("tropical_max", max)])
+def test_integers_find_no_walk_where_no_edge_is(name, best, size, dtype):
+    rng, limits = np.random.default_rng(4), np.iinfo(dtype)
+    zero = limits.max if name == "tropical_min" else limits.min
+    low, high = max(-size, limits.min), min(size, limits.max)
+    edges = rng.integers(low, high, (9, 9), dtype, endpoint=True)
+    a = np.where(rng.random((9, 9)) < 0.2, edges, np.dtype(dtype).type(zero))
+    shared = sc.SelectSemifield.tropical_min if best is min else sc.SelectSemifield.tropical_max
+    square = paths_of_edges(a, a, zero, best)
+    cube = paths_of_edges(square, a, zero, best)
+    others = [shared(channels_add=True), shared(spread_gradient=True)]
+    for semifield in (name, *(others if dtype == "int32" else [])):
+        for n, wanted in ((1, a), (2, square)):
+            found = sc.semifield_matrix_power(a, n, semifield)
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, wanted)
+    if size == 20:  # the cube of numbers at the limits depends on the order of the products
+        np.testing.assert_array_equal(sc.semifield_matrix_power(a, 3, name), cube)
+
+
+def test_a_selection_never_takes_nan_into_a_power():
+    a = np.array([[np.nan, 1], [2, np.nan]])
+    assert sc.semifield_matrix_power(a, 1, SHORTEST).tolist() == [[np.inf, 1], [2, np.inf]]
+    assert sc.semifield_matrix_power(a, 2, SHORTEST).tolist() == [[3, np.inf], [np.inf, 3]]
+    assert np.isnan(sc.semifield_matrix_power(a, 1, "linear")).sum() == 2
+
+
 @pytest.mark.parametrize(
     ("a", "n", "semifield", "error", "message"),
     [
@@ -144,6 +185,55 @@ def test_paths_lead_where_they_should_among_equal_ones(n, seed, dtype):
             continue
         path = follow(before, i, j)
         assert sum(int(lengths[step]) for step in itertools.pairwise(path)) == found[i, j]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("int8", 1), ("int32", 1), ("int64", 1), ("int64", 2**55)]
+)
+@pytest.mark.parametrize("name", ["tropical_min", "tropical_max"])
+def test_paths_of_integers_are_those_of_floats(name, scale, dtype):
+    """Negative edges of a graph without cycles: no node leads to an earlier one."""
+    rng, limits = np.random.default_rng(2), np.iinfo(dtype)
+    none, infinity = (limits.max, np.inf) if name == "tropical_min" else (limits.min, -np.inf)
+    there = np.triu(rng.random((12, 12)) < 0.4, 1)
+    edges = rng.integers(-5, 6, (12, 12)) * scale
+    floats = np.where(there, edges, infinity)
+    integers = np.where(there, edges, none).astype(dtype)
+    wanted, predecessors = sc.semifield_closure(floats, name, return_indices=True)
+    found, before = sc.semifield_closure(integers, name, return_indices=True)
+    assert found.dtype == dtype
+    reached = np.isfinite(wanted)
+    np.testing.assert_array_equal(found[reached], wanted[reached].astype(dtype))
+    assert (found[~reached] == none).all()
+    np.testing.assert_array_equal(before, predecessors)
+    np.testing.assert_array_equal(sc.semifield_closure(integers, name), found)
+    batch = sc.semifield_closure(np.stack([integers, integers]), name)
+    np.testing.assert_array_equal(batch, [found, found])
+
+
+def test_no_path_of_the_greatest_integers():
+    none = np.iinfo("i4").max
+    lengths = np.array([[0, none, none], [-5, 0, none], [none, -5, 0]], "i4")
+    found, before = sc.semifield_closure(lengths, SHORTEST, return_indices=True)
+    assert found.tolist() == [[0, none, none], [-5, 0, none], [-10, -5, 0]]
+    assert before.tolist() == [[-1, -1, -1], [1, -1, -1], [1, 2, -1]]
+
+
+def test_longest_paths_of_unsigned_integers():
+    """Zero and one are the same number: 0, no edge."""
+    steps = np.array([[0, 5, 6], [0, 0, 3], [0, 0, 0]], np.uint8)
+    found, before = sc.semifield_closure(steps, "tropical_max", return_indices=True)
+    assert found.tolist() == [[0, 5, 8], [0, 0, 3], [0, 0, 0]]
+    assert before.tolist() == [[-1, 0, 1], [-1, -1, 1], [-1, -1, -1]]
+
+
+def test_nan_is_no_edge():
+    nan, none = np.nan, np.inf
+    lengths = np.array([[nan, 1, nan], [none, 0, 2], [none, nan, 0]])
+    found, before = sc.semifield_closure(lengths, SHORTEST, return_indices=True)
+    assert found.tolist() == [[0, 1, 3], [none, 0, 2], [none, none, 0]]
+    assert before.tolist() == [[-1, 0, 1], [-1, -1, 1], [-1, -1, -1]]
+    assert sc.semifield_closure(np.full((1, 1), nan), SHORTEST).tolist() == [[0]]
 
 
 def test_negative_edges_without_a_negative_cycle():

@@ -185,16 +185,15 @@ class SelectSemifield(CompiledSemifield):
 
     @cached_property
     def by_one_winner(self) -> SelectSemifield:
-        """The same selection with the whole gradient for the first of equal terms."""
-        if not self.spread_gradient:
+        """The same selection, each output of which is one term, the first of equal ones."""
+        if not (self.spread_gradient or self.channels_add):
             return self
+        flags = checked_flags(channels_add=False, spread_gradient=False)
         if self._recipe is not None:
             name, keywords = self._recipe
-            made: SelectSemifield = getattr(type(self), name)(
-                **{**keywords, "spread_gradient": False}
-            )
+            made: SelectSemifield = getattr(type(self), name)(**{**keywords, **flags})
             return made
-        return SelectSemifield(**{**self._arguments(), "spread_gradient": False})
+        return SelectSemifield(**{**self._arguments(), **flags})
 
     @property
     def boolean_equivalent(self) -> SelectSemifield | None:
