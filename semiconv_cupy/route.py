@@ -486,6 +486,9 @@ class ProductRoute:
         ordinary addition adds the terms by its own.
     backend, by_sums, reason
         As in `Route`.
+    values_by_sums : bool
+        Whether a GPU computes values by ordinary sums where nothing is kept for the derivative. A
+        residual and gradients are computed by the semifield's own addition.
     """
 
     semifield: Semifield
@@ -495,6 +498,7 @@ class ProductRoute:
     backend: Backend
     by_sums: bool = False
     reason: str | None = None
+    values_by_sums: bool = False
 
     def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
         """The array that a forward pass keeps for the derivative; None where it keeps nothing.
@@ -545,7 +549,10 @@ def _choose_product(
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
     _require_gpu_for_tiles(method, place)
-    return replace(loops, backend="cuda" if place.on_gpu else "host")
+    if not place.on_gpu:
+        return replace(loops, backend="host")
+    pays = method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
+    return replace(loops, backend="cuda", values_by_sums=pays or method == "linear")
 
 
 def product_goes_by_sums(
@@ -556,7 +563,7 @@ def product_goes_by_sums(
     on_gpu: bool,
     limits: by_sums.Limits = by_sums.LIMITS,
 ) -> bool:
-    """`goes_by_sums` for a matrix product; on a GPU the semifield's own addition serves."""
+    """`goes_by_sums` for a matrix product; on a GPU no more than values go by them."""
     if method == "linear":
         require_by_sums(semifield)
     if on_gpu:

@@ -308,7 +308,10 @@ def product(
     elif route.backend == "cuda":
         dtype = None if residual is None else residual.dtype
         multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
-        cuda.multiply(_device(route), multiplication, img, krn, out, residual)
+        if residual is None and route.values_by_sums:
+            cuda.multiply_by_sums(_device(route), multiplication, img, krn, out)
+        else:
+            cuda.multiply(_device(route), multiplication, img, krn, out, residual)
     else:
         reference_product.forward(route, img, krn, out, residual)
 

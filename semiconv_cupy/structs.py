@@ -137,6 +137,16 @@ class ProductCut(Struct):
     )
 
 
+class TransformedOperand(Struct):
+    """One operand of a matrix product by ordinary sums, and how its blocks are cut."""
+
+    file = "cuda/product_by_sums.cu"
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in ("of_kernel", "by_terms", "rows", "pitch", "terms", "parts", "part_terms")
+    )
+
+
 class ProductGradient(Struct):
     """Sizes of one operand's gradient of a matrix product, and how the other index is shared."""
 

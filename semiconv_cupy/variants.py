@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
+from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.cuda.bins import bins_of
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
@@ -23,6 +24,10 @@ from semiconv_cupy.backends.cuda.product import (
     product_source,
 )
 from semiconv_cupy.backends.cuda.product_backward import GradientSpecialisation, gradient_source
+from semiconv_cupy.backends.cuda.product_by_sums import (
+    ProductSumsSpecialisation,
+    product_sums_source,
+)
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.geometry import Geometry
@@ -108,6 +113,10 @@ def _product(semifield: Semifield, storage: str, size: int) -> Iterator[source.K
                 joins=joins,
             )  # fmt: skip
             yield product_source(kernel)
+            if kept is None and by_sums.applies(semifield):
+                yield product_source(kernel._replace(unproven=True))
+    if by_sums.applies(semifield):
+        yield product_sums_source(ProductSumsSpecialisation(semifield, storage))
     if source.arithmetic_of(storage) == "floating":
         multiplication = Multiplication(
             semifield, Product(), storage, None if spec is None else spec.dtype

@@ -142,6 +142,9 @@ def _product(device, semifield, storage, shapes):
     residual = spec and device.empty(spec.shape, spec.dtype)
     run.product(route, a, b, out)
     run.product(route, a, b, out, residual)
+    if by_sums.applies(semifield):
+        multiplication = cuda.Multiplication(semifield, product, storage, None)
+        cuda.multiply_by_sums(device, multiplication, a, b, out)
     run.product_backward(route, product, out, a, b, residual, *grads)
 
 

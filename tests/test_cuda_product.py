@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
-from semiconv_cupy.backends.cuda import LIMITS, Multiplication, differentiate, multiply
+from semiconv_cupy.backends.cuda import (
+    LIMITS,
+    Multiplication,
+    differentiate,
+    multiply,
+    multiply_by_sums,
+)
 from semiconv_cupy.backends.cuda.limits import Limits
 from semiconv_cupy.backends.cuda.product_tile import plan_product
+from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product, merged
@@ -215,6 +222,103 @@ def test_levels_of_any_depth():
     multiply(harness(), Multiplication(MAX, product, "float32", None), img, krn, out)
     terms = img[None, :, :, :, :, None] + krn.transpose(1, 2, 0, 3)[:, None, None]
     assert_matches(out, terms.max((3, 4)), dtype="f4")
+
+
+# ---- log and root by ordinary sums ---------------------------------------------------------------
+
+
+def check_by_sums(semifield, dtype, sizes, layout=(False, False, False), scale=1.0, limits=LIMITS):
+    """Compare values by ordinary sums with those of array loops in float64."""
+    (s, m, n, k), rng = sizes, np.random.default_rng(0)
+    a, b = laid_out((s, m, k), layout[0], dtype), laid_out((s, k, n), layout[1], dtype)
+    for operand in (a, b):
+        numbers = scale * rng.normal(size=operand.shape)
+        operand[...] = np.exp(numbers) if semifield.accumulator == "root" else numbers
+    out = laid_out((s, m, n), layout[2], dtype)
+    out.fill(1)
+    name = np.dtype(dtype).name
+    multiplication = Multiplication(semifield, product_of(a, b, out), name, None)
+    multiply_by_sums(harness(), multiplication, a, b, out, limits)
+    a, b = a.astype("f8"), b.astype("f8")
+    expected = sc.semifield_matmul(a, b, semifield, method="reference")
+    tolerance = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-14}[name]
+    np.testing.assert_allclose(out, expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("limits", [LIMITS, SHARED], ids=["one", "shared"])
+@pytest.mark.parametrize(
+    "layout", [(False, False, False), (True, False, True), (True, True, False)]
+)
+@pytest.mark.parametrize(
+    "semifield", [sc.SubtractSemifield.log(2.0), sc.SubtractSemifield.root(3.0)]
+)
+def test_by_sums_in_any_layout(semifield, layout, limits):
+    check_by_sums(semifield, "float32", (2, 19, 70, 83), layout, limits=limits)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize(
+    "semifield", [sc.SubtractSemifield.log(-1.5), sc.SubtractSemifield.root(-2.5)]
+)
+def test_by_sums_of_other_dtypes(semifield, dtype):
+    check_by_sums(semifield, dtype, (1, 5, 40, 33), scale=0.25)
+
+
+@pytest.mark.parametrize("scale", [10.0, 300.0])
+@pytest.mark.parametrize("limits", [LIMITS, SHARED], ids=["one", "shared"])
+def test_what_sums_do_not_prove_is_computed_directly(limits, scale):
+    check_by_sums(
+        sc.SubtractSemifield.log(2.0), "float32", (2, 40, 50, 150), (0, 1, 0), scale, limits
+    )
+
+
+def test_by_sums_of_infinities_nan_and_no_terms():
+    semifield = sc.SubtractSemifield.log(1.0)
+    rng = np.random.default_rng(3)
+    few = np.array([-np.inf, -1, 0, 1, 2, 3, 4, 5], np.float32)
+    a, b = rng.choice(few, (1, 33, 41)), rng.choice(few, (1, 41, 36))
+    a[0, 4] = -np.inf
+    a[0, 5, 7], b[0, 3, 9], b[0, 8, 8] = np.nan, np.inf, np.nan
+    for terms in (0, 41):
+        out = np.empty((1, 33, 36), "f4")
+        some = a[..., :terms].copy(), b[:, :terms].copy()
+        multiplication = Multiplication(semifield, product_of(*some, out), "float32", None)
+        multiply_by_sums(harness(), multiplication, *some, out)
+        expected = sc.semifield_matmul(*some, semifield, method="reference")
+        np.testing.assert_allclose(out, expected, 1e-6, 1e-6)
+
+
+def test_a_gpu_computes_values_by_sums_where_that_is_faster():
+    def serve(semifield, m, n, k, method="auto"):
+        levels = (Level(m, k, 0, n),), (Level(n, 0, 1, 1),), (Level(k, 1, n),)
+        place = Place("NumPy", gpu=0, device=harness())
+        return choose_product(semifield, Product((), *levels), "float32", place, method)
+
+    log = sc.SubtractSemifield.log(2.0)
+    route = serve(log, 1024, 1024, 1024)
+    assert route.values_by_sums
+    assert not route.by_sums
+    assert route.residual_spec((1024, 1024)) is not None
+    assert not serve(log, 1024, 1024, 16).values_by_sums
+    assert not serve(log, 16, 4096, 4096).values_by_sums
+    assert not serve(log, 128, 128, 128).values_by_sums
+    assert not serve(log, 1024, 1024, 1024, "direct").values_by_sums
+    assert not serve(MAX, 1024, 1024, 1024).values_by_sums
+
+
+@pytest.mark.parametrize("method", ["direct", "linear"])
+def test_values_follow_the_route(method):
+    semifield, rng = sc.SubtractSemifield.log(2.0), np.random.default_rng(0)
+    a, b = (rng.normal(size=shape).astype("f4") for shape in ((1, 9, 30), (1, 30, 40)))
+    out, residual = np.empty((1, 9, 40), "f4"), np.empty((2, 1, 9, 40), "f4")
+    device = Recorder()
+    place = Place("NumPy", gpu=0, device=device)
+    route = choose_product(semifield, product_of(a, b, out), "float32", place, method)
+    run.product(route, a, b, out)
+    assert any("by_sums" in each.source.name for each in device.launches) == (method == "linear")
+    device.clear()
+    run.product(route, a, b, out, residual)
+    assert not any("by_sums" in each.source.name for each in device.launches)
 
 
 def test_matmul_on_a_gpu_takes_the_kernel():

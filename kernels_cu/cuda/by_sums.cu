@@ -10,7 +10,7 @@
 // atomics, and nothing that the host would have to wait for.
 #include "conditional_launch.cuh"
 #include "../window.cuh"
-#include "../by_sums.cuh"
+#include "extremes.cuh"
 
 namespace semiconv {
 
@@ -44,22 +44,6 @@ struct Places {
   }
 };
 
-// The extreme numbers of a plane or a part of it; none: those of nothing.
-struct Extremes {
-  Real first, last;
-  SEMICONV_FN Extremes()
-      : first(BySums<Real>::upwards ? negative_infinity<Real>() : infinity<Real>()), last(-first) {}
-  SEMICONV_FN void see(Real a, Real b) {
-    first = BySums<Real>::larger(first, a);
-    last = BySums<Real>::smaller(last, b);
-  }
-  SEMICONV_FN Range<Real> range() const {
-    const bool any = absolute(first) < infinity<Real>();
-    const Real none = BySums<Real>::neutral();
-    return Range<Real>(any ? first : none, any ? last : none);
-  }
-};
-
 constexpr int threads = 256;
 
 // The extremes that all threads of a block have seen; thread 0 is told.
@@ -76,13 +60,6 @@ SEMICONV_FN void merge(Extremes& seen) {
       last[thread] = seen.last;
     }
   }
-}
-
-SEMICONV_FN Range<Real> range_of(const Real* ranges, int64 plane) {
-  Range<Real> range;
-  range.shift = ranges[plane * 2];
-  range.smallest = ranges[plane * 2 + 1];
-  return range;
 }
 
 // What the outputs of one channel have in common. Blocks take parts of channels, in any number.

@@ -2,6 +2,8 @@
 //
 // Needs what product_tile.cuh needs, SEMICONV_KERNEL, SEMICONV_RESIDUAL as in forward.cu, and
 //   SEMICONV_JOIN   defined in the kernel that joins the parts of the terms; absent in the one that adds them
+//   SEMICONV_UNPROVEN   defined where only tiles are computed that ordinary sums leave unproven: `unproven` is a
+//                       flag for each (product_by_sums.cu), and null otherwise
 // Same accumulators, ties and winners as the convolutions'. This file decides the order of work.
 //
 // Idea. Each number of an operand meets all rows (columns) of the other one. A block copies a slab of `depth`
@@ -174,8 +176,14 @@ extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y
 SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane,
-                const __grid_constant__ semiconv::ProductCut cut, void* __restrict__ partial) {
+                const __grid_constant__ semiconv::ProductCut cut, void* __restrict__ partial,
+                const int* __restrict__ unproven) {
   using namespace semiconv;
+#if defined(SEMICONV_UNPROVEN) && defined(SEMICONV_JOIN)
+  if (!unproven[this_block()]) return;
+#elif defined(SEMICONV_UNPROVEN)
+  if (!unproven[this_block() / (uint32)cut.parts]) return;
+#endif
   __shared__ Tables tables;
   Accumulators acc;
 #if defined(SEMICONV_JOIN)

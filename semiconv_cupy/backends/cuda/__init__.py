@@ -5,7 +5,7 @@
     kernels                                    texts of kernels, compiled once
     convolution                                what a launch knows before there are arrays
     forward; gradient_launch, adjoint, backward; by_sums           launches
-    product_tile; product, product_backward                        the same of matrix products
+    product_tile; product, product_backward, product_by_sums       the same of matrix products
 
 Each name is used by the lines below its own. All launch code takes a `Device`
 (``backends.device``) as argument; arrays are its arrays.
@@ -24,6 +24,7 @@ from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.product import Multiplication, multiply, multiply_at
 from semiconv_cupy.backends.cuda.product_backward import differentiate
+from semiconv_cupy.backends.cuda.product_by_sums import multiply_by_sums
 
 __all__ = [
     "BLOCK_THREADS",
@@ -44,5 +45,6 @@ __all__ = [
     "gradient_launches",
     "multiply",
     "multiply_at",
+    "multiply_by_sums",
     "with_contiguous_grad_out",
 ]

@@ -57,14 +57,16 @@ class ProductSpecialisation(NamedTuple):
     image_in_columns: bool
     offset: str  # the type of offsets: "int32" or "int64"
     joins: bool  # the kernel that joins parts of the terms
+    unproven: bool = False  # only tiles that ordinary sums leave unproven
 
 
 def product_source(kernel: ProductSpecialisation) -> source.KernelSource:
     """The kernel that this specialises, ready for a compiler."""
-    semifield, storage, residual, tile, image_in_columns, offset, joins = kernel
+    semifield, storage, residual, tile, image_in_columns, offset, joins, unproven = kernel
     rows, columns = tile.size
     name = "_".join(("semiconv_product", semifield.word, storage, f"{rows}x{columns}"))
     name += ("_residual" if residual is not None else "") + ("_join" if joins else "")
+    name += "_unproven" if unproven else ""
     macros = source.definitions(semifield, storage) | tile.macros
     macros |= {
         "SEMICONV_OFFSET": offset,
@@ -75,6 +77,8 @@ def product_source(kernel: ProductSpecialisation) -> source.KernelSource:
         macros["SEMICONV_RESIDUAL"] = residual.name if residual.kind in "iu" else "Real"
     if joins:
         macros["SEMICONV_JOIN"] = ""
+    if unproven:
+        macros["SEMICONV_UNPROVEN"] = ""
     options: tuple[str, ...] = OPTIONS
     if semifield.traits(source.arithmetic_of(storage)).rounds_products:
         options += ("-fmad=false",)
@@ -201,6 +205,7 @@ def _in_chunks(levels: Levels, rest: Levels, name: str) -> bool:
 class ProductLaunch:
     """All of a launch but its arrays."""
 
+    tile: ProductTile
     kernel: Kernel
     join: Kernel | None  # None: no terms are shared by blocks
     grid: tuple[int]
@@ -221,14 +226,19 @@ class ProductLaunch:
         out: int,
         residual: int | None,
         stream: Stream | None = None,
+        unproven: int = 0,
     ) -> None:
-        """Launch for the addresses of the arrays' first elements."""
+        """Launch for the addresses of the arrays' first elements.
+
+        `unproven`: of a flag for each tile, where only some are computed.
+        """
         kept = out if residual is None else residual
         odd = (img | krn | out | kept) % _ALIGNMENT
         cut = self.cut if odd else self.cut_if_aligned
         partial, owner = device.scratch(self.partial) if self.partial else (0, None)
         arguments = (
             *(self.struct, img + self.origin, krn, out, kept, self.residual_plane, cut, partial),
+            unproven,
         )
         self.kernel(self.grid, self.block, arguments, 0, stream)
         if self.join is not None:
@@ -238,11 +248,17 @@ class ProductLaunch:
 
 @lru_cache(maxsize=4096)
 def product_launch(
-    device: Device, multiplication: Multiplication, residual_plane: int, limits: Limits = LIMITS
+    device: Device,
+    multiplication: Multiplication,
+    residual_plane: int,
+    limits: Limits = LIMITS,
+    *,
+    unproven: bool = False,
 ) -> ProductLaunch:
     """What multiplies arrays of these strides; there is an output.
 
-    `residual_plane`: elements from one of the residual's arrays to the next.
+    `residual_plane`: elements from one of the residual's arrays to the next. `unproven`: whether
+    only tiles with a flag are computed.
     """
     semifield, product, storage, residual = multiplication
     matrices = Matrices.of(product)
@@ -260,13 +276,14 @@ def product_launch(
         raise ValueError(f"a launch has at most {GRID_X} blocks; {product} takes more")
     kernel = ProductSpecialisation(
         semifield, storage, residual, tile, matrices.image_in_columns, matrices.offset(limits),
-        joins=False,
+        joins=False, unproven=unproven,
     )  # fmt: skip
     join = None if plan.parts == 1 else kernel._replace(joins=True)
     outputs = tiles * plan.parts * math.prod(tile.size)
     words = words_of_output(semifield, keeps_residual=residual is not None)
     number = max(4, itemsize(source.ARITHMETIC[storage]))
     return ProductLaunch(
+        tile=tile,
         kernel=compiled(device, product_source, kernel),
         join=None if join is None else compiled(device, product_source, join),
         grid=(tiles * plan.parts,),
