@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
@@ -37,12 +39,51 @@ def fused_conv(
     else:
         handle = ops.handle_of(semifield)
     arguments = GeometryArguments.of(geometry)
-    if torch.is_grad_enabled() and (img.requires_grad or krn.requires_grad):
-        functional = torch.compiler.is_compiling() or _are_functorch_transforms_active()
-        recorded = _Convolution if functional else _EagerConvolution
-        found: tuple[Tensor, Tensor] = recorded.apply(img, krn, handle, arguments)
-        return found
-    return ops.call_forward(img, krn, handle.key, arguments, with_winners)
+    recorded = recorder(img, krn, _Convolution, _EagerConvolution, _TransformedConvolution)
+    if recorded is None:
+        return ops.call_forward(img, krn, handle.key, arguments, with_winners)
+    found: tuple[Tensor, Tensor] = recorded.apply(img, krn, handle, arguments)
+    return found
+
+
+def recorder(
+    first: Tensor,
+    second: Tensor,
+    traced: type[torch.autograd.Function],
+    eager: type[torch.autograd.Function],
+    transformed: type[torch.autograd.Function],
+) -> type[torch.autograd.Function] | None:
+    """The function that records a derivative by these tensors; None where nobody records one.
+
+    `traced` serves torch.compile; `transformed` torch.func and forward mode; `eager` all else.
+    """
+    if torch.compiler.is_compiling():
+        wanted = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
+        return traced if wanted else None
+    if in_forward_mode():
+        return transformed if first.is_floating_point() else None
+    if not torch.is_grad_enabled():
+        return None
+    if _are_functorch_transforms_active():
+        return transformed if _is_recorded(first) or _is_recorded(second) else None
+    return eager if first.requires_grad or second.requires_grad else None
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents: by torch.func.jvp or torch.autograd.forward_ad."""
+    return forward_ad._current_level >= 0
+
+
+def _is_recorded(tensor: Tensor) -> bool:
+    """Whether a transform records the tensor, or autograd outside of all transforms.
+
+    Inside of torch.vmap a batched tensor does not say that the tensor it slices is recorded.
+    """
+    while not tensor.requires_grad:
+        if not is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = get_unwrapped(tensor)
+    return True
 
 
 def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,6 +102,23 @@ def no_second_derivative(operation: str, handle: Handle) -> RuntimeError:
         "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
         f"{ops.semifield_of(handle.key)!r}. A BroadcastSemifield is differentiated by torch "
         "itself, as often as you like"
+    )
+
+
+def no_forward_mode(operation: str, handle: Handle) -> NotImplementedError:
+    """The error for a tangent that depends on more than the winners."""
+    return NotImplementedError(
+        f"forward mode through a fused {operation} is offered for selections by one winner (no "
+        "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
+        f"{handle.key}. Use reverse mode: torch.func.vjp, torch.func.jacrev or backward()"
+    )
+
+
+def no_second_tangent(operation: str) -> NotImplementedError:
+    """The error for a gradient in forward mode, as torch.func.hessian computes it."""
+    return NotImplementedError(
+        f"forward mode through the gradient of a fused {operation} is not offered; use reverse "
+        "mode twice: torch.func.jacrev of torch.func.jacrev, or backward(create_graph=True)"
     )
 
 
@@ -90,7 +148,7 @@ class _Convolution(torch.autograd.Function):
             return None, None, None, None
         residual, *arrays = ctx.saved_tensors
         img, krn = arrays if arrays else (None, None)
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        twice = not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode())
         gradients = _Gradients.apply if twice else _Gradients.forward
         grad_img, grad_krn = gradients(
             grad_out, img, krn, residual, ctx.handle, ctx.shapes, ctx.arguments, wants
@@ -129,6 +187,25 @@ class _EagerConvolution(torch.autograd.Function):
         return out, residual
 
     backward = _Convolution.backward
+
+
+class _TransformedConvolution(_Convolution):
+    """`_Convolution` with a derivative in forward mode, which torch.compile does not support."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _Convolution.setup_context(ctx, inputs, output)
+        if ctx.handle.constant_d_times is not None:
+            ctx.save_for_forward(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, img_tangent: Tensor | None, krn_tangent: Tensor | None, *_: None) -> Any:
+        d_times = ctx.handle.constant_d_times
+        if d_times is None:
+            raise no_forward_mode("semifield convolution", ctx.handle)
+        (residual,) = ctx.saved_tensors
+        directions, geometry = (img_tangent, krn_tangent), ctx.arguments.plan(*ctx.shapes)
+        return _at_winners(directions, residual, d_times, geometry), None
 
 
 class _Gradients(torch.autograd.Function):
@@ -170,6 +247,10 @@ class _Gradients(torch.autograd.Function):
         directions = (grad_grad_img if want_img else None, grad_grad_krn if want_krn else None)
         found = _at_winners(directions, residual, d_times, ctx.arguments.plan(*ctx.shapes))
         return found, *(None,) * 7
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise no_second_tangent("semifield convolution")
 
 
 def _at_winners(

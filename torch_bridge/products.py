@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.algebra import Semifield
 from torch_bridge import ops
 from torch_bridge.arguments import Shape
-from torch_bridge.autograd import no_second_derivative, with_signature
+from torch_bridge.autograd import (
+    in_forward_mode,
+    no_forward_mode,
+    no_second_derivative,
+    no_second_tangent,
+    recorder,
+    with_signature,
+)
 from torch_bridge.ops import Handle, PreparedSemifield
 
 
@@ -31,12 +37,11 @@ def fused_matmul(
         handle = semifield.handle
     else:
         handle = ops.handle_of(semifield)
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        functional = torch.compiler.is_compiling() or _are_functorch_transforms_active()
-        recorded = _Product if functional else _EagerProduct
-        found: tuple[Tensor, Tensor] = recorded.apply(a, b, handle)
-        return found
-    return ops.call_product(a, b, handle.key, with_winners)
+    recorded = recorder(a, b, _Product, _EagerProduct, _TransformedProduct)
+    if recorded is None:
+        return ops.call_product(a, b, handle.key, with_winners)
+    found: tuple[Tensor, Tensor] = recorded.apply(a, b, handle)
+    return found
 
 
 class _Product(torch.autograd.Function):
@@ -63,7 +68,7 @@ class _Product(torch.autograd.Function):
             return None, None, None
         residual, *arrays = ctx.saved_tensors
         a, b = arrays if arrays else (None, None)
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        twice = not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode())
         gradients = _Gradients.apply if twice else _Gradients.forward
         grad_a, grad_b = gradients(grad_out, a, b, residual, ctx.handle, ctx.shapes, wants)
         return grad_a if want_a else None, grad_b if want_b else None, None
@@ -91,6 +96,24 @@ class _EagerProduct(torch.autograd.Function):
         return out, residual
 
     backward = _Product.backward
+
+
+class _TransformedProduct(_Product):
+    """`_Product` with a derivative in forward mode, which torch.compile does not support."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _Product.setup_context(ctx, inputs, output)
+        if ctx.handle.constant_d_times is not None:
+            ctx.save_for_forward(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, a_tangent: Tensor | None, b_tangent: Tensor | None, _: None) -> Any:
+        d_times = ctx.handle.constant_d_times
+        if d_times is None:
+            raise no_forward_mode("matrix product", ctx.handle)
+        (winner,) = ctx.saved_tensors
+        return _at_winners((a_tangent, b_tangent), winner, d_times), None
 
 
 class _Gradients(torch.autograd.Function):
@@ -130,6 +153,10 @@ class _Gradients(torch.autograd.Function):
         want_a, want_b = ctx.wants
         directions = (grad_grad_a if want_a else None, grad_grad_b if want_b else None)
         return _at_winners(directions, winner, d_times), *(None,) * 6
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise no_second_tangent("matrix product")
 
 
 def _at_winners(
