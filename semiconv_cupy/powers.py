@@ -278,7 +278,7 @@ def _walks(
 ) -> tuple[Array, Array | None]:
     """The product, and its winners or None, in which zero times anything is zero."""
     zero = _zero_of(semifield, a)
-    if a.dtype.kind not in "iu" or all(_absorbs(zero, x, semifield, method) for x in (a, b)):
+    if a.dtype.kind not in "iu" or _absorbs(zero, a, b, semifield, method):
         if not with_winners:
             return semifield_matmul(a, b, semifield, method=method), None
         out, winners = semifield_matmul(a, b, semifield, method=method, return_indices=True)
@@ -298,13 +298,13 @@ def _zero_of(semifield: Any, a: Array) -> Any:
     return dtype.type(zero)
 
 
-def _absorbs(zero: Any, a: Array, semifield: SelectSemifield, method: str) -> bool:
-    """Whether zero times each number is no better than zero, in both orders."""
-    xp = place_of(a=a).array_module
-    numbers, alone = a.reshape(-1), xp.full((1, 1), zero, native(a.dtype))
-    rows = semifield_matmul(alone, numbers[None, :], semifield, method=method)
-    columns = semifield_matmul(numbers[:, None], alone, semifield, method=method)
-    return bool((rows == zero).all() and (columns == zero).all())
+def _absorbs(zero: Any, a: Array, b: Array, semifield: SelectSemifield, method: str) -> bool:
+    """Whether neither a's numbers times zero nor zero times b's are better than zero."""
+    alone = place_of(a=a).array_module.full((1, 1), zero, native(a.dtype))
+    first, second = a.reshape(-1, 1), b.reshape(1, -1)
+    left = semifield_matmul(first, alone, semifield, method=method)
+    right = semifield_matmul(alone, second, semifield, method=method)
+    return bool((left == zero).all() and (right == zero).all())
 
 
 def _as_floats(
