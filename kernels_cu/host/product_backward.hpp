@@ -14,6 +14,9 @@
 
 namespace semiconv {
 
+// Beside the values of Status: gradients by two more products prove nothing, and the caller computes them term by term.
+constexpr int unproven_sums = 2;
+
 // The arrays of one call. `product` has the strides of img, krn and the residual, `gradients` those of
 // grad_img, grad_krn and grad_out, level by level.
 struct ProductBackward {

@@ -15,8 +15,6 @@
 
 namespace semiconv {
 
-constexpr int unproven_sums = 2;  // beside the values of Status
-
 // Takes sums S of rows f and columns p, and makes T of grad_out in `slopes`, [batch][f][p].
 template <bool KRN_IS_VECTOR> class Quotients {
   const TransformedOperand &u, &v;

@@ -11,8 +11,6 @@
 
 namespace semiconv {
 
-constexpr int unproven_sums = 2;  // beside the values of Status; as in product_by_sums_backward.hpp
-
 // Takes the sums of a gradient, and stores them.
 class Stored {
   Real* grad;

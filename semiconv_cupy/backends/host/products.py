@@ -205,7 +205,7 @@ def backward(
     )
 
 
-_UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_{by_sums,linear}_backward.hpp
+_UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_backward.hpp
 
 BySums: TypeAlias = Callable[[int, int, int, "int | None", "int | None", "int | None"], bool]
 
