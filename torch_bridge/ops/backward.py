@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semiconv_cupy import run
 from semiconv_cupy.backends import by_sums
+from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
 from semiconv_cupy.route import Route
 from semiconv_cupy.source import ARITHMETIC
@@ -112,6 +113,7 @@ def _prepared(
         arguments.geometry,
         derivative=True,
     )
+    require_derivatives(plan.storage)  # winners alone are planned in every dtype
     if img_strides is not None and len(img_strides) != len(img_shape):
         raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
     wants = arguments.want_img, arguments.want_krn

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy import run
+from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import ProductRoute
@@ -97,6 +98,7 @@ def _prepared(
     """The call for tensors of this layout on the executor of that index."""
     executor = executor_of(index)
     plan = ProductPlan.of(semifield, dtype, executor.on_gpu, a_shape, b_shape, derivative=True)
+    require_derivatives(plan.storage)  # winners alone are planned in every dtype
     for name, strides, shape in (("a", a_strides, a_shape), ("b", b_strides, b_shape)):
         if strides is not None and len(strides) != len(shape):
             raise ValueError(f"{name} must have shape {shape}, got {len(strides)} axes")
