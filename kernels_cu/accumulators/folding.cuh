@@ -22,7 +22,11 @@ template <class V> struct Folding {
     Derivative() = default;
     SEMICONV_FN Derivative(V acc_) : acc(acc_), d_post(d_post_d_acc(acc_)) {}
     SEMICONV_FN V operator()(V val) const {
-      return finite_at_zero(acc, V(d_add_d_right(subtract(acc, val), val) * d_post));
+      // What is left of numbers without the last of them may be less than nothing, by rounding: a
+      // root of it is NaN. Then nothing is left.
+      const V left = subtract(acc, val);
+      const V rest = where(left == left, left, where(acc == acc, semifield_zero<V>(), left));
+      return finite_at_zero(acc, V(d_add_d_right(rest, val) * d_post));
     }
   };
 #endif

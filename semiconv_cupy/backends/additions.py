@@ -185,9 +185,15 @@ def weight_function(
         if kind == "sum":
             slope = finite_at_zero(slope, empty)
             return lambda outputs, value, tap: slope[outputs]
+
+        def without(total: Array, value: Array) -> Array:
+            """What is left without a term; the zero where rounding leaves less than nothing."""
+            left = functions.subtract(total, value)
+            lost = xp.isnan(left) & ~xp.isnan(total)
+            return xp.where(lost, left.dtype.type(semifield.zero), left)
+
         return lambda outputs, value, tap: finite_at_zero(
-            slope[outputs]
-            * functions.d_add_d_right(functions.subtract(first[outputs], value), value),
+            slope[outputs] * functions.d_add_d_right(without(first[outputs], value), value),
             empty[outputs],
         )
     second = residual[(1, slice(None), *at)]
