@@ -18,7 +18,8 @@ from semiconv_cupy.errors import (
     FootprintWarning,
 )
 from semiconv_cupy.explain import explain
-from semiconv_cupy.matmul import semifield_matmul, semifield_matmul_vjp
+from semiconv_cupy.matmul import semifield_matmul
+from semiconv_cupy.matmul_vjp import semifield_matmul_vjp
 from semiconv_cupy.powers import semifield_closure, semifield_matrix_power
 from semiconv_cupy.saved import find_moved_names
 

@@ -25,8 +25,9 @@ from semiconv_cupy.backends.broadcast import broadcast_conv
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.methods import METHODS
 from semiconv_cupy.residual import needs_arrays
-from semiconv_cupy.route import METHODS, Route, choose
+from semiconv_cupy.route import Route, choose
 from semiconv_cupy.winners import indices_of, selection_by_one
 
 Array = Any

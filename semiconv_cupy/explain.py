@@ -36,7 +36,8 @@ from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.operands import Operands
-from semiconv_cupy.route import ProductRoute, Route, least_scratch
+from semiconv_cupy.product_route import ProductRoute
+from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import contiguous_strides, element_strides
 from semiconv_cupy.structs import MAX_RANK
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
@@ -19,88 +19,23 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.methods import (
+    LIMITS,
+    PRODUCT_LIMITS,
+    Backend,
+    Limits,
+    ProductLimits,
+    Schedule,
+    require_by_sums,
+    require_gpu_for_tiles,
+)
 from semiconv_cupy.product import Product, merged
-from semiconv_cupy.residual import Residual, residual_of, residual_of_terms
+from semiconv_cupy.product_route import ProductRoute
+from semiconv_cupy.residual import Residual, residual_of
 from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
-from semiconv_cupy.structs import MAX_LEVELS, MAX_RANK
+from semiconv_cupy.structs import MAX_LEVELS
 from semiconv_cupy.vectors import for_vectors
 
-Backend = Literal["host", "cuda", "reference"]
-Schedule = Literal["auto", "direct", "tiled"]
-METHODS = ("auto", "direct", "tiled", "linear", "reference")
-
-
-@dataclass(frozen=True)
-class ProductLimits:
-    """The least work that is faster as a matrix product than in tiles, on the CPU.
-
-    Tiles fill their vectors along a row. Works whose rows are short leave lanes empty there; long
-    rows fill them, and only many terms and outputs pay for the panels into which a product copies.
-    Measured on an AMD Zen 3, float32 maximum: as a product, one pixel of 37 channels to 9 took 1/40
-    of the time; rows of 40000 took 0.5 to 0.7 of it with 16 channels to 8 and more, and 1.5 to 3.5
-    times as long with 1 to 8 channels.
-
-    Attributes
-    ----------
-    terms : int
-        Terms of an output.
-    row : int
-        From this length on, a row of contiguous image and result is long.
-    terms_of_rows, produced_of_rows : int
-        Terms and output channels where rows are long.
-    """
-
-    terms: int = 2
-    row: int = 64
-    terms_of_rows: int = 16
-    produced_of_rows: int = 8
-
-    def allow(self, product: Product, *, by_sums: bool) -> bool:
-        """Whether a work is faster as this product. Sums pay for their exponentials sooner."""
-        produced = math.prod(level.size for level in product.produced)
-        if product.terms < self.terms or (produced == 1 and len(product.contracted) > 1):
-            return False  # no number is read twice, and windows are read by short runs
-        rows = (level.size for level in product.free if level.img == level.out == 1)
-        if by_sums or max(rows, default=0) < self.row:
-            return True
-        return product.terms >= self.terms_of_rows and produced >= self.produced_of_rows
-
-
-PRODUCT_LIMITS = ProductLimits()
-# On an H200, whose tiles are filled by rows of 32. float32 maximum of 4096 channels to 4096 of rows
-# of 4096: 5.9 ms as a product, 8.3 in tiles; 1024 to 1024 of 1024 pixels: 0.13 ms, and 4.9.
-GPU_PRODUCT_LIMITS = ProductLimits(terms=8, row=32)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where array loops take the place of compiled kernels, and where ordinary sums begin to pay.
-
-    Attributes
-    ----------
-    rank : int
-        Spatial axes: as many as the structs of the kernels hold.
-    scratch : int
-        Numbers in the scratch of one tile on the CPU, 2^27: 1 GiB in float64.
-    by_sums : by_sums.Limits
-        The least work for which log and root are computed by ordinary sums.
-    plain : bool
-        Whether every work is computed in the form in which it is given: tests compare with it.
-    products : ProductLimits
-        The least work that the CPU computes as a matrix product.
-    gpu_products : ProductLimits
-        The same of a GPU.
-    """
-
-    rank: int = MAX_RANK
-    scratch: int = 1 << 27
-    by_sums: by_sums.Limits = by_sums.LIMITS
-    plain: bool = False
-    products: ProductLimits = PRODUCT_LIMITS
-    gpu_products: ProductLimits = GPU_PRODUCT_LIMITS
-
-
-LIMITS = Limits()
 SHORT_ROW = 8  # outputs of a last axis that fill a GPU's forward tiles of two axes
 SHORT_GRADIENT_ROW = 32  # the same of gradients, whose tiles are larger
 REACH = 33  # what a window may reach along a row for tiles of gradients
@@ -357,7 +292,7 @@ def choose_uncached(
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
         return replace(loops, reason=reason)
-    _require_gpu_for_tiles(method, place)
+    require_gpu_for_tiles(method, place)
     schedule: Schedule = (
         "direct" if method == "direct" else "tiled" if method == "tiled" else "auto"
     )
@@ -432,20 +367,6 @@ def goes_by_sums(
     return method == "linear"
 
 
-def require_by_sums(semifield: Semifield) -> None:
-    """ValueError for a semifield that cannot be computed by ordinary sums."""
-    if not by_sums.applies(semifield):
-        raise ValueError(
-            "method='linear' serves the ready-made log(mu), and root(p) of p >= 1 or p <= -1, got "
-            f"{semifield!r}; use method='auto'"
-        )
-
-
-def _require_gpu_for_tiles(method: str, place: Place) -> None:
-    if method == "tiled" and not place.on_gpu:
-        raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
-
-
 def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
     """Why compiled kernels cannot compute this here; None where they can."""
     if geometry.rank > limits.rank:
@@ -470,107 +391,3 @@ def least_scratch(geometry: Geometry) -> int:
     """How many numbers the smallest tile's scratch holds: what its windows span, gaps included."""
     spans = ((k - 1) * d + 1 for k, d in zip(geometry.kernel_size, geometry.dilation, strict=True))
     return geometry.in_channels * math.prod(spans)
-
-
-# ---- matrix products -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ProductRoute:
-    """How a matrix product and its derivative are computed.
-
-    Attributes
-    ----------
-    semifield, product, storage, place
-        What is computed; see `Route` and ``product.Product``. A semifield that sums channels by
-        ordinary addition adds the terms by its own.
-    backend, by_sums, reason
-        As in `Route`.
-    values_by_sums : bool
-        Whether a GPU computes values by ordinary sums where nothing is kept for the derivative. A
-        residual and gradients are computed by the semifield's own addition.
-    """
-
-    semifield: Semifield
-    product: Product
-    storage: str
-    place: Place
-    backend: Backend
-    by_sums: bool = False
-    reason: str | None = None
-    values_by_sums: bool = False
-
-    def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
-        """The array that a forward pass keeps for the derivative; None where it keeps nothing.
-
-        It lies in memory as the result does, or so does each of its arrays.
-        """
-        if self.by_sums:
-            return None
-        return residual_of_terms(self.semifield, self.storage, out_shape, self.product.terms)
-
-
-def choose_product(
-    semifield: Semifield,
-    product: Product,
-    storage: str,
-    place: Place,
-    method: str = "auto",
-    limits: Limits = LIMITS,
-) -> ProductRoute:
-    """Decide how a matrix product of a compiled semifield is computed; as `choose`."""
-    route = _cached_product(semifield, product, storage, place, method, limits)
-    if route.reason is not None:
-        warn_once("array loops", f"matrix products run as slow array loops: {route.reason}")
-    return route
-
-
-def _choose_product(
-    semifield: Semifield,
-    product: Product,
-    storage: str,
-    place: Place,
-    method: str,
-    limits: Limits,
-) -> ProductRoute:
-    by_sums_serve = product_goes_by_sums(
-        semifield, product.terms, method, on_gpu=place.on_gpu, limits=limits.by_sums
-    )
-    loops = ProductRoute(semifield, product, storage, place, "reference", by_sums=by_sums_serve)
-    if method == "reference":
-        return loops
-    reason = None
-    if product.depth > MAX_LEVELS:
-        reason = f"kernels serve up to {MAX_LEVELS} levels of an index, got {product.depth}"
-    elif not place.on_gpu and compiler() is None:
-        reason = missing_compiler()
-    if reason is not None:
-        if method != "auto":
-            raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
-        return replace(loops, reason=reason)
-    _require_gpu_for_tiles(method, place)
-    if not place.on_gpu:
-        return replace(loops, backend="host")
-    pays = method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
-    return replace(loops, backend="cuda", values_by_sums=pays or method == "linear")
-
-
-def product_goes_by_sums(
-    semifield: Semifield,
-    terms: int,
-    method: str = "auto",
-    *,
-    on_gpu: bool,
-    limits: by_sums.Limits = by_sums.LIMITS,
-) -> bool:
-    """`goes_by_sums` for a matrix product; on a GPU no more than values go by them."""
-    if method == "linear":
-        require_by_sums(semifield)
-    if on_gpu:
-        return False
-    if method == "auto":
-        return by_sums.pays_for_product(semifield, terms, limits)
-    return method == "linear"
-
-
-_cached_product = lru_cache(maxsize=4096)(_choose_product)

@@ -18,7 +18,8 @@ from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.product import Product
-from semiconv_cupy.route import ProductRoute, Route
+from semiconv_cupy.product_route import ProductRoute
+from semiconv_cupy.route import Route
 from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
 
 Array = Any

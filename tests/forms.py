@@ -29,7 +29,8 @@ import semiconv_cupy as sc
 from semiconv_cupy import run, source
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.route import Limits, ProductLimits, Route, choose
+from semiconv_cupy.methods import Limits, ProductLimits
+from semiconv_cupy.route import Route, choose
 from semiconv_cupy.strides import element_strides
 
 PLAIN = Limits(plain=True)

@@ -22,8 +22,8 @@ from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.operands import Operands
+from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.route import choose_product
 from semiconv_cupy.strides import contiguous_strides
 
 SEMIFIELDS = [

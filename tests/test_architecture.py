@@ -26,7 +26,7 @@ LAYERS = {
     "windows and texts": (
         "semiconv_cupy/geometry.py", "semiconv_cupy/source.py", "semiconv_cupy/residual.py",
         "semiconv_cupy/structs.py", "semiconv_cupy/strides.py", "semiconv_cupy/layout.py",
-        "semiconv_cupy/product.py",
+        "semiconv_cupy/product.py", "semiconv_cupy/product_route.py", "semiconv_cupy/methods.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
         "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
         "semiconv_cupy/route.py", "semiconv_cupy/canonical.py",
@@ -35,8 +35,9 @@ LAYERS = {
     ),
     "backends": ("semiconv_cupy/backends/*",),
     "calls": (
-        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/powers.py",
-        "semiconv_cupy/run.py",        "semiconv_cupy/ndimage/*",
+        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
+        "semiconv_cupy/powers.py",
+        "semiconv_cupy/run.py", "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/structuring.py",
     ),
     "views of the whole core": (

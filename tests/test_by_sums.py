@@ -20,8 +20,9 @@ from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.methods import Limits
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.route import Limits, choose
+from semiconv_cupy.route import choose
 from semiconv_cupy.strides import contiguous_strides, element_strides
 
 LOG, ROOT = SubtractSemifield.log(2.0), SubtractSemifield.root(3.0)

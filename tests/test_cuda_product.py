@@ -25,7 +25,8 @@ from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product, merged
-from semiconv_cupy.route import choose, choose_product
+from semiconv_cupy.product_route import choose_product
+from semiconv_cupy.route import choose
 from semiconv_cupy.strides import element_strides
 
 MAX = sc.SelectSemifield.tropical_max()

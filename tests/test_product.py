@@ -16,7 +16,7 @@ from semiconv_cupy.backends.place import NUMPY
 from semiconv_cupy.canonical import as_given
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product, merged
-from semiconv_cupy.route import choose_product
+from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.strides import element_strides
 
 MAX = sc.SelectSemifield.tropical_max()

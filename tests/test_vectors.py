@@ -10,7 +10,8 @@ from semiconv_cupy import run
 from semiconv_cupy.backends.place import NUMPY
 from semiconv_cupy.canonical import canonical
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.route import Limits, choose
+from semiconv_cupy.methods import Limits
+from semiconv_cupy.route import choose
 from semiconv_cupy.strides import contiguous_strides
 from semiconv_cupy.vectors import for_vectors
 

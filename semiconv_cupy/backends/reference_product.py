@@ -27,7 +27,7 @@ from semiconv_cupy.product import Levels, Product
 from semiconv_cupy.residual import is_provenance
 
 if TYPE_CHECKING:
-    from semiconv_cupy.route import ProductRoute
+    from semiconv_cupy.product_route import ProductRoute
 
 Array = Any
 Name = Literal["img", "krn", "out"]

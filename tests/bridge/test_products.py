@@ -7,7 +7,7 @@ from problems import SEMIFIELDS
 from torch.func import grad, vmap
 
 import semiconv_cupy as sc
-from semiconv_cupy.route import product_goes_by_sums
+from semiconv_cupy.product_route import product_goes_by_sums
 from torch_bridge import ops
 from torch_bridge.functional import semifield_conv, semifield_matmul
 

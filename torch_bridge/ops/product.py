@@ -17,8 +17,8 @@ from semiconv_cupy import run
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product import Product
+from semiconv_cupy.product_route import ProductRoute, choose_product, product_goes_by_sums
 from semiconv_cupy.residual import Residual, is_provenance, residual_of_terms
-from semiconv_cupy.route import ProductRoute, choose_product, product_goes_by_sums
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import ProductArguments, schema
 from torch_bridge.dlpack import array_of

@@ -17,8 +17,8 @@ from torch import Tensor
 from semiconv_cupy import run
 from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.product import Product, merged
+from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import needs_arrays
-from semiconv_cupy.route import ProductRoute
 from semiconv_cupy.source import ARITHMETIC
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import ProductBackwardArguments, Shape, schema

@@ -19,7 +19,7 @@ from semiconv_cupy.product import Product
 from semiconv_cupy.residual import residual_of_terms
 
 if TYPE_CHECKING:
-    from semiconv_cupy.route import ProductRoute
+    from semiconv_cupy.product_route import ProductRoute
 
 Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
 Backward: TypeAlias = Callable[

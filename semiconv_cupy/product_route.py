@@ -1,0 +1,122 @@
+"""Which way a matrix product goes: the backend, the method, what is kept for the derivative.
+
+`choose_product` decides once for each kind of call; everybody else reads the `ProductRoute`.
+Array-free. Called by ``matmul``, by the PyTorch bridge, and by ``route`` for convolutions that are
+products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends import by_sums
+from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.place import Place
+from semiconv_cupy.errors import BackendUnavailableError, warn_once
+from semiconv_cupy.methods import LIMITS, Backend, Limits, require_by_sums, require_gpu_for_tiles
+from semiconv_cupy.product import Product
+from semiconv_cupy.residual import Residual, residual_of_terms
+from semiconv_cupy.structs import MAX_LEVELS
+
+
+@dataclass(frozen=True)
+class ProductRoute:
+    """How a matrix product and its derivative are computed.
+
+    Attributes
+    ----------
+    semifield, product, storage, place
+        What is computed; see `Route` and ``product.Product``. A semifield that sums channels by
+        ordinary addition adds the terms by its own.
+    backend, by_sums, reason
+        As in `Route`.
+    values_by_sums : bool
+        Whether a GPU computes values by ordinary sums where nothing is kept for the derivative. A
+        residual and gradients are computed by the semifield's own addition.
+    """
+
+    semifield: Semifield
+    product: Product
+    storage: str
+    place: Place
+    backend: Backend
+    by_sums: bool = False
+    reason: str | None = None
+    values_by_sums: bool = False
+
+    def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
+        """The array that a forward pass keeps for the derivative; None where it keeps nothing.
+
+        It lies in memory as the result does, or so does each of its arrays.
+        """
+        if self.by_sums:
+            return None
+        return residual_of_terms(self.semifield, self.storage, out_shape, self.product.terms)
+
+
+def choose_product(
+    semifield: Semifield,
+    product: Product,
+    storage: str,
+    place: Place,
+    method: str = "auto",
+    limits: Limits = LIMITS,
+) -> ProductRoute:
+    """Decide how a matrix product of a compiled semifield is computed; as `choose`."""
+    route = _cached_product(semifield, product, storage, place, method, limits)
+    if route.reason is not None:
+        warn_once("array loops", f"matrix products run as slow array loops: {route.reason}")
+    return route
+
+
+def _choose_product(
+    semifield: Semifield,
+    product: Product,
+    storage: str,
+    place: Place,
+    method: str,
+    limits: Limits,
+) -> ProductRoute:
+    by_sums_serve = product_goes_by_sums(
+        semifield, product.terms, method, on_gpu=place.on_gpu, limits=limits.by_sums
+    )
+    loops = ProductRoute(semifield, product, storage, place, "reference", by_sums=by_sums_serve)
+    if method == "reference":
+        return loops
+    reason = None
+    if product.depth > MAX_LEVELS:
+        reason = f"kernels serve up to {MAX_LEVELS} levels of an index, got {product.depth}"
+    elif not place.on_gpu and compiler() is None:
+        reason = missing_compiler()
+    if reason is not None:
+        if method != "auto":
+            raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
+        return replace(loops, reason=reason)
+    require_gpu_for_tiles(method, place)
+    if not place.on_gpu:
+        return replace(loops, backend="host")
+    pays = method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
+    return replace(loops, backend="cuda", values_by_sums=pays or method == "linear")
+
+
+def product_goes_by_sums(
+    semifield: Semifield,
+    terms: int,
+    method: str = "auto",
+    *,
+    on_gpu: bool,
+    limits: by_sums.Limits = by_sums.LIMITS,
+) -> bool:
+    """`goes_by_sums` for a matrix product; on a GPU no more than values go by them."""
+    if method == "linear":
+        require_by_sums(semifield)
+    if on_gpu:
+        return False
+    if method == "auto":
+        return by_sums.pays_for_product(semifield, terms, limits)
+    return method == "linear"
+
+
+_cached_product = lru_cache(maxsize=4096)(_choose_product)
