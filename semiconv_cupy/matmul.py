@@ -23,7 +23,7 @@ from semiconv_cupy.algebra import (
     no_semifield,
 )
 from semiconv_cupy.backends.broadcast import broadcast_matmul
-from semiconv_cupy.backends.host.functions import aligned
+from semiconv_cupy.backends.host.functions import address, aligned
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
 from semiconv_cupy.conv import (
     native,
@@ -226,7 +226,7 @@ def _plan(
     by_arrays, alignment = make(checked, a, b), dtype.alignment
 
     def of_aligned(a: Array, b: Array) -> Any:
-        if (_address(a) | _address(b)) % alignment:  # unlike the arrays that this was planned for
+        if (address(a) | address(b)) % alignment:  # unlike the arrays that this was planned for
             return converted(a, b)
         return by_arrays(a, b)
 
@@ -247,11 +247,11 @@ def _by_addresses(
     empty, alignment = np.empty, dtype.alignment
 
     def call(a: np.ndarray, b: np.ndarray) -> Any:
-        first, second = _address(a), _address(b)
+        first, second = address(a), address(b)
         if (first | second) % alignment:  # unlike the arrays that this was planned for
             return converted(a, b)
         out = empty(shape, dtype)
-        launch(first, second, _address(out), None, None)
+        launch(first, second, address(out), None, None)
         return out
 
     return call
@@ -290,11 +290,6 @@ def _with_winners(
         return (out, indices) if shape else (out[()], indices[0])
 
     return call
-
-
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def _product(operands: Operands, a: Array, b: Array, out: Strides) -> Product:
@@ -397,7 +392,7 @@ def _plan_into(
         if overlap(a, out) or overlap(b, out):
             return copied(a, b, out)
         if not place.on_gpu:
-            addresses = _address(a), _address(b), _address(out)
+            addresses = address(a), address(b), address(out)
             if (addresses[0] | addresses[1] | addresses[2]) % alignment:
                 return copied(a, b, out)  # unlike the arrays that this was planned for
             if launch is not None:

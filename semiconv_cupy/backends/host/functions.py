@@ -146,10 +146,38 @@ def aligned(array: np.ndarray) -> bool:
     )
 
 
-def address(array: np.ndarray) -> int:
-    """Where an array's first element lies."""
+class _Head(ctypes.Structure):
+    """How the object of every NumPy array begins: ``PyArrayObject`` of NumPy's C interface."""
+
+    _fields_ = (("object", ctypes.c_byte * object.__basicsize__), ("data", ctypes.c_void_p))
+
+
+_head_at = _Head.from_address
+
+
+def _by_head(array: np.ndarray) -> int:
+    return _head_at(id(array)).data or 0
+
+
+def _by_interface(array: np.ndarray) -> int:
     found: int = array.__array_interface__["data"][0]
     return found
+
+
+def _address_function() -> Callable[[np.ndarray], int]:
+    """The function `address`: by the array's head where an `id` is the address of an object.
+
+    That takes 0.3 microseconds instead of 1.5, for each of a small call's three arrays.
+    """
+    if sys.implementation.name == "cpython":
+        probe = np.zeros(3)
+        if _by_head(probe) == _by_interface(probe):
+            return _by_head
+    return _by_interface
+
+
+# Where an array's first element lies.
+address = _address_function()
 
 
 def address_or_none(array: np.ndarray | None) -> int | None:
