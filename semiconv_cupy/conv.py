@@ -22,6 +22,7 @@ from semiconv_cupy.algebra import (
     no_semifield,
 )
 from semiconv_cupy.backends.broadcast import broadcast_conv
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
@@ -415,7 +416,7 @@ def semifield_conv_vjp(
         with place.current():
             grad_img = (xp.empty if place.on_gpu else xp.zeros)(geometry.img_shape, real)
             grad_krn = xp.empty(geometry.krn_shape, real)
-            run.backward(route, grad_out, *saved, residual, grad_img, grad_krn)
+            run.backward(route, GradientArrays(grad_out, *saved, residual, grad_img, grad_krn))
             return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
 
     out_like = out[:0]

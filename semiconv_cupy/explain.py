@@ -21,6 +21,7 @@ from semiconv_cupy import background, conv, matmul, ndimage, run, source
 from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host_calls
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.compiler import compiler
@@ -305,7 +306,7 @@ def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
     arrays = (grad_out, img, krn, residual, np.empty(img.shape, real), np.empty(krn.shape, real))
     if route.backend == "cuda":
-        needs = _recorded(run.backward, route, *arrays)
+        needs = _recorded(run.backward, route, GradientArrays(*arrays))
     else:
         needs = _compiled(route, host_calls.backward_part(route))
     form, operations = "gradients of img and krn", 2 * _operations(route)

@@ -13,6 +13,7 @@ import numpy as np
 
 from semiconv_cupy import run, source
 from semiconv_cupy.algebra import Semifield, named
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.conv import native, refuse_broadcast, require_derivatives, require_grad_out
@@ -96,7 +97,8 @@ def semifield_matmul_vjp(
                 return xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
             grad_a, grad_b = xp.empty(a_shape, real), xp.empty(b_shape, real)
             grad_out = xp.ascontiguousarray(grad_out).astype(dtype, copy=False).reshape(shape)
-            run.product_backward(route, gradients, grad_out, *saved, residual, grad_a, grad_b)
+            arrays = GradientArrays(grad_out, *saved, residual, grad_a, grad_b)
+            run.product_backward(route, gradients, arrays)
             return grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
 
     return out if shape else out[()], pullback

@@ -14,6 +14,7 @@ from typing import Any
 from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import Device, Stream, cupy_device
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.functions import aligned
@@ -184,32 +185,26 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array
 
 def backward(
     route: Route,
-    grad_out: Array,
-    img: Array | None,
-    krn: Array | None,
-    residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    arrays: GradientArrays,
     *,
     threads: int | None = None,
 ) -> None:
     """Gradients into the arrays that are given, in arithmetic dtype, C-contiguous.
 
-    NumPy's `grad_img` comes zeroed; on a GPU every element is written. `img` and `krn` may be None
-    where `residual.needs_arrays` is False. Where the forward pass kept no residual although the
-    semifield has one, it went by ordinary sums, and so does its derivative.
+    NumPy's `grad_img` comes zeroed; on a GPU every element is written. Where the forward pass kept
+    no residual although the semifield has one, it went by ordinary sums, and so does its
+    derivative.
     """
-    route = route.after(residual)
+    route = route.after(arrays.residual)
     if route.backend == "reference":
-        reference.backward(route, grad_out, img, krn, residual, grad_img, grad_krn)
+        reference.backward(route, arrays)
     elif route.backend == "host":
-        host.backward(route, grad_out, img, krn, residual, grad_img, grad_krn, threads)
+        host.backward(route, arrays, threads)
     else:
-        arrays = cuda.GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
         _backward_on_gpu(route, arrays)
 
 
-def _backward_on_gpu(route: Route, arrays: cuda.GradientArrays) -> None:
+def _backward_on_gpu(route: Route, arrays: GradientArrays) -> None:
     """`backward` by CUDA kernels."""
     arrays = cuda.with_contiguous_grad_out(_device(route), arrays)
     if cuda.fills_with_zeros(_case(route), arrays):
@@ -227,7 +222,7 @@ def _backward_on_gpu(route: Route, arrays: cuda.GradientArrays) -> None:
 @lru_cache(maxsize=4096)
 def _gradients(
     route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
-) -> Callable[[cuda.GradientArrays, Stream | None], None]:
+) -> Callable[[GradientArrays, Stream | None], None]:
     """What computes gradients on a GPU, each in its form. Strides are in elements."""
     device, schedule = _device(route), route.schedule
     forms = route.gradients(img_strides, krn_strides, wants)
@@ -247,7 +242,7 @@ def _gradients(
         )
     ]
 
-    def launch_all(arrays: cuda.GradientArrays, stream: Stream | None) -> None:
+    def launch_all(arrays: GradientArrays, stream: Stream | None) -> None:
         for launch in launches:
             launch(device, arrays, stream)
 
@@ -257,31 +252,16 @@ def _gradients(
 def backward_at(
     route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
 ) -> Callable[..., None] | None:
-    """What differentiates: (grad_out, img, krn, residual, grad_img, grad_krn, threads or stream).
+    """What differentiates: (addresses of `GradientArrays`, threads or stream).
 
-    All are addresses, None for what is not there; strides are in elements.
-
-    A kernel on the CPU is C-contiguous. `wants` says which of the gradients of img and krn are
-    computed. None where array loops serve.
+    Strides are in elements. A kernel on the CPU is C-contiguous. `wants` says which of the
+    gradients of img and krn are computed. None where array loops serve.
     """
     if route.backend == "reference":
         return None
     if route.backend == "host":
         return host.backward_at(route, img_strides)
-    run = _gradients(route, img_strides, krn_strides, wants)
-
-    def call(
-        grad_out: int,
-        img: int | None,
-        krn: int | None,
-        residual: int | None,
-        grad_img: int | None,
-        grad_krn: int | None,
-        stream: Stream,
-    ) -> None:
-        run(cuda.GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn), stream)
-
-    return call
+    return _gradients(route, img_strides, krn_strides, wants)
 
 
 # ---- matrix products -----------------------------------------------------------------------------
@@ -332,12 +312,7 @@ def product_at(route: ProductRoute, *, keeps_residual: bool = False) -> Callable
 def product_backward(
     route: ProductRoute,
     gradients: Product,
-    grad_out: Array,
-    img: Array | None,
-    krn: Array | None,
-    residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    arrays: GradientArrays,
     *,
     threads: int | None = None,
 ) -> None:
@@ -345,26 +320,26 @@ def product_backward(
 
     `gradients` has the levels of the route's product, with the strides of `grad_img`, `grad_krn`
     and `grad_out` for img, krn and out; a stride is 0 where an operand was broadcast, so that its
-    gradient adds up. `img` and `krn` may be None where `residual.needs_arrays` is False. Where the
-    forward pass kept no residual although the semifield has one, it is computed again.
+    gradient adds up. Where the forward pass kept no residual although the semifield has one, it is
+    computed again.
     """
-    arrays = (grad_out, img, krn, residual, grad_img, grad_krn)
-    if route.backend == "host" and aligned(grad_out):
-        host_products.backward(route, gradients, *arrays, threads)
+    residual = arrays.residual
+    if route.backend == "host" and aligned(arrays.grad_out):
+        host_products.backward(route, gradients, arrays, threads)
     elif route.backend == "cuda":
         dtype = None if residual is None else residual.dtype
         multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
         cuda.differentiate(_device(route), multiplication, gradients, arrays)
     else:
-        reference_product.backward(route, gradients, *arrays)
+        reference_product.backward(route, gradients, arrays)
 
 
 def product_backward_at(
     route: ProductRoute, gradients: Product, wants: tuple[bool, bool]
 ) -> Callable[..., None] | None:
-    """What differentiates (grad_out, img, krn, residual, grad_img, grad_krn, threads or stream).
+    """What differentiates: (addresses of `GradientArrays`, threads or stream).
 
-    All are addresses. `wants` says which of the gradients of img and krn are computed. Numbers that
+    `wants` says which of the gradients of img and krn are computed. Numbers that
     no term reads are left as they are. None where arrays are needed.
     """
     if route.backend == "host" and route.product.outputs:

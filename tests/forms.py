@@ -27,6 +27,7 @@ import oracle
 
 import semiconv_cupy as sc
 from semiconv_cupy import run, source
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.methods import Limits, ProductLimits
@@ -327,7 +328,9 @@ def computed(route: Route, work: Work, device: Any = None) -> Results:
         np.testing.assert_array_equal(unsigned(alone), unsigned(out), "with a residual and without")
     real = source.ARITHMETIC[work.storage]
     grad_img, grad_krn = np.zeros(work.img.shape, real), empty(work.krn.shape, real)
-    run.backward(route, work.grad_out, work.img, work.krn, residual, grad_img, grad_krn)
+    run.backward(
+        route, GradientArrays(work.grad_out, work.img, work.krn, residual, grad_img, grad_krn)
+    )
     return Results(out, residual, grad_img, grad_krn)
 
 

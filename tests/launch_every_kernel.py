@@ -19,6 +19,7 @@ from semiconv_cupy import SelectSemifield, SubtractSemifield, run
 from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import cupy_device
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.operands import Operands
@@ -103,7 +104,7 @@ def _convolution(device, semifield, storage, shapes):
         cuda_by_sums.forward(device, case, img, krn, out, LIMITS)
         real = np.promote_types(storage, np.float32)
         grads = [device.empty(shape, real) for shape in (img_shape, krn_shape)]
-        arrays = cuda.GradientArrays(out, img, krn, None, *grads)
+        arrays = GradientArrays(out, img, krn, None, *grads)
         cuda_by_sums.backward(device, case, arrays, "auto", LIMITS)
 
 
@@ -116,7 +117,7 @@ def _passes(device, img, krn, case, method):
     real = np.promote_types(case.storage, np.float32)
     grads = device.empty(img.shape, real), device.empty(krn.shape, real)
     for some in (grads, (grads[0], None), (None, grads[1])):
-        arrays = cuda.GradientArrays(out, img, krn, residual, *some)
+        arrays = GradientArrays(out, img, krn, residual, *some)
         cuda.backward(device, case, arrays, method, LIMITS)
 
 
@@ -145,7 +146,7 @@ def _product(device, semifield, storage, shapes):
     if by_sums.applies(semifield):
         multiplication = cuda.Multiplication(semifield, product, storage, None)
         cuda.multiply_by_sums(device, multiplication, a, b, out)
-    run.product_backward(route, product, out, a, b, residual, *grads)
+    run.product_backward(route, product, GradientArrays(out, a, b, residual, *grads))
 
 
 def integers() -> Iterator[partial]:

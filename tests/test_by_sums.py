@@ -17,6 +17,7 @@ from hypothesis import given
 import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, run
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
@@ -138,7 +139,7 @@ def gradients_on_cuda(img, krn, grad_out, semifield, device=None, **arguments):
     real = np.promote_types(img.dtype, "f4")
     grads = [device.empty(array.shape, real) for array in (img, krn)]
     route = cases.route_of(semifield, plan, img.dtype.name, device, "linear")
-    run.backward(route, grad_out, img, krn, None, *grads)
+    run.backward(route, GradientArrays(grad_out, img, krn, None, *grads))
     return grads
 
 
@@ -154,7 +155,7 @@ def direct_gradients_on_cuda(img, krn, grad_out, semifield, **arguments):
     )
     case = cuda.Case(*case)
     cuda.forward(device, case, img, krn, out, residual, "direct")
-    arrays = cuda.GradientArrays(grad_out, img, krn, residual, *grads)
+    arrays = GradientArrays(grad_out, img, krn, residual, *grads)
     cuda.backward(device, case, arrays, "direct")
     return grads
 
@@ -326,7 +327,7 @@ def test_by_addresses_on_cuda():
     run.forward_at(route, *steps)(at[1], at[2], at[3], None, None)
     expected = oracle.convolve(img, krn, SEMIFIELDS["log(2)"].algebra)
     assert_matches(out, expected, dtype="float32")
-    run.backward_at(route, *steps, (True, True))(*at[:3], None, *at[4:], None)
+    run.backward_at(route, *steps, (True, True))(GradientArrays(*at[:3], None, *at[4:]), None)
     for one, other in zip(grads, gradients_on_cuda(img, krn, grad_out, LOG), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -362,7 +363,7 @@ def test_threads_do_not_change_a_bit():
     results = []
     for threads in (1, 2, 5):
         grads = np.zeros_like(img), np.empty_like(krn)
-        run.backward(route, grad_out, img, krn, None, *grads, threads=threads)
+        run.backward(route, GradientArrays(grad_out, img, krn, None, *grads), threads=threads)
         results.append(grads)
     for other in results[1:]:
         for one, same in zip(results[0], other, strict=True):
@@ -375,10 +376,10 @@ def test_one_gradient_at_a_time():
     grad_out = cases.numbers(plan.out_shape, "f4", seed=3)
     both = np.zeros_like(img), np.empty_like(krn)
     route = cases.route_of(LOG, plan, "float32", method="linear")
-    run.backward(route, grad_out, img, krn, None, *both)
+    run.backward(route, GradientArrays(grad_out, img, krn, None, *both))
     alone = np.zeros_like(img), np.empty_like(krn)
-    run.backward(route, grad_out, img, krn, None, alone[0], None)
-    run.backward(route, grad_out, img, krn, None, None, alone[1])
+    run.backward(route, GradientArrays(grad_out, img, krn, None, alone[0], None))
+    run.backward(route, GradientArrays(grad_out, img, krn, None, None, alone[1]))
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -391,7 +392,7 @@ def test_gpu_differentiates_what_was_computed_linearly():
     grad_out = cases.numbers(plan.out_shape, "f8", seed=3)
     grads = [device.empty(array.shape, "f8") for array in (img, krn)]
     route = cases.route_of(LOG, plan, "float64", device)
-    run.backward(route, grad_out, img, krn, None, *grads)
+    run.backward(route, GradientArrays(grad_out, img, krn, None, *grads))
     for got, wanted in zip(grads, gradients(img, krn, grad_out, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-10)
 
@@ -405,7 +406,7 @@ def test_a_derivative_by_array_loops():
         warnings.simplefilter("ignore", sc.BackendWarning)  # unless another test has met it
         route = choose(LOG, plan, "float64", NUMPY, limits=Limits(scratch=1))
     assert (route.backend, route.by_sums, route.residual_spec) == ("reference", True, None)
-    run.backward(route, grad_out, img, krn, None, *grads)
+    run.backward(route, GradientArrays(grad_out, img, krn, None, *grads))
     for got, exact in zip(grads, gradients(img, krn, grad_out, LOG, "direct"), strict=True):
         np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-10)
 
@@ -496,7 +497,7 @@ def test_the_canonical_form_agrees_with_the_plain_one(name, img_shape, krn_shape
         assert (form.geometry == plan) == limits.plain
         out, *grads = (np.empty(shape, "f4") for shape in (plan.out_shape, img_shape, krn_shape))
         run.forward(route, img, krn, out)
-        run.backward(route, grad_out, img, krn, None, *grads)
+        run.backward(route, GradientArrays(grad_out, img, krn, None, *grads))
         results.append((out, *grads))
     for got, expected in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-6)

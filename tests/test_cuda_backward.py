@@ -25,6 +25,7 @@ from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
 from semiconv_cupy.backends.cuda.limits import LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.backends.device import Recorder
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 
@@ -76,7 +77,7 @@ def problem(name, geometry, dtype):
 def expected_of(arrays, semifield, plan, storage):
     real = np.promote_types(storage, "f4")
     grads = np.zeros(plan.img_shape, real), np.empty(plan.krn_shape, real)
-    run.backward(cases.route_of(semifield, plan, storage), *arrays, *grads)
+    run.backward(cases.route_of(semifield, plan, storage), GradientArrays(*arrays, *grads))
     return grads
 
 
@@ -85,7 +86,7 @@ def gradients(device, arrays, semifield, plan, storage, wants=BOTH, method="tile
     shapes = (plan.img_shape, plan.krn_shape)
     grads = [device.empty(s, real) if want else None for s, want in zip(shapes, wants, strict=True)]
     case = cuda.Case(semifield, plan, storage)
-    cuda.backward(device, case, cuda.GradientArrays(*arrays, *grads), method, limits)
+    cuda.backward(device, case, GradientArrays(*arrays, *grads), method, limits)
     return grads
 
 
@@ -162,7 +163,7 @@ def sums(geometry, dtype="f4", device=None, spoil=None, limits=LIMITS):
     wide = [array.astype("f8") for array in arrays]
     right = np.zeros(img_shape), np.empty(krn_shape)
     by_loops = cases.route_of(semifield, plan, "float64", method="reference")
-    run.backward(by_loops, *wide, None, *right)
+    run.backward(by_loops, GradientArrays(*wide, None, *right))
     return got, right
 
 

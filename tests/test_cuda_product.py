@@ -22,6 +22,7 @@ from semiconv_cupy.backends.cuda import (
 from semiconv_cupy.backends.cuda.limits import Limits
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.device import Recorder
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product, merged
@@ -379,7 +380,7 @@ def compare_gradients(route, a, b, residual, full_blocks=4096):
         Limits(full_blocks=full_blocks),
     )
     route = replace(route, product=product)
-    run.product_backward(route, gradients, slopes, a, b, residual, *wanted)
+    run.product_backward(route, gradients, GradientArrays(slopes, a, b, residual, *wanted))
     for found, expected in zip(made, wanted, strict=True):
         np.testing.assert_allclose(found, expected, 2e-5, 1e-4)
 
@@ -399,7 +400,7 @@ def test_gradients_of_an_operand_that_is_broadcast():
         out, residual = np.empty((3, 4, 6), "f4"), np.empty(spec.shape, spec.dtype)
         run.product(route, a, b, out, residual)
         found = np.empty_like(a), np.empty_like(b)
-        run.product_backward(route, data, slopes, a, b, residual, *found)
+        run.product_backward(route, data, GradientArrays(slopes, a, b, residual, *found))
         for made, expected in zip(found, pull(slopes), strict=True):
             np.testing.assert_allclose(made, expected, 1e-5, 1e-5)
 
@@ -421,7 +422,7 @@ def test_a_convolution_without_windows_takes_the_kernel(img, krn, name):
         out, residual = np.empty(geometry.out_shape, "f4"), np.empty(spec.shape, spec.dtype)
         run.forward(route, img, krn, out, residual)
         grads = np.zeros_like(img), np.zeros_like(krn)
-        run.backward(route, out, img, krn, residual, *grads)
+        run.backward(route, GradientArrays(out, img, krn, residual, *grads))
         results.append((out, *grads))
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, 2e-5, 2e-5)

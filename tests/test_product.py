@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import NUMPY
 from semiconv_cupy.canonical import as_given
 from semiconv_cupy.geometry import Geometry
@@ -124,7 +125,9 @@ def test_a_convolution_without_border_is_a_product(img, krn, arguments, kind):
     np.testing.assert_array_equal(out, expected)
     grad_out = rng.integers(-3, 4, out.shape).astype(np.float32)
     grad_img, grad_krn = np.empty_like(img), np.empty_like(krn)
-    run.product_backward(route, product, grad_out, None, None, residual, grad_img, grad_krn)
+    run.product_backward(
+        route, product, GradientArrays(grad_out, None, None, residual, grad_img, grad_krn)
+    )
     for found, wanted in zip((grad_img, grad_krn), pull(grad_out), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

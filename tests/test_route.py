@@ -4,6 +4,7 @@ import pytest
 
 from semiconv_cupy import SelectSemifield, run
 from semiconv_cupy.backends.device import Recorder
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.route import choose
@@ -20,6 +21,6 @@ def test_calls_by_addresses_take_the_method_of_their_route(method, kernels):
     route = choose(SelectSemifield.tropical_max(), geometry, "float32", place, method)
     strides = (512 * 512, 512 * 512, 512, 1), (9, 9, 3, 1)
     run.forward_at(route, *strides)(0, 0, 0, None, None)
-    run.backward_at(route, *strides, (True, False))(0, None, None, 0, 0, None, None)
+    run.backward_at(route, *strides, (True, False))(GradientArrays(0, None, None, 0, 0, None), None)
     for launch, kernel in zip(recorder.launches, kernels, strict=True):
         assert launch.source.name.startswith(f"semiconv_{kernel}_tropical_max")

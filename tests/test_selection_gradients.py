@@ -11,6 +11,7 @@ from hypothesis import given
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 
 MAX = sc.SelectSemifield.tropical_max()
@@ -59,7 +60,7 @@ def gradients(semifield, plan, img, krn, grad_out, threads=2):
     residual = np.empty(route.residual_spec.shape, route.residual_spec.dtype)
     run.forward(route, img, krn, out, residual, threads=threads)
     grads = np.empty(img.shape, np.float32), np.empty(krn.shape, np.float32)
-    run.backward(route, grad_out, img, krn, residual, *grads, threads=threads)
+    run.backward(route, GradientArrays(grad_out, img, krn, residual, *grads), threads=threads)
     return residual, *grads
 
 

@@ -10,6 +10,7 @@ from cuda_on_cpu.device import HarnessDevice
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
@@ -124,7 +125,7 @@ def test_cuda_kernels_agree(name, geometry):
     route = cases.route_of(semifield, plan, "float64", device)
     run.forward(route, img, krn, filled, residual)
     np.testing.assert_allclose(filled, out, rtol=1e-12)
-    run.backward(route, grad_out, img, krn, residual, *grads)
+    run.backward(route, GradientArrays(grad_out, img, krn, residual, *grads))
     for got, expected in zip(grads, pullback(grad_out), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
 
@@ -145,7 +146,7 @@ def test_threads_do_not_change_a_bit(name):
         residual = residual_spec and np.empty(residual_spec.shape, residual_spec.dtype)
         run.forward(route, img, krn, out, residual, threads=threads)
         grads = np.zeros_like(img), np.empty_like(krn)
-        run.backward(route, grad_out, img, krn, residual, *grads, threads=threads)
+        run.backward(route, GradientArrays(grad_out, img, krn, residual, *grads), threads=threads)
         results.append(grads)
     for grads in results[1:]:
         for got, expected in zip(grads, results[0], strict=True):
@@ -222,7 +223,7 @@ def test_kinks_that_cancel_leave_no_trace_in_cuda_kernels():
     )
     route = cases.route_of(ROUNDED, plan, "float64", device)
     run.forward(route, ones, krn, out, residual)
-    run.backward(route, grad_out, ones, krn, residual, *grads)
+    run.backward(route, GradientArrays(grad_out, ones, krn, residual, *grads))
     np.testing.assert_allclose(grads[0], 0.25, rtol=1e-12)
     np.testing.assert_allclose(grads[1], 9 / 4, rtol=1e-12)
 

@@ -25,6 +25,7 @@ from semiconv_cupy.backends.additions import (
     times_function,
     weight_function,
 )
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -64,22 +65,19 @@ def forward(
 
 def backward(
     route: Route,
-    grad_out: Array,
-    img: Array | None,
-    krn: Array | None,
-    residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    arrays: GradientArrays,
 ) -> None:
     """Fill the gradients that are given; after a route by sums, compute the residual again."""
     work, storage = Work.of(route), route.storage
-    grad_out, img, krn = (numbers(array, storage) for array in (grad_out, img, krn))
+    *given, residual, grad_img, grad_krn = arrays
+    grad_out, img, krn = (numbers(array, storage) for array in given)
     with np.errstate(all="ignore"):
         if route.by_sums:
             assert img is not None
             assert krn is not None
             residual = _convolve(work, img, krn)[1]
-        _differentiate(work, grad_out, img, krn, residual, grad_img, grad_krn)
+        arrays = GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
+        _differentiate(work, arrays)
 
 
 # ---- loops over outputs' channels and taps -------------------------------------------------------
@@ -119,14 +117,10 @@ def _convolve(work: Work, img: Array, krn: Array) -> tuple[Array, Array | None]:
 
 def _differentiate(
     work: Work,
-    grad_out: Array,
-    img: Array | None,
-    krn: Array | None,
-    residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    arrays: GradientArrays,
 ) -> None:
     """Fill the gradients that are given."""
+    grad_out, img, krn, residual, grad_img, grad_krn = arrays
     xp, semifield, geometry, dtype = work
     ones = xp.ones((1,) * (geometry.rank + 2), dtype)
     img = (

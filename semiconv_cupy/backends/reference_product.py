@@ -23,6 +23,7 @@ from semiconv_cupy.backends.additions import (
     times_function,
     weight_function,
 )
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.product import Levels, Product
 from semiconv_cupy.residual import is_provenance
 
@@ -72,14 +73,10 @@ def _value(xp: Any, route: ProductRoute, terms: Terms) -> tuple[Array, Array | N
 def backward(
     route: ProductRoute,
     gradients: Product,
-    grad_out: Array,
-    img: Array | None,
-    krn: Array | None,
-    residual: Array | None,
-    grad_img: Array | None,
-    grad_krn: Array | None,
+    arrays: GradientArrays,
 ) -> None:
     """Fill the gradients that are given: see ``run.product_backward``."""
+    grad_out, img, krn, residual, grad_img, grad_krn = arrays
     xp, storage = route.place.array_module, route.storage
     functions = computed_semifield(route.semifield, storage).functions
     dtype = np.dtype(source.ARITHMETIC[storage])

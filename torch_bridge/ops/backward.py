@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semiconv_cupy import run
 from semiconv_cupy.backends import by_sums
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
 from semiconv_cupy.route import Route
@@ -157,13 +158,9 @@ def prepare_backward(
             return _by_arrays(grad_out, img, krn, residual, plan, wants, executor)
         grad_img = grad_out.new_empty(img_shape if want_img else 0, dtype=real)
         grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
+        grads = grad_img.data_ptr() or None, grad_krn.data_ptr() or None
         launch(
-            gradient,
-            image,
-            kernel,
-            kept or None,
-            grad_img.data_ptr() or None,
-            grad_krn.data_ptr() or None,
+            GradientArrays(gradient, image, kernel, kept or None, *grads),
             threads_or_stream(),
         )
         if real is not dtype:
@@ -253,16 +250,16 @@ def _by_arrays(
     grad_img = grad_out.new_zeros(plan.geometry.img_shape if want_img else 0, dtype=real)
     grad_krn = grad_out.new_empty(plan.geometry.krn_shape if want_krn else 0, dtype=real)
     with as_arrays(grad_out):
-        run.backward(
-            route_of(plan, executor),
-            array_of(grad_out),
-            None if img is None else array_of(img),
-            None if krn is None else array_of(krn),
-            array_of(residual) if residual.numel() else None,
-            array_of(grad_img) if want_img else None,
-            array_of(grad_krn) if want_krn else None,
-            threads=torch.get_num_threads(),
+        tensors = GradientArrays(
+            grad_out,
+            img,
+            krn,
+            residual if residual.numel() else None,
+            grad_img if want_img else None,
+            grad_krn if want_krn else None,
         )
+        arrays = tensors.each(array_of)
+        run.backward(route_of(plan, executor), arrays, threads=torch.get_num_threads())
     return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy import run
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
@@ -135,15 +136,16 @@ def prepare_product_backward(
         grad_out, residual = grad_out.contiguous(), residual.contiguous()
         require_memory(grad_out=grad_out, a=a, b=b, residual=residual)
         grad_a, grad_b = (grad_out.new_empty(shape, dtype=real) for shape in new_shapes)
-        tensors = (grad_out, a, b, residual, grad_a, grad_b)
-        present = [None if t is None or not t.numel() else t for t in tensors]
-        addresses = [None if t is None else t.data_ptr() for t in present]
+        given = (grad_out, a, b, residual, grad_a, grad_b)
+        present = [None if t is None or not t.numel() else t for t in given]
+        tensors = GradientArrays(*present)
+        addresses = tensors.each(Tensor.data_ptr)
         if launch is None or any((at or 0) % alignment for at in addresses[:3]) or not is_current():
             with as_arrays(grad_out):
-                arrays = [None if t is None else array_of(t) for t in present]
-                run.product_backward(route, gradients, *arrays, threads=torch.get_num_threads())
+                arrays = tensors.each(array_of)
+                run.product_backward(route, gradients, arrays, threads=torch.get_num_threads())
         else:
-            launch(*addresses, threads_or_stream())
+            launch(addresses, threads_or_stream())
         return (grad_a, grad_b) if real is dtype else (grad_a.to(dtype), grad_b.to(dtype))
 
     return call

@@ -20,7 +20,6 @@ from semiconv_cupy.backends.cuda.backward import (
 from semiconv_cupy.backends.cuda.convolution import Case, Convolution
 from semiconv_cupy.backends.cuda.forward import forward, forward_at, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
-from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.product import Multiplication, multiply, multiply_at
 from semiconv_cupy.backends.cuda.product_backward import differentiate
@@ -32,7 +31,6 @@ __all__ = [
     "LIMITS",
     "Case",
     "Convolution",
-    "GradientArrays",
     "Limits",
     "Multiplication",
     "backward",

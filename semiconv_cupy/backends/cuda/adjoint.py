@@ -24,10 +24,11 @@ from semiconv_cupy.backends.cuda.convolution import (
 )
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
-from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays, GradientLaunch
+from semiconv_cupy.backends.cuda.gradient_launch import GradientLaunch
 from semiconv_cupy.backends.cuda.kernels import compiled, exchange_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.strides import contiguous_strides
 

@@ -31,7 +31,6 @@ from semiconv_cupy.backends.cuda.convolution import (
     blocks_for,
 )
 from semiconv_cupy.backends.cuda.gradient_launch import (
-    GradientArrays,
     GradientLaunch,
     PartialSums,
     partial_sums,
@@ -41,6 +40,7 @@ from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, special
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.cuda.weight_tile import mixes_sums, weight_tile_of
 from semiconv_cupy.backends.device import Device
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.residual import is_provenance
 
 Launch = GradientLaunch | AdjointLaunch

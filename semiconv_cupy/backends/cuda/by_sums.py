@@ -40,10 +40,11 @@ from semiconv_cupy.backends.cuda.convolution import (
     Convolution,
 )
 from semiconv_cupy.backends.cuda.forward import ForwardLaunch, forward_launch
-from semiconv_cupy.backends.cuda.gradient_launch import GradientArrays, GradientLaunch
+from semiconv_cupy.backends.cuda.gradient_launch import GradientLaunch
 from semiconv_cupy.backends.cuda.kernels import compiled, kernel_source, specialise
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 from semiconv_cupy.strides import Strides, contiguous_strides, element_strides

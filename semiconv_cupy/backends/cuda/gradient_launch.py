@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,23 +27,9 @@ from semiconv_cupy.backends.cuda.convolution import (
 from semiconv_cupy.backends.cuda.kernels import compiled, sum_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, Limits
 from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.source import ARITHMETIC
-
-
-class GradientArrays(NamedTuple):
-    """The arrays of a backward pass, or their addresses; None for what is not there.
-
-    `img` and `krn` are there unless the derivative needs none (``residual.needs_arrays``), a
-    gradient unless it is not computed. All but img and krn are C-contiguous.
-    """
-
-    grad_out: Array
-    img: Array | None
-    krn: Array | None
-    residual: Array | None
-    grad_img: Array | None
-    grad_krn: Array | None
 
 
 @dataclass(frozen=True)

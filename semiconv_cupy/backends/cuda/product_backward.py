@@ -18,6 +18,7 @@ from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
 from semiconv_cupy.backends.cuda.product import Multiplication
 from semiconv_cupy.backends.device import Device, Kernel
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.product import Level, Product, merged
 from semiconv_cupy.residual import is_provenance
 
@@ -164,14 +165,13 @@ def differentiate(
     device: Device,
     multiplication: Multiplication,
     gradients: Product,
-    arrays: tuple[Array, ...],
+    arrays: GradientArrays,
     limits: Limits = LIMITS,
 ) -> None:
-    """Launch the gradients of (grad_out, img, krn, residual, grad_img, grad_krn) that are there.
+    """Launch the gradients that are there.
 
     They are in arithmetic dtype, and every element is written; `gradients` says where they and
-    grad_out lie. img and krn may be None where ``residual.needs_arrays`` is False, and the residual
-    where there is none.
+    grad_out lie.
     """
     *given, grad_img, grad_krn = arrays
     residual = given[3]

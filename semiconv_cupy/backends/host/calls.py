@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from semiconv_cupy import source, structs
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import products
 from semiconv_cupy.backends.host.functions import (
     LIMITS,
@@ -74,9 +75,6 @@ def backward_part(route: Route) -> str:
 
 
 Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
-Backward: TypeAlias = Callable[
-    [int, "int | None", "int | None", "int | None", "int | None", "int | None", "int | None"], None
-]
 
 
 @lru_cache(maxsize=4096)
@@ -113,11 +111,10 @@ def forward_at(
 
 
 @lru_cache(maxsize=4096)
-def backward_at(route: Route, img_strides: Strides) -> Backward:
-    """What computes (grad_out, img, krn, residual, grad_img, grad_krn, most threads) by addresses.
+def backward_at(route: Route, img_strides: Strides) -> products.Backward:
+    """What computes (addresses of `GradientArrays`, most threads).
 
-    All arrays but img are C-contiguous. A gradient is None that is not to be computed, and img and
-    krn may be None where `residual.needs_arrays` is False. The bits do not depend on the threads.
+    The kernel is C-contiguous, too. The bits do not depend on the threads.
     """
     product = route.product_gradients(img_strides)
     by_sums = None if product is None else products.by_sums_backward_at(*product)
@@ -131,25 +128,12 @@ def backward_at(route: Route, img_strides: Strides) -> Backward:
     workers = _workers(route)
     absorbing = int(route.semifield.absorbing)
 
-    def call(
-        grad_out: int,
-        img: int | None,
-        krn: int | None,
-        residual: int | None,
-        grad_img: int | None,
-        grad_krn: int | None,
-        most: int | None,
-    ) -> None:
-        if (
-            by_sums is not None
-            and img is not None
-            and krn is not None
-            and by_sums(grad_out, img, krn, grad_img, grad_krn, most)
-        ):
+    def call(arrays: GradientArrays, most: int | None) -> None:
+        if by_sums is not None and by_sums(arrays, most):
             return
+        grad_out, img, krn, residual, *grads = arrays
         kept = () if route.by_sums else (residual, *layout)
-        arrays = (reference, grad_out, img, krn, *kept, grad_img, grad_krn, strides)
-        if run(*arrays, absorbing, workers(most)):
+        if run(reference, grad_out, img, krn, *kept, *grads, strides, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -189,15 +173,11 @@ def forward(
 
 def backward(
     route: Route,
-    grad_out: np.ndarray,
-    img: np.ndarray | None,
-    krn: np.ndarray | None,
-    residual: np.ndarray | None,
-    grad_img: np.ndarray | None,
-    grad_krn: np.ndarray | None,
+    arrays: GradientArrays,
     threads: int | None = None,
 ) -> None:
     """Fill the gradients that are given, of which grad_img holds zeros; see `backward_at`."""
+    grad_out, img, krn, residual, grad_img, grad_krn = arrays
     if grad_out.size == 0:
         if grad_krn is not None:
             grad_krn[...] = 0
@@ -209,15 +189,8 @@ def backward(
     if img is not None and route.needs_contiguous_image(strides):
         img = np.ascontiguousarray(img)
         strides = contiguous_strides(img.shape)
-    backward_at(route, strides)(
-        address(grad_out),
-        address_or_none(img),
-        address_or_none(krn),
-        address_or_none(residual),
-        address_or_none(grad_img),
-        address_or_none(grad_krn),
-        threads,
-    )
+    arrays = GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
+    backward_at(route, strides)(arrays.each(address), threads)
 
 
 def _usable(array: np.ndarray) -> np.ndarray:

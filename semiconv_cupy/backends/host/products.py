@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from semiconv_cupy import source, structs
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import functions
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import residual_of_terms
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from semiconv_cupy.product_route import ProductRoute
 
 Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
-Backward: TypeAlias = Callable[
-    [int, "int | None", "int | None", "int | None", "int | None", "int | None", "int | None"], None
-]
+Backward: TypeAlias = Callable[[GradientArrays, "int | None"], None]
 _NO_MEMORY = "not enough memory for the scratch of a matrix product"
 
 
@@ -84,11 +83,10 @@ def forward(
 
 @lru_cache(maxsize=4096)
 def backward_at(route: ProductRoute, gradients: Product) -> Backward:
-    """What computes (grad_out, img, krn, residual, grad_img, grad_krn, most threads) by addresses.
+    """What computes (addresses of `GradientArrays`, most threads).
 
-    `gradients` as in ``run.product_backward``. A gradient is None that is not to be computed, and
-    img and krn may be None where `residual.needs_arrays` is False. Several arrays of the residual
-    lie behind each other. Where the forward pass went by ordinary sums, there is no residual: the
+    `gradients` as in ``run.product_backward``. Several arrays of the residual lie behind each
+    other. Where the forward pass went by ordinary sums, there is no residual: the
     gradients come from sums, too, or from a residual that is computed here. The bits do not depend
     on the threads.
     """
@@ -96,24 +94,9 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
     if by_sums is None:
         return _by_residual_at(route, gradients)
 
-    def call(
-        grad_out: int,
-        img: int | None,
-        krn: int | None,
-        residual: int | None,
-        grad_img: int | None,
-        grad_krn: int | None,
-        most: int | None,
-    ) -> None:
-        if (
-            residual is None
-            and img is not None
-            and krn is not None
-            and by_sums(grad_out, img, krn, grad_img, grad_krn, most)
-        ):
-            return
-        by_residual = _by_residual_at(route, gradients)  # compiled where it serves
-        by_residual(grad_out, img, krn, residual, grad_img, grad_krn, most)
+    def call(arrays: GradientArrays, most: int | None) -> None:
+        if arrays.residual is not None or not by_sums(arrays, most):
+            _by_residual_at(route, gradients)(arrays, most)  # compiled where it serves
 
     return call
 
@@ -134,23 +117,16 @@ def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
     recompute = _residual_at(route)
 
-    def call(
-        grad_out: int,
-        img: int | None,
-        krn: int | None,
-        residual: int | None,
-        grad_img: int | None,
-        grad_krn: int | None,
-        most: int | None,
-    ) -> None:
+    def call(arrays: GradientArrays, most: int | None) -> None:
+        grad_out, img, krn, residual, grad_img, grad_krn = arrays
         kept = None
         if residual is None and recompute is not None and img is not None and krn is not None:
             kept = recompute(img, krn, most)
             residual = functions.address(kept)
         image = None if img is None else img + origin
         to_img = None if grad_img is None else grad_img + to_origin
-        arrays = (grad_out, image, krn, residual, itemsize, plane, to_img, grad_krn)
-        if run(*references, *arrays, workers(most)):
+        given = (grad_out, image, krn, residual, itemsize, plane)
+        if run(*references, *given, to_img, grad_krn, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -179,42 +155,29 @@ def _residual_at(route: ProductRoute) -> Callable[[int, int, int | None], np.nda
 def backward(
     route: ProductRoute,
     gradients: Product,
-    grad_out: np.ndarray,
-    img: np.ndarray | None,
-    krn: np.ndarray | None,
-    residual: np.ndarray | None,
-    grad_img: np.ndarray | None,
-    grad_krn: np.ndarray | None,
+    arrays: GradientArrays,
     threads: int | None = None,
 ) -> None:
     """Fill the gradients that are given: see ``run.product_backward``."""
-    for gradient in (grad_img, grad_krn):
+    for gradient in arrays[4:]:
         if gradient is not None:
             gradient[...] = 0
     if route.product.outputs == 0:
         return
-    address_or_none = functions.address_or_none
-    backward_at(route, gradients)(
-        functions.address(grad_out),
-        address_or_none(img),
-        address_or_none(krn),
-        address_or_none(residual),
-        address_or_none(grad_img),
-        address_or_none(grad_krn),
-        threads,
-    )
+    backward_at(route, gradients)(arrays.each(functions.address), threads)
 
 
 _UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_backward.hpp
 
-BySums: TypeAlias = Callable[[int, int, int, "int | None", "int | None", "int | None"], bool]
+BySums: TypeAlias = Callable[[GradientArrays, "int | None"], bool]
 
 
 @lru_cache(maxsize=4096)
 def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | None:
-    """What computes (grad_out, img, krn, grad_img, grad_krn, most threads) by addresses.
+    """What computes (addresses of `GradientArrays`, most threads).
 
-    It returns whether the sums prove the gradients; otherwise they must be computed in another way.
+    It returns whether the sums prove the gradients; otherwise, and without img and krn, they must
+    be computed in another way.
     None where ordinary sums do not serve: for other semifields than linear, log and root, and in
     these two for an operand that was broadcast.
     """
@@ -235,14 +198,10 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
     to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
 
-    def call(
-        grad_out: int,
-        img: int,
-        krn: int,
-        grad_img: int | None,
-        grad_krn: int | None,
-        most: int | None,
-    ) -> bool:
+    def call(arrays: GradientArrays, most: int | None) -> bool:
+        grad_out, img, krn, _, grad_img, grad_krn = arrays
+        if img is None or krn is None:
+            return False
         to_img = None if grad_img is None else grad_img + to_origin
         status: int = run(*references, grad_out, img + origin, krn, to_img, grad_krn, workers(most))
         if status not in (0, _UNPROVEN):
