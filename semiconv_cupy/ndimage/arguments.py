@@ -77,9 +77,14 @@ def require_real(array: Array, what: str = "Complex type not supported for input
         raise TypeError(f"{what}: got {array.dtype}")
 
 
+def is_readable(place: Place, array: Array) -> bool:
+    """Whether kernels can read the array as it lies."""
+    return array.dtype in _NATIVE and array.flags.c_contiguous and place.is_native(array)
+
+
 def readable(place: Place, array: Array, name: str = "input") -> Array:
     """The array as kernels read it: C-contiguous, aligned, in the machine's byte order."""
-    if array.dtype in _NATIVE and array.flags.c_contiguous and place.is_native(array):
+    if is_readable(place, array):
         return array
     if array.dtype.name not in _SUPPORTED:
         if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:

@@ -6,28 +6,81 @@ that is a composition of extrema calls this and nothing below it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.arguments import Array, deliver, output_dtype, readable
+from semiconv_cupy.ndimage.arguments import Array, deliver, is_readable, output_dtype, readable
 from semiconv_cupy.ndimage.window import Window, WindowArguments
 
 
 def extremum(
-    place: Place, input: Array, arguments: WindowArguments, output: Any, minimum: bool
+    place: Place,
+    input: Array,
+    arguments: WindowArguments,
+    output: Any,
+    minimum: bool,
+    *,
+    reflected: bool = False,
 ) -> Array:
-    """The minimum or maximum over a window, in `output` where that is an array."""
+    """The minimum or maximum over a window, in `output` where that is an array.
+
+    `reflected`: over `WindowArguments.reflected`, as in a dilation.
+    """
+    key = _key(place, input, arguments, minimum, reflected) if output is None else None
+    call = None if key is None else _calls.get(key)
+    if call is not None:
+        if arguments.structure is not None:
+            _warn_of_lost_fractions(arguments.structure, input.dtype)
+        return call(input)
+    if reflected:
+        arguments = arguments.reflected(input.ndim)
     dtype = output_dtype(place, output, input)
     image = _in_dtype_of_output(place, input, output, dtype)
     if arguments.structure is not None and input.dtype.kind != "b":
         _warn_of_lost_fractions(arguments.structure, image.dtype)
     window = arguments.resolve(input.ndim, input.dtype, minimum)
-    result = neighbourhood.extremum(place, image, window, minimum)
-    return deliver(place, result, output, input)
+    call = neighbourhood.extremum_call(place, image, window, minimum)
+    if key is not None and sum(window.shape) <= _LONGEST_WINDOW:
+        if len(_calls) >= _MOST_CALLS:
+            _calls.clear()
+        _calls[key] = call
+    return deliver(place, call(image), output, input)
+
+
+# Calls already planned for NumPy arrays, by everything that a plan depends on. A call holds its
+# window and tables of what lies beyond the borders, so that large windows are not kept.
+_calls: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
+_MOST_CALLS, _LONGEST_WINDOW, _MOST_TAPS = 1024, 4096, 4096
+_PLAIN = frozenset((int, float, str, tuple, list, type(None)))  # types of which a text says all
+
+
+def _key(
+    place: Place, input: Array, arguments: WindowArguments, minimum: bool, reflected: bool
+) -> tuple[Any, ...] | None:
+    """What a call on such an array is found by; None of calls that are planned each time."""
+    size, footprint, structure, factors, mode, cval, origin, axes = arguments
+    if place is not NUMPY or factors is not None or neighbourhood.is_chosen():
+        return None
+    if not is_readable(place, input) or not _PLAIN.issuperset(
+        map(type, (size, mode, cval, origin, axes))
+    ):
+        return None
+    taps = added = None
+    if footprint is not None:
+        if footprint.size > _MOST_TAPS:
+            return None
+        taps = footprint.shape, footprint.tobytes()
+    if structure is not None:
+        if structure.size > _MOST_TAPS:
+            return None
+        added = structure.shape, structure.dtype, structure.tobytes()
+    written = f"{size!r} {mode!r} {cval!r} {origin!r} {axes!r}"  # 1 == 1.0 == True, and differ here
+    return input.shape, input.dtype, minimum, reflected, written, taps, added
 
 
 def extremum_in_box(

@@ -1,13 +1,16 @@
 """The primitives on NumPy arrays: calls of compiled ``kernels_cu/host`` by ctypes.
 
 The functions of `neighbourhood.Backend`, for C-contiguous arrays of a supported dtype and checked
-arguments; what they return is a new array.
+arguments; what they return is a new array. Those of selections exist as calls, too: all but the
+addresses is prepared for one shape and dtype.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -79,11 +82,6 @@ def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
     return "flat" if primitive in ("box", "footprint") else primitive, dtype
 
 
-def _address(array: np.ndarray) -> int:
-    """The address of the first element, in a third of the time of ``array.ctypes.data``."""
-    return array.__array_interface__["data"][0]
-
-
 # A struct points to the tables that are kept beside it.
 _Tables = tuple[np.ndarray | None, ...]
 
@@ -102,10 +100,10 @@ def _least(lane: int) -> int:
     return min(_LEAST_ELEMENTS, _LEAST_BYTES // lane)
 
 
-def _form(array: np.ndarray, window: Window, least: int) -> FilterForm:
-    if array.size < _SMALL_ARRAY:
+def _form(shape: tuple[int, ...], window: Window, least: int) -> FilterForm:
+    if math.prod(shape) < _SMALL_ARRAY:
         least = 1
-    return filter_form(array.shape, window.shape, window.before, window.rules, least)
+    return filter_form(shape, window.shape, window.before, window.rules, least)
 
 
 def _has_small_tables(form: FilterForm) -> bool:
@@ -140,7 +138,7 @@ def _box_passes(form: FilterForm) -> tuple[tuple[Box, _Tables], ...]:
         window = Pair(*(1 if a is None else extents[a] for a in axes))
         before = Pair(*(0 if a is None else begins[a] for a in axes))
         tables = tuple(None if a is None else form.beyond(a) for a in axes)
-        addresses = TablePair(*(None if table is None else _address(table) for table in tables))
+        addresses = TablePair(*(None if table is None else host.address(table) for table in tables))
         unit = 1 if axes[1] is None else form.unit
         passes.append((Box(planes, rows, columns, window, before, addresses, unit), tables))
 
@@ -167,29 +165,40 @@ def _threads(work: int) -> int:
     return 1 if work < _SMALL_WORK else host.threads()
 
 
+Call: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
 def box(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over a box; `outside` is a 0-d array of the array's dtype."""
-    short = _form(array, window, _least(array.itemsize))
-    if short.strides[-1] > 1:
-        return _box_of_short_rows(array, window, short, outside, minimum)
-    loaded = _library("flat", array.dtype)
-    passes = _box_passes(short)
-    threads = _threads(16 * len(passes) * array.nbytes)
-    out = np.empty_like(array)
-    spare: np.ndarray | None = None
-    given = array
-    for number, (struct, _) in enumerate(passes):
-        left = len(passes) - 1 - number
-        to = out
-        if left % 2:
-            spare = to = np.empty_like(array) if spare is None else spare
-        status = loaded.semiconv_flat(
-            ctypes.byref(struct), _address(given), _address(to), _address(outside),
-            int(minimum), threads,
-        )  # fmt: skip
-        host.check(status, "a flat filter")
-        given = to
-    return out
+    return box_call(array.shape, array.dtype, window, outside, minimum)(array)
+
+
+def box_call(
+    shape: tuple[int, ...], dtype: np.dtype, window: Window, outside: np.ndarray, minimum: bool
+) -> Call:
+    """What computes `box` of arrays of that shape and dtype."""
+    form = _form(shape, window, _least(dtype.itemsize))
+    if form.strides[-1] > 1:
+        return _box_of_short_rows(shape, dtype, window, form, outside, minimum)
+    run, passes = _library("flat", dtype).semiconv_flat, _box_passes(form)
+    threads = _threads(16 * len(passes) * math.prod(shape) * dtype.itemsize)
+    flag, later = int(minimum), len(passes) - 1
+
+    def call(array: np.ndarray) -> np.ndarray:
+        out = np.empty_like(array)
+        spare = np.empty_like(array) if later else out
+        given = array
+        for number, (struct, _) in enumerate(passes):
+            to = spare if (later - number) % 2 else out
+            status = run(
+                ctypes.byref(struct), host.address(given), host.address(to), host.address(outside),
+                flag, threads,
+            )  # fmt: skip
+            host.check(status, "a flat filter")
+            given = to
+        return out
+
+    return call
 
 
 # Look-ups of a footprint that take no longer than one more pass over the array.
@@ -197,25 +206,32 @@ _FEW_LOOKUPS = 16
 
 
 def _box_of_short_rows(
-    array: np.ndarray, window: Window, form: FilterForm, outside: np.ndarray, minimum: bool
-) -> np.ndarray:
-    """The extremum over a box whose rows are so short that registers run along another axis.
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    window: Window,
+    form: FilterForm,
+    outside: np.ndarray,
+    minimum: bool,
+) -> Call:
+    """`box_call` where rows are so short that registers run along another axis.
 
     A small box is one footprint. Of a larger one the rows are: all else is a box before.
     """
     axes = [a for a, k in enumerate(window.shape) if k > 1]
+    before = None
     if len(axes) > 1 and math.prod(form.window[:-1]) > _FEW_LOOKUPS:
-        array = box(array, window.without(axes[-1:]), outside, minimum)
+        before = box_call(shape, dtype, window.without(axes[-1:]), outside, minimum)
         window = window.without(axes[:-1])
-    whole = np.ones(window.shape, np.bool_)
-    return footprint(array, window._replace(taps=whole), outside, minimum)
+    whole = window._replace(taps=np.ones(window.shape, np.bool_))
+    rows = footprint_call(shape, dtype, whole, outside, minimum)
+    return rows if before is None else lambda array: rows(before(array))
 
 
 @cached_where(is_small_footprint, 64)
 def _lookups(
     footprint: bytes, shape: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[np.ndarray, int, int]:
-    """The look-ups of a footprint along these axes, their address, and the number of levels.
+) -> tuple[np.ndarray, int]:
+    """The look-ups of a footprint along these axes, and the number of levels.
 
     A run of taps along the last of the axes, of length L, is the better of two windows of
     2 ** level elements, level = floor(log2 L), which may overlap; of one where L is a power of two.
@@ -240,25 +256,38 @@ def _lookups(
     second[:, taps.ndim] += (lengths - (1 << levels))[lengths > 1 << levels]
     both = np.concatenate([index, second])
     both = both[np.lexsort(both.T[::-1])]
-    both = np.ascontiguousarray(both)
-    return both, _address(both), int(levels.max()) + 1
+    return np.ascontiguousarray(both), int(levels.max()) + 1
 
 
 def footprint(array: np.ndarray, window: Window, outside: np.ndarray, minimum: bool) -> np.ndarray:
     """The extremum over any footprint that is not empty."""
+    return footprint_call(array.shape, array.dtype, window, outside, minimum)(array)
+
+
+def footprint_call(
+    shape: tuple[int, ...], dtype: np.dtype, window: Window, outside: np.ndarray, minimum: bool
+) -> Call:
+    """What computes `footprint` of arrays of that shape and dtype."""
     assert window.taps is not None
-    loaded = _library("flat", array.dtype)
-    form = _form(array, window, _least(array.itemsize))
-    lookups, address, levels = _lookups(window.taps.tobytes(), window.shape, form.windowed)
-    struct, _ = _mapped(form)
-    out = np.empty_like(array)
-    status = loaded.semiconv_footprint(
-        ctypes.byref(struct), address, len(lookups), levels, _address(array),
-        _address(out), _address(outside), int(minimum),
-        _threads(array.nbytes * (4 + len(lookups))),
-    )  # fmt: skip
-    host.check(status, "a flat filter")
-    return out
+    run, form = (
+        _library("flat", dtype).semiconv_footprint,
+        _form(shape, window, _least(dtype.itemsize)),
+    )
+    lookups, levels = _lookups(window.taps.tobytes(), window.shape, form.windowed)
+    mapped = _mapped(form)
+    threads = _threads(math.prod(shape) * dtype.itemsize * (4 + len(lookups)))
+    flag = int(minimum)
+
+    def call(array: np.ndarray) -> np.ndarray:
+        out = np.empty_like(array)
+        status = run(
+            ctypes.byref(mapped[0]), host.address(lookups), len(lookups), levels,
+            host.address(array), host.address(out), host.address(outside), flag, threads,
+        )  # fmt: skip
+        host.check(status, "a flat filter")
+        return out
+
+    return call
 
 
 @cached_where(is_small_footprint, 64)
@@ -270,34 +299,50 @@ def _indices(footprint: bytes, shape: tuple[int, ...], axes: tuple[int, ...]) ->
 
 def structure(array: np.ndarray, window: Window, addends: Addends, minimum: bool) -> np.ndarray:
     """The extremum of element + addend over the taps."""
-    loaded = _library("structure", array.dtype)
+    return structure_call(array.shape, array.dtype, window, addends, minimum)(array)
+
+
+def structure_call(
+    shape: tuple[int, ...], dtype: np.dtype, window: Window, addends: Addends, minimum: bool
+) -> Call:
+    """What computes `structure` of arrays of that shape and dtype."""
     assert window.taps is not None
-    form = _form(array, window, _least(addends.values.itemsize))
+    values, outside, itemsize = addends.values, addends.outside, addends.values.itemsize
+    run, form = (
+        _library("structure", dtype).semiconv_structure,
+        _form(shape, window, _least(itemsize)),
+    )
     indices = _indices(window.taps.tobytes(), window.shape, form.windowed)
-    struct, _ = _mapped(form)
-    out = np.empty_like(array)
+    mapped = _mapped(form)
     first = None if addends.first is None else ctypes.byref(ctypes.c_double(addends.first))
-    status = loaded.semiconv_structure(
-        ctypes.byref(struct), _address(indices), _address(addends.values), first, len(indices),
-        _address(array), _address(out), _address(addends.outside), int(addends.in_double),
-        int(minimum), _threads(addends.values.itemsize * array.size * (8 + len(indices))),
-    )  # fmt: skip
-    host.check(status, "a filter by a structure")
-    return out
+    threads = _threads(itemsize * math.prod(shape) * (8 + len(indices)))
+    in_double, flag = int(addends.in_double), int(minimum)
+
+    def call(array: np.ndarray) -> np.ndarray:
+        out = np.empty_like(array)
+        status = run(
+            ctypes.byref(mapped[0]), host.address(indices), host.address(values), first,
+            len(indices), host.address(array), host.address(out), host.address(outside),
+            in_double, flag, threads,
+        )  # fmt: skip
+        host.check(status, "a filter by a structure")
+        return out
+
+    return call
 
 
 def correlate(array: np.ndarray, window: Window, taps: WeightedTaps, out: np.ndarray) -> None:
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", np.dtype(np.float64))
     indices, weights, symmetry = taps
-    form = _form(array, window, _LEAST_DOUBLES)
+    form = _form(array.shape, window, _LEAST_DOUBLES)
     if form.windowed != tuple(range(array.ndim)):
         indices = np.ascontiguousarray(indices[:, form.windowed])
     struct, _ = _mapped(form)
     threads = _threads(8 * array.size * (8 + len(weights)))
     status = loaded.semiconv_correlate(
-        ctypes.byref(struct), _address(indices), _address(weights), len(weights), symmetry,
-        _address(array), TYPE_CODES[array.dtype.name], _address(out),
+        ctypes.byref(struct), host.address(indices), host.address(weights), len(weights), symmetry,
+        host.address(array), TYPE_CODES[array.dtype.name], host.address(out),
         TYPE_CODES[out.dtype.name], float(window.cval), threads,
     )  # fmt: skip
     host.check(status, "a correlation")
@@ -316,8 +361,8 @@ def reconstruct(seed: np.ndarray, mask: np.ndarray, steps: np.ndarray, minimum: 
     struct = Sizes(seed.ndim, Axes(*seed.shape), Axes(*(int(r) for r in reach)))
     out = np.empty_like(seed)
     status = loaded.semiconv_reconstruct(
-        ctypes.byref(struct), _address(ordered), len(forward), len(backward), _address(seed),
-        _address(mask), _address(out), int(minimum),
+        ctypes.byref(struct), host.address(ordered), len(forward), len(backward),
+        host.address(seed), host.address(mask), host.address(out), int(minimum),
     )  # fmt: skip
     host.check(status, "a reconstruction")
     return out

@@ -79,7 +79,7 @@ def _erode(place: Place, input: Array, window: WindowArguments, output: Any = No
 
 
 def _dilate(place: Place, input: Array, window: WindowArguments, output: Any = None) -> Array:
-    return extremum(place, input, window.reflected(input.ndim), output, minimum=False)
+    return extremum(place, input, window, output, minimum=False, reflected=True)
 
 
 # ---- erosion, dilation, opening, closing ---------------------------------------------------------

@@ -7,10 +7,10 @@ runs it: ``host``, ``cuda``, or array operations in ``reference``. No SciPy conv
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -64,6 +64,11 @@ def served_by(backend: Backend) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def is_chosen() -> bool:
+    """Whether `served_by` has chosen the backend."""
+    return _chosen.get() is not None
+
+
 def backend_for(place: Place, ndim: int) -> Backend:
     """Who serves arrays of this place and rank."""
     chosen = _chosen.get()
@@ -80,30 +85,57 @@ def backend_for(place: Place, ndim: int) -> Backend:
     return reference
 
 
+Call: TypeAlias = Callable[[Array], Array]
+
+
+def _call_of(
+    backend: Backend, primitive: Literal["box", "footprint", "structure"], like: Array, *others: Any
+) -> Call:
+    """A primitive for arrays of one shape and dtype; the CPU's prepares all but the addresses."""
+    if backend is host:
+        prepare: Callable[..., Call] = getattr(host, f"{primitive}_call")
+        return prepare(like.shape, like.dtype, *others)
+    run = getattr(backend, primitive)
+    return lambda array: run(array, *others)
+
+
 def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """The minimum or maximum of what the window sees, as a new array of the array's dtype."""
+    return extremum_call(place, array, window, minimum)(array)
+
+
+def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
+    """What computes `extremum` of arrays of one shape and dtype, while the same backend serves."""
     if window.values is not None:
         factors = window.factors
         if (
             factors is not None
-            and array.dtype in (np.float32, np.float64)
-            and all(f is None or f.dtype == array.dtype for f in factors)
+            and like.dtype in (np.float32, np.float64)
+            and all(f is None or f.dtype == like.dtype for f in factors)
         ):
-            return _factor_by_factor(place, array, window, minimum)
-        return structure(place, array, window, minimum)
+            return lambda array: _factor_by_factor(place, array, window, minimum)
+        return _structure_call(place, like, window, minimum)
     if window.taps is not None:
-        return footprint(place, array, window, minimum)
-    return box(place, array, window, minimum)
+        return _footprint_call(place, like, window, minimum)
+    return _box_call(place, like, window, minimum)
 
 
 def box(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """The extremum over a box, as a new array."""
-    if array.size == 0 or max(window.shape, default=1) == 1:
-        return array.copy()
-    outside = constant(window.cval, array.dtype, minimum)
-    if any(map(operator.gt, window.shape, array.shape)):
-        return _long_box(place, array, window, outside, minimum)
-    return backend_for(place, array.ndim).box(array, window, outside, minimum)
+    return _box_call(place, array, window, minimum)(array)
+
+
+def _copy(array: Array) -> Array:
+    return array.copy()
+
+
+def _box_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
+    if like.size == 0 or max(window.shape, default=1) == 1:
+        return _copy
+    outside = constant(window.cval, like.dtype, minimum)
+    if any(map(operator.gt, window.shape, like.shape)):
+        return lambda array: _long_box(place, array, window, outside, minimum)
+    return _call_of(backend_for(place, like.ndim), "box", like, window, outside, minimum)
 
 
 def _long_box(
@@ -136,17 +168,17 @@ def _long_box(
     return xp.broadcast_to(result, array.shape).copy() if whole else result
 
 
-def footprint(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+def _footprint_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
     """The extremum over a footprint, which must have a tap, as a new array."""
-    if array.size == 0:
-        return array.copy()
+    if like.size == 0:
+        return _copy
     assert window.taps is not None
     shape, before, taps = _trimmed(window.taps.tobytes(), window.shape, window.before)
     trimmed = Window(shape, before, window.rules, window.cval, taps)
     if taps is None:
-        return box(place, array, trimmed, minimum)
-    outside = constant(window.cval, array.dtype, minimum)
-    return backend_for(place, array.ndim).footprint(array, trimmed, outside, minimum)
+        return _box_call(place, like, trimmed, minimum)
+    outside = constant(window.cval, like.dtype, minimum)
+    return _call_of(backend_for(place, like.ndim), "footprint", like, trimmed, outside, minimum)
 
 
 @cached_where(is_small_footprint, 64)
@@ -175,11 +207,15 @@ def structure(place: Place, array: Array, window: Window, minimum: bool) -> Arra
 
     Values are added, in a minimum too.
     """
-    if array.size == 0:
-        return array.copy()
+    return _structure_call(place, array, window, minimum)(array)
+
+
+def _structure_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
+    if like.size == 0:
+        return _copy
     assert window.values is not None
-    addends = addends_of(array.dtype, window.values, window.cval, minimum)
-    return backend_for(place, array.ndim).structure(array, window, addends, minimum)
+    addends = addends_of(like.dtype, window.values, window.cval, minimum)
+    return _call_of(backend_for(place, like.ndim), "structure", like, window, addends, minimum)
 
 
 def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool) -> Array:
