@@ -190,7 +190,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   (void)absorbing;
   image_offsets(g, image_taps.data, strided_taps.data);
 #else
-  const TapTable all_taps(g, tiling, call.krn, /*drops=*/false);  // `order` and the bins number all taps
+  const TapTable all_taps(g, tiling, call.krn, nullptr);  // `order` and the bins number all taps
   if (!all_taps.complete) return out_of_memory;
   const TapTable* table = &all_taps;
   const bool may_pad = absorbing && all_taps.finite;

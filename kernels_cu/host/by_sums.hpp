@@ -174,12 +174,12 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   constexpr int N = 8, direct = 2;
   // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
   const Tiling tiling(g, 4);
-  const TapTable table(g, tiling, krn);
+  const TapTable table(g, tiling, krn, neutral_weights);
   if (!table.complete) return out_of_memory;
   const TransformedKernels weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
   const bool may_pad = absorbing && table.finite;
-  const TileLoader loader(g, tiling, g.in_channels);
+  const TileLoader loader(g, tiling, g.in_channels, semifield_zero<Real>());
   const Stage layout(g, tiling);
   const InsideTaps all_taps(g, false);
   const Pairing no_pairs;

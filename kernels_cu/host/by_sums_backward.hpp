@@ -306,7 +306,7 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   Tiling tiling(g, 4);
   tiling.cover_reach(g);
   const Partition partition(g, tiling);
-  const TapTable table(g, tiling, call.krn);
+  const TapTable table(g, tiling, call.krn, neutral_weights);
   if (!table.complete) return out_of_memory;
   const TransformedKernels weights(g, tiling, table);
   if (!weights.complete) return out_of_memory;
@@ -319,7 +319,7 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
   column_order(g, g.in_channels, order.data);
   const bool may_pad = absorbing && table.finite;
-  const TileLoader loader(g, tiling, g.in_channels);
+  const TileLoader loader(g, tiling, g.in_channels, semifield_zero<Real>());
   const BySumsBackward body{g,           tiling, loader,     call,   table, weights,
                             derivatives, blocks, order.data, may_pad};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);

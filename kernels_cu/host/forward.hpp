@@ -4,9 +4,10 @@
 // channels. No sizes are compiled in: one shared object per semifield and dtype serves every image
 // and kernel. Exported by forward.cpp and forward_residual.cpp.
 //
-// A tile of outputs is served from its scratch (tiles.hpp), in which a tap is one offset, the same for
-// all outputs. The loop over taps is the outer one, the loop over a few strips the inner one: a weight
-// is broadcast once for all of them, and their accumulators never leave the registers.
+// over_tiles.cpp walks over the tiles and calls run_tile() for each output channel of one. The tile is
+// served from its scratch (tiles.hpp), in which a tap is one offset, the same for all outputs. The loop over
+// taps is the outer one, the loop over a few strips the inner one: a weight is broadcast once for all of
+// them, and their accumulators never leave the registers.
 //
 //   for each tap t:   krn = values[t]
 //     strip 0:  acc[0].add(times(scratch[from0 + offsets[t]], krn))
@@ -19,10 +20,7 @@
 //                   where no padding value is harmless
 // run_channels is their common frame: input channels, the two passes of some accumulators, results.
 #pragma once
-#include "strips.hpp"
-#include "taps.hpp"
-#include "load.hpp"
-#include "stage.hpp"
+#include "tile_work.hpp"
 #include "accumulators.cuh"
 
 namespace semiconv {
@@ -49,16 +47,6 @@ SEMICONV_FN Vector sum(Vector a, Vector b) {
   return a + b;
 #endif
 }
-
-// Where a call's results go. residual is null where no derivative is needed.
-struct Results {
-  Storage* out;
-  void* residual;
-  int64 residual_itemsize;  // bytes of a winner; other residuals are Real
-  int64 residual_plane;     // elements of one residual array
-  int64 pixels;             // of one output channel
-  int64 step;               // elements from an output to the next one of its row
-};
 
 template <class V> struct UsesProvenance { static constexpr bool value = false; };
 #if defined(SEMICONV_SELECT)
@@ -252,48 +240,11 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
   between_folds(begin, end, lag, add, [&](bool leads) { fold_all<S>(leads ? leader : follower); });
 }
 
-// One output channel of a tile.
-struct TileWork {
-  const Geometry& g;
-  const TapTable& table;
-  int64 kernel;
-  const Real* scratch;
-  int64 channel_size;
-  const MaskLane* mask;
-  const Results& results;
-  int64 plane;                   // the place of its first output
-  const Stage* stage = nullptr;  // where results are stored first; null: in the output itself
-  bool exact = false;            // whether strips must not see positions outside the image
-  const TapRange* ranges = nullptr;
-
-  // Of a strip; null ranges: all taps.
-  TapRange taps_of(const Strip& strip, int64 rows = 0) const {
-    return ranges ? ranges[strip.row + rows] : TapRange{0, g.window_size()};
-  }
-};
-
 template <class A> SEMICONV_FN void stage_residual(const A& acc, const Stage& stage, int64 at) {
   if constexpr (UsesProvenance<A>::value) store_vector((MaskLane*)stage.residual + at, acc.winner);
   else if constexpr (A::residuals > 0)
     for (int k = 0; k < A::residuals; ++k)
       store_vector((Real*)stage.residual + k * stage.size + at, acc.residual(k));
-}
-
-// Write a tile's values, and its residual, from the stage.
-template <class A>
-void unload(const Stage& stage, const int64* size, const Results& results, int64 plane) {
-  stage.unload(size, (const Real*)stage.values, results.out + plane);
-  if (!results.residual) return;
-  if constexpr (UsesProvenance<A>::value) {
-    const MaskLane* winners = (const MaskLane*)stage.residual;
-    if (results.residual_itemsize == 1) stage.unload(size, winners, (uint8*)results.residual + plane);
-    else if (results.residual_itemsize == 2) stage.unload(size, winners, (uint16*)results.residual + plane);
-    else stage.unload(size, winners, (uint32*)results.residual + plane);
-  } else {
-    for (int k = 0; k < A::residuals; ++k)
-      stage.unload(size, (const Real*)stage.residual + k * stage.size,
-                   (Real*)results.residual + k * results.residual_plane + plane);
-  }
 }
 
 // N strips of one output channel over all input channels. For each channel it calls
@@ -486,115 +437,32 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
     run_scattered<A, N, true>(work, strips.edges + j, (int)smaller_of(N, strips.edge_count - j));
 }
 
-enum Status { success = 0, out_of_memory = 1 };
+// How many of `count` weights make every term the semifield's zero, judged by one large and one small number.
+#if defined(SEMICONV_DROP_ZERO_WEIGHTS)
+inline int64 count_neutral(const Real* weights, int64 count) {
+  const Real zero = semifield_zero<Real>(), large = 1 / Limits<Real>::smallest_normal;
+  int64 found = 0;
+  for (int64 n = 0; n < count; ++n)
+    found += times<Real>(large, weights[n]) == zero && times<Real>(-large, weights[n]) == zero;
+  return found;
+}
+constexpr CountNeutral neutral_weights = count_neutral;
+#else
+constexpr CountNeutral neutral_weights = nullptr;
+#endif
 
-// The strips of a tile, cut anew only where they differ from those of the tile before.
-class TileStrips {
-  int64 origin[max_rank], size[max_rank];
-  bool present = false, masks = false;
-
-  // Whether each output of an axis sees one position, inside the image: then strips do not depend on where
-  // a tile begins.
-  static bool sees_itself(const Geometry& g, int a) {
-    return g.kernel_size[a] == 1 && g.pad_begin[a] == 0 &&
-           (g.out_size[a] - 1) * g.stride[a] < g.image_size[a];
-  }
-
- public:
-  Strips strips;
-
-  void cut(const Geometry& g, const Tiling& t, const int64* at, const int64* extent, const Cut& how) {
-    bool same = present && masks == how.masks;
-    for (int a = 0; a < g.rank; ++a)
-      same = same && size[a] == extent[a] && (origin[a] == at[a] || sees_itself(g, a));
-    if (same) return;
-    for (int a = 0; a < g.rank; ++a) {
-      origin[a] = at[a];
-      size[a] = extent[a];
-    }
-    present = true;
-    masks = how.masks;
-    strips.cut(g, t, at, extent, how);
-  }
-};
-
-// A: the accumulator; N: strips in registers at a time. absorbing: times(zero, krn) is the zero for any
-// finite krn, so that positions outside may hold it. Otherwise they are masked.
+// A: the accumulator; N: strips in registers at a time.
 template <class A, int N>
 int forward(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
             bool absorbing, int threads) {
-  const int64 at_once = TileLoader::groups_at_once(g), blocks = ceil_div(g.groups, at_once);
-  const Tiling tiling(g, threads, at_once, true);
-  const TapTable table(g, tiling, krn);
-  if (!table.complete) return out_of_memory;
 #if defined(SEMICONV_SELECT)
-  const bool may_pad = absorbing;
+  const Padding padding = absorbing ? Padding::always : Padding::never;
 #else
-  const bool may_pad = absorbing && table.finite;
+  const Padding padding = absorbing ? Padding::if_finite : Padding::never;
 #endif
-  const TileLoader loader(g, tiling, at_once * g.in_channels);
-  const Stage layout(g, tiling);
-  const InsideTaps inside_taps(g, table.regular);
-  const bool pairs = !A::two_pass && table.regular;
-  const Pairing pairing =
-      pairs ? Pairing(g, tiling, layout.to_strides(), N / 2, inside_taps.axis) : Pairing();
-  constexpr size_t residuals = UsesProvenance<A>::value ? 1 : A::residuals;
-  const int64 most_strips = strips_of(g, tiling) + N;
-  const int64 scratch_of_group = g.in_channels * tiling.channel_size;
-  const auto whole_lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
-  const size_t scratch_bytes = whole_lines((at_once * scratch_of_group + lanes) * sizeof(Real));
-  const size_t mask_bytes = whole_lines(may_pad ? 0 : tiling.channel_size * sizeof(MaskLane));
-  const size_t stage_bytes = whole_lines(layout.size * sizeof(Real));
-  const int64 most_ranges = inside_taps.rows(tiling.tile);
-  const size_t strip_bytes = 3 * most_strips * sizeof(Strip) + most_ranges * sizeof(TapRange);
-  const size_t kept_stages = results.residual ? 1 + residuals : 1;
-  const int64 items = g.batch * blocks * tiling.tiles;
-  int status = success;
-
-  in_parallel(items, threads, [&](Items& rest) {
-    thread_local Workspace workspace;
-    char* memory =
-        (char*)workspace.reserve(scratch_bytes + mask_bytes + kept_stages * stage_bytes + strip_bytes);
-    if (!memory) {
-      set_flag(status, out_of_memory);
-      return;
-    }
-    Real* scratch = (Real*)memory;
-    MaskLane* mask = (MaskLane*)(memory += scratch_bytes);
-    Stage stage = layout;
-    stage.values = (Real*)(memory += mask_bytes);
-    stage.residual = memory += stage_bytes;
-    Strip* room = (Strip*)(memory += (kept_stages - 1) * stage_bytes);
-    TileStrips tile;
-    TapRange* ranges = (TapRange*)(room + 3 * most_strips);
-    tile.strips = Strips{room, room + most_strips, room + 2 * most_strips, ranges, 0, 0, 0};
-
-    for (int64 item; rest.take(item);) {
-      const int64 b = item / tiling.tiles / blocks, first_group = item / tiling.tiles % blocks * at_once;
-      const int64 groups = smaller_of(at_once, g.groups - first_group);
-      int64 origin[max_rank], size[max_rank];
-      locate_tile(g, tiling, item % tiling.tiles, origin, size);
-      loader.fill(origin, img,
-                  img + b * g.img_strides[0] + first_group * g.in_channels * g.img_strides[1],
-                  groups * g.in_channels, scratch);
-      const bool masked = !may_pad && !inside_image(g, origin, size);
-      if (masked) fill_mask(g, tiling, origin, mask);
-      tile.cut(g, tiling, origin, size, Cut{layout.to_strides(), pairing, inside_taps, masked, N});
-      for (int64 n = 0; n < groups * g.outputs_per_group; ++n) {
-        const int64 within = n / g.outputs_per_group, group = first_group + within;
-        const int64 output = n % g.outputs_per_group;
-        int64 plane =
-            b * g.out_strides[0] + (group * g.outputs_per_group + output) * g.out_strides[1];
-        for (int a = 0; a < g.rank; ++a) plane += origin[a] * g.out_strides[a + 2];
-        const TileWork work{g, table, g.kernel_of(group, output), scratch + within * scratch_of_group,
-                            tiling.channel_size, mask, results, plane, stage.used ? &stage : nullptr, !may_pad, ranges};
-        run_tile<A, N>(work, pairing, tile.strips);
-        if (stage.used) unload<A>(stage, size, results, plane);
-      }
-    }
-    workspace.release_beyond(kept_bytes);
-  });
-  return status;
+  const TileLoops loops{run_tile<A, N>, neutral_weights, semifield_zero<Real>(), padding, N, !A::two_pass,
+                        UsesProvenance<A>::value, A::residuals};
+  return over_tiles(g, img, krn, results, loops, threads);
 }
 
 }  // namespace semiconv

@@ -7,6 +7,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(OverTiles walk) { over_tiles = walk; }
+
 // residual: see semiconv_cupy/residual.py; itemsize of a provenance index, plane: elements between
 // the arrays of the others.
 SEMICONV_EXPORT int semiconv_forward_residual(const Geometry* g, const Storage* img,

@@ -27,6 +27,7 @@ class TileLoader {
   const Geometry& g;
   const Tiling& t;
   const int last;
+  const Real zero;        // of the semifield
   uint64 read[max_rank];  // the positions modulo the stride that a tap reads, as bits; all of them from 64 on
   int partner = none;
   int64 columns;          // phases up to the last one that a tap reads
@@ -48,7 +49,8 @@ class TileLoader {
   }
 
  public:
-  TileLoader(const Geometry& g_, const Tiling& t_, int64 channels) : g(g_), t(t_), last((int)g_.rank - 1) {
+  TileLoader(const Geometry& g_, const Tiling& t_, int64 channels, Real zero_)
+      : g(g_), t(t_), last((int)g_.rank - 1), zero(zero_) {
     for (int a = 0; a < g.rank; ++a) {
       read[a] = 0;
       for (int64 k = 0; k < g.kernel_size[a] && g.stride[a] < 64; ++k)
@@ -74,7 +76,6 @@ class TileLoader {
   // `channels` channels from `image` on, which is an element of the array that begins at `img`.
   template <class S>
   void fill(const int64* origin, const S* img, const S* image, int64 channels, Real* scratch) const {
-    const Real outside = semifield_zero<Real>();
     if constexpr (Same<S, Real>::value) {
       const Real* const end = img + reach;
       if (partner != none) return fill_transposed(origin, image, channels, scratch, end);
@@ -86,13 +87,13 @@ class TileLoader {
     }
     for (int64 i = 0; i < channels; ++i)
       fill_channel(g, t, origin, image + i * g.img_strides[1], g.img_strides + 2, scratch + i * t.channel_size,
-                   outside);
+                   zero);
   }
 
  private:
   // Rows of one channel, contiguous in memory.
   void fill_rows(const int64* origin, const Real* image, Real* scratch, const Real* image_end) const {
-    const Vector outside = broadcast(semifield_zero<Real>());
+    const Vector outside = broadcast(zero);
     const int64 phases = t.phases, length = t.phase_length, size = g.image_size[last];
     const int64 first = origin[last] * phases - g.pad_begin[last];
     const auto clip = [&](int64 q) { return smaller_of(length, larger_of(0, q)); };
@@ -142,7 +143,7 @@ class TileLoader {
                        const Real* image_end) const {
     if (padded(origin))
       for (int64 i = 0; i < channels; ++i)
-        set_run(scratch + i * t.channel_size, t.channel_size, broadcast(semifield_zero<Real>()));
+        set_run(scratch + i * t.channel_size, t.channel_size, broadcast(zero));
     const int64 phases = t.phases, length = t.phase_length, size = g.image_size[last];
     const int64 first = origin[last] * phases - g.pad_begin[last], along = g.img_strides[last + 2];
     int64 from_column = 0, columns_inside = channels, column_pitch = t.channel_size;

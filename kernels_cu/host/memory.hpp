@@ -6,6 +6,9 @@
 
 namespace semiconv {
 
+// What a call returns.
+enum Status { success = 0, out_of_memory = 1 };
+
 // The scratch of one thread, kept between calls so that small calls allocate nothing.
 class Workspace {
   void* memory = nullptr;

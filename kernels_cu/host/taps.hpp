@@ -16,7 +16,11 @@ struct Taps {
   int64 count;
 };
 
+// How many of `count` weights make every term the semifield's zero.
+using CountNeutral = int64 (*)(const Real* weights, int64 count);
+
 class TapTable {
+  CountNeutral count_neutral;
   Buffer<int64> offsets, own_offsets;
   Buffer<Real> values, own_values;
   Buffer<MaskLane> indices, own_indices;
@@ -28,9 +32,9 @@ class TapTable {
   bool finite = true;     // no value is infinite or NaN
   bool regular = true;    // no tap was dropped
 
-  // Unless `drops`, the lists keep the taps that never matter, and tap t is the t-th of its list.
-  TapTable(const Geometry& g, const Tiling& t, const Storage* krn, bool drops = true)
-      : channels(g.in_channels) {
+  // Without count_neutral, the lists keep the taps that never matter, and tap t is the t-th of its list.
+  TapTable(const Geometry& g, const Tiling& t, const Storage* krn, CountNeutral count_neutral_)
+      : count_neutral(count_neutral_), channels(g.in_channels) {
     const int64 window = g.window_size(), pairs = g.kernels * g.in_channels;
     if (!offsets.allocate(window) || !values.allocate(pairs * window) ||
         !indices.allocate(g.in_channels * window) || !lists.allocate(pairs))
@@ -38,7 +42,6 @@ class TapTable {
     tap_offsets(g, t, offsets.data);
     tap_numbers(g, indices.data);
     const TapOrder order(g);
-    int64 neutral = 0;
     for (int64 pair = 0; pair < pairs; ++pair) {
       const int64 i = pair % g.in_channels;
       const Storage* source =
@@ -49,28 +52,17 @@ class TapTable {
         int64 at = 0;
         for (int a = 0; a < g.rank; ++a) at += index[a] * g.krn_strides[a + 2];
         value[n] = load(source[at]);
-        neutral += drops && never_matters(value[n]);
         if (!Limits<Real>::integer && !(value[n] - value[n] == 0)) finite = false;
         order.advance(g, index);
       }
       lists.data[pair] = Taps{offsets.data, value, indices.data + i * window, window};
     }
-    regular = neutral == 0;
+    regular = !count_neutral || count_neutral(values.data, pairs * window) == 0;
     complete = regular || drop_neutral(pairs, window);
   }
   const Taps& of(int64 kernel, int64 channel) const { return lists.data[kernel * channels + channel]; }
 
  private:
-  // Whether every term with this weight is the semifield's zero, judged by one large and one small number.
-  static bool never_matters(Real weight) {
-#if defined(SEMICONV_DROP_ZERO_WEIGHTS)
-    const Real zero = semifield_zero<Real>(), large = 1 / Limits<Real>::smallest_normal;
-    return times<Real>(large, weight) == zero && times<Real>(-large, weight) == zero;
-#else
-    (void)weight;
-    return false;
-#endif
-  }
   bool drop_neutral(int64 pairs, int64 window) {
     if (!own_offsets.allocate(pairs * window) || !own_values.allocate(pairs * window) ||
         !own_indices.allocate(pairs * window))
@@ -80,7 +72,7 @@ class TapTable {
       const Taps all = lists.data[pair];
       const int64 begin = kept;
       for (int64 n = 0; n < window; ++n) {
-        if (never_matters(all.values[n])) continue;
+        if (count_neutral(all.values + n, 1)) continue;
         own_offsets.data[kept] = all.offsets[n];
         own_values.data[kept] = all.values[n];
         own_indices.data[kept++] = all.indices[n];

@@ -15,7 +15,6 @@
 #include "memory.hpp"
 #include "parallel.hpp"
 #include "geometry.cuh"
-#include "semifield.cuh"
 
 namespace semiconv {
 

@@ -31,12 +31,36 @@ def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
     found = _libraries.get(key)
     if found is None:
         functions = {f"semiconv_{part}": _ARGUMENTS[part]}
-        found = open_library(*source_of(semifield, storage, part), functions)
+        own_source, walk = source_of(semifield, storage, part), _WALKS.get(part)
+        if walk is None:
+            found = open_library(*own_source, functions)
+        else:
+            libraries.build_all([_source_of_walk(walk, storage), own_source])  # at the same time
+            found = open_library(*own_source, functions | {"semiconv_use_walk": (_POINTER,)})
+            found.semiconv_use_walk(_walk(walk, storage))
         size, own = found.semiconv_geometry_size(), ctypes.sizeof(structs.Geometry)
         if size != own:
             raise CompileError(f"geometry.cuh holds {size} bytes, structs.Geometry {own}")
         _libraries[key] = found
     return found
+
+
+# The parts whose work is cut up, and brought to their functions, by another library: it knows a
+# storage dtype and no semifield, so that it is compiled once for all of them.
+_WALKS = {"forward": "over_tiles", "forward_residual": "over_tiles"}
+
+
+@cache
+def _walk(walk: str, storage: str) -> ctypes.c_void_p:
+    """The exported function of kernels_cu/host/<walk>.cpp for a storage dtype."""
+    name = f"semiconv_{walk}"
+    loaded = open_library(*_source_of_walk(walk, storage), {name: None})
+    return ctypes.cast(loaded[name], ctypes.c_void_p)
+
+
+def _source_of_walk(walk: str, storage: str) -> tuple[str, str]:
+    text = source.assemble(f"host/{walk}.cpp", source.storage_macros(storage))
+    return text, f"{walk} on {storage}"
 
 
 def source_of(semifield: Semifield, storage: str, part: str) -> tuple[str, str]:
