@@ -12,8 +12,11 @@ import semiconv_cupy as sc
 from semiconv_cupy import run
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import libraries
+from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.product import Level, Product
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import choose_product
 from semiconv_cupy.strides import element_strides
 
 SEMIFIELDS = {
@@ -226,6 +229,45 @@ def test_kinks_that_cancel_leave_no_trace_in_cuda_kernels():
     run.backward(route, GradientArrays(grad_out, ones, krn, residual, *grads))
     np.testing.assert_allclose(grads[0], 0.25, rtol=1e-12)
     np.testing.assert_allclose(grads[1], 9 / 4, rtol=1e-12)
+
+
+# Of one term, the sum without that term is nothing, or by rounding less: the root of it is NaN.
+CUBES = sc.SubtractSemifield(
+    add=lambda left, right: (left**3 + right**3) ** (1 / 3),
+    times=lambda img, krn: img * krn,
+    subtract=lambda res, val: (res**3 - val**3) ** (1 / 3),
+    zero=0.0,
+)
+
+
+@pytest.mark.parametrize("backend", ["host", "reference", "cuda_on_cpu"])
+def test_power_sums_of_one_term(backend):
+    rng = np.random.default_rng(2)
+    img, krn, grad_out = (
+        rng.random(shape).astype("f4") + 0.5 for shape in ((2, 1, 90), (9, 1, 1), (2, 9, 90))
+    )
+    to_img, to_krn = cases.gradients(backend, img, krn, grad_out, CUBES)
+    np.testing.assert_allclose(to_img, np.einsum("oct,bon->bcn", krn, grad_out), rtol=1e-5)
+    np.testing.assert_allclose(to_krn, np.einsum("bcn,bon->oc", img, grad_out)[..., None], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["host", "reference", "harness"])
+def test_power_sums_of_one_term_in_products(name):
+    rng = np.random.default_rng(2)
+    a, b, grad_out = (rng.random(n).astype("f4") + 0.5 for n in ((9, 1), (1, 20), (9, 20)))
+    product = Product((), (Level(9, img=1, out=20),), (Level(20, krn=1, out=1),), (Level(1),))
+    place = NUMPY if name != "harness" else Place("NumPy", gpu=0, device=cases.harness())
+    method = "reference" if name == "reference" else "direct"
+    route = choose_product(CUBES, product, "float32", place, method)
+    assert route.backend == {"harness": "cuda"}.get(name, name)
+    spec = route.residual_spec((9, 20))
+    out, residual = np.empty((9, 20), "f4"), np.empty(spec.shape, spec.dtype)
+    run.product(route, a, b, out, residual)
+    grads = np.empty_like(a), np.empty_like(b)
+    run.product_backward(route, product, grad_out, a, b, residual, *grads)
+    np.testing.assert_allclose(out, a * b, rtol=1e-5)
+    for found, right in zip(grads, (grad_out @ b.T, a.T @ grad_out), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["max", "max shared", "log", "root 3", "norm"])
