@@ -155,6 +155,21 @@ def test_large_images_are_tiled(name):
     assert ["tiled" in name for name in device.names] == [True, False, False]
 
 
+@pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)"])
+def test_teams_without_a_plane_fill_no_tile(name):
+    """Of slices of 4 x 4 a warp computes one in a thread, unless a batch has more of them."""
+    for shape, kernel, tiles in (
+        ((1, 1, 4, 4), (1, 1, 3, 3), False),
+        ((1, 1, 99, 4, 4), (1, 1, 3, 3, 3), False),
+        ((1, 1, 99, 16, 16), (1, 1, 3, 3, 3), True),
+        ((64, 1, 4, 4), (1, 1, 3, 3), True),
+        ((64, 1, 99, 4, 4), (1, 1, 3, 3, 3), True),
+    ):
+        plan = Geometry.plan(shape, kernel, padding="same")
+        tile = forward_tile_of(SEMIFIELDS[name].semifield, "float32", plan, None)
+        assert (tile is not None) == tiles, shape
+
+
 def test_tiled_by_name_is_honoured_or_refused():
     with pytest.raises(ValueError, match="method='tiled' does not serve"):
         check(cases.harness(), "signed_max_times", GEOMETRIES["same"], method="tiled")

@@ -58,11 +58,19 @@ class ForwardTile(Tile):
         """Blocks along the output channels of a group."""
         return -(-geometry.outputs_per_group // self.channels)
 
+    def planes(self, geometry: Geometry) -> int:
+        """Planes of outputs of a launch; a team computes one at a time."""
+        return geometry.batch * geometry.groups * self.channel_blocks(geometry)
+
+    def part_of_warp(self, geometry: Geometry) -> float:
+        """The part of a warp's threads that are in teams with a plane of outputs."""
+        teams = min(self.teams, max(1, self.planes(geometry)))
+        return min(1.0, teams * self.threads_y * self.threads_x / 32)
+
     def grid(self, geometry: Geometry) -> int:
         """Blocks of a launch."""
-        planes = geometry.batch * geometry.groups * self.channel_blocks(geometry)
         tiles = math.prod(self.cover(geometry.out_size)) * math.prod(geometry.out_size[:-2])
-        return tiles * -(-planes // self.teams)
+        return tiles * -(-self.planes(geometry) // self.teams)
 
     def warps(self, geometry: Geometry) -> int:
         """Warps of a launch."""
@@ -169,7 +177,7 @@ def forward_tile_of(
     room = limits.shared_bytes_of_multiprocessor // (tile.shared_bytes(geometry, storage) + 1024)
     warps = -(-tile.threads // 32)
     tile = replace(tile, resident_blocks=max(1, min(resident // (32 * warps), room)))
-    if not tile.is_filled(geometry.out_size, limits.filled):
+    if not tile.is_filled(geometry.out_size, limits.filled / tile.part_of_warp(geometry)):
         return None
     if limits.filled and tile.threads < limits.threads:
         return None
