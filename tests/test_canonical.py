@@ -1,6 +1,7 @@
 """A work and its canonical form are equal: what merges, what does not, and what both compute."""
 
 import math
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -265,5 +266,9 @@ def test_the_kernels_gradient_of_a_selection_keeps_its_form_on_a_gpu():
     colours = on_gpu(MAX, (1, 1, 64, 48, 3), (1, 1, 3, 5, 1))
     assert gradients(colours, (True, True)) == [(2, (True, False)), (3, (False, True))]
     assert gradients(colours, (False, True)) == [(3, (False, True))]
+    # So it does where the image's has no other form: its bits do not depend on memory orders.
+    apart = [(3, (True, False)), (3, (False, True))]
+    assert gradients(colours, (True, True), img=(1, 1, 4 * 48, 4, 1)) == apart
+    assert gradients(replace(colours, plain=True), (True, True)) == apart
     planes = on_gpu(MAX, (1, 1, 64, 48), (1, 1, 3, 5))
     assert gradients(planes, (True, True)) == [(2, (True, True))]

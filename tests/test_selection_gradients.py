@@ -1,4 +1,4 @@
-"""Gradients of selections on the CPU: what each output's winner receives, and in which order.
+"""Gradients of selections: what each output's winner receives, and in which order.
 
 A winner's tap is the residual. With it the gradients are two sums, which `scattered` adds up in the
 order of the outputs in memory.
@@ -11,6 +11,7 @@ from hypothesis import given
 
 import semiconv_cupy as sc
 from semiconv_cupy import run
+from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 
@@ -137,3 +138,26 @@ def test_outputs_of_a_tile_send_their_gradients_in_memory_order(geometry):
 def test_outputs_of_many_planes_send_their_gradients_in_memory_order(geometry):
     img, krn, arguments = GEOMETRIES[geometry]
     assert_added_in_order(Geometry.plan(img, krn, **arguments))
+
+
+@pytest.mark.table(4)
+@pytest.mark.parametrize("name", ["max", "max of channels"])
+@pytest.mark.parametrize("geometry", ["planes of 2 x 3, corr", *GEOMETRIES])
+def test_cuda_kernels_send_gradients_to_the_image_in_memory_order(geometry, name):
+    """Tiles, tiles with bins of channels, and the kernel for any geometry: the same bits."""
+    img, krn, arguments = GEOMETRIES[geometry.removesuffix(", corr")]
+    arguments = arguments | (dict(kind="corr") if geometry.endswith("corr") else {})
+    plan, semifield = Geometry.plan((min(img[0], 2), *img[1:]), krn, **arguments), SEMIFIELDS[name]
+    rng = np.random.default_rng(5)
+    img, krn, grad_out = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in (plan.img_shape, plan.krn_shape, plan.out_shape)
+    )
+    residual, *_ = gradients(semifield, plan, img, krn, grad_out)
+    expected, _ = scattered(semifield, plan, img, krn, grad_out, residual)
+    for method in ("direct", "tiled"):
+        grad_img = cases.harness().empty(img.shape, "f4")
+        case = cuda.Case(semifield, plan, "float32")
+        arrays = GradientArrays(grad_out, img, krn, residual, grad_img, None)
+        cuda.backward(cases.harness(), case, arrays, method)
+        np.testing.assert_array_equal(grad_img, expected, method)

@@ -15,8 +15,8 @@ from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product
+from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.residual import residual_of
-from semiconv_cupy.route import choose_product
 from semiconv_cupy.strides import element_strides
 
 SEMIFIELDS = {
@@ -264,7 +264,8 @@ def test_power_sums_of_one_term_in_products(name):
     out, residual = np.empty((9, 20), "f4"), np.empty(spec.shape, spec.dtype)
     run.product(route, a, b, out, residual)
     grads = np.empty_like(a), np.empty_like(b)
-    run.product_backward(route, product, grad_out, a, b, residual, *grads)
+    arrays = GradientArrays(grad_out, a, b, residual, *grads)
+    run.product_backward(route, product, arrays)
     np.testing.assert_allclose(out, a * b, rtol=1e-5)
     for found, right in zip(grads, (grad_out @ b.T, a.T @ grad_out), strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5)

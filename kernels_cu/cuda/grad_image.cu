@@ -1,4 +1,5 @@
-// The gradient of the image, gathered: one thread per image element asks every output that saw it.
+// The gradient of the image, gathered: one thread per image element asks every output that saw it, in the
+// order of outputs in memory.
 //
 // Needs what backward.cuh needs and SEMICONV_KERNEL; `flags` and `flag_count` as in conditional_launch.cuh. No
 // atomics: two runs give the same bits.
@@ -7,7 +8,8 @@
 
 namespace semiconv {
 
-// Visit every (output pixel, tap) whose tap lies at `position`; axes from the first to the last.
+// Visit every (output pixel, tap) whose tap lies at `position`, in the order of pixels; axes from the first
+// to the last.
 template <int AXIS, class F>
 SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset pixel, Offset krn,
                                int32 tap, F& visit) {
@@ -15,8 +17,8 @@ SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset
     visit(pixel, krn, tap);
   } else {
     constexpr int32 size = SEMICONV_KERNEL_SIZE[AXIS], stride = SEMICONV_STRIDES[AXIS];
-    for (int32 y = 0; y < size; ++y) {
-      const int32 step = g.mirrored ? size - 1 - y : y;
+    for (int32 k = 0; k < size; ++k) {
+      const int32 step = size - 1 - k, y = g.mirrored ? k : step;
       const Offset shifted = position[AXIS] + (Offset)g.pad_begin[AXIS] - step * SEMICONV_DILATIONS[AXIS];
       if (shifted < 0 || (stride > 1 && shifted % stride)) continue;
       const Offset at = shifted / stride;

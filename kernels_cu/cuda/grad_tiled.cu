@@ -26,6 +26,9 @@
 //                                                                 grad_sum.cu adds
 //     both               the same, if there is only one plane     both
 //
+// Outputs add to an element of the image in their order in memory, as in grad_image.cu: the same work with
+// other axes, or in other tiles, has the same bits.
+//
 // Bins (SEMICONV_CHANNELS > 1), for a provenance with many input channels: each output has one winner
 // among all channels, so that a block would read it again for each channel. With bins a thread owns one
 // image position and has one bin a channel in shared memory; a mark holds channel and tap, and an output
@@ -110,7 +113,7 @@ SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, i
       if (slab < size && first_step + j >= size) continue;
       const int32 ky = mirrored ? size - 1 - first_step - j : first_step + j;
 #pragma unroll
-      for (int jx = 0; jx < line_taps; ++jx) {
+      for (int jx = line_taps - 1; jx >= 0; --jx) {
         const int32 kx = mirrored ? line_taps - 1 - jx : jx;
         const Real weight = reads_factors ? weights[j * line_taps + kx] : Real(0);
 #pragma unroll
@@ -135,10 +138,10 @@ SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
   const int32 corner = (threadIdx.x / threads_x - lowest_y) * patch_width +
                        threadIdx.x % threads_x - lowest_x + phase_x;
 #pragma unroll unrolled
-  for (int j = 0; j < size; ++j) {
+  for (int j = size - 1; j >= 0; --j) {
     const int32 ky = mirrored ? size - 1 - j : j;
 #pragma unroll
-    for (int jx = 0; jx < line_taps; ++jx) {
+    for (int jx = line_taps - 1; jx >= 0; --jx) {
       const int32 at = corner - j * dilation_y() * patch_width - jx * dilation_x();
       const uint32 tap = ky * line_taps + (mirrored ? line_taps - 1 - jx : jx);
       const uint32 mark = patch.mark[0][at];
@@ -241,7 +244,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       int32 filled = 0;
       for (; p < last_plane && filled < ahead; ++p) {
         const int32 output = p / outer_taps;
-        int32 outer_tap = p % outer_taps;
+        const int32 plane_of_taps =
+            wants_krn || mirrored ? p % outer_taps : outer_taps - 1 - p % outer_taps;
+        int32 outer_tap = plane_of_taps;
         const int64 plane = (batch * g.groups + group) * outputs + output;
         int64 out_at = 0, out_scale = 1;
         int64 krn_at = g.kernel_of(group, output) * g.krn_strides[0] + channel * g.krn_strides[1];
@@ -270,7 +275,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                           first_step * dilation_y()) / stride_y() + lowest_y;
         outputs_seen.x = (x + (int32)along_x(g.pad_begin) - phase_x) / stride_x() + lowest_x;
         outputs_seen.first_tap =
-            (channel * outer_taps + p % outer_taps) * (size_y() * size_x());
+            (channel * outer_taps + plane_of_taps) * (size_y() * size_x());
         if (aligned) outputs_seen.fill<true>(patch[filled]);
         else outputs_seen.fill<false>(patch[filled]);
         ++filled;
