@@ -23,6 +23,7 @@ import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield, source
 from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.device import cupy_device
+from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import NUMPY, Place, place_of
 from semiconv_cupy.conv import storage_of
 from semiconv_cupy.errors import BackendUnavailableError
@@ -466,5 +467,5 @@ def gradients(
     route = route_of(semifield, geometry, storage, device, method)
     if residual is not None:
         forward(route, img, krn, out, residual)
-    backward(route, grad_out, img, krn, residual, *found)
+    backward(route, GradientArrays(grad_out, img, krn, residual, *found))
     return [array.astype(img.dtype) for array in found]
