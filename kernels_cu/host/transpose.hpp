@@ -29,6 +29,21 @@ template <> struct Word<2> { using type = uint16; };
 template <> struct Word<4> { using type = uint32; };
 template <> struct Word<8> { using type = uint64; };
 
+// The first `count` elements of a vector, in the order of memory.
+template <class V> SEMICONV_FN void store_first(void* to, const V& vector, int64 bytes) {
+  char buffer[sizeof(V)];
+  __builtin_memcpy(buffer, &vector, sizeof(V));
+  char* at = (char*)to;
+  const char* from = buffer;
+#pragma GCC unroll 6
+  for (int64 piece = sizeof(V) / 2; piece > 0; piece /= 2)
+    if (bytes & piece) {
+      __builtin_memcpy(at, from, piece);
+      at += piece;
+      from += piece;
+    }
+}
+
 #if defined(SEMICONV_BLOCKS)
 #if defined(__AVX2__)
 constexpr int halves = 2;  // blocks in one register
@@ -37,7 +52,8 @@ constexpr int halves = 1;
 #endif
 
 template <class W> struct Block {
-  static constexpr int size = 16 / (int)sizeof(W);  // rows and columns
+  static constexpr int size = 16 / (int)sizeof(W);     // rows and columns
+  static constexpr int ahead = 256 / (int)sizeof(W);  // elements; 512 bytes are no better
   typedef W Half __attribute__((vector_size(16)));
   typedef W Whole __attribute__((vector_size(16 * halves)));
 
@@ -88,12 +104,18 @@ template <class W> struct Block {
 #endif
   }
 
-  // size * halves rows; of their first WANTED columns, `count` are stored. Loads read whole registers.
+  // size * halves rows; of their first WANTED columns, `count` are stored. Loads read whole registers. So many
+  // rows far apart are more streams than processors follow by themselves: each one's next lines are fetched
+  // ahead, which saves a fifth to a half of the time where a batch is transposed.
   template <int WANTED>
   static SEMICONV_FN void copy(W* dst, int64 dst_step, const W* src, int64 src_step, int64 count) {
     Whole v[size];
 #pragma GCC unroll 16
-    for (int r = 0; r < size; ++r) v[r] = row_at(src + r * src_step, size * src_step);
+    for (int r = 0; r < size; ++r) {
+      v[r] = row_at(src + r * src_step, size * src_step);
+      __builtin_prefetch(src + r * src_step + ahead);
+      if constexpr (halves > 1) __builtin_prefetch(src + (r + size) * src_step + ahead);
+    }
     transpose<WANTED>(v);
 #pragma GCC unroll 16
     for (int r = 0; r < WANTED; ++r)
@@ -132,18 +154,18 @@ __attribute__((noinline)) void copy_columns(W* dst, int64 dst_step, const W* src
 }
 #endif
 
-// The same for n < size * halves rows that lie next to each other in the destination (dst_step == n): each
-// column is stored as a whole register, and the next columns overwrite what is too much. Returns how many
-// columns are done: the last ones have no room behind them.
+// The same for n < size * halves rows. Where they lie next to each other in the destination (dst_step == n), a
+// column is stored as a whole register, and the next columns overwrite what is too much; elsewhere, and where
+// there is no room behind the last columns, in pieces. Returns how many columns are done: a row is read by whole
+// registers, up to `readable` columns.
 #if defined(SEMICONV_BLOCKS)
 template <class W>
-__attribute__((noinline)) int64 copy_short(W* dst, const W* src, int64 src_step, int64 n, int64 m, int64 readable) {
+__attribute__((noinline)) int64 copy_short(W* dst, int64 dst_step, const W* src, int64 src_step, int64 n, int64 m,
+                                           int64 readable) {
   using B = Block<W>;
   constexpr int size = B::size, wanted = size < 4 ? size : 4;
-  const int64 room = (n * m - size * halves) / n + 1;  // columns that have a register's room
-  const int64 columns = n * m < size * halves ? 0 : smaller_of(room, m) / wanted * wanted;
   int64 j = 0;
-  for (; j < columns && j + size <= readable; j += wanted) {
+  for (; j < m && j + size <= readable; j += wanted) {
     typename B::Whole v[size];
 #pragma GCC unroll 16
     for (int r = 0; r < size; ++r) {
@@ -151,10 +173,15 @@ __attribute__((noinline)) int64 copy_short(W* dst, const W* src, int64 src_step,
       v[r] = B::row_at(src + low * src_step + j, (high - low) * src_step);
     }
     B::template transpose<wanted>(v);
+    const int64 columns = smaller_of((int64)wanted, m - j);
+    const bool whole = dst_step == n && (m - j - wanted) * n + n >= size * halves && columns == wanted;
 #pragma GCC unroll 4
-    for (int r = 0; r < wanted; ++r) __builtin_memcpy(dst + (j + r) * n, &v[r], sizeof(v[r]));
+    for (int r = 0; r < wanted; ++r) {
+      if (whole) __builtin_memcpy(dst + (j + r) * n, &v[r], sizeof(v[r]));
+      else if (r < columns) store_first(dst + (j + r) * dst_step, v[r], n * (int64)sizeof(W));
+    }
   }
-  return j;
+  return smaller_of(j, m);
 }
 #endif
 
@@ -172,8 +199,8 @@ inline void copy_transposed(T* to, int64 dst_step, const T* from, int64 src_step
   const W* const src = (const W*)from;
   constexpr int size = Block<W>::size, rows = size * halves, narrow = size < 4 ? size : 4;
   int64 done = 0;
-  if (n > 1 && n < rows && dst_step == n && src_step > 0)
-    done = copy_short(dst, src, src_step, n, m, from_end - from - (n - 1) * src_step);
+  if (n > 1 && n < rows && src_step > 0)
+    done = copy_short(dst, dst_step, src, src_step, n, m, from_end - from - (n - 1) * src_step);
   for (int64 j = done; j < m; j += size) {
     const int64 columns = smaller_of((int64)size, m - j), last = from_end - from - j - size;  // of a row
     int64 safe = last < 0 ? 0 : n;
@@ -187,21 +214,6 @@ inline void copy_transposed(T* to, int64 dst_step, const T* from, int64 src_step
   (void)from_end;
   plainly(0, 0, m);
 #endif
-}
-
-// The first `count` elements of a vector, in the order of memory.
-template <class V> SEMICONV_FN void store_first(void* to, const V& vector, int64 bytes) {
-  char buffer[sizeof(V)];
-  __builtin_memcpy(buffer, &vector, sizeof(V));
-  char* at = (char*)to;
-  const char* from = buffer;
-#pragma GCC unroll 6
-  for (int64 piece = sizeof(V) / 2; piece > 0; piece /= 2)
-    if (bytes & piece) {
-      __builtin_memcpy(at, from, piece);
-      at += piece;
-      from += piece;
-    }
 }
 
 }  // namespace semiconv
