@@ -100,6 +100,16 @@ class TileLoader {
     // From `begin` to `end` all phases lie in the image.
     const int64 begin = clip(ceil_div(larger_of(0, -first), phases));
     const int64 end = larger_of(begin, clip(size - first - columns < 0 ? 0 : (size - first - columns) / phases + 1));
+    // The phases of element q of a row that lie in the image.
+    struct Phases {
+      int64 from, to;
+    };
+    const auto inside_at = [&](int64 q) {
+      const int64 position = first + q * phases;
+      if (q < 0 || q >= length) return Phases{0, 0};
+      return Phases{larger_of(0, -position), smaller_of(columns, size - position)};
+    };
+    const Phases before = inside_at(begin - 1), behind = inside_at(end);
     int64 rows = 1, index[max_rank] = {};
     for (int a = 0; a < last; ++a) rows *= t.extent[a];
     Real* row = scratch;
@@ -121,17 +131,17 @@ class TileLoader {
         copy_run(row + begin, from + begin, end - begin, image_end);
         set_run(row + end, length - end, outside);
       } else {
-        for (int64 j = 0; j < columns; ++j) {
-          set_run(row + j * length, begin, outside);
-          set_run(row + j * length + end, length - end, outside);
+        if (begin > 0 || end < length) {
+          if (length <= 4 * lanes) set_run(row, columns * length, outside);
+          else
+            for (int64 j = 0; j < columns; ++j) {
+              set_run(row + j * length, begin, outside);
+              set_run(row + j * length + end, length - end, outside);
+            }
+          // Of the elements before and behind those, only some phases lie in the image.
+          for (int64 j = before.from; j < before.to; ++j) row[j * length + begin - 1] = from[(begin - 1) * phases + j];
+          for (int64 j = behind.from; j < behind.to; ++j) row[j * length + end] = from[end * phases + j];
         }
-        // Of the elements before and behind those, only some phases lie in the image.
-        for (int64 j = 0; j < columns; ++j)
-          for (int64 q = begin - 1; q <= end; q += end - begin + 1) {
-            const int64 position = first + q * phases + j;
-            if (q >= 0 && q < length && position >= 0 && position < size)
-              row[j * length + q] = from[q * phases + j];
-          }
         copy_transposed(row + begin, length, from + begin * phases, phases, end - begin, columns, image_end);
       }
     }
