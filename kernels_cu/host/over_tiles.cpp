@@ -41,11 +41,12 @@ class TileStrips {
  public:
   Strips strips;
 
-  void cut(const Geometry& g, const Tiling& t, const int64* at, const int64* extent, const Cut& how) {
+  // Whether they were cut. If not, the mask of the tile before serves, too.
+  bool cut(const Geometry& g, const Tiling& t, const int64* at, const int64* extent, const Cut& how) {
     bool same = present && masks == how.masks;
     for (int a = 0; a < g.rank; ++a)
       same = same && size[a] == extent[a] && (origin[a] == at[a] || sees_itself(g, a));
-    if (same) return;
+    if (same) return false;
     for (int a = 0; a < g.rank; ++a) {
       origin[a] = at[a];
       size[a] = extent[a];
@@ -53,6 +54,7 @@ class TileStrips {
     present = true;
     masks = how.masks;
     strips.cut(g, t, at, extent, how);
+    return true;
   }
 };
 
@@ -111,8 +113,8 @@ int walk(const Geometry& g, const Storage* img, const Storage* krn, const Result
                   img + b * g.img_strides[0] + first_group * g.in_channels * g.img_strides[1],
                   groups * g.in_channels, scratch);
       const bool masked = !may_pad && !inside_image(g, origin, size);
-      if (masked) fill_mask(g, tiling, origin, mask);
-      tile.cut(g, tiling, origin, size, Cut{layout.to_strides(), pairing, inside_taps, masked, loops.strips});
+      const Cut how{layout.to_strides(), pairing, inside_taps, masked, loops.strips};
+      if (tile.cut(g, tiling, origin, size, how) && masked) fill_mask(g, tiling, origin, mask);
       for (int64 n = 0; n < groups * g.outputs_per_group; ++n) {
         const int64 within = n / g.outputs_per_group, group = first_group + within;
         const int64 output = n % g.outputs_per_group;
