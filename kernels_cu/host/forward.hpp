@@ -21,7 +21,7 @@
 // run_channels is their common frame: input channels, the two passes of some accumulators, results.
 #pragma once
 #include "tile_work.hpp"
-#include "accumulators.cuh"
+#include "terms.hpp"
 
 namespace semiconv {
 
@@ -29,14 +29,6 @@ namespace semiconv {
 constexpr bool channels_add = true;
 #else
 constexpr bool channels_add = false;
-#endif
-
-#if defined(SEMICONV_PLAIN_TIMES) && !defined(SEMICONV_INTEGER) && defined(__FMA__)
-// img + krn as img * 1 + krn, the same bits: multipliers do it, while the adders of common machines
-// are busy with the maximum. The compiler must not see that it is a 1.
-SEMICONV_FN Vector times(Vector img, Vector krn) {
-  return img * opaque(broadcast(1)) + (SEMICONV_PLAIN_TIMES);
-}
 #endif
 
 // The ordinary sum of two channels' values.
@@ -47,11 +39,6 @@ SEMICONV_FN Vector sum(Vector a, Vector b) {
   return a + b;
 #endif
 }
-
-template <class V> struct UsesProvenance { static constexpr bool value = false; };
-#if defined(SEMICONV_SELECT)
-template <class V, class I> struct UsesProvenance<Provenance<V, I>> { static constexpr bool value = true; };
-#endif
 
 // Store a register of integers as unsigned ones of half the width, a quarter, ...; each step is a few instructions.
 template <class T, class V> SEMICONV_FN void store_narrowed(T* to, V integers) {
@@ -149,12 +136,7 @@ SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps, i
   }
 }
 // An accumulator folds at multiples of `terms_per_fold` in its own numbering of taps, also where a pair runs
-// with the leader's numbering: a result must not depend on which strips share a loop. A selection has nothing to fold.
-#if defined(SEMICONV_SELECT)
-constexpr bool folds = false;
-#else
-constexpr bool folds = true;
-#endif
+// with the leader's numbering: a result must not depend on which strips share a loop.
 // Run work(begin, end) over the taps between folds, which are due for the leader at multiples of
 // `terms_per_fold`, for the follower at multiples + lag. fold(true) folds the leader, fold(false) the follower.
 template <class Work, class Fold>

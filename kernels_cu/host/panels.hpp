@@ -1,7 +1,7 @@
 // Panels: parts of an operand of a matrix product, copied in the order in which they are read.
 //
 // An operand's numbers lie anywhere: its own index (rows of the image, columns of the kernel) and the
-// contracted one count through levels of any strides (product.cuh). A panel holds WIDTH neighbours of the
+// contracted one count through levels of any strides (product.cuh). A panel holds `width` neighbours of the
 // own index for each term, converted to Real:
 //
 //     operand, terms along the rows        panels of width 2
@@ -138,26 +138,41 @@ SEMICONV_FN void copy_columns(const T* from, int64 pitch, int64 count, int64 ter
 
 // ---- panels --------------------------------------------------------------------------------------
 
-// Copy a rectangle of an operand: `count` neighbours, `pitch` apart, of each of `terms` terms.
+// Copy WIDTH contiguous neighbours of each of `terms` terms.
 template <int WIDTH, class T>
-SEMICONV_FN void copy_rectangle(const T* from, int64 pitch, int64 count, int64 term_pitch,
-                                int64 terms, Real* to) {
-  if (pitch == 1 && count == WIDTH) {
-    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH) {
-      Real numbers[WIDTH];  // so that they are moved by vectors: `to` could overlap `from`
-      for (int i = 0; i < WIDTH; ++i) numbers[i] = load(from[i]);
-      __builtin_memcpy(to, numbers, sizeof(numbers));
-    }
-  } else {
-    for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH)
-      for (int64 i = 0; i < count; ++i) to[i] = load(from[i * pitch]);
+SEMICONV_FN void copy_neighbours(const T* from, int64 term_pitch, int64 terms, Real* to) {
+  for (int64 t = 0; t < terms; ++t, from += term_pitch, to += WIDTH) {
+    Real numbers[WIDTH];  // so that they are moved by vectors: `to` could overlap `from`
+    for (int i = 0; i < WIDTH; ++i) numbers[i] = load(from[i]);
+    __builtin_memcpy(to, numbers, sizeof(numbers));
   }
 }
+// The same for the widths of panels: one or two registers, or the rows of a register block. False: another one.
+template <class T>
+SEMICONV_FN bool copy_neighbours(const T* from, int64 term_pitch, int64 terms, Real* to, int64 width) {
+  if (width == 2 * lanes) copy_neighbours<2 * lanes>(from, term_pitch, terms, to);
+  else if (width == lanes) copy_neighbours<lanes>(from, term_pitch, terms, to);
+  else if (width == 6) copy_neighbours<6>(from, term_pitch, terms, to);
+  else if (width == 3) copy_neighbours<3>(from, term_pitch, terms, to);
+  else if (width == 12) copy_neighbours<12>(from, term_pitch, terms, to);
+  else return false;
+  return true;
+}
 
-// The panel of `count` <= WIDTH neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
+// Copy a rectangle of an operand: `count` neighbours, `pitch` apart, of each of `terms` terms, to a panel.
+template <class T>
+SEMICONV_FN void copy_rectangle(const T* from, int64 pitch, int64 count, int64 term_pitch, int64 terms, Real* to,
+                                int64 width) {
+  if (pitch == 1 && count == width && copy_neighbours(from, term_pitch, terms, to, width)) return;
+  for (int64 t = 0; t < terms; ++t, from += term_pitch, to += width)
+    for (int64 i = 0; i < count; ++i) to[i] = load(from[i * pitch]);
+}
+
+// The panel of `count` <= `width` neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
 // it repeats the last one: numbers of which any formula has a value. `to` has room for 16 bytes more.
-template <int WIDTH, class T>
-inline void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to) {
+template <class T>
+__attribute__((noinline)) void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
+                       int64 width) {
   if (terms == 0) return;
   Walk own(x.own, x.own_levels, x.stride, first);
   const bool one_run = own.run() >= count;
@@ -169,37 +184,37 @@ inline void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 firs
       const T* const from = x.data + own.offset + term.offset;
       const bool columns = one_run && own.pitch() != 1;
       if (columns && term.pitch() == 1)
-        copy_columns<false>(from, own.pitch(), some, few, to + t * WIDTH, WIDTH);
+        copy_columns<false>(from, own.pitch(), some, few, to + t * width, width);
       else if (columns && term.pitch() == -1)
-        copy_columns<true>(from, own.pitch(), some, few, to + t * WIDTH, WIDTH);
+        copy_columns<true>(from, own.pitch(), some, few, to + t * width, width);
       else
-        copy_rectangle<WIDTH>(from, own.pitch(), some, term.pitch(), few, to + t * WIDTH + i);
+        copy_rectangle(from, own.pitch(), some, term.pitch(), few, to + t * width + i, width);
       term.skip(few);
       t += few;
     }
     own.skip(some);
     i += some;
   }
-  if (count < WIDTH)
-    for (int64 t = 0; t < terms; ++t, to += WIDTH)
-      for (int64 i = count; i < WIDTH; ++i) to[i] = to[count - 1];
+  if (count < width)
+    for (int64 t = 0; t < terms; ++t, to += width)
+      for (int64 i = count; i < width; ++i) to[i] = to[count - 1];
 }
 
 // The panels of `count` neighbours, of which each has room for `room` terms.
-template <int WIDTH, class T>
+template <class T>
 inline void fill_panels(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
-                        int64 room) {
+                        int64 width, int64 room) {
   int64 done = 0;
   const Walk own(x.own, x.own_levels, x.stride, first);
   if (own.pitch() == 1 && own.run() >= count && terms) {  // along rows, which lie in memory as they are read
-    done = count / WIDTH * WIDTH;
+    done = count / width * width;
     Walk term(x.terms, x.term_levels, x.stride, first_term);
     for (int64 t = 0; t < terms; ++t, term.skip(1))
-      for (int64 c = 0; c < done; c += WIDTH)
-        copy_rectangle<WIDTH>(x.data + own.offset + term.offset + c, 1, WIDTH, 0, 1, to + c * room + t * WIDTH);
+      for (int64 c = 0; c < done; c += width)
+        copy_rectangle(x.data + own.offset + term.offset + c, 1, width, 0, 1, to + c * room + t * width, width);
   }
-  for (int64 c = done; c < count; c += WIDTH)
-    fill_panel<WIDTH>(x, first + c, smaller_of(WIDTH, count - c), first_term, terms, to + c * room);
+  for (int64 c = done; c < count; c += width)
+    fill_panel(x, first + c, smaller_of(width, count - c), first_term, terms, to + c * room, width);
 }
 
 }  // namespace semiconv

@@ -10,6 +10,7 @@
 // sum is added up in the order of the other indices, so that their number changes no bit. A selection's
 // winner receives all (scatter); of other additions each term has a weight, from the residual (share).
 #pragma once
+#include "parallel.hpp"
 #include "product.hpp"
 
 namespace semiconv {
@@ -176,9 +177,9 @@ template <bool IMAGE> class Shares {
     const Storage* const their_data = (IMAGE ? call.krn : call.img) + side.batch.offset(false, theirs, batch);
     const auto panel = [&](const Storage* data, const TwinLevels& levels, Stride stride, int64 from,
                            int64 some, Real* to) {
-      fill_panel<(int)width>(Operand<Storage>{data, nullptr, side.terms.values, levels.values, 0,
-                                              side.terms.count, levels.count, stride},
-                             first_term, terms, from, some, to);
+      fill_panel(Operand<Storage>{data, nullptr, side.terms.values, levels.values, 0, side.terms.count,
+                                  levels.count, stride},
+                 first_term, terms, from, some, to, width);
     };
     panel(my_data, side.own, mine, first, count, own);
     for (int64 o = 0; o < all; o += others) {

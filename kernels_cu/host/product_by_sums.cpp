@@ -7,6 +7,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(OverBlocks walk) { over_blocks = walk; }
+
 SEMICONV_EXPORT int semiconv_product_by_sums(const Product* p, const Storage* img, const Storage* krn,
                                              Storage* out, int threads) {
   return krn_along_lanes(*p, 2 * lanes) ? product_by_sums<true>(*p, img, krn, out, threads)

@@ -58,7 +58,7 @@ class TransformedOperand {
           Operand<Storage> operand = x;
           operand.data += Walk(x.shared, x.shared_levels, x.stride, row / count).offset;
           Real* const numbers = values.data + row * pitch;
-          fill_panel<1>(operand, row % count, 1, 0, term_count, numbers);
+          fill_panel(operand, row % count, 1, 0, term_count, numbers, 1);
           for (int64 t = term_count; t < pitch; ++t) numbers[t] = semifield_zero<Real>();
           const Range<Real> range = range_of(numbers, pitch);
           transform_all(numbers, numbers, pitch, range.shift);
@@ -140,9 +140,9 @@ template <bool KRN_IS_VECTOR> class Restored {
     int64 term = 0;
     do {
       const int64 count = smaller_of(some, terms - term);
-      fill_panel<(int)width>(y, corner.column, at.count, term, count, along);
+      fill_panel(y, corner.column, at.count, term, count, along, width);
       for (int r = 0; r < rows; ++r) {
-        fill_panel<1>(x, corner.row + r, 1, term, count, one);
+        fill_panel(x, corner.row + r, 1, term, count, one, 1);
         accumulate<A, 1, VECTORS, KRN_IS_VECTOR>(one, along, term, count, term == 0, acc + r * VECTORS);
       }
       term += count;

@@ -81,7 +81,7 @@ class OwnDerivatives {
           Operand<Storage> operand = x;
           operand.data += Walk(x.shared, x.shared_levels, x.stride, row / count).offset;
           Real* const to = values.data + row * e.pitch;
-          fill_panel<1>(operand, row % count, 1, 0, terms, to);
+          fill_panel(operand, row % count, 1, 0, terms, to, 1);
           for (int64 t = terms; t < e.pitch; ++t) to[t] = 0;
           const Vector shift = broadcast(e.shifts[row]);
           for (int64 t = 0; t < e.pitch; t += lanes) {

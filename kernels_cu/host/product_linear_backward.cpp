@@ -7,6 +7,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(OverBlocks walk) { over_blocks = walk; }
+
 SEMICONV_EXPORT int semiconv_product_linear_backward(const Product* product, const Product* gradients,
                                                      const Storage* grad_out, const Storage* img,
                                                      const Storage* krn, Real* grad_img, Real* grad_krn,

@@ -7,6 +7,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(OverBlocks walk) { over_blocks = walk; }
+
 // residual: see semiconv_cupy/residual.py; itemsize of a winner, plane: elements between the arrays of the
 // others.
 SEMICONV_EXPORT int semiconv_product_residual(const Product* p, const Storage* img, const Storage* krn,

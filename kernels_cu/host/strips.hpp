@@ -22,7 +22,6 @@
 // What both groups of a pair see is inside for both, or for none.
 #pragma once
 #include "tiles.hpp"
-#include "transpose.hpp"
 
 namespace semiconv {
 
@@ -244,30 +243,5 @@ struct Strips {
     from = smaller_of(from, size);
   }
 };
-
-// The first `count` elements, `step` from each other, as Real, 0 behind them.
-template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count, int64 step) {
-  if constexpr (Same<S, Real>::value)
-    if (count == lanes && step == 1) return load_vector<Vector>(from);
-  Real buffer[lanes] = {};
-  for (int i = 0; i < count; ++i) buffer[i] = load(from[i * step]);
-  return load_vector<Vector>(buffer);
-}
-
-// Store the first `count` lanes, `step` elements from each other.
-template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count, int64 step) {
-  using T = typename VectorElement<V>::type;
-  constexpr int width = sizeof(V) / sizeof(T);
-  if constexpr (Same<S, T>::value) {
-    if (step == 1) {
-      if (count == width) store_vector(to, values);
-      else store_first(to, values, count * (int64)sizeof(T));
-      return;
-    }
-  }
-  T buffer[width];
-  store_vector(buffer, values);
-  for (int i = 0; i < count; ++i) to[i * step] = Store<S>::from(buffer[i]);
-}
 
 }  // namespace semiconv

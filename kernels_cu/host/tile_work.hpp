@@ -10,6 +10,7 @@
 //
 // backends/host/functions.py hands over_tiles to every library that calls it, as it does with the threads.
 #pragma once
+#include "lanes.hpp"
 #include "strips.hpp"
 #include "taps.hpp"
 #include "load.hpp"

@@ -13,7 +13,7 @@
 // A register of 32 bytes holds two such blocks, one in each half: twice as many rows. Where only a few
 // numbers of each row are wanted, the first rounds keep the lower halves only.
 #pragma once
-#include "simd.hpp"
+#include "lanes.hpp"
 
 namespace semiconv {
 
@@ -28,21 +28,6 @@ template <> struct Word<1> { using type = uint8; };
 template <> struct Word<2> { using type = uint16; };
 template <> struct Word<4> { using type = uint32; };
 template <> struct Word<8> { using type = uint64; };
-
-// The first `count` elements of a vector, in the order of memory.
-template <class V> SEMICONV_FN void store_first(void* to, const V& vector, int64 bytes) {
-  char buffer[sizeof(V)];
-  __builtin_memcpy(buffer, &vector, sizeof(V));
-  char* at = (char*)to;
-  const char* from = buffer;
-#pragma GCC unroll 6
-  for (int64 piece = sizeof(V) / 2; piece > 0; piece /= 2)
-    if (bytes & piece) {
-      __builtin_memcpy(at, from, piece);
-      at += piece;
-      from += piece;
-    }
-}
 
 #if defined(SEMICONV_BLOCKS)
 #if defined(__AVX2__)

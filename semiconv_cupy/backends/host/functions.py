@@ -47,7 +47,13 @@ def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
 
 # The parts whose work is cut up, and brought to their functions, by another library: it knows a
 # storage dtype and no semifield, so that it is compiled once for all of them.
-_WALKS = {"forward": "over_tiles", "forward_residual": "over_tiles"}
+_WALKS = dict.fromkeys(("forward", "forward_residual"), "over_tiles") | dict.fromkeys(
+    (
+        "product", "product_residual", "product_by_sums", "product_by_sums_backward",
+        "product_linear_backward",
+    ),
+    "over_blocks",
+)  # fmt: skip
 
 
 @cache
