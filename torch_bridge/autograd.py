@@ -1,14 +1,20 @@
-"""The fused convolution of a compiled semifield as a differentiable function of tensors.
+"""Fused convolutions and matrix products of compiled semifields, as torch differentiates them.
 
 What is saved for the derivative, which gradients are computed, and the second derivative of
-selections. `ops` has the operators themselves. Called by `functional`.
+selections. An `Operation` says what is computed: `convolutions` and `products` have one each, and
+call `recorded`. `ops` has the operators themselves.
+
+    mode                                     the function that records
+    torch.compile                            `_Traced`
+    torch.func, vmap, forward mode           `_Transformed`
+    all else                                 `_Eager`
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,60 +22,87 @@ from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-from semiconv_cupy.algebra import Semifield
-from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
-from torch_bridge.arguments import GeometryArguments, Shape
-from torch_bridge.ops import Handle, PreparedSemifield
+from torch_bridge.arguments import Shape
+from torch_bridge.ops import Handle
+
+Shapes = tuple[Shape, Shape]
+Wants = tuple[bool, bool]
+Directions = tuple[Tensor | None, Tensor | None]
 
 
-def fused_conv(
-    img: Tensor,
-    krn: Tensor,
-    semifield: Semifield | PreparedSemifield | str,
-    geometry: Geometry,
-    with_winners: bool = False,
+class Operation(Protocol):
+    """What computes an output from two tensors.
+
+    It is no tuple: torch takes every tuple among a function's arguments for several arguments, and
+    loses count of them where forward mode meets vmap.
+    """
+
+    name: str
+    handle: Handle
+
+    def forward(self, first: Tensor, second: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
+        """The output and its residual, which is empty unless it is wanted."""
+
+    def gradients(
+        self,
+        grad_out: Tensor,
+        first: Tensor | None,
+        second: Tensor | None,
+        residual: Tensor,
+        shapes: Shapes,
+        wants: Wants,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the tensors of these shapes that are wanted; any tensor for the others."""
+
+    def at_winners(
+        self, directions: Directions, winner: Tensor, shapes: Shapes, d_times: tuple[float, float]
+    ) -> Tensor | None:
+        """The derivative of the output in these directions, for the winning terms of a residual.
+
+        An output changes as its winning term does: by the derivative of times by the first factor,
+        times the direction there, and likewise for the second. That is linear in the direction, and
+        the transpose of what gives the gradients.
+        """
+
+
+def recorded(
+    first: Tensor, second: Tensor, operation: Operation, with_winners: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The convolution of checked tensors, and its residual.
+    """The output of checked tensors, and its residual.
 
     The residual is computed only where autograd records, or where winners are requested.
     """
-    if isinstance(semifield, PreparedSemifield):
-        handle = semifield.handle
-    else:
-        handle = ops.handle_of(semifield)
-    arguments = GeometryArguments.of(geometry)
-    recorded = recorder(img, krn, _Convolution, _EagerConvolution, _TransformedConvolution)
-    if recorded is None:
-        return ops.call_forward(img, krn, handle.key, arguments, with_winners)
-    found: tuple[Tensor, Tensor] = recorded.apply(img, krn, handle, arguments)
+    function = _recorder(first, second)
+    if function is None:
+        return operation.forward(first, second, with_winners)
+    found: tuple[Tensor, Tensor] = function.apply(first, second, operation)
     return found
 
 
-def recorder(
-    first: Tensor,
-    second: Tensor,
-    traced: type[torch.autograd.Function],
-    eager: type[torch.autograd.Function],
-    transformed: type[torch.autograd.Function],
-) -> type[torch.autograd.Function] | None:
-    """The function that records a derivative by these tensors; None where nobody records one.
-
-    `traced` serves torch.compile; `transformed` torch.func and forward mode; `eager` all else.
-    """
+def _recorder(first: Tensor, second: Tensor) -> type[torch.autograd.Function] | None:
+    """The function that records a derivative by these tensors; None where nobody records one."""
     if torch.compiler.is_compiling():
+        if (torch.is_grad_enabled() or _in_forward_mode()) and _inside_of_transforms():
+            raise _not_compiled()
         wanted = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
-        return traced if wanted else None
-    if in_forward_mode():
-        return transformed if first.is_floating_point() else None
+        return _Traced if wanted else None
+    if _in_forward_mode():
+        return _Transformed if first.is_floating_point() else None
     if not torch.is_grad_enabled():
         return None
     if _are_functorch_transforms_active():
-        return transformed if _is_recorded(first) or _is_recorded(second) else None
-    return eager if first.requires_grad or second.requires_grad else None
+        return _Transformed if _is_recorded(first) or _is_recorded(second) else None
+    return _Eager if first.requires_grad or second.requires_grad else None
 
 
-def in_forward_mode() -> bool:
+@torch.compiler.assume_constant_result
+def _inside_of_transforms() -> bool:
+    """Whether torch.func or torch.vmap transform what is computed; Dynamo calls it as it traces."""
+    return _are_functorch_transforms_active()
+
+
+def _in_forward_mode() -> bool:
     """Whether tensors may carry tangents: by torch.func.jvp or torch.autograd.forward_ad."""
     return forward_ad._current_level >= 0
 
@@ -86,7 +119,7 @@ def _is_recorded(tensor: Tensor) -> bool:
     return True
 
 
-def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its signature attached, which `apply` otherwise inspects at every call.
 
     That inspection was a third of a small call's time.
@@ -95,215 +128,180 @@ def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def no_second_derivative(operation: str, handle: Handle) -> RuntimeError:
+def _not_compiled() -> NotImplementedError:
+    """The error for a transform inside of torch.compile, which would lose the derivative."""
+    return NotImplementedError(
+        "torch.compile cannot trace torch.func and torch.vmap around a fused operation, whose "
+        "derivative it would take for 0: leave the transform uncompiled. Without gradients, "
+        "torch.vmap under torch.no_grad() compiles"
+    )
+
+
+def _no_second_derivative(operation: Operation) -> RuntimeError:
     """The error for a second derivative that depends on more than the winners."""
     return RuntimeError(
-        f"the second derivative of a fused {operation} is offered for selections by one winner (no "
-        "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
-        f"{ops.semifield_of(handle.key)!r}. A BroadcastSemifield is differentiated by torch "
-        "itself, as often as you like"
+        f"the second derivative of a fused {operation.name} is offered for selections by one "
+        "winner (no spread_gradient) whose times has constant derivatives, such as tropical_max; "
+        f"got {ops.semifield_of(operation.handle.key)!r}. A BroadcastSemifield is differentiated "
+        "by torch itself, as often as you like"
     )
 
 
-def no_forward_mode(operation: str, handle: Handle) -> NotImplementedError:
+def _no_forward_mode(operation: Operation) -> NotImplementedError:
     """The error for a tangent that depends on more than the winners."""
     return NotImplementedError(
-        f"forward mode through a fused {operation} is offered for selections by one winner (no "
-        "spread_gradient) whose times has constant derivatives, such as tropical_max; got "
-        f"{handle.key}. Use reverse mode: torch.func.vjp, torch.func.jacrev or backward()"
+        f"forward mode through a fused {operation.name} is offered for selections by one winner "
+        "(no spread_gradient) whose times has constant derivatives, such as tropical_max; got "
+        f"{operation.handle.key}. Use reverse mode: torch.func.vjp, torch.func.jacrev or backward()"
     )
 
 
-def no_second_tangent(operation: str) -> NotImplementedError:
+def _no_second_tangent(operation: Operation) -> NotImplementedError:
     """The error for a gradient in forward mode, as torch.func.hessian computes it."""
     return NotImplementedError(
-        f"forward mode through the gradient of a fused {operation} is not offered; use reverse "
-        "mode twice: torch.func.jacrev of torch.func.jacrev, or backward(create_graph=True)"
+        f"forward mode through the gradient of a fused {operation.name} is offered for selections "
+        "by one winner (no spread_gradient) whose times has constant derivatives, such as "
+        f"tropical_max; got {operation.handle.key}. A BroadcastSemifield is differentiated by "
+        "torch itself, in any mode, as often as you like"
     )
 
 
-class _Convolution(torch.autograd.Function):
-    """(img, krn) -> (out, residual)."""
+class _Traced(torch.autograd.Function):
+    """(first, second) -> (out, residual)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    @with_signature
-    def forward(
-        img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
-    ) -> tuple[Tensor, Tensor]:
-        return ops.call_forward(img, krn, handle.key, arguments, True)
+    @_with_signature
+    def forward(first: Tensor, second: Tensor, operation: Operation) -> tuple[Tensor, Tensor]:
+        return operation.forward(first, second, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():  # Dynamo neither supports nor needs this call
             ctx.set_materialize_grads(False)
-        img, krn, handle, arguments = inputs
-        _save(ctx, img, krn, handle, arguments, output[1])
+        first, second, operation = inputs
+        _save(ctx, first, second, operation, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> Any:
-        wants = want_img, want_krn = ctx.needs_input_grad[:2]
+        wants = want_first, want_second = ctx.needs_input_grad[:2]
         if grad_out is None:
-            return None, None, None, None
+            return None, None, None
         residual, *arrays = ctx.saved_tensors
-        img, krn = arrays if arrays else (None, None)
-        twice = not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode())
-        gradients = _Gradients.apply if twice else _Gradients.forward
-        grad_img, grad_krn = gradients(
-            grad_out, img, krn, residual, ctx.handle, ctx.shapes, ctx.arguments, wants
-        )
-        return grad_img if want_img else None, grad_krn if want_krn else None, None, None
+        first, second = arrays if arrays else (None, None)
+        given = (grad_out, first, second, residual)
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or _in_forward_mode()):
+            grads = _Gradients.apply(*given, _Request(ctx.operation, ctx.shapes, wants))
+        else:
+            grads = ctx.operation.gradients(*given, ctx.shapes, wants)
+        return grads[0] if want_first else None, grads[1] if want_second else None, None
 
 
-def _save(
-    ctx: Any,
-    img: Tensor,
-    krn: Tensor,
-    handle: Handle,
-    arguments: GeometryArguments,
-    residual: Tensor,
-) -> None:
+def _save(ctx: Any, first: Tensor, second: Tensor, operation: Operation, residual: Tensor) -> None:
     """Keep what the backward pass needs."""
     ctx.mark_non_differentiable(residual)
-    ctx.handle, ctx.arguments = handle, arguments
+    ctx.operation = operation
     if not torch.compiler.is_compiling():
         # Keeps the semifield alive: the backward pass finds it by its key.
-        ctx.semifield = ops.semifield_of(handle.key)
-    ctx.shapes = (tuple(img.shape), tuple(krn.shape))
-    ctx.save_for_backward(*((residual, img, krn) if handle.needs_arrays else (residual,)))
+        ctx.semifield = ops.semifield_of(operation.handle.key)
+    ctx.shapes = (tuple(first.shape), tuple(second.shape))
+    ctx.save_for_backward(*_saved(first, second, operation, residual))
 
 
-class _EagerConvolution(torch.autograd.Function):
-    """`_Convolution` outside of torch.compile and torch.func, where `apply` takes half the time."""
+def _saved(
+    first: Tensor, second: Tensor, operation: Operation, residual: Tensor
+) -> tuple[Tensor, ...]:
+    return (residual, first, second) if operation.handle.needs_arrays else (residual,)
+
+
+class _Eager(torch.autograd.Function):
+    """`_Traced` outside of torch.compile and torch.func, where `apply` takes half the time."""
 
     @staticmethod
     def forward(
-        ctx: Any, img: Tensor, krn: Tensor, handle: Handle, arguments: GeometryArguments
+        ctx: Any, first: Tensor, second: Tensor, operation: Operation
     ) -> tuple[Tensor, Tensor]:
-        out, residual = ops.call_forward(img, krn, handle.key, arguments, True)
+        out, residual = operation.forward(first, second, True)
         ctx.set_materialize_grads(False)
-        _save(ctx, img, krn, handle, arguments, residual)
+        _save(ctx, first, second, operation, residual)
         return out, residual
 
-    backward = _Convolution.backward
+    backward = _Traced.backward
 
 
-class _TransformedConvolution(_Convolution):
-    """`_Convolution` with a derivative in forward mode, which torch.compile does not support."""
+class _Transformed(_Traced):
+    """`_Traced` with a derivative in forward mode, which torch.compile does not support."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _Convolution.setup_context(ctx, inputs, output)
-        if ctx.handle.constant_d_times is not None:
-            ctx.save_for_forward(output[1])
+        _Traced.setup_context(ctx, inputs, output)
+        first, second, operation = inputs
+        ctx.save_for_forward(*_saved(first, second, operation, output[1]))
 
     @staticmethod
-    def jvp(ctx: Any, img_tangent: Tensor | None, krn_tangent: Tensor | None, *_: None) -> Any:
-        d_times = ctx.handle.constant_d_times
+    def jvp(ctx: Any, first: Tensor | None, second: Tensor | None, _: None) -> Any:
+        d_times = ctx.operation.handle.constant_d_times
         if d_times is None:
-            raise no_forward_mode("semifield convolution", ctx.handle)
-        (residual,) = ctx.saved_tensors
-        directions, geometry = (img_tangent, krn_tangent), ctx.arguments.plan(*ctx.shapes)
-        return _at_winners(directions, residual, d_times, geometry), None
+            raise _no_forward_mode(ctx.operation)
+        winner = ctx.saved_tensors[0]
+        return ctx.operation.at_winners((first, second), winner, ctx.shapes, d_times), None
+
+
+class _Request:
+    """Which gradients are computed; no tuple, as an `Operation` is none."""
+
+    def __init__(self, operation: Operation, shapes: Shapes, wants: Wants) -> None:
+        self.operation, self.shapes, self.wants = operation, shapes, wants
 
 
 class _Gradients(torch.autograd.Function):
-    """(grad_out, img, krn, residual) -> (grad_img, grad_krn), itself differentiable by grad_out.
+    """(grad_out, first, second, residual) -> gradients, themselves differentiable by grad_out.
 
     A selection whose terms have constant derivatives has no other second derivative: the winners
-    do not move.
+    do not move. So the gradients are linear in grad_out, and their derivative in a direction of it
+    is the gradients of that direction.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    @with_signature
+    @_with_signature
     def forward(
         grad_out: Tensor,
-        img: Tensor | None,
-        krn: Tensor | None,
+        first: Tensor | None,
+        second: Tensor | None,
         residual: Tensor,
-        handle: Handle,
-        shapes: tuple[Shape, Shape],
-        arguments: GeometryArguments,
-        wants: tuple[bool, bool],
+        request: _Request,
     ) -> tuple[Tensor, Tensor]:
-        return ops.call_backward(grad_out, img, krn, residual, handle.key, shapes, arguments, wants)
+        return request.operation.gradients(
+            grad_out, first, second, residual, request.shapes, request.wants
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        residual, ctx.handle, ctx.shapes, ctx.arguments, ctx.wants = inputs[3:]
+        residual, ctx.request = inputs[3:]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(residual)
+        ctx.save_for_forward(residual)
 
     @staticmethod
-    def backward(ctx: Any, grad_grad_img: Tensor | None, grad_grad_krn: Tensor | None) -> Any:
-        d_times = ctx.handle.constant_d_times
+    def backward(ctx: Any, of_first: Tensor | None, of_second: Tensor | None) -> Any:
+        request = ctx.request
+        operation, (want_first, want_second) = request.operation, request.wants
+        d_times = operation.handle.constant_d_times
         if d_times is None:
-            raise no_second_derivative("semifield convolution", ctx.handle)
-        (residual,) = ctx.saved_tensors
-        want_img, want_krn = ctx.wants
-        directions = (grad_grad_img if want_img else None, grad_grad_krn if want_krn else None)
-        found = _at_winners(directions, residual, d_times, ctx.arguments.plan(*ctx.shapes))
-        return found, *(None,) * 7
+            raise _no_second_derivative(operation)
+        (winner,) = ctx.saved_tensors
+        directions = (of_first if want_first else None, of_second if want_second else None)
+        found = operation.at_winners(directions, winner, request.shapes, d_times)
+        return found, *(None,) * 4
 
     @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise no_second_tangent("semifield convolution")
-
-
-def _at_winners(
-    directions: tuple[Tensor | None, Tensor | None],
-    winner: Tensor,
-    d_times: tuple[float, float],
-    geometry: Geometry,
-) -> Tensor | None:
-    """The derivative of out in a direction of (img, krn), for the winning taps of a residual.
-
-    A window's output changes as its winning term does: by the derivative of times by img, times
-    the direction at the winner's image element, and likewise for the kernel. That is linear in the
-    direction, and the transpose of what gives the gradients.
-    """
-    unselected = winner == torch.iinfo(winner.dtype).max
-    tap = winner.long().masked_fill(unselected, 0)
-    trailing = (1,) * (tap.dim() - 2)
-    channel = torch.arange(geometry.out_channels, device=tap.device).view(-1, *trailing)
-    indices = (_index_in_image(tap, channel, geometry), _index_in_kernel(tap, channel, geometry))
-    total: Tensor | None = None
-    for direction, index, factor in zip(directions, indices, d_times, strict=True):
-        if direction is None:
-            continue
-        index = index.masked_fill(unselected, 0)
-        part = factor * direction.reshape(-1)[index].masked_fill(unselected, 0)
-        total = part if total is None else total + part
-    if total is not None and total.dim() > geometry.rank + 2:  # one winner for each input channel
-        total = total.sum(2)
-    return total
-
-
-def _index_in_image(tap: Tensor, channel: Tensor, geometry: Geometry) -> Tensor:
-    """The flat index, in an image of that shape, of the element under each winning tap.
-
-    `tap` is flat over (input channel, kernel position), `channel` the output channel.
-    """
-    positions = geometry.taps // geometry.in_channels
-    channel = channel // geometry.outputs_per_group * geometry.in_channels + tap // positions
-    sample = torch.arange(geometry.batch, device=tap.device)
-    index = sample.view(-1, *(1,) * (tap.dim() - 1)) * geometry.img_shape[1] + channel
-    position, below = tap % positions, positions
-    for axis in range(geometry.rank):
-        below //= geometry.kernel_size[axis]
-        along = position // below % geometry.kernel_size[axis]
-        step = geometry.kernel_size[axis] - 1 - along if geometry.mirrored else along
-        outputs = torch.arange(geometry.out_size[axis], device=tap.device)
-        corner = geometry.stride[axis] * outputs - geometry.pad_begin[axis]
-        corner = corner.view(-1, *(1,) * (geometry.rank - 1 - axis))
-        index = index * geometry.image_size[axis] + corner + geometry.dilation[axis] * step
-    return index
-
-
-def _index_in_kernel(tap: Tensor, channel: Tensor, geometry: Geometry) -> Tensor:
-    """The flat index, in a kernel of that shape, of each winning tap."""
-    kernel = channel % geometry.kernels if geometry.shares_kernels else channel
-    return kernel * geometry.taps + tap
+    def jvp(ctx: Any, grad_out: Tensor | None, *_: Any) -> Any:
+        if ctx.request.operation.handle.constant_d_times is None:
+            raise _no_second_tangent(ctx.request.operation)
+        if grad_out is None:
+            return None, None
+        (winner,) = ctx.saved_tensors
+        return _Gradients.apply(grad_out, None, None, winner, ctx.request)

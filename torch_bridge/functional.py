@@ -1,6 +1,6 @@
 """Semifield convolutions and matrix products as functions of tensors; modules are layers over them.
 
-Checks tensors and plans; what runs is `autograd` and `products` (compiled semifields) or
+Checks tensors and plans; what runs is `convolutions` and `products` (compiled semifields) or
 `broadcast` (array functions, differentiated by torch).
 """
 
@@ -16,8 +16,8 @@ from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.winners import selection_by_one
-from torch_bridge.autograd import fused_conv
 from torch_bridge.broadcast import broadcast_conv, broadcast_matmul
+from torch_bridge.convolutions import fused_conv
 from torch_bridge.products import fused_matmul
 from torch_bridge.winners import conv_with_winners, matmul_with_winners
 
@@ -119,6 +119,10 @@ def semifield_conv(
         Tensors on two devices; shapes or arguments that do not fit; `return_indices` with an
         addition that is no selection.
 
+    NotImplementedError
+        Forward mode, unless the semifield selects one winner and its times has constant
+        derivatives; `torch.compile` around a transform of `torch.func`.
+
     Examples
     --------
     >>> img = torch.tensor([[[0.0, 0.0, 5.0, 0.0, 1.0]]], requires_grad=True)
@@ -166,6 +170,9 @@ def semifield_matmul(
     ValueError
         Scalars, shapes that do not fit, tensors on two devices; `return_indices` with an addition
         that is no selection.
+
+    NotImplementedError
+        As in `semifield_conv`.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
-from torch_bridge.autograd import fused_conv
+from torch_bridge.convolutions import fused_conv
 from torch_bridge.ops import Handle, PreparedSemifield
 from torch_bridge.products import fused_matmul
 

@@ -5,7 +5,17 @@ import torch
 from problems import SEMIFIELDS, inputs
 from torch import nn
 from torch.autograd import forward_ad
-from torch.func import functional_call, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
+from torch.func import (
+    functional_call,
+    grad,
+    hessian,
+    jacfwd,
+    jacrev,
+    jvp,
+    stack_module_state,
+    vjp,
+    vmap,
+)
 
 from torch_bridge import DilationPool2d, SemifieldLinear
 from torch_bridge.functional import semifield_conv, semifield_matmul
@@ -149,12 +159,73 @@ def test_tangents_that_are_not_offered(name, operation):
 
 
 @operations
-@pytest.mark.parametrize("name", ["max", "log"])
-def test_tangents_of_gradients_are_not_offered(name, operation):
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_forward_mode_and_vmap_in_any_order(name, operation):
     function, shapes = problem(operation, name)
+    first, second = (tensor.detach() for tensor in inputs(*shapes))
+    batch = torch.stack([first, 2 * first.flip(0)])
+
+    def batched(batch):
+        return vmap(function, (0, None))(batch, second)
+
+    def alone(one):
+        return jvp(lambda one: function(one, second), (one,), (one.cos(),))[1]
+
+    expected = torch.stack([alone(one) for one in batch])
+    assert expected.any()
+    torch.testing.assert_close(jvp(batched, (batch,), (batch.cos(),))[1], expected)
+    torch.testing.assert_close(vmap(alone)(batch), expected)
+    torch.testing.assert_close(jacfwd(batched)(batch), jacrev(batched)(batch))
+
+
+@operations
+def test_second_derivatives_of_selections_in_every_mode(operation):
+    function, shapes = problem(operation, "max")
+    tensors = tuple(tensor.detach() for tensor in inputs(*shapes))
+
+    def loss(*tensors):
+        return function(*tensors).square().sum()
+
+    expected = jacrev(jacrev(loss, (0, 1)), (0, 1))(*tensors)
+    assert expected[0][1].any()
+    for outer, inner in ((jacfwd, jacrev), (jacrev, jacfwd), (jacfwd, jacfwd)):
+        found = outer(inner(loss, (0, 1)), (0, 1))(*tensors)
+        torch.testing.assert_close(found, expected)
+    batch = torch.stack([tensors[0], tensors[0].cos()])
+    found = vmap(hessian(loss), (0, None))(batch, tensors[1])
+    torch.testing.assert_close(found[1], hessian(loss)(batch[1], tensors[1]))
+
+
+@operations
+def test_tangents_of_gradients_that_are_not_offered(operation):
+    function, shapes = problem(operation, "log")
     tensors = inputs(*shapes)
     with forward_ad.dual_level():
         out = function(*tensors)
         slopes = forward_ad.make_dual(torch.ones_like(out), torch.ones_like(out))
-        with pytest.raises(NotImplementedError, match="reverse mode twice"):
+        with pytest.raises(NotImplementedError, match="forward mode through the gradient of"):
             torch.autograd.grad(out, tensors, slopes)
+    batch, other = (tensor.detach() for tensor in (torch.stack([tensors[0]] * 2), tensors[1]))
+    with pytest.raises(NotImplementedError, match=r"Use reverse mode: torch\.func\.vjp"):
+        jvp(lambda batch: vmap(function, (0, None))(batch, other), (batch,), (batch,))
+
+
+@operations
+def test_no_compiled_transform_loses_a_derivative(operation):
+    function, shapes = problem(operation, "max")
+    tensors = tuple(tensor.detach() for tensor in inputs(*shapes))
+
+    def compiled(function, fullgraph=True):
+        torch._dynamo.reset()
+        return torch.compile(function, backend="eager", fullgraph=fullgraph)
+
+    for transformed in (
+        grad(lambda *t: function(*t).sum()),
+        lambda *t: jvp(lambda one: function(one, t[1]), (t[0],), (t[0],))[1],
+    ):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="leave the transform uncompiled"):
+            compiled(transformed)(*tensors)
+    with torch.no_grad():
+        batch = torch.stack([tensors[0]] * 2)
+        found = compiled(vmap(function, (0, None)))(batch, tensors[1])
+        torch.testing.assert_close(found[1], function(*tensors))
