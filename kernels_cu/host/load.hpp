@@ -155,6 +155,7 @@ class TileLoader {
       for (int64 i = 0; i < channels; ++i)
         set_run(scratch + i * t.channel_size, t.channel_size, broadcast(zero));
     const int64 phases = t.phases, length = t.phase_length, size = g.image_size[last];
+    const int64 used = length - 1;  // no tap reads the last element: it sets rows apart in the cache
     const int64 first = origin[last] * phases - g.pad_begin[last], along = g.img_strides[last + 2];
     int64 from_column = 0, columns_inside = channels, column_pitch = t.channel_size;
     if (partner >= 0) {
@@ -185,8 +186,8 @@ class TileLoader {
       for (int64 part = 0; part < parts; ++part)
         for (int64 phase = 0; phase < columns; ++phase) {
           const int64 start = first + phase;
-          const int64 begin = smaller_of(length, start >= 0 ? 0 : ceil_div(-start, phases));
-          const int64 end = larger_of(begin, start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases)));
+          const int64 begin = smaller_of(used, start >= 0 ? 0 : ceil_div(-start, phases));
+          const int64 end = larger_of(begin, start >= size ? 0 : smaller_of(used, ceil_div(size - start, phases)));
           copy_transposed(scratch + part * t.channel_size + to + phase * length + begin, column_pitch,
                           image + part * g.img_strides[1] + offset + (start + begin * phases) * along,
                           phases * along, end - begin, columns_inside, image_end);

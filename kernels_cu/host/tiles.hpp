@@ -81,14 +81,14 @@ struct Tiling {
   }
 
  private:
-  // Halve rows without windows down to one register, if otherwise tiles would see most positions twice.
+  // Halve rows without windows down to one register, if otherwise tiles would load half of the positions twice.
   bool shorten_vectors(const Geometry& g) {
     const int last = (int)g.rank - 1;
     if (g.kernel_size[last] > 1 || tile[last] <= lanes) return false;
-    for (int a = 0; a < last; ++a) {
-      const int64 reach = (g.kernel_size[a] - 1) * g.dilation[a];
-      if (tile[a] > 1 && tile[a] * g.stride[a] > 2 * reach) return false;
-    }
+    double loaded = 1;  // positions for each that no other tile sees
+    for (int a = 0; a < last; ++a)
+      if (g.kernel_size[a] > 1) loaded *= (double)extent[a] / (double)(tile[a] * g.stride[a]);
+    if (loaded < 1.5) return false;
     tile[last] = ceil_div(ceil_div(tile[last], 2), lanes) * lanes;
     return true;
   }
