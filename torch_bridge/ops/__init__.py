@@ -3,7 +3,7 @@
 They take checked arguments, fill what torch allocates, and have no derivative: `autograd` and
 `products` give them one. `forward`, `backward`, `product` and `product_backward` hold one operator
 each, `handles` the keys by which operators find semifields, `plans` what follows from shapes and
-dtypes, `executors` the CPU and the GPUs.
+dtypes, `executors` the CPU and the GPUs, `dispatch` says which calls need no dispatcher.
 """
 
 from torch_bridge.ops.backward import call_backward

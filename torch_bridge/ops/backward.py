@@ -6,7 +6,7 @@ Called by `autograd`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import BackwardArguments, GeometryArguments, Shape, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import as_groups, with_batch
+from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
 from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
@@ -57,9 +58,10 @@ def call_backward(
     wants: Wants,
 ) -> Gradients:
     """``torch.ops.semiconv.backward``, which takes shapes, geometry and wants entry by entry."""
-    gradients: Gradients = torch.ops.semiconv.backward(
-        grad_out, img, krn, residual, semifield, *shapes, *geometry, *wants
-    )
+    constants: tuple[Any, ...] = (semifield, *shapes, *geometry, *wants)
+    if goes_straight(grad_out, img, krn, residual):
+        return _backward(grad_out, img, krn, residual, *constants)
+    gradients: Gradients = torch.ops.semiconv.backward(grad_out, img, krn, residual, *constants)
     return gradients
 
 
@@ -69,11 +71,11 @@ def _backward(
     krn: Tensor | None,
     residual: Tensor,
     semifield: str,
-    img_shape: list[int],
-    krn_shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    img_shape: Sequence[int],
+    krn_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     *others: Any,
 ) -> Gradients:
     """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""

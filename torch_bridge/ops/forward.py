@@ -6,7 +6,7 @@ Called by `autograd`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from semiconv_cupy.residual import is_provenance
 from torch_bridge.arguments import ForwardArguments, GeometryArguments, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import as_groups, with_batch
+from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
 from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
@@ -40,6 +41,8 @@ def call_forward(
     img: Tensor, krn: Tensor, semifield: str, geometry: GeometryArguments, residual: bool
 ) -> Results:
     """``torch.ops.semiconv.forward``, which takes a geometry entry by entry."""
+    if goes_straight(img, krn):
+        return _forward(img, krn, semifield, *geometry, residual)
     results: Results = torch.ops.semiconv.forward(img, krn, semifield, *geometry, residual)
     return results
 
@@ -48,9 +51,9 @@ def _forward(
     img: Tensor,
     krn: Tensor,
     semifield: str,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     *others: Any,
 ) -> Results:
     """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""

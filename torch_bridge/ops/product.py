@@ -22,6 +22,7 @@ from semiconv_cupy.residual import Residual, is_provenance, residual_of_terms
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import ProductArguments, schema
 from torch_bridge.dlpack import array_of
+from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
 from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory, storage_of, torch_dtype
@@ -34,6 +35,8 @@ _library.define(f"product({schema(ProductArguments)}) -> (Tensor out, Tensor res
 
 def call_product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
     """``torch.ops.semiconv.product``."""
+    if goes_straight(a, b):
+        return _product(a, b, semifield, residual)
     results: Results = torch.ops.semiconv.product(a, b, semifield, residual)
     return results
 

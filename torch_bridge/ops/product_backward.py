@@ -7,7 +7,7 @@ Called by `products`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import ProductBackwardArguments, Shape, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import with_batch
+from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
 from torch_bridge.ops.handles import held_semifield
 from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory, torch_dtype
@@ -50,6 +51,8 @@ def call_product_backward(
     wants: Wants,
 ) -> Gradients:
     """``torch.ops.semiconv.product_backward``."""
+    if goes_straight(grad_out, a, b, residual):
+        return _backward(grad_out, a, b, residual, semifield, *shapes, *wants)
     gradients: Gradients = torch.ops.semiconv.product_backward(
         grad_out, a, b, residual, semifield, *shapes, *wants
     )
@@ -62,8 +65,8 @@ def _backward(
     b: Tensor | None,
     residual: Tensor,
     semifield: str,
-    a_shape: list[int],
-    b_shape: list[int],
+    a_shape: Sequence[int],
+    b_shape: Sequence[int],
     want_a: bool,
     want_b: bool,
 ) -> Gradients:
