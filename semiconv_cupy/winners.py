@@ -64,6 +64,6 @@ def indices_of(xp: Any, residual: Array) -> Array:
     >>> indices_of(np, np.array([0, 255, 3], np.uint8))
     array([ 0, -1,  3])
     """
-    indices = residual.astype(np.int64)
-    indices[residual == np.iinfo(residual.dtype).max] = -1
+    indices = (residual + residual.dtype.type(1)).astype(np.int64)  # the largest value becomes 0
+    indices -= 1
     return indices

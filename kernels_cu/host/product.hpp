@@ -114,6 +114,17 @@ SEMICONV_FN void store_block(To* to, const Places& at, int rows, Number number) 
 
 template <int VECTORS, class I>
 SEMICONV_FN void store_winners(I* to, const Places& at, int rows, const uint32* winners) {
+  if (at.adjoining) {
+    for (int r = 0; r < rows; ++r) {
+      I* const row = to + at.rows[r] + at.columns[0];
+      const uint32* const from = winners + r * VECTORS * lanes;
+      if (at.count == VECTORS * lanes)
+        for (int c = 0; c < VECTORS * lanes; ++c) row[c] = (I)from[c];
+      else
+        for (int c = 0; c < at.count; ++c) row[c] = (I)from[c];
+    }
+    return;
+  }
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < at.count; ++c)
       to[at.rows[r] + at.columns[c]] = (I)winners[r * VECTORS * lanes + c];
@@ -134,7 +145,12 @@ struct Target {
     if constexpr (UsesProvenance<A>::value) {
       const auto store = [&](auto* to) {
         if constexpr (narrow_winners) store_winners<VECTORS>(to, at, rows, winners);
-        else store_block<VECTORS>(to, at, rows, [&](int j) { return block[j].winner; });
+        else {
+          uint32 numbers[registers * lanes];
+          for (int j = 0; j < rows * VECTORS; ++j)
+            for (int i = 0; i < lanes; ++i) numbers[j * lanes + i] = (uint32)block[j].winner[i];
+          store_winners<VECTORS>(to, at, rows, numbers);
+        }
       };
       if (residual_itemsize == 1) store((uint8*)residual);
       else if (residual_itemsize == 2) store((uint16*)residual);
@@ -169,10 +185,11 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class Sink> struct
       for (int j = 0; j < count; ++j, numbers += lanes) {
         MaskLane found[lanes];
         store_vector(found, block[j].winner);
-        for (int i = 0; i < lanes; ++i) {
-          const uint32 before = term ? numbers[i] : ~(uint32)0;
-          numbers[i] = found[i] < 0 ? before : (uint32)(term + found[i]);
-        }
+        if (!term)
+          for (int i = 0; i < lanes; ++i) numbers[i] = (uint32)(int32)found[i];  // -1 stays -1
+        else if (any(block[j].winner >= 0))
+          for (int i = 0; i < lanes; ++i)
+            numbers[i] = found[i] < 0 ? numbers[i] : (uint32)term + (uint32)found[i];
         block[j].winner = A::no_winner();
       }
   }

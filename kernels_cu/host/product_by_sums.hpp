@@ -4,10 +4,10 @@
 // number, so that an output's sum is relative to the sum of two shifts (log) or to their product (root):
 //
 //   img -> E(img), a range for each free index        \  S of a block    holds(S)  -> restore(S) -> out
-//   krn -> E(krn), a range for each produced index    /                  otherwise -> the block directly
+//   krn -> E(krn), a range for each produced index    /                  otherwise -> the register directly
 //
-// A block with an unproven output is computed whole by the semifield's own accumulator, from the numbers as
-// they are.
+// A register with an unproven output is computed by the semifield's own accumulator, from the numbers as they
+// are. So a row out of range costs no more than its own outputs.
 #pragma once
 #include "by_sums.hpp"
 #include "product.hpp"
@@ -107,7 +107,7 @@ template <bool KRN_IS_VECTOR> class Restored {
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
     using L = BySums<Vector>;
     Vector values[registers];
-    Mask unproven{};
+    bool unproven[registers], all_proven = true;
     const int64 column = corner.batch * direct.columns + corner.column;
     for (int r = 0; r < rows; ++r) {
       const int64 row = corner.batch * direct.rows + corner.row + r;
@@ -116,38 +116,49 @@ template <bool KRN_IS_VECTOR> class Restored {
         const Vector shift = load_vector<Vector>(v.shifts + column + w * lanes);
         const Vector smallest = load_vector<Vector>(v.smallest + column + w * lanes);
         const Vector sum = block[r * VECTORS + w].result();
-        unproven |= first_lanes((int)larger_of(0, smaller_of(lanes, at.count - w * lanes))) &
-                    ~(Mask)proven(sum, row_shift, shift, row_smallest * smallest, terms);
+        const Mask outputs = first_lanes((int)larger_of(0, smaller_of(lanes, at.count - w * lanes)));
+        const bool fails = any(outputs & ~(Mask)proven(sum, row_shift, shift, row_smallest * smallest, terms));
+        unproven[r * VECTORS + w] = fails;
+        all_proven = all_proven && !fails;
         values[r * VECTORS + w] =
             KRN_IS_VECTOR ? L::restore(sum, row_shift, shift) : L::restore(sum, shift, row_shift);
       }
     }
-    if (any(unproven)) compute<VECTORS>(values, rows, at, corner);
+    if (!all_proven) compute<VECTORS>(values, unproven, rows, at, corner);
     store_block<VECTORS>(out, at, rows, [&](int j) { return values[j]; });
   }
 
  private:
-  // The block's values by the semifield's own accumulator.
+  // The values of unproven registers by the semifield's own accumulator.
   template <int VECTORS>
-  __attribute__((noinline)) void compute(Vector* values, int rows, const Places& at, const Corner& corner) const {
+  __attribute__((noinline)) void compute(Vector* values, const bool* unproven, int rows, const Places& at,
+                                         const Corner& corner) const {
     using A = Accumulator<Vector>;
-    constexpr int64 some = 128, width = VECTORS * lanes;
-    alignas(64) Real along[some * width + 16], one[some + 16];
+    constexpr int64 some = 128;
+    alignas(64) Real along[some * lanes + 16], one[some + 16];
     alignas(64) A acc[registers];
     Operand<Storage> x = direct.u, y = direct.v;
     x.data += Walk(x.shared, x.shared_levels, x.stride, corner.batch).offset;
     y.data += Walk(y.shared, y.shared_levels, y.stride, corner.batch).offset;
-    int64 term = 0;
-    do {
-      const int64 count = smaller_of(some, terms - term);
-      fill_panel(y, corner.column, at.count, term, count, along, width);
-      for (int r = 0; r < rows; ++r) {
-        fill_panel(x, corner.row + r, 1, term, count, one, 1);
-        accumulate<A, 1, VECTORS, KRN_IS_VECTOR>(one, along, term, count, term == 0, acc + r * VECTORS);
-      }
-      term += count;
-    } while (term < terms);
-    for (int j = 0; j < rows * VECTORS; ++j) values[j] = acc[j].result();
+    for (int w = 0; w < VECTORS; ++w) {
+      bool proven_all = true;
+      for (int r = 0; r < rows; ++r) proven_all = proven_all && !unproven[r * VECTORS + w];
+      if (proven_all) continue;
+      const int64 column = corner.column + w * lanes, columns = smaller_of(lanes, at.count - w * lanes);
+      int64 term = 0;
+      do {
+        const int64 count = smaller_of(some, terms - term);
+        fill_panel(y, column, columns, term, count, along, lanes);
+        for (int r = 0; r < rows; ++r) {
+          if (!unproven[r * VECTORS + w]) continue;
+          fill_panel(x, corner.row + r, 1, term, count, one, 1);
+          accumulate<A, 1, 1, KRN_IS_VECTOR>(one, along, term, count, term == 0, acc + r);
+        }
+        term += count;
+      } while (term < terms);
+      for (int r = 0; r < rows; ++r)
+        if (unproven[r * VECTORS + w]) values[r * VECTORS + w] = acc[r].result();
+    }
   }
 };
 
