@@ -31,6 +31,8 @@ class FootprintWarning(UserWarning):
 
 def integer(name: str, value: object) -> int:
     """The integer `value` as an int. For bool and float: a TypeError that names the argument."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:

@@ -168,7 +168,7 @@ def _normalised(name: str, value: object) -> Any:
 
     The result can be hashed. 1.0 and True are refused, since they would hash like 1.
     """
-    if isinstance(value, str):
+    if type(value) is int or isinstance(value, str):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(_normalised(name, entry) for entry in value)
