@@ -268,13 +268,16 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
         });
     }
   }
-  Storage* out = results.out + work.plane;
+  // Read before the first store, which to the compiler might change them.
+  Storage* const out = results.out + work.plane;
+  Real* const staged = work.stage ? work.stage->values : nullptr;
+  const int64 step = results.step;
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j)
     // Not inlined by force: one of the accumulators would then lie in memory during the loops over taps.
     put(j, [&](int64 to, int count) {
-      if (work.stage) store_vector(work.stage->values + to, totals[j]);
-      else store_lanes(out + to, totals[j], count, results.step);
+      if (staged) store_vector(staged + to, totals[j]);
+      else store_lanes(out + to, totals[j], count, step);
     });
 }
 
