@@ -23,8 +23,9 @@
 namespace semiconv {
 
 // Rows first_row .. end_row - 1, columns first_column .. end_column - 1 of the outputs of one plane.
-template <bool MINIMUM> class BoxBand {
+class BoxBand {
   const Box& box;
+  const bool minimum;
   const Steps &down, &across;
   const Key* source;
   Key* out;
@@ -41,9 +42,9 @@ template <bool MINIMUM> class BoxBand {
   int64 ring_rows[Steps::most], produced[Steps::most];
 
  public:
-  BoxBand(const Box& b, const Steps& d, const Steps& a, const Key* from, Key* to, Key constant,
+  BoxBand(const Box& b, bool minimum_, const Steps& d, const Steps& a, const Key* from, Key* to, Key constant,
           int64 y0, int64 y1, int64 x0, int64 x1)
-      : box(b), down(d), across(a), source(from), out(to), outside(constant), first_row(y0),
+      : box(b), minimum(minimum_), down(d), across(a), source(from), out(to), outside(constant), first_row(y0),
         end_row(y1), first_column(x0), end_column(x1) {
     // The outputs see the extended columns x0 .. x0 + width - 1; the image's are before .. before + columns - 1.
     // With a window longer than the band, all of them may lie on one side of the image: the middle is empty.
@@ -80,9 +81,9 @@ template <bool MINIMUM> class BoxBand {
         Key* const outs[] = {to, to + box.columns};
         Key* const lines[] = {line, line + pitch};
         if (across.steps == 0) {
-          vertical_pair<true>(y, outs);
+          vertical_pair(y, outs, true);
         } else {
-          vertical_pair<false>(y, lines);
+          vertical_pair(y, lines, false);
           horizontal(line, outs[0]);
           horizontal(line + pitch, outs[1]);
         }
@@ -90,9 +91,9 @@ template <bool MINIMUM> class BoxBand {
         continue;
       }
       if (across.steps == 0) {
-        vertical<true>(down.steps - 1, y, to);
+        vertical(down.steps - 1, y, to, true);
       } else {
-        vertical<false>(down.steps - 1, y, line);
+        vertical(down.steps - 1, y, line, false);
         horizontal(line, to);
       }
     }
@@ -125,14 +126,14 @@ template <bool MINIMUM> class BoxBand {
   }
   void gather_edges(int64 raw_rows) {
     const int64 edge = left + right;
-    const Key constant = clean_key<MINIMUM>(outside);
+    const Key constant = clean_key(minimum, outside);
     Key* to = edges;
     for (int64 r = 0; r < raw_rows; ++r, to += edge) {
       const Key* row = raw(first_row + r);
       if (!row || shown.data[0] < 0)
         for (int64 p = 0; p < edge; ++p) to[p] = constant;
       else
-        for (int64 p = 0; p < edge; ++p) to[p] = clean_key<MINIMUM>(row[shown.data[p]]);
+        for (int64 p = 0; p < edge; ++p) to[p] = clean_key(minimum, row[shown.data[p]]);
     }
   }
   // The edges of a row of step 0 whose middle is there: extrema down a column are those of the column that it shows.
@@ -140,7 +141,7 @@ template <bool MINIMUM> class BoxBand {
     const int64* const from = shown.data;
     Key* const behind = to + middle;  // after `left`, too, comes p = left .. left + right - 1
     if (from[0] < 0) {
-      const Key constant = clean_key<MINIMUM>(outside);
+      const Key constant = clean_key(minimum, outside);
       for (int64 p = 0; p < left; ++p) to[p] = constant;
       for (int64 p = left; p < left + right; ++p) behind[p] = constant;
     } else {
@@ -150,7 +151,7 @@ template <bool MINIMUM> class BoxBand {
   }
   // to = row y of the windows that step s makes, all extended columns; the rows of step s - 1 that it needs
   // and that are not there are made first. s = -1: the window is one row, which is copied.
-  template <bool TO_RAW> void vertical(int s, int64 y, Key* to) {
+  void vertical(int s, int64 y, Key* to, bool to_raw) {
     const Key* parts[most_parts];
     if (s <= 0) {
       const int count = s < 0 ? 1 : down.count[0];
@@ -160,7 +161,7 @@ template <bool MINIMUM> class BoxBand {
         parts[p] = row ? row + middle_source : nothing;
       }
       if (in_middle) {
-        step<MINIMUM, true, TO_RAW>(count, parts, to + left, middle);
+        step({minimum, true, to_raw}, count, parts, to + left, middle);
         if (left + right) copy_edges(to);
         return;
       }
@@ -168,22 +169,22 @@ template <bool MINIMUM> class BoxBand {
       const int64 edge = left + right;
       const Key* edge_parts[most_parts];
       for (int p = 0; p < count; ++p) edge_parts[p] = edges + (y + offset(p) - first_row) * edge;
-      if (left) step<MINIMUM, false, false>(count, edge_parts, to, left);
-      step<MINIMUM, true, TO_RAW>(count, parts, to + left, middle);
+      if (left) step({minimum, false, false}, count, edge_parts, to, left);
+      step({minimum, true, to_raw}, count, parts, to + left, middle);
       for (int p = 0; p < count; ++p) edge_parts[p] += left;
-      if (right) step<MINIMUM, false, false>(count, edge_parts, to + left + middle, right);
+      if (right) step({minimum, false, false}, count, edge_parts, to + left + middle, right);
       return;
     }
     for (; produced[s - 1] <= y + down.reach(s); ++produced[s - 1]) {
       const int64 row = produced[s - 1];
-      vertical<false>(s - 1, row, ring[s - 1] + row % ring_rows[s - 1] * pitch);
+      vertical(s - 1, row, ring[s - 1] + row % ring_rows[s - 1] * pitch, false);
     }
     for (int p = 0; p < down.count[s]; ++p)
       parts[p] = ring[s - 1] + (y + down.offset[s][p]) % ring_rows[s - 1] * pitch;
-    step<MINIMUM, false, TO_RAW>(down.count[s], parts, to, width);
+    step({minimum, false, to_raw}, down.count[s], parts, to, width);
   }
   // Rows y and y + 1 at once, where the window down takes one step.
-  template <bool TO_RAW> void vertical_pair(int64 y, Key* const* to) {
+  void vertical_pair(int64 y, Key* const* to, bool to_raw) {
     const Key *rows[most_parts + 1], *edge_rows[most_parts + 1];
     const int count = down.count[0];
     for (int p = 0; p <= count; ++p) {
@@ -192,17 +193,17 @@ template <bool MINIMUM> class BoxBand {
     }
     Key* const middles[] = {to[0] + left, to[1] + left};
     if (in_middle) {
-      step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
+      step_pair(minimum, to_raw, count, rows, middles, middle);
       for (int r = 0; r < 2 && left + right; ++r) copy_edges(to[r]);
       return;
     }
     for (int p = 0; p <= count; ++p) edge_rows[p] = edges + (y + p - first_row) * (left + right);
     for (int r = 0; r < 2 && left; ++r)
-      step<MINIMUM, false, false>(count, edge_rows + r, to[r], left);
-    step_pair<MINIMUM, TO_RAW>(count, rows, middles, middle);
+      step({minimum, false, false}, count, edge_rows + r, to[r], left);
+    step_pair(minimum, to_raw, count, rows, middles, middle);
     for (int p = 0; p <= count; ++p) edge_rows[p] += left;
     for (int r = 0; r < 2 && right; ++r)
-      step<MINIMUM, false, false>(count, edge_rows + r, to[r] + left + middle, right);
+      step({minimum, false, false}, count, edge_rows + r, to[r] + left + middle, right);
   }
   // The steps across, in place in `line`; the last one writes to `to`.
   void horizontal(Key* line, Key* to) {
@@ -212,15 +213,14 @@ template <bool MINIMUM> class BoxBand {
       for (int p = 0; p < across.count[s]; ++p) parts[p] = line + across.offset[s][p] * box.unit;
       valid -= across.reach(s) * box.unit;
       if (s + 1 == across.steps)
-        step<MINIMUM, false, true>(across.count[s], parts, to, end_column - first_column);
+        step({minimum, false, true}, across.count[s], parts, to, end_column - first_column);
       else
-        step<MINIMUM, false, false>(across.count[s], parts, line, valid);
+        step({minimum, false, false}, across.count[s], parts, line, valid);
     }
   }
 };
 
-template <bool MINIMUM>
-inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outside, int threads) {
+inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outside, bool minimum, int threads) {
   const Steps down(box.window[0]), across((box.window[1] - 1) / box.unit + 1);
   // A band is as wide as possible while its rings stay in L2. Neighbouring bands compute window - 1 rows and
   // columns twice.
@@ -247,8 +247,8 @@ inline bool box_extremum(const Box& box, const Key* source, Key* out, Key outsid
     for (int64 n; items.take(n);) {
       const int64 x = n % column_bands * columns, y = n / column_bands % row_bands * rows;
       const int64 plane = n / column_bands / row_bands * box.rows * box.columns;
-      BoxBand<MINIMUM> band(box, down, across, source + plane, out + plane, outside, y,
-                            smaller_of(y + rows, box.rows), x, smaller_of(x + columns, box.columns));
+      BoxBand band(box, minimum, down, across, source + plane, out + plane, outside, y,
+                   smaller_of(y + rows, box.rows), x, smaller_of(x + columns, box.columns));
       if (!band.run()) set_flag(failed, 1);
     }
   });

@@ -11,8 +11,7 @@ using namespace semiconv;
 
 SEMICONV_EXPORT int semiconv_flat(const Box* box, const Storage* source, Storage* out,
                                   const Storage* outside, int minimum, int threads) {
-  const auto run = minimum ? box_extremum<true> : box_extremum<false>;
-  return !run(*box, (const Key*)source, (Key*)out, bits_of(*outside), threads);
+  return !box_extremum(*box, (const Key*)source, (Key*)out, bits_of(*outside), minimum, threads);
 }
 
 SEMICONV_EXPORT int semiconv_footprint(const Mapped* mapped, const Lookup* lookups, long long count,

@@ -41,6 +41,9 @@ template <bool MINIMUM, class V> SEMICONV_FN V clean_key(V stored) {
     return better<MINIMUM>(none, stored);
   }
 }
+SEMICONV_FN Key clean_key(bool minimum, Key stored) {
+  return minimum ? clean_key<true>(stored) : clean_key<false>(stored);
+}
 template <class V> SEMICONV_FN V stored_key(V key) {
   if constexpr (halves) return (V)(key ^ ((key >> 15) & (V)(V{} + (int16)0x7fff)));
   else return key;

@@ -28,6 +28,9 @@
 namespace semiconv {
 
 constexpr int most_parts = 5;  // of a step
+using Step = void (*)(const Key* const* parts, Key* to, int64 n);
+using StepPair = void (*)(const Key* const* rows, Key* const* to, int64 n);
+
 // to[i] = best of parts[0][i] .. parts[PARTS - 1][i] for i < n. FROM_RAW: parts are stored elements, which
 // become keys; TO_RAW: `to` takes stored elements. Arrays of keys are read and written in whole registers,
 // beyond n too, and `to` may be parts[0]; arrays of stored elements are touched at i < n only.
@@ -65,24 +68,12 @@ __attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
     to[i] = TO_RAW ? stored_key(value) : value;
   }
 }
-template <bool MINIMUM, bool FROM_RAW, bool TO_RAW>
-inline void step(int count, const Key* const* parts, Key* to, int64 n) {
-  switch (count) {
-    case 1: return step<MINIMUM, 1, FROM_RAW, TO_RAW>(parts, to, n);
-    case 2: return step<MINIMUM, 2, FROM_RAW, TO_RAW>(parts, to, n);
-    case 3: return step<MINIMUM, 3, FROM_RAW, TO_RAW>(parts, to, n);
-    case 4: return step<MINIMUM, 4, FROM_RAW, TO_RAW>(parts, to, n);
-    default: return step<MINIMUM, 5, FROM_RAW, TO_RAW>(parts, to, n);
-  }
-}
-
 // Two rows of windows of PARTS consecutive rows: to[r][i] = best of rows[r][i] .. rows[r + PARTS - 1][i] for
 // r = 0, 1. The best of the rows 1 .. PARTS - 1, which both windows contain, is found once.
 template <bool MINIMUM, int PARTS, bool TO_RAW>
 __attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to, int64 n) {
   if (n < key_lanes) {
-    step<MINIMUM, true, TO_RAW>(PARTS, rows, to[0], n);
-    step<MINIMUM, true, TO_RAW>(PARTS, rows + 1, to[1], n);
+    for (int r = 0; r < 2; ++r) step<MINIMUM, PARTS, true, TO_RAW>(rows + r, to[r], n);
     return;
   }
   const Key* row[PARTS + 1];
@@ -107,13 +98,31 @@ __attribute__((noinline)) void step_pair(const Key* const* rows, Key* const* to,
   for (int64 i = 0; i + key_lanes <= n; i += key_lanes) both_at(i);
   if (n % key_lanes) both_at(n - key_lanes);
 }
+// What step() is compiled for. It is chosen by a table, so that its callers are compiled once for all.
+struct StepKind {
+  bool minimum, from_raw, to_raw;
+};
+template <bool MINIMUM, bool FROM_RAW, bool TO_RAW>
+constexpr Step steps_of[most_parts] = {step<MINIMUM, 1, FROM_RAW, TO_RAW>, step<MINIMUM, 2, FROM_RAW, TO_RAW>,
+                                       step<MINIMUM, 3, FROM_RAW, TO_RAW>, step<MINIMUM, 4, FROM_RAW, TO_RAW>,
+                                       step<MINIMUM, 5, FROM_RAW, TO_RAW>};
 template <bool MINIMUM, bool TO_RAW>
-inline void step_pair(int count, const Key* const* rows, Key* const* to, int64 n) {
-  switch (count) {
-    case 3: return step_pair<MINIMUM, 3, TO_RAW>(rows, to, n);
-    case 4: return step_pair<MINIMUM, 4, TO_RAW>(rows, to, n);
-    default: return step_pair<MINIMUM, 5, TO_RAW>(rows, to, n);
-  }
+constexpr StepPair pairs_of[most_parts - 2] = {step_pair<MINIMUM, 3, TO_RAW>, step_pair<MINIMUM, 4, TO_RAW>,
+                                               step_pair<MINIMUM, 5, TO_RAW>};
+inline void step(StepKind kind, int count, const Key* const* parts, Key* to, int64 n) {
+  // From stored elements to stored elements: but for halves the same as to keys.
+  static constexpr const Step* all[2][2][2] = {
+      {{steps_of<false, false, false>, steps_of<false, false, true>},
+       {steps_of<false, true, false>, steps_of<false, true, halves>}},
+      {{steps_of<true, false, false>, steps_of<true, false, true>},
+       {steps_of<true, true, false>, steps_of<true, true, halves>}}};
+  all[kind.minimum][kind.from_raw][kind.to_raw][count - 1](parts, to, n);
+}
+// Of at least three rows.
+inline void step_pair(bool minimum, bool to_raw, int count, const Key* const* rows, Key* const* to, int64 n) {
+  static constexpr const StepPair* all[2][2] = {{pairs_of<false, false>, pairs_of<false, halves>},
+                                                {pairs_of<true, false>, pairs_of<true, halves>}};
+  all[minimum][to_raw][count - 3](rows, to, n);
 }
 
 // The steps to a window: step s takes the best of count[s] windows of the step before, at the offsets
