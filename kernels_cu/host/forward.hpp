@@ -390,6 +390,14 @@ __attribute__((noinline)) void run_pairs(const TileWork& work, const Strip* head
   }
 }
 
+// Strips in registers at a time in loops with a mask. Plain sums need a mask only where a kernel is not finite:
+// more strips would be more code to compile for what hardly ever runs.
+#if defined(SEMICONV_SUM)
+template <int N> constexpr int masked_strips = 2;
+#else
+template <int N> constexpr int masked_strips = N;
+#endif
+
 // All strips of one output channel in a tile.
 template <class A, int N>
 void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips) {
@@ -418,8 +426,9 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
     run_scattered<A, N, false>(work, from, used);
     j += used;
   }
-  for (int64 j = 0; j < strips.edge_count; j += N)
-    run_scattered<A, N, true>(work, strips.edges + j, (int)smaller_of(N, strips.edge_count - j));
+  constexpr int masked = masked_strips<N>;
+  for (int64 j = 0; j < strips.edge_count; j += masked)
+    run_scattered<A, masked, true>(work, strips.edges + j, (int)smaller_of(masked, strips.edge_count - j));
 }
 
 // How many of `count` weights make every term the semifield's zero, judged by one large and one small number.

@@ -33,6 +33,28 @@ class Stage {
 
   // Write the outputs of a tile of this size from `from`; `to` is the place of its first one.
   template <class T, class S> void unload(const int64* tile, const T* from, S* to) const {
+    unload(tile, (const char*)from, sizeof(T), (char*)to, sizeof(S), copy_block<T, S>);
+  }
+
+ private:
+  // n rows of m columns become columns; the source may be read up to `end`.
+  using CopyBlock = void (*)(char* to, int64 to_step, const char* from, int64 from_step, int64 n, int64 m,
+                             const char* end);
+  template <class T, class S>
+  static void copy_block(char* to_bytes, int64 to_step, const char* from_bytes, int64 from_step, int64 n, int64 m,
+                         const char* end) {
+    S* const to = (S*)to_bytes;
+    const T* const from = (const T*)from_bytes;
+    if constexpr (Same<T, S>::value) {
+      copy_transposed(to, to_step, from, from_step, n, m, (const T*)end);
+    } else {
+      for (int64 j = 0; j < m; ++j)
+        for (int64 i = 0; i < n; ++i) to[j * to_step + i] = Store<S>::from(from[i * from_step + j]);
+    }
+  }
+  // The walk over blocks, which is the same for all numbers; sizes of both in bytes.
+  __attribute__((noinline)) void unload(const int64* tile, const char* from, int64 from_size, char* to,
+                                        int64 to_size, CopyBlock copy) const {
     const int last = (int)g.rank - 1;
     const int64* const out = g.out_strides + 2;
     int64 run = 1, across = 0;  // outputs that are contiguous in the output, and lie so far apart here
@@ -56,13 +78,7 @@ class Stage {
         at += index[a] * strides[a];
         place += index[a] * out[a];
       }
-      if constexpr (Same<T, S>::value) {
-        copy_transposed(to + place, out[last], from + at, across, run, tile[last], from + size);
-      } else {
-        for (int64 q = 0; q < tile[last]; ++q)
-          for (int64 i = 0; i < run; ++i)
-            to[place + q * out[last] + i] = Store<S>::from(from[at + i * across + q]);
-      }
+      copy(to + place * to_size, out[last], from + at * from_size, across, run, tile[last], from + size * from_size);
       for (int a = last - 1; a >= 0 && ++index[a] >= extent(a); --a) index[a] = 0;
     }
   }

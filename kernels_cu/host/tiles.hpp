@@ -167,29 +167,25 @@ template <class I> inline void tap_numbers(const Geometry& g, I* numbers) {
   }
 }
 
-// An image that is -1 everywhere (read with strides 0): fill_channel makes the mask from it.
-struct Everywhere {};
-SEMICONV_FN int load(Everywhere) { return -1; }
-
 // row[begin .. end - 1] = every `step`-th element from `from` on; the rest of the row = outside.
-template <class S, class T>
-inline void fill_row(T* row, const S* from, int64 step, int64 begin, int64 end, int64 length, T outside) {
+template <class S>
+inline void fill_row(Real* row, const S* from, int64 step, int64 begin, int64 end, int64 length, Real outside) {
   for (int64 q = 0; q < begin; ++q) row[q] = outside;
   if (step == 1) {
-    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[q - begin]);
+    for (int64 q = begin; q < end; ++q) row[q] = (Real)load(from[q - begin]);
   } else if (step == 2) {
-    for (int64 q = begin; q < end; ++q) row[q] = (T)load(from[2 * (q - begin)]);
+    for (int64 q = begin; q < end; ++q) row[q] = (Real)load(from[2 * (q - begin)]);
   } else {
-    for (int64 q = begin; q < end; ++q, from += step) row[q] = (T)load(*from);
+    for (int64 q = begin; q < end; ++q, from += step) row[q] = (Real)load(*from);
   }
   for (int64 q = end; q < length; ++q) row[q] = outside;
 }
 
 // Fill one channel's scratch with the part of `image` that the tile at output position `origin`
 // sees; image is the channel's first element, strides are in elements, one per spatial axis.
-template <class S, class T>
+template <class S>
 inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin, const S* image,
-                         const int64* strides, T* scratch, T outside) {
+                         const int64* strides, Real* scratch, Real outside) {
   const int last = (int)g.rank - 1;
   int64 rows = 1;
   for (int a = 0; a < last; ++a) rows *= t.extent[a];
@@ -201,7 +197,7 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
     const int64 end =
         larger_of(begin, start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases)));
     const S* const from = image + (start + begin * phases) * strides[last];
-    T* row = scratch + phase * length;
+    Real* row = scratch + phase * length;
     int64 index[max_rank] = {};
     for (int64 r = 0; r < rows; ++r, row += phases * length) {
       int64 offset = 0;
@@ -223,9 +219,11 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
 
 // The mask of a channel's scratch: all bits set at positions inside the image.
 inline void fill_mask(const Geometry& g, const Tiling& t, const int64* origin, MaskLane* mask) {
-  const Everywhere everywhere;
+  // As the bits of Real, from an image that is `inside` everywhere: one fill_channel to compile serves both.
+  Real inside;
+  memset(&inside, -1, sizeof(Real));
   const int64 strides[max_rank] = {};
-  fill_channel(g, t, origin, &everywhere, strides, mask, (MaskLane)0);
+  fill_channel(g, t, origin, &inside, strides, (Real*)mask, Real(0));
 }
 
 // Whether all positions of the tile's windows lie in the image.
