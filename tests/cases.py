@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,15 @@ def norm() -> SubtractSemifield:
         undo_post_sum=lambda res: res * res,
         d_post_d_acc=lambda acc: 0.5 / acc**0.5,
     )
+
+
+def slow_except(values: Iterable[Any], *plain: Any) -> list[Any]:
+    """Parameters of a test of which the plain run has some, to compile few libraries."""
+    slow = pytest.mark.slow
+    return [
+        v if v in plain else pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=slow)
+        for v in values
+    ]
 
 
 def _larger_magnitude(left: Any, right: Any) -> Any:

@@ -48,10 +48,14 @@ def any_backend(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark all but n cases of each test with `table(n)` as slow; a hash of the name chooses."""
+    """Mark all but n cases of each test with `table(n)` as slow; a hash of the name chooses.
+
+    Cases that are slow anyway do not count.
+    """
     tables = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("table") and not item.get_closest_marker("gpu"):
+        apart = item.get_closest_marker("gpu") or item.get_closest_marker("slow")
+        if item.get_closest_marker("table") and not apart:
             tables[item.nodeid.partition("[")[0]].append(item)
     for rows in tables.values():
         (kept,) = rows[0].get_closest_marker("table").args
