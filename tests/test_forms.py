@@ -7,7 +7,7 @@ import forms
 import numpy as np
 import pytest
 
-WORKS = 2000  # of a semifield, in the exhaustive run
+WORKS = 500  # of a semifield, in the exhaustive run; `python tests/forms.py` compares 2000
 
 
 def agree(name, dtypes, seeds, size=forms.HOST, device=None):
@@ -36,7 +36,7 @@ def test_both_forms_agree_on_many_works(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tropical_max", "linear", "log(2)"])
 def test_both_forms_agree_on_cuda(name):
-    agree(name, ["float32"], range(90), forms.HARNESS, cases.harness())
+    agree(name, ["float32"], range(50), forms.HARNESS, cases.harness())
 
 
 @pytest.mark.parametrize("name", ["tropical_max", "linear"])
