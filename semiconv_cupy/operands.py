@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from semiconv_cupy.product import Level, Product
 from semiconv_cupy.strides import Strides
@@ -76,7 +77,7 @@ class Operands:
             terms=terms,
         )
 
-    @property
+    @cached_property
     def out_shape(self) -> Shape:
         """The shape of the result."""
         return (*self.batch, *(size for size in (self.rows, self.columns) if size is not None))

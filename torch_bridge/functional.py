@@ -186,7 +186,7 @@ def semifield_matmul(
     [[0.0, 1.0], [1.0, 0.0]]
     """
     require_tensors("semifield_matmul", a=a, b=b)
-    if not (a.dim() and b.dim() and a.shape[-1] == b.shape[-min(b.dim(), 2)]):
+    if not (a.dim() and b.dim() and a.size(-1) == b.size(-min(b.dim(), 2))):
         Operands.of(a.shape, b.shape)  # raises
     a, b = one_kind(a, b, ("a", "b"))
     rows, columns = (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])

@@ -48,6 +48,7 @@ class ProductPlan(NamedTuple):
     operands: Operands
     storage: str
     residual_spec: Residual | None  # None: the forward pass keeps nothing for the derivative
+    residual_dtype: torch.dtype | None  # that of `residual_spec` in torch
 
     @classmethod
     def of(
@@ -70,7 +71,7 @@ class ProductPlan(NamedTuple):
         spec = None
         if derivative and not product_goes_by_sums(semifield, operands.terms, on_gpu=on_gpu):
             spec = residual_of_terms(semifield, storage, operands.out_shape, operands.terms)
-        return cls(semifield, operands, storage, spec)
+        return cls(semifield, operands, storage, spec, torch_dtype(spec))
 
     def route(self, product: Product, executor: Executor) -> ProductRoute:
         """How the core computes the product and differentiates it."""
@@ -157,7 +158,7 @@ def _new_results(a: Tensor, plan: ProductPlan) -> Results:
     spec = plan.residual_spec
     if spec is None:
         return out, a.new_empty(0)
-    return out, a.new_empty(spec.shape, dtype=torch_dtype(spec))
+    return out, a.new_empty(spec.shape, dtype=plan.residual_dtype)
 
 
 @torch.library.register_fake("semiconv::product", lib=_library)

@@ -28,7 +28,7 @@ from torch_bridge.ops.batches import with_batch
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
 from torch_bridge.ops.handles import held_semifield
-from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory, torch_dtype
+from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory
 from torch_bridge.ops.product import ProductPlan, stacked_axes
 
 Gradients = tuple[Tensor, Tensor]  # of a and of b; empty where it was not requested
@@ -137,12 +137,13 @@ def prepare_product_backward(
     def call(grad_out: Tensor, a: Tensor | None, b: Tensor | None, residual: Tensor) -> Gradients:
         check(grad_out, a, b, residual)
         grad_out, residual = grad_out.contiguous(), residual.contiguous()
-        require_memory(grad_out=grad_out, a=a, b=b, residual=residual)
         grad_a, grad_b = (grad_out.new_empty(shape, dtype=real) for shape in new_shapes)
         given = (grad_out, a, b, residual, grad_a, grad_b)
         present = [None if t is None or not t.numel() else t for t in given]
         tensors = GradientArrays(*present)
         addresses = tensors.each(Tensor.data_ptr)
+        if 0 in addresses:
+            require_memory(grad_out=grad_out, a=a, b=b, residual=residual)
         if launch is None or any((at or 0) % alignment for at in addresses[:3]) or not is_current():
             with as_arrays(grad_out):
                 arrays = tensors.each(array_of)
@@ -177,7 +178,7 @@ def _check_of_tensors(
     operands, spec = plan.operands, plan.residual_spec
     needed, out_shape = needs_arrays(plan.semifield), plan.operands.out_shape
     kept_shape = (0,) if spec is None else spec.shape
-    kept_dtype = dtype if spec is None else torch_dtype(spec)
+    kept_dtype = dtype if spec is None else plan.residual_dtype
 
     def check(grad_out: Tensor, a: Tensor | None, b: Tensor | None, residual: Tensor) -> None:
         if grad_out.shape != out_shape:
