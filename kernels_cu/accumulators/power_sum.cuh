@@ -61,12 +61,18 @@ template <class V> struct PowerSum {
     }
   }
   BlockedSum<V> sum;
-  // total^(1/p). The whole part of 1/p is computed by products: it would multiply the error of log.
+  // total^(1/p). The whole part of 1/p is computed by products, a half by the square root: exp would multiply
+  // the error of log, to some ten units in the last place at p = -1/2.
   static SEMICONV_FN V root_of(V total) {
-    constexpr int whole = p > 0 && 1 / p < 17 ? (int)(1 / p) : 0;
-    constexpr double rest = 1 / p - whole;
-    if constexpr (rest == 0) return power<whole>(total);
-    else return power<whole>(total) * exp(log(total) * constant<V>(rest));
+    constexpr double exponent = 1 / p;
+    constexpr int whole = exponent > -17 && exponent < 17 ? (int)exponent : 0;
+    constexpr double rest = exponent - whole;
+    V powers = power<(whole < 0 ? -whole : whole)>(total);
+    if constexpr (whole < 0) powers = constant<V>(1) / powers;
+    if constexpr (rest == 0) return powers;
+    else if constexpr (rest == 0.5) return powers * sqrt(total);
+    else if constexpr (rest == -0.5) return powers / sqrt(total);
+    else return powers * exp(log(total) * constant<V>(rest));
   }
   static SEMICONV_FN V scale_of(V extreme) {
     const V smallest = constant<V>(Limits<Scalar<V>>::smallest_normal);
