@@ -81,14 +81,16 @@ struct Tiling {
   }
 
  private:
-  // Halve rows without windows down to one register, if otherwise tiles would load half of the positions twice.
+  // Halve rows without windows down to two registers, if otherwise tiles would load a fifth of the positions
+  // twice, and down to one register if they would load half of them twice.
   bool shorten_vectors(const Geometry& g) {
     const int last = (int)g.rank - 1;
     if (g.kernel_size[last] > 1 || tile[last] <= lanes) return false;
     double loaded = 1;  // positions for each that no other tile sees
     for (int a = 0; a < last; ++a)
       if (g.kernel_size[a] > 1) loaded *= (double)extent[a] / (double)(tile[a] * g.stride[a]);
-    if (loaded < 1.5) return false;
+    const double most = tile[last] > 2 * lanes ? 1.2 : 1.5;
+    if (loaded < most) return false;
     tile[last] = ceil_div(ceil_div(tile[last], 2), lanes) * lanes;
     return true;
   }
