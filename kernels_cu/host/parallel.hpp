@@ -1,7 +1,7 @@
 // Work on several threads: each takes the next item when it is done with the one before.
 //
 // The threads belong to the process, not to a library: threads.cpp holds them, and
-// backends/host/calls.py hands its function to every library that it loads (exports.hpp).
+// backends/host/functions.py hands its function to every library that it loads (exports.hpp).
 #pragma once
 #include "integers.cuh"
 

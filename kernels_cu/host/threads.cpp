@@ -1,5 +1,5 @@
 // The threads of the process: one pool for all host libraries. Exports semiconv_run_on_threads,
-// which semiconv_cupy/backends/host/calls.py hands to each of them.
+// which semiconv_cupy/backends/host/functions.py hands to each of them.
 //
 // Threads sleep between calls. A call wakes them and works itself meanwhile; at its end it waits only for
 // threads that have begun to work. So a core that another program uses, or that another library's threads
