@@ -173,7 +173,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
                           bool absorbing, int threads) {
   constexpr int N = 8, direct = 2;
   // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
-  const Tiling tiling(g, 4);
+  const Tiling tiling(g, 4, 1, true);
   const TapTable table(g, tiling, krn, neutral_weights);
   if (!table.complete) return out_of_memory;
   const TransformedKernels weights(g, tiling, table);
