@@ -96,11 +96,10 @@ template <class W> struct Block {
   static SEMICONV_FN void copy(W* dst, int64 dst_step, const W* src, int64 src_step, int64 count) {
     Whole v[size];
 #pragma GCC unroll 16
-    for (int r = 0; r < size; ++r) {
-      v[r] = row_at(src + r * src_step, size * src_step);
-      __builtin_prefetch(src + r * src_step + ahead);
-      if constexpr (halves > 1) __builtin_prefetch(src + (r + size) * src_step + ahead);
-    }
+    for (int r = 0; r < size; ++r) v[r] = row_at(src + r * src_step, size * src_step);
+    if (src_step * (int64)sizeof(W) >= 64)  // not phases of one row, which share their lines
+#pragma GCC unroll 32
+      for (int r = 0; r < size * halves; ++r) __builtin_prefetch(src + r * src_step + ahead);
     transpose<WANTED>(v);
 #pragma GCC unroll 16
     for (int r = 0; r < WANTED; ++r)
