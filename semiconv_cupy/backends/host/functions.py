@@ -35,7 +35,8 @@ def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
         if walk is None:
             found = open_library(*own_source, functions)
         else:
-            libraries.build_all([_source_of_walk(walk, storage), own_source])  # at the same time
+            # At the same time. Where both fail, the error is the semifield's.
+            libraries.build_all([own_source, _source_of_walk(walk, storage)])
             found = open_library(*own_source, functions | {"semiconv_use_walk": (_POINTER,)})
             found.semiconv_use_walk(_walk(walk, storage))
         size, own = found.semiconv_geometry_size(), ctypes.sizeof(structs.Geometry)
@@ -66,7 +67,7 @@ def _walk(walk: str, storage: str) -> ctypes.c_void_p:
 
 def _source_of_walk(walk: str, storage: str) -> tuple[str, str]:
     text = source.assemble(f"host/{walk}.cpp", source.storage_macros(storage))
-    return text, f"{walk} on {storage}"
+    return text, f"kernels_cu/host/{walk}.cpp on {storage}"
 
 
 def source_of(semifield: Semifield, storage: str, part: str) -> tuple[str, str]:
