@@ -37,6 +37,9 @@ def extremum(
         if arguments.structure is not None:
             _warn_of_lost_fractions(arguments.structure, input.dtype)
         return call(input)
+    if key is not None and arguments.footprint is not None:
+        # A call that is kept must not see what its caller writes to the array later.
+        arguments = arguments._replace(footprint=arguments.footprint.copy())
     if reflected:
         arguments = arguments.reflected(input.ndim)
     dtype = output_dtype(place, output, input)
@@ -56,7 +59,13 @@ def extremum(
 # window and tables of what lies beyond the borders, so that large windows are not kept.
 _calls: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
 _MOST_CALLS, _LONGEST_WINDOW, _MOST_TAPS = 1024, 4096, 4096
-_PLAIN = frozenset((int, float, str, tuple, list, type(None)))  # types of which a text says all
+_PLAIN = frozenset((int, float, str, type(None)))  # types of which a text says all
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the text of an argument says all: of other objects it may stay while they change."""
+    kind = type(value)
+    return kind in _PLAIN or (kind in (tuple, list) and _PLAIN.issuperset(map(type, value)))
 
 
 def _key(
@@ -66,9 +75,10 @@ def _key(
     size, footprint, structure, factors, mode, cval, origin, axes = arguments
     if place is not NUMPY or factors is not None or neighbourhood.is_chosen():
         return None
-    if not is_readable(place, input) or not _PLAIN.issuperset(
-        map(type, (size, mode, cval, origin, axes))
-    ):
+    written = (size, mode, cval, origin, axes)
+    if not is_readable(place, input):
+        return None
+    if not _PLAIN.issuperset(map(type, written)) and not all(map(_is_plain, written)):
         return None
     taps = added = None
     if footprint is not None:
@@ -79,8 +89,8 @@ def _key(
         if structure.size > _MOST_TAPS:
             return None
         added = structure.shape, structure.dtype, structure.tobytes()
-    written = f"{size!r} {mode!r} {cval!r} {origin!r} {axes!r}"  # 1 == 1.0 == True, and differ here
-    return input.shape, input.dtype, minimum, reflected, written, taps, added
+    text = f"{size!r} {mode!r} {cval!r} {origin!r} {axes!r}"  # 1 == 1.0 == True, and differ here
+    return input.shape, input.dtype, minimum, reflected, text, taps, added
 
 
 def extremum_in_box(
