@@ -128,12 +128,14 @@ class Route:
     def product_gradients(self, img_strides: Strides) -> tuple[ProductRoute, Product] | None:
         """The matrix product as which the work is differentiated, and its gradients' layout.
 
-        The kernel and all gradients are C-contiguous. Only works by ordinary sums whose windows see
+        The kernel and all gradients are C-contiguous. Only works in ordinary sums whose windows see
         all of the image are; others are differentiated window by window.
         """
+        if not (self.by_sums or self.semifield.differentiates_by_factors):
+            return None
         geometry = self.geometry
         krn_strides = contiguous_strides(geometry.krn_shape)
-        found = self.product(img_strides, krn_strides) if self.by_sums else None
+        found = self.product(img_strides, krn_strides)
         if found is None:
             return None
         seen = found.product.outputs * found.product.terms // geometry.outputs_per_group

@@ -177,6 +177,29 @@ def test_gradients_of_small_images_with_channels_last(name):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("special", [None, np.inf, np.nan])
+@pytest.mark.parametrize(
+    ("img_shape", "krn_shape", "arguments"),
+    [
+        ((17, 24, 1), (9, 24, 1), {}),
+        ((2, 24, 6, 5), (10, 12, 1, 1), {"groups": 2}),
+        ((3, 8, 6, 4), (5, 4, 3, 2), {"groups": 2, "group_broadcasting": True, "stride": (3, 2)}),
+    ],
+)
+def test_ordinary_products_are_differentiated_as_products(img_shape, krn_shape, arguments, special):
+    """Also where a sum meets 0 times infinity, and the loops over windows write once more."""
+    rng = np.random.default_rng(0)
+    img, krn = rng.normal(size=img_shape), rng.normal(size=krn_shape)
+    out, pullback = sc.semifield_conv_vjp(img, krn, "linear", **arguments)
+    grad_out = rng.normal(size=out.shape)
+    if special is not None:
+        img[0, 0], grad_out[0] = special, 0
+    loops = sc.semifield_conv_vjp(img, krn, "linear", method="reference", **arguments)[1]
+    for found, expected in zip(pullback(grad_out), loops(grad_out), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    assert np.isfinite(pullback(grad_out)[1]).all()
+
+
 @pytest.mark.parametrize("magnitude", [0.0, 1e6, 1e8])
 def test_log_weights_sum_to_one_at_any_magnitude(magnitude):
     img = (magnitude + np.linspace(0, 1, 25)).astype(np.float32).reshape(1, 1, 5, 5)

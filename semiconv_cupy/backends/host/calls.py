@@ -118,6 +118,19 @@ def backward_at(route: Route, img_strides: Strides) -> products.Backward:
     """
     product = route.product_gradients(img_strides)
     by_sums = None if product is None else products.by_sums_backward_at(*product)
+    if by_sums is None:
+        return _by_windows_at(route, img_strides)
+
+    def call(arrays: GradientArrays, most: int | None) -> None:
+        if not by_sums(arrays, most):
+            _by_windows_at(route, img_strides)(arrays, most)  # compiled where it serves
+
+    return call
+
+
+@lru_cache(maxsize=4096)
+def _by_windows_at(route: Route, img_strides: Strides) -> products.Backward:
+    """`backward_at`, window by window."""
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
     form, gradient_strides = route.form_of_gradients(img_strides)
@@ -129,8 +142,6 @@ def backward_at(route: Route, img_strides: Strides) -> products.Backward:
     absorbing = int(route.semifield.absorbing)
 
     def call(arrays: GradientArrays, most: int | None) -> None:
-        if by_sums is not None and by_sums(arrays, most):
-            return
         grad_out, img, krn, residual, *grads = arrays
         kept = () if route.by_sums else (residual, *layout)
         if run(reference, grad_out, img, krn, *kept, *grads, strides, absorbing, workers(most)):
