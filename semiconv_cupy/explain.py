@@ -37,6 +37,7 @@ from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.operands import Operands
+from semiconv_cupy.product import merged
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import contiguous_strides, element_strides
@@ -308,7 +309,12 @@ def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
     if route.backend == "cuda":
         needs = _recorded(run.backward, route, GradientArrays(*arrays))
     else:
-        needs = _compiled(route, host_calls.backward_part(route))
+        strides = element_strides(img)
+        if route.needs_contiguous_image(strides):
+            strides = contiguous_strides(img.shape)
+        product = route.product_gradients(strides)
+        part = host_calls.backward_part(route)
+        needs = _compiled(route, part if product is None else host_products.backward_part(*product))
     form, operations = "gradients of img and krn", 2 * _operations(route)
     return Step("backward", form, _route_in_words(route), operations, _moved(*arrays), *needs)
 
@@ -359,8 +365,12 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
     if not (aligned(a) and aligned(b)):
         a, b = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)  # copied first
     shape = checked.operands.out_shape
-    strides = (element_strides(a), element_strides(b), contiguous_strides(shape))
-    product = checked.operands.product(*strides).merged()
+    product, gradients = merged(
+        checked.operands.product(element_strides(a), element_strides(b), contiguous_strides(shape)),
+        checked.operands.product(*map(contiguous_strides, (a.shape, b.shape, shape))),
+    )
+    if not derived:
+        product = product.merged()
     route = checked.route(product)
     keeps = derived or bool(bound.get("return_indices", False))
     spec = route.residual_spec(shape or (1,)) if keeps else None
@@ -370,8 +380,7 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
     if route.backend == "cuda":
         needs = _recorded(run.product, route, *arrays)
     elif route.backend == "host":
-        part = "product" if spec is None else "product_residual"
-        needs = (f"{part} of {algebra!r} on {checked.storage}",), (), 0
+        needs = _library_of_product(route, host_products.part(route, spec))
     operations = 2 * product.outputs * product.terms
     forward = Step(
         "forward", str(product), _route_in_words(route), operations, _moved(*arrays), *needs
@@ -380,7 +389,19 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
         return (forward,)
     conv.require_derivatives(checked.storage)
     moved = 2 * _moved(a, b) + _moved(*arrays[2:])
-    return forward, Step("backward", "gradients of a and b", route.backend, 2 * operations, moved)
+    if route.backend == "cuda":
+        real = source.ARITHMETIC[checked.storage]
+        of_a, of_b = np.empty(a.shape, real), np.empty(b.shape, real)
+        given = GradientArrays(out, a, b, arrays[3], of_a, of_b)
+        needs = _recorded(run.product_backward, route, gradients, given)
+    elif route.backend == "host":
+        needs = _library_of_product(route, host_products.backward_part(route, gradients))
+    words, form = _route_in_words(route), "gradients of a and b"
+    return forward, Step("backward", form, words, 2 * operations, moved, *needs)
+
+
+def _library_of_product(route: ProductRoute, part: str) -> Needs:
+    return (f"{part} of {route.semifield!r} on {route.storage}",), (), 0
 
 
 # ---- other functions -----------------------------------------------------------------------------

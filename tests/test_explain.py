@@ -150,6 +150,25 @@ def test_merged_axes_of_filters(shape, arguments, form, gpu):
     assert ("as" in taps_or_window.split()) == bool(form)
 
 
+@pytest.mark.parametrize(
+    ("semifield", "route", "parts"),
+    [
+        ("linear", "host", ["product", "product_linear_backward"]),
+        ("log", "host, by sums", ["product_by_sums", "product_by_sums_backward"]),
+    ],
+)
+def test_products_by_ordinary_sums(semifield, route, parts):
+    algebra = sc.SubtractSemifield.log(1.0) if semifield == "log" else semifield
+    calls = (
+        ("semifield_matmul_vjp", (64, 48), (48, 32), algebra),
+        ("semifield_conv_vjp", (64, 48, 1), (32, 48, 1), algebra),
+    )
+    for call in calls:
+        steps = sc.explain(*call).steps
+        assert [step.route for step in steps] == [route, route]
+        assert [step.libraries[0].split()[0] for step in steps] == parts
+
+
 def test_a_matrix_product():
     a, b = np.zeros((7, 20, 10), "f4").swapaxes(1, 2), np.zeros((20, 5), "f4")
     found = sc.explain(sc.semifield_matmul, a, b, "tropical_max")
@@ -166,6 +185,10 @@ def test_a_matrix_product():
     assert forward.libraries == ("product_residual of SelectSemifield.tropical_max() on float32",)
     assert forward.bytes == step.bytes + 7 * 10 * 5
     assert backward.name == "backward"
+    assert backward.libraries == ("product_backward of SelectSemifield.tropical_max() on float32",)
+    on_gpu = sc.explain("semifield_matmul_vjp", a, b, "tropical_max", gpu=True).step("backward")
+    assert on_gpu.route == "cuda"
+    assert len(on_gpu.launches) >= 2
     loops = sc.explain("semifield_matmul", a, b, "linear", method="reference")
     assert loops.step("forward").route == "reference"
     with pytest.raises(ValueError, match="one length"):

@@ -34,6 +34,21 @@ def part(route: ProductRoute, residual: object | None) -> str:
     return "product_by_sums" if route.by_sums else "product"
 
 
+def backward_part(route: ProductRoute, gradients: Product) -> str:
+    """Which of kernels_cu/host/*.cpp computes the gradients, unless its sums prove not enough."""
+    return _part_by_sums(route, gradients) or "product_backward"
+
+
+def _part_by_sums(route: ProductRoute, gradients: Product) -> str | None:
+    """`backward_part` where ordinary sums serve."""
+    images = (level.img for level in (*gradients.shared, *gradients.free))
+    kernels = (level.krn for level in (*gradients.shared, *gradients.produced))
+    if route.semifield.differentiates_by_factors:
+        return "product_linear_backward"
+    broadcast = 0 in (*images, *kernels)
+    return "product_by_sums_backward" if route.by_sums and not broadcast else None
+
+
 @lru_cache(maxsize=4096)
 def forward_at(route: ProductRoute, keeps_residual: bool = False) -> Forward:
     """What computes (img, krn, out, residual, most threads), arrays as their addresses.
@@ -181,14 +196,8 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
     None where ordinary sums do not serve: for other semifields than linear, log and root, and in
     these two for an operand that was broadcast.
     """
-    images = (level.img for level in (*gradients.shared, *gradients.free))
-    kernels = (level.krn for level in (*gradients.shared, *gradients.produced))
-    broadcast = 0 in (*images, *kernels)
-    if route.semifield.differentiates_by_factors:
-        part = "product_linear_backward"
-    elif route.by_sums and not broadcast:
-        part = "product_by_sums_backward"
-    else:
+    part = _part_by_sums(route, gradients)
+    if part is None:
         return None
     loaded = functions.library(route.semifield, route.storage, part)
     run = getattr(loaded, f"semiconv_{part}")
