@@ -112,8 +112,14 @@ void scatter(const ProductBackward& call, const Side<IMAGE>& side, int64 batch, 
   }
   side.own.offsets(true, mine, first, count, slope);
   Real* const to = grad + side.batch.offset(true, mine, batch);
-  for (int64 i = 0; i < count; ++i)
-    for (int64 t = 0; t < terms; ++t) to[slope[i] + term_places[0][t]] = (Real)sums[i * terms + t];
+  // Where the terms are not contiguous in the gradient, a few at a time: then the next own index finds the
+  // lines of the cache that the last one began to fill.
+  const bool contiguous = terms > 1 && term_places[0][1] - term_places[0][0] == 1;
+  const int64 some = contiguous ? terms : 16;
+  for (int64 begin = 0; begin < terms; begin += some)
+    for (int64 i = 0; i < count; ++i)
+      for (int64 t = begin; t < smaller_of(begin + some, terms); ++t)
+        to[slope[i] + term_places[0][t]] = (Real)sums[i * terms + t];
 }
 
 template <bool IMAGE> int gradient_of(const ProductBackward& call, Real* grad, int threads) {
