@@ -146,6 +146,24 @@ def test_a_deep_network_of_logarithms_stays_alive():
     assert reach(log, 16, "uniform")[1] < 0.05
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_callable_fills_one_matrix(bias):
+    """Functions of torch.nn.init that need two axes serve, and those that do not stop recording."""
+    init = torch.nn.init
+    for fill in (init.xavier_uniform_, init.kaiming_normal_, init.orthogonal_, init.eye_):
+        torch.manual_seed(0)
+        layer = SemifieldLinear(5, 4, "tropical_max", bias=bias, init=fill)
+        torch.manual_seed(0)
+        columns = [layer.weight] if layer.bias is None else [layer.weight, layer.bias[:, None]]
+        assert torch.equal(torch.cat(columns, 1), fill(torch.empty(4, 5 + bias)))
+
+    def halves(matrix):
+        matrix[...] = 0.5
+
+    layer = SemifieldLinear(5, 4, "tropical_max", bias=bias, init=halves)
+    assert all((p == 0.5).all() and p.requires_grad and p.is_leaf for p in layer.parameters())
+
+
 @pytest.mark.parametrize("mu", [0.25, 1.0, -2.0])
 def test_constants_pass_unchanged_through_logarithms(mu):
     layer = SemifieldLinear(32, 16, sc.SubtractSemifield.log(mu), bias=False)

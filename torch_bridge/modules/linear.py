@@ -40,8 +40,9 @@ class SemifieldLinear(nn.Module):
         "copies": output o begins as a copy of input o, and all other weights so low that they
         seldom win (``torch_bridge.modules.copies`` says why, with measurements). It expects inputs
         with a standard deviation of about 1; for max_times, boolean and root, positive ones.
-        "uniform": as `torch.nn.Linear`. A callable fills weight and bias in place, as the functions
-        of `torch.nn.init` do. By default "copies" where the semifield has it, else "uniform".
+        "uniform": as `torch.nn.Linear`. A callable fills a matrix in place, as the functions of
+        `torch.nn.init` do: the weight, with the bias as one more column where there is one. By
+        default "copies" where the semifield has it, else "uniform".
     device, dtype : optional
         As in torch's modules; the dtype is a floating one.
 
@@ -109,8 +110,8 @@ class SemifieldLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the initial weight and bias anew, as `init` says."""
         if callable(self.init):
-            for parameter in self.parameters(recurse=False):
-                self.init(parameter)
+            with torch.no_grad():
+                self._fill_as_one(self.init)
         elif self.init == "uniform":
             bound = self.in_features**-0.5
             for parameter in self.parameters(recurse=False):
@@ -119,6 +120,19 @@ class SemifieldLinear(nn.Module):
             scale = scale_of(self.semifield)
             assert scale is not None
             fill_copies_(self.weight, self.bias, scale)
+
+    def _fill_as_one(self, init: Callable[[Tensor], Any]) -> None:
+        """Fill the weight, and the bias as the weights of one more input, as one matrix.
+
+        So functions that need two axes serve, such as `torch.nn.init.xavier_uniform_`.
+        """
+        if self.bias is None:
+            init(self.weight)
+            return
+        rows = torch.cat([self.weight, self.bias[:, None]], 1)
+        init(rows)
+        self.weight.copy_(rows[:, :-1])
+        self.bias.copy_(rows[:, -1])
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (..., in_features) to (..., out_features)."""
