@@ -152,7 +152,8 @@ def _no_forward_mode(operation: Operation) -> NotImplementedError:
     return NotImplementedError(
         f"forward mode through a fused {operation.name} is offered for selections by one winner "
         "(no spread_gradient) whose times has constant derivatives, such as tropical_max; got "
-        f"{operation.handle.key}. Use reverse mode: torch.func.vjp, torch.func.jacrev or backward()"
+        f"{ops.semifield_of(operation.handle.key)!r}. Use reverse mode: torch.func.vjp, "
+        "torch.func.jacrev or backward()"
     )
 
 
@@ -161,8 +162,8 @@ def _no_second_tangent(operation: Operation) -> NotImplementedError:
     return NotImplementedError(
         f"forward mode through the gradient of a fused {operation.name} is offered for selections "
         "by one winner (no spread_gradient) whose times has constant derivatives, such as "
-        f"tropical_max; got {operation.handle.key}. A BroadcastSemifield is differentiated by "
-        "torch itself, in any mode, as often as you like"
+        f"tropical_max; got {ops.semifield_of(operation.handle.key)!r}. A BroadcastSemifield is "
+        "differentiated by torch itself, in any mode, as often as you like"
     )
 
 

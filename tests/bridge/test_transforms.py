@@ -143,7 +143,7 @@ def test_tangents_of_selections(name, operation):
 def test_tangents_that_are_not_offered(name, operation):
     function, shapes = problem(operation, name)
     tensors = tuple(tensor.detach() for tensor in inputs(*shapes))
-    with pytest.raises(NotImplementedError, match=r"Use reverse mode: torch\.func\.vjp"):
+    with pytest.raises(NotImplementedError, match=r"got S\w+Semifield\..*Use reverse mode"):
         jvp(function, tensors, tensors)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="Use reverse mode"):
         function(forward_ad.make_dual(tensors[0], tensors[0]), tensors[1])
@@ -203,10 +203,10 @@ def test_tangents_of_gradients_that_are_not_offered(operation):
     with forward_ad.dual_level():
         out = function(*tensors)
         slopes = forward_ad.make_dual(torch.ones_like(out), torch.ones_like(out))
-        with pytest.raises(NotImplementedError, match="forward mode through the gradient of"):
+        with pytest.raises(NotImplementedError, match=r"the gradient of .* SubtractSemifield"):
             torch.autograd.grad(out, tensors, slopes)
     batch, other = (tensor.detach() for tensor in (torch.stack([tensors[0]] * 2), tensors[1]))
-    with pytest.raises(NotImplementedError, match=r"Use reverse mode: torch\.func\.vjp"):
+    with pytest.raises(NotImplementedError, match=r"got S\w+Semifield\..*Use reverse mode"):
         jvp(lambda batch: vmap(function, (0, None))(batch, other), (batch,), (batch,))
 
 
