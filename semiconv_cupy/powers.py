@@ -159,7 +159,8 @@ def semifield_closure(
         An array that is not a stack of square matrices.
     ValueError
         A cycle that is better than one, such as one of negative length in shortest paths: walks
-        along it get better without end. A semifield that does not serve.
+        along it get better without end. Rounding alone can make a cycle of length 0 negative; whole
+        numbers are not rounded. A semifield that does not serve.
     TypeError
         As in `semifield_matmul`.
 
@@ -202,10 +203,14 @@ def semifield_closure(
             if with_paths:
                 before = _joined(xp, before, middle, improved)
         ends = xp.diagonal(walks, axis1=-2, axis2=-1)
-        if better(xp.diagonal(diagonal, axis1=-2, axis2=-1), ends).any():
+        cycles = better(xp.diagonal(diagonal, axis1=-2, axis2=-1), ends)
+        if cycles.any():
+            node = tuple(map(int, xp.argwhere(cycles)[0]))
             raise ValueError(
-                "a has a cycle that is better than one (of negative length, in shortest paths): "
-                "walks along it get better without end"
+                "a has a cycle that is better than one (of negative length, in shortest paths), "
+                f"and walks along it get better without end: a walk from node {node[-1]} to itself "
+                f"gives {ends[node]}. If that is the rounding of a cycle as good as one, use whole "
+                "numbers"
             )
     return (walks, before) if with_paths else walks
 
