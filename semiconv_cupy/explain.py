@@ -426,7 +426,8 @@ class _Observer:
             route, needs = "host", ((library,), (), _MAPPED_TILE)
         else:
             route, needs = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
-        form = f"{array.dtype} {array.shape}, {window}{_merged(array, arguments[0])}"
+        merged = _form_in_words(name, array, arguments, on_gpu=self._gpu is not None)
+        form = f"{array.dtype} {array.shape}, {window}{merged}"
         moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
         self.steps.append(Step(name, form, route, operations * array.size, moved, *needs))
         return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
@@ -475,13 +476,19 @@ def _primitives(
     return tuple(observer.steps)
 
 
-def _merged(array: Array, window: Any) -> str:
-    """What a window's filter is computed as, where axes merge."""
+def _form_in_words(name: str, array: Array, arguments: tuple[Any, ...], *, on_gpu: bool) -> str:
+    """What a window's filter is computed as, where axes merge or another one is the last."""
+    window = arguments[0]
     if not isinstance(window, Window):
         return ""
-    form = filter_form(array.shape, window.shape, window.before, window.rules)
+    if on_gpu:
+        form = filter_form(array.shape, window.shape, window.before, window.rules)
+    else:
+        form = host_primitives.form_of(name, array, *arguments)
     if form.shape == array.shape:
         return ""
+    if form.strides[-1] > 1:
+        return f", as {form.shape}, vectors along the last axis"
     apart = "" if form.unit == 1 else f", taps {form.unit} apart in a row"
     return f", as {form.shape}{apart}"
 

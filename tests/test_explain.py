@@ -151,6 +151,21 @@ def test_merged_axes_of_filters(shape, arguments, form, gpu):
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("grey_dilation", dict(size=3)),
+        ("grey_erosion", dict(structure=np.arange(27).reshape(3, 3, 3))),
+        ("minimum_filter", dict(footprint=np.arange(27).reshape(3, 3, 3) % 2 > 0)),
+        ("correlate", dict(weights=np.ones((3, 3, 3)))),
+    ],
+)
+def test_another_axis_takes_the_place_of_short_rows(name, arguments):
+    [step] = sc.explain(name, (60, 70, 3), **arguments).steps
+    assert step.form.endswith(", as (60, 3, 70), vectors along the last axis")
+    assert "as" not in sc.explain(name, (60, 70, 3), gpu=True, **arguments).steps[0].form.split()
+
+
+@pytest.mark.parametrize(
     ("semifield", "route", "parts"),
     [
         ("linear", "host", ["product", "product_linear_backward"]),

@@ -106,6 +106,15 @@ def _form(shape: tuple[int, ...], window: Window, least: int) -> FilterForm:
     return filter_form(shape, window.shape, window.before, window.rules, least)
 
 
+def form_of(primitive: str, array: np.ndarray, window: Window, *others: object) -> FilterForm:
+    """The form in which a primitive is computed, of the arguments that it takes."""
+    if primitive == "correlate":
+        return _form(array.shape, window, _LEAST_DOUBLES)
+    addends = others[0] if others else None
+    lane = addends.values.itemsize if isinstance(addends, Addends) else array.itemsize
+    return _form(array.shape, window, _least(lane))
+
+
 def _has_small_tables(form: FilterForm) -> bool:
     """Whether a window's tables of positions beyond the border are small enough to be kept."""
     return sum(form.window) <= 4096
