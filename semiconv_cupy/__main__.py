@@ -75,20 +75,22 @@ def _add_explain(commands: Any) -> None:
     explain.add_argument(
         "function",
         metavar="FUNCTION",
-        help="semifield_conv, semifield_conv_vjp, or a function of semiconv_cupy.ndimage",
+        help="semifield_conv, semifield_matmul, their derivatives (semifield_conv_vjp, "
+        "semifield_matmul_vjp), or a function of semiconv_cupy.ndimage",
     )
     explain.add_argument("--shape", type=_shape, required=True, help="of the image: 1024x1024x3")
     explain.add_argument("--dtype", default="float32", help="of the arrays (default: %(default)s)")
     explain.add_argument(
         "--kernel",
         type=_shape,
-        help="the size of the window, of the first axes where the image has more; of a convolution "
-        "the kernel's shape, or its last axes: 7x7 is one channel to one",
+        help="the size of the window (weights, which are ones), of the first axes where the image "
+        "has more; of a convolution the kernel's shape, or its last axes: 7x7 is one channel to "
+        "one; of a product the second operand's shape",
     )
     explain.add_argument(
         "--semifield",
         default="tropical_max",
-        help="of a convolution: a name, or log(2), root(3) (default: %(default)s)",
+        help="of a convolution or product: a name, or log(2), root(3) (default: %(default)s)",
     )
     explain.add_argument(
         "--argument",

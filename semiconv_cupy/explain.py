@@ -143,13 +143,22 @@ def explain_command(
     """`explain` for texts, as ``python -m semiconv_cupy explain`` takes them."""
     arguments = dict(map(_argument, others))
     arrays: tuple[Any, ...] = (shape,)
-    if function.rpartition(".")[2] in _CONVOLUTIONS:
+    name = function.rpartition(".")[2]
+    if name in (*_CONVOLUTIONS, *_PRODUCTS):
         if kernel is None:
-            raise ValueError("--kernel is missing: the shape of krn, such as 16x1x3x3, or 3x3")
-        arrays += ((1,) * (len(shape) - len(kernel)) + kernel, _semifield(semifield))
+            of = "b, such as 64x32" if name in _PRODUCTS else "krn, such as 16x1x3x3, or 3x3"
+            raise ValueError(f"--kernel is missing: the shape of {of}")
+        if name in _CONVOLUTIONS:
+            kernel = (1,) * (len(shape) - len(kernel)) + kernel
+        arrays += (kernel, _semifield(semifield))
     elif kernel is not None:
-        arguments.setdefault("size", kernel)
-        if len(kernel) < len(shape):
+        taken = inspect.signature(_function(function)).parameters
+        along_one = "axis" in taken and len(kernel) == 1
+        if "weights" in taken:
+            arguments.setdefault("weights", np.ones(kernel))
+        else:
+            arguments.setdefault("size", kernel[0] if along_one else kernel)
+        if len(kernel) < len(shape) and not along_one:
             arguments.setdefault("axes", tuple(range(len(kernel))))
     return explain(function, *arrays, dtype=dtype, gpu=gpu, arch=arch, **arguments)
 

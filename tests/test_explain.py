@@ -350,6 +350,15 @@ def test_the_command(capsys):
         padding="same", gpu=True,
     )  # fmt: skip
     assert capsys.readouterr().out == f"{expected!r}\n"
+    assert main(["explain", "semifield_matmul_vjp", "--shape", "8x5", "--kernel", "5x9"]) == 0
+    expected = sc.explain("semifield_matmul_vjp", (8, 5), (5, 9), "tropical_max")
+    assert capsys.readouterr().out == f"{expected!r}\n"
+    assert main(["explain", "correlate", "--shape", "8x9x3", "--kernel", "3x5"]) == 0
+    assert "15 taps of (3, 5, 1), as (8, 27), taps 3 apart" in capsys.readouterr().out
+    for name in ("correlate1d", "minimum_filter1d"):
+        along = ["--shape", "8x9", "--kernel", "5", "--argument", "axis=0"]
+        assert main(["explain", name, *along]) == 0
+        assert "(5, 1)" in capsys.readouterr().out
 
 
 def test_bfloat16_by_its_name(monkeypatch):
@@ -371,6 +380,7 @@ def test_bfloat16_by_its_name(monkeypatch):
         ("maximum_filter --shape 1048576x1048576x1048576 --argument size=3", "allocate"),
         ("nothing --shape 3x3", "function='nothing'"),
         ("semifield_conv --shape 1x1x3", "--kernel is missing"),
+        ("semifield_matmul --shape 64x32", "--kernel is missing: the shape of b"),
         ("maximum_filter --shape 3x3 --kernel 99999999999999999999", "size must be at most"),
         ("maximum_filter --shape 3x3 --argument size", "'size' is not of the form NAME=VALUE"),
     ],
