@@ -33,8 +33,8 @@ class ProductRoute:
     backend, by_sums, reason
         As in `Route`.
     values_by_sums : bool
-        Whether a GPU computes values by ordinary sums where nothing is kept for the derivative. A
-        residual and gradients are computed by the semifield's own addition.
+        Whether values are computed by ordinary sums where nothing is kept for the derivative. On a
+        GPU, a residual and gradients are computed by the semifield's own addition.
     """
 
     semifield: Semifield
@@ -96,7 +96,10 @@ def _choose_product(
         return replace(loops, reason=reason)
     require_gpu_for_tiles(method, place)
     if not place.on_gpu:
-        return replace(loops, backend="host")
+        pays = method == "linear" or by_sums.pays_for_values_on_cpu(
+            semifield, product, limits.by_sums
+        )
+        return replace(loops, backend="host", values_by_sums=by_sums_serve and pays)
     pays = method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
     return replace(loops, backend="cuda", values_by_sums=pays or method == "linear")
 

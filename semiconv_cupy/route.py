@@ -122,7 +122,13 @@ class Route:
         if not self.products.allow(found, by_sums=self.by_sums):
             return None
         return ProductRoute(
-            self.semifield, found, self.storage, self.place, self.backend, by_sums=self.by_sums
+            self.semifield,
+            found,
+            self.storage,
+            self.place,
+            self.backend,
+            by_sums=self.by_sums,
+            values_by_sums=self.by_sums and self.backend == "host",
         )
 
     def product_gradients(self, img_strides: Strides) -> tuple[ProductRoute, Product] | None:

@@ -140,6 +140,42 @@ def test_a_border_makes_no_product():
 # ---- every semifield and dtype, against the oracle -----------------------------------------------
 
 FLOATING = ("float32", "float64", "float16")
+
+
+def test_values_go_by_sums_where_each_number_is_read_often():
+    def serve(semifield, m, n, k, method="auto"):
+        levels = (Level(m, k, 0, n),), (Level(n, 0, 1, 1),), (Level(k, 1, n),)
+        return choose_product(semifield, Product((), *levels), "float32", NUMPY, method)
+
+    log, root = sc.SubtractSemifield.log(2.0), sc.SubtractSemifield.root(3.0)
+    for semifield, few, many in ((log, 2, 4), (root, 8, 16)):
+        for m, n in ((few, 512), (512, few), (1, 512)):
+            route = serve(semifield, m, n, 512)
+            assert route.by_sums
+            assert not route.values_by_sums
+            assert route.residual_spec((m, n)) is None  # vmap makes more rows of them
+            assert serve(semifield, m, n, 512, "linear").values_by_sums
+        assert serve(semifield, many, 512, 512).values_by_sums
+    assert serve(log, 32, 4096, 3).values_by_sums
+    assert not serve(log, 8, 4096, 3).values_by_sums
+    assert not serve(log, 64, 64, 64, "direct").values_by_sums
+
+
+@pytest.mark.parametrize("name", ["log(2)", "root(3)"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 40), (40, 1), (2, 40)])
+def test_few_rows_in_log_and_root(name, rows, columns):
+    """Values of their own terms, gradients by ordinary sums."""
+    rng = np.random.default_rng(5)
+    a, b = rng.random((rows, 64)), rng.random((64, columns))
+    semifield = cases.SEMIFIELDS[name].semifield
+    out, pull = sc.semifield_matmul_vjp(a, b, semifield)
+    expected, pull_directly = sc.semifield_matmul_vjp(a, b, semifield, method="direct")
+    np.testing.assert_allclose(out, expected, 1e-13)
+    slopes = rng.random(out.shape)
+    for found, directly in zip(pull(slopes), pull_directly(slopes), strict=True):
+        np.testing.assert_allclose(found, directly, 1e-11)
+
+
 DIFFERENTIATED = ("tropical_max", "max_times", "linear", "log(2)", "root(3)", "norm", "hypotenuse")
 INTEGERS = ("uint8", "int8", "int16", "uint32", "int64", "bool")
 

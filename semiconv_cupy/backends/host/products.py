@@ -31,7 +31,7 @@ def part(route: ProductRoute, residual: object | None) -> str:
     """Which of kernels_cu/host/*.cpp computes a product with this residual, or with None."""
     if residual is not None:
         return "product_residual"
-    return "product_by_sums" if route.by_sums else "product"
+    return "product_by_sums" if route.values_by_sums else "product"
 
 
 def backward_part(route: ProductRoute, gradients: Product) -> str:
