@@ -329,7 +329,11 @@ def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
 
 
 def _route_in_words(route: Route | ProductRoute) -> str:
-    return f"{route.backend}, by sums" if route.by_sums else route.backend
+    return _in_words(route.backend, by_sums=route.by_sums)
+
+
+def _in_words(backend: str, *, by_sums: bool) -> str:
+    return f"{backend}, by sums" if by_sums else backend
 
 
 def _operations(route: Route) -> int:
@@ -391,9 +395,8 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
     elif route.backend == "host":
         needs = _library_of_product(route, host_products.part(route, spec))
     operations = 2 * product.outputs * product.terms
-    forward = Step(
-        "forward", str(product), _route_in_words(route), operations, _moved(*arrays), *needs
-    )
+    values = _in_words(route.backend, by_sums=spec is None and route.values_by_sums)
+    forward = Step("forward", str(product), values, operations, _moved(*arrays), *needs)
     if not derived:
         return (forward,)
     conv.require_derivatives(checked.storage)

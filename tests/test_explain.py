@@ -184,6 +184,16 @@ def test_products_by_ordinary_sums(semifield, route, parts):
         assert [step.libraries[0].split()[0] for step in steps] == parts
 
 
+def test_a_product_of_few_rows_by_its_own_terms():
+    log = sc.SubtractSemifield.log(1.0)
+    forward, backward = sc.explain("semifield_matmul_vjp", (1, 48), (48, 32), log).steps
+    assert [forward.route, backward.route] == ["host", "host, by sums"]
+    assert [forward.libraries[0].split()[0], backward.libraries[0].split()[0]] == [
+        "product",
+        "product_by_sums_backward",
+    ]
+
+
 def test_a_matrix_product():
     a, b = np.zeros((7, 20, 10), "f4").swapaxes(1, 2), np.zeros((20, 5), "f4")
     found = sc.explain(sc.semifield_matmul, a, b, "tropical_max")
