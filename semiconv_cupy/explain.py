@@ -25,7 +25,7 @@ from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host_calls
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.compiler import compiler
-from semiconv_cupy.backends.host.functions import aligned
+from semiconv_cupy.backends.host.functions import aligned, library_names
 from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
 from semiconv_cupy.errors import without_warnings
 from semiconv_cupy.explanation import Explanation, Step
@@ -341,12 +341,12 @@ def _operations(route: Route) -> int:
 
 
 def _compiled(route: Route, part: str) -> Needs:
-    """Library and scratch of a pass on the CPU."""
+    """Libraries and scratch of a pass on the CPU."""
     if route.backend == "reference":
         return (), (), 0
-    name = f"{part} of {route.semifield!r} on {route.storage}"
+    names = library_names(route.semifield, route.storage, part)
     number = np.dtype(source.ARITHMETIC.get(route.storage, route.storage)).itemsize
-    return (name,), (), max(_TILE, least_scratch(route.geometry) * number)
+    return names, (), max(_TILE, least_scratch(route.geometry) * number)
 
 
 def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
@@ -413,7 +413,7 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
 
 
 def _library_of_product(route: ProductRoute, part: str) -> Needs:
-    return (f"{part} of {route.semifield!r} on {route.storage}",), (), 0
+    return library_names(route.semifield, route.storage, part), (), 0
 
 
 # ---- other functions -----------------------------------------------------------------------------

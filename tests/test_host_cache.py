@@ -134,8 +134,8 @@ def test_a_first_process_compiles_into_a_private_folder(filled):
     assert found["warnings"] == []
     assert found["refused"] is None
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    # The convolution and the pool of threads, and nothing half-made.
-    assert [path.suffix for path in cache.iterdir()] == [".so"] * 2
+    # The convolution, the walk over tiles and the pool of threads, and nothing half-made.
+    assert [path.suffix for path in cache.iterdir()] == [".so"] * 3
 
 
 @needs_compiler
@@ -161,7 +161,7 @@ def test_two_processes_race_on_an_empty_cache(arrays, tmp_path, quick_compiler):
         found = finish(process)
         assert_right(found)
         assert found["warnings"] == []
-    assert [path.suffix for path in cache.iterdir()] == [".so"] * 2
+    assert [path.suffix for path in cache.iterdir()] == [".so"] * 3
 
 
 def a_file(path):

@@ -57,6 +57,12 @@ _WALKS = dict.fromkeys(("forward", "forward_residual"), "over_tiles") | dict.fro
 )  # fmt: skip
 
 
+def library_names(semifield: Semifield, storage: str, part: str) -> tuple[str, ...]:
+    """What `library` builds besides the pool of threads, in words: its own text, then its walk."""
+    own, walk = f"{part} of {semifield!r} on {storage}", _WALKS.get(part)
+    return (own,) if walk is None else (own, f"{walk} on {storage}")
+
+
 @cache
 def _walk(walk: str, storage: str) -> ctypes.c_void_p:
     """The exported function of kernels_cu/host/<walk>.cpp for a storage dtype."""
