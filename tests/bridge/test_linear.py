@@ -242,3 +242,9 @@ def test_inputs_of_another_kind(x, message, bias):
 def test_an_input_on_another_device():
     with pytest.raises(ValueError, match="input and weight must be on one device, got input on me"):
         SemifieldLinear(3, 2, "tropical_max")(torch.ones(3, device="meta"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_init_that_fills_nothing_is_refused(bias):
+    with pytest.raises(ValueError, match="init must fill the matrix that it is given in place"):
+        SemifieldLinear(3, 2, "tropical_max", bias=bias, init=torch.zeros_like)

@@ -126,13 +126,17 @@ class SemifieldLinear(nn.Module):
 
         So functions that need two axes serve, such as `torch.nn.init.xavier_uniform_`.
         """
-        if self.bias is None:
-            init(self.weight)
-            return
-        rows = torch.cat([self.weight, self.bias[:, None]], 1)
+        columns = self.in_features + (self.bias is not None)
+        rows = self.weight.new_full((self.out_features, columns), torch.nan)
         init(rows)
-        self.weight.copy_(rows[:, :-1])
-        self.bias.copy_(rows[:, -1])
+        if not rows.is_meta and rows.isnan().any():
+            raise ValueError(
+                f"init must fill the matrix that it is given in place, got {init!r}, which leaves "
+                "some of it unset or NaN; torch.nn.init.zeros_ fills one, torch.zeros_like does not"
+            )
+        self.weight.copy_(rows[:, : self.in_features])
+        if self.bias is not None:
+            self.bias.copy_(rows[:, -1])
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (..., in_features) to (..., out_features)."""
