@@ -48,6 +48,7 @@ struct Source {
   const Storage* elements;
   const int64 *tables, *indices;
   Lane outside;
+  int absent;  // what lies outside takes no part, whatever is added to it
 };
 
 // One output next to the border: every position is looked up.
@@ -56,23 +57,30 @@ struct Looked {
   const Source& source;
   View view;
 
-  SEMICONV_FN Lane operator()(int64 tap, int64) const {
+  // Where the tap's element lies; negative where it shows none.
+  SEMICONV_FN int64 place(int64 tap) const {
     int64 offset = 0;
 #pragma unroll
     for (int a = 0; a < rank; ++a) {
       const int64 place = view.position[a] + source.indices[tap * rank + a] - n.before[a];
       const int64 element =
           element_at(n.size[a], n.before[a], source.tables + n.table[a], place);
-      if (element < 0) return source.outside;
+      if (element < 0) return element;
       offset += element * n.stride[a];
     }
-    return (Lane)load(source.elements[offset]);
+    return offset;
   }
+  SEMICONV_FN Lane operator()(int64 tap, int64) const {
+    const int64 offset = place(tap);
+    return offset < 0 ? source.outside : (Lane)load(source.elements[offset]);
+  }
+  SEMICONV_FN bool sees(int64 tap) const { return !source.absent || place(tap) >= 0; }
 };
 // One output inside.
 struct Straight {
   const Storage* at;
   SEMICONV_FN Lane operator()(int64, int64 offset) const { return (Lane)load(at[offset]); }
+  SEMICONV_FN bool sees(int64) const { return true; }
 };
 
 struct Taps {
@@ -132,7 +140,8 @@ SEMICONV_FN void reduce(const Neighbourhood& n, const Taps& taps, const Element*
     const auto value = values[tap];
     for (int k = 0; k < COUNT; ++k) {
 #if defined(SEMICONV_SATURATING)
-      best[k] = better<minimum>(best[k], saturating_sum(element[k](tap, offset), value));
+      if (element[k].sees(tap))  // no 64-bit number stays behind all others when a value is added to it
+        best[k] = better<minimum>(best[k], saturating_sum(element[k](tap, offset), value));
 #else
       best[k] = better<minimum>(best[k], (Lane)(element[k](tap, offset) + value));
 #endif
@@ -150,10 +159,10 @@ SEMICONV_KERNEL(const semiconv::Neighbourhood n, const semiconv::Storage* __rest
                 semiconv::Out* __restrict__ out, const long long* __restrict__ tables,
                 const long long* __restrict__ indices, const long long* __restrict__ offsets,
                 const void* __restrict__ given, semiconv::Lane outside, double first,
-                int first_apart) {
+                int first_apart, int absent) {
   using namespace semiconv;
   constexpr int together = 4;  // outputs of a thread, a block apart
-  const Source source{elements, tables, indices, outside};
+  const Source source{elements, tables, indices, outside, absent};
   const Taps taps{offsets, given, first, first_apart};
   const int64 apart = blockDim.x, block = together * apart;
   for (int64 o = blockIdx.x * block + threadIdx.x; o < n.outputs; o += gridDim.x * block) {

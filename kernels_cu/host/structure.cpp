@@ -13,7 +13,7 @@ namespace {
 template <class W>
 bool sums_in(const Mapped& m, const int64* indices, const void* values,
              const double* first, int64 count,
-             const Storage* source, Storage* out, const void* outside, int minimum, int threads) {
+             const Storage* source, Storage* out, const void* outside, int, int minimum, int threads) {
   const auto run = minimum ? structure_extremum<true, StructureReducer<W, true>, W>
                            : structure_extremum<false, StructureReducer<W, false>, W>;
   return run(m, indices, (const W*)values, first, count, source, out, *(const W*)outside, threads);
@@ -26,10 +26,15 @@ template <class R, bool SATURATING = Limits<R>::integer && sizeof(R) == 8> struc
 template <class R> struct Exact<R, true> {
   static bool run(const Mapped& m, const int64* indices, const void* values,
              const double* first, int64 count,
-                  const Storage* source, Storage* out, const void* outside, int minimum,
+                  const Storage* source, Storage* out, const void* outside, int absent, int minimum,
                   int threads) {
-    const auto extremum = minimum ? structure_extremum<true, SaturatingReducer<R, true>, int64>
-                                  : structure_extremum<false, SaturatingReducer<R, false>, int64>;
+    constexpr decltype(&structure_extremum<true, SaturatingReducer<R, true, false>, int64>) extrema[] = {
+        structure_extremum<false, SaturatingReducer<R, false, false>, int64>,
+        structure_extremum<true, SaturatingReducer<R, true, false>, int64>,
+        structure_extremum<false, SaturatingReducer<R, false, true>, int64>,
+        structure_extremum<true, SaturatingReducer<R, true, true>, int64>,
+    };
+    const auto extremum = extrema[2 * absent + minimum];
     return extremum(m, indices, (const int64*)values, first, count, source, out, *(const R*)outside, threads);
   }
 };
@@ -38,9 +43,11 @@ template <class R> struct Exact<R, true> {
 
 // values and outside: doubles where `precise`, else of SumOf<Real> (values of 64 bits: signed).
 // first: the first value before it was rounded, or nullptr where it needed no rounding.
+// absent (64-bit integers): what lies outside takes no part, and `outside` is a number that no element equals.
 SEMICONV_EXPORT int semiconv_structure(const Mapped* m, const long long* indices, const void* values,
                                        const double* first, long long count, const Storage* source, Storage* out,
-                                       const void* outside, int precise, int minimum, int threads) {
+                                       const void* outside, int precise, int absent, int minimum,
+                                       int threads) {
   const auto run = precise ? sums_in<double> : Exact<Real>::run;
-  return !run(*m, indices, values, first, count, source, out, outside, minimum, threads);
+  return !run(*m, indices, values, first, count, source, out, outside, absent, minimum, threads);
 }

@@ -26,6 +26,7 @@ template <class W, bool MINIMUM> struct StructureReducer {
   const W* values;
   const double* first;  // the first tap's value where W does not hold it, else nullptr
   SharedTaps shared;
+  W outside;
 
   SEMICONV_FN int64 begin() const { return first ? 1 : 0; }
   SEMICONV_FN Value start(const W* window) const {
@@ -48,14 +49,16 @@ template <class W, bool MINIMUM> struct StructureReducer {
   }
 };
 
-// Sums of 64-bit integers, each saturated at once; values are signed.
-template <class W, bool MINIMUM> struct SaturatingReducer {
+// Sums of 64-bit integers, each saturated at once; values are signed. ABSENT: an element that equals `outside`
+// takes no part; the caller has seen to it that no element of the array does.
+template <class W, bool MINIMUM, bool ABSENT> struct SaturatingReducer {
   using Lane = W;
   using Value = VectorOf<W>;
   const int64* offsets;
   const int64* values;
   const double* first;
   SharedTaps shared;
+  W outside;
 
   SEMICONV_FN int64 begin() const { return 0; }
   SEMICONV_FN Value start(const W*) const { return Value{} + worst<MINIMUM, W>(); }
@@ -70,6 +73,7 @@ template <class W, bool MINIMUM> struct SaturatingReducer {
     const Value sum = (Value)((U)element + (uint64)values[tap]);
     const Value kept = values[tap] >= 0 ? (sum < element ? Value{} + Limits<W>::highest : sum)
                                         : (sum > element ? Value{} + Limits<W>::lowest : sum);
+    if constexpr (ABSENT) return element == Value{} + outside ? best : better<MINIMUM>(best, kept);
     return better<MINIMUM>(best, kept);
   }
 };
@@ -90,7 +94,7 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
   const bool pairs = m.rank > 1 && !first;
   const SharedTaps shared =
       pairs ? SharedTaps(offsets.data, count, t.pitch[m.rank - 2]) : SharedTaps();
-  const Reducer reducer{offsets.data, values, first, shared};
+  const Reducer reducer{offsets.data, values, first, shared, outside};
   const auto convert = [](const Storage* from, W* to, int64 n) {
     int64 i = 0;
     if constexpr (Same<W, Storage>::value)  // `better` never takes a NaN on its right

@@ -16,11 +16,13 @@ __all__ = [
     "all_beyond",
     "beyond",
     "check_mode",
+    "check_mode_of_sum",
     "farthest",
+    "ignores",
     "shows_constant",
 ]
 
-# SciPy's names; the values are what `beyond` distinguishes.
+# SciPy's names, and "ignore"; the values are what `beyond` distinguishes.
 MODES = {
     "nearest": "nearest",
     "wrap": "wrap",
@@ -30,6 +32,7 @@ MODES = {
     "mirror": "mirror",
     "constant": "constant",
     "grid-constant": "constant",
+    "ignore": "ignore",
 }
 
 
@@ -38,6 +41,34 @@ def check_mode(mode: object) -> str:
     if not isinstance(mode, str) or mode not in MODES:
         raise RuntimeError(f"boundary mode not supported: {mode!r}; known are {', '.join(MODES)}")
     return MODES[mode]
+
+
+class _RefusedMode(RuntimeError, ValueError):
+    """A mode that others take: SciPy's class for a mode that it refuses, and the usual one."""
+
+
+def check_mode_of_sum(mode: object) -> str:
+    """`check_mode` of a weighted sum, which cannot leave a position out."""
+    rule = check_mode(mode)
+    if ignores(rule):
+        raise _RefusedMode(
+            f"mode={mode!r} is for minima and maxima: a weighted sum that leaves positions out has "
+            "weights of another sum; pass mode='constant' with cval=0, and for a mean of what lies "
+            "inside divide by the same sum of an image of ones"
+        )
+    return rule
+
+
+@cache
+def ignores(rule: str) -> bool:
+    """Whether what lies beyond the border takes no part: its constant is the value that never wins.
+
+    Examples
+    --------
+    >>> ignores("ignore"), ignores("constant")
+    (True, False)
+    """
+    return rule == "ignore"
 
 
 def beyond(size: int, before: int, after: int, rule: str) -> np.ndarray:

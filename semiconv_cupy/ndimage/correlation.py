@@ -29,7 +29,7 @@ from semiconv_cupy.ndimage.arguments import (
     readable,
     reflected_origin,
 )
-from semiconv_cupy.ndimage.borders import check_mode
+from semiconv_cupy.ndimage.borders import check_mode_of_sum
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 _NEGLIGIBLE = float(np.finfo(np.float64).eps)  # SciPy's: a smaller weight is none
@@ -138,7 +138,7 @@ def correlate1d(
         raise RuntimeError(f"no filter weights given: weights has shape {weights.shape}")
     axis = check_axis(axis, input.ndim)
     length = len(weights)
-    rule = check_mode(mode)
+    rule = check_mode_of_sum(mode)
     before = positions_before(length, origin)
     window = Window.along(axis, input.ndim, length, before, rule, float(check_constant(cval)))
     order, symmetry = _order(weights)
@@ -213,7 +213,7 @@ def correlate(
         Where the result goes (it may be the input itself), or its dtype; by default the input's, to
         which sums are converted as C does: towards zero, modulo an integer's range.
     mode, cval, origin, axes
-        As in `minimum_filter`; one mode for all axes.
+        As in `minimum_filter`; one mode for all axes, and none that ignores what is outside.
 
     Returns
     -------
@@ -299,7 +299,7 @@ def _correlate(
     target = get_output(place, output, input)
     if not isinstance(mode, str) and isinstance(mode, Iterable):
         raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")
-    rules = (check_mode(mode),) * ndim
+    rules = (check_mode_of_sum(mode),) * ndim
     window = Window(weights.shape, before, rules, float(check_constant(cval)))
     taps = np.abs(weights) > _NEGLIGIBLE
     indices = np.ascontiguousarray(np.argwhere(taps), np.int64)

@@ -63,7 +63,8 @@ def minimum_filter(
     mode : str or sequence of str
         What lies beyond the border: "reflect" (d c b a | a b c d | d c b a, also "grid-mirror"),
         "mirror" (d c b | a b c d | c b a), "nearest", "wrap" (also "grid-wrap"), "constant" (also
-        "grid-constant"). With `size`, also a sequence of one for each of `axes`.
+        "grid-constant"); and "ignore", which SciPy does not know: nothing, positions there take
+        no part. Also a sequence of one for each of `axes` (in SciPy only with `size`).
     cval : float
         The constant; for an integer dtype rounded towards zero and limited to its range.
     origin : int or sequence of int
@@ -88,6 +89,11 @@ def minimum_filter(
     result depends on the direction of its loop); where there is nothing but NaN, the result is
     +inf (-inf for the maximum). Only a window of nothing but its own position copies NaN, too.
 
+    With ``mode="ignore"``, a footprint that does not contain its own position may see nothing at
+    all: the result then is the semifield's zero, +inf or the dtype's largest integer (for the
+    maximum -inf or the smallest). It is the result's dtype whose range counts, if `output` can hold
+    all values of the input. Where "ignore" and "constant" meet beyond a corner, nothing is seen.
+
     Examples
     --------
     >>> import numpy as np
@@ -100,6 +106,10 @@ def minimum_filter(
     array([[3, 1, 3],
            [1, 1, 1],
            [4, 1, 2]])
+    >>> minimum_filter(image, footprint=[[0, 1, 1]], mode="ignore")
+    array([[3, 3, 8],
+           [1, 1, 6],
+           [4, 2, 2]])
     """
     warn_of_ignored_size(size, footprint)
     place, input = as_array(input)

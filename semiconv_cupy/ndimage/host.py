@@ -31,7 +31,7 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "structure": {
         "semiconv_structure": (
-            *(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG,
+            *(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG, _FLAG,
         ),
     },
     "correlate": {
@@ -306,6 +306,24 @@ def _indices(footprint: bytes, shape: tuple[int, ...], axes: tuple[int, ...]) ->
     return np.ascontiguousarray(np.argwhere(taps)[:, axes], np.int64)
 
 
+def _no_element(array: np.ndarray, minimum: bool) -> np.ndarray:
+    """A 64-bit integer that no element of the array equals, as a 0-d array.
+
+    That is the last one to win, or else one of a sequence that goes through all of them (Knuth's
+    MMIX generator); arrays are so short that it soon finds one.
+    """
+    info = np.iinfo(array.dtype)
+    extreme, last = (array.max(), info.max) if minimum else (array.min(), info.min)
+    number = int(last)
+    if int(extreme) == number:
+        while True:
+            number = (number * 6364136223846793005 + 1442695040888963407) % 2**64
+            found = np.array(number, np.uint64).view(array.dtype)
+            if not bool((array == found).any()):
+                return found
+    return np.array(number, array.dtype)
+
+
 def structure(array: np.ndarray, window: Window, addends: Addends, minimum: bool) -> np.ndarray:
     """The extremum of element + addend over the taps."""
     return structure_call(array.shape, array.dtype, window, addends, minimum)(array)
@@ -326,13 +344,15 @@ def structure_call(
     first = None if addends.first is None else ctypes.byref(ctypes.c_double(addends.first))
     threads = _threads(itemsize * math.prod(shape) * (8 + len(indices)))
     in_double, flag = int(addends.in_double), int(minimum)
+    absent = addends.absent and dtype.kind in "iu" and dtype.itemsize == 8 and not in_double
 
     def call(array: np.ndarray) -> np.ndarray:
         out = np.empty_like(array)
+        beyond = _no_element(array, minimum) if absent else outside
         status = run(
             ctypes.byref(mapped[0]), host.address(indices), host.address(values), first,
-            len(indices), host.address(array), host.address(out), host.address(outside),
-            in_double, flag, threads,
+            len(indices), host.address(array), host.address(out), host.address(beyond),
+            in_double, int(absent), flag, threads,
         )  # fmt: skip
         host.check(status, "a filter by a structure")
         return out

@@ -13,7 +13,7 @@ import numpy as np
 
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import FootprintWarning, warn
-from semiconv_cupy.ndimage import reference
+from semiconv_cupy.ndimage import neighbourhood, reference
 from semiconv_cupy.ndimage.arguments import (
     Array,
     as_array,
@@ -105,7 +105,9 @@ def grey_erosion(
     Parameters
     ----------
     input, size, footprint, output, mode, cval, origin, axes
-        As in `minimum_filter`. At least one of `size`, `footprint`, `structure` is needed.
+        As in `minimum_filter`. At least one of `size`, `footprint`, `structure` is needed. With
+        ``mode="ignore"`` openings are nowhere above the image and closings nowhere below it, by
+        any footprint.
     structure : array_like, optional
         The structuring function, of shape K; zero everywhere by default. Where a footprint is given
         as well, only its taps take part. An outer sum that knows its factors
@@ -246,7 +248,8 @@ def morphological_gradient(
 
     An `output` that is a dtype is ignored, as in SciPy. Of a bool image it is the set difference
     (SciPy raises). Integers are subtracted modulo their range, as in SciPy: a difference beyond 127
-    of int8 is negative. Convert such an image to a wider dtype before.
+    of int8 is negative. Convert such an image to a wider dtype before. With ``mode="ignore"``
+    differences need a window that sees some element from everywhere: else ValueError.
 
     Examples
     --------
@@ -257,6 +260,7 @@ def morphological_gradient(
     output = output if is_output_array(place, output) else None
     _require_differences(place, input, output)
     window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
+    _require_something_seen(place, input, window)
     dilated = _dilate(place, input, window)
     eroded = _erode(place, input, window, output)
     return _difference(place, dilated, eroded, out=eroded)
@@ -287,6 +291,7 @@ def white_tophat(
     _require_differences(place, input, output)
     input = _kept(place, input, output)
     window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
+    _require_something_seen(place, input, window)
     opened = _dilate(place, _erode(place, input, window), window, output)
     return _difference(place, input, opened, out=opened)
 
@@ -316,6 +321,7 @@ def black_tophat(
     _require_differences(place, input, output)
     input = _kept(place, input, output)
     window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
+    _require_something_seen(place, input, window)
     closed = _erode(place, _dilate(place, input, window), window, output)
     return _difference(place, closed, input, out=closed)
 
@@ -352,6 +358,7 @@ def morphological_laplace(
         output = None
     _require_differences(place, input, output)
     window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
+    _require_something_seen(place, input, window)
     dilated = _dilate(place, input, window)
     eroded = _erode(place, input, window, output)
     return _laplacian(place, dilated, eroded, input, lambda: _erode(place, input, window))
@@ -370,6 +377,28 @@ def _require_differences(place: Place, input: Array, output: Any) -> None:
         raise TypeError(
             f"output of {dtype} cannot hold differences to an input of {input.dtype}: pass one of "
             f"{both}, or None"
+        )
+
+
+def _require_something_seen(place: Place, input: Array, arguments: WindowArguments) -> None:
+    """ValueError for a window of mode "ignore" that sees nothing from some element.
+
+    Its extrema are the infinities, or the ends of an integer's range, which have no difference.
+    """
+    mode = arguments.mode
+    modes = (mode,) if isinstance(mode, str) or not np.iterable(mode) else tuple(mode)
+    if "ignore" not in modes:
+        return
+    window = arguments.resolve(input.ndim, input.dtype, minimum=True)
+    if window.contains_own_position() or not window.ignoring():
+        return
+    seen = window._replace(values=None, factors=None)
+    ones = place.array_module.ones(input.shape, bool)
+    if not bool(neighbourhood.extremum(place, ones, seen, minimum=False).all()):
+        raise ValueError(
+            f"with mode={mode!r} this footprint of shape {window.shape} sees nothing of an image "
+            f"of shape {input.shape} from some of its elements, and has no extrema to subtract "
+            "there; pass a footprint that is True at its own position, or another mode"
         )
 
 

@@ -106,6 +106,8 @@ def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array
 
 def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
     """What computes `extremum` of arrays of one shape and dtype, while the same backend serves."""
+    if window.taps is None:
+        return _box_call(place, like, window, minimum)
     if window.values is not None:
         factors = window.factors
         if (
@@ -114,10 +116,41 @@ def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> C
             and all(f is None or f.dtype == like.dtype for f in factors)
         ):
             return lambda array: _factor_by_factor(place, array, window, minimum)
+    if window.ignoring() and window.showing_cval():
+        return lambda array: _beside_constants(place, array, window, minimum)
+    if window.values is not None:
         return _structure_call(place, like, window, minimum)
-    if window.taps is not None:
-        return _footprint_call(place, like, window, minimum)
-    return _box_call(place, like, window, minimum)
+    return _footprint_call(place, like, window, minimum)
+
+
+def _outside(window: Window, dtype: np.dtype, minimum: bool) -> np.ndarray:
+    """The number beyond the borders that show no element, as a 0-d array of the dtype.
+
+    Where they take no part this is the value that never wins. No window has borders of both kinds
+    here: see `_box_call` and `_beside_constants`.
+    """
+    if window.ignoring():
+        return np.array(reference.worst(dtype, minimum), dtype)
+    return constant(window.cval, dtype, minimum)
+
+
+def _beside_constants(place: Place, array: Array, window: Window, minimum: bool) -> Array:
+    """`extremum` with a constant beyond some borders, where others take no part.
+
+    The array is copied with the constants around it, which are elements then.
+    """
+    xp = place.array_module
+    constants = window.showing_cval()
+    rules = list(window.rules)
+    sides, inner = [(0, 0)] * array.ndim, [slice(None)] * array.ndim
+    for axis in constants:
+        before, after = window.before[axis], window.after[axis]
+        sides[axis], rules[axis] = (before, after), "ignore"
+        inner[axis] = slice(before, before + array.shape[axis])
+    outside = constant(window.cval, array.dtype, minimum)[()]
+    wide = xp.ascontiguousarray(xp.pad(array, sides, constant_values=outside))
+    result = extremum(place, wide, window._replace(rules=tuple(rules)), minimum)
+    return xp.ascontiguousarray(result[tuple(inner)])
 
 
 def box(place: Place, array: Array, window: Window, minimum: bool) -> Array:
@@ -132,7 +165,13 @@ def _copy(array: Array) -> Array:
 def _box_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
     if like.size == 0 or max(window.shape, default=1) == 1:
         return _copy
-    outside = constant(window.cval, like.dtype, minimum)
+    ignoring = window.ignoring()
+    if ignoring and window.showing_cval():
+        others = tuple(axis for axis in range(like.ndim) if axis not in ignoring)
+        first = _box_call(place, like, window.without(others), minimum)
+        then = _box_call(place, like, window.without(ignoring), minimum)
+        return lambda array: then(first(array))
+    outside = _outside(window, like.dtype, minimum)
     if any(map(operator.gt, window.shape, like.shape)):
         return lambda array: _long_box(place, array, window, outside, minimum)
     return _call_of(backend_for(place, like.ndim), "box", like, window, outside, minimum)
@@ -177,7 +216,7 @@ def _footprint_call(place: Place, like: Array, window: Window, minimum: bool) ->
     trimmed = Window(shape, before, window.rules, window.cval, taps)
     if taps is None:
         return _box_call(place, like, trimmed, minimum)
-    outside = constant(window.cval, like.dtype, minimum)
+    outside = _outside(window, like.dtype, minimum)
     return _call_of(backend_for(place, like.ndim), "footprint", like, trimmed, outside, minimum)
 
 
@@ -214,15 +253,19 @@ def _structure_call(place: Place, like: Array, window: Window, minimum: bool) ->
     if like.size == 0:
         return _copy
     assert window.values is not None
-    addends = addends_of(like.dtype, window.values, window.cval, minimum)
+    absent = bool(window.ignoring())
+    addends = addends_of(like.dtype, window.values, window.cval, minimum, absent)
     return _call_of(backend_for(place, like.ndim), "structure", like, window, addends, minimum)
 
 
 def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """A structure that is an outer sum, one axis after another: O(N K) instead of O(N K^2)."""
     assert window.factors is not None
-    cval = window.cval
-    for axis, factor in enumerate(window.factors):
+    cval, ignoring = window.cval, window.ignoring()
+    # Borders that take no part come last: what lies beyond the others then is what all taps of
+    # these make of the constant, and not what they find of it beside such a border.
+    for axis in sorted(range(array.ndim), key=ignoring.__contains__):
+        factor = window.factors[axis]
         if factor is None:
             continue
         line = Window.along(

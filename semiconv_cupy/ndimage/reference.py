@@ -113,15 +113,19 @@ def footprint(array: Array, window: Window, outside: np.ndarray, minimum: bool) 
 def structure(array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
     """The extremum of element + addend; integers saturate."""
     xp = place_of(input=array).array_module
-    saturating = array.dtype.itemsize == 8 and addends.values.dtype.kind == "i"
+    saturating = array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not addends.in_double
     kind = array.dtype if saturating else addends.values.dtype
     wide = _all_extended(xp, array.astype(kind), window, addends.outside.astype(kind)[()])
     best = xp.full(array.shape, worst(kind, minimum), kind)
+    absent = saturating and addends.absent
+    inside = _all_extended(xp, xp.ones(array.shape, bool), window, False) if absent else None
     for n, index in enumerate(window.indices()):
         part, value = view(wide, index, array.shape), addends.values[n]
         with np.errstate(invalid="ignore"):
             if saturating:
                 part = _saturating_add(xp, part, int(value))
+                if inside is not None:
+                    part = xp.where(view(inside, index, array.shape), part, best)
             elif n == 0 and addends.first is not None:
                 part = (part.astype(np.float64) + addends.first).astype(kind)
             else:

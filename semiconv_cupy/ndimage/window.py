@@ -27,7 +27,7 @@ from semiconv_cupy.ndimage.arguments import (
     require_real,
     wrong_rank,
 )
-from semiconv_cupy.ndimage.borders import check_mode
+from semiconv_cupy.ndimage.borders import check_mode, ignores, shows_constant
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 
@@ -50,7 +50,7 @@ class Window(NamedTuple):
     rules : tuple of str
         What lies beyond the border of each axis, in the words of `borders.check_mode`.
     cval : number
-        The constant of the rule "constant".
+        The constant of the rule "constant"; that of "ignore" is the value that never wins.
     taps : numpy.ndarray of bool, optional
         Which positions are seen, of the window's shape; all of them by default.
     values : numpy.ndarray, optional
@@ -79,6 +79,20 @@ class Window(NamedTuple):
     def after(self) -> tuple[int, ...]:
         """How many positions lie behind the output's own, along each axis."""
         return tuple(k - 1 - b for k, b in zip(self.shape, self.before, strict=True))
+
+    def ignoring(self) -> tuple[int, ...]:
+        """The axes along which what lies beyond the border takes no part."""
+        sides = enumerate(zip(self.shape, self.rules, strict=True))
+        return tuple(axis for axis, (k, rule) in sides if k > 1 and ignores(rule))
+
+    def showing_cval(self) -> tuple[int, ...]:
+        """The axes along which `cval` lies beyond the border."""
+        sides = enumerate(zip(self.shape, self.rules, strict=True))
+        return tuple(
+            axis
+            for axis, (k, rule) in sides
+            if k > 1 and shows_constant(rule) and not ignores(rule)
+        )
 
     def without(self, axes: Sequence[int]) -> Window:
         """The box that sees, along these axes, only an output's own position."""
@@ -254,11 +268,10 @@ class WindowArguments(NamedTuple):
         if structure is not None:
             structure = _placed_structure(structure, taps, axes, ndim)
         if not isinstance(self.mode, str) and isinstance(self.mode, Iterable):
-            raise RuntimeError(
-                "A sequence of modes is not supported for non-separable footprints, "
-                f"got {self.mode!r}"
-            )
-        rules = (check_mode(self.mode),) * ndim
+            modes = [check_mode(mode) for mode in per_axis(self.mode, len(axes), "mode")]
+            rules = tuple(on_axes(modes, axes, ndim, "constant"))
+        else:
+            rules = (check_mode(self.mode),) * ndim
         if structure is None:
             return Window(taps.shape, before, rules, cval, taps)
         factors = None

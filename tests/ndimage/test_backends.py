@@ -55,6 +55,9 @@ def calls(dtype):
         "fractions": lambda a: ndimage.grey_erosion(
             a, structure=structure + 0.3, mode="constant", cval=3
         ),
+        "ignored": lambda a: ndimage.grey_closing(
+            a, structure=structure * 20, footprint=structure > 0, mode="ignore"
+        ),
         "correlate": lambda a: ndimage.correlate(a, structure * 0.7, output=np.float64),
         "symmetric": lambda a: ndimage.correlate1d(a, [0.3, 2, 0.3], 0, mode="wrap"),
         "antisymmetric": lambda a: ndimage.convolve1d(a, [0.3, 0, -0.3], output=np.int16),
@@ -84,6 +87,15 @@ def test_cuda_kernels_agree_with_the_host(dtype, order):
             result = call(image)
         assert result.dtype == expected.dtype
         np.testing.assert_array_equal(result, expected, err_msg=f"{name} of {dtype}")
+
+
+def test_arrays_that_stay_on_a_gpu_are_told_apart_by_more_than_their_bytes():
+    """Of the int32 look-ups (3, 0) of a footprint, and of an int64 offset 3."""
+    image, one = np.arange(9), np.array([0, 0, 0, 1], bool)
+    with served_by(cuda.Backend(HarnessDevice())):
+        ndimage.minimum_filter(image, footprint=[1, 1, 0, 1])
+        result = ndimage.grey_erosion(image, structure=one * 2, footprint=one)
+    assert result.tolist() == [-1, 0, 1, 2, 3, 4, 5, 6, 6]
 
 
 def test_the_chosen_backend_computes_within_its_context_alone():

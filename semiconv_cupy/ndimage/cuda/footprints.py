@@ -66,7 +66,7 @@ class FootprintLaunch:
 
     struct: np.ndarray
     lookups: np.ndarray
-    key: tuple[bytes]
+    key: tuple[str, bytes]
     together: int
     grid: Triple
     shared_bytes: int
@@ -122,7 +122,7 @@ def footprint_launch(
         min(volumes.batch * -(-size[0] // tile[0]), limits.blocks_y),
     )
     lookups = np.array([offset for level in levels for offset in level], np.int32)
-    key = (lookups.tobytes(),)
+    key = "lookups", lookups.tobytes()
     together = math.prod(tile) // BLOCK_THREADS
     return FootprintLaunch(struct, lookups, key, together, grid, words * word)
 

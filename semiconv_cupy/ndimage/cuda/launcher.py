@@ -36,7 +36,7 @@ class Launcher:
         return self.device.array_module.asarray(np.ascontiguousarray(array))
 
     def keep(self, key: tuple[Any, ...], make: Callable[[], np.ndarray]) -> Array:
-        """The array that `make` returns, on the device; `key` says all that it depends on.
+        """The array that `make` returns, on the device; `key`: what it is, and depends on.
 
         It is uploaded once for each stream: a launch on another stream might read it before the
         upload, or after its memory has been given to another array. Large arrays are not kept.
@@ -55,7 +55,7 @@ class Launcher:
     def tables(self, form: FilterForm, axes: tuple[int, ...] | None = None) -> Array:
         """The tables of `borders`, of all axes or some, one behind the other; never empty."""
         axes = tuple(range(len(form.shape))) if axes is None else axes
-        key = form.shape, form.window, form.before, form.rules, form.unit, axes
+        key = "tables", form.shape, form.window, form.before, form.rules, form.unit, axes
 
         def tables() -> np.ndarray:
             return np.concatenate([*map(form.beyond, axes), np.zeros(1, np.int64)])

@@ -64,7 +64,7 @@ def reconstruct(
     struct["tiles_y"], struct["tiles_x"] = tiles_y, tiles_x
     # An output sees what lies a step back.
     seen = np.ascontiguousarray(-steps[np.argsort(across, kind="stable")], np.int64)
-    table = launcher.keep((seen.tobytes(), seen.shape), lambda: seen)
+    table = launcher.keep(("steps", seen.tobytes(), seen.shape), lambda: seen)
     kernel = launcher.kernel(spread_kernel, seed.dtype.name, len(shape), minimum, reach)
     other = device.empty(value.shape, value.dtype)
     while True:

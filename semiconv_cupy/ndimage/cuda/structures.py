@@ -99,7 +99,7 @@ def _weights(launcher: Launcher, taps: np.ndarray, values: np.ndarray, but_first
 
     if values.nbytes > launcher.limits.kept_bytes:
         return launcher.upload(weights())
-    key = taps.shape, taps.tobytes(), values.dtype.name, values.tobytes(), but_first
+    key = "weights", taps.shape, taps.tobytes(), values.dtype.name, values.tobytes(), but_first
     return launcher.keep(key, weights)
 
 

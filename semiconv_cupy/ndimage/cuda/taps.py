@@ -66,6 +66,7 @@ class _Terms(NamedTuple):
     values: np.ndarray | None
     outside: np.ndarray
     first: float | None = None
+    absent: bool = False
 
 
 def footprint(
@@ -92,7 +93,7 @@ def structure(
     kernel = launcher.kernel(taps_kernel, operation, storage, lane, storage, array.ndim, minimum)
     out = launcher.device.empty(array.shape, array.dtype)
     outside = addends.outside.astype(lane)
-    terms = _Terms(window.indices(), addends.values, outside, addends.first)
+    terms = _Terms(window.indices(), addends.values, outside, addends.first, addends.absent)
     _reduce(launcher, kernel, array, window, terms, out)
     return out
 
@@ -123,7 +124,7 @@ def _reduce(
     indices = np.ascontiguousarray(terms.indices, np.int64).reshape(-1, rank)
     offsets = indices @ np.array(strides, np.int64).reshape(rank)
     if terms.values is None:
-        values = launcher.keep((), lambda: np.zeros(1))
+        values = launcher.keep(("no values",), lambda: np.zeros(1))
     else:
         values = launcher.upload(terms.values)
     arguments = (
@@ -131,12 +132,13 @@ def _reduce(
         array,
         out,
         launcher.tables(form),
-        launcher.keep((indices.tobytes(), rank), lambda: indices),
-        launcher.keep((offsets.tobytes(),), lambda: offsets),
+        launcher.keep(("indices", indices.tobytes(), rank), lambda: indices),
+        launcher.keep(("offsets", offsets.tobytes()), lambda: offsets),
         values,
         terms.outside[()],
         np.float64(terms.first or 0),
         np.int32(terms.first is not None),
+        np.int32(terms.absent),
     )
     blocks = min(-(-array.size // (4 * BLOCK_THREADS)), launcher.limits.blocks)
     kernel((blocks,), (BLOCK_THREADS,), arguments, 0)
