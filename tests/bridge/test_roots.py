@@ -1,7 +1,9 @@
 """Roots are of numbers >= 0: which kernels they take, and what they say of the others."""
 
 import copy
+import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -13,11 +15,11 @@ from torch_bridge import BroadcastSemifield, SubtractSemifield
 FUSED = SubtractSemifield.root(3.0).dynamic
 IMG = torch.rand(2, 1, 6, 7)
 OWN = {
-    "learned": lambda: semiconv.LearnedKernel2D(1, 4, 2),
-    "learned, any dimension": lambda: semiconv.LearnedKernel(1, 4, (2, 3)),
-    "spectral": lambda: semiconv.QuadraticKernelSpectral2D(1, 4, 3),
-    "cholesky": lambda: semiconv.QuadraticKernelCholesky(1, 4, (3, 2)),
-    "iso": lambda: semiconv.QuadraticKernelIso2D(1, 4, 3),
+    "learned": partial(semiconv.LearnedKernel2D, 1, 4, 2),
+    "learned, any dimension": partial(semiconv.LearnedKernel, 1, 4, (2, 3)),
+    "spectral": partial(semiconv.QuadraticKernelSpectral2D, 1, 4, 3),
+    "cholesky": partial(semiconv.QuadraticKernelCholesky, 1, 4, (3, 2)),
+    "iso": partial(semiconv.QuadraticKernelIso2D, 1, 4, 3),
 }
 
 
@@ -49,7 +51,11 @@ def opening(kernel, conv):
 def test_kernels_that_cannot_be_positive_are_refused(name, lazy_fixed, joined):
     root = SubtractSemifield.root(3.0)
     conv = root.lazy_fixed() if lazy_fixed else root.dynamic()
-    with pytest.raises(ValueError, match=r"root\(p=3.0\) is defined for numbers >= 0.*softplus"):
+    with pytest.raises(
+        ValueError,
+        match=r"root\(p=3.0\) is defined for numbers >= 0.*"
+        rf"{type(OWN[name]()).__name__}\(..., positive=\"exp\"\)",
+    ):
         joined(OWN[name](), conv)
 
 
@@ -84,16 +90,58 @@ def test_positive_kernels_serve_and_train(function):
     assert torch.equal(copy.deepcopy(model)(IMG), model(IMG))
 
 
-def test_the_remedies_of_the_message():
+POSITIVE = {"exp": torch.exp, "softplus": nn.functional.softplus}
+
+
+def test_a_free_parametrisation_serves_too():
     kernel = semiconv.LearnedKernel2D(1, 4, 2)
     nn.utils.parametrize.register_parametrization(kernel, "kernel", nn.Softplus())
     assert generic(kernel, FUSED())(IMG).isfinite().all()
 
-    class Positive(semiconv.QuadraticKernelIso2D):
-        def forward(self):
-            return super().forward().exp()
 
-    assert generic(Positive(1, 4, 2), FUSED())(IMG).isfinite().all()
+@pytest.mark.parametrize("positive", POSITIVE)
+@pytest.mark.parametrize("name", OWN)
+def test_positive_by_construction(name, positive):
+    torch.manual_seed(0)
+    kernel = OWN[name](positive=positive)
+    plain = OWN[name]()
+    plain.load_state_dict(kernel.state_dict())  # the same parameters mean the same function
+    assert torch.equal(kernel(), POSITIVE[positive](plain()))
+    assert f"positive='{positive}'" in repr(kernel)
+    assert "positive" not in repr(plain)
+    for joined in (generic, closing, opening):
+        joined(kernel, FUSED())  # no longer refused
+    model = generic(kernel, FUSED())
+    model(IMG).sum().backward()
+    for parameter in kernel.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(same(IMG), model(IMG))
+
+
+@pytest.mark.parametrize("positive", POSITIVE)
+def test_a_free_positive_kernel_starts_around_one(positive):
+    torch.manual_seed(0)
+    kernel = semiconv.LearnedKernel(1, 1, 4001, ndim=1, positive=positive)
+    for _ in range(2):
+        assert kernel().median().item() == pytest.approx(1, abs=0.1)
+        kernel.reset_parameters()
+
+
+def test_a_root_with_exp_is_the_exponential_of_log():
+    kernel = semiconv.QuadraticKernelCholesky(1, 2, (3, 2), dtype=torch.float64)
+    positive = semiconv.QuadraticKernelCholesky(1, 2, (3, 2), positive="exp", dtype=torch.float64)
+    positive.load_state_dict(kernel.state_dict())
+    img = torch.randn(1, 1, 5, 6, dtype=torch.float64)
+    log = generic(kernel, SubtractSemifield.log(3.0).dynamic())(img)
+    torch.testing.assert_close(generic(positive, FUSED())(img.exp()), log.exp())
+
+
+@pytest.mark.parametrize("odd", ["relu", "EXP", "", True, 1, ("exp",), torch.ones(2)])
+def test_an_odd_positive_is_refused(odd):
+    with pytest.raises(ValueError, match=r"positive must be one of \['softplus', 'exp'\] or None"):
+        semiconv.LearnedKernel2D(1, 1, 3, positive=odd)
 
 
 def test_compiled_without_a_graph_break():

@@ -152,15 +152,25 @@ class _Generic(nn.Module):
         problem = (
             f"{roots[0].semifield!r} is defined for numbers >= 0, but the kernel of "
             f"{type(self.kernel).__name__} has values down to {lowest:.3g}, for which results are "
-            "NaN. Use a kernel that is positive by construction, such as a module whose forward() "
-            "returns torch.nn.functional.softplus(self.weight); a LearnedKernel becomes one by "
-            'torch.nn.utils.parametrize.register_parametrization(kernel, "kernel", '
-            "torch.nn.Softplus())"
+            f"NaN. {self._positive_remedy()}"
         )
         if compiled:
             self._signs_known = False  # so that the next call raises, too
             raise ValueError(problem)
         warnings.warn(problem, stacklevel=5)
+
+    def _positive_remedy(self) -> str:
+        """How to make the kernel positive by construction: an argument, or a function of it."""
+        if isinstance(self.kernel, Kernel):
+            return (
+                f"Use a kernel that is positive by construction: {type(self.kernel).__name__}(..., "
+                'positive="exp") or positive="softplus"'
+            )
+        return (
+            "Use a kernel that is positive by construction, such as a module whose forward() "
+            "returns torch.nn.functional.softplus(self.weight), or a LearnedKernel(..., "
+            'positive="softplus")'
+        )
 
     def _adjoint_arguments(self, img: Tensor, krn: Tensor, kind: Kind) -> dict[str, Any]:
         """The arguments with mirrored padding, (end, begin) on each axis."""
@@ -225,10 +235,9 @@ class GenericConv(_Generic):
     `in_channels` of `torch.nn.Conv2d`); one warning says how to save the unused parameters.
 
     A root is defined for numbers >= 0. With ``SubtractSemifield.root``, a kernel with negative
-    values is a ValueError: for a kernel of this package (quadratic ones are never positive) when
-    the module is made, for any other at the first call. With ``BroadcastSemifield.root``, whose
-    even powers are defined, it is a warning. ``torch.nn.functional.softplus`` of a parameter is
-    positive.
+    values is a ValueError: for a kernel of this package when the module is made, for any other at
+    the first call. With ``BroadcastSemifield.root``, whose even powers are defined, it is a
+    warning. This package's kernels are positive with ``positive="exp"`` or ``"softplus"``.
 
     Examples
     --------

@@ -22,6 +22,7 @@ from torch_bridge.quadratic.covariances import (
 from torch_bridge.quadratic.initial import Init, isotropic_variance, log_std, options
 from torch_bridge.quadratic.offsets import offsets, sum_of_squares
 from torch_bridge.quadratic.plot import draw
+from torch_bridge.quadratic.positive import Positive, centre, checked, mapped
 from torch_bridge.sizes import KernelSize, fixed_dimensions, per_axis
 
 
@@ -29,6 +30,7 @@ class Kernel(Channels):
     """A module whose `forward()` gives a kernel (O, I, *K)."""
 
     fixed_ndim: int | None = None
+    positive: Positive | None = None  # of models that were saved before there was a choice
 
     def __init__(
         self,
@@ -36,15 +38,18 @@ class Kernel(Channels):
         out_channels: int,
         kernel_size: KernelSize,
         ndim: int | None,
+        positive: Positive | None,
     ) -> None:
         super().__init__(in_channels, out_channels)
+        self.positive = checked(positive)
         self.kernel_size = kernel_size
         self._sizes = per_axis(
             "kernel_size", kernel_size, fixed_dimensions(type(self), ndim, self.fixed_ndim)
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, kernel_size={self.kernel_size}"
+        positive = "" if self.positive is None else f", positive={self.positive!r}"
+        return f"{super().extra_repr()}, kernel_size={self.kernel_size}{positive}"
 
     @torch.no_grad()
     def plot(self, at_most: int = 5) -> Any:
@@ -75,8 +80,9 @@ class QuadraticKernel(Kernel):
         out_channels: int,
         kernel_size: KernelSize,
         ndim: int | None,
+        positive: Positive | None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim)
+        super().__init__(in_channels, out_channels, kernel_size, ndim, positive)
         self.register_load_state_dict_pre_hook(drop_position_grid)
 
 
@@ -99,10 +105,11 @@ class AnisotropicKernel(QuadraticKernel):
         init: Init | None = None,
         *,
         ndim: int | None = None,
+        positive: Positive | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim)
+        super().__init__(in_channels, out_channels, kernel_size, ndim, positive)
         self.covs = self.covariance(
             in_channels, out_channels, init, self._sizes, device=device, dtype=dtype
         )
@@ -114,7 +121,7 @@ class AnisotropicKernel(QuadraticKernel):
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
         whitened = self.covs.whiten(offsets(self._sizes, self.covs.log_std))
-        return -sum_of_squares(whitened)
+        return mapped(-sum_of_squares(whitened), self.positive)
 
 
 class QuadraticKernelSpectral(AnisotropicKernel):
@@ -140,6 +147,10 @@ class QuadraticKernelSpectral(AnisotropicKernel):
         shuffled), or "uniform" in [0, pi].
     ndim : int, optional
         Number of spatial axes N; needed where `kernel_size` is an int.
+    positive : {None, "softplus", "exp"}
+        "exp": the kernel is exp(-x^T S^-1 x), a Gaussian with values in (0, 1], as `root` needs
+        them; a `root(p)` with it is the exponential of `log(p)` with the kernel of None.
+        "softplus": softplus(-x^T S^-1 x) = ln(1 + exp(-x^T S^-1 x)), with values in (0, ln 2].
     device, dtype : optional
         As in torch's modules.
 
@@ -192,7 +203,7 @@ class QuadraticKernelIso(QuadraticKernel):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, ndim, device, dtype
+    in_channels, out_channels, kernel_size, ndim, positive, device, dtype
         As in `QuadraticKernelSpectral`.
     init : mapping, optional
         "var", the initial variance s^2: a positive number, "uniform" (in [1, 16]), "normal"
@@ -220,10 +231,11 @@ class QuadraticKernelIso(QuadraticKernel):
         init: Init | None = None,
         *,
         ndim: int | None = None,
+        positive: Positive | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim)
+        super().__init__(in_channels, out_channels, kernel_size, ndim, positive)
         self._init = init
         self.draw_parameters(device, dtype)
 
@@ -236,16 +248,20 @@ class QuadraticKernelIso(QuadraticKernel):
         """The kernel, (O, I, *K)."""
         inverse = torch.exp(-2 * self.log_std)
         square = sum_of_squares(offsets(self._sizes, self.log_std))
-        return -square * inverse.view(*inverse.shape, *(1,) * square.dim())
+        values = -square * inverse.view(*inverse.shape, *(1,) * square.dim())
+        return mapped(values, self.positive)
 
 
 class LearnedKernel(Kernel):
-    """A free kernel: every tap a parameter, drawn from the standard normal distribution.
+    """A free kernel: every tap a parameter, drawn from a normal distribution of deviation 1.
 
     Parameters
     ----------
     in_channels, out_channels, kernel_size, ndim, device, dtype
         As in `QuadraticKernelSpectral`.
+    positive : {None, "softplus", "exp"}
+        None: the taps are the parameter, whose mean is 0. Else the taps are softplus(parameter) or
+        exp(parameter), whose mean is the one that stands for a tap of 1: as `root` needs them.
 
     Attributes
     ----------
@@ -255,6 +271,8 @@ class LearnedKernel(Kernel):
     --------
     >>> LearnedKernel(2, 3, 5, ndim=1)().shape
     torch.Size([3, 2, 5])
+    >>> bool((LearnedKernel(2, 3, 5, ndim=1, positive="exp")() > 0).all())
+    True
     """
 
     def __init__(
@@ -264,21 +282,22 @@ class LearnedKernel(Kernel):
         kernel_size: KernelSize,
         *,
         ndim: int | None = None,
+        positive: Positive | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, ndim)
+        super().__init__(in_channels, out_channels, kernel_size, ndim, positive)
         shape = (self.out_channels, self.in_channels, *self._sizes)
         self.kernel = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the kernel again from the standard normal distribution."""
-        nn.init.normal_(self.kernel)
+        """Draw the kernel's parameter again."""
+        nn.init.normal_(self.kernel, mean=centre(self.positive))
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
-        return self.kernel
+        return mapped(self.kernel, self.positive)
 
 
 class QuadraticKernelSpectral2D(QuadraticKernelSpectral):
