@@ -34,6 +34,7 @@ from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.backend import Backend
 from semiconv_cupy.ndimage.form import filter_form
+from semiconv_cupy.ndimage.lines import Pass
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.once import exclusive
 from semiconv_cupy.operands import Operands
@@ -441,6 +442,8 @@ class _Observer:
         merged = _form_in_words(name, array, arguments, on_gpu=self._gpu is not None)
         form = f"{array.dtype} {array.shape}, {window}{merged}"
         moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
+        if isinstance(arguments[0], Pass):
+            moved = array.nbytes + _moved(arguments[0].out, arguments[0].winners)
         self.steps.append(Step(name, form, route, operations * array.size, moved, *needs))
         return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
 
@@ -473,6 +476,17 @@ class _Observer:
         """Two comparisons a neighbour, if each element is met once."""
         words = f"{len(steps)} neighbours"
         return self._note("reconstruct", seed, words, 2 * len(steps), mask, steps, minimum)
+
+    def nearest(self, unset: Array, step: Pass) -> None:
+        """A comparison an element."""
+        words = f"distances along axis {step.axis}"
+        step.out[...] = self._note("nearest", unset, words, 1, step)[:]
+
+    def parabolas(self, array: Array, step: Pass) -> None:
+        """An addition and a comparison a level of nodes, and as much for the outputs."""
+        levels = math.ceil(math.log2(max(array.shape[step.axis], 2)))
+        words = f"parabolas along axis {step.axis}"
+        step.out[...] = self._note("parabolas", array, words, 2 + levels // 4, step)[:]
 
 
 def _primitives(

@@ -330,3 +330,36 @@ BOOLEAN = Selection(larger, lambda img, krn: np.where(krn < img, krn, img), 0.0)
 OR_AND = _bitwise(False, np.logical_and)
 AND_OR = _bitwise(True, np.logical_or)
 ERODING = _bitwise(True, lambda img, krn: np.logical_or(img, np.logical_not(krn)))
+
+
+# ---- distances and parabolas ---------------------------------------------------------------------
+
+
+def nearest_background(foreground: Array, sampling: Any = 1) -> tuple[Array, Array]:
+    """(squared distance, index) of the nearest False, by comparing all pairs of elements.
+
+    Integers stay integers. Of several that are equally near the first in C order; none: (inf, -1).
+    """
+    steps = np.broadcast_to(np.asarray(sampling), foreground.ndim)
+    positions = np.moveaxis(np.indices(foreground.shape), 0, -1)
+    background = positions[~foreground]
+    if len(background) == 0:
+        return np.full(foreground.shape, np.inf), np.full((foreground.ndim, *foreground.shape), -1)
+    away = (positions[..., None, :] - background) * steps
+    squares = (away**2).sum(-1)
+    indices = np.moveaxis(background[squares.argmin(-1)], -1, 0)
+    return squares.min(-1), indices
+
+
+def parabolic_erosion(image: Array, scales: Any) -> Array:
+    """min over y of image[y] + sum of ((x - y) / scale)^2, of all pairs, in long double."""
+    positions = np.indices(image.shape).reshape(image.ndim, -1)
+    cost = np.zeros((image.size, image.size), np.longdouble)
+    for axis, scale in zip(positions, np.broadcast_to(scales, image.ndim), strict=True):
+        away = axis[:, None] - axis
+        if scale == 0:
+            cost[away != 0] = np.inf
+        else:
+            cost += (away / np.longdouble(scale)) ** 2
+    value = np.where(np.isnan(image), np.inf, image.astype(np.longdouble)).ravel()
+    return (value + cost).min(-1, initial=np.inf).reshape(image.shape)

@@ -9,20 +9,12 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 #include "mapped.hpp"
+#include "types.hpp"
 #include "exports.hpp"
 
 using namespace semiconv;
 
 namespace {
-
-// The codes of the storage types; _TYPES in semiconv_cupy/ndimage/host.py lists them in this order.
-#define SEMICONV_EACH_TYPE(DO)                                                               \
-  DO(0, boolean) DO(1, int8) DO(2, uint8) DO(3, int16) DO(4, uint16) DO(5, int32) DO(6, uint32) \
-  DO(7, int64) DO(8, uint64) DO(9, float16) DO(10, bfloat16) DO(11, float32) DO(12, float64)
-
-template <class S> void convert_from(const void* from, double* to, int64 n) {
-  for (int64 i = 0; i < n; ++i) to[i] = (double)load(((const S*)from)[i]);
-}
 
 // Store n sums from element `at` on, `apart` elements from each other.
 template <class S> void convert_to(const double* from, void* to, int64 at, int64 apart, int n) {
@@ -60,27 +52,7 @@ template <int SIGN> struct Symmetric {
   }
 };
 
-int itemsize(int type) {
-  switch (type) {
-#define SEMICONV_SIZE(code, S) \
-  case code: return sizeof(S);
-    SEMICONV_EACH_TYPE(SEMICONV_SIZE)
-#undef SEMICONV_SIZE
-  }
-  return 0;
-}
-
-using Reader = void (*)(const void*, double*, int64);
 using Writer = void (*)(const double*, void*, int64, int64, int);
-Reader reader(int type) {
-  switch (type) {
-#define SEMICONV_READER(code, S) \
-  case code: return convert_from<S>;
-    SEMICONV_EACH_TYPE(SEMICONV_READER)
-#undef SEMICONV_READER
-  }
-  return nullptr;
-}
 Writer writer(int type) {
   switch (type) {
 #define SEMICONV_WRITER(code, S) \

@@ -72,4 +72,9 @@ struct Sizes {
   int64 size[max_rank], reach[max_rank];
 };
 
+// Lines along one axis: `size` elements that are `inner` apart, `inner` lines side by side, `outer` times.
+struct Lines {
+  int64 outer, size, inner;
+};
+
 }  // namespace semiconv

@@ -20,6 +20,7 @@ from semiconv_cupy.ndimage.binary import (
     iterate_structure,
 )
 from semiconv_cupy.ndimage.correlation import convolve, convolve1d, correlate, correlate1d
+from semiconv_cupy.ndimage.distance import distance_transform_edt
 from semiconv_cupy.ndimage.filters import (
     maximum_filter,
     maximum_filter1d,
@@ -51,6 +52,7 @@ __all__ = [
     "convolve1d",
     "correlate",
     "correlate1d",
+    "distance_transform_edt",
     "generate_binary_structure",
     "grey_closing",
     "grey_dilation",

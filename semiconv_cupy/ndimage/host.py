@@ -19,7 +19,8 @@ from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.form import FilterForm, filter_form
-from semiconv_cupy.ndimage.structs import Axes, Box, Mapped, Pair, Sizes, TablePair, Tables
+from semiconv_cupy.ndimage.lines import Pass
+from semiconv_cupy.ndimage.structs import Axes, Box, Lines, Mapped, Pair, Sizes, TablePair, Tables
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.structs import MAX_RANK
 
@@ -40,11 +41,17 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
             _FLAG,
         ),
     },
+    "parabolas": {
+        "semiconv_parabolas": (
+            *(_POINTER,) * 3, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER, _COUNT, *(_FLAG,) * 4,
+        ),
+        "semiconv_nearest": (*(_POINTER,) * 5, _FLAG, _FLAG),
+    },
     "reconstruct": {
         "semiconv_reconstruct": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG),
     },
 }  # fmt: skip
-# The codes of SEMICONV_EACH_TYPE in kernels_cu/host/correlate.cpp.
+# The codes of SEMICONV_EACH_TYPE in kernels_cu/host/types.hpp.
 _TYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16",
     "bfloat16", "float32", "float64",
@@ -77,8 +84,9 @@ def library_name(part: str, dtype: np.dtype) -> str:
 
 def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
     """Which of kernels_cu/host/*.cpp computes a primitive, and compiled for which dtype."""
-    if primitive == "correlate":  # sums are doubles, and elements of any dtype
-        return "correlate", np.dtype(np.float64)
+    if primitive in ("correlate", "parabolas", "nearest"):  # in double, of any dtype
+        part = "correlate" if primitive == "correlate" else "parabolas"
+        return part, np.dtype(np.float64)
     return "flat" if primitive in ("box", "footprint") else primitive, dtype
 
 
@@ -395,3 +403,30 @@ def reconstruct(seed: np.ndarray, mask: np.ndarray, steps: np.ndarray, minimum: 
     )  # fmt: skip
     host.check(status, "a reconstruction")
     return out
+
+
+def nearest(unset: np.ndarray, step: Pass) -> None:
+    """How far the nearest False lies along the last axis, into `step.out`."""
+    loaded = _library(*part_of("nearest", unset.dtype))
+    lines = Lines.along(unset.shape, unset.ndim - 1)
+    status = loaded.semiconv_nearest(
+        ctypes.byref(lines), host.address(step.costs), host.address(unset), host.address(step.out),
+        host.address_or_none(step.winners), step.finish, _threads(64 * unset.size),
+    )  # fmt: skip
+    host.check(status, "a distance transform")
+
+
+def parabolas(array: np.ndarray, step: Pass) -> None:
+    """The extremum of element - cost along an axis, into `step.out`."""
+    loaded = _library(*part_of("parabolas", array.dtype))
+    lines = Lines.along(array.shape, step.axis)
+    followers = step.followers
+    status = loaded.semiconv_parabolas(
+        ctypes.byref(lines), host.address(step.costs),
+        host.address(array), TYPE_CODES[array.dtype.name],
+        host.address(step.out), TYPE_CODES[step.out.dtype.name],
+        host.address_or_none(step.winners), host.address_or_none(followers),
+        0 if followers is None else len(followers),
+        not step.minimum, step.finish, step.exact, _threads(1024 * array.size),
+    )  # fmt: skip
+    host.check(status, "a filter by parabolas")

@@ -22,6 +22,7 @@ from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
 from semiconv_cupy.ndimage.borders import farthest, shows_constant
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
+from semiconv_cupy.ndimage.lines import Pass
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
@@ -49,6 +50,12 @@ class Backend(Protocol):
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """What spreads from `seed` within `mask` by `steps`, one row of offsets each."""
+
+    def nearest(self, unset: Array, step: Pass) -> None:
+        """The costs of the distances to the nearest False along the last axis, of a bool array."""
+
+    def parabolas(self, array: Array, step: Pass) -> None:
+        """The extremum of element and cost along an axis; of any supported dtype but bool."""
 
 
 _chosen: ContextVar[Backend | None] = ContextVar("backend", default=None)
@@ -291,3 +298,15 @@ def reconstruct(place: Place, seed: Array, mask: Array, steps: np.ndarray, minim
     if seed.size == 0 or len(steps) == 0:
         return seed.copy()
     return backend_for(place, seed.ndim).reconstruct(seed, mask, steps, minimum)
+
+
+def nearest(place: Place, unset: Array, step: Pass) -> None:
+    """How far the nearest False lies along the last axis of a C-contiguous bool array."""
+    if unset.size:
+        backend_for(place, 1).nearest(unset, step)
+
+
+def parabolas(place: Place, array: Array, step: Pass) -> None:
+    """The minimum of element + cost, or maximum of element - cost, along one axis of any array."""
+    if array.size:
+        backend_for(place, 1).parabolas(array, step)

@@ -14,6 +14,7 @@ import numpy as np
 from semiconv_cupy.backends.place import Place, place_of
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.borders import beyond, shows_constant
+from semiconv_cupy.ndimage.lines import Finish, Pass
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
@@ -233,3 +234,78 @@ def reconstruct(seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> A
         if not bool((limited != value).any()):
             return limited
         value = limited
+
+
+def nearest(unset: Array, step: Pass) -> None:
+    """How far the nearest False lies along the last axis."""
+    xp, n = place_of(input=unset).array_module, unset.shape[-1]
+    positions = xp.arange(n)
+    before = _accumulated(xp, xp.where(unset, -1, positions), xp.maximum)
+    after = _accumulated(xp, xp.where(unset, n, positions)[..., ::-1], xp.minimum)[..., ::-1]
+    to_left = positions - before
+    left = (before >= 0) & ((after == n) | (to_left <= after - positions))
+    winner = xp.where(left, before, after)
+    winner[winner == n] = -1
+    distance = xp.where(winner < 0, 0, abs(positions - winner))
+    found = xp.where(winner < 0, np.inf, xp.asarray(step.costs)[distance])
+    step.out[...] = xp.sqrt(found) if step.finish == Finish.ROOT else found
+    if step.winners is not None:
+        step.winners[...] = winner
+
+
+def _accumulated(xp: Any, array: Array, better: Any) -> Array:
+    """The running extremum along the last axis, in steps of doubled width."""
+    array, step = array.copy(), 1
+    while step < array.shape[-1]:
+        array[..., step:] = better(array[..., step:], array[..., :-step].copy())
+        step *= 2
+    return array
+
+
+def parabolas(array: Array, step: Pass) -> None:
+    """The extremum of element and cost along an axis: one distance after the other."""
+    place = place_of(input=array)
+    xp, n = place.array_module, array.shape[step.axis]
+    value = xp.moveaxis(array.astype(np.float64), step.axis, -1)
+    value = _without_nan(xp, value if step.minimum else -value, minimum=True)
+    best = xp.full(value.shape, np.inf)
+    winner = xp.full(value.shape, -1, np.int32)
+    finite = value[xp.isfinite(value)]
+    reach = n - 1
+    if finite.size == value.size:  # costs above the range of values never win
+        limit = float(finite.max()) - float(finite.min())
+        reach = min(reach, int(np.searchsorted(step.costs, limit, side="right")))
+    for offset in range(-reach, reach + 1):
+        begin, end = max(-offset, 0), min(n - offset, n)
+        part = best[..., begin:end]
+        sums = value[..., begin + offset : end + offset] + float(step.costs[abs(offset)])
+        wins = sums < part
+        best[..., begin:end] = xp.where(wins, sums, part)
+        positions = xp.arange(begin + offset, end + offset, dtype=np.int32)
+        winner[..., begin:end] = xp.where(wins, positions, winner[..., begin:end])
+    result = best if step.minimum else -best
+    step.out[...] = xp.moveaxis(_finished(place, result, step), -1, step.axis)
+    if step.winners is not None:
+        step.winners[...] = xp.moveaxis(winner, -1, step.axis)
+        for plane in () if step.followers is None else step.followers:
+            moved = xp.take_along_axis(plane, step.winners.clip(0), step.axis)
+            plane[...] = xp.where(step.winners < 0, -1, moved)
+
+
+def _finished(place: Place, result: Array, step: Pass) -> Array:
+    """Results as they are stored: integers in one rounding, to the nearer end of their range."""
+    xp, dtype = place.array_module, step.out.dtype
+    if step.finish == Finish.ROOT:
+        return xp.sqrt(result)
+    if dtype.kind not in "iu":
+        return c_cast(place, result, dtype)
+    whole = xp.rint(result)
+    if step.finish == Finish.HALF_UP:
+        whole = whole + (result - whole == 0.5)
+    elif step.finish == Finish.HALF_DOWN:
+        whole = whole - (whole - result == 0.5)
+    info = np.iinfo(dtype)
+    # The highest 64-bit integers are no doubles.
+    high = whole >= float(info.max)
+    inside = xp.where(high, 0, whole.clip(float(info.min), None)).astype(dtype)
+    return xp.where(high, dtype.type(info.max), inside)

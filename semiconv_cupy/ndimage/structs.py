@@ -7,6 +7,7 @@ and strides are in elements.
 from __future__ import annotations
 
 import ctypes
+import math
 
 from semiconv_cupy.structs import MAX_RANK, Axes, Struct
 
@@ -52,6 +53,18 @@ class Sizes(Struct):
 
     file = "host/structs.hpp"
     _fields_ = (("rank", ctypes.c_int64), ("size", Axes), ("reach", Axes))
+
+
+class Lines(Struct):
+    """Lines along one axis, which lie side by side."""
+
+    file = "host/structs.hpp"
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("outer", "size", "inner"))
+
+    @classmethod
+    def along(cls, shape: tuple[int, ...], axis: int) -> Lines:
+        """The lines of a contiguous array along one of its axes."""
+        return cls(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
 
 
 # ---- kernels_cu/cuda -----------------------------------------------------------------------------

@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 
 # Tests of functions that this package does not offer; SciPy would test itself.
 NOT_OFFERED = (
-    "rank", "percentile", "median", "generic", "Vectorized", "distance_transform", "gh_22586",
+    "rank", "percentile", "median", "generic", "Vectorized", "distance_transform_bf",
+    "distance_transform_cdt", "gh_22586",
 )  # fmt: skip
 # Tests that ask for what SciPy does and ought not to.
 DIFFERENT = {

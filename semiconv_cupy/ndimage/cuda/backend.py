@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.device import Device
+from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda import boxes, footprints, spread, structures, taps
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.lines import Pass
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
@@ -47,3 +49,11 @@ class Backend:
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """What spreads from `seed` within `mask` by `steps`."""
         return spread.reconstruct(self._launcher, seed, mask, steps, minimum)
+
+    def nearest(self, unset: Array, step: Pass) -> None:
+        """How far the nearest False lies along the last axis, into `step.out`."""
+        reference.nearest(unset, step)
+
+    def parabolas(self, array: Array, step: Pass) -> None:
+        """The extremum of element and cost along an axis, into `step.out`."""
+        reference.parabolas(array, step)

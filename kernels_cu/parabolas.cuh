@@ -1,0 +1,53 @@
+// Envelopes of parabolas along a line: what counts as a value, when two candidates are too close to be told
+// apart, and what is stored; on GPU and host.
+//
+//     out[x] = min over y of value[y] + cost[|x - y|],    cost[r] = weight r^2
+//
+// Everything is computed in double, of any storage type; a maximum is the minimum of negated values. Among equal
+// candidates the one of least y wins.
+//
+// The y that wins never decreases with x, since cost is convex. So if `first` is the least y that might win at an
+// x, and `last` the greatest, everything on the right needs no y before `first`, everything on the left none after
+// `last`. That holds for exact sums; rounding may turn two candidates about whose sums differ by less than
+// `near_ties` times the greatest finite magnitude on the line. Where sums are rounded, `first` and `last` enclose
+// all candidates that are so close to the best one. Then the result is the least of all rounded sums, in whatever
+// order they are compared.
+#pragma once
+#include "filters.cuh"
+
+namespace semiconv {
+
+// Of any two candidates that matter, values and costs are at most twice the greatest magnitude; each of four sums
+// is off by half a last place of them.
+constexpr double near_ties = 16 * 1.1102230246251565e-16;
+// From here on `first` and `last` are the best candidate itself: scales so large that nearly equal candidates are
+// so many change a value by its last place only, and time would grow with the square of the length.
+constexpr int64 most_near_ties = 1024;
+
+// What a result becomes when it is stored.
+enum Finish { nearest_even = 0, half_up = 1, half_down = 2, square_root = 3 };
+
+// A stored number, negated in a maximum; NaN never wins.
+SEMICONV_FN double parabola_value(double stored, bool maximum) {
+  const double value = maximum ? -stored : stored;
+  return value == value ? value : Extreme<double>::highest();
+}
+
+// A result as the number that is stored: a root, or an integer that is nearest, which is rounded once.
+template <class S> SEMICONV_FN S finished(double result, bool maximum, int finish) {
+  const double value = maximum ? -result : result;
+  if constexpr (Same<S, boolean>::value) {
+    return Converted<S>::from(value);
+  } else if constexpr (Limits<typename RealOf<S>::type>::integer) {
+    double whole = ::rint(value);
+    if (finish == half_up && value - whole == 0.5) whole += 1;
+    if (finish == half_down && whole - value == 0.5) whole -= 1;
+    return stored_sum<double, S, typename RealOf<S>::type>(whole);
+  } else if constexpr (sizeof(S) == 2) {
+    return Converted<S>::from(value);
+  } else {
+    return (S)(finish == square_root ? ::sqrt(value) : value);
+  }
+}
+
+}  // namespace semiconv

@@ -1,0 +1,86 @@
+"""Parabolas along one axis after another: what distances and parabolic morphology are made of.
+
+An erosion by a parabola without end is an erosion along each axis in turn::
+
+    out[x] = min over y of array[y] + cost[|x - y|],    cost[r] = weight * r ** 2
+
+Axes are taken from the last one to the first; among equal candidates the first along the axis wins,
+so that the winner of all axes together is the first in C order. Values are doubles in between. No
+SciPy conventions and no kernels here: ``neighbourhood`` says who computes a `Pass`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+
+
+class Finish(IntEnum):
+    """What a result becomes when it is stored: `Finish` of kernels_cu/parabolas.cuh.
+
+    The first three round an integer, and differ where it lies in the middle between two.
+    """
+
+    NEAREST_EVEN = 0
+    HALF_UP = 1
+    HALF_DOWN = 2
+    ROOT = 3
+
+
+class Pass(NamedTuple):
+    """A minimum or maximum along one axis, and where its results go.
+
+    Attributes
+    ----------
+    axis : int
+        The axis.
+    costs : numpy.ndarray
+        float64, what is added for each distance 0, ..., n - 1 in a minimum (subtracted in a
+        maximum); convex.
+    out : array
+        C-contiguous, of the array's shape; may be the array where both are of float64.
+    winners : array, optional
+        int32: which element along the axis gave each result, -1 where none did.
+    followers : array, optional
+        int32, with one more axis: winners along other axes, which were found before. Each result
+        takes over those of its winner.
+    minimum : bool
+        Whether the least sum wins.
+    finish : Finish
+        What the results become.
+    exact : bool
+        Whether sums are exact, as those of integers are.
+    """
+
+    axis: int
+    costs: np.ndarray
+    out: Array
+    winners: Array | None = None
+    followers: Array | None = None
+    minimum: bool = True
+    finish: Finish = Finish.NEAREST_EVEN
+    exact: bool = False
+
+
+@lru_cache(maxsize=64)
+def _kept_costs(size: int, weight: float) -> np.ndarray:
+    return _costs(size, weight)
+
+
+def _costs(size: int, weight: float) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = weight * np.arange(size, dtype=np.float64) ** 2
+    found[:1] = 0  # also of an infinite weight
+    np.minimum(found, np.finfo(np.float64).max, out=found)  # -inf + cost is -inf
+    found.setflags(write=False)
+    return found
+
+
+def costs(size: int, weight: float) -> np.ndarray:
+    """weight * r ** 2 for r = 0, ..., size - 1, rounded once while r ** 2 is below 2 ** 53."""
+    return _kept_costs(size, weight) if size <= 1 << 14 else _costs(size, weight)
