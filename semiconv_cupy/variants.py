@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
@@ -30,6 +31,7 @@ from semiconv_cupy.backends.cuda.product_by_sums import (
 )
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
+from semiconv_cupy.backends.quadratic import Parametrisation, quadratic_source
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.product import Product
@@ -89,6 +91,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for storage in ("float32", "float64"):
         yield sum_source(storage)
         yield exchange_source(storage)
+        yield from (quadratic_source(name, storage, (5, 5)) for name in get_args(Parametrisation))
     yield from _products()
     yield from neighbourhoods.shipping_variants()
 

@@ -6,7 +6,10 @@ import pickle
 
 import pytest
 import torch
+from cuda_on_cpu.device import HarnessDevice
+from torch.autograd import forward_ad
 
+from semiconv_cupy.backends.quadratic import Family, on_gpu, on_host
 from torch_bridge import quadratic
 from torch_bridge.quadratic import (
     CovCholesky,
@@ -90,6 +93,63 @@ def test_gradcheck(cls, sizes):
         return torch.func.functional_call(kernel, dict(zip(names, values, strict=True)))
 
     assert torch.autograd.gradcheck(call, tuple(v.detach().requires_grad_() for v in values))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("cls", QUADRATIC)
+@pytest.mark.parametrize("where", ["host", "gpu"])
+def test_compiled_functions_agree_with_tensors(where, cls, sizes):
+    """Values and gradients; a GPU's kernels run on the CPU."""
+    kernel, shape = cls(2, 3, sizes, dtype=torch.float64), (3, 2, *sizes)
+    covs = getattr(kernel, "covs", None)
+    log_std, pairs = (kernel.log_std, None) if covs is None else (covs.log_std, covs.pairs)
+    family = Family("isotropic" if covs is None else covs.parametrisation, "float64", sizes, 6)
+    calls = on_host(family) if where == "host" else on_gpu(family, HarnessDevice())
+    last = 2 if where == "host" else None
+    krn = torch.full(shape, math.nan, dtype=torch.float64)
+    given = [tensor for tensor in (log_std, pairs) if tensor is not None]
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (log_std, pairs)]
+    calls.values(*addresses, krn.data_ptr(), last)
+    # Differentiation of what functional_call traces is that of tensors.
+    names, values = zip(*kernel.named_parameters(), strict=True)
+    grad = torch.randn(shape, dtype=torch.float64)
+    expected, pullback = torch.func.vjp(
+        lambda *values: torch.func.functional_call(kernel, dict(zip(names, values, strict=True))),
+        *(value.detach() for value in values),
+    )
+    torch.testing.assert_close(krn, expected)
+    of_given = [torch.full_like(tensor, math.nan) for tensor in given]
+    of_both = [tensor.data_ptr() for tensor in of_given] + [0] * (2 - len(given))
+    calls.gradients(*addresses, grad.data_ptr(), *of_both, last)
+    by_name = {id(value): found for value, found in zip(values, pullback(grad), strict=True)}
+    torch.testing.assert_close(of_given, [by_name[id(tensor)] for tensor in given])
+
+
+@pytest.mark.parametrize("cls", QUADRATIC)
+def test_odd_memory_and_second_derivatives(cls):
+    """Parameters that are not contiguous; what compiled functions leave to tensors."""
+    kernel = cls(2, 3, (3, 4), dtype=torch.float64)
+    names, values = zip(*kernel.named_parameters(), strict=True)
+
+    def call(*values):
+        return torch.func.functional_call(kernel, dict(zip(names, values, strict=True)))
+
+    strided = [torch.stack([v.detach()] * 2, -1)[..., 1].requires_grad_() for v in values]
+    assert not any(value.is_contiguous() for value in strided)
+    assert torch.equal(call(*strided), kernel())
+    assert torch.autograd.gradgradcheck(call, strided)
+    (tangent,) = torch.autograd.grad(call(*strided).sum(), strided[:1])
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(values[0].detach(), torch.ones_like(values[0]))
+        found = forward_ad.unpack_dual(call(dual, *values[1:]).sum()).tangent
+    torch.testing.assert_close(found, tangent.sum())
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "nowhere-found")
+    kernel = QuadraticKernelIso(1, 3, (2, 9), {"var": 2.0})  # a family that no other test asks for
+    expected = -offsets((2, 9)).square().sum(-1) / 2
+    torch.testing.assert_close(kernel()[0, 0].double(), expected)
 
 
 def test_strong_correlation_stays_regular():

@@ -1,7 +1,8 @@
 """Learnable kernels, in any number of dimensions; nothing here takes an image.
 
-`kernels` has the modules, `covariances` the parametrisations of quadratic ones, `initial` where
-their parameters start, `offsets` the grid, `plot` their pictures.
+`kernels` has the modules, `covariances` the parametrisations of quadratic ones, `fused` their
+compiled functions, `initial` where their parameters start, `offsets` the grid, `plot` their
+pictures.
 """
 
 from torch_bridge.quadratic.covariances import (

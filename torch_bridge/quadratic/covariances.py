@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semiconv_cupy.backends.quadratic import Parametrisation
 from torch_bridge.quadratic.channels import Channels
 from torch_bridge.quadratic.initial import (
     Init,
@@ -33,6 +34,7 @@ class Covariance(Channels):
     """A covariance S for each kernel, given by `ndim` log standard deviations and more."""
 
     fixed_ndim: int | None = None
+    parametrisation: Parametrisation | None = None  # None: only tensors know it
     ndim: int
     log_std: Tensor
 
@@ -67,17 +69,41 @@ class Covariance(Channels):
     def initial_parameters(self) -> dict[str, Tensor]:
         return self.initial(self._init, self._sizes)
 
+    @property
+    def pairs(self) -> Tensor:
+        """The parameters of pairs of axes, (O, I) or (O, I, N (N - 1) / 2)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def whitened(log_std: Tensor, pairs: Tensor, points: Sequence[Tensor]) -> list[Tensor]:
+        """`whiten` with these parameters."""
+        raise NotImplementedError
+
     def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
         """z with z^T z = x^T S^-1 x for points x; one tensor a coordinate.
 
         The coordinates of x have the same number of axes and broadcast with each other; those of z
         broadcast to (O, I, *shape).
         """
-        raise NotImplementedError
+        return self.whitened(self.log_std, self.pairs, points)
 
     def inspect_parameters(self) -> tuple[Tensor, Tensor]:
         """(log_std (O, I, ndim), the rotation or correlation parameters)."""
         raise NotImplementedError
+
+
+def _rotated_back(theta: Tensor, points: list[Tensor]) -> list[Tensor]:
+    """R^T x: the coordinates of x (entries that broadcast with (O, I, ...)) in S's own axes."""
+    theta = theta.reshape(*theta.shape[:2], -1)
+    planes = itertools.combinations(range(len(points)), 2)
+    for index, (i, j) in enumerate(planes):
+        angle = theta[..., index].view(*theta.shape[:2], *(1,) * (points[0].dim() - 2))
+        cos, sin = angle.cos(), angle.sin()
+        points[i], points[j] = (
+            cos * points[i] + sin * points[j],
+            cos * points[j] - sin * points[i],
+        )
+    return points
 
 
 class CovSpectral(Covariance):
@@ -109,6 +135,7 @@ class CovSpectral(Covariance):
     [4.0, 4.0, 4.0]
     """
 
+    parametrisation = "spectral"
     log_std: Tensor
     theta: Tensor
 
@@ -119,30 +146,22 @@ class CovSpectral(Covariance):
         theta = angles(chosen["theta"], shape, self.ndim * (self.ndim - 1) // 2)
         return {"theta": _drop_single_plane(theta), "log_std": log_std(variance)}
 
-    def _rotated_back(self, points: list[Tensor]) -> list[Tensor]:
-        """R^T x: the coordinates of x (entries that broadcast with (O, I, ...)) in S's own axes."""
-        theta = self.theta.reshape(self.out_channels, self.in_channels, -1)
-        planes = itertools.combinations(range(self.ndim), 2)
-        for index, (i, j) in enumerate(planes):
-            angle = theta[..., index].view(*theta.shape[:2], *(1,) * (points[0].dim() - 2))
-            cos, sin = angle.cos(), angle.sin()
-            points[i], points[j] = (
-                cos * points[i] + sin * points[j],
-                cos * points[j] - sin * points[i],
-            )
-        return points
+    @property
+    def pairs(self) -> Tensor:
+        return self.theta
 
     def _axes(self) -> Tensor:
         """R, (O, I, N, N)."""
         unit = torch.eye(self.ndim, device=self.log_std.device, dtype=self.log_std.dtype)
         shape = (self.out_channels, self.in_channels, self.ndim)
-        rotated = self._rotated_back([row.expand(shape) for row in unit])
+        rotated = _rotated_back(self.theta, [row.expand(shape) for row in unit])
         return torch.stack(rotated, dim=-1)
 
-    def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
+    @staticmethod
+    def whitened(log_std: Tensor, pairs: Tensor, points: Sequence[Tensor]) -> list[Tensor]:
         """z = R^T x / std, so that z^T z = x^T S^-1 x."""
-        rotated = self._rotated_back([axis[None, None] for axis in points])
-        scale = torch.exp(-self.log_std)
+        rotated = _rotated_back(pairs, [axis[None, None] for axis in points])
+        scale = torch.exp(-log_std)
         scale = scale.view(*scale.shape, *(1,) * points[0].dim())
         return [z * scale[:, :, n] for n, z in enumerate(rotated)]
 
@@ -163,6 +182,22 @@ class CovSpectral(Covariance):
 
     def forward(self) -> Tensor:
         return self.inverse_cov()
+
+
+def _lower_rows(log_std: Tensor, corr: Tensor) -> list[list[Tensor]]:
+    """The entries of L up to its diagonal, each (O, I)."""
+    corr = corr.reshape(*corr.shape[:2], -1)
+    # 1 / cosh is sqrt(1 - tanh^2) without its cancellation: L stays regular.
+    partial, rest = torch.tanh(corr), torch.cosh(corr).reciprocal()
+    rows, index = [], 0
+    for axis, std in enumerate(log_std.exp()):
+        row = []
+        for _ in range(axis):
+            row.append(std * partial[..., index])
+            std = std * rest[..., index]
+            index += 1
+        rows.append([*row, std])
+    return rows
 
 
 class CovCholesky(Covariance):
@@ -194,6 +229,7 @@ class CovCholesky(Covariance):
     torch.Size([3])
     """
 
+    parametrisation = "cholesky"
     log_std: Tensor
     corr: Tensor
 
@@ -207,25 +243,15 @@ class CovCholesky(Covariance):
             "log_std": log_std(variance).movedim(-1, 0).contiguous(),
         }
 
-    def _rows(self) -> list[list[Tensor]]:
-        """The entries of L up to its diagonal, each (O, I)."""
-        corr = self.corr.reshape(self.out_channels, self.in_channels, -1)
-        # 1 / cosh is sqrt(1 - tanh^2) without its cancellation: L stays regular.
-        partial, rest = torch.tanh(corr), torch.cosh(corr).reciprocal()
-        rows, index = [], 0
-        for axis, std in enumerate(self.log_std.exp()):
-            row = []
-            for _ in range(axis):
-                row.append(std * partial[..., index])
-                std = std * rest[..., index]
-                index += 1
-            rows.append([*row, std])
-        return rows
+    @property
+    def pairs(self) -> Tensor:
+        return self.corr
 
-    def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
+    @staticmethod
+    def whitened(log_std: Tensor, pairs: Tensor, points: Sequence[Tensor]) -> list[Tensor]:
         """z = L^-1 x by forward substitution, so that z^T z = x^T S^-1 x."""
         solved: list[Tensor] = []
-        for row, point in zip(self._rows(), points, strict=True):
+        for row, point in zip(_lower_rows(log_std, pairs), points, strict=True):
             *below, diagonal = (entry.view(*entry.shape, *(1,) * point.dim()) for entry in row)
             rest = point - sum(entry * z for entry, z in zip(below, solved, strict=True))
             solved.append(rest / diagonal)
@@ -234,7 +260,9 @@ class CovCholesky(Covariance):
     def cholesky(self) -> Tensor:
         """L, lower triangular, (O, I, N, N)."""
         zero = torch.zeros_like(self.log_std[0])
-        rows = [row + [zero] * (self.ndim - len(row)) for row in self._rows()]
+        rows = [
+            row + [zero] * (self.ndim - len(row)) for row in _lower_rows(self.log_std, self.corr)
+        ]
         return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
     def cov(self) -> Tensor:

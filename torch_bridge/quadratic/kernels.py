@@ -19,6 +19,7 @@ from torch_bridge.quadratic.covariances import (
     CovSpectral,
     CovSpectral2D,
 )
+from torch_bridge.quadratic.fused import quadratic_kernel
 from torch_bridge.quadratic.initial import Init, isotropic_variance, log_std, options
 from torch_bridge.quadratic.offsets import offsets, sum_of_squares
 from torch_bridge.quadratic.plot import draw
@@ -120,8 +121,19 @@ class AnisotropicKernel(QuadraticKernel):
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
-        whitened = self.covs.whiten(offsets(self._sizes, self.covs.log_std))
-        return mapped(-sum_of_squares(whitened), self.positive)
+        return mapped(self._values(), self.positive)
+
+    def _values(self) -> Tensor:
+        covs, shape = self.covs, (self.out_channels, self.in_channels)
+        if covs.parametrisation is not None and type(covs).whiten is Covariance.whiten:
+            return quadratic_kernel(
+                covs.parametrisation, shape, self._sizes, covs.log_std, covs.pairs, self._composed
+            )
+        return -sum_of_squares(covs.whiten(offsets(self._sizes, covs.log_std)))
+
+    def _composed(self, log_std: Tensor, pairs: Tensor) -> Tensor:
+        whitened = self.covs.whitened(log_std, pairs, offsets(self._sizes, log_std))
+        return -sum_of_squares(whitened)
 
 
 class QuadraticKernelSpectral(AnisotropicKernel):
@@ -246,10 +258,16 @@ class QuadraticKernelIso(QuadraticKernel):
 
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
-        inverse = torch.exp(-2 * self.log_std)
-        square = sum_of_squares(offsets(self._sizes, self.log_std))
-        values = -square * inverse.view(*inverse.shape, *(1,) * square.dim())
+        shape = (self.out_channels, self.in_channels)
+        values = quadratic_kernel(
+            "isotropic", shape, self._sizes, self.log_std, None, self._composed
+        )
         return mapped(values, self.positive)
+
+    def _composed(self, log_std: Tensor, _: None) -> Tensor:
+        inverse = torch.exp(-2 * log_std)
+        square = sum_of_squares(offsets(self._sizes, log_std))
+        return -square * inverse.view(*inverse.shape, *(1,) * square.dim())
 
 
 class LearnedKernel(Kernel):

@@ -1,0 +1,166 @@
+"""Quadratic kernels by one compiled function, and the gradients of their parameters by another.
+
+By tensors a kernel takes up to 20 small operations, and as many backward, in each step of training.
+Those remain for all that compiled functions do not do: traces, transforms, forward mode, second
+derivatives. Called by `kernels`, which give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from semiconv_cupy.backends.host.compiler import compiler
+from semiconv_cupy.backends.quadratic import Family, Parametrisation, on_gpu, on_host, serves
+from semiconv_cupy.errors import BackendUnavailableError
+from semiconv_cupy.source import FLOATING
+from torch_bridge.dlpack import gpu
+from torch_bridge.ops.dispatch import goes_straight
+from torch_bridge.ops.executors import executor_of
+from torch_bridge.ops.plans import require_memory
+
+Composed = Callable[[Tensor, Any], Tensor]
+_STORAGES = {getattr(torch, name): name for name in FLOATING}
+
+
+def quadratic_kernel(
+    parametrisation: Parametrisation,
+    channels: tuple[int, int],
+    sizes: tuple[int, ...],
+    log_std: Tensor,
+    pairs: Tensor | None,
+    composed: Composed,
+) -> Tensor:
+    """The kernel (O, I, *K) for channels (O, I); `composed(log_std, pairs)` is the same by tensors.
+
+    The parameters are those of `covariances`; an isotropic kernel has no `pairs`.
+    """
+    if not _is_plain(log_std, pairs):
+        return composed(log_std, pairs)
+    index = log_std.get_device()
+    family = _family(parametrisation, channels, sizes, log_std.dtype, index)
+    if family is None or not family.is_current():
+        return composed(log_std, pairs)
+    if torch.is_grad_enabled() and (
+        log_std.requires_grad or (pairs is not None and pairs.requires_grad)
+    ):
+        recorded: Tensor = _Recorded.apply(log_std, pairs, family, composed)
+        return recorded
+    return family.values(log_std, pairs)
+
+
+def _is_plain(log_std: Tensor, pairs: Tensor | None) -> bool:
+    """Whether nothing but autograd's reverse mode watches, and the dtypes are one."""
+    if not goes_straight(log_std, pairs) or forward_ad._current_level >= 0:
+        return False
+    if pairs is not None and (pairs.dtype is not log_std.dtype or pairs.device != log_std.device):
+        return False
+    # Autocast computes exp in float32.
+    wide = log_std.dtype in (torch.float32, torch.float64)
+    return wide or not torch.is_autocast_enabled(log_std.device.type)
+
+
+class _Family:
+    """The compiled functions of one family of kernels, called with tensors."""
+
+    def __init__(self, family: Family, shape: tuple[int, ...], index: int) -> None:
+        executor = executor_of(index)
+        calls = on_host(family) if index < 0 else on_gpu(family, gpu(index))
+        self._values, self._gradients = calls
+        self._shape = shape
+        self.is_current, self._threads_or_stream = executor.is_current, executor.threads_or_stream
+
+    def values(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
+        """The kernel."""
+        log_std, pairs = _contiguous(log_std), _contiguous(pairs)
+        krn = log_std.new_empty(self._shape)
+        self._values(*_addresses(log_std, pairs), krn.data_ptr(), self._threads_or_stream())
+        return krn
+
+    def gradients(
+        self, log_std: Tensor, pairs: Tensor | None, grad: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Those of the parameters, for the kernel's."""
+        log_std, pairs, grad = _contiguous(log_std), _contiguous(pairs), grad.contiguous()
+        of_log_std = torch.empty_like(log_std)
+        of_pairs = None if pairs is None else torch.empty_like(pairs)
+        self._gradients(
+            *_addresses(log_std, pairs),
+            grad.data_ptr(),
+            of_log_std.data_ptr(),
+            0 if of_pairs is None else of_pairs.data_ptr(),
+            self._threads_or_stream(),
+        )
+        return of_log_std, of_pairs
+
+
+def _contiguous(tensor: Any) -> Any:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _addresses(log_std: Tensor, pairs: Tensor | None) -> tuple[int, int]:
+    first = log_std.data_ptr()
+    if not first or (pairs is not None and pairs.numel() and not pairs.data_ptr()):
+        require_memory(log_std=log_std, pairs=pairs)
+    return first, 0 if pairs is None else pairs.data_ptr()
+
+
+@lru_cache(maxsize=512)
+def _family(
+    parametrisation: Parametrisation,
+    channels: tuple[int, int],
+    sizes: tuple[int, ...],
+    dtype: torch.dtype,
+    index: int,
+) -> _Family | None:
+    """The functions for parameters of that dtype on the executor of that index.
+
+    None where nothing compiles: without a C++ compiler, or CuPy for a GPU.
+    """
+    if dtype not in _STORAGES or not serves(sizes) or (index < 0 and compiler() is None):
+        return None
+    family = Family(parametrisation, _STORAGES[dtype], sizes, channels[0] * channels[1])
+    try:
+        return _Family(family, (*channels, *sizes), index)
+    except BackendUnavailableError:
+        return None
+
+
+class _Recorded(torch.autograd.Function):
+    """(log_std, pairs or None) -> the kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_std: Tensor, pairs: Tensor | None, family: _Family, composed: Composed
+    ) -> Tensor:
+        ctx.save_for_backward(log_std, pairs)
+        ctx.family, ctx.composed = family, composed
+        return family.values(log_std, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        log_std, pairs = ctx.saved_tensors
+        watched = torch.is_grad_enabled() or not goes_straight(grad, log_std, pairs)
+        if watched or not ctx.family.is_current():
+            return *_by_tensors(ctx.composed, log_std, pairs, grad), None, None
+        return *ctx.family.gradients(log_std, pairs, grad), None, None
+
+
+def _by_tensors(
+    composed: Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients by tensors, themselves differentiable where gradients are recorded."""
+    records = torch.is_grad_enabled()
+    given = [log_std, pairs]
+    asked = [tensor for tensor in given if tensor is not None and tensor.requires_grad]
+    with torch.enable_grad():
+        krn = composed(log_std, pairs)
+        found = iter(torch.autograd.grad(krn, asked, grad, create_graph=records))
+    return [
+        next(found) if tensor is not None and tensor.requires_grad else None for tensor in given
+    ]
