@@ -1,0 +1,73 @@
+"""The commands `train`, `table`, `plot` and `time`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from examples.thesis import data, networks, records, settings, tables, timing, train
+
+WAY = "how linear convolutions are computed; auto: the fastest on a GPU, torch's on a CPU"
+SECONDS = "write a checkpoint and stop after so much time"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    options.command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m examples.thesis", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    add = commands.add_parser("train", help="train all networks of a configuration file")
+    add.add_argument("config", type=Path)
+    add.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set's files are")
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="lines of JSON")
+    add.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("epochs", "batch", "seeds", "at-once"):
+        add.add_argument(f"--{name}", type=int, metavar="N", help="in place of the file's")
+    add.add_argument("--rate", type=float, metavar="X", help="in place of the file's")
+    add.add_argument("--seconds", type=float, default=math.inf, metavar="S", help=SECONDS)
+    add.add_argument("--way", default="auto", choices=["auto", *networks.WAYS], help=WAY)
+    add.set_defaults(command=_train)
+    add = commands.add_parser("table", help="print the tables of records")
+    add.add_argument("records", type=Path, nargs="+", metavar="FILE")
+    add.add_argument("--baseline", default="max 3", metavar="NAME", help="default: %(default)s")
+    add.set_defaults(command=_table)
+    add = commands.add_parser("time", help="measure seconds an epoch of one network")
+    add.add_argument("--data", type=Path, metavar="FOLDER")
+    add.add_argument("--name", default="mnist", help="the data set; default: %(default)s")
+    add.add_argument("--out", type=Path, required=True, metavar="FILE", help="lines of JSON")
+    add.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add.add_argument("--batch", type=int, default=1024, metavar="N")
+    add.add_argument("--size", type=int, default=7, metavar="K", help="of the windows")
+    add.add_argument("--rounds", type=int, default=5, metavar="N")
+    add.set_defaults(command=_time)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    changes = {name: getattr(options, name) for name in settings.Training.__dataclass_fields__}
+    experiment = settings.read(options.config, **changes)
+    found = data.load(experiment.data, options.data).to(torch.device(options.device))
+    if not train.run(experiment, found, options.out, way=options.way, seconds=options.seconds):
+        print("The time is over: the same command continues.")
+
+
+def _table(options: argparse.Namespace) -> None:
+    found = [record for path in options.records for record in records.read(path)]
+    print(tables.report(found, options.baseline))
+
+
+def _time(options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    found = data.load(options.name, options.data).to(device)
+    for record in timing.measure(found, options.batch, options.size, options.rounds):
+        records.append(options.out, record | {"machine": train.machine(device)})
+
+
+if __name__ == "__main__":
+    main()

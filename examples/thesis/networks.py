@@ -1,0 +1,235 @@
+"""LeNet-5 with the poolings and the convolutions that the experiment compares.
+
+    convolution - pooling - ReLU - convolution - pooling - ReLU - three dense layers
+
+Layers take one image batch (B, C, H, W); `ensemble` turns a network into many.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import torch_bridge
+from semiconv_cupy import SubtractSemifield
+from torch_bridge.functional import semifield_conv
+
+Options = Mapping[str, Any]
+
+# ---- pooling -------------------------------------------------------------------------------------
+
+STRIDE = 2
+LEARNED = ("iso", "spectral", "cholesky", "free")
+
+
+def pooling(options: Options, channels: int) -> nn.Module:
+    """The pooling layer of {"kind": ..., "size": ...}; other entries go to the layer.
+
+    All poolings have stride 2 and the padding of torch's "same" windows, (size - 1) // 2 on both
+    sides, so that networks with different windows have layers of the same shapes.
+    """
+    chosen = dict(options)
+    kind, size = chosen.pop("kind"), chosen.pop("size")
+    place = dict(kernel_size=size, stride=STRIDE, padding=(size - 1) // 2)
+    if kind == "max":
+        return nn.MaxPool2d(**place, **chosen)
+    if kind == "mean":
+        return nn.AvgPool2d(**place, count_include_pad=False, **chosen)
+    if kind in LEARNED:
+        return torch_bridge.DilationPool2d(**place, channels=channels, structuring=kind, **chosen)
+    raise ValueError(f'pooling "kind" must be max, mean or one of {LEARNED}, got {kind!r}')
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+
+WAYS = ("torch", "own", "patches")
+
+
+class Linear2d(nn.Conv2d):
+    """`torch.nn.Conv2d`, computed in the way that suits many networks at once.
+
+    `way` is "torch" (cuDNN or oneDNN; a convolution with one group for each network), "own" (this
+    library's kernels) or "patches" (each window a row of a batched matrix product).
+    """
+
+    way = "torch"
+
+    def forward(self, img: Tensor) -> Tensor:
+        if self.way == "torch":
+            return super().forward(img)
+        if self.way == "own":
+            out = semifield_conv(img, self.weight, "linear", padding=self.padding, kind="corr")
+        else:
+            out = self._by_patches(img)
+        return out + self.bias.view(-1, 1, 1)
+
+    def _by_patches(self, img: Tensor) -> Tensor:
+        patches = nn.functional.unfold(img, self.kernel_size, padding=self.padding)
+        out = self.weight.flatten(1) @ patches
+        sizes = (
+            size + 2 * pad - reach + 1
+            for size, pad, reach in zip(img.shape[2:], self.padding, self.kernel_size, strict=True)
+        )
+        return out.unflatten(-1, tuple(sizes))
+
+
+class Semifield2d(nn.Module):
+    """A convolution with a free kernel in the semifield max-plus, log(mu) or root(p).
+
+    Parameters
+    ----------
+    channels : (int, int)
+    size, padding : int
+    kind : {"max-plus", "log", "root"}
+    parameter : float, optional
+        mu or p, > 0.
+    learn : bool
+        Whether mu or p is learned, one number for the layer, as its logarithm.
+    spread : float
+        The standard deviation of the kernel's initial values; of their logarithms where they are
+        positive, as a root needs them.
+    mean : bool
+        Whether the sum of a window is divided by the number of its terms, in the semifield's own
+        sense: log subtracts ln(n) / mu, root divides by n^(1 / p). The result then has the scale
+        of one term, whatever the parameter.
+    norm : bool
+        Whether each result (C, H, W) is then given mean 0 and variance 1, and each channel a factor
+        and a summand that are learned (torch.nn.GroupNorm of one group).
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        size: int,
+        padding: int,
+        kind: str,
+        parameter: float | None = None,
+        *,
+        learn: bool = False,
+        spread: float = 0.1,
+        mean: bool = True,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        ins, outs = channels
+        self.norm = nn.GroupNorm(1, outs) if norm else nn.Identity()
+        self.kind, self.padding, self.mean = kind, padding, mean
+        self.terms = ins * size**2
+        self.weight = nn.Parameter(spread * torch.randn(outs, ins, size, size))
+        self.value = parameter
+        self.log_parameter = None
+        if learn:
+            self.log_parameter = nn.Parameter(torch.tensor(math.log(parameter)))
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, parameter={self.value}, padding={self.padding}, mean={self.mean}"
+
+    def forward(self, img: Tensor) -> Tensor:
+        return self.norm(self._convolve(img))
+
+    def _convolve(self, img: Tensor) -> Tensor:
+        if self.kind == "max-plus":
+            return semifield_conv(img, self.weight, "tropical_max", padding=self.padding)
+        value = self.value if self.log_parameter is None else self.log_parameter.exp()
+        if self.kind == "log":
+            return self._log(img, value)
+        return self._root(img, value)
+
+    def _log(self, img: Tensor, mu: Any) -> Tensor:
+        if isinstance(mu, Tensor):  # log_mu(f, g) = log_1(mu f, mu g) / mu
+            log = SubtractSemifield.log(1.0)
+            out = semifield_conv(mu * img, mu * self.weight, log, padding=self.padding) / mu
+        else:
+            log = SubtractSemifield.log(mu)
+            out = semifield_conv(img, self.weight, log, padding=self.padding)
+        return out - math.log(self.terms) / mu if self.mean else out
+
+    def _root(self, img: Tensor, p: Any) -> Tensor:
+        kernel = self.weight.exp()
+        if isinstance(p, Tensor):  # root_p(f, g) = linear(f^p, g^p)^(1 / p)
+            powers = img.clamp_min(1e-6) ** p, kernel**p
+            out = semifield_conv(*powers, "linear", padding=self.padding)
+            out = out.clamp_min(1e-30) ** (1 / p)
+        else:
+            root = SubtractSemifield.root(p)
+            out = semifield_conv(img, kernel, root, padding=self.padding)
+        return out * self.terms ** (-1 / p) if self.mean else out
+
+
+def convolution(
+    options: Options, channels: tuple[int, int], size: int, padding: int, way: str
+) -> nn.Module:
+    """The convolution of {"kind": ...}; other entries go to the layer."""
+    chosen = dict(options)
+    kind = chosen.pop("kind")
+    if kind == "linear":
+        layer = Linear2d(*channels, size, padding=padding, **chosen)
+        layer.way = way
+        return layer
+    if kind in PARAMETERS:
+        name = PARAMETERS[kind]
+        parameter = chosen.pop(name) if name else None
+        return Semifield2d(channels, size, padding, kind, parameter, **chosen)
+    raise ValueError(f'convolution "kind" must be linear or one of {[*PARAMETERS]}, got {kind!r}')
+
+
+PARAMETERS = {"max-plus": None, "log": "mu", "root": "p"}
+
+
+# ---- the network ---------------------------------------------------------------------------------
+
+
+def lenet(
+    shape: tuple[int, ...],
+    classes: int,
+    pool: Options,
+    conv: Options,
+    seed: int,
+    way: str = "torch",
+) -> nn.Sequential:
+    """LeNet-5 for images of shape (C, H, W).
+
+    Each layer draws its parameters with a random state of its own. So two networks of one seed are
+    equal in all layers that both of them have, and their accuracies are a pair.
+    """
+    first, height, width = shape
+    smallest = min(height, width)
+    size, padding = (5, 0) if smallest >= 24 else (3, 1)  # the digits have 8 x 8 pixels
+    makers: list[Callable[[], nn.Module]] = [
+        lambda: convolution(conv, (first, 6), size, size // 2, way),
+        lambda: pooling(pool, 6),
+        nn.ReLU,
+        lambda: convolution(conv, (6, 16), size, padding, way),
+        lambda: pooling(pool, 16),
+        nn.ReLU,
+        nn.Flatten,
+    ]
+    layers = nn.Sequential(*_drawn(makers, seed))
+    with torch.no_grad():
+        features = layers(torch.zeros(1, *shape)).shape[1]
+    dense = [features, 120, 84, classes]
+    for number, (ins, outs) in enumerate(itertools.pairwise(dense)):
+        layers.extend(_drawn([lambda i=ins, o=outs: nn.Linear(i, o)], seed, len(layers)))
+        if number < 2:
+            layers.append(nn.ReLU())
+    return layers
+
+
+def _drawn(makers: list[Callable[[], nn.Module]], seed: int, begin: int = 0) -> list[nn.Module]:
+    layers = []
+    for number, make in enumerate(makers, begin):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * seed + number)
+            layers.append(make())
+    return layers
+
+
+def parameters_of_pooling(network: nn.Module) -> int:
+    """How many numbers the poolings learn."""
+    pools = (m for m in network.modules() if isinstance(m, torch_bridge.DilationPool2d))
+    return sum(math.prod(p.shape) for pool in pools for p in pool.parameters())

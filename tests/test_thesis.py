@@ -1,0 +1,298 @@
+"""The example of examples/thesis: many networks at once are each network alone; files survive."""
+
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from examples.thesis import __main__ as command
+from examples.thesis import data, records, settings, tables, timing, train
+from examples.thesis.ensemble import Ensemble
+from examples.thesis.networks import WAYS, lenet
+
+SPECTRAL = {"kind": "spectral", "size": 3}
+LINEAR = {"kind": "linear"}
+LOG = {"kind": "log", "mu": 1.0}
+gpu = [
+    pytest.param("cpu"),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+        ],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pytest.importorskip("sklearn", reason="scikit-learn has the digits")
+    return data.load("digits", None)
+
+
+def network(digits, seed, pool=SPECTRAL, conv=LINEAR, **options):
+    return lenet(digits.shape, digits.classes, pool, conv, seed, **options)
+
+
+def states(ensemble):
+    members = range(len(ensemble.seeds))
+    return [{k: v.clone() for k, v in ensemble.member(n).state_dict().items()} for n in members]
+
+
+# ---- many networks at once -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", gpu)
+@pytest.mark.parametrize("conv", [LINEAR, LOG], ids=lambda conv: conv["kind"])
+def test_a_step_of_many_networks_is_the_step_of_each(digits, conv, device):
+    moved = digits.to(torch.device(device))
+    ensemble = Ensemble(lambda seed: network(digits, seed, conv=conv), [3, 5], moved, 0.01, 32)
+    indices = [torch.stack([train.order(s, e, 1437)[:32] for s in (3, 5)]) for e in range(3)]
+    expected = []
+    for number, seed in enumerate((3, 5)):
+        alone = network(digits, seed, conv=conv)
+        optimiser = torch.optim.Adam(alone.parameters(), 0.01)
+        for index in indices:
+            images, labels = (t[index[number]] for t in digits.train)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(alone(images), labels).backward()
+            optimiser.step()
+        expected.append(alone)
+    for index in indices:
+        ensemble.step(index.to(device))
+    # A parameter whose gradient is nearly 0 moves by a rounding error's sign times the rate.
+    tolerance = {"rtol": 1e-3, "atol": 2e-3}
+    accuracy = ensemble.accuracy().tolist()
+    for number, (alone, state) in enumerate(zip(expected, states(ensemble), strict=True)):
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(state[name], value, **tolerance)
+        with torch.no_grad():
+            right = (alone(digits.test.images).argmax(1) == digits.test.labels).float().mean()
+        assert accuracy[number] == pytest.approx(right.item(), abs=0.03)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_of_a_linear_convolution_is_a_convolution(digits, way):
+    images = digits.train.images[:4]
+    expected = nn.functional.conv2d(
+        images, network(digits, 0)[0].weight, network(digits, 0)[0].bias, padding=1
+    )
+    torch.testing.assert_close(network(digits, 0, way=way)[0](images), expected)
+
+
+def test_networks_of_one_seed_are_equal_where_they_can_be(digits):
+    one, other = network(digits, 7), network(digits, 7, {"kind": "max", "size": 3})
+    for number, layer in enumerate(other):
+        for name, value in layer.state_dict().items():
+            assert torch.equal(one[number].state_dict()[name], value)
+    assert not torch.equal(network(digits, 8)[0].weight, one[0].weight)
+
+
+@pytest.mark.parametrize("conv", [LOG, {"kind": "root", "p": 2.0}], ids=["log", "root"])
+def test_sums_are_means_in_the_semifields_own_sense(conv):
+    """Of a constant image and the neutral kernel, the constant comes out, without a border."""
+    layer = lenet((1, 8, 8), 10, SPECTRAL, conv, 0)[0]
+    layer.weight.data.zero_()
+    out = layer(torch.full((1, 1, 8, 8), 0.25))
+    torch.testing.assert_close(out[..., 1:-1, 1:-1], torch.full((1, 6, 6, 6), 0.25))
+
+
+@pytest.mark.parametrize("conv", [{"kind": "log", "mu": 2.0}, {"kind": "root", "p": 2.0}])
+def test_a_learned_parameter_starts_as_the_fixed_one_and_moves(digits, conv):
+    fixed = network(digits, 0, conv=conv)
+    learned = network(digits, 0, conv=conv | {"learn": True})
+    images = digits.train.images[:8]
+    torch.testing.assert_close(learned(images), fixed(images), rtol=1e-3, atol=1e-4)
+    learned(images).square().sum().backward()
+    assert learned[0].log_parameter.grad.abs() > 0
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def experiment(pools, **training):
+    values = {"epochs": 3, "batch": 256, "rate": 0.01, "seeds": 3, "at_once": 2} | training
+    runs = tuple(settings.Setting(pool) for pool in pools)
+    return settings.Experiment("digits", settings.Training(**values), runs, runs[0].name)
+
+
+def without_times(path):
+    timed = ("seconds", "test_seconds")
+    return [{k: v for k, v in r.items() if k not in timed} for r in records.read(path)]
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(digits, tmp_path):
+    work = experiment([SPECTRAL])
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert train.run(work, digits, whole, bar=False)
+    stops = 0
+    while not train.run(work, digits, parts, seconds=0.0, bar=False):
+        stops += 1
+        assert len(list(tmp_path.glob("parts.*.pt"))) == 1
+    assert stops == 4  # two groups of seeds, each of three epochs
+    assert without_times(parts) == without_times(whole)
+    assert [r["identity"]["seeds"] for r in records.read(whole)] == [[0, 1], [2]]
+    assert list(tmp_path.glob("*.pt")) == []
+    before = whole.read_bytes()
+    assert train.run(work, digits, whole, bar=False)
+    assert whole.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_work_is_not_continued(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    records.save(path, {"rate": 1.0}, {"history": {}})
+    assert records.load(path, {"rate": 1.0})["history"] == {}
+    assert records.load(path, {"rate": 2.0}) is None
+    assert records.load(tmp_path / "none.pt", {}) is None
+
+
+def test_a_record_that_was_cut_off_is_written_again(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records.append(path, {"kind": "a"})
+    with open(path, "a") as file:
+        file.write('{"kind": "b", "acc')
+    assert records.read(path) == [{"kind": "a"}]
+    records.append(path, {"kind": "b"})
+    assert records.read(path) == [{"kind": "a"}, {"kind": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("conv", "learns"),
+    [(LINEAR, True), (LOG, True), (LOG | {"mean": False}, False)],
+    ids=["linear", "log", "log without the mean"],
+)
+def test_digits_are_learned(digits, conv, learns):
+    """Log networks stay at a tenth only where sums are no means: their offset drowns the image."""
+    ensemble = Ensemble(lambda seed: network(digits, seed, conv=conv), [0, 1], digits, 0.004, 128)
+    for epoch in range(8 if learns else 4):
+        index = torch.stack([train.order(seed, epoch, 1437) for seed in (0, 1)])
+        for part in index.split(128, 1)[:-1]:
+            ensemble.step(part)
+    accuracy = ensemble.accuracy()
+    assert (accuracy > (0.6 if conv is LINEAR else 0.2)).all() if learns else (accuracy < 0.2).all()
+
+
+# ---- configurations and data ---------------------------------------------------------------------
+
+
+def test_lists_are_all_combinations(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(
+        'data = "digits"\n[training]\nepochs = 1\nbatch = 8\nrate = 0.1\nseeds = 5\nat_once = 2\n'
+        '[[run]]\npooling = { kind = ["max", "free"], size = [3, 5] }\n'
+        '[[run]]\npooling = { kind = "max", size = 3 }\nconvolution = { kind = "log", mu = 2.0 }\n'
+    )
+    found = settings.read(path, seeds=3, epochs=None)
+    names = [setting.name for setting in found.settings]
+    assert names == ["max 3", "max 5", "free 3", "free 5", "log 2.0, max 3"]
+    assert list(found.training.groups()) == [[0, 1], [2]]
+    assert found.baseline == "max 3"
+    with pytest.raises(ValueError, match=r"training\.seeds must be an int >= 1, got 0"):
+        settings.read(path, seeds=0)
+    path.write_text('data = "digits"\n[training]\nepoch = 1\n[[run]]\npooling = {}\n')
+    with pytest.raises(ValueError, match=r"\[training\] must have .* got \['epoch'\]"):
+        settings.read(path)
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_idx_files(tmp_path, pack):
+    images, labels = np.arange(2 * 3 * 4).reshape(2, 3, 4), np.array([1, 0])
+    end = ".gz" if pack is gzip.compress else ""
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte{end}").write_bytes(pack(idx(images)))
+        (tmp_path / f"{part}-labels-idx1-ubyte{end}").write_bytes(pack(idx(labels)))
+    found = data.load("mine", tmp_path)
+    assert (found.name, found.shape, found.classes) == ("mine", (1, 3, 4), 2)
+    torch.testing.assert_close(
+        found.test.images, torch.tensor(images / 255, dtype=torch.float32)[:, None]
+    )
+    assert found.train.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x89PNG", "begins with '89 50 4e 47'"),
+        (b"\0\0\x08\x02\0\0", "ends within its header"),
+        (idx(np.zeros((2, 2)))[:-1], r"should have 4 elements, shape \(2, 2\), but has 3"),
+    ],
+)
+def test_what_is_no_idx_file(tmp_path, content, message):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        data.read_idx(tmp_path / "file")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none of the files train-images-idx3-ubyte, "):
+        data.load("mnist", tmp_path)
+    with pytest.raises(ValueError, match="'mnist' needs --data FOLDER"):
+        data.load("mnist", None)
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def record(setting, seeds, accuracy):
+    identity = {"data": "x", "examples": 9, "epochs": 2, "batch": 3, "rate": 0.1, "seeds": seeds}
+    return {
+        "kind": "training",
+        "setting": setting,
+        "identity": identity,
+        "accuracy": accuracy,
+        "seconds": [9.0, 1.0],
+        "machine": {"device": "y"},
+    }
+
+
+def test_differences_are_paired_by_seed():
+    own, others = [0.9, 0.8, 0.95], [0.7, 0.75, 0.9, 0.1]
+    found = tables.rows(
+        [
+            record("a", [0, 1], [[0.0, 0.0], own[:2]]),
+            record("b", [3, 2, 1, 0], [[0.0] * 4, others[::-1]]),
+            record("a", [2], [[0.99], own[2:]]),
+        ]
+    )
+    a, b = found["x, 9 examples: 2 epochs, batch 3, learning rate 0.1"]
+    one = tables.difference(a, b)
+    expected = stats.ttest_rel(own, others[:3])
+    interval = expected.confidence_interval()
+    assert (one.p, one.pairs) == (pytest.approx(expected.pvalue), 3)
+    assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
+    assert a.seconds == [0.5, 0.5, 1.0]  # of one network; the first epoch does not count
+    header, first, second = tables.accuracy_table([a, b], "b")
+    assert dict(zip(header, first, strict=True))["minus b"] == f"{100 * one.mean:+.3f}"
+    assert dict(zip(header, second, strict=True))["learned"] == "3 of 4"
+
+
+def test_holm_against_an_example():
+    assert tables.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_the_commands(digits, tmp_path, capsys):
+    config = command.Path(train.__file__).with_name("digits.toml")
+    out = tmp_path / "digits.jsonl"
+    command.main(["train", str(config), "--out", str(out), "--epochs", "1", "--seeds", "2"])
+    command.main(["table", str(out)])
+    printed = capsys.readouterr().out
+    assert "| spectral 3 |" in printed
+    assert json.loads(out.read_text().splitlines()[0])["machine"]["torch"] == torch.__version__
+
+
+def test_times_of_an_epoch(digits):
+    found = timing.measure(digits, batch=256, size=3, rounds=1)
+    assert {"max 3", "spectral 3"} <= {record["network"] for record in found}
+    assert all(record["seconds_an_epoch"] > 0 for record in found)
+    assert "1.00" in tables.markdown(tables.timing_table(found))
