@@ -25,7 +25,10 @@ constexpr double near_ties = 16 * 1.1102230246251565e-16;
 constexpr int64 most_near_ties = 1024;
 
 // What a result becomes when it is stored.
-enum Finish { nearest_even = 0, half_up = 1, half_down = 2, square_root = 3 };
+enum Finish { to_nearest = 0, upward = 1, downward = 2, square_root = 3 };
+// A double that is so little beside an integer stands for the integer: sums of the values of an image and of costs,
+// of which a cost was added and subtracted again.
+constexpr double near_whole = 2.3283064365386963e-10, near_whole_relative = 8.881784197001252e-16;
 
 // A stored number, negated in a maximum; NaN never wins.
 SEMICONV_FN double parabola_value(double stored, bool maximum) {
@@ -33,15 +36,16 @@ SEMICONV_FN double parabola_value(double stored, bool maximum) {
   return value == value ? value : Extreme<double>::highest();
 }
 
-// A result as the number that is stored: a root, or an integer that is nearest, which is rounded once.
+// A result as the number that is stored: a root, or the integer that is nearest, or the next one up or down.
 template <class S> SEMICONV_FN S finished(double result, bool maximum, int finish) {
-  const double value = maximum ? -result : result;
+  const double value = maximum ? 0 - result : result;  // never -0, as sums are
   if constexpr (Same<S, boolean>::value) {
     return Converted<S>::from(value);
   } else if constexpr (Limits<typename RealOf<S>::type>::integer) {
-    double whole = ::rint(value);
-    if (finish == half_up && value - whole == 0.5) whole += 1;
-    if (finish == half_down && whole - value == 0.5) whole -= 1;
+    const double near = near_whole + near_whole_relative * (value < 0 ? -value : value);
+    const double whole = finish == to_nearest ? ::rint(value)
+                         : finish == upward   ? ::ceil(value - near)
+                                              : ::floor(value + near);
     return stored_sum<double, S, typename RealOf<S>::type>(whole);
   } else if constexpr (sizeof(S) == 2) {
     return Converted<S>::from(value);

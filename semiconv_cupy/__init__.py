@@ -20,6 +20,12 @@ from semiconv_cupy.errors import (
 from semiconv_cupy.explain import explain
 from semiconv_cupy.matmul import semifield_matmul
 from semiconv_cupy.matmul_vjp import semifield_matmul_vjp
+from semiconv_cupy.parabolic import (
+    parabolic_closing,
+    parabolic_dilation,
+    parabolic_erosion,
+    parabolic_opening,
+)
 from semiconv_cupy.powers import semifield_closure, semifield_matrix_power
 from semiconv_cupy.saved import find_moved_names
 
@@ -36,6 +42,10 @@ __all__ = [
     "SubtractSemifield",
     "explain",
     "ndimage",
+    "parabolic_closing",
+    "parabolic_dilation",
+    "parabolic_erosion",
+    "parabolic_opening",
     "reconstruction",
     "rolling_ball",
     "semifield_closure",

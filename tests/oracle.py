@@ -355,11 +355,12 @@ def parabolic_erosion(image: Array, scales: Any) -> Array:
     """min over y of image[y] + sum of ((x - y) / scale)^2, of all pairs, in long double."""
     positions = np.indices(image.shape).reshape(image.ndim, -1)
     cost = np.zeros((image.size, image.size), np.longdouble)
+    seen = np.ones(cost.shape, np.bool_)
     for axis, scale in zip(positions, np.broadcast_to(scales, image.ndim), strict=True):
         away = axis[:, None] - axis
         if scale == 0:
-            cost[away != 0] = np.inf
+            seen &= away == 0
         else:
             cost += (away / np.longdouble(scale)) ** 2
     value = np.where(np.isnan(image), np.inf, image.astype(np.longdouble)).ravel()
-    return (value + cost).min(-1, initial=np.inf).reshape(image.shape)
+    return np.where(seen, value + cost, np.inf).min(-1, initial=np.inf).reshape(image.shape)

@@ -23,12 +23,12 @@ template <class S> void finish_into(const double* from, void* to, int64 n, bool 
   // One loop for each, which is then vectorised.
   if (finish == square_root)
     for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], false, square_root);
-  else if (finish != nearest_even)
+  else if (finish != to_nearest)
     for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], maximum, finish);
   else if (maximum)
-    for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], true, nearest_even);
+    for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], true, to_nearest);
   else
-    for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], false, nearest_even);
+    for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], false, to_nearest);
 }
 using Finisher = void (*)(const double*, void*, int64, bool, int);
 Finisher finisher(int type) {

@@ -126,7 +126,7 @@ def _euclidean(
             squares,
             None if winners is None else winners[axis],
             None if winners is None or axis == unset.ndim - 1 else winners[axis + 1 :],
-            finish=Finish.ROOT if axis == 0 else Finish.NEAREST_EVEN,
+            finish=Finish.ROOT if axis == 0 else Finish.TO_NEAREST,
             exact=exact,
         )
         if axis == unset.ndim - 1:

@@ -23,12 +23,12 @@ Array = Any
 class Finish(IntEnum):
     """What a result becomes when it is stored: `Finish` of kernels_cu/parabolas.cuh.
 
-    The first three round an integer, and differ where it lies in the middle between two.
+    The first three are for integers; of floating results, UPWARD and DOWNWARD are TO_NEAREST.
     """
 
-    NEAREST_EVEN = 0
-    HALF_UP = 1
-    HALF_DOWN = 2
+    TO_NEAREST = 0
+    UPWARD = 1
+    DOWNWARD = 2
     ROOT = 3
 
 
@@ -63,7 +63,7 @@ class Pass(NamedTuple):
     winners: Array | None = None
     followers: Array | None = None
     minimum: bool = True
-    finish: Finish = Finish.NEAREST_EVEN
+    finish: Finish = Finish.TO_NEAREST
     exact: bool = False
 
 

@@ -283,7 +283,7 @@ def parabolas(array: Array, step: Pass) -> None:
         best[..., begin:end] = xp.where(wins, sums, part)
         positions = xp.arange(begin + offset, end + offset, dtype=np.int32)
         winner[..., begin:end] = xp.where(wins, positions, winner[..., begin:end])
-    result = best if step.minimum else -best
+    result = best if step.minimum else 0 - best  # never -0
     step.out[...] = xp.moveaxis(_finished(place, result, step), -1, step.axis)
     if step.winners is not None:
         step.winners[...] = xp.moveaxis(winner, -1, step.axis)
@@ -299,11 +299,13 @@ def _finished(place: Place, result: Array, step: Pass) -> Array:
         return xp.sqrt(result)
     if dtype.kind not in "iu":
         return c_cast(place, result, dtype)
-    whole = xp.rint(result)
-    if step.finish == Finish.HALF_UP:
-        whole = whole + (result - whole == 0.5)
-    elif step.finish == Finish.HALF_DOWN:
-        whole = whole - (whole - result == 0.5)
+    near = 2.0**-32 + 2.0**-50 * abs(result)  # near_whole of kernels_cu/parabolas.cuh
+    if step.finish == Finish.UPWARD:
+        whole = xp.ceil(result - near)
+    elif step.finish == Finish.DOWNWARD:
+        whole = xp.floor(result + near)
+    else:
+        whole = xp.rint(result)
     info = np.iinfo(dtype)
     # The highest 64-bit integers are no doubles.
     high = whole >= float(info.max)
