@@ -9,7 +9,7 @@ imports neither torch nor CuPy.
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from semiconv_cupy.algebra.recording import where
-from semiconv_cupy.background import reconstruction, rolling_ball
+from semiconv_cupy.background import rolling_ball
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import (
     BackendUnavailableError,
@@ -27,6 +27,13 @@ from semiconv_cupy.parabolic import (
     parabolic_opening,
 )
 from semiconv_cupy.powers import semifield_closure, semifield_matrix_power
+from semiconv_cupy.reconstructions import (
+    closing_by_reconstruction,
+    h_maxima,
+    h_minima,
+    opening_by_reconstruction,
+    reconstruction,
+)
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()
@@ -40,8 +47,12 @@ __all__ = [
     "FootprintWarning",
     "SelectSemifield",
     "SubtractSemifield",
+    "closing_by_reconstruction",
     "explain",
+    "h_maxima",
+    "h_minima",
     "ndimage",
+    "opening_by_reconstruction",
     "parabolic_closing",
     "parabolic_dilation",
     "parabolic_erosion",

@@ -1,7 +1,4 @@
-"""The background of an image by a rolling ball, and reconstruction by dilation or erosion.
-
-The functions equal scikit-image's, and are composed of ``ndimage``'s primitives; no kernels here.
-"""
+"""The background of an image by a rolling ball, equal to scikit-image's; no kernels here."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import above_all_sums
 from semiconv_cupy.ndimage.arguments import (
@@ -24,7 +20,7 @@ from semiconv_cupy.ndimage.window import Window
 
 Array = Any
 
-__all__ = ["reconstruction", "rolling_ball"]
+__all__ = ["rolling_ball"]
 
 
 def rolling_ball(
@@ -146,91 +142,3 @@ def _ball(radius: float, shape: tuple[int, ...]) -> np.ndarray:
     distance = sum(np.ix_(*squares), start=np.zeros(()))
     height = np.sqrt(np.clip(radius**2 - distance, 0, None))
     return np.where(np.sqrt(distance) > radius, np.inf, height)
-
-
-def reconstruction(
-    seed: Any, mask: Any, method: str = "dilation", footprint: Any = None, offset: Any = None
-) -> Array:
-    r"""Reconstruction of `mask` from `seed`: `skimage.morphology.reconstruction`.
-
-    .. math:: out = \lim_n f^n(seed), \quad f(g) = \min(g \oplus footprint,\ mask)
-
-    and with erosion and maximum for ``method="erosion"``.
-
-    Parameters
-    ----------
-    seed : array_like
-        The values that spread; at most (erosion: at least) the mask.
-    mask : array_like
-        The limit of the values; of the same shape and library.
-    method : {"dilation", "erosion"}
-        Whether high or low values spread.
-    footprint : array_like of bool, optional
-        The neighbourhood over which a value spreads in one step: from `offset` to every tap. By
-        default the box of size 3.
-    offset : sequence of int, optional
-        The footprint's centre; by default its middle, and then all sizes must be odd.
-
-    Returns
-    -------
-    array
-        With the dtype that holds the values of both arrays (scikit-image returns a floating one).
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, a seed beyond the mask, a footprint or an offset that does not fit, an
-        unknown method.
-
-    Notes
-    -----
-    On a CPU: two raster scans and a queue [1]_. On a GPU: steps over the whole image; after every
-    eight, the host tests whether anything changed. NaN never spreads.
-
-    References
-    ----------
-    .. [1] L. Vincent, "Morphological grayscale reconstruction in image analysis", IEEE Trans. Image
-       Processing 2 (1993), 176-201.
-
-    Examples
-    --------
-    >>> mask = np.array([0, 3, 5, 3, 0, 4, 0])
-    >>> reconstruction(np.array([0, 0, 2, 0, 0, 0, 0]), mask)
-    array([0, 2, 2, 2, 0, 0, 0])
-    """
-    place, seed = as_array(seed, "seed")
-    _, mask = as_array(mask, "mask")
-    place_of(seed=seed, mask=mask)
-    require_real(seed, "Complex type not supported for seed")
-    require_real(mask, "Complex type not supported for mask")
-    if seed.shape != mask.shape:
-        raise ValueError(f"seed and mask must have one shape, got {seed.shape} and {mask.shape}")
-    if method not in ("dilation", "erosion"):
-        raise ValueError(f"method must be 'dilation' or 'erosion', got {method!r}")
-    minimum = method == "erosion"
-    if bool(((seed < mask) if minimum else (seed > mask)).any()):
-        raise ValueError(
-            f"seed must be {'at least' if minimum else 'at most'} the mask for "
-            f"reconstruction by {method}"
-        )
-    taps = as_numpy(
-        np.ones((3,) * seed.ndim) if footprint is None else footprint, bool, "footprint"
-    )
-    if taps.ndim != seed.ndim:
-        raise ValueError(f"footprint must have {seed.ndim} axes like seed, got {taps.ndim}")
-    if offset is None:
-        if any(k % 2 == 0 for k in taps.shape):
-            raise ValueError(f"footprint dimensions must all be odd, got {taps.shape}")
-        centre = np.array(taps.shape) // 2
-    else:
-        centre = as_numpy(offset, name="offset")
-        if centre.size and centre.dtype.kind not in "iu":
-            raise TypeError(f"offset must be integers, got {offset!r}")
-        if centre.shape != (taps.ndim,):
-            raise ValueError(f"offset must have {taps.ndim} entries, got {offset!r}")
-        if not all(0 <= o < k for o, k in zip(centre, taps.shape, strict=True)):
-            raise ValueError(f"offset must lie inside the footprint {taps.shape}, got {offset!r}")
-    steps = np.argwhere(taps) - centre
-    kind = np.result_type(seed.dtype, mask.dtype)
-    seed, mask = (readable(place, array.astype(kind, copy=False)) for array in (seed, mask))
-    return neighbourhood.reconstruct(place, seed, mask, steps[steps.any(axis=1)], minimum)

@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 
 from kernels_cu import nvrtc
-from semiconv_cupy import background, conv, matmul, matmul_vjp, ndimage, parabolic, run, source
+from semiconv_cupy import (
+    background,
+    conv,
+    matmul,
+    matmul_vjp,
+    ndimage,
+    parabolic,
+    reconstructions,
+    run,
+    source,
+)
 from semiconv_cupy.algebra import BroadcastSemifield, named
 from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends.device import Launch, Recorder
@@ -192,7 +202,7 @@ def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
         return function
     if not isinstance(function, str):
         raise TypeError(f"function must be a function or its name, got {function!r}")
-    for module in (conv, matmul, matmul_vjp, ndimage, background, parabolic):
+    for module in (conv, matmul, matmul_vjp, ndimage, background, parabolic, reconstructions):
         found = getattr(module, function.rpartition(".")[2], None)
         if inspect.isfunction(found):
             return found

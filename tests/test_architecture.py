@@ -38,8 +38,8 @@ LAYERS = {
         "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
         "semiconv_cupy/powers.py",
         "semiconv_cupy/run.py", "semiconv_cupy/ndimage/*",
-        "semiconv_cupy/background.py", "semiconv_cupy/structuring.py",
-        "semiconv_cupy/parabolic.py",
+        "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",
+        "semiconv_cupy/structuring.py", "semiconv_cupy/parabolic.py",
     ),
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",

@@ -76,6 +76,11 @@ def test_rolling_ball_and_reconstruction(cupy):
     result = sc.rolling_ball(cupy.asarray(image), 7)
     np.testing.assert_array_equal(result.get(), sc.rolling_ball(image, 7))
     seed = np.minimum(image, image[::-1])
+    for part, h in ((image, 9), (image, 2.5), (image.astype(np.float32) * 0.37, 2)):
+        heights = sc.h_maxima(cupy.asarray(part), h)
+        np.testing.assert_array_equal(heights.get(), sc.h_maxima(part, h))
+    opened = sc.opening_by_reconstruction(cupy.asarray(image), size=5)
+    np.testing.assert_array_equal(opened.get(), sc.opening_by_reconstruction(image, size=5))
     result = sc.reconstruction(cupy.asarray(seed), cupy.asarray(image))
     np.testing.assert_array_equal(result.get(), sc.reconstruction(seed, image))
 

@@ -351,6 +351,8 @@ TAKING_ARRAYS = [
         *(getattr(ndimage, name) for name in ndimage.__all__),
         sc.rolling_ball,
         sc.reconstruction,
+        sc.h_maxima,
+        sc.opening_by_reconstruction,
     )
     for name in inspect.signature(function).parameters
     if name in ARRAYS
@@ -362,7 +364,7 @@ def test_masked_arrays_are_refused(function, name):
     """Their masks would be lost."""
     image = np.eye(5)
     line = function.__name__.endswith("1d")
-    given = {"input": image, "image": image, "seed": image, "mask": image, "iterations": 2}
+    given = {"input": image, "image": image, "seed": image, "mask": image, "iterations": 2, "h": 1}
     given |= {"weights": np.ones(3) if line else np.ones((3, 3)), "structure": np.eye(3)}
     if "footprint" not in inspect.signature(function).parameters or name == "output":
         given["size"] = 3
