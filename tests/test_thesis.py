@@ -40,38 +40,37 @@ def network(digits, seed, pool=SPECTRAL, conv=LINEAR, **options):
     return lenet(digits.shape, digits.classes, pool, conv, seed, **options)
 
 
-def states(ensemble):
-    members = range(len(ensemble.seeds))
-    return [{k: v.clone() for k, v in ensemble.member(n).state_dict().items()} for n in members]
-
-
 # ---- many networks at once -----------------------------------------------------------------------
+
+
+def distance(one, other):
+    """How far the parameters of two networks are from each other."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum((p - q).square().sum() for p, q in pairs).sqrt().item()
 
 
 @pytest.mark.parametrize("device", gpu)
 @pytest.mark.parametrize("conv", [LINEAR, LOG], ids=lambda conv: conv["kind"])
-def test_a_step_of_many_networks_is_the_step_of_each(digits, conv, device):
-    moved = digits.to(torch.device(device))
-    ensemble = Ensemble(lambda seed: network(digits, seed, conv=conv), [3, 5], moved, 0.01, 32)
-    indices = [torch.stack([train.order(s, e, 1437)[:32] for s in (3, 5)]) for e in range(3)]
-    expected = []
-    for number, seed in enumerate((3, 5)):
-        alone = network(digits, seed, conv=conv)
+def test_a_step_of_many_networks_is_the_step_of_each(digits, conv, device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    moved, seeds = digits.to(torch.device(device)), (3, 5)
+    ensemble = Ensemble(lambda seed: network(digits, seed, conv=conv), seeds, moved, 0.01, 32)
+    indices = [torch.stack([train.order(s, e, 1437)[:32] for s in seeds]) for e in range(3)]
+    for index in indices:
+        ensemble.step(index.to(device))
+    accuracy = ensemble.accuracy().tolist()
+    for number, seed in enumerate(seeds):
+        before = network(digits, seed, conv=conv)
+        alone = network(digits, seed, conv=conv).to(device)
         optimiser = torch.optim.Adam(alone.parameters(), 0.01)
         for index in indices:
-            images, labels = (t[index[number]] for t in digits.train)
+            images, labels = (t[index[number].to(device)] for t in moved.train)
             optimiser.zero_grad()
             nn.functional.cross_entropy(alone(images), labels).backward()
             optimiser.step()
-        expected.append(alone)
-    for index in indices:
-        ensemble.step(index.to(device))
-    # A parameter whose gradient is nearly 0 moves by a rounding error's sign times the rate.
-    tolerance = {"rtol": 1e-3, "atol": 2e-3}
-    accuracy = ensemble.accuracy().tolist()
-    for number, (alone, state) in enumerate(zip(expected, states(ensemble), strict=True)):
-        for name, value in alone.state_dict().items():
-            torch.testing.assert_close(state[name], value, **tolerance)
+        alone.to("cpu")
+        # Where a gradient is nearly 0, Adam moves by the rate in the direction of its rounding.
+        assert distance(ensemble.member(number), alone) < 0.02 * distance(alone, before)
         with torch.no_grad():
             right = (alone(digits.test.images).argmax(1) == digits.test.labels).float().mean()
         assert accuracy[number] == pytest.approx(right.item(), abs=0.03)

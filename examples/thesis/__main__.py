@@ -16,6 +16,7 @@ SECONDS = "write a checkpoint and stop after so much time"
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same
     options.command(options)
 
 
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         add.add_argument(f"--{name}", type=int, metavar="N", help="in place of the file's")
     add.add_argument("--rate", type=float, metavar="X", help="in place of the file's")
     add.add_argument("--seconds", type=float, default=math.inf, metavar="S", help=SECONDS)
+    add.add_argument("--eager", action="store_true", help="no CUDA graphs")
     add.add_argument("--way", default="auto", choices=["auto", *networks.WAYS], help=WAY)
     add.set_defaults(command=_train)
     add = commands.add_parser("table", help="print the tables of records")
@@ -53,7 +55,15 @@ def _train(options: argparse.Namespace) -> None:
     changes = {name: getattr(options, name) for name in settings.Training.__dataclass_fields__}
     experiment = settings.read(options.config, **changes)
     found = data.load(experiment.data, options.data).to(torch.device(options.device))
-    if not train.run(experiment, found, options.out, way=options.way, seconds=options.seconds):
+    done = train.run(
+        experiment,
+        found,
+        options.out,
+        way=options.way,
+        graph=not options.eager,
+        seconds=options.seconds,
+    )
+    if not done:
         print("The time is over: the same command continues.")
 
 

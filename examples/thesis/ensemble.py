@@ -35,6 +35,8 @@ class Ensemble:
         Adam's learning rate.
     batch : int
         Examples of a step, for each network.
+    graph : bool
+        Whether a step on a GPU is a CUDA graph.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Ensemble:
         data: Data,
         rate: float,
         batch: int,
+        graph: bool = True,
     ) -> None:
         self.data, self.seeds = data, list(seeds)
         self.device = data.train.images.device
@@ -53,9 +56,10 @@ class Ensemble:
         self.parameters = {
             name: value.detach().to(self.device).requires_grad_() for name, value in stacked.items()
         }
-        graph = self.device.type == "cuda"
+        on_gpu = self.device.type == "cuda"
+        self.graph = graph and on_gpu
         self.optimiser = torch.optim.Adam(
-            self.parameters.values(), rate, capturable=graph, fused=graph
+            self.parameters.values(), rate, capturable=on_gpu, fused=on_gpu
         )
         self.index = torch.zeros(len(members), batch, dtype=torch.long, device=self.device)
         self.losses = torch.zeros(len(members), device=self.device)
@@ -66,7 +70,7 @@ class Ensemble:
     def step(self, index: Tensor) -> None:
         """A step of all networks on the examples of `index`, (V, batch); adds up the losses."""
         self.index.copy_(index, non_blocking=True)
-        if self.device.type == "cuda":
+        if self.graph:
             if self.replay is None:
                 self.replay = self._captured()
             self.replay()

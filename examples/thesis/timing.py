@@ -6,6 +6,7 @@ graph; all are timed in turn, several times, and the least time counts.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
@@ -15,19 +16,18 @@ import torch
 from torch import nn
 
 from examples.thesis.data import Data
-from examples.thesis.networks import STRIDE, lenet
+from examples.thesis.networks import LEARNED, STRIDE, lenet
 
 LINEAR = {"kind": "linear"}
 SEEDS_PACKAGE = "pytorch_nd_semiconv"
 
 
 def poolings(size: int) -> dict[str, dict[str, Any]]:
-    kinds = ("free", "iso", "spectral", "cholesky")
     return {
         "max 2": {"kind": "max", "size": 2},
         "max 3": {"kind": "max", "size": 3},
         f"max {size}": {"kind": "max", "size": size},
-        **{f"{kind} {size}": {"kind": kind, "size": size} for kind in kinds},
+        **{f"{kind} {size}": {"kind": kind, "size": size} for kind in LEARNED},
     }
 
 
@@ -48,22 +48,26 @@ def of_the_package(package: Any, kind: str, size: int, channels: int) -> nn.Modu
     )
 
 
-def networks(data: Data, size: int) -> dict[str, nn.Module]:
-    """The networks to time, by name, on the data's device."""
-    found = {
-        name: lenet(data.shape, data.classes, pool, LINEAR, 0)
-        for name, pool in poolings(size).items()
-    }
-    if importlib.util.find_spec(SEEDS_PACKAGE) and data.train.images.is_cuda:
+def networks(data: Data, size: int) -> dict[str, Callable[[], nn.Module]]:
+    """What makes each network to time, by its name."""
+
+    def ours(pool: dict[str, Any]) -> nn.Module:
+        return lenet(data.shape, data.classes, pool, LINEAR, 0)
+
+    def the_packages(kind: str) -> nn.Module:
         package = importlib.import_module(SEEDS_PACKAGE)
-        for kind in ("free", "iso", "spectral", "cholesky"):
-            network = lenet(data.shape, data.classes, {"kind": "max", "size": size}, LINEAR, 0)
-            for number, layer in enumerate(network):
-                if isinstance(layer, nn.MaxPool2d):
-                    channels = network[number - 1].out_channels
-                    network[number] = of_the_package(package, kind, size, channels)
-            found[f"{SEEDS_PACKAGE}, {kind} {size}"] = network
-    return {name: network.to(data.train.images.device) for name, network in found.items()}
+        network = ours({"kind": "max", "size": size})
+        for number, layer in enumerate(network):
+            if isinstance(layer, nn.MaxPool2d):
+                channels = network[number - 1].out_channels
+                network[number] = of_the_package(package, kind, size, channels)
+        return network
+
+    found = {name: functools.partial(ours, pool) for name, pool in poolings(size).items()}
+    if importlib.util.find_spec(SEEDS_PACKAGE) and data.train.images.is_cuda:
+        for kind in LEARNED:
+            found[f"{SEEDS_PACKAGE}, {kind} {size}"] = functools.partial(the_packages, kind)
+    return found
 
 
 class Trainer:
@@ -107,19 +111,20 @@ def measure(data: Data, batch: int, size: int, rounds: int = 5) -> list[dict[str
     on_gpu = data.train.images.is_cuda
     calls: dict[tuple[str, str], Callable[[], None]] = {}
     problems: dict[tuple[str, str], str] = {}
-    for name, network in networks(data, size).items():
+    for name, make in networks(data, size).items():
         # A capture that fails would leave the device unusable for all that follows.
         graphs = on_gpu and not name.startswith(SEEDS_PACKAGE)
         for mode in ("eager", "graph") if graphs else ("eager",):
-            trainer = Trainer(network, data, batch)
             try:
+                trainer = Trainer(make().to(data.train.images.device), data, batch)
                 trainer.step()
-                calls[name, mode] = trainer.captured() if mode == "graph" else trainer.step
+                call = trainer.captured() if mode == "graph" else trainer.step
                 if on_gpu:
                     torch.cuda.synchronize()
             except Exception as error:  # other packages fail in their own ways; say how
                 problems[name, mode] = f"{type(error).__name__}: {error}"[:300]
-                calls.pop((name, mode), None)
+            else:
+                calls[name, mode] = call
     steps = len(data.train.labels) // batch
     least = _least_seconds(calls, rounds, min(steps, 20), on_gpu)
     keys = [*calls, *problems]

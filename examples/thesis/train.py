@@ -34,6 +34,7 @@ def run(
     out: Path,
     *,
     way: str = "auto",
+    graph: bool = True,
     seconds: float = math.inf,
     bar: bool = True,
 ) -> bool:
@@ -44,6 +45,8 @@ def run(
     way : str
         How linear convolutions are computed: one of `networks.WAYS`, or "auto" for the fastest of
         them on a GPU, and torch's own on a CPU.
+    graph : bool
+        Whether a step on a GPU is a CUDA graph.
     seconds : float
         After so much time the epoch is finished, a checkpoint written, and False returned: the
         same call then continues.
@@ -64,11 +67,11 @@ def run(
             if _key(identity) not in done:
                 work.append((setting, identity))
     if work and way == "auto":
-        way = _fastest_way(experiment, data)
+        way = _fastest_way(experiment, data, graph)
     with _bar(len(work) * experiment.training.epochs, bar) as progress:
         for setting, identity in work:
             progress.set_description(setting.name)
-            one = _Run(setting, identity, data, out, way)
+            one = _Run(setting, identity, data, out, way, graph)
             if not one.learn(progress, deadline):
                 return False
             records.append(out, one.record())
@@ -103,7 +106,13 @@ class _Run:
     """The networks of one setting and one group of seeds."""
 
     def __init__(
-        self, setting: Setting, identity: dict[str, Any], data: Data, out: Path, way: str
+        self,
+        setting: Setting,
+        identity: dict[str, Any],
+        data: Data,
+        out: Path,
+        way: str,
+        graph: bool,
     ) -> None:
         self.setting, self.identity, self.data, self.way = setting, identity, data, way
         self.checkpoint = out.with_name(f"{out.stem}.{_key(identity)}.pt")
@@ -115,7 +124,7 @@ class _Run:
             )
         pool, conv = setting.pooling, setting.convolution
         make = functools.partial(lenet, data.shape, data.classes, pool, conv, way=way)
-        self.ensemble = Ensemble(make, self.seeds, data, identity["rate"], self.batch)
+        self.ensemble = Ensemble(make, self.seeds, data, identity["rate"], self.batch, graph)
         self.history: dict[str, list[Any]] = {
             name: [] for name in ("loss", "accuracy", "seconds", "test_seconds")
         }
@@ -174,11 +183,12 @@ class _Run:
             **self.history,
             "learned": _learned(self.ensemble),
             "way": self.way,
+            "graph": self.ensemble.graph,
             "machine": machine(self.data.train.images.device),
         }
 
 
-def _fastest_way(experiment: Experiment, data: Data) -> str:
+def _fastest_way(experiment: Experiment, data: Data, graph: bool) -> str:
     """How linear convolutions of so many networks take the least time on this device."""
     if data.train.images.device.type != "cuda":
         return "torch"
@@ -187,7 +197,7 @@ def _fastest_way(experiment: Experiment, data: Data) -> str:
     for way in WAYS:
         pool, conv = {"kind": "max", "size": 2}, {"kind": "linear"}
         make = functools.partial(lenet, data.shape, data.classes, pool, conv, way=way)
-        ensemble = Ensemble(make, seeds, data, training.rate, training.batch)
+        ensemble = Ensemble(make, seeds, data, training.rate, training.batch, graph)
         ensemble.step(ensemble.index)
         torch.cuda.synchronize()
         begin = time.perf_counter()
