@@ -498,6 +498,11 @@ class _Observer:
         words = f"parabolas along axis {step.axis}"
         step.out[...] = self._note("parabolas", array, words, 2 + levels // 4, step)[:]
 
+    def chamfer(self, unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Any]:
+        """An addition and a comparison a step, in both scans."""
+        found = self._note("chamfer", unset, f"{len(steps)} steps", 4 * len(steps), steps, features)
+        return found.astype(np.int32), found.astype(np.int32) if features else None
+
 
 def _primitives(
     function: Callable[..., Any], bound: dict[str, Any], on_gpu: bool

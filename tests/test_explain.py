@@ -64,8 +64,8 @@ BINARY = [name for name in ndimage.__all__ if name.startswith("binary_")]
 GREY = [
     name
     for name in ndimage.__all__
-    if name
-    not in (*BINARY, "generate_binary_structure", "iterate_structure", "distance_transform_edt")
+    if name not in (*BINARY, "generate_binary_structure", "iterate_structure")
+    and not name.startswith("distance")
 ]
 
 

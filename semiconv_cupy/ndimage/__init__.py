@@ -20,7 +20,11 @@ from semiconv_cupy.ndimage.binary import (
     iterate_structure,
 )
 from semiconv_cupy.ndimage.correlation import convolve, convolve1d, correlate, correlate1d
-from semiconv_cupy.ndimage.distance import distance_transform_edt
+from semiconv_cupy.ndimage.distance import (
+    distance_transform_bf,
+    distance_transform_cdt,
+    distance_transform_edt,
+)
 from semiconv_cupy.ndimage.filters import (
     maximum_filter,
     maximum_filter1d,
@@ -52,6 +56,8 @@ __all__ = [
     "convolve1d",
     "correlate",
     "correlate1d",
+    "distance_transform_bf",
+    "distance_transform_cdt",
     "distance_transform_edt",
     "generate_binary_structure",
     "grey_closing",

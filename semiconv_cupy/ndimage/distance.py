@@ -7,17 +7,21 @@ The Euclidean one is exact: squared distances are erosions by parabolas along on
 from __future__ import annotations
 
 import math
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.arguments import Array, as_array, per_axis
+from semiconv_cupy.ndimage.arguments import Array, as_array, as_numpy, per_axis
 from semiconv_cupy.ndimage.lines import Finish, Pass, costs
+from semiconv_cupy.ndimage.reference import accumulated
+from semiconv_cupy.ndimage.structures import generate_binary_structure
 
-__all__ = ["distance_transform_edt"]
+__all__ = ["distance_transform_bf", "distance_transform_cdt", "distance_transform_edt"]
 
+_TAXICAB = ("taxicab", "cityblock", "manhattan")
 _EXACT = 2.0**53  # integers up to here are doubles
 _LEAST, _MOST = 1e-150, 1e150  # of a sampling, so that squares neither overflow nor vanish
 
@@ -109,31 +113,47 @@ def _checked_sampling(sampling: Any, ndim: int) -> list[float]:
 # ---- Euclidean -----------------------------------------------------------------------------------
 
 
-def _euclidean(
-    place: Place, unset: Array, steps: list[float] | None, indices: bool
-) -> tuple[Array, Array | None]:
-    """Distances to the nearest False, and its index: the first in C order of those equally near."""
-    xp, shape = place.array_module, unset.shape
-    weights = [1.0] * unset.ndim if steps is None else [step * step for step in steps]
+class _Costs(NamedTuple):
+    """What a distance along each axis adds, whether sums are exact, and whether a root follows."""
+
+    tables: list[np.ndarray]
+    exact: bool
+    root: bool
+
+
+def _squares(shape: tuple[int, ...], steps: list[float] | None) -> _Costs:
+    """Squares of distances by a sampling: integers where it is absent."""
+    weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
     largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
     exact = largest <= _EXACT and all(w.is_integer() for w in weights)
-    squares = xp.empty(shape, np.float64)
+    return _Costs([costs(n, w) for n, w in zip(shape, weights, strict=True)], exact, root=True)
+
+
+def _taxicab(shape: tuple[int, ...]) -> _Costs:
+    """The distances themselves."""
+    return _Costs([np.arange(n, dtype=np.float64) for n in shape], exact=True, root=False)
+
+
+def _summed(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[Array, Array | None]:
+    """Distances to the nearest False, and its index: the first in C order of those equally near."""
+    xp, shape, last = place.array_module, unset.shape, unset.ndim - 1
+    found = xp.empty(shape, np.float64)
     winners = xp.empty((unset.ndim, *shape), np.int32) if indices else None
-    for axis in range(unset.ndim - 1, -1, -1):
+    for axis in range(last, -1, -1):
         step = Pass(
             axis,
-            costs(shape[axis], weights[axis]),
-            squares,
+            along.tables[axis],
+            found,
             None if winners is None else winners[axis],
-            None if winners is None or axis == unset.ndim - 1 else winners[axis + 1 :],
-            finish=Finish.ROOT if axis == 0 else Finish.TO_NEAREST,
-            exact=exact,
+            None if winners is None or axis == last else winners[axis + 1 :],
+            finish=Finish.ROOT if along.root and axis == 0 else Finish.TO_NEAREST,
+            exact=along.exact,
         )
-        if axis == unset.ndim - 1:
+        if axis == last:
             neighbourhood.nearest(place, unset, step)
         else:
-            neighbourhood.parabolas(place, squares, step)
-    return squares, winners
+            neighbourhood.parabolas(place, found, step)
+    return found, winners
 
 
 def distance_transform_edt(
@@ -213,5 +233,207 @@ def distance_transform_edt(
     wanted = _Wanted(place, return_distances, return_indices, distances, indices)
     steps = None if sampling is None else _checked_sampling(sampling, unset.ndim)
     wanted.require(unset.shape, np.float64, RuntimeError)
-    found, winners = _euclidean(place, unset, steps, wanted.return_indices)
+    found, winners = _summed(place, unset, _squares(unset.shape, steps), wanted.return_indices)
     return wanted.deliver(found if wanted.return_distances else None, winners)
+
+
+# ---- other metrics -------------------------------------------------------------------------------
+
+
+def distance_transform_bf(
+    input: Any,
+    metric: str = "euclidean",
+    sampling: Any = None,
+    return_distances: Any = True,
+    return_indices: Any = False,
+    distances: Any = None,
+    indices: Any = None,
+) -> Any:
+    r"""Distances by any metric: `scipy.ndimage.distance_transform_bf`, not by brute force.
+
+    Parameters
+    ----------
+    input, return_distances, return_indices, distances, indices
+        As in `distance_transform_edt`; `distances` is of uint32 for the metrics of integers.
+    metric : {"euclidean", "taxicab", "chessboard"}
+        Also "cityblock" and "manhattan" for taxicab; in any case of letters.
+    sampling : float or sequence of float, optional
+        As in `distance_transform_edt`; only for the Euclidean metric.
+
+    Returns
+    -------
+    distances : array
+        float64, or uint32 for taxicab and chessboard.
+    indices : array
+        int32. Of several elements that are equally near, the last in C order, as in SciPy.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `distance_transform_edt`; RuntimeError for another metric.
+
+    Notes
+    -----
+    One pass along each axis, as in `distance_transform_edt`; the chessboard's distances by two
+    scans, its indices in a time that grows with the greatest distance to the power of rank - 1.
+    SciPy compares all pairs of foreground and border elements. Where nothing is background,
+    distances are inf (2**32 - 1 of uint32) and indices -1.
+
+    Examples
+    --------
+    >>> distance_transform_bf([[0, 1, 1], [1, 1, 1]], "taxicab")
+    array([[0, 1, 2],
+           [1, 2, 3]], dtype=uint32)
+    """
+    place, unset = _foreground(input)
+    wanted = _Wanted(place, return_distances, return_indices, distances, indices)
+    kind = metric.lower() if isinstance(metric, str) else metric
+    if kind not in ("euclidean", "chessboard", *_TAXICAB):
+        raise RuntimeError(
+            "distance metric not supported: metric must be 'euclidean', 'taxicab' or "
+            f"'chessboard', got {metric!r}"
+        )
+    steps = None if sampling is None else _checked_sampling(sampling, unset.ndim)
+    dtype = np.float64 if kind == "euclidean" else np.uint32
+    wanted.require(unset.shape, dtype, RuntimeError)
+    if kind == "chessboard":
+        chamfer = _chamfer_steps("chessboard", unset.ndim)
+        found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
+        winners = _last_in_cube(place, unset, found) if wanted.return_indices else None
+    else:
+        along = _squares(unset.shape, steps) if kind == "euclidean" else _taxicab(unset.shape)
+        found, winners = _last(place, unset, along, wanted.return_indices)
+    if dtype == np.uint32:
+        never = (found < 0) | (found == np.inf)
+        found = place.array_module.where(never, 2.0**32 - 1, found).astype(np.uint32)
+    return wanted.deliver(found if wanted.return_distances else None, winners)
+
+
+def _last(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[Array, Array | None]:
+    """`_summed`, but of those equally near the last in C order: the first of the mirrored array."""
+    xp, turned = place.array_module, (slice(None, None, -1),) * unset.ndim
+    found, winners = _summed(place, xp.ascontiguousarray(unset[turned]), along, indices)
+    if winners is not None:
+        for axis, size in enumerate(unset.shape):
+            winners[axis] = xp.where(winners[axis] < 0, -1, size - 1 - winners[axis])
+        winners = xp.ascontiguousarray(winners[(slice(None), *turned)])
+    return xp.ascontiguousarray(found[turned]), winners
+
+
+def _last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
+    """The last False in C order among those at the chessboard's distance, which is known.
+
+    Nothing nearer is False, so it is the last one in the cube of that radius. The offsets along all
+    axes but the last are tried from the greatest on; the row there has a False in the cube if the
+    last one before the cube's end is not before its beginning.
+    """
+    xp, shape, n = place.array_module, unset.shape, unset.shape[-1]
+    found = xp.full((unset.ndim, *shape), -1, np.int32)
+    if unset.size == 0:
+        return found
+    before = accumulated(xp, xp.where(unset, -1, xp.arange(n)), xp.maximum).reshape(-1, n)
+    rows = [xp.asarray(r.ravel()) for r in np.indices(shape[:-1])]
+    radius = distances.ravel()
+    left, most = xp.flatnonzero(radius >= 0), int(radius.max())
+    for offset in product(range(most, -most - 1, -1), repeat=unset.ndim - 1):
+        inside = radius[left] >= max(map(abs, offset), default=0)
+        at = [row[left // n] + o for row, o in zip(rows, offset, strict=True)]
+        for position, size in zip(at, shape, strict=False):
+            inside &= (position >= 0) & (position < size)
+        tried, at = left[inside], [position[inside] for position in at]
+        row = xp.zeros(tried.shape, np.int64)
+        for position, size in zip(at, shape, strict=False):
+            row = row * size + position
+        x, reach = tried % n, radius[tried]
+        last = before[row, xp.minimum(x + reach, n - 1)]
+        hit = last >= xp.maximum(x - reach, 0)
+        for plane, position in zip(found, (*at, last), strict=True):
+            plane.ravel()[tried[hit]] = position[hit]
+        inside[inside] = hit
+        left = left[~inside]
+    return found
+
+
+def distance_transform_cdt(
+    input: Any,
+    metric: Any = "chessboard",
+    return_distances: Any = True,
+    return_indices: Any = False,
+    distances: Any = None,
+    indices: Any = None,
+) -> Any:
+    r"""Chamfer distances, in steps: `scipy.ndimage.distance_transform_cdt`.
+
+    Parameters
+    ----------
+    input, return_distances, return_indices, distances, indices
+        As in `distance_transform_edt`; `distances` is of int32.
+    metric : {"chessboard", "taxicab"} or array_like
+        Steps to all neighbours, or to those along one axis ("cityblock" and "manhattan" are other
+        names); or a structure of three elements along each axis, whose taps before its centre in C
+        order, and those opposite to them, are steps.
+
+    Returns
+    -------
+    distances : array
+        int32; -1 where no step leads to the background.
+    indices : array
+        int32; a background element that the steps of one such path lead to, SciPy's; -1 where there
+        is none.
+
+    Raises
+    ------
+    ValueError
+        Another metric, a structure of other sizes; arrays of the wrong shape or dtype.
+    RuntimeError
+        Nothing is wanted, or an array is given for what is not wanted.
+
+    Notes
+    -----
+    Two scans, in and against C order, as in SciPy, whose results these are for every structure
+    (of other dtypes than bool by its taps that are not zero; SciPy reads its bytes). Only the
+    indices of elements that no step connects with the background differ: SciPy's are their own.
+
+    Examples
+    --------
+    >>> distance_transform_cdt([[0, 1, 1], [1, 1, 1]])
+    array([[0, 1, 2],
+           [1, 1, 2]], dtype=int32)
+    """
+    place, unset = _foreground(input)
+    wanted = _Wanted(place, return_distances, return_indices, distances, indices)
+    steps = _chamfer_steps(metric, unset.ndim)
+    wanted.require(unset.shape, np.int32, ValueError)
+    found, reached = neighbourhood.chamfer(place, unset, steps, wanted.return_indices)
+    winners = None
+    if reached is not None:
+        xp = place.array_module
+        winners = xp.empty((unset.ndim, *unset.shape), np.int32)
+        for axis, size in enumerate(unset.shape):
+            behind = math.prod(unset.shape[axis + 1 :])
+            winners[axis] = xp.where(reached < 0, -1, reached // max(behind, 1) % max(size, 1))
+    return wanted.deliver(found if wanted.return_distances else None, winners)
+
+
+def _chamfer_steps(metric: Any, ndim: int) -> np.ndarray:
+    """The steps of a metric that lead to what comes earlier in C order, one row each."""
+    if isinstance(metric, str):
+        if metric not in ("chessboard", *_TAXICAB):
+            raise ValueError(
+                "invalid metric provided: metric must be 'chessboard', 'taxicab' or a structure, "
+                f"got {metric!r}"
+            )
+        structure = generate_binary_structure(ndim, ndim if metric == "chessboard" else 1)
+    else:
+        structure = as_numpy(metric, name="metric")
+        if structure.ndim != ndim:
+            raise ValueError(
+                f"invalid metric provided: a structure must have {ndim} axes, as input, got "
+                f"{structure.ndim}"
+            )
+        if any(size != 3 for size in structure.shape):
+            raise ValueError(f"metric sizes must be equal to 3, got {structure.shape}")
+    taps = np.argwhere(structure)
+    half = 3**ndim // 2
+    before = np.ravel_multi_index(tuple(taps.T), structure.shape) < half
+    return np.ascontiguousarray(taps[before] - 1, np.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,7 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
         ),
         "semiconv_nearest": (*(_POINTER,) * 5, _FLAG, _FLAG),
     },
+    "chamfer": {"semiconv_chamfer": (*(_POINTER,) * 2, _COUNT, *(_POINTER,) * 3)},
     "reconstruct": {
         "semiconv_reconstruct": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG),
     },
@@ -87,6 +88,8 @@ def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
     if primitive in ("correlate", "parabolas", "nearest"):  # in double, of any dtype
         part = "correlate" if primitive == "correlate" else "parabolas"
         return part, np.dtype(np.float64)
+    if primitive == "chamfer":
+        return "chamfer", np.dtype(np.int32)
     return "flat" if primitive in ("box", "footprint") else primitive, dtype
 
 
@@ -430,3 +433,17 @@ def parabolas(array: np.ndarray, step: Pass) -> None:
         not step.minimum, step.finish, step.exact, _threads(1024 * array.size),
     )  # fmt: skip
     host.check(status, "a filter by parabolas")
+
+
+def chamfer(unset: np.ndarray, steps: np.ndarray, features: bool) -> tuple[np.ndarray, Any]:
+    """Distances in steps to the nearest False, and its flat index, by two raster scans."""
+    loaded = _library(*part_of("chamfer", unset.dtype))
+    struct = Sizes(unset.ndim, Axes(*unset.shape), Axes())
+    distances = np.empty(unset.shape, np.int32)
+    reached = np.empty(unset.shape, np.int32) if features else None
+    status = loaded.semiconv_chamfer(
+        ctypes.byref(struct), host.address(steps), len(steps), host.address(unset),
+        host.address(distances), host.address_or_none(reached),
+    )  # fmt: skip
+    host.check(status, "a distance transform")
+    return distances, reached

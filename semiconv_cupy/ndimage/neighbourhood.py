@@ -57,6 +57,15 @@ class Backend(Protocol):
     def parabolas(self, array: Array, step: Pass) -> None:
         """The extremum of element and cost along an axis; of any supported dtype but bool."""
 
+    def chamfer(
+        self, unset: Array, steps: np.ndarray, features: bool
+    ) -> tuple[Array, Array | None]:
+        """Distances in steps to the nearest False of a bool array, and its flat index, in int32.
+
+        Both are -1 where no step leads. One row of `steps` says how far an element lies that comes
+        earlier in raster order: the first scan pulls from there, the second from the opposite ones.
+        """
+
 
 _chosen: ContextVar[Backend | None] = ContextVar("backend", default=None)
 
@@ -310,3 +319,13 @@ def parabolas(place: Place, array: Array, step: Pass) -> None:
     """The minimum of element + cost, or maximum of element - cost, along one axis of any array."""
     if array.size:
         backend_for(place, 1).parabolas(array, step)
+
+
+def chamfer(
+    place: Place, unset: Array, steps: np.ndarray, features: bool
+) -> tuple[Array, Array | None]:
+    """Distances in steps to the nearest False of a C-contiguous bool array, and its flat index."""
+    if unset.size == 0:
+        none = place.array_module.empty(unset.shape, np.int32)
+        return none, none if features else None
+    return backend_for(place, unset.ndim).chamfer(unset, steps, features)

@@ -6,6 +6,7 @@ tests. Its functions are those of `neighbourhood.Backend`.
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Any
 
@@ -240,8 +241,8 @@ def nearest(unset: Array, step: Pass) -> None:
     """How far the nearest False lies along the last axis."""
     xp, n = place_of(input=unset).array_module, unset.shape[-1]
     positions = xp.arange(n)
-    before = _accumulated(xp, xp.where(unset, -1, positions), xp.maximum)
-    after = _accumulated(xp, xp.where(unset, n, positions)[..., ::-1], xp.minimum)[..., ::-1]
+    before = accumulated(xp, xp.where(unset, -1, positions), xp.maximum)
+    after = accumulated(xp, xp.where(unset, n, positions)[..., ::-1], xp.minimum)[..., ::-1]
     to_left = positions - before
     left = (before >= 0) & ((after == n) | (to_left <= after - positions))
     winner = xp.where(left, before, after)
@@ -253,7 +254,7 @@ def nearest(unset: Array, step: Pass) -> None:
         step.winners[...] = winner
 
 
-def _accumulated(xp: Any, array: Array, better: Any) -> Array:
+def accumulated(xp: Any, array: Array, better: Any) -> Array:
     """The running extremum along the last axis, in steps of doubled width."""
     array, step = array.copy(), 1
     while step < array.shape[-1]:
@@ -311,3 +312,40 @@ def _finished(place: Place, result: Array, step: Pass) -> Array:
     high = whole >= float(info.max)
     inside = xp.where(high, 0, whole.clip(float(info.min), None)).astype(dtype)
     return xp.where(high, dtype.type(info.max), inside)
+
+
+def chamfer(unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Array | None]:
+    """Distances in steps, by two scans: all elements at once that no step connects."""
+    xp, shape = place_of(input=unset).array_module, unset.shape
+    never = np.iinfo(np.int32).max - 1
+    padded = xp.pad(xp.where(unset, never, 0).astype(np.int32), 1, constant_values=never)
+    reached = xp.arange(padded.size, dtype=np.int64)
+    distances = padded.ravel()
+    pitches = np.array([math.prod(padded.shape[a + 1 :]) for a in range(unset.ndim)], np.int64)
+    flat = sum(
+        xp.asarray((np.arange(n) + 1) * p).reshape(-1, *(1,) * (unset.ndim - 1 - a))
+        for a, (n, p) in enumerate(zip(shape, pitches, strict=True))
+    ).ravel()
+    # A step backwards in raster order lowers this number, whatever else it changes.
+    rank = sum(np.indices(shape, sparse=True)[a] << (unset.ndim - 1 - a) for a in range(unset.ndim))
+    order = np.argsort(rank.ravel(), kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(rank.ravel()))[:-1])
+    for sign, fronts in ((1, groups), (-1, groups[::-1])):
+        for front in fronts:
+            at = flat[xp.asarray(front)]
+            best, source = distances[at], reached[at]
+            for offset in steps @ pitches:
+                through = distances[at + sign * int(offset)] + 1
+                wins = (through < best) & (best > 0)
+                best = xp.where(wins, through, best)
+                source = xp.where(wins, reached[at + sign * int(offset)], source)
+            distances[at], reached[at] = best, source
+    inner = (slice(1, -1),) * unset.ndim
+    unreached = distances.reshape(padded.shape)[inner] == never
+    found = xp.where(unreached, -1, distances.reshape(padded.shape)[inner]).astype(np.int32)
+    if not features:
+        return found, None
+    dense = xp.zeros(padded.shape, np.int64)
+    dense[inner] = xp.arange(unset.size).reshape(shape)
+    origin = dense.ravel()[reached].reshape(padded.shape)[inner]
+    return found, xp.where(unreached, -1, origin).astype(np.int32)

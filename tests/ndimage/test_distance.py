@@ -85,6 +85,42 @@ def test_every_backend_finds_the_same_elements(backend):
                 given = ndimage.distance_transform_edt(image, sampling, return_indices=True)
             np.testing.assert_array_equal(given[0], expected[0])
             np.testing.assert_array_equal(given[1], expected[1])
+        structure = random.random((3,) * image.ndim) < 0.6
+        expected = ndimage.distance_transform_cdt(image, structure, return_indices=True)
+        with served_by(backend):
+            given = ndimage.distance_transform_cdt(image, structure, return_indices=True)
+        np.testing.assert_array_equal(given[0], expected[0])
+        np.testing.assert_array_equal(given[1], expected[1])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cityblock", "Chessboard"])
+def test_distances_by_any_metric_are_scipys(metric):
+    """The indices as well: of several elements equally near, the last in C order."""
+    for image, _ in images(40, seed=7, most_elements=2000):
+        given = ndimage.distance_transform_bf(image, metric, return_indices=True)
+        if image.all():
+            assert (given[0] == (np.inf if metric == "euclidean" else 2**32 - 1)).all()
+            assert (given[1] == -1).all()
+            continue
+        expected = scipy_ndimage.distance_transform_bf(image, metric, return_indices=True)
+        for one, other in zip(given, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+
+
+def test_chamfer_distances_are_scipys():
+    """By name and by any structure of bool; where no step leads, SciPy's index is the element's."""
+    for image, random in images(60, seed=8, most_elements=2000):
+        structure = random.random((3,) * image.ndim) < 0.6
+        for metric in ("chessboard", "manhattan", structure):
+            given = ndimage.distance_transform_cdt(image, metric, return_indices=True)
+            expected = scipy_ndimage.distance_transform_cdt(image, metric, return_indices=True)
+            np.testing.assert_array_equal(given[0], expected[0])
+            np.testing.assert_array_equal(given[1], np.where(given[0] < 0, -1, expected[1]))
+            assert [a.dtype for a in given] == [a.dtype for a in expected]
+            number = structure.astype(np.float64) if metric is structure else metric
+            alone = ndimage.distance_transform_cdt(image, number)
+            np.testing.assert_array_equal(alone, expected[0])
 
 
 def test_long_lines_and_any_memory_order():
@@ -162,3 +198,20 @@ def test_results_go_to_arrays_of_the_caller():
 def test_wrong_arguments(error, text, given):
     with pytest.raises(error, match=text):
         ndimage.distance_transform_edt(np.ones((4, 5)), **given)
+
+
+def test_wrong_metrics():
+    image = np.ones((4, 5))
+    with pytest.raises(RuntimeError, match=r"metric not supported: .* got 'far'"):
+        ndimage.distance_transform_bf(image, "far")
+    with pytest.raises(RuntimeError, match="must be uint32"):
+        ndimage.distance_transform_bf(image, "taxicab", distances=np.zeros((4, 5)))
+    for metric, text in (
+        ("euclidean", "invalid metric provided: .* got 'euclidean'"),
+        (np.ones((3, 3, 3)), "must have 2 axes"),
+        (np.ones((3, 5)), "sizes must be equal to 3"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ndimage.distance_transform_cdt(image, metric)
+    with pytest.raises(ValueError, match="must be int32"):
+        ndimage.distance_transform_cdt(image, distances=np.zeros((4, 5)))

@@ -57,3 +57,7 @@ class Backend:
     def parabolas(self, array: Array, step: Pass) -> None:
         """The extremum of element and cost along an axis, into `step.out`."""
         reference.parabolas(array, step)
+
+    def chamfer(self, unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Any]:
+        """Distances in steps to the nearest False, and its flat index."""
+        return reference.chamfer(unset, steps, features)
