@@ -48,20 +48,22 @@ SEMICONV_FN double least_lane(Doubles v) {
   return lesser(v, turned<1>(v))[0];
 }
 
-// The costs of the distances -size - padding .. size + padding; infinite beyond the line.
+// The costs of the distances -size - padding .. size + padding, infinite beyond the line, of several groups.
 class Costs {
   AlignedBuffer<double> memory;
   int64 reach = 0;
 
  public:
-  bool allocate(const double* cost, int64 size) {
+  bool allocate(const double* cost, int64 size, int64 groups = 1) {
     reach = size + line_padding;
-    if (!memory.allocate(2 * reach + 1)) return false;
-    for (int64 r = 0; r <= reach; ++r)
-      memory.data[reach + r] = memory.data[reach - r] = r < size ? cost[r] : Extreme<double>::highest();
+    if (!memory.allocate(groups * (2 * reach + 1))) return false;
+    for (int64 g = 0; g < groups; ++g, cost += size) {
+      double* at = memory.data + g * (2 * reach + 1) + reach;
+      for (int64 r = 0; r <= reach; ++r) at[r] = at[-r] = r < size ? cost[r] : Extreme<double>::highest();
+    }
     return true;
   }
-  const double* centre() const { return memory.data + reach; }
+  const double* centre(int64 group = 0) const { return memory.data + group * (2 * reach + 1) + reach; }
 };
 
 // The extremes of a line's values, and the greatest magnitude of those that are finite.

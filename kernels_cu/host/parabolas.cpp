@@ -43,6 +43,7 @@ Finisher finisher(int type) {
 
 struct Call {
   Lines lines;
+  int64 groups, repeat;  // `repeat` lines in a row have the costs of one group, the next ones of the next
   const char* source;
   char* out;
   int source_type, out_type;
@@ -59,7 +60,8 @@ int64 columns_of(const Lines& lines) { return smaller_of(lines.inner, lines.size
 // One thread's lines: copied in, computed, copied out.
 class Worker {
   const Call& call;
-  const double* costs;
+  const Costs& of_groups;
+  const double* costs = nullptr;
   const Reader read;
   const Finisher finish;
   const int64 columns, pitch;
@@ -68,8 +70,8 @@ class Worker {
   const int64 source_size, out_size;
 
  public:
-  Worker(const Call& call_, const double* costs_)
-      : call(call_), costs(costs_), read(reader(call_.source_type)), finish(finisher(call_.out_type)),
+  Worker(const Call& call_, const Costs& costs_)
+      : call(call_), of_groups(costs_), read(reader(call_.source_type)), finish(finisher(call_.out_type)),
         columns(columns_of(call_.lines)),
         // An odd number of cache lines, so that equal places of all lines do not share a set of the cache.
         pitch((((call_.lines.size + line_padding) / 8) | 1) * 8 + 16), source_size(itemsize(call_.source_type)),
@@ -89,6 +91,7 @@ class Worker {
   void compute(int64 outer, int64 column, int64 count) {
     const int64 size = call.lines.size, inner = call.lines.inner;
     const int64 begin = outer * size * inner + column;
+    costs = of_groups.centre(outer / call.repeat % call.groups);
     load(begin, count);
     for (int64 c = 0; c < count; ++c) line(c);
     store(begin, count);
@@ -137,6 +140,11 @@ class Worker {
     double* of = value.data + c * pitch;
     double* to = result.data + c * pitch;
     double* by = call.winners ? winner.data + c * pitch : nullptr;
+    if (costs[0] > 0) {  // nothing moves: NaN stays, too
+      for (int64 i = 0; i < size; ++i) to[i] = call.maximum ? -of[i] : of[i];
+      for (int64 i = 0; by && i < size; ++i) by[i] = (double)i;
+      return;
+    }
     const Range range = prepare(of, size, call.maximum);
     const double none = Extreme<double>::highest();
     if (range.least == none || range.least == -none) {  // nothing, or one that wins everywhere
@@ -211,29 +219,30 @@ void nearest_in_row(const uint8* set, int64 size, const double* cost, double* sq
 
 }  // namespace
 
-// cost: of the distances 0 .. size - 1. winners and followers may be null; finish: one of Finish. exact: sums are
+// cost: of the distances 0 .. size - 1, of each group; one that begins with infinity leaves its lines as they are.
+// winners and followers may be null; finish: one of Finish. exact: sums are
 // exact, as integers are. `out` may be the source where both are doubles. Returns 0, or 1 where memory ran out.
-SEMICONV_EXPORT int semiconv_parabolas(const Lines* lines, const double* cost, const void* source, int source_type,
-                                       void* out, int out_type, int* winners, int* followers,
+SEMICONV_EXPORT int semiconv_parabolas(const Lines* lines, const double* cost, long long groups, long long repeat,
+                                       const void* source, int source_type, void* out, int out_type, int* winners, int* followers,
                                        long long follower_count, int maximum, int finish, int exact, int threads) {
-  const Call call{*lines, (const char*)source, (char*)out, source_type, out_type, winners, followers,
+  const Call call{*lines, groups, repeat, (const char*)source, (char*)out, source_type, out_type, winners, followers,
                   follower_count, maximum != 0, exact != 0, finish};
   Costs costs;
-  if (!costs.allocate(cost, lines->size)) return out_of_memory;
-  const int64 columns = columns_of(*lines), groups = ceil_div(lines->inner, columns);
+  if (!costs.allocate(cost, lines->size, groups)) return out_of_memory;
+  const int64 columns = columns_of(*lines), parts = ceil_div(lines->inner, columns);
   // Short lines are shared several at a time.
-  const int64 together = larger_of(1, 4096 / (lines->size * columns)), works = lines->outer * groups;
+  const int64 together = larger_of(1, 4096 / (lines->size * columns)), works = lines->outer * parts;
   int status = success;
   in_parallel(ceil_div(works, together), threads, [&](Items& items) {
-    Worker worker(call, costs.centre());
+    Worker worker(call, costs);
     if (!worker.allocate()) {
       set_flag(status, out_of_memory);
       return;
     }
     for (int64 item; items.take(item);)
       for (int64 n = item * together; n < smaller_of(works, (item + 1) * together); ++n) {
-        const int64 column = n % groups * columns;
-        worker.compute(n / groups, column, smaller_of(columns, lines->inner - column));
+        const int64 column = n % parts * columns;
+        worker.compute(n / parts, column, smaller_of(columns, lines->inner - column));
       }
   });
   return status;

@@ -43,7 +43,8 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "parabolas": {
         "semiconv_parabolas": (
-            *(_POINTER,) * 3, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER, _COUNT, *(_FLAG,) * 4,
+            *(_POINTER,) * 2, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER,
+            _COUNT, *(_FLAG,) * 4,
         ),
         "semiconv_nearest": (*(_POINTER,) * 5, _FLAG, _FLAG),
     },
@@ -424,10 +425,10 @@ def parabolas(array: np.ndarray, step: Pass) -> None:
     loaded = _library(*part_of("parabolas", array.dtype))
     lines = Lines.along(array.shape, step.axis)
     followers = step.followers
+    given, stored = step.storages or (array.dtype.name, step.out.dtype.name)
     status = loaded.semiconv_parabolas(
-        ctypes.byref(lines), host.address(step.costs),
-        host.address(array), TYPE_CODES[array.dtype.name],
-        host.address(step.out), TYPE_CODES[step.out.dtype.name],
+        ctypes.byref(lines), host.address(step.costs), step.groups, step.repeat,
+        host.address(array), TYPE_CODES[given], host.address(step.out), TYPE_CODES[stored],
         host.address_or_none(step.winners), host.address_or_none(followers),
         0 if followers is None else len(followers),
         not step.minimum, step.finish, step.exact, _threads(1024 * array.size),

@@ -41,7 +41,8 @@ class Pass(NamedTuple):
         The axis.
     costs : numpy.ndarray
         float64, what is added for each distance 0, ..., n - 1 in a minimum (subtracted in a
-        maximum); convex.
+        maximum); convex. Or one row for each group of lines; a row that begins with inf leaves its
+        lines as they are, NaN included.
     out : array
         C-contiguous, of the array's shape; may be the array where both are of float64.
     winners : array, optional
@@ -55,6 +56,12 @@ class Pass(NamedTuple):
         What the results become.
     exact : bool
         Whether sums are exact, as those of integers are.
+    repeat : int
+        The lines of `repeat` indices of the axes before, in C order, have the costs of one group,
+        the next ones those of the next group.
+    storages : tuple of str, optional
+        The storage dtypes of array and `out` where NumPy has none: of bfloat16 in the bits of
+        uint16.
     """
 
     axis: int
@@ -65,6 +72,13 @@ class Pass(NamedTuple):
     minimum: bool = True
     finish: Finish = Finish.TO_NEAREST
     exact: bool = False
+    repeat: int = 1
+    storages: tuple[str, str] | None = None
+
+    @property
+    def groups(self) -> int:
+        """How many rows of costs there are."""
+        return len(self.costs) if self.costs.ndim > 1 else 1
 
 
 @lru_cache(maxsize=64)

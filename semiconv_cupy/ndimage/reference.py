@@ -265,6 +265,9 @@ def accumulated(xp: Any, array: Array, better: Any) -> Array:
 
 def parabolas(array: Array, step: Pass) -> None:
     """The extremum of element and cost along an axis: one distance after the other."""
+    if step.costs.ndim > 1:
+        _group_by_group(array, step)
+        return
     place = place_of(input=array)
     xp, n = place.array_module, array.shape[step.axis]
     value = xp.moveaxis(array.astype(np.float64), step.axis, -1)
@@ -291,6 +294,23 @@ def parabolas(array: Array, step: Pass) -> None:
         for plane in () if step.followers is None else step.followers:
             moved = xp.take_along_axis(plane, step.winners.clip(0), step.axis)
             plane[...] = xp.where(step.winners < 0, -1, moved)
+
+
+def _group_by_group(array: Array, step: Pass) -> None:
+    """The lines of each group of costs; costs that begin with infinity leave them as they are."""
+    shape = array.shape
+    inner = math.prod(shape[step.axis + 1 :])
+    lines = (-1, step.groups, step.repeat, shape[step.axis], inner)
+    for group, costs in enumerate(step.costs):
+        given, out = array.reshape(lines)[:, group], step.out.reshape(lines)[:, group]
+        winners = None if step.winners is None else step.winners.reshape(lines)[:, group]
+        if costs[0] == 0:
+            part = step._replace(axis=2, costs=costs, out=out, winners=winners, followers=None)
+            parabolas(given, part)
+            continue
+        out[...] = given
+        if winners is not None:
+            winners[...] = np.arange(shape[step.axis], dtype=np.int32)[:, None]
 
 
 def _finished(place: Place, result: Array, step: Pass) -> Array:

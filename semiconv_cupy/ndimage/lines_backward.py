@@ -1,0 +1,94 @@
+"""Derivatives of passes of parabolas (``lines.Pass``): from an output's gradient to the input's.
+
+Called by ``torch_bridge`` with arrays of tensors' memory. An output depends on the element that won
+and on the cost of its distance, so that a pass is linear where no winner changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.host import functions as host
+from semiconv_cupy.backends.host.compiler import compiler
+from semiconv_cupy.ndimage.host import TYPE_CODES
+from semiconv_cupy.ndimage.structs import Lines
+
+_POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
+_ARGUMENTS = {
+    "semiconv_parabolas_backward": (
+        *(_POINTER,) * 3, _FLAG, _POINTER, _FLAG, _POINTER, _FLAG,
+    )
+}  # fmt: skip
+_SMALL_WORK = 1 << 15  # elements that one thread takes in about a tenth of a millisecond
+
+
+class Pullback(NamedTuple):
+    """The transpose of a pass along one axis.
+
+    Attributes
+    ----------
+    axis : int
+        The axis.
+    winners : numpy.ndarray
+        int32, of the pass: which element along the axis gave each result, -1 where none did.
+    out : numpy.ndarray
+        The gradient of the pass's input; C-contiguous.
+    moments : numpy.ndarray
+        float64, one for each line in C order of the other axes: the sum of gradient times squared
+        distance of the winner.
+    storages : tuple of str, optional
+        As in `lines.Pass`, of the given gradient and `out`.
+    """
+
+    axis: int
+    winners: np.ndarray
+    out: np.ndarray
+    moments: np.ndarray
+    storages: tuple[str, str] | None = None
+
+
+def source_of() -> tuple[str, str]:
+    """The text of the library and its name in messages, as `libraries.build` takes them."""
+    text = source.assemble("host/parabolas_backward.cpp", source.storage_macros("float64"))
+    return text, "parabolas_backward on float64"
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return host.open_library(*source_of(), _ARGUMENTS)
+
+
+def pull_back(grad: np.ndarray, back: Pullback, threads: int) -> None:
+    """Fill `back.out` and `back.moments` from the gradient of a pass's output, on the CPU."""
+    if grad.size == 0:
+        back.moments[...] = 0
+        return
+    if compiler() is None:
+        pull_back_by_arrays(grad, back)
+        return
+    lines = Lines.along(grad.shape, back.axis)
+    given, stored = back.storages or (grad.dtype.name, back.out.dtype.name)
+    status = _library().semiconv_parabolas_backward(
+        ctypes.byref(lines), host.address(back.winners), host.address(grad), TYPE_CODES[given],
+        host.address(back.out), TYPE_CODES[stored], host.address(back.moments),
+        threads if grad.size > _SMALL_WORK else 1,
+    )  # fmt: skip
+    host.check(status, "a gradient of parabolas")
+
+
+def pull_back_by_arrays(grad: np.ndarray, back: Pullback) -> None:
+    """The same where nothing is compiled."""
+    grads = np.moveaxis(grad.astype(np.float64), back.axis, -1)
+    winners = np.moveaxis(back.winners, back.axis, -1)
+    seen = winners >= 0
+    distances = np.arange(grads.shape[-1]) - winners
+    terms = np.where(seen & (distances != 0), grads * distances.astype(np.float64) ** 2, 0)
+    back.moments[...] = terms.sum(-1).reshape(back.moments.shape)
+    sums = np.zeros(grads.shape)
+    np.add.at(sums, (*np.indices(grads.shape)[:-1], winners.clip(0)), np.where(seen, grads, 0))
+    back.out[...] = np.moveaxis(sums, -1, back.axis)

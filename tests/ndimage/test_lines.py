@@ -1,0 +1,78 @@
+"""Passes of parabolas whose costs differ between groups of lines, and their transposes."""
+
+import numpy as np
+import pytest
+
+from semiconv_cupy.backends.place import NUMPY
+from semiconv_cupy.ndimage import neighbourhood, reference
+from semiconv_cupy.ndimage.lines import Pass, costs
+from semiconv_cupy.ndimage.lines_backward import Pullback, pull_back, pull_back_by_arrays
+from semiconv_cupy.ndimage.neighbourhood import served_by
+
+SHAPES = ((2, 3, 17), (2, 3, 7, 90), (1, 3, 4, 5, 6))
+WEIGHTS = (0.4, np.inf, 0.01)
+
+
+def image_of(shape, dtype="float32"):
+    image = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    image[0, :, 0] = np.nan
+    image[0, 2] = np.inf
+    return image
+
+
+def computed(image, axis, of_groups, minimum, backend=None):
+    out, winners = np.empty(image.shape), np.empty(image.shape, np.int32)
+    repeat = int(np.prod(image.shape[2:axis]))
+    step = Pass(axis, of_groups, out, winners, minimum=minimum, repeat=repeat)
+    with served_by(backend):
+        neighbourhood.parabolas(NUMPY, image, step)
+    return out, winners
+
+
+@pytest.mark.parametrize("minimum", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_group_of_lines_has_its_own_costs(shape, minimum):
+    image = image_of(shape)
+    for axis in range(2, len(shape)):
+        size = shape[axis]
+        rows = [costs(size, w) if w < np.inf else np.full(size, np.inf) for w in WEIGHTS]
+        out, winners = computed(image, axis, np.stack(rows), minimum)
+        for group, row in enumerate(rows):
+            given = np.ascontiguousarray(image[:, group : group + 1])
+            if row[0] == 0:
+                alone = computed(given, axis, row, minimum)
+            else:  # nothing moves, and NaN stays
+                own = np.arange(size).reshape(-1, *(1,) * (image.ndim - axis - 1))
+                alone = given, np.broadcast_to(own, given.shape)
+            np.testing.assert_array_equal(out[:, group : group + 1], alone[0])
+            np.testing.assert_array_equal(winners[:, group : group + 1], alone[1])
+        slowly = computed(image, axis, np.stack(rows), minimum, reference)
+        np.testing.assert_array_equal(slowly[0], out)
+        np.testing.assert_array_equal(slowly[1], winners)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 70, 200), (5, 1), (0, 4)])
+def test_gradients_go_to_the_winners(shape, threads):
+    random = np.random.default_rng(1)
+    for axis, size in enumerate(shape):
+        grad = random.standard_normal(shape).astype(np.float32)
+        winners = random.integers(-1, size, shape).astype(np.int32)
+        expected, moments = np.zeros(shape), np.zeros(shape[:axis] + shape[axis + 1 :])
+        for index in np.ndindex(shape):
+            winner = winners[index]
+            if winner >= 0:
+                where = (*index[:axis], winner, *index[axis + 1 :])
+                expected[where] += grad[index]
+                moments[index[:axis] + index[axis + 1 :]] += (
+                    float(grad[index]) * (index[axis] - winner) ** 2.0
+                )
+        for dtype in (np.float64, np.float32, np.float16):
+            out, found = np.empty(shape, dtype), np.empty(moments.shape)
+            pull_back(grad, Pullback(axis, winners, out, found), threads)
+            np.testing.assert_array_equal(out, expected.astype(dtype))
+            np.testing.assert_array_equal(found, moments)
+        again, by_arrays = np.empty(shape), np.empty(moments.shape)
+        pull_back_by_arrays(grad, Pullback(axis, winners, again, by_arrays))
+        np.testing.assert_allclose(again, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(by_arrays, moments, rtol=1e-12, atol=1e-12)
