@@ -10,6 +10,7 @@ from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.background import rolling_ball
+from semiconv_cupy.chunked import open_with
 from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
 from semiconv_cupy.errors import (
     BackendUnavailableError,
@@ -37,6 +38,16 @@ from semiconv_cupy.reconstructions import (
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()
+
+
+def _compute_chunks(function, args, kwargs):  # type: ignore[no-untyped-def]
+    """Answer a call with Dask arrays; Dask is imported by whoever made them."""
+    from semiconv_cupy.dask.calls import compute_later
+
+    return compute_later(function, args, kwargs)
+
+
+open_with(_compute_chunks)
 
 __version__ = "0.1.0"
 __all__ = [

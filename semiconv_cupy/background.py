@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.addends import above_all_sums
 from semiconv_cupy.ndimage.arguments import (
@@ -23,6 +24,7 @@ Array = Any
 __all__ = ["rolling_ball"]
 
 
+@by_chunks
 def rolling_ball(
     image: Any, radius: float = 100, kernel: Any = None, nansafe: bool = False
 ) -> Array:

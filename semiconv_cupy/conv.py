@@ -24,6 +24,7 @@ from semiconv_cupy.algebra import (
 from semiconv_cupy.backends.broadcast import broadcast_conv
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.methods import METHODS
@@ -34,6 +35,7 @@ from semiconv_cupy.winners import indices_of, selection_by_one
 Array = Any
 
 
+@by_chunks
 def semifield_conv(
     img: Array,
     krn: Array,

@@ -48,8 +48,13 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
+_repeated: ContextVar[bool] = ContextVar("repeated", default=False)
+
+
 def warn(text: str, category: type[Warning] = BackendWarning) -> None:
     """Warn, with the user's line that called this library as the place of the warning."""
+    if _repeated.get() and category is not BackendWarning:
+        return
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
@@ -75,3 +80,13 @@ def without_warnings() -> Iterator[None]:
         yield
     finally:
         _silent.reset(token)
+
+
+@contextmanager
+def as_repeated_call() -> Iterator[None]:
+    """A context in which nothing warns of arguments: a call with the same ones has done so."""
+    token = _repeated.set(True)
+    try:
+        yield
+    finally:
+        _repeated.reset(token)

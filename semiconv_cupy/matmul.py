@@ -25,6 +25,7 @@ from semiconv_cupy.algebra import (
 from semiconv_cupy.backends.broadcast import broadcast_matmul
 from semiconv_cupy.backends.host.functions import address, aligned
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.conv import (
     native,
     refuse_kernels,
@@ -42,6 +43,7 @@ from semiconv_cupy.winners import indices_of, selection_by_one
 Array = Any
 
 
+@by_chunks
 def semifield_matmul(
     a: Array,
     b: Array,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.place import place_of
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood, reference
 from semiconv_cupy.ndimage.arguments import (
     as_array,
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@by_chunks
 def reconstruction(
     seed: Any, mask: Any, method: str = "dilation", footprint: Any = None, offset: Any = None
 ) -> Array:
@@ -96,16 +98,28 @@ def reconstruction(
     if method not in ("dilation", "erosion"):
         raise ValueError(f"method must be 'dilation' or 'erosion', got {method!r}")
     minimum = method == "erosion"
+    require_within(seed, mask, method)
+    steps = reconstruction_steps(footprint, offset, seed.ndim)
+    kind = np.result_type(seed.dtype, mask.dtype)
+    seed, mask = (readable(place, array.astype(kind, copy=False)) for array in (seed, mask))
+    return neighbourhood.reconstruct(place, seed, mask, steps, minimum)
+
+
+def require_within(seed: Array, mask: Array, method: str) -> None:
+    """ValueError where the seed lies beyond the mask."""
+    minimum = method == "erosion"
     if bool(((seed < mask) if minimum else (seed > mask)).any()):
         raise ValueError(
             f"seed must be {'at least' if minimum else 'at most'} the mask for "
             f"reconstruction by {method}"
         )
-    taps = as_numpy(
-        np.ones((3,) * seed.ndim) if footprint is None else footprint, bool, "footprint"
-    )
-    if taps.ndim != seed.ndim:
-        raise ValueError(f"footprint must have {seed.ndim} axes like seed, got {taps.ndim}")
+
+
+def reconstruction_steps(footprint: Any, offset: Any, ndim: int) -> np.ndarray:
+    """The offsets over which a value spreads at once, one row each, from the call's arguments."""
+    taps = as_numpy(np.ones((3,) * ndim) if footprint is None else footprint, bool, "footprint")
+    if taps.ndim != ndim:
+        raise ValueError(f"footprint must have {ndim} axes like seed, got {taps.ndim}")
     if offset is None:
         if any(k % 2 == 0 for k in taps.shape):
             raise ValueError(f"footprint dimensions must all be odd, got {taps.shape}")
@@ -119,9 +133,8 @@ def reconstruction(
         if not all(0 <= o < k for o, k in zip(centre, taps.shape, strict=True)):
             raise ValueError(f"offset must lie inside the footprint {taps.shape}, got {offset!r}")
     steps = np.argwhere(taps) - centre
-    kind = np.result_type(seed.dtype, mask.dtype)
-    seed, mask = (readable(place, array.astype(kind, copy=False)) for array in (seed, mask))
-    return neighbourhood.reconstruct(place, seed, mask, steps[steps.any(axis=1)], minimum)
+    found: np.ndarray = steps[steps.any(axis=1)]
+    return found
 
 
 # ---- extrema of a height -------------------------------------------------------------------------

@@ -15,7 +15,9 @@ PACKAGES = ("semiconv_cupy", "kernels_cu", "torch_bridge")
 
 # From the bottom up: a file imports its own layer and those below it, never one above.
 LAYERS = {
-    "ground": ("semiconv_cupy/errors.py", "semiconv_cupy/once.py"),
+    "ground": (
+        "semiconv_cupy/errors.py", "semiconv_cupy/once.py", "semiconv_cupy/chunked.py",
+    ),
     "sources of kernels": (
         "kernels_cu/__init__.py", "kernels_cu/nvrtc.py", "kernels_cu/sass.py",
         "kernels_cu/model.py",
@@ -41,6 +43,7 @@ LAYERS = {
         "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",
         "semiconv_cupy/structuring.py", "semiconv_cupy/parabolic.py",
     ),
+    "arrays in chunks": ("semiconv_cupy/dask/*",),
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
@@ -54,6 +57,8 @@ ONLY = {
     # info.py says which versions are installed.
     "torch": ("torch_bridge/*", "semiconv_cupy/info.py"),
     "cupy": ("semiconv_cupy/backends/device.py",),
+    "dask": ("semiconv_cupy/dask/*",),
+    "distributed": ("semiconv_cupy/dask/*",),
     # The special functions that NumPy lacks, of the arrays that a semifield is given.
     "cupyx": ("semiconv_cupy/algebra/arrays.py",),
 }

@@ -53,7 +53,7 @@ def import_in_a_fresh_process(module):
 )
 def test_import_brings_no_optional_package_and_no_cuda(module):
     found = import_in_a_fresh_process(module)
-    optional = {"cupy", "cupyx", "torch", "scipy", "skimage", "PIL", "matplotlib"}
+    optional = {"cupy", "cupyx", "torch", "scipy", "skimage", "PIL", "matplotlib", "dask"}
     assert not optional.intersection(found["packages"])
     assert found["cuda"] == []
 

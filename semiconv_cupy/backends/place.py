@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from semiconv_cupy.chunked import refuse_chunks
+
 Array = Any
 Library = Literal["NumPy", "CuPy"]
 
@@ -145,6 +147,7 @@ def _library(name: str, array: object, for_tensors: str | None) -> Library:
     library = library_of(array)
     if library is not None:
         return library
+    refuse_chunks(name, array)
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
     hint = ""
     if kind.startswith("torch."):

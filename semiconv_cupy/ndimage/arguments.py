@@ -24,6 +24,7 @@ from semiconv_cupy.backends.place import (
     require_unmasked,
     to_numpy,
 )
+from semiconv_cupy.chunked import refuse_chunks
 from semiconv_cupy.errors import warn
 
 Array = Any
@@ -39,6 +40,7 @@ def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
         place = place_of(**{name: value})
         place.require_current(name)
         return place, value
+    refuse_chunks(name, value)
     if isinstance(value, str | os.PathLike):
         raise RuntimeError(
             f"data type not supported: {name} is the text {str(value)!r}, not an array; read the "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.place import Place, place_of
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage.arguments import (
     Array,
     as_array,
@@ -47,6 +48,7 @@ __all__ = [
 # ---- erosions and dilations ----------------------------------------------------------------------
 
 
+@by_chunks
 def binary_erosion(
     input: Any,
     structure: Any = None,
@@ -118,6 +120,7 @@ def binary_erosion(
     return _run(step, input, iterations, output)
 
 
+@by_chunks
 def binary_dilation(
     input: Any,
     structure: Any = None,
@@ -145,6 +148,7 @@ def binary_dilation(
     return _run(step, input, iterations, output)
 
 
+@by_chunks
 def binary_opening(
     input: Any,
     structure: Any = None,
@@ -169,6 +173,7 @@ def binary_opening(
     return binary_dilation(eroded, structure, iterations, mask, output, *rest, axes=axes)
 
 
+@by_chunks
 def binary_closing(
     input: Any,
     structure: Any = None,
@@ -309,6 +314,7 @@ def iterate_structure(structure: Any, iterations: int, origin: Any = None) -> An
     return result, [iterations * o for o in checked_origins(origin, structure.ndim, "origin")]
 
 
+@by_chunks
 def binary_propagation(
     input: Any,
     structure: Any = None,
@@ -329,6 +335,7 @@ def binary_propagation(
     return binary_dilation(input, structure, -1, mask, output, border_value, origin, axes=axes)
 
 
+@by_chunks
 def binary_fill_holes(
     input: Any, structure: Any = None, output: Any = None, origin: Any = 0, *, axes: Any = None
 ) -> Array | None:
@@ -364,6 +371,7 @@ def binary_fill_holes(
     return _filled(place, xp.asarray(xp.logical_not(outside)), output, input)
 
 
+@by_chunks
 def binary_hit_or_miss(
     input: Any,
     structure1: Any = None,

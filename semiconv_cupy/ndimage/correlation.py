@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     Array,
@@ -96,6 +97,7 @@ def _write(place: Place, input: Array, window: Window, taps: WeightedTaps, targe
     return target
 
 
+@by_chunks
 def correlate1d(
     input: Any,
     weights: Any,
@@ -162,6 +164,7 @@ def _order(weights: np.ndarray) -> tuple[np.ndarray, int]:
     return np.roll(taps, 1), 0
 
 
+@by_chunks
 def convolve1d(
     input: Any,
     weights: Any,
@@ -189,6 +192,7 @@ def convolve1d(
     )
 
 
+@by_chunks
 def correlate(
     input: Any,
     weights: Any,
@@ -240,6 +244,7 @@ def correlate(
     return _correlate(input, weights, output, mode, cval, origin, False, axes)
 
 
+@by_chunks
 def convolve(
     input: Any,
     weights: Any,
@@ -283,9 +288,22 @@ def _correlate(
 
         output = get_output(place, output, input, complex_output=True)
         return _by_components(real, input, weights, output, cval)
-    ndim = input.ndim
-    axes = check_axes(axes, ndim)
     weights = as_numpy(weights, np.float64, "weights")
+    window, taps = weighted_window(weights, mode, cval, origin, axes, input.ndim, convolution)
+    return _write(place, input, window, taps, get_output(place, output, input))
+
+
+def weighted_window(
+    weights: np.ndarray,
+    mode: Any,
+    cval: Any,
+    origin: Any,
+    axes: Any,
+    ndim: int,
+    convolution: bool,
+) -> tuple[Window, WeightedTaps]:
+    """What outputs see by weights in double precision, and the weights that are not negligible."""
+    axes = check_axes(axes, ndim)
     if weights.size == 0:  # as in SciPy, no taps: the axes of length 0 count for none
         weights = np.zeros([k for k in weights.shape if k])
     weights = expanded(weights, axes, ndim, "weights")
@@ -296,11 +314,10 @@ def _correlate(
         weights = weights[(slice(None, None, -1),) * ndim]
         origins = [reflected_origin(o, k) for o, k in zip(origins, weights.shape, strict=True)]
     before = tuple([positions_before(k, o) for k, o in zip(weights.shape, origins, strict=True)])
-    target = get_output(place, output, input)
     if not isinstance(mode, str) and isinstance(mode, Iterable):
         raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")
     rules = (check_mode_of_sum(mode),) * ndim
     window = Window(weights.shape, before, rules, float(check_constant(cval)))
     taps = np.abs(weights) > _NEGLIGIBLE
     indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
-    return _write(place, input, window, WeightedTaps(indices, weights[taps]), target)
+    return window, WeightedTaps(indices, weights[taps], 0)

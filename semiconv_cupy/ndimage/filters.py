@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import warn
 from semiconv_cupy.ndimage.arguments import (
     Array,
@@ -33,6 +34,7 @@ def warn_of_ignored_size(size: Any, footprint: Any) -> None:
         warn("ignoring size because footprint is set", UserWarning)
 
 
+@by_chunks
 def minimum_filter(
     input: Any,
     size: Any = None,
@@ -117,6 +119,7 @@ def minimum_filter(
     return extremum(place, input, window, output, minimum=True)
 
 
+@by_chunks
 def maximum_filter(
     input: Any,
     size: Any = None,
@@ -158,6 +161,7 @@ def _extremum1d(
     return extremum_in_box(place, input, box, output, dtype, minimum)
 
 
+@by_chunks
 def minimum_filter1d(
     input: Any,
     size: int,
@@ -192,6 +196,7 @@ def minimum_filter1d(
     return _extremum1d(input, size, axis, output, mode, cval, origin, True)
 
 
+@by_chunks
 def maximum_filter1d(
     input: Any,
     size: int,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import FootprintWarning, warn
 from semiconv_cupy.ndimage import neighbourhood, reference
 from semiconv_cupy.ndimage.arguments import (
@@ -85,6 +86,7 @@ def _dilate(place: Place, input: Array, window: WindowArguments, output: Any = N
 # ---- erosion, dilation, opening, closing ---------------------------------------------------------
 
 
+@by_chunks
 def grey_erosion(
     input: Any,
     size: Any = None,
@@ -151,6 +153,7 @@ def grey_erosion(
     return _erode(place, input, window, output)
 
 
+@by_chunks
 def grey_dilation(
     input: Any,
     size: Any = None,
@@ -181,6 +184,7 @@ def grey_dilation(
     return _dilate(place, input, window, output)
 
 
+@by_chunks
 def grey_opening(
     input: Any,
     size: Any = None,
@@ -205,6 +209,7 @@ def grey_opening(
     return _dilate(place, _erode(place, input, window), window, output)
 
 
+@by_chunks
 def grey_closing(
     input: Any,
     size: Any = None,
@@ -232,6 +237,7 @@ def grey_closing(
 # ---- differences ---------------------------------------------------------------------------------
 
 
+@by_chunks
 def morphological_gradient(
     input: Any,
     size: Any = None,
@@ -266,6 +272,7 @@ def morphological_gradient(
     return _difference(place, dilated, eroded, out=eroded)
 
 
+@by_chunks
 def white_tophat(
     input: Any,
     size: Any = None,
@@ -296,6 +303,7 @@ def white_tophat(
     return _difference(place, input, opened, out=opened)
 
 
+@by_chunks
 def black_tophat(
     input: Any,
     size: Any = None,
@@ -326,6 +334,7 @@ def black_tophat(
     return _difference(place, closed, input, out=closed)
 
 
+@by_chunks
 def morphological_laplace(
     input: Any,
     size: Any = None,

@@ -127,6 +127,12 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
+def use_threads(count: int) -> None:
+    """Let calls that are planned from now on use so many threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    threads.cache_clear()
+
+
 def check(status: int, what: str) -> None:
     """Raise for a status that is not success."""
     if status:

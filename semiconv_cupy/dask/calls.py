@@ -1,0 +1,139 @@
+"""A call with Dask arrays: its arguments checked, then the plan of its function.
+
+Arguments are checked at once, by the function itself on arrays without elements, whose result says
+the dtype, too. Only numbers wait for ``compute()``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.utils import meta_from_array
+
+from semiconv_cupy.backends.place import library_of
+from semiconv_cupy.chunked import is_chunked
+from semiconv_cupy.dask import binary, borders
+from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
+from semiconv_cupy.dask.stages import STAGES, Arguments, window_of_erosion
+from semiconv_cupy.reconstructions import reconstruction_steps, require_within
+
+Array = Any
+# Arguments that have the image's shape, and so its chunks.
+_IMAGES = ("input", "image", "seed", "mask")
+
+
+def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a public function of Dask arrays, as Dask arrays."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    for name, value in arguments.items():
+        _require_known_chunks(name, value)
+    _refuse_output(arguments)
+    images = _images(function.__name__, arguments)
+    for name, value in arguments.items():
+        if is_chunked(value):  # a footprint, weights: small, and needed for the plan
+            arguments[name] = value.compute()
+    return _PLANS.get(function.__name__, by_overlap)(function, arguments, images)
+
+
+def _require_known_chunks(name: str, value: Any) -> None:
+    if is_chunked(value) and any(map(math.isnan, value.shape)):
+        raise ValueError(
+            f"{name} has chunks of unknown sizes, got shape {value.shape}: call "
+            f"{name}.compute_chunk_sizes() first"
+        )
+
+
+def _refuse_output(arguments: Arguments) -> None:
+    """TypeError for an array to write to: a Dask array is never written to."""
+    for name in ("output", "out"):
+        value = arguments.get(name)
+        if isinstance(value, tuple | list) or is_chunked(value) or library_of(value) is not None:
+            raise TypeError(
+                f"{name} cannot be an array where the input is a Dask array, whose result is "
+                f"computed later: got {type(value).__name__}; leave {name} out, and pass the "
+                "result to dask.array.store, .to_zarr or .compute"
+            )
+
+
+def _images(function: str, arguments: Arguments) -> dict[str, da.Array]:
+    """The arguments of the image's shape, taken out of the rest, as Dask arrays of equal chunks."""
+    names = [name for name in _IMAGES if arguments.get(name) is not None]
+    given = {name: arguments.pop(name) for name in names}
+    first = next(value for value in given.values() if is_chunked(value))
+    images = {}
+    for name, value in given.items():
+        if not is_chunked(value) and library_of(value) is None:
+            value = np.asarray(value)
+        if value.shape != first.shape:
+            error = ValueError if function == "reconstruction" else RuntimeError
+            shapes = " and ".join(str(np.shape(value)) for value in given.values())
+            raise error(f"{' and '.join(given)} must have equal sizes, got {shapes}")
+        if is_chunked(value):
+            images[name] = value.rechunk(first.chunks)
+        else:
+            images[name] = da.from_array(value, chunks=first.chunks)
+    return images
+
+
+def by_overlap(
+    function: Callable[..., Any], arguments: Arguments, images: dict[str, da.Array]
+) -> da.Array:
+    """One function of each chunk and its surroundings."""
+    name = function.__name__
+    call = partial(call_by_name, function, tuple(images), arguments)
+    arrays = list(images.values())
+    metas = [meta_from_array(array) for array in arrays]
+    meta = call(*metas)
+    if _sees_itself_nowhere(name, arguments, arrays[0]):
+        return in_one_chunk(call, arrays, meta)
+    stages = STAGES[name](arguments, arrays[0])
+    return overlapped(call, arrays, stages, meta, name)
+
+
+def _sees_itself_nowhere(name: str, arguments: Arguments, image: da.Array) -> bool:
+    """Whether a difference of extrema may be refused for what its window sees of the whole image.
+
+    Such a window, which ignores what is outside and does not contain its own position, would be
+    refused for chunks that lie inside the image.
+    """
+    if name not in _DIFFERENCES:
+        return False
+    window = window_of_erosion(arguments, image)
+    return bool(window.ignoring()) and not window.contains_own_position()
+
+
+def reconstruct(
+    function: Callable[..., Any], arguments: Arguments, images: dict[str, da.Array]
+) -> da.Array:
+    """`reconstruction`, whose chunks exchange their borders at once."""
+    call = partial(call_by_name, function, tuple(images), arguments)
+    meta = call(*map(meta_from_array, images.values()))
+    method, seed, mask = arguments["method"], images["seed"], images["mask"]
+    steps = reconstruction_steps(arguments["footprint"], arguments["offset"], seed.ndim)
+    checked = da.map_blocks(_checked, seed, mask, method, meta.dtype, dtype=meta.dtype, meta=meta)
+    return borders.reconstruct(checked, mask.astype(meta.dtype), steps, method == "erosion")
+
+
+def _checked(seed: Array, mask: Array, method: str, dtype: Any) -> Array:
+    require_within(seed, mask, method)
+    return seed.astype(dtype)
+
+
+_DIFFERENCES = ("morphological_gradient", "morphological_laplace", "white_tophat", "black_tophat")
+_PLANS = {
+    "binary_erosion": binary.steps,
+    "binary_dilation": binary.steps,
+    "binary_opening": binary.opening,
+    "binary_closing": binary.opening,
+    "binary_propagation": binary.propagation,
+    "binary_fill_holes": binary.fill_holes,
+    "reconstruction": reconstruct,
+}

@@ -1,0 +1,154 @@
+"""Functions of Dask arrays equal the functions of arrays in memory, lazily, for any chunks."""
+
+import inspect
+import itertools
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
+
+from random_chunks import FUNCTIONS, MODES, compare, work  # noqa: E402
+
+import semiconv_cupy as sc  # noqa: E402
+from semiconv_cupy import ndimage  # noqa: E402
+from semiconv_cupy.dask.halo import Halo, Reach, needed  # noqa: E402
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (23, 31), np.uint8)
+
+
+@pytest.mark.table(100)
+@pytest.mark.parametrize("seed", range(500))
+def test_a_random_work_in_random_chunks(seed):
+    compare(seed)
+
+
+def test_the_works_call_every_function_of_an_image():
+    called = {work(seed)[0].__name__ for seed in range(len(FUNCTIONS))}
+    others = {"generate_binary_structure", "iterate_structure", "distance_transform_edt"}
+    assert called | others >= set(ndimage.__all__)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_windows_longer_than_the_image(mode):
+    for chunks in ((5, 7), (1, 31), ((3, 0, 20), (31,))):
+        later = da.from_array(IMAGE, chunks=chunks)
+        for size in ((60, 3), (47, 90)):
+            found = ndimage.grey_closing(later, size, mode=mode).compute(scheduler="sync")
+            np.testing.assert_array_equal(found, ndimage.grey_closing(IMAGE, size, mode=mode))
+
+
+def test_nothing_is_computed_and_the_result_says_what_it_is():
+    def never(block_info=None):
+        raise AssertionError
+
+    later = da.map_blocks(never, chunks=((4, 4), (6,)), dtype="f4", meta=np.empty((0, 0), "f4"))
+    for result in (
+        ndimage.white_tophat(later, 3),
+        ndimage.correlate1d(later, [1, 2], output="f8"),
+        ndimage.binary_propagation(later, mask=later),
+    ):
+        assert (result.shape, result.chunks) == ((8, 6), ((4, 4), (6,)))
+        assert type(result._meta) is np.ndarray
+    assert ndimage.correlate(later, [[1, 2]], output="f8").dtype == np.float64
+    assert ndimage.binary_erosion(later).dtype == bool
+
+
+def test_arguments_are_checked_at_once_with_the_usual_errors():
+    later = da.from_array(IMAGE, chunks=8)
+    with pytest.raises(RuntimeError, match="boundary mode not supported: 'round'"):
+        ndimage.maximum_filter(later, 3, mode="round")
+    with pytest.raises(ValueError, match="Invalid origin 2"):
+        ndimage.grey_opening(later, 3, origin=2)
+    with pytest.raises(TypeError, match=r"output cannot be an array.*to_zarr"):
+        ndimage.grey_erosion(later, 3, output=np.empty_like(IMAGE))
+    with pytest.raises(TypeError, match="output cannot be an array"):
+        ndimage.grey_erosion(later, 3, output=later)
+    with pytest.raises(RuntimeError, match=r"must have equal sizes, got \(23, 31\) and \(5, 5\)"):
+        ndimage.binary_dilation(later, mask=np.ones((5, 5)))
+    unknown = later[later > 3]
+    with pytest.raises(ValueError, match=r"input.compute_chunk_sizes\(\)"):
+        ndimage.grey_erosion(unknown, 3)
+    with pytest.raises(TypeError, match=r"img is a Dask array, .* pass img.compute\(\)"):
+        sc.semifield_conv_vjp(later[None, None], IMAGE[None, None], "tropical_max")
+    with pytest.warns(sc.FootprintWarning):
+        result = ndimage.grey_erosion(later, structure=np.ones((3, 3)))
+    with warnings.catch_warnings(record=True) as caught:  # chunks do not warn again
+        warnings.simplefilter("always")
+        result.compute(scheduler="sync")
+    assert caught == []
+
+
+def test_a_footprint_may_be_a_dask_array_and_an_image_may_be_in_memory():
+    taps = np.array([[0, 1, 0], [1, 1, 1]], bool)
+    later = da.from_array(IMAGE > 99, chunks=(9, 31))
+    result = ndimage.binary_erosion(later, da.from_array(taps, chunks=1))
+    np.testing.assert_array_equal(result, ndimage.binary_erosion(IMAGE > 99, taps))
+    result = ndimage.binary_dilation(IMAGE > 200, mask=later)
+    assert isinstance(result, da.Array)
+    np.testing.assert_array_equal(result, ndimage.binary_dilation(IMAGE > 200, mask=IMAGE > 99))
+
+
+def test_each_element_moves_once_and_no_more_than_the_window_sees():
+    """Three axes: 2 slabs each, and one task for the result; bytes are the shell of the chunks."""
+    later = da.zeros((40, 40, 40), chunks=(10, 20, 8), dtype=np.uint8)
+    for windowed, slabs in (((0, 1, 2), 6), ((1,), 2)):
+        result = ndimage.maximum_filter(later, size=4, axes=windowed)
+        graph = dict(result.__dask_graph__())
+        tasks = [key for key in graph if isinstance(key, tuple) and key[0] != later.name]
+        assert len(tasks) <= later.npartitions * (slabs + 1)
+    stage = (Reach(2, 1, "reflect"),) * 3
+    moved = Halo.of(later.chunks, [stage]).elements_moved(later.chunks)
+    cut = [
+        sum(min(2, e) + min(1, 40 - e) for e in ends)
+        for ends in ([10, 20, 30], [20], range(8, 40, 8))
+    ]
+    assert moved == (40 + cut[0]) * (40 + cut[1]) * (40 + cut[2]) - 40**3
+
+
+@pytest.mark.parametrize("rule", ["reflect", "mirror", "nearest", "wrap", "constant"])
+def test_no_smaller_part_would_do(rule):
+    """Every end of the needed part matters: by a search for the elements that an output shows."""
+    from semiconv_cupy.ndimage.borders import beyond
+
+    for size, before, after in itertools.product((1, 2, 5, 9), (0, 1, 3), (0, 2)):
+        table = np.concatenate(
+            [beyond(size, before, 0, rule), np.arange(size), beyond(size, 0, after, rule)]
+        )
+        for start, stop in itertools.combinations(range(size + 1), 2):
+            seen = table[start : stop + before + after]
+            seen = set(seen[seen >= 0].tolist())
+            low, high = needed(start, stop, size, [Reach(before, after, rule)])
+            part = {k % size for k in range(low, high)}
+            assert seen <= part
+            if (low, high) != (0, size):
+                assert seen == part
+
+
+def test_signatures_pickles_and_imports_stay():
+    for name in (*FUNCTIONS, "semifield_conv", "semifield_matmul"):
+        function = getattr(sc, name, None) or getattr(ndimage, name)
+        assert pickle.loads(pickle.dumps(function)) is function
+        assert function.__doc__
+        parameters = inspect.signature(function).parameters.values()
+        assert all(p.kind is not p.VAR_POSITIONAL for p in parameters)
+    program = (
+        "import sys, numpy, semiconv_cupy as sc; sc.ndimage.grey_erosion(numpy.eye(3), 3);"
+        "assert 'dask' not in sys.modules and 'semiconv_cupy.dask' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_xarray_hands_the_blocks_over():
+    xarray = pytest.importorskip("xarray")
+    table = xarray.DataArray(
+        da.from_array(IMAGE, chunks=(8, 9)), dims=("y", "x"), coords={"x": range(31)}
+    )
+    result = xarray.apply_ufunc(ndimage.grey_opening, table, kwargs={"size": 5}, dask="allowed")
+    assert isinstance(result.data, da.Array)
+    assert result.dims == ("y", "x")
+    np.testing.assert_array_equal(result, ndimage.grey_opening(IMAGE, 5))
