@@ -7,6 +7,7 @@ call `recorded`. `ops` has the operators themselves.
     mode                                     the function that records
     torch.compile                            `_Traced`
     torch.func, vmap, forward mode           `_Transformed`
+    no dispatcher has to see the call        `_Straight`
     all else                                 `_Eager`
 """
 
@@ -22,6 +23,7 @@ from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
+from semiconv_cupy.algebra import Semifield
 from torch_bridge import ops
 from torch_bridge.arguments import Shape
 from torch_bridge.ops import Handle
@@ -40,16 +42,23 @@ class Operation(Protocol):
 
     name: str
     handle: Handle
+    # Outside of traces: the backward pass finds it by its key, as long as something holds it.
+    semifield: Semifield | None
 
     def forward(self, first: Tensor, second: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         """The output and its residual, which is empty unless it is wanted."""
+
+    def straight(
+        self, first: Tensor, second: Tensor, with_residual: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward` of tensors that go straight (`ops.goes_straight`)."""
 
     def gradients(
         self,
         grad_out: Tensor,
         first: Tensor | None,
         second: Tensor | None,
-        residual: Tensor,
+        residual: Tensor | None,
         shapes: Shapes,
         wants: Wants,
     ) -> tuple[Tensor, Tensor]:
@@ -66,8 +75,18 @@ class Operation(Protocol):
         """
 
 
-def recorded(
-    first: Tensor, second: Tensor, operation: Operation, with_winners: bool = False
+def recorded(first: Tensor, second: Tensor, operation: Operation) -> Tensor:
+    """The output of checked tensors."""
+    if ops.goes_straight(first, second) and not _in_forward_mode():
+        if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad):
+            out: Tensor = _Straight.apply(first, second, operation)
+            return out
+        return operation.straight(first, second, False)[0]
+    return recorded_with_winners(first, second, operation, False)[0]
+
+
+def recorded_with_winners(
+    first: Tensor, second: Tensor, operation: Operation, with_winners: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The output of checked tensors, and its residual.
 
@@ -185,16 +204,18 @@ class _Traced(torch.autograd.Function):
         _save(ctx, first, second, operation, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> Any:
+    def backward(ctx: Any, grad_out: Tensor | None, _: Any = None) -> Any:
         wants = want_first, want_second = ctx.needs_input_grad[:2]
         if grad_out is None:
             return None, None, None
         residual, *arrays = ctx.saved_tensors
         first, second = arrays if arrays else (None, None)
-        given = (grad_out, first, second, residual)
         if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or _in_forward_mode()):
-            grads = _Gradients.apply(*given, _Request(ctx.operation, ctx.shapes, wants))
+            kept = grad_out.new_empty(0) if residual is None else residual
+            request = _Request(ctx.operation, ctx.shapes, wants)
+            grads = _Gradients.apply(grad_out, first, second, kept, request)
         else:
+            given = (grad_out, first, second, residual)
             grads = ctx.operation.gradients(*given, ctx.shapes, wants)
         return grads[0] if want_first else None, grads[1] if want_second else None, None
 
@@ -211,8 +232,8 @@ def _save(ctx: Any, first: Tensor, second: Tensor, operation: Operation, residua
 
 
 def _saved(
-    first: Tensor, second: Tensor, operation: Operation, residual: Tensor
-) -> tuple[Tensor, ...]:
+    first: Tensor, second: Tensor, operation: Operation, residual: Tensor | None
+) -> tuple[Tensor | None, ...]:
     return (residual, first, second) if operation.handle.needs_arrays else (residual,)
 
 
@@ -227,6 +248,20 @@ class _Eager(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         _save(ctx, first, second, operation, residual)
         return out, residual
+
+    backward = _Traced.backward
+
+
+class _Straight(torch.autograd.Function):
+    """(first, second) -> out, where the residual need not be an output, as no mode sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, operation: Operation) -> Tensor:
+        out, residual = operation.straight(first, second, True)
+        ctx.set_materialize_grads(False)
+        ctx.operation, ctx.shapes = operation, (first.shape, second.shape)
+        ctx.save_for_backward(*_saved(first, second, operation, residual))
+        return out
 
     backward = _Traced.backward
 

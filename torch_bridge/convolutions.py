@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -13,30 +15,52 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
-from torch_bridge.autograd import Directions, Shapes, Wants, recorded
+from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
 from torch_bridge.ops import Handle, PreparedSemifield
 
+AnySemifield = Semifield | PreparedSemifield | str
 
-def fused_conv(
-    img: Tensor,
-    krn: Tensor,
-    semifield: Semifield | PreparedSemifield | str,
-    geometry: Geometry,
-    with_winners: bool = False,
+
+def fused_conv(img: Tensor, krn: Tensor, semifield: AnySemifield, geometry: Geometry) -> Tensor:
+    """The convolution of checked tensors, as `recorded`."""
+    return recorded(img, krn, _operation(semifield, geometry))
+
+
+def fused_conv_with_winners(
+    img: Tensor, krn: Tensor, semifield: AnySemifield, geometry: Geometry, with_winners: bool
 ) -> tuple[Tensor, Tensor]:
-    """The convolution of checked tensors, and its residual, as `recorded`."""
+    """The convolution of checked tensors, and its residual, as `recorded_with_winners`."""
+    return recorded_with_winners(img, krn, _operation(semifield, geometry), with_winners)
+
+
+def _operation(semifield: AnySemifield, geometry: Geometry) -> _Convolution:
     if isinstance(semifield, PreparedSemifield):
         handle = semifield.handle
     else:
         handle = ops.handle_of(semifield)
-    return recorded(img, krn, _Convolution(handle, GeometryArguments.of(geometry)), with_winners)
+    if torch.compiler.is_compiling():  # sizes may be symbols, which no cache can look up
+        return _Convolution(handle, GeometryArguments.of(geometry))
+    return _cached_operation(handle, geometry)
+
+
+@lru_cache(maxsize=512)
+def _cached_operation(handle: Handle, geometry: Geometry) -> _Convolution:
+    operation = _Convolution(handle, GeometryArguments.of(geometry))
+    operation.semifield = ops.semifield_of(handle.key)
+    return operation
 
 
 class _Convolution:
     name = "semifield convolution"
+    semifield: Semifield | None = None
 
     def __init__(self, handle: Handle, arguments: GeometryArguments) -> None:
         self.handle, self.arguments = handle, arguments
+
+    def straight(
+        self, img: Tensor, krn: Tensor, with_residual: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return ops.forward_straight(img, krn, self.handle.key, self.arguments, with_residual)
 
     def forward(self, img: Tensor, krn: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         return ops.call_forward(img, krn, self.handle.key, self.arguments, with_residual)
@@ -46,7 +70,7 @@ class _Convolution:
         grad_out: Tensor,
         img: Tensor | None,
         krn: Tensor | None,
-        residual: Tensor,
+        residual: Tensor | None,
         shapes: Shapes,
         wants: Wants,
     ) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["semifield_conv", "semifield_matmul"]
 
 
+TENSORS, _DENSE = (Tensor, torch.nn.Parameter), torch.strided
+
+
 def plan(
     img: Tensor,
     krn: Tensor,
@@ -44,12 +47,13 @@ def plan(
     TypeError
         No dense tensors.
     """
-    require_tensors("semifield_conv", img=img, krn=krn)
+    if not (type(img) in TENSORS and type(krn) in TENSORS and img.layout is krn.layout is _DENSE):
+        require_tensors("semifield_conv", img=img, krn=krn)
     # While compiling, sizes may be symbols, which no cache can look up.
     make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan
     return make_plan(
-        tuple(img.shape),
-        tuple(krn.shape),
+        img.shape,
+        krn.shape,
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -136,7 +140,7 @@ def semifield_conv(
         return conv_with_winners(img, krn, _with_winners(semifield), geometry)
     if isinstance(semifield, BroadcastSemifield):
         return broadcast_conv(img, krn, semifield, geometry)
-    return fused_conv(img, krn, semifield, geometry)[0]
+    return fused_conv(img, krn, semifield, geometry)
 
 
 def semifield_matmul(
@@ -196,7 +200,7 @@ def semifield_matmul(
         return out, indices
     if isinstance(semifield, BroadcastSemifield):
         return _without_axes(broadcast_matmul(rows, columns, semifield), a, b)
-    return _without_axes(fused_matmul(rows, columns, semifield)[0], a, b)
+    return _without_axes(fused_matmul(rows, columns, semifield), a, b)
 
 
 def _without_axes(out: Tensor, a: Tensor, b: Tensor) -> Tensor:

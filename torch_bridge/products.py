@@ -11,29 +11,44 @@ from torch import Tensor
 
 from semiconv_cupy.algebra import Semifield
 from torch_bridge import ops
-from torch_bridge.autograd import Directions, Shapes, Wants, recorded
+from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
 from torch_bridge.ops import Handle, PreparedSemifield
 
+AnySemifield = Semifield | PreparedSemifield | str
 
-def fused_matmul(
-    a: Tensor,
-    b: Tensor,
-    semifield: Semifield | PreparedSemifield | str,
-    with_winners: bool = False,
+
+def fused_matmul(a: Tensor, b: Tensor, semifield: AnySemifield) -> Tensor:
+    """The product of checked tensors of two axes or more, as `recorded`."""
+    return recorded(a, b, _operation(semifield))
+
+
+def fused_matmul_with_winners(
+    a: Tensor, b: Tensor, semifield: AnySemifield, with_winners: bool
 ) -> tuple[Tensor, Tensor]:
-    """The product of checked tensors of two axes or more, and its residual, as `recorded`."""
+    """The product of checked tensors, and its residual, as `recorded_with_winners`."""
+    return recorded_with_winners(a, b, _operation(semifield), with_winners)
+
+
+def _operation(semifield: AnySemifield) -> _Product:
     if isinstance(semifield, PreparedSemifield):
         handle = semifield.handle
     else:
         handle = ops.handle_of(semifield)
-    return recorded(a, b, _Product(handle), with_winners)
+    operation = _Product(handle)
+    if not torch.compiler.is_compiling():
+        operation.semifield = ops.semifield_of(handle.key)
+    return operation
 
 
 class _Product:
     name = "matrix product"
+    semifield: Semifield | None = None
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
+
+    def straight(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor | None]:
+        return ops.product_straight(a, b, self.handle.key, with_residual)
 
     def forward(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         return ops.call_product(a, b, self.handle.key, with_residual)
@@ -43,10 +58,12 @@ class _Product:
         grad_out: Tensor,
         a: Tensor | None,
         b: Tensor | None,
-        residual: Tensor,
+        residual: Tensor | None,
         shapes: Shapes,
         wants: Wants,
     ) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            residual = grad_out.new_empty(0)
         return ops.call_product_backward(grad_out, a, b, residual, self.handle.key, shapes, wants)
 
     def at_winners(

@@ -9,9 +9,9 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
-from torch_bridge.convolutions import fused_conv
+from torch_bridge.convolutions import fused_conv_with_winners
 from torch_bridge.ops import Handle, PreparedSemifield
-from torch_bridge.products import fused_matmul
+from torch_bridge.products import fused_matmul_with_winners
 
 AnySemifield = Semifield | PreparedSemifield | str
 
@@ -21,7 +21,7 @@ def conv_with_winners(
 ) -> tuple[Tensor, Tensor]:
     """The convolution of checked tensors, and its winning taps: flat into krn[o] as stored."""
     by_one = _by_one_winner(semifield)
-    out, residual = fused_conv(img, krn, semifield, geometry, with_winners=by_one is None)
+    out, residual = fused_conv_with_winners(img, krn, semifield, geometry, by_one is None)
     if by_one is not None:
         arguments = GeometryArguments.of(geometry)
         residual = ops.call_forward(img.detach(), krn.detach(), by_one.key, arguments, True)[1]
@@ -31,7 +31,7 @@ def conv_with_winners(
 def matmul_with_winners(a: Tensor, b: Tensor, semifield: AnySemifield) -> tuple[Tensor, Tensor]:
     """The product of checked tensors of two axes or more, and its winning terms."""
     by_one = _by_one_winner(semifield)
-    out, residual = fused_matmul(a, b, semifield, with_winners=by_one is None)
+    out, residual = fused_matmul_with_winners(a, b, semifield, by_one is None)
     if by_one is not None:
         residual = ops.call_product(a.detach(), b.detach(), by_one.key, True)[1]
     return out, _indices(residual)

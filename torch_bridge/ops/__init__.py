@@ -7,7 +7,8 @@ dtypes, `executors` the CPU and the GPUs, `dispatch` says which calls need no di
 """
 
 from torch_bridge.ops.backward import call_backward
-from torch_bridge.ops.forward import call_forward
+from torch_bridge.ops.dispatch import goes_straight
+from torch_bridge.ops.forward import call_forward, forward_straight
 from torch_bridge.ops.handles import (
     Handle,
     PreparedSemifield,
@@ -15,7 +16,7 @@ from torch_bridge.ops.handles import (
     handle_of,
     semifield_of,
 )
-from torch_bridge.ops.product import call_product
+from torch_bridge.ops.product import call_product, product_straight
 from torch_bridge.ops.product_backward import call_product_backward
 
 # Modules that version 0.1.0 pickled name the class so.
@@ -28,7 +29,10 @@ __all__ = [
     "call_forward",
     "call_product",
     "call_product_backward",
+    "forward_straight",
+    "goes_straight",
     "handle_by_one_winner",
     "handle_of",
+    "product_straight",
     "semifield_of",
 ]

@@ -6,7 +6,7 @@ Called by `autograd`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -39,9 +39,10 @@ from torch_bridge.ops.plans import (
 
 Gradients = tuple[Tensor, Tensor]  # of img and of krn; empty where it was not requested
 Wants = tuple[bool, bool]
-# (grad_out, img, krn, residual) -> gradients
-Call = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], Gradients]
-Check = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], None]
+# grad_out, img, krn, residual: without one, None or an empty tensor
+Given = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"]
+Call = Callable[[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"], Gradients]
+Check = Callable[[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"], None]
 
 _library = torch.library.Library("semiconv", "FRAGMENT")
 _library.define(f"backward({schema(BackwardArguments)}) -> (Tensor grad_img, Tensor grad_krn)")
@@ -51,47 +52,43 @@ def call_backward(
     grad_out: Tensor,
     img: Tensor | None,
     krn: Tensor | None,
-    residual: Tensor,
+    residual: Tensor | None,
     semifield: str,
     shapes: tuple[Shape, Shape],
     geometry: GeometryArguments,
     wants: Wants,
 ) -> Gradients:
     """``torch.ops.semiconv.backward``, which takes shapes, geometry and wants entry by entry."""
-    constants: tuple[Any, ...] = (semifield, *shapes, *geometry, *wants)
-    if goes_straight(grad_out, img, krn, residual):
-        return _backward(grad_out, img, krn, residual, *constants)
-    gradients: Gradients = torch.ops.semiconv.backward(grad_out, img, krn, residual, *constants)
+    given = grad_out, img, krn, residual
+    if goes_straight(*given):
+        return _straight(given, semifield, shapes, geometry, wants)
+    kept = grad_out.new_empty(0) if residual is None else residual
+    gradients: Gradients = torch.ops.semiconv.backward(
+        grad_out, img, krn, kept, semifield, *shapes, *geometry, *wants
+    )
     return gradients
 
 
-def _backward(
-    grad_out: Tensor,
-    img: Tensor | None,
-    krn: Tensor | None,
-    residual: Tensor,
+def _straight(
+    given: Given,
     semifield: str,
-    img_shape: Sequence[int],
-    krn_shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    *others: Any,
+    shapes: tuple[Shape, Shape],
+    geometry: GeometryArguments,
+    wants: Wants,
 ) -> Gradients:
-    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
-    call = _prepared(
-        grad_out.dtype,
-        grad_out.get_device(),
-        None if img is None else img.stride(),
-        semifield,
-        tuple(img_shape),
-        tuple(krn_shape),
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        *others,
-    )
-    return call(grad_out, img, krn, residual)
+    """The gradients by the call that was prepared for the tensors' layout."""
+    grad_out, img, *_ = given
+    strides = None if img is None else img.stride()
+    device = grad_out.get_device()
+    call = _prepared(grad_out.dtype, device, strides, semifield, shapes, geometry, wants)
+    return call(*given)
+
+
+def _backward(*flat: Any) -> Gradients:
+    """The operator for CPU and CUDA tensors."""
+    given = BackwardArguments.received(*flat)
+    shapes, wants = (given.img_shape, given.krn_shape), (given.want_img, given.want_krn)
+    return _straight(given[:4], given.semifield, shapes, given.geometry, wants)
 
 
 for _dispatch_key in ("CPU", "CUDA"):
@@ -100,26 +97,24 @@ for _dispatch_key in ("CPU", "CUDA"):
 
 @lru_cache(maxsize=MOST_PLANS)
 def _prepared(
-    dtype: torch.dtype, index: int, img_strides: tuple[int, ...] | None, *constants: Any
+    dtype: torch.dtype,
+    index: int,
+    img_strides: tuple[int, ...] | None,
+    semifield: str,
+    shapes: tuple[Shape, Shape],
+    geometry: GeometryArguments,
+    wants: Wants,
 ) -> Call:
     """The call for tensors of this layout on the executor of that index."""
-    arguments = BackwardArguments.received(None, None, None, None, *constants)
-    executor, img_shape = executor_of(index), arguments.img_shape
+    executor, (img_shape, krn_shape) = executor_of(index), map(tuple, shapes)
     if min(img_shape, default=0) < 0:
         raise ValueError(f"img_shape must not be negative, got {img_shape}")
     plan = plan_cached(
-        arguments.semifield,
-        dtype,
-        executor.on_gpu,
-        img_shape,
-        arguments.krn_shape,
-        arguments.geometry,
-        derivative=True,
+        semifield, dtype, executor.on_gpu, img_shape, krn_shape, geometry, derivative=True
     )
     require_derivatives(plan.storage)  # winners alone are planned in every dtype
     if img_strides is not None and len(img_strides) != len(img_shape):
         raise ValueError(f"img must have shape {img_shape}, got {len(img_strides)} axes")
-    wants = arguments.want_img, arguments.want_krn
     return prepare_backward(plan, executor, dtype, img_strides, wants)
 
 
@@ -141,25 +136,31 @@ def prepare_backward(
     launch = _launch(plan, executor, img_strides, wants)
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
     keeps_residual, alignment = plan.residual_spec is not None, dtype.itemsize
+    kind = {} if real is dtype else {"dtype": real}
 
     def call(
-        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor
+        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor | None
     ) -> Gradients:
         check(grad_out, img, krn, residual)
-        grad_out, residual = grad_out.contiguous(), residual.contiguous()
-        krn = None if krn is None else krn.contiguous()
-        if copies and img is not None:
-            img = img.contiguous()
-        image, kernel = (None if t is None else t.data_ptr() for t in (img, krn))
-        gradient, kept = grad_out.data_ptr(), residual.data_ptr()
-        if not (gradient and (kept or not keeps_residual) and image != 0 and kernel != 0):
+        grad_out, image, kernel, kept = grad_out.contiguous(), None, None, None
+        if residual is not None:
+            residual = residual.contiguous()
+            kept = residual.data_ptr()
+        if krn is not None:
+            krn = krn.contiguous()
+            kernel = krn.data_ptr()
+        if img is not None:
+            img = img.contiguous() if copies else img
+            image = img.data_ptr()
+        gradient = grad_out.data_ptr()
+        if not gradient or (keeps_residual and not kept) or image == 0 or kernel == 0:
             require_memory(grad_out=grad_out, img=img, krn=krn, residual=residual)
         unaligned = ((image or 0) | (kernel or 0) | gradient) % alignment
-        missing = keeps_residual and not residual.numel()
+        missing = keeps_residual and not kept
         if launch is None or unaligned or missing or not is_current():
             return _by_arrays(grad_out, img, krn, residual, plan, wants, executor)
-        grad_img = grad_out.new_empty(img_shape if want_img else 0, dtype=real)
-        grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, dtype=real)
+        grad_img = grad_out.new_empty(img_shape if want_img else 0, **kind)
+        grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, **kind)
         grads = grad_img.data_ptr() or None, grad_krn.data_ptr() or None
         launch(
             GradientArrays(gradient, image, kernel, kept or None, *grads),
@@ -206,19 +207,25 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
     optional = spec is None or by_sums.applies(semifield) or 0 in out_shape
     kept_shape, kept_dtype = None if spec is None else spec.shape, torch_dtype(spec)
 
-    def check(grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor) -> None:
+    def check(
+        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor | None
+    ) -> None:
         if grad_out.shape != out_shape:
             raise ValueError(f"grad_out must have shape {out_shape}, got {tuple(grad_out.shape)}")
-        kept = (
+        kept = residual is not None and (
             residual.shape == kept_shape
             and residual.dtype is kept_dtype
             and residual.get_device() == index
         )
-        if not (kept or (optional and not residual.numel())):
+        if not (kept or (optional and (residual is None or not residual.numel()))):
+            found = (
+                "none"
+                if residual is None
+                else (f"{tuple(residual.shape)} and {residual.dtype} on {residual.device}")
+            )
             raise ValueError(
                 f"residual must be what the forward pass returned, of shape {kept_shape} and "
-                f"dtype {kept_dtype} on {grad_out.device}, got {tuple(residual.shape)} and "
-                f"{residual.dtype} on {residual.device}"
+                f"dtype {kept_dtype} on {grad_out.device}, got {found}"
             )
         if not needed and img is None and krn is None:
             return
@@ -239,7 +246,7 @@ def _by_arrays(
     grad_out: Tensor,
     img: Tensor | None,
     krn: Tensor | None,
-    residual: Tensor,
+    residual: Tensor | None,
     plan: Plan,
     wants: Wants,
     executor: Executor,
@@ -256,7 +263,7 @@ def _by_arrays(
             grad_out,
             img,
             krn,
-            residual if residual.numel() else None,
+            None if residual is None or not residual.numel() else residual,
             grad_img if want_img else None,
             grad_krn if want_krn else None,
         )

@@ -6,7 +6,7 @@ Called by `autograd`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,7 @@ from torch_bridge.ops.plans import (
 )
 
 Results = tuple[Tensor, Tensor]
+Found = tuple[Tensor, "Tensor | None"]
 
 _library = torch.library.Library("semiconv", "FRAGMENT")
 _library.define(f"forward({schema(ForwardArguments)}) -> (Tensor out, Tensor residual)")
@@ -42,38 +43,35 @@ def call_forward(
 ) -> Results:
     """``torch.ops.semiconv.forward``, which takes a geometry entry by entry."""
     if goes_straight(img, krn):
-        return _forward(img, krn, semifield, *geometry, residual)
+        return _of_tensors(*forward_straight(img, krn, semifield, geometry, residual), img)
     results: Results = torch.ops.semiconv.forward(img, krn, semifield, *geometry, residual)
     return results
 
 
-def _forward(
-    img: Tensor,
-    krn: Tensor,
-    semifield: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    *others: Any,
-) -> Results:
-    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+def forward_straight(
+    img: Tensor, krn: Tensor, semifield: str, geometry: GeometryArguments, residual: bool
+) -> Found:
+    """`call_forward` of tensors that go straight: by the call that was prepared for their layout.
+
+    The residual is None where there is none.
+    """
     dtype, index = img.dtype, img.get_device()
     if krn.dtype is not dtype or krn.get_device() != index:
         raise mismatch("krn", krn, "img", img)
-    call = _prepared(
-        dtype,
-        index,
-        img.shape,
-        krn.shape,
-        img.stride(),
-        krn.stride(),
-        semifield,
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        *others,
-    )
+    strides = img.stride(), krn.stride()
+    call = _prepared(dtype, index, img.shape, krn.shape, *strides, semifield, geometry, residual)
     return call(img, krn)
+
+
+def _forward(*flat: Any) -> Results:
+    """The operator for CPU and CUDA tensors."""
+    given = ForwardArguments.received(*flat)
+    return _of_tensors(*forward_straight(*given), given.img)
+
+
+def _of_tensors(out: Tensor, residual: Tensor | None, img: Tensor) -> Results:
+    """The operator's results, an empty tensor where there is no residual."""
+    return out, img.new_empty(0) if residual is None else residual
 
 
 for _dispatch_key in ("CPU", "CUDA"):
@@ -88,20 +86,13 @@ def _prepared(
     krn_shape: tuple[int, ...],
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
-    *constants: Any,
-) -> Callable[[Tensor, Tensor], Results]:
+    semifield: str,
+    geometry: GeometryArguments,
+    residual: bool,
+) -> Callable[[Tensor, Tensor], Found]:
     """The call for tensors of this layout on the executor of that index."""
-    arguments = ForwardArguments.received(None, None, *constants)  # a plan needs no tensors
-    executor = executor_of(index)
-    plan = plan_cached(
-        arguments.semifield,
-        dtype,
-        executor.on_gpu,
-        img_shape,
-        krn_shape,
-        arguments.geometry,
-        derivative=arguments.residual,
-    )
+    executor, shapes = executor_of(index), (tuple(img_shape), tuple(krn_shape))
+    plan = plan_cached(semifield, dtype, executor.on_gpu, *shapes, geometry, derivative=residual)
     return prepare_forward(plan, executor, dtype, img_strides, krn_strides)
 
 
@@ -112,7 +103,7 @@ def prepare_forward(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     forward_at: Callable[..., Callable[..., None] | None] = run.forward_at,
-) -> Callable[[Tensor, Tensor], Results]:
+) -> Callable[[Tensor, Tensor], Found]:
     """The call for tensors of this plan and these strides.
 
     `forward_at` makes the core's function of addresses, or None where array loops serve. The call
@@ -122,34 +113,34 @@ def prepare_forward(
     if 0 not in plan.geometry.out_shape:
         route = route_of(plan, executor)
         launch = forward_at(route, img_strides, krn_strides, keeps_residual=keeps_residual)
-    alignment = dtype.itemsize
+    alignment, out_shape = dtype.itemsize, plan.geometry.out_shape
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
 
-    def call(img: Tensor, krn: Tensor) -> Results:
+    def call(img: Tensor, krn: Tensor) -> Found:
         image, kernel = img.data_ptr(), krn.data_ptr()
         if launch is None or (image | kernel) % alignment or not is_current():
             return _by_arrays(img, krn, plan, executor)
         if not (image and kernel):
             require_memory(img=img, krn=krn)
-        out, residual = _new_results(img, plan)
-        kept = residual.data_ptr() if keeps_residual else None
+        out = img.new_empty(out_shape)
+        residual = _new_residual(img, plan) if keeps_residual else None
+        kept = None if residual is None else residual.data_ptr()
         launch(image, kernel, out.data_ptr(), kept, threads_or_stream())
         return out, residual
 
     return call
 
 
-def _new_results(img: Tensor, plan: Plan) -> Results:
-    """Both results, uninitialised; an empty residual where there is none."""
-    out = img.new_empty(plan.geometry.out_shape)
+def _new_residual(img: Tensor, plan: Plan) -> Tensor | None:
+    """The residual, uninitialised; None where there is none."""
     if plan.residual_spec is None:
-        return out, img.new_empty(0)
-    return out, img.new_empty(plan.residual_spec.shape, dtype=plan.residual_dtype)
+        return None
+    return img.new_empty(plan.residual_spec.shape, dtype=plan.residual_dtype)
 
 
-def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Results:
+def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Found:
     """The results by NumPy or CuPy arrays, where addresses cannot be used."""
-    out, residual = _new_results(img, plan)
+    out, residual = img.new_empty(plan.geometry.out_shape), _new_residual(img, plan)
     if out.numel():
         with as_arrays(img):
             run.forward(
@@ -157,7 +148,7 @@ def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Resu
                 array_of(img),
                 array_of(krn),
                 array_of(out),
-                array_of(residual) if residual.numel() else None,
+                None if residual is None else array_of(residual),
                 threads=torch.get_num_threads(),
             )
     return out, residual
@@ -170,9 +161,8 @@ def _fake(*flat: Any) -> Results:
     if krn.dtype != img.dtype or krn.device != img.device:
         raise mismatch("krn", krn, "img", img)
     held_semifield(key)
-    return _new_results(
-        img, plan_uncached(key, img.dtype, img.is_cuda, img.shape, krn.shape, geometry, residual)
-    )
+    plan = plan_uncached(key, img.dtype, img.is_cuda, img.shape, krn.shape, geometry, residual)
+    return _of_tensors(img.new_empty(plan.geometry.out_shape), _new_residual(img, plan), img)
 
 
 def _vmap(

@@ -36,7 +36,7 @@ _library.define(f"product({schema(ProductArguments)}) -> (Tensor out, Tensor res
 def call_product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
     """``torch.ops.semiconv.product``."""
     if goes_straight(a, b):
-        return _product(a, b, semifield, residual)
+        return product_straight(a, b, semifield, residual)
     results: Results = torch.ops.semiconv.product(a, b, semifield, residual)
     return results
 
@@ -78,8 +78,8 @@ class ProductPlan(NamedTuple):
         return choose_product(self.semifield, product, self.storage, executor.place())
 
 
-def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
-    """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+def product_straight(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
+    """`call_product` of tensors that go straight: by the call prepared for their layout."""
     dtype, index = a.dtype, a.get_device()
     if b.dtype is not dtype or b.get_device() != index:
         raise mismatch("b", b, "a", a)
@@ -88,7 +88,7 @@ def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
 
 
 for _dispatch_key in ("CPU", "CUDA"):
-    _library.impl("product", _product, _dispatch_key)
+    _library.impl("product", product_straight, _dispatch_key)
 
 
 @lru_cache(maxsize=MOST_PLANS)
