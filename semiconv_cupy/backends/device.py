@@ -6,9 +6,12 @@ that the very launch code is tested without a GPU. The only module that imports 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +30,12 @@ class Stream(Protocol):
 
     @property
     def ptr(self) -> int: ...
+
+
+class Prepared(Protocol):
+    """A launch without its arrays: called with them or their addresses, and the stream."""
+
+    def __call__(self, pointers: tuple[Any, ...], stream: Stream | None = None, /) -> None: ...
 
 
 class Kernel(Protocol):
@@ -108,18 +117,7 @@ class CupyDevice:
 
     def compile(self, text: str, name: str, options: tuple[str, ...]) -> Kernel:
         """Compile by NVRTC; CuPy keeps the binary in memory per device and on disk."""
-        function = self.array_module.RawKernel(text, name, options)
-
-        def launch(
-            grid: tuple[int, ...],
-            block: tuple[int, ...],
-            args: tuple[Any, ...],
-            shared_bytes: int,
-            stream: Stream | None = None,
-        ) -> None:
-            function(grid, block, args, shared_mem=shared_bytes, stream=stream)
-
-        return launch
+        return _CupyKernel(self.array_module, text, name, options)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An uninitialised array of CuPy's pool."""
@@ -138,6 +136,97 @@ class CupyDevice:
         """The current GPU and stream: new arrays are used in the order of that stream."""
         cuda = self.array_module.cuda
         return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+
+
+class _CupyKernel:
+    """A `Kernel` by CuPy's RawKernel."""
+
+    def __init__(self, cupy: Any, text: str, name: str, options: tuple[str, ...]) -> None:
+        self.cupy, self.function = cupy, cupy.RawKernel(text, name, options)
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        shared_bytes: int,
+        stream: Stream | None = None,
+    ) -> None:
+        self.function(grid, block, args, shared_mem=shared_bytes, stream=stream)
+
+
+class _Slots:
+    """The arguments of one launch in memory, as the driver reads them."""
+
+    def __init__(self, before: Sequence[Any], pointers: int, after: Sequence[Any]) -> None:
+        kept = [ctypes.create_string_buffer(value.tobytes()) for value in (*before, *after)]
+        self.addresses = (ctypes.c_uint64 * pointers)()
+        at = [ctypes.addressof(buffer) for buffer in kept]
+        first = ctypes.addressof(self.addresses)
+        at[len(before) : len(before)] = range(first, first + 8 * pointers, 8)
+        table = (ctypes.c_void_p * len(at))(*at)
+        self.table, self._kept = ctypes.addressof(table), (table, kept)
+
+
+class _CupyLaunch:
+    """A `Prepared` launch by the driver's function: RawKernel converts each argument at each call.
+
+    Several threads may launch at the same time: each takes slots of its own, whose content the
+    driver has copied when its function returns.
+    """
+
+    def __init__(
+        self,
+        kernel: _CupyKernel,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        before: tuple[Any, ...],
+        pointers: int,
+        after: tuple[Any, ...],
+    ) -> None:
+        self._cupy, self._function = kernel.cupy, kernel.function
+        self._grid, self._block = grid, block
+        self._size = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3] + (0,)
+        self._constants = before, after
+        self._new_slots = partial(_Slots, before, pointers, after)
+        self._pack = struct.Struct(f"{pointers}Q").pack_into
+        self._spare: list[_Slots] = []
+
+    def __call__(self, pointers: tuple[Any, ...], stream: Stream | None = None) -> None:
+        addresses = [p if type(p) is int else p.data.ptr for p in pointers]
+        try:
+            slots = self._spare.pop()
+        except IndexError:
+            slots = self._new_slots()
+        self._pack(slots.addresses, 0, *addresses)
+        cuda = self._cupy.cuda
+        queue = (cuda.get_current_stream() if stream is None else stream).ptr
+        try:
+            cuda.driver.launchKernel(self._function.kernel.ptr, *self._size, queue, slots.table, 0)
+        except cuda.driver.CUDADriverError:
+            # A thread's first call finds no context; RawKernel makes one, or raises again.
+            before, after = self._constants
+            args = (*before, *addresses, *after)
+            self._function(self._grid, self._block, args, stream=stream)
+        self._spare.append(slots)
+
+
+def prepared(
+    kernel: Kernel,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    before: tuple[Any, ...],
+    pointers: int,
+    after: tuple[Any, ...],
+) -> Prepared:
+    """A launch that is repeated, with so many pointers between arguments that stay."""
+    if isinstance(kernel, _CupyKernel):
+        return _CupyLaunch(kernel, grid, block, before, pointers, after)
+
+    def launch(given: tuple[Any, ...], stream: Stream | None = None) -> None:
+        kernel(grid, block, (*before, *given, *after), 0, stream)
+
+    return launch
 
 
 @lru_cache(maxsize=1)

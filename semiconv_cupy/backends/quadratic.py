@@ -18,7 +18,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.convolution import blocks_for
 from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS
-from semiconv_cupy.backends.device import Device
+from semiconv_cupy.backends.device import Device, prepared
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.structs import MAX_RANK
 
@@ -111,17 +111,18 @@ def on_gpu(family: Family, device: Device) -> Calls:
     constants = quadratic_source, family.covariance, family.storage, family.sizes
     kernel = compiled(device, *constants)
     gradient = compiled(device, *constants, suffix="_gradient")
-    count = np.int64(family.kernels)
+    count = (np.int64(family.kernels),)
     grid, warps = (blocks_for(family.taps),), (blocks_for(32 * family.kernels),)
+    run = prepared(kernel, grid, (BLOCK_THREADS,), (), 3, count)
+    run_back = prepared(gradient, warps, (BLOCK_THREADS,), (), 5, count)
 
     def values(log_std: int, pairs: int, krn: int, stream: Any) -> None:
-        kernel(grid, (BLOCK_THREADS,), (log_std, pairs, krn, count), 0, stream)
+        run((log_std, pairs, krn), stream)
 
     def gradients(
         log_std: int, pairs: int, grad_krn: int, grad_log_std: int, grad_pairs: int, stream: Any
     ) -> None:
-        arguments = (log_std, pairs, grad_krn, grad_log_std, grad_pairs, count)
-        gradient(warps, (BLOCK_THREADS,), arguments, 0, stream)
+        run_back((log_std, pairs, grad_krn, grad_log_std, grad_pairs), stream)
 
     return Calls(values, gradients)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from semiconv_cupy.backends.cuda.kernels import (
     specialise,
 )
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
-from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.device import Device, Kernel, Prepared, Stream, prepared
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual
 from semiconv_cupy.strides import Strides
@@ -64,6 +64,14 @@ class ForwardLaunch:
     conditional_blocks: int
     parts: Parts | None = None
 
+    @cached_property
+    def _launches(self) -> tuple[Prepared, Prepared]:
+        """Without parts and conditions: for any address of img, and for one that is aligned."""
+        both = (self.scalars, self.scalars_if_aligned)
+        given = self.grid, self.block, (self.struct,), 4
+        first, second = (prepared(self.kernel, *given, scalars) for scalars in both)
+        return first, second
+
     def __call__(
         self,
         address: int,
@@ -75,7 +83,12 @@ class ForwardLaunch:
         condition: Condition | None = None,
     ) -> None:
         """Launch for arrays or their addresses, of which img's is given as well."""
-        scalars = self.scalars if address % self.alignment else self.scalars_if_aligned
+        aligned = not address % self.alignment
+        if condition is None and self.parts is None:
+            pointers = (img, krn, out, out if residual is None else residual)
+            self._launches[aligned](pointers, stream)
+            return
+        scalars = self.scalars_if_aligned if aligned else self.scalars
         grid: tuple[int, ...] = self.grid
         if condition is not None:
             grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from semiconv_cupy.backends.cuda.convolution import (
 )
 from semiconv_cupy.backends.cuda.kernels import compiled, sum_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, Limits
-from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.device import Device, Kernel, Prepared, Stream, prepared
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.source import ARITHMETIC
@@ -42,14 +43,18 @@ class PartialSums:
     numbers: int  # partial sums of all weights
     conditional_blocks: int
 
+    @cached_property
+    def _launch(self) -> Prepared:
+        return prepared(self.kernel, self.grid, (BLOCK_THREADS,), (), 2, self.scalars)
+
     def __call__(
         self, partial: int, grad_krn: Array, stream: Stream | None, condition: Condition | None
     ) -> None:
         """Launch for arrays or their addresses."""
-        grid: tuple[int, ...] = self.grid
-        scalars = self.scalars
-        if condition is not None:
-            grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+        if condition is None:
+            self._launch((partial, grad_krn), stream)
+            return
+        grid, scalars = conditional(self.grid, self.scalars, condition, self.conditional_blocks)
         self.kernel(grid, (BLOCK_THREADS,), (partial, grad_krn, *scalars), 0, stream)
 
 
@@ -81,6 +86,11 @@ class GradientLaunch:
     sums: PartialSums | None  # None: the kernel's gradient is not computed
     conditional_blocks: int
 
+    @cached_property
+    def _launch(self) -> Prepared:
+        pointers = 4 + self.writes_img + self.writes_partial
+        return prepared(self.kernel, self.grid, self.block, (self.struct,), pointers, self.scalars)
+
     def __call__(
         self,
         device: Device,
@@ -101,10 +111,12 @@ class GradientLaunch:
             pointers += (0 if grad_img is None else grad_img,)
         if self.writes_partial:
             pointers += (partial,)
-        grid, scalars = self.grid, self.scalars
-        if condition is not None:
-            grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
-        self.kernel(grid, self.block, (self.struct, *pointers, *scalars), 0, stream)
+        if condition is None:
+            self._launch(pointers, stream)
+        else:
+            given = self.grid, self.scalars, condition, self.conditional_blocks
+            grid, scalars = conditional(*given)
+            self.kernel(grid, self.block, (self.struct, *pointers, *scalars), 0, stream)
         if self.sums is not None:
             self.sums(partial, grad_krn, stream, condition)
         del owner  # what is freed now is used again by what comes later on the stream
