@@ -1,8 +1,12 @@
-"""``python -m kernels_cu``: see report.py."""
+"""``python -m kernels_cu``: see report.py and build.py."""
 
 import sys
 
-from kernels_cu.report import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["build"]:
+        from kernels_cu.build import main
+
+        sys.exit(main(sys.argv[2:]))
+    from kernels_cu.report import main as report
+
+    sys.exit(report())

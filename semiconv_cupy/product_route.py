@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
-from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
 from semiconv_cupy.methods import LIMITS, Backend, Limits, require_by_sums, require_gpu_for_tiles
@@ -88,8 +88,8 @@ def _choose_product(
     reason = None
     if product.depth > MAX_LEVELS:
         reason = f"kernels serve up to {MAX_LEVELS} levels of an index, got {product.depth}"
-    elif not place.on_gpu and compiler() is None:
-        reason = missing_compiler()
+    elif not place.on_gpu:
+        reason = prebuilt.obstacle(semifield, storage)
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
-from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
@@ -304,7 +304,7 @@ def choose_uncached(
     )
     if method == "reference":
         return loops
-    reason = _obstacle(geometry, place, limits)
+    reason = _obstacle(semifield, geometry, storage, place, limits)
     if reason is not None:
         if method != "auto":
             raise BackendUnavailableError(f"method={method!r} cannot run here: {reason}")
@@ -384,7 +384,9 @@ def goes_by_sums(
     return method == "linear"
 
 
-def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
+def _obstacle(
+    semifield: Semifield, geometry: Geometry, storage: str, place: Place, limits: Limits
+) -> str | None:
     """Why compiled kernels cannot compute this here; None where they can."""
     if geometry.rank > limits.rank:
         return f"kernels serve up to {limits.rank} spatial axes, got {geometry.rank}"
@@ -392,7 +394,7 @@ def _obstacle(geometry: Geometry, place: Place, limits: Limits) -> str | None:
         return None
     if least_scratch(geometry) > limits.scratch:
         return f"windows of {geometry.kernel_size} at dilation {geometry.dilation} span too much"
-    return missing_compiler() if compiler() is None else None
+    return prebuilt.obstacle(semifield, storage)
 
 
 def _overlaps(geometry: Geometry) -> bool:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,17 @@ def itemsize(storage: str) -> int:
     """Bytes of one element."""
     return 2 if storage == "bfloat16" else np.dtype(storage).itemsize
 
+
+class HostSource(NamedTuple):
+    """A library of ``kernels_cu/host``: its text, its name in messages, its exported functions."""
+
+    text: str
+    what: str
+    exports: tuple[str, ...]
+
+
+# The functions of kernels_cu/host/exports.hpp, which every library exports but the pool of threads.
+COMMON_EXPORTS = ("semiconv_geometry_size", "semiconv_use_threads")
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"\s*$', re.MULTILINE)
 
@@ -114,6 +126,13 @@ def assemble(path: str, macros: dict[str, str]) -> str:
     """The final text of ``kernels_cu/<path>`` under the given macros."""
     lines = [f"#define {name} {text}".rstrip() for name, text in macros.items()]
     return "\n".join(lines) + "\n" + inlined(path)
+
+
+@cache
+def pool_of_threads() -> HostSource:
+    """The library whose threads all others share."""
+    exports = ("semiconv_run_on_threads",)
+    return HostSource(inlined("host/threads.cpp"), "the pool of threads", exports)
 
 
 def host_library(semifield: Semifield, storage: str, part: str) -> str:

@@ -1,12 +1,14 @@
-"""Which kernels ship: what ``python -m kernels_cu report`` and the tests compile for every GPU."""
+"""What ships: the kernels that ``python -m kernels_cu report`` and the tests compile for every GPU,
+and the libraries of the CPU that ``python -m kernels_cu build`` compiles into a wheel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
+from semiconv_cupy.algebra.names import READY_MADE
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.cuda.bins import bins_of
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
@@ -31,9 +33,14 @@ from semiconv_cupy.backends.cuda.product_by_sums import (
 )
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
+from semiconv_cupy.backends.host import functions
 from semiconv_cupy.backends.quadratic import Parametrisation, quadratic_source
+from semiconv_cupy.backends.quadratic import host_sources as quadratics_on_cpu
+from semiconv_cupy.conv import require_meaning
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
+from semiconv_cupy.ndimage import host as neighbourhoods_on_cpu
+from semiconv_cupy.ndimage import lines_backward
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import is_provenance, residual_of, residual_of_terms
 
@@ -169,3 +176,54 @@ def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[s
     weights = weight_tile_of(*case)
     if weights is not None:
         yield kernel_source(specialise("grad_weights", *case, "int64", None, weights))
+
+
+# ---- the CPU -----------------------------------------------------------------------------------
+
+# Values of a family's parameter for which its libraries differ.
+_PARAMETERS = {"log": (1.0, -1.0), "root": (3.0, 0.5)}
+
+
+def ready_made_libraries(
+    names: Sequence[str] | None = None, storages: Sequence[str] | None = None
+) -> Iterator[source.HostSource]:
+    """The libraries of the CPU in a wheel: of ready-made semifields, ndimage, quadratic kernels.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        The semifields; default: all. the rest is always there.
+    storages : sequence of str, optional
+        The dtypes; default: all that a semifield has.
+
+    Raises
+    ------
+    ValueError
+        A name or dtype that there is not.
+    """
+    known = (*source.FLOATING, *source.INTEGER, source.BOOLEAN)
+    for what, given, allowed in (
+        ("semifields", names, READY_MADE), ("dtypes", storages, known),
+    ):  # fmt: skip
+        if unknown := [one for one in given or () if one not in allowed]:
+            raise ValueError(f"{what}: {', '.join(unknown)} not among {', '.join(allowed)}")
+    yield source.pool_of_threads()
+    for name in names or READY_MADE:
+        entry = READY_MADE[name]
+        made = [entry.make(value) for value in _PARAMETERS.get(name, ())] or [entry.make()]
+        for semifield in made:
+            for storage in storages or known:
+                yield from libraries_of(semifield, storage)
+    yield from neighbourhoods_on_cpu.sources(storages)
+    yield from lines_backward.sources()
+    yield from quadratics_on_cpu(storages)
+
+
+def libraries_of(semifield: Semifield, storage: str) -> Iterator[source.HostSource]:
+    """The libraries that calls of a semifield on a dtype may need; none where it has no meaning."""
+    try:
+        require_meaning(storage, semifield)
+    except (TypeError, ValueError):
+        return
+    for part in functions.parts_of(semifield, storage):
+        yield from functions.sources_of(semifield, storage, part)

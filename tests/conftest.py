@@ -6,6 +6,7 @@ The table of cases is in `cases.py`, comparisons in `compare.py`, expected value
 import hashlib
 import os
 from collections import defaultdict
+from pathlib import Path
 
 import cases
 import pytest
@@ -62,3 +63,13 @@ def pytest_collection_modifyitems(items):
         rows.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
         for item in rows[kept:]:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def no_compiler(tmp_path):
+    """The environment variables of a process that finds no C++ compiler, not ziglang's either."""
+    hidden = tmp_path / "hidden" / "ziglang"  # a package of that name without a compiler
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").touch()
+    paths = hidden.parent, Path(__file__).parent.parent
+    return {"PATH": str(hidden), "PYTHONPATH": os.pathsep.join(map(str, paths))}

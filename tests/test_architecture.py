@@ -31,6 +31,7 @@ LAYERS = {
         "semiconv_cupy/product.py", "semiconv_cupy/product_route.py", "semiconv_cupy/methods.py",
         "semiconv_cupy/backends/by_sums.py", "semiconv_cupy/backends/broadcast.py",
         "semiconv_cupy/backends/place.py", "semiconv_cupy/backends/host/compiler.py",
+        "semiconv_cupy/backends/host/prebuilt.py",
         "semiconv_cupy/route.py", "semiconv_cupy/canonical.py",
         "semiconv_cupy/vectors.py", "semiconv_cupy/winners.py",
         "semiconv_cupy/operands.py",
@@ -49,7 +50,9 @@ LAYERS = {
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/works.py", "semiconv_cupy/variants.py",
     ),
-    "users of the core": ("kernels_cu/report.py", "kernels_cu/__main__.py", "torch_bridge/*"),
+    "users of the core": (
+        "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py", "torch_bridge/*",
+    ),
 }  # fmt: skip
 
 # Who may import an optional package, and nobody else.

@@ -206,14 +206,14 @@ def test_info_of_two_distributions_of_cupy(capsys):
     assert "the demo needs" not in printed
 
 
-def test_info_without_a_compiler_names_the_remedy():
+def test_info_without_a_compiler_names_the_remedy(no_compiler):
     done = subprocess.run(
         [sys.executable, "-m", "semiconv_cupy", "info"],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        env={"PATH": "/nonexistent", "HOME": "/nonexistent"},
+        env={**no_compiler, "HOME": "/nonexistent"},
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  compiler +none$", done.stdout, re.MULTILINE)

@@ -228,12 +228,13 @@ def test_a_folder_that_fills_up_is_replaced_with_one_warning(arrays, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["CXX names none", "none on the PATH"])
-def test_without_a_compiler_the_reference_serves_with_one_warning(how, arrays, tmp_path):
+def test_without_a_compiler_the_reference_serves_with_one_warning(
+    how, arrays, no_compiler, tmp_path
+):
     if how == "CXX names none":
         environment, remedy = {"CXX": "/nonexistent/c++"}, "correct or unset CXX"
     else:
-        (tmp_path / "bin").mkdir()
-        environment, remedy = {"PATH": tmp_path / "bin"}, "apt install g++"
+        environment, remedy = no_compiler, "semiconv-cupy[compiler]"
     found = probe(arrays, tmp_path / "cache", **environment)
     assert_right(found)
     (warning,) = found["warnings"]

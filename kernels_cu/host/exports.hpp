@@ -1,9 +1,8 @@
-// What every host library exports besides its own functions, and the mark of an export.
+// What every host library exports besides its own functions.
 #pragma once
 #include "geometry.cuh"
 #include "parallel.hpp"
-
-#define SEMICONV_EXPORT extern "C" __attribute__((visibility("default")))
+#include "platform.hpp"
 
 SEMICONV_EXPORT int semiconv_geometry_size() { return (int)sizeof(semiconv::Geometry); }
 

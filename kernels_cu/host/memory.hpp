@@ -1,8 +1,7 @@
 // Memory that frees itself, and the scratch that a thread keeps between calls.
 #pragma once
 #include "integers.cuh"
-
-#include <stdlib.h>
+#include "platform.hpp"
 
 namespace semiconv {
 
@@ -15,21 +14,21 @@ class Workspace {
   size_t size = 0;
 
  public:
-  ~Workspace() { free(memory); }
+  ~Workspace() { free_lines(memory); }
   // nullptr where the machine has not so much memory.
   void* reserve(size_t bytes) {
     if (bytes > size) {
-      free(memory);
+      free_lines(memory);
       size = 0;
       bytes = (bytes + 4095) / 4096 * 4096;
-      memory = aligned_alloc(64, bytes);
+      memory = allocate_lines(bytes);
       if (memory) size = bytes;
     }
     return memory;
   }
   void release_beyond(size_t bytes) {
     if (size <= bytes) return;
-    free(memory);
+    free_lines(memory);
     memory = nullptr;
     size = 0;
   }
@@ -53,10 +52,10 @@ template <class T> struct AlignedBuffer {
   T* data = nullptr;
   AlignedBuffer() = default;
   AlignedBuffer(const AlignedBuffer&) = delete;
-  ~AlignedBuffer() { free(data); }
+  ~AlignedBuffer() { free_lines(data); }
   bool allocate(int64 count) {
     const size_t bytes = ((size_t)count * sizeof(T) + 127) / 64 * 64;
-    data = (T*)aligned_alloc(64, bytes);
+    data = (T*)allocate_lines(bytes);
     return data != nullptr;
   }
 };

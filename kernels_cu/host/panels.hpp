@@ -71,7 +71,19 @@ template <class T> struct QuarterType {
 using Quarter = QuarterType<Real>::type;
 constexpr int side = 16 / (int)sizeof(Real);
 
-// a0 b0 a1 b1 ... of the first half of a and b, or of the second.
+// a0 b0 a1 b1 ... of the first half of a and b, or of the second: lane i is the result's, N and I count them.
+#if defined(__clang__)
+template <bool SECOND, int N, int... I> SEMICONV_FN Quarter interleave_lanes(Quarter a, Quarter b) {
+  if constexpr (N == 0) return __builtin_shufflevector(a, b, I...);
+  else {
+    constexpr int i = N - 1;
+    return interleave_lanes<SECOND, i, i / 2 + (SECOND ? side / 2 : 0) + (i % 2) * side, I...>(a, b);
+  }
+}
+template <bool SECOND> SEMICONV_FN Quarter interleave(Quarter a, Quarter b) {
+  return interleave_lanes<SECOND, side>(a, b);
+}
+#else
 template <bool SECOND> SEMICONV_FN Quarter interleave(Quarter a, Quarter b) {
   typedef QuarterType<SignedOf<Real>::type>::type Order;
   Order order;
@@ -79,6 +91,7 @@ template <bool SECOND> SEMICONV_FN Quarter interleave(Quarter a, Quarter b) {
   for (int i = 0; i < side; ++i) order[i] = i / 2 + (SECOND ? side / 2 : 0) + (i % 2) * side;
   return __builtin_shuffle(a, b, order);
 }
+#endif
 
 // Rows become columns: each step interleaves row i with row i + side / 2, so that after log2(side) steps
 // number j of row i is number i of row j.

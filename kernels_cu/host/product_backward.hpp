@@ -225,10 +225,11 @@ template <bool IMAGE> class Shares {
         }
     }
   }
-  SEMICONV_FN D derivative(int64 at) const {
-    if constexpr (Differentiable<Vector>::residuals == 0) return D();
-    else if constexpr (Differentiable<Vector>::residuals == 1) return D(broadcast(residuals[0][at]));
-    else return D(broadcast(residuals[0][at]), broadcast(residuals[1][at]));
+  // A template, as only the constructor that is called exists.
+  template <class Made = D> SEMICONV_FN Made derivative(int64 at) const {
+    if constexpr (Differentiable<Vector>::residuals == 0) return Made();
+    else if constexpr (Differentiable<Vector>::residuals == 1) return Made(broadcast(residuals[0][at]));
+    else return Made(broadcast(residuals[0][at]), broadcast(residuals[1][at]));
   }
   __attribute__((noinline)) void add(int64 i, int64 some) {
     Vector number[vectors];

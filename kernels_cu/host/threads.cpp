@@ -5,7 +5,10 @@
 // threads that have begun to work. So a core that another program uses, or that another library's threads
 // spin on, costs the call no more than the help of one thread. One call has the pool at a time; a call from
 // another thread works alone. A forked child starts a pool of its own.
-#include <pthread.h>
+#include "os_threads.hpp"
+#include "platform.hpp"
+
+using namespace semiconv;
 
 namespace {
 
@@ -19,8 +22,8 @@ inline void pause() {
 
 class Pool {
   static constexpr int pauses = 2000;  // tens of microseconds of spinning: the next call may follow soon
-  pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-  pthread_cond_t wake = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
+  Mutex mutex;
+  Condition wake, done;
   int started = 0, asleep = 0;
   int places = 0, working = 0;  // threads that may still join, and that have; read without the mutex
   bool busy = false;
@@ -31,75 +34,63 @@ class Pool {
   static void add(int& count, int value) { __atomic_fetch_add(&count, value, __ATOMIC_RELAXED); }
 
   void help() {
-    pthread_mutex_lock(&mutex);
+    mutex.lock();
     for (;;) {
       while (places == 0) {
-        pthread_mutex_unlock(&mutex);
+        mutex.unlock();
         for (int n = 0; n < pauses && now(places) == 0; ++n) pause();
-        pthread_mutex_lock(&mutex);
+        mutex.lock();
         ++asleep;
-        while (places == 0) pthread_cond_wait(&wake, &mutex);
+        while (places == 0) wake.wait(mutex);
         --asleep;
       }
       add(places, -1);
       add(working, 1);
-      pthread_mutex_unlock(&mutex);
+      mutex.unlock();
       work(context);
-      pthread_mutex_lock(&mutex);
+      mutex.lock();
       add(working, -1);
-      if (working == 0) pthread_cond_signal(&done);
+      if (working == 0) done.wake_one();
     }
   }
-  static void* begin(void* pool) {
-    ((Pool*)pool)->help();
-    return nullptr;
-  }
-  bool start() {
-    pthread_t thread;
-    if (pthread_create(&thread, nullptr, begin, this)) return false;
-    pthread_detach(thread);
-    return true;
-  }
+  static void begin(void* pool) { ((Pool*)pool)->help(); }
 
  public:
+  // Not the C++ runtime's, which a library need not have.
+  static void* operator new(size_t size) noexcept { return malloc(size); }
   void run(void (*work_)(void*), void* context_, int threads) {
-    pthread_mutex_lock(&mutex);
+    mutex.lock();
     if (busy) {
-      pthread_mutex_unlock(&mutex);
+      mutex.unlock();
       work_(context_);
       return;
     }
     busy = true;
     work = work_;
     context = context_;
-    while (started < threads - 1 && start()) ++started;
+    while (started < threads - 1 && start_thread<begin>(this)) ++started;
     add(places, threads - 1);
-    for (int n = 0; n < asleep && n < threads - 1; ++n) pthread_cond_signal(&wake);
-    pthread_mutex_unlock(&mutex);
+    for (int n = 0; n < asleep && n < threads - 1; ++n) wake.wake_one();
+    mutex.unlock();
     work_(context_);
     for (int n = 0; n < pauses && now(working); ++n) pause();
-    pthread_mutex_lock(&mutex);
+    mutex.lock();
     add(places, -places);
-    while (working) pthread_cond_wait(&done, &mutex);
+    while (working) done.wait(mutex);
     busy = false;
-    pthread_mutex_unlock(&mutex);
+    mutex.unlock();
   }
 };
 
 Pool* pool = nullptr;
-pthread_once_t once = PTHREAD_ONCE_INIT;
 // Never destroyed: at the end of the process threads still sleep in it. A forked child has a new pool, as
 // it has none of its parent's threads.
 void renew() { pool = new Pool; }
-void begin() {
-  renew();
-  pthread_atfork(nullptr, nullptr, renew);
-}
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void semiconv_run_on_threads(
-    void (*work)(void*), void* context, int threads) {
-  pthread_once(&once, begin);
-  pool->run(work, context, threads);
+SEMICONV_EXPORT void semiconv_run_on_threads(void (*work)(void*), void* context, int threads) {
+  once_in_each_process<renew>();
+  if (pool) pool->run(work, context, threads);
+  else work(context);
 }

@@ -181,7 +181,8 @@ def to_numpy(array: Array) -> np.ndarray:
 
 def require_unmasked(name: str, array: object) -> None:
     """TypeError for a masked array: no algorithm here leaves masked elements out."""
-    if isinstance(array, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # whose import takes 10 ms; without it there is none
+    if masked is not None and isinstance(array, masked.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost: pass {name}.filled(value) with a "
             "value that has no effect, such as the least one in a maximum"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -104,6 +104,14 @@ def host_source(storage: str) -> tuple[str, str]:
     """The text of the CPU's library and its name in messages, as `libraries.build` takes them."""
     text = source.assemble("host/quadratic.cpp", source.storage_macros(storage))
     return text, f"quadratic kernels on {storage}"
+
+
+def host_sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:
+    """The sources of the CPU's libraries for the given dtypes, or for all."""
+    exports = (*source.COMMON_EXPORTS, "semiconv_quadratic", "semiconv_quadratic_gradient")
+    for storage in source.FLOATING:
+        if storages is None or storage in storages:
+            yield source.HostSource(*host_source(storage), exports)
 
 
 def on_gpu(family: Family, device: Device) -> Calls:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
+from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.form import FilterForm, filter_form
@@ -58,12 +59,14 @@ _TYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16",
     "bfloat16", "float32", "float64",
 )  # fmt: skip
+# The parts of which one object serves elements of all dtypes, and the dtype that it computes in.
+_FOR_ALL = {"correlate": "float64", "parabolas": "float64", "chamfer": "int32"}
 TYPE_CODES = {name: code for code, name in enumerate(_TYPES)}
 
-_libraries: dict[tuple[str, np.dtype], ctypes.CDLL] = {}
+_libraries: dict[tuple[str, np.dtype], host.Library] = {}
 
 
-def _library(part: str, dtype: np.dtype) -> ctypes.CDLL:
+def _library(part: str, dtype: np.dtype) -> host.Library:
     """The compiled functions of ``kernels_cu/host/<part>.cpp`` for a storage dtype."""
     found = _libraries.get((part, dtype))
     if found is None:
@@ -79,6 +82,21 @@ def source_of(part: str, dtype: np.dtype) -> tuple[str, str]:
     return text, library_name(part, dtype)
 
 
+def serves(primitive: str, dtype: np.dtype) -> bool:
+    """Whether a primitive's library can be had: ready-made, or by a compiler."""
+    return prebuilt.serves(source_of(*part_of(primitive, dtype))[0])
+
+
+def sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:
+    """The sources of the primitives' libraries, for the given dtypes or for all that NumPy has."""
+    chosen = [name for name in storages or _TYPES if name != "bfloat16"]
+    for part, functions in _ARGUMENTS.items():
+        for storage in [_FOR_ALL[part]] if part in _FOR_ALL else chosen:
+            if (part, storage) != ("structure", "bool"):  # whose values are added as uint8
+                exports = (*source.COMMON_EXPORTS, *functions)
+                yield source.HostSource(*source_of(part, np.dtype(storage)), exports)
+
+
 def library_name(part: str, dtype: np.dtype) -> str:
     """The name of a library in messages and in explanations."""
     return f"{part} on {dtype.name}"
@@ -86,12 +104,8 @@ def library_name(part: str, dtype: np.dtype) -> str:
 
 def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
     """Which of kernels_cu/host/*.cpp computes a primitive, and compiled for which dtype."""
-    if primitive in ("correlate", "parabolas", "nearest"):  # in double, of any dtype
-        part = "correlate" if primitive == "correlate" else "parabolas"
-        return part, np.dtype(np.float64)
-    if primitive == "chamfer":
-        return "chamfer", np.dtype(np.int32)
-    return "flat" if primitive in ("box", "footprint") else primitive, dtype
+    part = {"box": "flat", "footprint": "flat", "nearest": "parabolas"}.get(primitive, primitive)
+    return part, np.dtype(_FOR_ALL.get(part, dtype))
 
 
 # A struct points to the tables that are kept beside it.

@@ -7,6 +7,7 @@ and on the cost of its distance, so that a pass is linear where no winner change
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
-from semiconv_cupy.backends.host.compiler import compiler
+from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.ndimage.host import TYPE_CODES
 from semiconv_cupy.ndimage.structs import Lines
 
@@ -58,8 +59,13 @@ def source_of() -> tuple[str, str]:
     return text, "parabolas_backward on float64"
 
 
+def sources() -> Iterator[source.HostSource]:
+    """The source of the library, which serves all dtypes."""
+    yield source.HostSource(*source_of(), (*source.COMMON_EXPORTS, *_ARGUMENTS))
+
+
 @cache
-def _library() -> ctypes.CDLL:
+def _library() -> host.Library:
     return host.open_library(*source_of(), _ARGUMENTS)
 
 
@@ -68,7 +74,7 @@ def pull_back(grad: np.ndarray, back: Pullback, threads: int) -> None:
     if grad.size == 0:
         back.moments[...] = 0
         return
-    if compiler() is None:
+    if not prebuilt.serves(source_of()[0]):
         pull_back_by_arrays(grad, back)
         return
     lines = Lines.along(grad.shape, back.axis)

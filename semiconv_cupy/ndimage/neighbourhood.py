@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from semiconv_cupy.backends.device import cupy_device
-from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.host.compiler import missing_compiler
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
@@ -67,6 +67,10 @@ class Backend(Protocol):
         """
 
 
+Primitive: TypeAlias = Literal[
+    "box", "footprint", "structure", "correlate", "reconstruct", "nearest", "parabolas",
+    "chamfer",
+]  # fmt: skip
 _chosen: ContextVar[Backend | None] = ContextVar("backend", default=None)
 
 
@@ -85,8 +89,8 @@ def is_chosen() -> bool:
     return _chosen.get() is not None
 
 
-def backend_for(place: Place, ndim: int) -> Backend:
-    """Who serves arrays of this place and rank."""
+def backend_for(place: Place, primitive: Primitive, dtype: np.dtype, ndim: int = 1) -> Backend:
+    """Who computes a primitive of arrays of this place, dtype and rank."""
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
@@ -94,7 +98,7 @@ def backend_for(place: Place, ndim: int) -> Backend:
         return reference
     if place.on_gpu:
         return cuda.Backend(place.device or cupy_device())
-    if compiler() is not None:
+    if host.serves(primitive, dtype):
         return host
     reason = missing_compiler()
     warn_once("array loops of ndimage", f"semiconv_cupy.ndimage runs as slow array loops: {reason}")
@@ -105,9 +109,13 @@ Call: TypeAlias = Callable[[Array], Array]
 
 
 def _call_of(
-    backend: Backend, primitive: Literal["box", "footprint", "structure"], like: Array, *others: Any
+    place: Place,
+    primitive: Literal["box", "footprint", "structure"],
+    like: Array,
+    *others: Any,
 ) -> Call:
     """A primitive for arrays of one shape and dtype; the CPU's prepares all but the addresses."""
+    backend = backend_for(place, primitive, like.dtype, like.ndim)
     if backend is host:
         prepare: Callable[..., Call] = getattr(host, f"{primitive}_call")
         return prepare(like.shape, like.dtype, *others)
@@ -190,7 +198,7 @@ def _box_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
     outside = _outside(window, like.dtype, minimum)
     if any(map(operator.gt, window.shape, like.shape)):
         return lambda array: _long_box(place, array, window, outside, minimum)
-    return _call_of(backend_for(place, like.ndim), "box", like, window, outside, minimum)
+    return _call_of(place, "box", like, window, outside, minimum)
 
 
 def _long_box(
@@ -218,7 +226,7 @@ def _long_box(
     shape = tuple(before + 1 + after for before, after in reaches)
     if any(k > 1 for k in shape):
         cut = Window(shape, tuple(before for before, _ in reaches), window.rules, window.cval)
-        backend = backend_for(place, array.ndim)
+        backend = backend_for(place, "box", array.dtype, array.ndim)
         result = backend.box(xp.ascontiguousarray(result), cut, outside, minimum)
     return xp.broadcast_to(result, array.shape).copy() if whole else result
 
@@ -233,7 +241,7 @@ def _footprint_call(place: Place, like: Array, window: Window, minimum: bool) ->
     if taps is None:
         return _box_call(place, like, trimmed, minimum)
     outside = _outside(window, like.dtype, minimum)
-    return _call_of(backend_for(place, like.ndim), "footprint", like, trimmed, outside, minimum)
+    return _call_of(place, "footprint", like, trimmed, outside, minimum)
 
 
 @cached_where(is_small_footprint, 64)
@@ -271,7 +279,7 @@ def _structure_call(place: Place, like: Array, window: Window, minimum: bool) ->
     assert window.values is not None
     absent = bool(window.ignoring())
     addends = addends_of(like.dtype, window.values, window.cval, minimum, absent)
-    return _call_of(backend_for(place, like.ndim), "structure", like, window, addends, minimum)
+    return _call_of(place, "structure", like, window, addends, minimum)
 
 
 def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool) -> Array:
@@ -299,26 +307,28 @@ def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool)
 def correlate(place: Place, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
     """Sums of weight * element over taps, in double and in their order, into `out`."""
     if array.size:
-        backend_for(place, array.ndim).correlate(array, window, taps, out)
+        backend_for(place, "correlate", array.dtype, array.ndim).correlate(array, window, taps, out)
 
 
 def reconstruct(place: Place, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
     """What `seed` becomes when its values spread by `steps` within `mask` until nothing changes."""
     if seed.size == 0 or len(steps) == 0:
         return seed.copy()
-    return backend_for(place, seed.ndim).reconstruct(seed, mask, steps, minimum)
+    return backend_for(place, "reconstruct", seed.dtype, seed.ndim).reconstruct(
+        seed, mask, steps, minimum
+    )
 
 
 def nearest(place: Place, unset: Array, step: Pass) -> None:
     """How far the nearest False lies along the last axis of a C-contiguous bool array."""
     if unset.size:
-        backend_for(place, 1).nearest(unset, step)
+        backend_for(place, "nearest", unset.dtype).nearest(unset, step)
 
 
 def parabolas(place: Place, array: Array, step: Pass) -> None:
     """The minimum of element + cost, or maximum of element - cost, along one axis of any array."""
     if array.size:
-        backend_for(place, 1).parabolas(array, step)
+        backend_for(place, "parabolas", array.dtype).parabolas(array, step)
 
 
 def chamfer(
@@ -328,4 +338,4 @@ def chamfer(
     if unset.size == 0:
         none = place.array_module.empty(unset.shape, np.int32)
         return none, none if features else None
-    return backend_for(place, unset.ndim).chamfer(unset, steps, features)
+    return backend_for(place, "chamfer", unset.dtype, unset.ndim).chamfer(unset, steps, features)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.backends.quadratic import Family, Parametrisation, on_gpu, on_host, serves
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.source import FLOATING
@@ -122,7 +121,7 @@ def _family(
 
     None where nothing compiles: without a C++ compiler, or CuPy for a GPU.
     """
-    if dtype not in _STORAGES or not serves(sizes) or (index < 0 and compiler() is None):
+    if dtype not in _STORAGES or not serves(sizes):
         return None
     family = Family(parametrisation, _STORAGES[dtype], sizes, channels[0] * channels[1])
     try:

@@ -6,6 +6,7 @@ Knows neither semifields nor the cache of ``libraries``, which calls it.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import selectors
@@ -14,6 +15,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -32,15 +34,20 @@ _FLAGS = (
     # gains only the vectorisation of conversions, which the next two flags turn on.
     "-O2",
     "-ftree-vectorize",
-    "-fvect-cost-model=dynamic",
     "-fPIC",
-    "-shared",
     "-w",
     "-fvisibility=hidden",
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-pthread",
 )
+_SHARED = "-shared"
+_FLAGS_OF_OTHERS = ("-fvect-cost-model=dynamic",)  # zig knows no such flag, and does so
+# zig compiles its C++ runtime before it links it for the first time, which takes a minute; the
+# sources need none.
+_FLAGS_OF_ZIG = (
+    "-g0", "-fno-exceptions", "-fno-rtti", "-nostdlib++", "-DSEMICONV_WITHOUT_RUNTIME",
+)  # fmt: skip
 
 
 class Toolchain(NamedTuple):
@@ -56,7 +63,7 @@ class Toolchain(NamedTuple):
 
 @lru_cache(maxsize=1)
 def compiler() -> str | None:
-    """The C++ compiler's command: $CXX, else the first of c++, g++, clang++ on the PATH."""
+    """The C++ compiler's command: $CXX, else c++, g++ or clang++ of the PATH, else ziglang's."""
     command, _ = _found()
     return None if command is None else shlex.join(command)
 
@@ -67,8 +74,8 @@ def missing_compiler() -> str:
     if problem:
         return problem
     return (
-        "no C++ compiler found (looked for $CXX, c++, g++, clang++); install one, for example "
-        "`apt install g++`, `conda install cxx-compiler` or `xcode-select --install`"
+        "no C++ compiler found (looked for $CXX, c++, g++, clang++, ziglang); install one, for "
+        "example `pip install 'semiconv-cupy[compiler]'` or `apt install g++`"
     )
 
 
@@ -80,7 +87,7 @@ def _found() -> tuple[list[str] | None, str | None]:
     if not named:
         paths = filter(None, map(shutil.which, ("c++", "g++", "clang++")))
         path = next(paths, None)
-        return (None if path is None else [os.path.abspath(path)]), None
+        return (zig() if path is None else [os.path.abspath(path)]), None
     try:
         program, *arguments = shlex.split(named)
     except ValueError as error:
@@ -94,6 +101,32 @@ def _found() -> tuple[list[str] | None, str | None]:
     else:
         what = "is not executable" if os.path.exists(program) else "was not found"
     return None, f"the C++ compiler named by $CXX {what}: {named!r}; correct or unset CXX"
+
+
+def zig() -> list[str] | None:
+    """The command of the C++ compiler in the package ziglang; None where it is not installed."""
+    found = importlib.util.find_spec("ziglang")
+    if found is None or found.origin is None:
+        return None
+    path = os.path.join(os.path.dirname(found.origin), "zig.exe" if os.name == "nt" else "zig")
+    return [path, "c++"] if os.path.isfile(path) else None
+
+
+def is_zig(command: Sequence[str]) -> bool:
+    """Whether a compiler's command is zig's, by its words: `zig c++`, `python -m ziglang c++`."""
+    return any(Path(word).stem in ("zig", "ziglang") for word in command)
+
+
+def flags_of(command: Sequence[str]) -> tuple[str, ...]:
+    """The flags of a compiler with which an object is compiled, without those of the machine."""
+    return (*_FLAGS, *(_FLAGS_OF_ZIG if is_zig(command) else _FLAGS_OF_OTHERS))
+
+
+def variables_of(command: Sequence[str], cache: Path) -> dict[str, str]:
+    """The compiler's environment variables: zig keeps what it compiled in a cache of its own."""
+    if not is_zig(command):
+        return {}
+    return {name: str(cache / "zig") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +145,7 @@ def toolchain(time_limit: float = 60.0) -> Toolchain:
     answer = _run([*command, "--version"], time_limit, errors=False)
     if answer.problem:
         raise BackendUnavailableError(f"`{found} --version` {answer.problem}; {_remedy()}")
-    flags = list(_FLAGS)
+    flags = [_SHARED, *flags_of(command)]
     for native in ("-march=native", "-mcpu=native"):
         # Preprocessing an empty file needs no temporary file.
         if _run([*command, native, "-E", "-x", "c++", os.devnull], time_limit).status == 0:
@@ -180,7 +213,11 @@ def compile_library(text: str, what: str, folder: Path, *, time_limit: float = T
     command = toolchain().command
     file, made = folder / "library.cpp", folder / "library.so"
     file.write_bytes(text.encode())
-    done = _run([*command, "-o", str(made), str(file)], time_limit, {"TMPDIR": str(folder)})
+    variables = {"TMPDIR": str(folder), **variables_of(command, folder.parent)}
+    if is_zig(command) and not (folder.parent / "zig").exists():
+        print("semiconv_cupy: zig compiles for the first time, which takes ten seconds",
+              file=sys.stderr, flush=True)  # fmt: skip
+    done = _run([*command, "-o", str(made), str(file)], time_limit, variables)
     problem = done.problem
     if done.status:
         if any(text in done.output for text in _FULL):

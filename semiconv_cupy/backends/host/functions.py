@@ -8,24 +8,28 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.errors import CompileError
 from semiconv_cupy.once import exclusive
+from semiconv_cupy.residual import residual_of_terms
 
 # ---- libraries ---------------------------------------------------------------------------------
 
-_libraries: dict[tuple[object, str, str], ctypes.CDLL] = {}
+Library: TypeAlias = libraries.Library
+_libraries: dict[tuple[object, str, str], Library] = {}
 
 
-def library(semifield: Semifield, storage: str, part: str) -> ctypes.CDLL:
+def library(semifield: Semifield, storage: str, part: str) -> Library:
     """The compiled functions of one semifield on one storage dtype; part as in `_ARGUMENTS`."""
     key = (semifield, storage, part)
     found = _libraries.get(key)
@@ -71,6 +75,36 @@ def _walk(walk: str, storage: str) -> ctypes.c_void_p:
     return ctypes.cast(loaded[name], ctypes.c_void_p)
 
 
+def sources_of(semifield: Semifield, storage: str, part: str) -> Iterator[source.HostSource]:
+    """What `library` loads besides the pool of threads, with the functions that each exports."""
+    walk = _WALKS.get(part)
+    own = (*source.COMMON_EXPORTS, f"semiconv_{part}")
+    if walk is None:
+        yield source.HostSource(*source_of(semifield, storage, part), own)
+    else:
+        own_source = source_of(semifield, storage, part)
+        yield source.HostSource(*own_source, (*own, "semiconv_use_walk"))
+        exports = (*source.COMMON_EXPORTS, f"semiconv_{walk}")
+        yield source.HostSource(*_source_of_walk(walk, storage), exports)
+
+
+def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
+    """The parts that calls of a semifield on a storage dtype may need."""
+    yield from ("forward", "product")
+    floating = storage in source.FLOATING
+    keeps = residual_of_terms(semifield, storage, (), 1) is not None
+    if keeps and (floating or semifield.accumulator == "select"):  # integers return indices
+        yield from ("forward_residual", "product_residual")
+    if floating:
+        yield from ("backward", "product_backward")
+    if floating and by_sums.applies(semifield):
+        yield from (
+            "by_sums", "by_sums_backward", "product_by_sums", "product_by_sums_backward",
+        )  # fmt: skip
+    if floating and semifield.differentiates_by_factors:
+        yield "product_linear_backward"
+
+
 def _source_of_walk(walk: str, storage: str) -> tuple[str, str]:
     text = source.assemble(f"host/{walk}.cpp", source.storage_macros(storage))
     return text, f"kernels_cu/host/{walk}.cpp on {storage}"
@@ -99,9 +133,7 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-def open_library(
-    text: str, what: str, functions: Mapping[str, Sequence[type] | None]
-) -> ctypes.CDLL:
+def open_library(text: str, what: str, functions: Mapping[str, Sequence[type] | None]) -> Library:
     """Load any library of kernels_cu/host, and give it the threads of this process."""
     loaded = libraries.load(text, what, {"semiconv_use_threads": None, **functions})
     loaded.semiconv_use_threads(_run_on_threads())
@@ -111,8 +143,8 @@ def open_library(
 @cache
 def _run_on_threads() -> ctypes.c_void_p:
     """The function of the one pool of threads, which all libraries share."""
-    text = source.inlined("host/threads.cpp")
-    pool = libraries.load(text, "the pool of threads", {"semiconv_run_on_threads": None})
+    text, what, exports = source.pool_of_threads()
+    pool = libraries.load(text, what, dict.fromkeys(exports))
     return ctypes.cast(pool.semiconv_run_on_threads, ctypes.c_void_p)
 
 

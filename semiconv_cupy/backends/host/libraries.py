@@ -1,5 +1,6 @@
 """Compiled libraries: which files are loaded, and how one is compiled that is not there.
 
+What a wheel brings (``prebuilt``) is taken first; then neither cache nor compiler is looked at.
 A library is loaded only if nobody but this user (and root) can have written it and if it is
 complete; otherwise it is compiled again. ``cache`` has the folder. Called by the host backends of
 convolutions and of ``ndimage``; knows no semifields.
@@ -19,8 +20,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
-from semiconv_cupy.backends.host import cache, compiler
+from semiconv_cupy.backends.host import cache, compiler, prebuilt
 from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn_once
 from semiconv_cupy.once import exclusive
 
@@ -28,7 +30,8 @@ _DIGEST = hashlib.sha256().digest_size
 _LARGEST = 1 << 28  # bytes; no library of ours is larger than a few MiB
 _STALE = 2 * compiler.LONGEST_TIME_LIMIT  # seconds
 
-_loaded: dict[str, ctypes.CDLL] = {}
+Library: TypeAlias = ctypes.CDLL | prebuilt.Part
+_loaded: dict[str, Library] = {}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ def _remove_leftovers(place: Path) -> None:
 
 
 def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> Path:
-    """The file of a C++ text's shared object, compiled unless an intact one is in the cache.
+    """The file of a C++ text's shared object: a ready-made one, else of the cache, else compiled.
 
     Different libraries are compiled at the same time where several threads call.
 
@@ -217,6 +220,9 @@ def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> P
     BackendUnavailableError
         No compiler, or no folder at all.
     """
+    ready = prebuilt.file_of(text)
+    if ready is not None:
+        return ready
     key = _key(text)
     with exclusive(key):
         return _built(key, text, what, time_limit)
@@ -243,8 +249,19 @@ def load(
     functions: Mapping[str, Sequence[type] | None],
     *,
     time_limit: float = compiler.TIME_LIMIT,
-) -> ctypes.CDLL:
+) -> Library:
     """`build` a library, load it and declare its functions' arguments (None: undeclared)."""
+    ready = prebuilt.find(text)
+    library = ready or _compiled(text, what, functions, time_limit)
+    if ready is not None:
+        _loaded[prebuilt.name_of(text)] = ready
+    for name, arguments in functions.items():
+        if arguments is not None:
+            getattr(library, name).argtypes = arguments
+    return library
+
+
+def _compiled(text: str, what: str, functions: Iterable[str], time_limit: float) -> Library:
     key = _key(text)
     with exclusive(key):
         library = _loaded.get(key)
@@ -262,9 +279,6 @@ def load(
                     f"compiler {compiler.compiler()}; name another one in $CXX"
                 )
             _loaded[key] = library
-    for name, arguments in functions.items():
-        if arguments is not None:
-            getattr(library, name).argtypes = arguments
     return library
 
 
