@@ -40,7 +40,7 @@ from semiconv_cupy.conv import require_meaning
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.ndimage import host as neighbourhoods_on_cpu
-from semiconv_cupy.ndimage import lines_backward
+from semiconv_cupy.ndimage.lines_backward import sources as line_gradients_on_cpu
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import is_provenance, residual_of, residual_of_terms
 
@@ -215,7 +215,7 @@ def ready_made_libraries(
             for storage in storages or known:
                 yield from libraries_of(semifield, storage)
     yield from neighbourhoods_on_cpu.sources(storages)
-    yield from lines_backward.sources()
+    yield from line_gradients_on_cpu()
     yield from quadratics_on_cpu(storages)
 
 
