@@ -107,6 +107,21 @@ class Bordered(Struct):
     )
 
 
+class Weighted(Struct):
+    """Weighted sums from tiles."""
+
+    file = "cuda/weighted.cu"
+    _fields_ = (
+        ("batch", ctypes.c_int64),
+        ("size", _Triple),
+        ("window", _Triple32),
+        ("before", _Triple32),
+        ("unit", ctypes.c_int32),
+        ("tile", _Pair32),
+        ("taps", ctypes.c_int32),
+    )
+
+
 class Spread(Struct):
     """A part of a reconstruction."""
 
@@ -163,3 +178,4 @@ BORDERED = Bordered.dtype()
 SPREAD = Spread.dtype()
 FLAT = Flat.dtype()
 FOOTPRINT = Footprint.dtype()
+WEIGHTED = Weighted.dtype()

@@ -272,6 +272,55 @@ def test_cuda_boxes(dtype):
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
 
 
+# Several tiles; windows beyond the image; planes of taps, one without any; colours; no tile.
+SUMS = [
+    ((70, 130), (5, 3), (2, 2), ("mirror", "constant")),
+    ((40, 39), (17, 12), (3, 11), ("constant", "nearest")),
+    ((3, 5, 7), (3, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror")),
+    ((2, 6, 30, 2), (1, 5, 3, 1), (0, 4, 0, 0), ("wrap", "reflect", "nearest", "wrap")),
+    ((2, 3, 9, 9), (2, 3, 3, 3), (0, 1, 1, 1), ("wrap", "constant", "mirror", "nearest")),
+    ((20, 3000), (3, 200), (1, 100), ("reflect", "reflect")),
+]
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("int64", "uint8")], ids=str)
+def test_cuda_sums(dtypes):
+    backend = cuda.Backend(HarnessDevice(order="reverse"))
+    random = np.random.default_rng(3)
+    for shape, window, before, rules in SUMS:
+        image = image_of(dtypes[0], shape)
+        taps = random.random(window) < 0.7
+        taps[..., -1] = True
+        if len(window) == 3:
+            taps[1] = False  # a plane without taps
+        indices = np.argwhere(taps)
+        given = (
+            Window(window, before, rules, cval=2.5),
+            WeightedTaps(indices, random.random(len(indices))),
+        )
+        expected, result = (np.full(shape, 77, dtypes[1]) for _ in range(2))
+        reference.correlate(image, *given, expected)
+        backend.correlate(image, *given, result)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {window}")
+
+
+@pytest.mark.parametrize("symmetry", [1, -1])
+def test_cuda_joins_opposite_taps(symmetry):
+    backend, random = cuda.Backend(HarnessDevice(order="reverse")), np.random.default_rng(4)
+    for axis, shape in enumerate([(70, 40), (3, 300)]):
+        ahead = random.random(3)
+        order = np.array([3, 0, 1, 2, 4, 5, 6])
+        weights = np.concatenate([[0.3], symmetry * ahead, ahead[::-1]])
+        indices = np.zeros((7, 2), np.int64)
+        indices[:, axis] = order
+        window = Window.along(axis, 2, 7, 2, "mirror", 0.0)
+        taps, image = WeightedTaps(indices, weights, symmetry), image_of("float32", shape)
+        expected, result = (np.full(shape, 77, np.float32) for _ in range(2))
+        reference.correlate(image, window, taps, expected)
+        backend.correlate(image, window, taps, result)
+        np.testing.assert_array_equal(result, expected)
+
+
 @pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice())])
 def test_sums_of_the_other_backends_become_halves_in_one_rounding(backend):
     middles = np.array([4.904296875, 1 + 2.0**-11, 2.0**-25, 3 * 2.0**-25, 65520.0])

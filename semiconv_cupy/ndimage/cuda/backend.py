@@ -9,7 +9,7 @@ import numpy as np
 from semiconv_cupy.backends.device import Device
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.cuda import boxes, footprints, spread, structures, taps
+from semiconv_cupy.ndimage.cuda import boxes, footprints, spread, structures, sums, taps
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.lines import Pass
@@ -44,7 +44,8 @@ class Backend:
 
     def correlate(self, array: Array, window: Window, weights: WeightedTaps, out: Array) -> None:
         """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
-        taps.correlate(self._launcher, array, window, weights, out)
+        if not sums.correlate(self._launcher, array, window, weights, out):
+            taps.correlate(self._launcher, array, window, weights, out)
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """What spreads from `seed` within `mask` by `steps`."""
