@@ -3,6 +3,7 @@
     python -m benchmarks [--device gpu] [--only TEXT] [--quick] [--json FILE] [--plot FOLDER]
     python -m benchmarks --read FILE [--markdown] [--plot FOLDER]
     python -m benchmarks floor --help      random shapes against a friendly one
+    python -m benchmarks scale --help      volumes in chunks on worker processes
 
 Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
 The exit status is 1 if a goal is missed or a work fails.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, floor, plot, run, table, works
+from benchmarks import costs, floor, plot, run, scale, table, works
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["floor"]:
         return floor.main(arguments[1:])
+    if arguments[:1] == ["scale"]:
+        return scale.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

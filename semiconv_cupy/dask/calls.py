@@ -18,7 +18,7 @@ from dask.array.utils import meta_from_array
 
 from semiconv_cupy.backends.place import library_of
 from semiconv_cupy.chunked import is_chunked
-from semiconv_cupy.dask import binary, borders
+from semiconv_cupy.dask import binary, borders, products
 from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
 from semiconv_cupy.dask.stages import STAGES, Arguments, window_of_erosion
 from semiconv_cupy.reconstructions import reconstruction_steps, require_within
@@ -36,6 +36,8 @@ def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     for name, value in arguments.items():
         _require_known_chunks(name, value)
     _refuse_output(arguments)
+    if function.__name__ in _PRODUCTS:
+        return _PRODUCTS[function.__name__](function, arguments)
     images = _images(function.__name__, arguments)
     for name, value in arguments.items():
         if is_chunked(value):  # a footprint, weights: small, and needed for the plan
@@ -128,6 +130,10 @@ def _checked(seed: Array, mask: Array, method: str, dtype: Any) -> Array:
 
 
 _DIFFERENCES = ("morphological_gradient", "morphological_laplace", "white_tophat", "black_tophat")
+_PRODUCTS = {
+    "semifield_conv": products.convolution,
+    "semifield_matmul": products.matrix_product,
+}
 _PLANS = {
     "binary_erosion": binary.steps,
     "binary_dilation": binary.steps,

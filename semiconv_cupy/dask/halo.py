@@ -139,20 +139,20 @@ def spans(sizes: Sequence[int], chain: Sequence[Reach]) -> tuple[Span, ...]:
     found = []
     for length, end in zip(sizes, ends, strict=True):
         low, high = needed(end - length, end, size, chain)
-        found.append(Span(_pieces(ends, low, end - length), _pieces(ends, end, high)))
+        found.append(Span(between(ends, low, end - length), between(ends, end, high)))
     return tuple(found)
 
 
-def _pieces(ends: Sequence[int], low: int, high: int) -> tuple[Piece, ...]:
+def between(ends: Sequence[int], low: int, high: int) -> tuple[Piece, ...]:
     """The pieces of chunks from `low` to `high`, which may lie beyond the axis' two ends."""
     size = ends[-1]
     if low < 0:
         low, high = low + size, high + size
-        return (*_pieces(ends, low, min(high, size)), *_pieces(ends, 0, max(high - size, 0)))
+        return (*between(ends, low, min(high, size)), *between(ends, 0, max(high - size, 0)))
     if high > size:
         return (
-            *_pieces(ends, min(low, size), size),
-            *_pieces(ends, max(low - size, 0), high - size),
+            *between(ends, min(low, size), size),
+            *between(ends, max(low - size, 0), high - size),
         )
     if low >= high:
         return ()

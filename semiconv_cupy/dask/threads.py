@@ -14,8 +14,9 @@ class ThreadsPerCall(WorkerPlugin):
     """A worker plugin that says how many threads each call on a worker uses.
 
     A worker runs ``nthreads`` tasks at once, and each call of this library uses `threads` threads,
-    so that a worker keeps ``nthreads * threads`` cores busy. Dask's own workers are started with
-    ``OMP_NUM_THREADS=1``; without this plugin, a worker with one thread uses one core.
+    so that a worker keeps ``nthreads * threads`` cores busy. Without this plugin,
+    ``OMP_NUM_THREADS`` says it, which Dask sets to 1 for the workers that it starts unless the
+    environment has it.
 
     Parameters
     ----------

@@ -1,0 +1,132 @@
+"""Volumes in chunks on worker processes: rates, memory, bytes that move, tasks.
+
+    python -m benchmarks scale [--edge 512] [--chunk 128] [--folder FOLDER] [--json FILE]
+
+A volume of uint8 is written as Zarr, uncompressed, and opened by boxes from Zarr to Zarr: in this
+process with all its threads, on one worker, on two. Each worker has one thread and 1 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semiconv_cupy import ndimage
+
+SIZE = 9  # of the box
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, and keep the numbers where --json says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
+    parser.add_argument("--edge", type=int, default=512)
+    parser.add_argument("--chunk", type=int, default=128)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="scale", dir=options.folder))
+    try:
+        found = measure(folder, options.edge, options.chunk)
+    finally:
+        shutil.rmtree(folder)
+    for name, value in found.items():
+        print(f"{name:34} {value:,.4g}" if isinstance(value, float) else f"{name:34} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def measure(folder: Path, edge: int, chunk: int) -> dict[str, Any]:
+    """Every figure of one volume."""
+    import dask.array as da
+    import zarr
+
+    source = folder / "in.zarr"
+    _write(source, edge, chunk)
+    elements = edge**3
+    found: dict[str, Any] = {"edge": edge, "chunk": chunk, "gigabytes": elements / 1e9}
+    if elements <= 2**30:
+        image = zarr.open_array(source, mode="r")[:]
+        ndimage.grey_opening(image[:64], SIZE)
+        seconds = _fastest(lambda: ndimage.grey_opening(image, SIZE), 3)
+        found["in memory, MB/s"] = elements / 1e6 / seconds
+    later = ndimage.grey_opening(da.from_zarr(source), SIZE)
+    tasks = len(dict(later.__dask_graph__())) - later.npartitions
+    found["tasks a chunk, without reading"] = tasks / later.npartitions
+    with_threads = _fastest(lambda: _from_zarr_to_zarr(source, folder / "threads.zarr"), 2)
+    found["one process, 2 threads, MB/s"] = elements / 1e6 / with_threads
+    for workers in (1, 2):
+        found |= _on_workers(source, folder, workers, elements)
+    return found
+
+
+def _write(path: Path, edge: int, chunk: int) -> None:
+    import zarr
+
+    array = zarr.create_array(
+        path, shape=(edge,) * 3, chunks=(chunk,) * 3, dtype=np.uint8, compressors=None
+    )
+    rng = np.random.default_rng(0)
+    for start in range(0, edge, chunk):
+        slab = rng.integers(0, 256, (min(chunk, edge - start), edge, edge), np.uint8)
+        array[start : start + chunk] = slab
+
+
+def _from_zarr_to_zarr(source: Path, target: Path) -> None:
+    import dask.array as da
+
+    shutil.rmtree(target, ignore_errors=True)
+    result = ndimage.grey_opening(da.from_zarr(source), SIZE)
+    result.to_zarr(str(target), zarr_array_kwargs={"compressors": None})
+
+
+def _fastest(call: Callable[[], Any], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _on_workers(source: Path, folder: Path, workers: int, elements: int) -> dict[str, Any]:
+    """The rate on so many worker processes; their peak memory, and what moved between them."""
+    import distributed
+
+    cluster = distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, memory_limit="1 GiB", dashboard_address=None,
+        silence_logs=50,
+    )  # fmt: skip
+    with cluster, distributed.Client(cluster) as client:
+        client.run(_warm)
+        seconds = _fastest(lambda: _from_zarr_to_zarr(source, folder / "workers.zarr"), 2)
+        peaks = client.run(_peak).values()
+        moved = sum(client.run(_received).values()) / 2  # of two runs
+    return {
+        f"{workers} workers, MB/s": elements / 1e6 / seconds,
+        f"{workers} workers, peak MB of one": max(peaks) / 1e6,
+        f"{workers} workers, MB moved": moved / 1e6,
+    }
+
+
+def _warm() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ndimage.grey_opening(np.zeros((32, 32, 32), np.uint8), SIZE)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _received(dask_worker: Any) -> int:
+    return sum(int(entry["total"]) for entry in dask_worker.transfer_incoming_log)

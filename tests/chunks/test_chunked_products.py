@@ -1,0 +1,91 @@
+"""Convolutions and products of Dask arrays equal those of arrays in memory, to the bit."""
+
+import numpy as np
+import pytest
+
+da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
+
+from random_chunks import chunks_of  # noqa: E402
+
+import semiconv_cupy as sc  # noqa: E402
+
+
+def random_convolution(rng):
+    ndim = int(rng.integers(1, 3))
+    groups, inner, kernels = (int(k) for k in rng.integers(1, 3, 3))
+    size = [int(n) for n in rng.integers(1, 12, ndim)]
+    taps = [int(k) for k in rng.integers(1, 4, ndim)]
+    arguments = {
+        "stride": tuple(int(s) for s in rng.integers(1, 4, ndim)),
+        "dilation": tuple(int(d) for d in rng.integers(1, 4, ndim)),
+        "groups": groups,
+        "kind": str(rng.choice(["conv", "corr"])),
+        "group_broadcasting": bool(rng.integers(2)),
+    }
+    extent = [d * (k - 1) + 1 for d, k in zip(arguments["dilation"], taps, strict=True)]
+    least = [max(0, e - n) for e, n in zip(extent, size, strict=True)]
+    arguments["padding"] = tuple((int(rng.integers(0, 9)), k + int(rng.integers(4))) for k in least)
+    img = rng.standard_normal((int(rng.integers(1, 4)), groups * inner, *size), np.float32)
+    krn = rng.standard_normal((kernels * groups, inner, *taps), np.float32)
+    return img, krn, arguments
+
+
+@pytest.mark.table(30)
+@pytest.mark.parametrize("seed", range(200))
+def test_convolutions(seed):
+    rng = np.random.default_rng(seed)
+    img, krn, arguments = random_convolution(rng)
+    later = da.from_array(img, chunks=chunks_of(rng, img.shape))
+    winners = bool(rng.integers(2))
+    expected = sc.semifield_conv(img, krn, "tropical_max", **arguments, return_indices=winners)
+    found = sc.semifield_conv(later, krn, "tropical_max", **arguments, return_indices=winners)
+    pairs = zip(found, expected, strict=True) if winners else [(found, expected)]
+    for result, right in pairs:
+        assert (result.shape, result.dtype) == (right.shape, right.dtype)
+        np.testing.assert_array_equal(result.compute(scheduler="sync"), right)
+
+
+def test_a_convolution_keeps_chunks_and_keeps_its_errors():
+    img = da.zeros((2, 4, 20, 30), chunks=(1, 2, 7, 8), dtype="f4")
+    krn = np.zeros((4, 1, 5, 4), "f4")
+    same = sc.semifield_conv(img, krn, "tropical_max", padding="same", groups=4)
+    assert same.chunks == ((1, 1), (4,), (7, 7, 6), (8, 8, 8, 6))
+    for wrong in ({"groups": 3}, {"padding": -1}, {"method": "fast"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            sc.semifield_conv(img, krn, "tropical_max", **{"groups": 4, **wrong})
+    with pytest.raises(TypeError, match="must have one dtype"):
+        sc.semifield_conv(img, krn.astype("f8"), "tropical_max", groups=4)
+
+
+def test_sums_are_within_their_promise():
+    rng = np.random.default_rng(0)
+    img, krn = rng.standard_normal((1, 1, 40, 50)), rng.standard_normal((1, 1, 5, 5))
+    log = sc.SubtractSemifield.log(2.0)
+    found = sc.semifield_conv(da.from_array(img, chunks=(1, 1, 9, 50)), krn, log, padding=3)
+    np.testing.assert_allclose(found, sc.semifield_conv(img, krn, log, padding=3), rtol=1e-13)
+
+
+SHAPES = [((7, 5), (5, 9)), ((5,), (5, 9)), ((7, 5), (5,)), ((5,), (5,)), ((3, 1, 4, 5), (2, 5, 6))]
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), SHAPES)
+@pytest.mark.parametrize("winners", [False, True])
+def test_products(a_shape, b_shape, winners):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype("f4") for shape in (a_shape, b_shape))
+    expected = sc.semifield_matmul(a, b, "tropical_max", return_indices=winners)
+    for later in (
+        (da.from_array(a, chunks=2), da.from_array(b, chunks=3)),
+        (da.from_array(a, chunks=chunks_of(rng, a.shape)), b),
+        (a, da.from_array(b, chunks=1)),
+    ):
+        found = sc.semifield_matmul(*later, "tropical_max", return_indices=winners)
+        pairs = zip(found, expected, strict=True) if winners else [(found, expected)]
+        for result, right in pairs:
+            assert isinstance(result, da.Array)
+            assert (result.shape, result.dtype) == (right.shape, right.dtype)
+            np.testing.assert_array_equal(result.compute(scheduler="sync"), right)
+    with pytest.raises(TypeError, match="out cannot be an array"):
+        sc.semifield_matmul(*later, "tropical_max", out=np.empty((7, 9), "f4"))
+    with pytest.raises(ValueError, match="must"):
+        sc.semifield_matmul(later[0], da.zeros((4, 4), dtype="f4"), "tropical_max")
