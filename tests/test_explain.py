@@ -57,6 +57,9 @@ ARGUMENTS = {
     "convolve1d": {"weights": [1, 2, 1]},
     "correlate": {"weights": np.ones((3, 3))},
     "correlate1d": {"weights": [1, 2, 1]},
+    "distance_transform_bf": {},
+    "distance_transform_cdt": {},
+    "distance_transform_edt": {},
     "maximum_filter1d": {"size": 3},
     "minimum_filter1d": {"size": 3},
 }
@@ -65,7 +68,6 @@ GREY = [
     name
     for name in ndimage.__all__
     if name not in (*BINARY, "generate_binary_structure", "iterate_structure")
-    and not name.startswith("distance")
 ]
 
 

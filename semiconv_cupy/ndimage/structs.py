@@ -173,9 +173,31 @@ class Footprint(Struct):
     )
 
 
+class LinePass(Struct):
+    """Envelopes of parabolas over lines."""
+
+    file = "cuda/parabolas.cu"
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("lines", "size", "exact"))
+
+
+class Front(Struct):
+    """One front of a scan."""
+
+    file = "cuda/chamfer.cu"
+    _fields_ = (
+        ("size", Axes),
+        ("rows", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("number", ctypes.c_int64),
+        ("sign", ctypes.c_int32),
+    )
+
+
 NEIGHBOURHOOD = Neighbourhood.dtype()
 BORDERED = Bordered.dtype()
 SPREAD = Spread.dtype()
 FLAT = Flat.dtype()
 FOOTPRINT = Footprint.dtype()
 WEIGHTED = Weighted.dtype()
+LINE_PASS = LinePass.dtype()
+FRONT = Front.dtype()

@@ -132,3 +132,25 @@ def test_laplacians_overflow_only_where_they_must(cupy, dtype):
     image = image.astype(dtype)
     result = ndimage.morphological_laplace(cupy.asarray(image), 3)
     np.testing.assert_array_equal(result.get(), ndimage.morphological_laplace(image, 3))
+
+
+def test_distances_and_parabolas(cupy):
+    random = np.random.default_rng(11)
+    for shape in ((3000,), (130, 257), (9000, 3), (30, 40, 50)):
+        image = random.random(shape) < 0.97
+        there = cupy.asarray(image)
+        for sampling in (None, random.random(len(shape)) + 0.1):
+            given = ndimage.distance_transform_edt(there, sampling, return_indices=True)
+            expected = ndimage.distance_transform_edt(image, sampling, return_indices=True)
+            for one, other in zip(given, expected, strict=True):
+                np.testing.assert_array_equal(one.get(), other)
+        given = ndimage.distance_transform_cdt(there[:100], return_indices=True)
+        expected = ndimage.distance_transform_cdt(image[:100], return_indices=True)
+        for one, other in zip(given, expected, strict=True):
+            np.testing.assert_array_equal(one.get(), other)
+        for dtype in ("uint8", "int32", "float16", "float32", "float64"):
+            grey = (random.standard_normal(shape) * 20 + 60).astype(dtype)
+            for function in (sc.parabolic_dilation, sc.parabolic_opening):
+                result = function(cupy.asarray(grey), 3)
+                assert result.dtype == grey.dtype
+                np.testing.assert_array_equal(result.get(), function(grey, 3))

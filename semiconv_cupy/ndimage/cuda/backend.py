@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.device import Device
-from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.cuda import boxes, footprints, spread, structures, sums, taps
+from semiconv_cupy.ndimage.cuda import boxes, footprints, lines, spread, structures, sums, taps
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.lines import Pass
@@ -53,12 +52,12 @@ class Backend:
 
     def nearest(self, unset: Array, step: Pass) -> None:
         """How far the nearest False lies along the last axis, into `step.out`."""
-        reference.nearest(unset, step)
+        lines.nearest(self._launcher, unset, step)
 
     def parabolas(self, array: Array, step: Pass) -> None:
         """The extremum of element and cost along an axis, into `step.out`."""
-        reference.parabolas(array, step)
+        lines.parabolas(self._launcher, array, step)
 
     def chamfer(self, unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Any]:
         """Distances in steps to the nearest False, and its flat index."""
-        return reference.chamfer(unset, steps, features)
+        return lines.chamfer(self._launcher, unset, steps, features)

@@ -8,10 +8,17 @@ from semiconv_cupy import source
 from semiconv_cupy.ndimage.cuda.boxes import flat_kernel
 from semiconv_cupy.ndimage.cuda.footprints import footprint_kernel
 from semiconv_cupy.ndimage.cuda.limits import LIMITS
+from semiconv_cupy.ndimage.cuda.lines import (
+    Specialisation,
+    chamfer_kernel,
+    nearest_kernel,
+    parabolas_kernel,
+)
 from semiconv_cupy.ndimage.cuda.spread import spread_kernel
 from semiconv_cupy.ndimage.cuda.structures import border_kernel
 from semiconv_cupy.ndimage.cuda.sums import sum_kernel
 from semiconv_cupy.ndimage.cuda.taps import taps_kernel
+from semiconv_cupy.ndimage.lines import Finish
 
 
 def shipping_variants() -> Iterator[source.KernelSource]:
@@ -43,3 +50,14 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
     yield spread_kernel("float64", 4, True, (LIMITS.reach, LIMITS.reach))
+    for winners in (False, True):
+        yield nearest_kernel(winners)
+        for shared in (False, True):
+            kind = Specialisation("float64", winners, shared, finish=Finish.ROOT)
+            yield parabolas_kernel("float64", kind)
+    for storage in ("uint8", "int64", "float16", "float32"):
+        yield parabolas_kernel(storage, Specialisation("float64", minimum=False))
+        for finish in (Finish.TO_NEAREST, Finish.UPWARD):
+            yield parabolas_kernel("float64", Specialisation(storage, finish=finish))
+    for rank in (1, 2, 3):
+        yield chamfer_kernel(rank)

@@ -1,0 +1,153 @@
+// Envelopes of parabolas over lines that lie together in memory: a warp for each line.
+//
+// As host/envelope.hpp: between blocks of 32 outputs a node says which candidates may win there; nodes are found
+// from coarse to fine, each within what its two neighbours leave, with a candidate in each lane; then each block
+// compares the candidates between its two nodes, with an output in each lane.
+//
+//     level 1          node 4             lanes: candidates of the whole line
+//     level 2     node 2    node 6        lanes: candidates between two nodes of level 1
+//     level 3    1    3    5    7
+//     outputs  0 . . . . . . . . .        lanes: outputs, all candidates between two nodes one by one
+//
+// A line lies in shared memory where there is room, else in `scratch`. Needs SEMICONV_STORAGE, SEMICONV_OUT (the
+// results' storage type), SEMICONV_KERNEL (the function's name), SEMICONV_WINNERS (true or false: whether they are
+// stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false), SEMICONV_FINISH (the
+// number of a Finish).
+#include "../parabolas.cuh"
+
+namespace semiconv {
+
+constexpr int warp = 32, lines_of_block = 4;
+constexpr uint32 all_lanes = 0xffffffffu;
+
+// Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are.
+struct LinePass {
+  int64 lines, size, exact;
+};
+
+SEMICONV_FN double least_of_warp(double value) {
+#pragma unroll
+  for (int apart = warp / 2; apart > 0; apart /= 2) {
+    const double other = __shfl_xor_sync(all_lanes, value, apart);
+    if (other < value) value = other;
+  }
+  return value;
+}
+
+// One warp's line.
+struct Line {
+  const double* value;
+  const double* cost;
+  int lane;
+  double slack;
+
+  SEMICONV_FN double sum(int64 y, int64 x) const { return value[y] + cost[x < y ? y - x : x - y]; }
+  // Which of the candidates from .. to may win at x.
+  SEMICONV_FN void locate(int64 x, int64 from, int64 to, int64& first, int64& last) const {
+    const double none = Extreme<double>::highest();
+    double best = none, second = none;
+    int64 at = from;
+    for (int64 y = from + lane; y <= to; y += warp) {
+      const double candidate = sum(y, x);
+      if (candidate < best) {
+        second = best;
+        best = candidate;
+        at = y;
+      } else if (candidate < second) {
+        second = candidate;
+      }
+    }
+    const double winning = least_of_warp(best), limit = winning + slack;
+    first = last = (int64)least_of_warp(best == winning ? (double)at : none);
+    const bool near = second <= limit || (best <= limit && at != first);
+    if (slack > 0 && __any_sync(all_lanes, near)) {
+      double low = none, high = none;
+      for (int64 y = from + lane; y <= to; y += warp)
+        if (sum(y, x) <= limit) {
+          if (low == none) low = (double)y;
+          high = -(double)y;
+        }
+      const int64 lowest = (int64)least_of_warp(low), highest = (int64)-least_of_warp(high);
+      if (highest - lowest <= most_near_ties) {
+        first = lowest;
+        last = highest;
+      }
+    }
+  }
+};
+
+}  // namespace semiconv
+
+// nodes: two numbers for each block of a line and one more. `out` may be the source: a line is read as a whole first.
+extern "C" __global__ void __launch_bounds__(128, 8)
+SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
+                const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
+                double* scratch, int* nodes) {
+  using namespace semiconv;
+  using Out = SEMICONV_OUT;
+  extern __shared__ double shared[];
+  const int lane = threadIdx.x % warp, of_block = threadIdx.x / warp;
+  const int64 number = (int64)blockIdx.x * lines_of_block + of_block, size = pass.size;
+  if (number >= pass.lines) return;
+  const int64 blocks = ceil_div(size, (int64)warp), begin = number * size;
+  double* const value = SEMICONV_SHARED ? shared + of_block * size : scratch + begin;
+  int* const first = nodes + number * 2 * (blocks + 1);
+  int* const last = first + blocks + 1;
+  const double none = Extreme<double>::highest();
+  double least = none, magnitude = 0;
+  for (int64 y = lane; y < size; y += warp) {
+    const double v = parabola_value((double)load(source[begin + y]), SEMICONV_MAXIMUM);
+    value[y] = v;
+    if (v < least) least = v;
+    const double size_of = v < 0 ? -v : v;
+    if (size_of < none && size_of > magnitude) magnitude = size_of;
+  }
+  least = least_of_warp(least);
+  magnitude = -least_of_warp(-magnitude);
+  __syncwarp();
+  if (least == none || least == -none) {  // nothing, or one that wins everywhere
+    double found = none;
+    for (int64 y = lane; least != none && y < size; y += warp)
+      if (found == none && value[y] == least) found = (double)y;
+    found = least_of_warp(found);
+    for (int64 x = lane; x < size; x += warp) {
+      out[begin + x] = finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+      if (SEMICONV_WINNERS) winners[begin + x] = found == none ? -1 : (int)found;
+    }
+    return;
+  }
+  const Line line{value, cost, lane, pass.exact ? 0 : near_ties * magnitude};
+  if (lane == 0) {
+    first[0] = 0;
+    last[blocks] = (int)(size - 1);
+  }
+  __syncwarp();
+  int64 step = 1;
+  while (2 * step < blocks) step *= 2;
+  for (; step > 0; step /= 2)
+    for (int64 node = step; node < blocks; node += 2 * step) {
+      int64 low, high;
+      line.locate(node * warp, first[node - step], last[smaller_of(node + step, blocks)], low, high);
+      __syncwarp();
+      if (lane == 0) {
+        first[node] = (int)low;
+        last[node] = (int)high;
+      }
+      __syncwarp();
+    }
+  for (int64 b = 0; b < blocks; ++b) {
+    const int64 x = b * warp + lane, to = last[b + 1];
+    if (x >= size) continue;
+    double best = none;
+    int64 at = -1;
+    for (int64 y = first[b]; y <= to; ++y) {
+      const double candidate = line.sum(y, x);
+      if (candidate < best) {
+        best = candidate;
+        if (SEMICONV_WINNERS) at = y;
+      }
+    }
+    out[begin + x] = finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+    if (SEMICONV_WINNERS) winners[begin + x] = (int)at;
+  }
+}

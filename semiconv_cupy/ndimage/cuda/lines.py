@@ -1,0 +1,150 @@
+"""Passes along lines on a GPU by ``parabolas.cu`` and ``nearest.cu``, fronts by ``chamfer.cu``.
+
+Lines along another axis than the last are copied together first, and their results back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.cuda import BLOCK_THREADS
+from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.lines import Finish, Pass
+from semiconv_cupy.ndimage.structs import FRONT, LINE_PASS
+
+Array = Any
+_WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/parabolas.cu and nearest.cu
+
+
+class Specialisation(NamedTuple):
+    """All that the text of an envelope's kernel depends on, besides the elements' dtype."""
+
+    out: str  # the results' dtype
+    winners: bool = False
+    shared: bool = True  # where a line lies meanwhile
+    minimum: bool = True
+    finish: Finish = Finish.TO_NEAREST
+
+
+def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
+    """The envelopes of lines of a dtype."""
+    marks = [
+        "minimum" if kind.minimum else "maximum", storage, kind.out, kind.finish.name.lower(),
+        *["winners"] * kind.winners, *["long"] * (not kind.shared),
+    ]  # fmt: skip
+    name = f"semiconv_parabolas_{'_'.join(marks)}"
+    macros = source.storage_macros(storage) | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_OUT": kind.out,
+        "SEMICONV_WINNERS": str(kind.winners).lower(),
+        "SEMICONV_SHARED": str(kind.shared).lower(),
+        "SEMICONV_MAXIMUM": str(not kind.minimum).lower(),
+        "SEMICONV_FINISH": str(int(kind.finish)),
+    }
+    return source.KernelSource(name, source.assemble("cuda/parabolas.cu", macros), OPTIONS)
+
+
+def nearest_kernel(winners: bool) -> source.KernelSource:
+    """The distances along rows."""
+    name = f"semiconv_nearest{'_winners' if winners else ''}"
+    macros = source.storage_macros("float64") | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_WINNERS": str(winners).lower(),
+    }
+    return source.KernelSource(name, source.assemble("cuda/nearest.cu", macros), OPTIONS)
+
+
+def chamfer_kernel(rank: int) -> source.KernelSource:
+    """One front of a scan."""
+    name = f"semiconv_chamfer_{rank}d"
+    macros = source.storage_macros("int32") | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_RANK": str(rank),
+    }
+    return source.KernelSource(name, source.assemble("cuda/chamfer.cu", macros), OPTIONS)
+
+
+def _costs(launcher: Launcher, step: Pass) -> Array:
+    """A pass's costs on the device, which stay there where they are few."""
+    if step.costs.nbytes > launcher.limits.kept_bytes:
+        return launcher.upload(step.costs)
+    return launcher.keep(("costs", step.costs.tobytes()), lambda: step.costs)
+
+
+def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
+    """How far the nearest False lies along the last axis, into `step.out`."""
+    rows, size = unset.size // unset.shape[-1], unset.shape[-1]
+    kernel = launcher.kernel(nearest_kernel, step.winners is not None)
+    arguments = (
+        np.int64(rows), np.int64(size), _costs(launcher, step), unset, step.out,
+        0 if step.winners is None else step.winners, np.int32(step.finish),
+    )  # fmt: skip
+    kernel((-(-rows // _LINES),), (_WARP * _LINES,), arguments, 0)
+
+
+def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
+    """The extremum of element and cost along an axis, into `step.out`."""
+    device, xp, axis = launcher.device, launcher.device.array_module, step.axis
+    together = math.prod(array.shape[axis + 1 :]) == 1
+    given = array if together else xp.ascontiguousarray(xp.moveaxis(array, axis, -1))
+    out = step.out if together else device.empty(given.shape, step.out.dtype)
+    winners = step.winners
+    if winners is not None and not together:
+        winners = device.empty(given.shape, np.int32)
+    size, lines = array.shape[axis], array.size // array.shape[axis]
+    blocks = -(-size // _WARP)
+    shared_bytes = 8 * size * _LINES
+    shared = shared_bytes <= launcher.limits.shared_bytes
+    scratch = None if shared else device.empty((lines, size), np.float64)
+    nodes = device.empty((lines, 2, blocks + 1), np.int32)
+    struct = np.zeros((), LINE_PASS)
+    struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
+    kind = Specialisation(
+        step.out.dtype.name, winners is not None, shared, step.minimum, Finish(step.finish)
+    )
+    kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
+    arguments = (
+        struct[()], _costs(launcher, step), given, out, 0 if winners is None else winners,
+        0 if scratch is None else scratch, nodes,
+    )  # fmt: skip
+    kernel((-(-lines // _LINES),), (_WARP * _LINES,), arguments, shared_bytes if shared else 0)
+    if not together:
+        step.out[...] = xp.moveaxis(out, -1, axis)
+        if step.winners is not None:
+            step.winners[...] = xp.moveaxis(winners, -1, axis)
+    if step.winners is None or step.followers is None:
+        return
+    for plane in step.followers:
+        moved = xp.take_along_axis(plane, step.winners.clip(0), axis)
+        plane[...] = xp.where(step.winners < 0, -1, moved)
+
+
+def chamfer(
+    launcher: Launcher, unset: Array, steps: np.ndarray, features: bool
+) -> tuple[Array, Array | None]:
+    """Distances in steps to the nearest False, and its flat index: one launch for each front."""
+    xp, shape, ndim = launcher.device.array_module, unset.shape, unset.ndim
+    never = np.int32(np.iinfo(np.int32).max - 1)
+    distances = xp.where(unset, never, np.int32(0)).astype(np.int32)
+    reached = xp.arange(unset.size, dtype=np.int32).reshape(shape) if features else None
+    struct = np.zeros((), FRONT)
+    struct["size"][:ndim] = shape
+    struct["rows"], struct["steps"] = unset.size // shape[-1], len(steps)
+    fronts = 1 + sum((n - 1) << (ndim - 1 - axis) for axis, n in enumerate(shape))
+    table = launcher.upload(steps if len(steps) else np.zeros((1, ndim), np.int64))
+    kernel = launcher.kernel(chamfer_kernel, ndim)
+    grid = (-(-int(struct["rows"]) // BLOCK_THREADS),)
+    for sign, numbers in ((1, range(fronts)), (-1, range(fronts - 1, -1, -1))):
+        struct["sign"] = sign
+        for number in numbers:
+            struct["number"] = number
+            arguments = struct[()], table, distances, 0 if reached is None else reached
+            kernel(grid, (BLOCK_THREADS,), arguments, 0)
+    unreached = distances == never
+    found = xp.where(unreached, np.int32(-1), distances)
+    return found, None if reached is None else xp.where(unreached, np.int32(-1), reached)
