@@ -35,16 +35,24 @@ template <class V> SEMICONV_FN DoubleWord<V> two_product(V a, V b) {
   return {high, ((a_high * b_high - high) + a_high * b_low + a_low * b_high) + a_low * b_low};
 }
 
-// E and its inverse, with their derivatives. S is called `sum`.
-template <class V> struct BySums {
+// E and its inverse, with their derivatives, for one setting. S is called `sum`.
+template <class V> class BySums {
+  const Setting& s;
+
+ public:
+  explicit SEMICONV_FN BySums(const Setting& setting) : s(setting) {}
+  SEMICONV_FN bool upwards() const { return s.upwards; }
 #if defined(SEMICONV_LOG)
-  static constexpr bool upwards = SEMICONV_PARAMETER > 0, own_derivative = true;
+  static constexpr bool own_derivative = true;
+  SEMICONV_FN V parameter() const { return spread<V>(s.mu); }
+  SEMICONV_FN bool applies() const { return true; }
 #else
-  static constexpr double p = SEMICONV_PARAMETER;
-  static constexpr bool upwards = p > 0, own_derivative = false;
-  static constexpr double order = upwards ? p : -p;
+  static constexpr bool own_derivative = false;
+  SEMICONV_FN V parameter() const { return spread<V>(s.exponents[0]); }
+  SEMICONV_FN double order() const { return s.upwards ? s.p : -s.p; }
+  // Powers of -1 < p < 1 make something of numbers that lie too far from the extreme one.
+  SEMICONV_FN bool applies() const { return order() >= 1; }
 #endif
-  static SEMICONV_FN V parameter() { return constant<V>(SEMICONV_PARAMETER); }
 
   // Whether v takes part in the choice of a shift: not the zero, and its E is finite.
   static SEMICONV_FN auto counts(V v) {
@@ -55,17 +63,17 @@ template <class V> struct BySums {
 #endif
   }
   // Of numbers that count, the one with the larger E, and the one with the smaller.
-  static SEMICONV_FN V larger(V a, V b) { return upwards ? select_greater(a, b) : select_less(a, b); }
-  static SEMICONV_FN V smaller(V a, V b) { return upwards ? select_less(a, b) : select_greater(a, b); }
+  SEMICONV_FN V larger(V a, V b) const { return s.upwards ? select_greater(a, b) : select_less(a, b); }
+  SEMICONV_FN V smaller(V a, V b) const { return s.upwards ? select_less(a, b) : select_greater(a, b); }
   // The shift of numbers with this extreme. Dividing by a power of two is exact; with a large p the power
   // of the remaining quotient would waste the range of E.
-  static SEMICONV_FN V shift_of(V extreme) {
+  SEMICONV_FN V shift_of(V extreme) const {
 #if defined(SEMICONV_ROOT)
-    if constexpr (order <= 8) {
+    if (order() <= 8) {
       V exponent;
       const V mantissa = mantissa_of(extreme, exponent), one = constant<V>(1);
       const V power = extreme / mantissa;
-      if (upwards) return where(mantissa > one, V(2 * power), power);
+      if (s.upwards) return where(mantissa > one, V(2 * power), power);
       return where(mantissa < one, V(power / 2), power);
     }
 #endif
@@ -82,7 +90,7 @@ template <class V> struct BySums {
 
   // E(v). Arguments of exponentials are kept in twice the precision: a rounded one, up to ln of the
   // smallest number, would cost its unit in the last place times that.
-  static SEMICONV_FN V transform(V v, V shift) {
+  SEMICONV_FN V transform(V v, V shift) const {
     const V zero = constant<V>(0);
 #if defined(SEMICONV_LOG)
     const DoubleWord<V> apart = two_sum(v, V(-shift));
@@ -90,12 +98,12 @@ template <class V> struct BySums {
     exponent.low = exponent.low + parameter() * apart.low;
     return where(exponent.high > zero, infinity<V>(), exponential(exponent));
 #else
-    return where(v < zero, zero / zero, raised<0>(ratio(v, shift)));
+    return where(v < zero, zero / zero, raised(ratio(v, shift), 0));
 #endif
   }
 
   // The semifield's value of a window whose sum is S.
-  static SEMICONV_FN V restore(V sum, V img_shift, V krn_shift) {
+  SEMICONV_FN V restore(V sum, V img_shift, V krn_shift) const {
     const DoubleWord<V> quotient = log_over_parameter(sum);
 #if defined(SEMICONV_LOG)
     const DoubleWord<V> shift = two_sum(img_shift, krn_shift), value = two_sum(shift.high, quotient.high);
@@ -103,32 +111,32 @@ template <class V> struct BySums {
 #else
     const V result = (img_shift * krn_shift) * root(quotient);
 #endif
-    return where(sum == constant<V>(0), semifield_zero<V>(), result);
+    return where(sum == constant<V>(0), semifield_zero<V>(s), result);
   }
 
   // The derivative of a window's value by one factor of a term: by img
   //   d_restore(S) * d_transform(img) * E(krn) * scale(krn's shift),
   // by krn with the roles exchanged.
-  static SEMICONV_FN V d_restore(V sum) {
+  SEMICONV_FN V d_restore(V sum) const {
 #if defined(SEMICONV_LOG)
     return constant<V>(1) / sum;
 #else
     return root(log_over_parameter(sum)) / sum;
 #endif
   }
-  static SEMICONV_FN V d_transform(V v, V shift, V transformed) {
+  SEMICONV_FN V d_transform(V v, V shift, V transformed) const {
 #if defined(SEMICONV_LOG)
     return transformed;
 #else
-    return raised<upwards ? -1 : 1>(ratio(v, shift));
+    return raised(ratio(v, shift), s.upwards ? -1 : 1);
 #endif
   }
   // All bits set if the derivative at a sum of 0 is taken as 0.
-  static constexpr SEMICONV_FN int flat_at_zero() {
+  SEMICONV_FN int flat_at_zero() const {
 #if defined(SEMICONV_LOG)
     return -1;
 #else
-    return p == 1 ? 0 : -1;
+    return s.kind == Setting::first ? 0 : -1;
 #endif
   }
   static SEMICONV_FN V scale(V shift) {
@@ -153,7 +161,7 @@ template <class V> struct BySums {
     const V log_m = log_of_mantissa(mantissa_of(a, exponent));
     return {exponent * constant<V>(L::ln2_high), log_m + exponent * constant<V>(L::ln2_low)};
   }
-  static SEMICONV_FN DoubleWord<V> log_over_parameter(V sum) {
+  SEMICONV_FN DoubleWord<V> log_over_parameter(V sum) const {
     const DoubleWord<V> logarithm = log_parts(sum);
     const V quotient = logarithm.high / parameter();
     const DoubleWord<V> back = two_product(quotient, parameter());
@@ -161,20 +169,18 @@ template <class V> struct BySums {
   }
 #if defined(SEMICONV_ROOT)
   // The number whose |p|-th power is E(v).
-  static SEMICONV_FN V ratio(V v, V shift) { return upwards ? v / shift : shift / v; }
-  // ratio^(|p| + MORE)
-  template <int MORE> static SEMICONV_FN V raised(V ratio) {
-    constexpr double exponent = order + MORE;
-    if constexpr (exponent < 17 && (int)exponent == exponent) {
-      return power<(int)exponent>(ratio);
-    } else {
-      const DoubleWord<V> logarithm = log_parts(ratio);
-      const DoubleWord<V> product = two_product(constant<V>(exponent), logarithm.high);
-      DoubleWord<V> sum = two_sum(product.high, V(constant<V>(exponent) * logarithm.low));
-      sum.low = sum.low + product.low;
-      // 0 and infinity stay what they are, and so does NaN.
-      return where((ratio > constant<V>(0)) & (ratio < infinity<V>()), exponential(sum), ratio);
-    }
+  SEMICONV_FN V ratio(V v, V shift) const { return s.upwards ? v / shift : shift / v; }
+  // ratio^(|p| + more)
+  SEMICONV_FN V raised(V ratio, int more) const {
+    const int whole = (s.upwards ? s.power : -s.power) + more;
+    if (s.power && whole < 17) return whole_power(ratio, whole);
+    const V exponent = spread<V>((Scalar<V>)(order() + more));
+    const DoubleWord<V> logarithm = log_parts(ratio);
+    const DoubleWord<V> product = two_product(exponent, logarithm.high);
+    DoubleWord<V> sum = two_sum(product.high, V(exponent * logarithm.low));
+    sum.low = sum.low + product.low;
+    // 0 and infinity stay what they are, and so does NaN.
+    return where((ratio > constant<V>(0)) & (ratio < infinity<V>()), exponential(sum), ratio);
   }
   // S^(1/p), its logarithm given.
   static SEMICONV_FN V root(DoubleWord<V> logarithm) {
@@ -189,8 +195,8 @@ template <class V> struct BySums {
 // largest and the smallest E.
 template <class V> struct Range {
   V shift, smallest;
-  SEMICONV_FN Range(V extreme, V furthest)
-      : shift(BySums<V>::shift_of(extreme)), smallest(BySums<V>::transform(furthest, shift)) {}
+  SEMICONV_FN Range(const BySums<V>& e, V extreme, V furthest)
+      : shift(e.shift_of(extreme)), smallest(e.transform(furthest, shift)) {}
   Range() = default;
 };
 
@@ -200,7 +206,7 @@ template <class V> struct Range {
 // factors have a normal product, nothing is lost and `least` is 0: a sum of 0 is then proven as well.
 template <class V> struct Proof {
   V least;
-  SEMICONV_FN Proof(const Range<V>& img, const Range<V>& krn, int64 taps) {
+  SEMICONV_FN Proof(const BySums<V>& e, const Range<V>& img, const Range<V>& krn, int64 taps) {
     using L = Limits<V>;
     constexpr V margin = 4;
     const V lost = L::smallest_normal * (V)taps;
@@ -214,7 +220,7 @@ template <class V> struct Proof {
                                scale >= L::smallest_normal / L::epsilon &&
                                scale <= L::largest * L::epsilon;
 #endif
-    if (!representable) least = infinity<V>();
+    if (!representable || !e.applies()) least = infinity<V>();
   }
   template <class W> SEMICONV_FN auto holds(W sum) const {
     return (sum >= constant<W>(least)) & (sum < infinity<W>());

@@ -8,6 +8,7 @@
 // whole kernel. On a GPU outputs are C-contiguous, and all taps are there.
 #pragma once
 #include "integers.cuh"
+#include "parameters.cuh"
 
 namespace semiconv {
 
@@ -21,6 +22,7 @@ struct Geometry {
   int64 out_strides[max_rank + 2];  // batch, output channel, spatial axes
   int64 krn_begin, first_tap;       // of the first tap: its place in the kernel, its number
   int64 tap_steps[max_rank + 1];    // how far the numbers of neighbouring taps lie apart: channel, spatial axes
+  Parameters parameters;
 
   SEMICONV_FN int64 step(int axis, int64 index) const {
     return mirrored ? kernel_size[axis] - 1 - index : index;

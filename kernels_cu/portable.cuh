@@ -8,6 +8,7 @@
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)
 #define SEMICONV_GPU 1
 #define SEMICONV_FN __device__ __forceinline__
+#define SEMICONV_OUTLINED __device__ __noinline__
 #define SEMICONV_INLINE __device__ __forceinline__
 #else
 #include <math.h>
@@ -17,8 +18,10 @@
 #define SEMICONV_INLINE inline
 #if defined(SEMICONV_CUDA_ON_CPU)
 #define SEMICONV_FN inline
+#define SEMICONV_OUTLINED
 #else
 #define SEMICONV_FN inline __attribute__((always_inline))
+#define SEMICONV_OUTLINED __attribute__((noinline))
 #endif
 #endif
 
@@ -38,5 +41,9 @@ template <class To, class From> SEMICONV_FN To bit_cast(From from) {
 // Whether two types are one.
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };
+// A type without const and &.
+template <class T> struct Plain { using type = T; };
+template <class T> struct Plain<const T&> { using type = T; };
+template <class T> struct Plain<T&> { using type = T; };
 
 }  // namespace semiconv

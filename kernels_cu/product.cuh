@@ -6,6 +6,7 @@
 // the kernel in memory: ties are decided by it, and winners have these numbers. A residual lies as `out`.
 #pragma once
 #include "integers.cuh"
+#include "parameters.cuh"
 
 namespace semiconv {
 
@@ -18,6 +19,8 @@ struct Level {
 struct Product {
   int64 shared_levels, free_levels, produced_levels, contracted_levels;
   Level shared[max_levels], free[max_levels], produced[max_levels], contracted[max_levels];
+  int64 matrix_step;  // from the kernels of a matrix to those of the next, as they number parameters
+  Parameters parameters;
 };
 
 // The number of values of an index.

@@ -4,10 +4,33 @@
 // the host, include host/simd.hpp first: it defines for vectors what the expressions call.
 #pragma once
 #include "functions.cuh"
+#include "setting.cuh"
 
 namespace semiconv {
 
-template <class V> SEMICONV_FN V semifield_zero() { return SEMICONV_ZERO; }
+// The addition's neutral element. Of log and root it follows from the sign of their parameter.
+#if defined(SEMICONV_LOG) || defined(SEMICONV_ROOT)
+constexpr bool zero_follows = true;
+template <class V> SEMICONV_FN V semifield_zero(const Setting& setting) {
+#if defined(SEMICONV_LOG)
+  return setting.upwards ? negative_infinity<V>() : infinity<V>();
+#else
+  return setting.upwards ? constant<V>(0) : infinity<V>();
+#endif
+}
+#else
+constexpr bool zero_follows = false;
+template <class V> SEMICONV_FN V semifield_zero(const Setting& = {}) { return SEMICONV_ZERO; }
+#endif
+
+// Whether the zero, times this weight, is the zero: of a semifield whose zero absorbs every finite weight. The
+// zero of a root with p < 0 is infinite, and does not absorb 0.
+SEMICONV_FN bool absorbed(Real weight, const Setting& setting) {
+#if defined(SEMICONV_ROOT)
+  if (!setting.upwards && weight == 0) return false;
+#endif
+  return absolute(weight) < infinity<Real>();
+}
 
 template <class V> SEMICONV_FN V times_expression(V img, V krn) { return SEMICONV_TIMES; }
 template <class V> SEMICONV_FN V times(V img, V krn) {

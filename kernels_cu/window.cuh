@@ -73,6 +73,9 @@ struct Window {
   SEMICONV_FN Offset kernel_offset(const Geometry& g) const {
     return (Offset)g.kernel_of(group, output) * (Offset)g.krn_strides[0];
   }
+  SEMICONV_FN Setting setting(const Geometry& g) const {
+    return Setting(g.parameters, g.kernel_of(group, output));
+  }
 
   // visit(image offset, kernel offset, tap index within the channel) for every valid tap.
   template <class F> SEMICONV_FN void walk(const Geometry& g, F&& visit) const {
@@ -97,8 +100,8 @@ struct Window {
 
 // Accumulate the input channels first .. last - 1 of the window, in two passes if the accumulator has them.
 template <class A>
-SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, const Storage* image,
-                            const Storage* kernel, int32 first, int32 last) {
+SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, const Setting& setting,
+                            const Storage* image, const Storage* kernel, int32 first, int32 last) {
   const auto term = [&](int32 i, Offset image_at, Offset kernel_at) {
     return times((Real)load(image[i * (Offset)g.img_strides[1] + image_at]),
                  (Real)load(kernel[i * (Offset)g.krn_strides[1] + kernel_at]));
@@ -106,15 +109,15 @@ SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, con
   if constexpr (A::two_pass) {
     for (int32 i = first; i < last; ++i)
       window.walk(g, [&](Offset image_at, Offset kernel_at, int32) {
-        acc.observe(term(i, image_at, kernel_at));
+        acc.observe(term(i, image_at, kernel_at), setting);
       });
-    acc.settle();
+    acc.settle(setting);
   }
   const int32 taps = window_size();
   int32 pending = 0;
   for (int32 i = first; i < last; ++i)
     window.walk(g, [&](Offset image_at, Offset kernel_at, int32 tap) {
-      acc.add(term(i, image_at, kernel_at), i * taps + tap);
+      acc.add(term(i, image_at, kernel_at), i * taps + tap, setting);
       if (++pending == terms_per_fold) {
         acc.fold();
         pending = 0;

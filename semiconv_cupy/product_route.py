@@ -35,6 +35,10 @@ class ProductRoute:
     values_by_sums : bool
         Whether values are computed by ordinary sums where nothing is kept for the derivative. On a
         GPU, a residual and gradients are computed by the semifield's own addition.
+    channels : int
+        How many values each parameter of the semifield has: 1, or one for each produced index.
+    matrix_step : int
+        From the values of a matrix to those of the next one: 0 where all have the same.
     """
 
     semifield: Semifield
@@ -45,6 +49,8 @@ class ProductRoute:
     by_sums: bool = False
     reason: str | None = None
     values_by_sums: bool = False
+    channels: int = 1
+    matrix_step: int = 0
 
     def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
         """The array that a forward pass keeps for the derivative; None where it keeps nothing.

@@ -122,6 +122,14 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
     return macros | {f"SEMICONV_{name}": "" for name, holds in flags.items() if holds}
 
 
+def known_kind(semifield: Semifield) -> dict[str, str]:
+    """The macro of a CUDA kernel for a root of which more is known than that it is one.
+
+    Loops for all kinds of p in one kernel would need more registers, and minutes of compilation.
+    """
+    return {"SEMICONV_KIND": semifield.nature} if semifield.nature else {}
+
+
 def assemble(path: str, macros: dict[str, str]) -> str:
     """The final text of ``kernels_cu/<path>`` under the given macros."""
     lines = [f"#define {name} {text}".rstrip() for name, text in macros.items()]

@@ -8,15 +8,18 @@ A test compares every field's place with the C++ side.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from semiconv_cupy import geometry, product
+    from semiconv_cupy.algebra import Semifield
     from semiconv_cupy.layout import Layout
 
 MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/integers.cuh
+MOST_PARAMETERS = 4  # of a semifield: most_parameters of kernels_cu/parameters.cuh
 MAX_LEVELS = MAX_RANK + 1  # of an index of a matrix product: max_levels of kernels_cu/product.cuh
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)
@@ -46,6 +49,38 @@ class Struct(ctypes.Structure):
         return found
 
 
+class Parameters(Struct):
+    """The numbers of a semifield for one launch: `values`, or those at an address.
+
+    Examples
+    --------
+    >>> Parameters.of_numbers((2.5,)).values[0]
+    2.5
+    """
+
+    file = "parameters.cuh"
+    _fields_ = (
+        ("at", ctypes.c_void_p),
+        ("channels", ctypes.c_int64),
+        ("values", ctypes.c_double * MOST_PARAMETERS),
+    )
+
+    @classmethod
+    def of_numbers(cls, values: Sequence[float]) -> Parameters:
+        """Numbers that the launch carries itself."""
+        return cls(None, 1, (ctypes.c_double * MOST_PARAMETERS)(*values))
+
+    @classmethod
+    def of_semifield(cls, semifield: Semifield) -> Parameters:
+        """The values that a semifield has itself; nothing where it has none."""
+        return cls.of_numbers(tuple(semifield.parameters.values()))
+
+    @classmethod
+    def of_memory(cls, address: int, channels: int) -> Parameters:
+        """Numbers of arithmetic, C-contiguous: of each parameter so many channels."""
+        return cls(address, channels)
+
+
 class Geometry(Struct):
     """A plan of windows, and how the arrays lie in memory."""
 
@@ -71,11 +106,14 @@ class Geometry(Struct):
         ("krn_begin", ctypes.c_int64),
         ("first_tap", ctypes.c_int64),
         ("tap_steps", TapSteps),
+        ("parameters", Parameters),  # set for each call
     )
 
     @classmethod
-    def of(cls, plan: geometry.Geometry, layout: Layout) -> Geometry:
-        """The struct of a plan on arrays that lie so."""
+    def of(
+        cls, plan: geometry.Geometry, layout: Layout, semifield: Semifield | None = None
+    ) -> Geometry:
+        """The struct of a plan on arrays that lie so, with the semifield's own parameters."""
         fields: dict[str, object] = {
             "img_strides": Strides(*layout.img),
             "krn_strides": Strides(*layout.krn),
@@ -83,6 +121,7 @@ class Geometry(Struct):
             "krn_begin": layout.krn_begin,
             "first_tap": layout.first_tap,
             "tap_steps": TapSteps(*layout.tap_steps),
+            "parameters": _parameters_of(semifield),
         }
         for name, kind in cls._fields_:
             if name in fields:
@@ -95,6 +134,22 @@ class Geometry(Struct):
                 )
             fields[name] = Axes(*value) if kind is Axes else int(value)
         return cls(**fields)
+
+
+def _parameters_of(semifield: Semifield | None) -> Parameters:
+    return Parameters(None, 1) if semifield is None else Parameters.of_semifield(semifield)
+
+
+_WithParameters = TypeVar("_WithParameters", Geometry, "Product")
+
+
+def with_parameters(struct: _WithParameters, parameters: Parameters | None) -> _WithParameters:
+    """The struct, or a copy of it that has these parameters: calls at a time share the first."""
+    if parameters is None:
+        return struct
+    own = type(struct).from_buffer_copy(struct)
+    own.parameters = parameters
+    return own
 
 
 class Level(Struct):
@@ -111,17 +166,23 @@ class Product(Struct):
     _fields_ = (
         *((f"{role}_levels", ctypes.c_int64) for role in _ROLES),
         *((role, Level * MAX_LEVELS) for role in _ROLES),
+        ("matrix_step", ctypes.c_int64),
+        ("parameters", Parameters),  # set for each call
     )
 
     @classmethod
-    def of(cls, plan: product.Product) -> Product:
-        """The struct of a plan whose levels it has room for."""
+    def of(
+        cls, plan: product.Product, matrix_step: int = 0, semifield: Semifield | None = None
+    ) -> Product:
+        """The struct of a plan whose levels it has room for; the rest as of `Geometry`."""
         counts = {f"{role}_levels": len(levels) for role, levels in plan.roles}
         levels = {
             role: (Level * MAX_LEVELS)(*(Level(*level) for level in levels))
             for role, levels in plan.roles
         }
-        return cls(**counts, **levels)
+        return cls(
+            **counts, **levels, matrix_step=matrix_step, parameters=_parameters_of(semifield)
+        )
 
 
 class ProductCut(Struct):

@@ -10,18 +10,18 @@ template <class V> struct Folding {
   static constexpr int residuals = 1;
   static constexpr bool steep = true;
   V acc;
-  SEMICONV_FN void start() { acc = semifield_zero<V>(); }
-  template <class I> SEMICONV_FN void add(V val, I) { acc = semiconv::add(acc, val); }
+  SEMICONV_FN void start(const Setting& = {}) { acc = semifield_zero<V>(); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& = {}) { acc = semiconv::add(acc, val); }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const Folding& later) { acc = semiconv::add(acc, later.acc); }
-  SEMICONV_FN V result() const { return post_sum(acc); }
-  SEMICONV_FN V residual(int) const { return acc; }
+  SEMICONV_FN void join(const Folding& later, const Setting& = {}) { acc = semiconv::add(acc, later.acc); }
+  SEMICONV_FN V result(const Setting& = {}) const { return post_sum(acc); }
+  SEMICONV_FN V residual(int, const Setting& = {}) const { return acc; }
 #if defined(SEMICONV_SUBTRACT)
   struct Derivative {
     V acc, d_post;
     Derivative() = default;
-    SEMICONV_FN Derivative(V acc_) : acc(acc_), d_post(d_post_d_acc(acc_)) {}
-    SEMICONV_FN V operator()(V val) const {
+    SEMICONV_FN Derivative(V acc_, const Setting&) : acc(acc_), d_post(d_post_d_acc(acc_)) {}
+    SEMICONV_FN V operator()(V val, const Setting&) const {
       // What is left of numbers without the last of them may be less than nothing, by rounding: a
       // root of it is NaN. Then nothing is left.
       const V left = subtract(acc, val);

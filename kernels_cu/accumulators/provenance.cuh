@@ -10,20 +10,20 @@ template <class V, class I> struct Provenance {
   static constexpr int residuals = 0;
   V best;
   I winner;
-  SEMICONV_FN void start() {
+  SEMICONV_FN void start(const Setting& = {}) {
     best = semifield_zero<V>();
     winner = no_winner();
   }
   static SEMICONV_FN I no_winner() { return I{} - 1; }
-  SEMICONV_FN void add(V val, I index) {
+  SEMICONV_FN void add(V val, I index, const Setting& = {}) {
     const auto better = selects_right(best, val);
     winner = where(better, index, winner);
     if constexpr (plain_extremum && !moves_apart) best = select(best, val);
     else assign_where(better, best, val);
   }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const Provenance& later) { add(later.best, later.winner); }
-  SEMICONV_FN V result() const { return best; }
+  SEMICONV_FN void join(const Provenance& later, const Setting& = {}) { add(later.best, later.winner); }
+  SEMICONV_FN V result(const Setting& = {}) const { return best; }
 };
 
 }  // namespace semiconv

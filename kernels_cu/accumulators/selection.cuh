@@ -9,11 +9,11 @@ template <class V> struct Selection {
   static constexpr bool two_pass = false;
   static constexpr int residuals = 0;
   V best;
-  SEMICONV_FN void start() { best = semifield_zero<V>(); }
-  template <class I> SEMICONV_FN void add(V val, I) { best = select(best, val); }
+  SEMICONV_FN void start(const Setting& = {}) { best = semifield_zero<V>(); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& = {}) { best = select(best, val); }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const Selection& later) { best = select(best, later.best); }
-  SEMICONV_FN V result() const { return best; }
+  SEMICONV_FN void join(const Selection& later, const Setting& = {}) { best = select(best, later.best); }
+  SEMICONV_FN V result(const Setting& = {}) const { return best; }
 };
 
 }  // namespace semiconv

@@ -13,33 +13,33 @@ template <class V> struct SharedSelection {
   static constexpr int residuals = 2;
   static constexpr bool steep = false;
   V best, settled, count;
-  SEMICONV_FN void start() {
+  SEMICONV_FN void start(const Setting& = {}) {
     best = settled = semifield_zero<V>();
     count = constant<V>(0);
   }
-  SEMICONV_FN void observe(V val) { best = select(best, val); }
-  SEMICONV_FN void settle() {
+  SEMICONV_FN void observe(V val, const Setting& = {}) { best = select(best, val); }
+  SEMICONV_FN void settle(const Setting& = {}) {
     count = where(best == settled, count, constant<V>(0));
     settled = best;
   }
-  template <class I> SEMICONV_FN void add(V val, I) {
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& = {}) {
     const V one = constant<V>(1), none = constant<V>(0);
     count = count + where(val == best, where(best == semifield_zero<V>(), none, one), none);
   }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const SharedSelection& later) {
+  SEMICONV_FN void join(const SharedSelection& later, const Setting& = {}) {
     observe(later.best);
     settle();
     count = count + where(later.best == best, later.count, constant<V>(0));
   }
-  SEMICONV_FN V result() const { return best; }
-  SEMICONV_FN V residual(int i) const { return i == 0 ? best : count; }
+  SEMICONV_FN V result(const Setting& = {}) const { return best; }
+  SEMICONV_FN V residual(int i, const Setting& = {}) const { return i == 0 ? best : count; }
   struct Derivative {
     V best, share;
     Derivative() = default;
-    SEMICONV_FN Derivative(V best_, V count)
+    SEMICONV_FN Derivative(V best_, V count, const Setting&)
         : best(best_), share(where(count > constant<V>(0), constant<V>(1) / count, constant<V>(0))) {}
-    SEMICONV_FN V operator()(V val) const { return where(val == best, share, constant<V>(0)); }
+    SEMICONV_FN V operator()(V val, const Setting&) const { return where(val == best, share, constant<V>(0)); }
   };
 };
 

@@ -15,21 +15,21 @@ template <class V> struct Summation {
 #endif
   static constexpr bool steep = residuals > 0;
   BlockedSum<V> sum;
-  SEMICONV_FN void start() {
+  SEMICONV_FN void start(const Setting& = {}) {
     sum.start();
     sum.total = semifield_zero<V>();
   }
-  template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& = {}) { sum.add(val); }
   SEMICONV_FN void fold() { sum.fold(); }
-  SEMICONV_FN void join(const Summation& later) { sum.join(later.sum); }
+  SEMICONV_FN void join(const Summation& later, const Setting& = {}) { sum.join(later.sum); }
   SEMICONV_FN auto finite() const { return absolute(sum.total) < infinity<V>(); }  // once folded
-  SEMICONV_FN V result() const { return post_sum(sum.result()); }
-  SEMICONV_FN V residual(int) const { return sum.result(); }
+  SEMICONV_FN V result(const Setting& = {}) const { return post_sum(sum.result()); }
+  SEMICONV_FN V residual(int, const Setting& = {}) const { return sum.result(); }
   struct Derivative {
     V d_post;
     SEMICONV_FN Derivative() : d_post(constant<V>(1)) {}
-    SEMICONV_FN Derivative(V acc) : d_post(finite_at_zero(acc, d_post_d_acc(acc))) {}
-    SEMICONV_FN V operator()(V) const { return d_post; }
+    SEMICONV_FN Derivative(V acc, const Setting&) : d_post(finite_at_zero(acc, d_post_d_acc(acc))) {}
+    SEMICONV_FN V operator()(V, const Setting&) const { return d_post; }
   };
 };
 

@@ -18,22 +18,23 @@ struct Differentiated {
 struct OutputDerivative {
 #if defined(SEMICONV_PROVENANCE)
   int32 winner;
-  SEMICONV_FN OutputDerivative(const Differentiated& d, int64 at)
+  SEMICONV_FN OutputDerivative(const Differentiated& d, const Setting&, int64 at)
       : winner((int32)((const SEMICONV_RESIDUAL*)d.residual)[at]) {}
   SEMICONV_FN bool won(int32 tap) const { return winner == tap; }
 #else
   using Derivative = typename Differentiable<Real>::Derivative;
+  const Setting& setting;
   Derivative derivative;
-  SEMICONV_FN OutputDerivative(const Differentiated& d, int64 at)
-      : derivative(make<Derivative, Differentiable<Real>::residuals>(d, at)) {}
-  SEMICONV_FN Real operator()(Real val) const { return derivative(val); }
+  SEMICONV_FN OutputDerivative(const Differentiated& d, const Setting& s, int64 at)
+      : setting(s), derivative(make<Derivative, Differentiable<Real>::residuals>(d, s, at)) {}
+  SEMICONV_FN Real operator()(Real val) const { return derivative(val, setting); }
 
  private:
-  template <class W, int RESIDUALS> static SEMICONV_FN W make(const Differentiated& d, int64 at) {
+  template <class W, int RESIDUALS> static SEMICONV_FN W make(const Differentiated& d, const Setting& s, int64 at) {
     const Real* residual = (const Real*)d.residual + at;
     if constexpr (RESIDUALS == 0) return W();
-    else if constexpr (RESIDUALS == 1) return W(residual[0]);
-    else return W(residual[0], residual[d.residual_plane]);
+    else if constexpr (RESIDUALS == 1) return W(residual[0], s);
+    else return W(residual[0], residual[d.residual_plane], s);
   }
 #endif
 };
@@ -48,10 +49,11 @@ struct Term {
 // is read first: most taps did not win, and then grad_out need not be loaded.
 struct TermGradient {
   Real value, img, krn;
-  SEMICONV_FN TermGradient(const Differentiated& d, const Term& term, int64 output, int64 residual_at)
+  SEMICONV_FN TermGradient(const Differentiated& d, const Setting& setting, const Term& term, int64 output,
+                           int64 residual_at)
       : value(0), img(0), krn(0) {
 #if defined(SEMICONV_PROVENANCE)
-    if (!OutputDerivative(d, residual_at).won(term.tap)) return;
+    if (!OutputDerivative(d, setting, residual_at).won(term.tap)) return;
     value = load(d.grad_out[output]);
 #if !defined(SEMICONV_CONSTANT_DERIVATIVES)
     img = load(d.img[term.img]);
@@ -62,7 +64,7 @@ struct TermGradient {
     if (value == 0) return;
     img = load(d.img[term.img]);
     krn = load(d.krn[term.krn]);
-    value *= OutputDerivative(d, residual_at)(times(img, krn));
+    value *= OutputDerivative(d, setting, residual_at)(times(img, krn));
 #endif
   }
   SEMICONV_FN Real to_img() const { return chained(value, d_times_d_img(img, krn)); }

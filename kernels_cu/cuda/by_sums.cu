@@ -66,18 +66,19 @@ SEMICONV_FN void merge(Extremes& seen) {
 struct Channel {
   Range<Real> img, krn;
   Proof<Real> proof;
-  SEMICONV_FN Channel(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channel)
+  SEMICONV_FN Channel(const Geometry& g, const BySums<Real>& e, const Real* img_ranges, const Real* krn_ranges,
+                      int64 channel)
       : img(range_of(img_ranges, channel / g.outputs_per_group)),
         krn(range_of(krn_ranges, g.kernel_of(channel / g.outputs_per_group % g.groups, channel % g.outputs_per_group))),
-        proof(img, krn, g.in_channels * window_size()) {}
+        proof(e, img, krn, g.in_channels * window_size()) {}
 };
 // visit(channel, number of the output) for this thread's share of all outputs.
 template <class F>
-SEMICONV_FN void visit_outputs(const Geometry& g, const Real* img_ranges, const Real* krn_ranges, int64 channels,
-                               int64 parts, F&& visit) {
+SEMICONV_FN void visit_outputs(const Geometry& g, const BySums<Real>& e, const Real* img_ranges,
+                               const Real* krn_ranges, int64 channels, int64 parts, F&& visit) {
   const int64 pixels = g.pixels();
   for (int64 work = blockIdx.x; work < channels * parts; work += gridDim.x) {
-    const Channel channel(g, img_ranges, krn_ranges, work / parts);
+    const Channel channel(g, e, img_ranges, krn_ranges, work / parts);
     const int64 first = work / parts * pixels;
     for (int64 n = work % parts * blockDim.x + threadIdx.x; n < pixels; n += parts * blockDim.x)
       visit(channel, first + n);
@@ -92,11 +93,13 @@ SEMICONV_KERNEL_EXTREMES(const semiconv::Geometry g, const semiconv::Storage* __
                          semiconv::Real* __restrict__ extremes, long long of_kernel, long long count) {
   using namespace semiconv;
   const Places places(g, of_kernel, blockIdx.x);
-  Extremes seen;
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  Extremes seen(e);
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads) {
     const Real number = (Real)load(numbers[places[n]]);
-    if (BySums<Real>::counts(number)) seen.see(number, number);
+    if (e.counts(number)) seen.see(number, number);
   }
   merge(seen);
   if (threadIdx.x == 0) {
@@ -116,7 +119,9 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
   __shared__ Real shift;
   const int64 plane = blockIdx.x;
   const Places places(g, of_kernel, plane);
-  Extremes seen;
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  Extremes seen(e);
   for (int64 part = threadIdx.x; part < gridDim.y; part += threads) {
     const int64 at = (plane * gridDim.y + part) * 2;
     seen.see(extremes[at], extremes[at + 1]);
@@ -133,7 +138,7 @@ SEMICONV_KERNEL_TRANSFORM(const semiconv::Geometry g, const semiconv::Storage* _
   __syncthreads();
 #pragma unroll 4
   for (int64 n = (int64)blockIdx.y * threads + threadIdx.x; n < count; n += (int64)gridDim.y * threads)
-    transformed[plane * count + n] = BySums<Real>::transform((Real)load(numbers[places[n]]), shift);
+    transformed[plane * count + n] = e.transform((Real)load(numbers[places[n]]), shift);
 }
 
 // sums: of the transformed numbers' convolution.
@@ -143,18 +148,20 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                 const semiconv::Real* __restrict__ img_ranges, const semiconv::Real* __restrict__ krn_ranges,
                 semiconv::Storage* __restrict__ out, long long channels, long long parts) {
   using namespace semiconv;
-  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  visit_outputs(g, e, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n];
     if (channel.proof.holds(sum)) {
-      out[n] = store(BySums<Real>::restore(sum, channel.img.shift, channel.krn.shift));
+      out[n] = store(e.restore(sum, channel.img.shift, channel.krn.shift));
       return;
     }
     const Window window(g, (Offset)n);
     Accumulator<Real> acc;
-    acc.start();
-    accumulate(g, window, acc, img + window.image_offset(g), krn + window.kernel_offset(g), 0,
+    acc.start(setting);
+    accumulate(g, window, acc, setting, img + window.image_offset(g), krn + window.kernel_offset(g), 0,
                (int32)g.in_channels);
-    out[n] = store(acc.result());
+    out[n] = store(acc.result(setting));
   });
 }
 
@@ -173,16 +180,18 @@ SEMICONV_KERNEL_TERM_GRADIENTS(const semiconv::Geometry g, const semiconv::Stora
   using L = Limits<Real>;
   const Real most = (Real)(L::largest / 4 / most_terms);
   const auto usable = [&](Real gradient) { return absolute(gradient) <= most; };
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
   bool unproven = false;
-  visit_outputs(g, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
+  visit_outputs(g, e, img_ranges, krn_ranges, channels, parts, [&](const Channel& channel, int64 n) {
     const Real sum = sums[n], given = load(grad_out[n]);
     const bool proven = channel.proof.holds(sum);
-    const Real gradient = BySums<Real>::d_restore(sum) * given;
+    const Real gradient = e.d_restore(sum) * given;
     Real img = gradient * BySums<Real>::scale(channel.krn.shift);
     Real krn = gradient * BySums<Real>::scale(channel.img.shift);
     if (given == 0 || !proven || !usable(img) || !usable(krn)) {
       // A window of nothing but zeros has a gradient of 0 (p = 1, a plain sum, has another).
-      unproven = unproven || !(given == 0 || (proven && sum == 0 && BySums<Real>::flat_at_zero()));
+      unproven = unproven || !(given == 0 || (proven && sum == 0 && e.flat_at_zero()));
       img = krn = 0;
     }
     to_img[n] = img;
@@ -199,12 +208,14 @@ SEMICONV_KERNEL_FINISH(const semiconv::Geometry g, const semiconv::Storage* __re
   using namespace semiconv;
   const int64 plane = blockIdx.x;
   const Places places(g, of_kernel, plane);
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
   const Real shift = ranges[plane * 2];
   for (int64 n = (int64)blockIdx.y * 256 + threadIdx.x; n < count; n += (int64)gridDim.y * 256) {
     const int64 at = plane * count + n;
     const Real sum = gradient[at];
     const Real number = BySums<Real>::own_derivative ? Real(0) : (Real)load(numbers[places[n]]);
     // A number at which the derivative is not finite had no part in a proven output.
-    gradient[at] = sum == 0 ? Real(0) : sum * BySums<Real>::d_transform(number, shift, transformed[at]);
+    gradient[at] = sum == 0 ? Real(0) : sum * e.d_transform(number, shift, transformed[at]);
   }
 }

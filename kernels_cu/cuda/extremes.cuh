@@ -6,17 +6,18 @@ namespace semiconv {
 
 // The extreme numbers of an array or a part of it; none: those of nothing.
 struct Extremes {
+  const BySums<Real>& e;
   Real first, last;
-  SEMICONV_FN Extremes()
-      : first(BySums<Real>::upwards ? negative_infinity<Real>() : infinity<Real>()), last(-first) {}
+  SEMICONV_FN explicit Extremes(const BySums<Real>& e_)
+      : e(e_), first(e_.upwards() ? negative_infinity<Real>() : infinity<Real>()), last(-first) {}
   SEMICONV_FN void see(Real a, Real b) {
-    first = BySums<Real>::larger(first, a);
-    last = BySums<Real>::smaller(last, b);
+    first = e.larger(first, a);
+    last = e.smaller(last, b);
   }
   SEMICONV_FN Range<Real> range() const {
     const bool any = absolute(first) < infinity<Real>();
-    const Real none = BySums<Real>::neutral();
-    return Range<Real>(any ? first : none, any ? last : none);
+    const Real none = e.neutral();
+    return Range<Real>(e, any ? first : none, any ? last : none);
   }
 };
 

@@ -22,13 +22,13 @@ using Chosen = Accumulator<Real>;
 #endif
 
 // residual arrays follow each other, `plane` elements apart
-SEMICONV_FN void store_residual(void* residual, int64 plane, int64 at, const Chosen& acc) {
+SEMICONV_FN void store_residual(void* residual, int64 plane, int64 at, const Chosen& acc, const Setting& setting) {
 #if defined(SEMICONV_RESIDUAL)
   using T = SEMICONV_RESIDUAL;
 #if defined(SEMICONV_PROVENANCE)
   ((T*)residual)[at] = (T)acc.winner;
 #else
-  for (int k = 0; k < Chosen::residuals; ++k) ((T*)residual)[k * plane + at] = acc.residual(k);
+  for (int k = 0; k < Chosen::residuals; ++k) ((T*)residual)[k * plane + at] = acc.residual(k, setting);
 #endif
 #endif
 }
@@ -38,17 +38,19 @@ SEMICONV_FN void store_residual(void* residual, int64 plane, int64 at, const Cho
 SEMICONV_FN Real sum_of_channels(const Geometry& g, const Window& window, const Storage* image,
                                  const Storage* kernel, void* residual, int64 plane, int64 n,
                                  int64 pixels) {
+  const Setting setting = window.setting(g);
   Real total = 0;
   for (int32 i = 0; i < (int32)g.in_channels; ++i) {
     Chosen acc;
-    acc.start();
-    accumulate(g, window, acc, image, kernel, i, i + 1);
+    acc.start(setting);
+    accumulate(g, window, acc, setting, image, kernel, i, i + 1);
+    const Real value = acc.result(setting);
 #if defined(SEMICONV_INTEGER)
-    total = i ? saturating_add(total, acc.result()) : acc.result();
+    total = i ? saturating_add(total, value) : value;
 #else
-    total = i ? total + acc.result() : acc.result();
+    total = i ? total + value : value;
 #endif
-    store_residual(residual, plane, (n / pixels * g.in_channels + i) * pixels + n % pixels, acc);
+    store_residual(residual, plane, (n / pixels * g.in_channels + i) * pixels + n % pixels, acc, setting);
   }
   return total;
 }
@@ -71,11 +73,12 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #if defined(SEMICONV_CHANNELS_ADD)
     out[n] = store(sum_of_channels(g, window, image, kernel, residual, residual_plane, n, g.pixels()));
 #else
+    const Setting setting = window.setting(g);
     Chosen acc;
-    acc.start();
-    accumulate(g, window, acc, image, kernel, 0, (int32)g.in_channels);
-    out[n] = store(acc.result());
-    store_residual(residual, residual_plane, n, acc);
+    acc.start(setting);
+    accumulate(g, window, acc, setting, image, kernel, 0, (int32)g.in_channels);
+    out[n] = store(acc.result(setting));
+    store_residual(residual, residual_plane, n, acc, setting);
 #endif
   }
 }

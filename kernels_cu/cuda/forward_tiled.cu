@@ -64,9 +64,11 @@ namespace semiconv {
 // Functions below take `inside`: it says whether a position (row, column) of the thread's part of the patch
 // lies in the image. Everywhere always says yes, so that the compiler drops the test.
 struct Everywhere {
+  static constexpr bool tests = false;
   SEMICONV_FN bool operator()(int, int) const { return true; }
 };
 struct InImage {
+  static constexpr bool tests = true;
   const Source& source;
   int corner_row, corner_column;  // of the thread's part
   SEMICONV_FN bool operator()(int row, int column) const {
@@ -95,8 +97,9 @@ SEMICONV_FN void load_line(Value (&line)[SEEN * columns - APART], const View& vi
 
 // The term of tap (ky, first + kx) for one accumulator: PASS 0 observes it, PASS 1 adds it. No run reaches
 // over two segments (winners.cuh), so that `first` is a multiple of `run`.
-template <int PASS, int TAPS, class A>
-SEMICONV_FN void add_term(A& one, Value& of_run, Value term, const View& view, int ky, int first, int kx) {
+template <int PASS, int TAPS, class A, class S>
+SEMICONV_FN void add_term(A& one, const S& setting, Value& of_run, Value term, const View& view, int ky, int first,
+                          int kx) {
   if constexpr (by_runs) {
     of_run = kx % run ? extremum(of_run, term) : term;
     if ((kx + 1) % run == 0 || kx + 1 == TAPS)
@@ -104,16 +107,18 @@ SEMICONV_FN void add_term(A& one, Value& of_run, Value term, const View& view, i
   } else if constexpr (provenance) {
     one.add(saturated_value(term), (view.first_row + ky) * size_x() + first + kx);
   } else if constexpr (PASS == 0) {
-    one.observe(term);
+    one.observe(term, setting);
   } else {
-    one.add(term, (view.first_row + ky) * size_x() + first + kx);
+    one.add(term, (view.first_row + ky) * size_x() + first + kx, setting);
   }
 }
 
 // Row r of the patch and TAPS neighbouring taps of each row of taps that meets it, from tap `first` on (a
 // multiple of `segment`): what they see of the row is loaded once, for all of the thread's outputs.
-template <int PASS, int TAPS, bool PLAIN, class A, class F>
-SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, int first, F&& inside) {
+// S: Setting, or one of a kind that the compiler knows.
+template <int PASS, int TAPS, bool PLAIN, class S, class A, class F>
+SEMICONV_FN void visit_segment(Accumulators<A>& acc, const Settings& settings, const View& view, int r, int first,
+                               F&& inside) {
   constexpr int behind = mirrored ? (size_x() - TAPS) * dilation_x() : 0;
   constexpr int lead = (shift + behind) % columns;  // elements of the first chunk that no tap sees
   constexpr int seen = chunks_for(lead + (columns - 1) * stride_x() + (TAPS - 1) * dilation_x() + 1);
@@ -140,15 +145,15 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const View& view, int r, in
         // A run needs each of its terms, the first to begin and the last to end: a zero, which never wins.
         if (!by_runs && !takes_part) continue;
         const Value term =
-            takes_part ? term_of<PLAIN>(line[seen_at], weights.of[n % columns]) : semifield_zero<Value>();
-        add_term<PASS, TAPS>(acc[c][row][x], of_run[c][x], term, view, ky, first, kx);
+            takes_part ? term_of<PLAIN>(line[seen_at], weights.of[n % columns]) : semifield_zero<Value>(settings[c]);
+        add_term<PASS, TAPS>(acc[c][row][x], S(settings[c]), of_run[c][x], term, view, ky, first, kx);
       }
     }
   }
 }
 
 template <class A> SEMICONV_FN void fold(Accumulators<A>& acc) {
-  for_each(acc, [](A& one) { one.fold(); });
+  for_each(acc, [](A& one, int) { one.fold(); });
 }
 
 // How many slabs fold together; one if terms are seen twice, as settle() rescales totals between the passes.
@@ -157,8 +162,8 @@ constexpr int slabs_to_fold =
     !Chosen::two_pass && slabs == 1 && plane_taps < terms_per_fold ? (terms_per_fold + plane_taps / 2) / plane_taps : 1;
 
 // One slab, its rows in the kernel's memory order.
-template <int PASS, int UNROLL, bool PLAIN, class A, class F>
-SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) {
+template <int PASS, int UNROLL, bool PLAIN, class S, class A, class F>
+SEMICONV_FN void visit_rows(Accumulators<A>& acc, const Settings& settings, const View& view, F&& inside) {
   const int reach = (rows - 1) * stride_y() + (view.tap_rows() - 1) * dilation_y() + 1;
   constexpr int rows_to_fold = size_x() < terms_per_fold ? terms_per_fold / size_x() : 1;
 #pragma unroll UNROLL
@@ -168,24 +173,30 @@ SEMICONV_FN void visit_rows(Accumulators<A>& acc, const View& view, F&& inside) 
       constexpr int rest = size_x() % segment;
 #pragma unroll 1
       for (int first = view.taps.first; first < size_x() - rest && first < view.taps.end; first += segment) {
-        visit_segment<PASS, segment, PLAIN>(acc, view, r, first, inside);
+        visit_segment<PASS, segment, PLAIN, S>(acc, settings, view, r, first, inside);
         if (PASS == 1) fold(acc);
       }
       if constexpr (rest > 0)
-        if (view.taps.end > size_x() - rest) visit_segment<PASS, rest, PLAIN>(acc, view, r, size_x() - rest, inside);
+        if (view.taps.end > size_x() - rest)
+          visit_segment<PASS, rest, PLAIN, S>(acc, settings, view, r, size_x() - rest, inside);
     } else {
-      visit_segment<PASS, segment, PLAIN>(acc, view, r, 0, inside);
+      visit_segment<PASS, segment, PLAIN, S>(acc, settings, view, r, 0, inside);
     }
     if (PASS == 1 && reach > rows_to_fold && (n + 1) % rows_to_fold == 0) fold(acc);
   }
 }
+// UNROLL 1: terms are tested, and one loop serves all kinds of settings.
 template <int UNROLL, bool PLAIN, class A, class F>
-SEMICONV_FN void visit_slab(Accumulators<A>& acc, const View& view, F&& inside) {
+SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, const View& view, F&& inside) {
   if constexpr (A::two_pass) {
-    visit_rows<0, UNROLL, PLAIN>(acc, view, inside);
-    for_each(acc, [](A& one) { one.settle(); });
+    visit_rows<0, UNROLL, PLAIN, Setting>(acc, settings, view, inside);
+    for_each(acc, [&](A& one, int c) { one.settle(settings[c]); });
   }
-  visit_rows<1, UNROLL, PLAIN>(acc, view, inside);
+  const auto add = [&](const auto& of_kind) {
+    visit_rows<1, UNROLL, PLAIN, typename semiconv::Plain<decltype(of_kind)>::type>(acc, settings, view, inside);
+  };
+  if constexpr (has_kinds && semiconv::Plain<F>::type::tests) add(Outlined(settings[0]));
+  else by_kind(settings[0], add);
   if (slabs_to_fold == 1) fold(acc);
 }
 
@@ -208,8 +219,8 @@ static_assert(sizeof(Chosen) <= SEMICONV_PARTS && slabs > 1, "there is room for 
 template <class F> SEMICONV_FN void visit_partial(Accumulators<Chosen>& acc, Chosen* partial, uint32 part, F&& visit) {
   constexpr int count = channels * rows * values, block = teams * threads;
   Chosen* at = partial + ((int64)part * gridDim.x + blockIdx.x) * (count * block) + threadIdx.x;
-  for_each(acc, [&](Chosen& one) {
-    visit(one, *at);
+  for_each(acc, [&](Chosen& one, int c) {
+    visit(one, *at, c);
     at += block;
   });
 }
@@ -224,17 +235,22 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   using namespace semiconv;
 #if defined(SEMICONV_JOIN)
   Accumulators<Chosen> acc;
-  visit_partial(acc, (Chosen*)partial, 0, [](Chosen& one, const Chosen& from) { one = from; });
+  const TeamTile tile = tile_of_team(g, division);
+  const Settings settings(g, tile.group, (int64)tile.channel_block * channels);
+  visit_partial(acc, (Chosen*)partial, 0, [](Chosen& one, const Chosen& from, int) { one = from; });
   for (uint32 part = 1; part < parts; ++part)
-    visit_partial(acc, (Chosen*)partial, part, [](Chosen& one, const Chosen& later) { one.join(later); });
+    visit_partial(acc, (Chosen*)partial, part,
+                  [&](Chosen& one, const Chosen& later, int c) { one.join(later, settings[c]); });
   const Arrays arrays{img, krn, out, residual, residual_plane};
-  store_outputs(acc, g, tile_of_team(g, division), View{}, Everywhere{}, arrays);
+  store_outputs(acc, settings, g, tile, View{}, Everywhere{}, arrays);
 #else
   __shared__ Patch patches[sides][teams][depth];
   __shared__ Weights weights[sides][teams][depth];
 
   const TeamTile tile = tile_of_team(g, division);
   const uint32 first_output = tile.channel_block * channels;
+  const Settings settings(g, tile.group, first_output);
+  const Real zero = semifield_zero<Real>(settings[0]);
   const int thread = threadIdx.x % threads, team = threadIdx.x / threads;
   const int thread_y = thread / threads_x, thread_x = thread % threads_x;
   const Arrays arrays{img, krn, out, residual, residual_plane};
@@ -259,14 +275,14 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const Source::Route fixed_route = source_of(0).route(g);
   const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
   const Copies copies{g, source_of, walk, thread, team, patches, weights, copies_whole_chunks,
-                      last_channel, first_kernel, fixed_first, fixed_route, fixed_weights};
+                      last_channel, first_kernel, fixed_first, fixed_route, fixed_weights, zero};
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
     for (int d = 0; d < depth; ++d) copies.fill_outside(source_of(0), patches[side][team][d]);
 
   Accumulators<Chosen> acc;
 #pragma unroll 1
   for (bool again = false;; again = true) {
-    for_each(acc, [](Chosen& one) { one.start(); });
+    for_each(acc, [&](Chosen& one, int c) { one.start(settings[c]); });
     int32 p = walk.find(first_slab);
     int side = 0, unfolded = 0;
     if (p < slab_count) copies.start(p, side);
@@ -293,10 +309,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       __syncthreads();
       const bool saturates = false, guarded = again;
 #else
-      bool infinite = false;
+      // Weights that the zero does not absorb; and channels of different zeros and kinds.
+      bool infinite = !settings.alike;
       copies.visit_weights(p, [&](int n, int32) {
         for (int d = 0; d < walk.of_step(p); ++d)
-          infinite = infinite || !(absolute((Real)load(((Weight*)weights[side][team][d].of)[n])) < infinity<Real>());
+          infinite = infinite || !absorbed((Real)load(((Weight*)weights[side][team][d].of)[n]), settings[0]);
       });
       const bool saturates = false, guarded = __syncthreads_or(infinite);
 #endif
@@ -312,10 +329,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         if (guarded || saturates) {
           const Source source = source_of(p);
           const InImage in_image{source, corner_row, corner_column};
-          if (saturates) visit_slab<1, false>(acc, view, in_image);
-          else visit_slab<1, plain>(acc, view, in_image);
+          if (saturates) visit_slab<1, false>(acc, settings, view, in_image);
+          else visit_slab<1, plain>(acc, settings, view, in_image);
         } else {
-          visit_slab<unrolled, plain>(acc, view, Everywhere{});
+          visit_slab<unrolled, plain>(acc, settings, view, Everywhere{});
         }
         if (slabs_to_fold > 1 && ++unfolded == slabs_to_fold) {
           fold(acc);
@@ -332,19 +349,19 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     if (slabs_to_fold > 1) fold(acc);
 #if defined(SEMICONV_SUM_OF_PRODUCTS)
     bool finite = true;
-    for_each(acc, [&](const Chosen& one) { finite = finite && one.finite(); });
+    for_each(acc, [&](const Chosen& one, int) { finite = finite && one.finite(); });
     if (!again && __syncthreads_or(!finite && (slabs > 1 || !source_of(0).whole))) continue;
 #endif
     break;
   }
 
 #if defined(SEMICONV_PARTS)
-  visit_partial(acc, (Chosen*)partial, blockIdx.y, [](const Chosen& one, Chosen& to) { to = one; });
+  visit_partial(acc, (Chosen*)partial, blockIdx.y, [](const Chosen& one, Chosen& to, int) { to = one; });
 #else
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
                             Columns::all());
-  store_outputs(acc, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
+  store_outputs(acc, settings, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
 #endif
 #endif
 }

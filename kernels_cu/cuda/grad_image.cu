@@ -60,9 +60,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       const Offset plane = (b * (Offset)g.groups + group) * outputs + o;
       const Offset kernel = (Offset)g.kernel_of(group, o) * (Offset)g.krn_strides[0] +
                             channel * (Offset)g.krn_strides[1];
+      const Setting setting(g.parameters, g.kernel_of(group, o));
       auto visit = [&](Offset pixel, Offset krn_at, int32 tap) {
         const Term term{at, kernel + krn_at, channel * window_size() + tap};
-        sum += TermGradient(d, term, plane * pixels + pixel,
+        sum += TermGradient(d, setting, term, plane * pixels + pixel,
                     residual_place<Offset>(g, plane, channel, pixel, pixels)).to_img();
       };
       visit_outputs<0>(g, position, 0, 0, 0, visit);

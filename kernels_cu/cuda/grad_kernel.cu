@@ -43,6 +43,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       krn_at += index * g.krn_strides[a + 2];
       shift[a] = g.step(a, index) * SEMICONV_DILATIONS[a] - g.pad_begin[a];
     }
+    const Setting setting(g.parameters, kernel);
     double sum = 0;
     const int64 first = chunk * chunk_size;
     const int64 last = first + chunk_size < outputs ? first + chunk_size : outputs;
@@ -62,7 +63,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       }
       if (!inside) continue;
       const Term term{at, krn_at, channel * window + y};
-      sum += (double)TermGradient(d, term, plane * pixels + pixel,
+      sum += (double)TermGradient(d, setting, term, plane * pixels + pixel,
                           residual_place<int64>(g, plane, channel, pixel, pixels)).to_krn();
     }
     sums[threadIdx.x] = sum;

@@ -63,10 +63,10 @@ using Index = Real;
 using Derivative = typename Differentiable<Real>::Derivative;
 constexpr int residuals = Differentiable<Real>::residuals;
 constexpr int marks = residuals ? (int)(sizeof(Derivative) / sizeof(Real)) : 0;
-template <class D> SEMICONV_FN D derivative_of(const Real* residual) {
+template <class D> SEMICONV_FN D derivative_of(const Real* residual, const Setting& setting) {
   if constexpr (residuals == 0) return D();
-  else if constexpr (residuals == 1) return D(residual[0]);
-  else return D(residual[0], residual[1]);
+  else if constexpr (residuals == 1) return D(residual[0], setting);
+  else return D(residual[0], residual[1], setting);
 }
 #endif
 constexpr int mark_planes = marks ? marks : 1;  // C++ has no empty arrays
@@ -94,6 +94,7 @@ struct OutputPlane {
   int64 residual_plane;
   int32 height, width, y, x;
   int32 first_tap;
+  Setting setting;  // of its kernel
 
   // The n-th four of the patch. ALIGNED: rows start at multiples of 16 bytes and have a multiple of four outputs.
   template <bool ALIGNED> SEMICONV_FN FourOutputs read(int32 n) const {
@@ -142,7 +143,7 @@ struct OutputPlane {
       if constexpr (marks) {
         Real residual[read_planes ? read_planes : 1];
         for (int k = 0; k < read_planes; ++k) residual[k] = read.residual[k].of[e];
-        const auto words = bit_cast<Chunk<Real, mark_planes>>(derivative_of<Derivative>(residual));
+        const auto words = bit_cast<Chunk<Real, mark_planes>>(derivative_of<Derivative>(residual, setting));
 #pragma unroll
         for (int k = 0; k < marks; ++k) made[k].of[e] = words.of[k];
       }

@@ -66,7 +66,8 @@ struct Line {
     }
   }
   // Adds the term of output n of the line that sees an element with tap `tap`.
-  SEMICONV_FN void meet(int n, int32 tap, Real weight, Real img, Bits inside, Real& to_img,
+  template <class S>
+  SEMICONV_FN void meet(int n, int32 tap, Real weight, Real img, Bits inside, const S& setting, Real& to_img,
                         Real& to_krn) const {
     Real grad = grad_out[n / unit].of[n % unit];
 #if defined(SEMICONV_PROVENANCE)
@@ -83,7 +84,7 @@ struct Line {
     Derivative derivative{};
     if constexpr (marks > 0) derivative = bit_cast<Derivative>(words);
     if (wants_krn) grad = bit_cast<Real>(bit_cast<Bits>(grad) & inside);
-    const Real flow = grad == 0 ? Real(0) : grad * derivative(times(img, weight));
+    const Real flow = grad == 0 ? Real(0) : grad * derivative(times(img, weight), setting);
     if (wants_img) to_img += chained(flow, d_times_d_img(img, weight));
     if (wants_krn) to_krn += chained(flow, d_times_d_krn(img, weight));
 #endif
@@ -91,7 +92,8 @@ struct Line {
 };
 
 // All terms of a thread's elements with one plane of taps, from step `first_step` of the window on.
-SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, int32 first_step) {
+template <class S>
+SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, int32 first_step, const S& setting) {
   constexpr int32 size = size_y(), line_taps = size_x();
   // Rows are unrolled up to that many terms: longer code would outgrow the instruction cache.
 #if defined(SEMICONV_PROVENANCE)
@@ -121,7 +123,7 @@ SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, i
           const int32 apart_x = c + phase_x - jx * dilation_x();
           if (apart_x % stride_x()) continue;
           const int32 n = apart_x / stride_x() - lowest_x - line_begin;
-          line.meet(n, ky * line_taps + kx, weight, own.img[row][c], own.inside[row][c],
+          line.meet(n, ky * line_taps + kx, weight, own.img[row][c], own.inside[row][c], setting,
                     own.to_img[row][c], own.to_krn[wants_krn ? j : 0][wants_krn ? kx : 0]);
         }
       }
@@ -241,6 +243,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 
     for (int32 p = first_plane; p < last_plane;) {
       __syncthreads();
+      Setting setting;  // of the plane that is visited
       int32 filled = 0;
       for (; p < last_plane && filled < ahead; ++p) {
         const int32 output = p / outer_taps;
@@ -276,9 +279,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         outputs_seen.x = (x + (int32)along_x(g.pad_begin) - phase_x) / stride_x() + lowest_x;
         outputs_seen.first_tap =
             (channel * outer_taps + plane_of_taps) * (size_y() * size_x());
+        outputs_seen.setting = Setting(g.parameters, g.kernel_of(group, output));
         if (aligned) outputs_seen.fill<true>(patch[filled]);
         else outputs_seen.fill<false>(patch[filled]);
         ++filled;
+        setting = outputs_seen.setting;
         if (reads_factors)
           for (int32 t = threadIdx.x; t < taps_of_slab; t += threads) {
             const int32 step = first_step + t / size_x();
@@ -293,7 +298,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       if constexpr (binned)
         for (int32 k = 0; k < filled; ++k) visit_bins(bins + threadIdx.x, patch[k]);
 #endif
-      if (!binned && filled) visit(own, patch[0], weights, first_step);
+      if (!binned && filled)
+        by_kind(setting, [&](const auto& of_kind) { visit(own, patch[0], weights, first_step, of_kind); });
     }
 
     if constexpr (binned) {

@@ -59,17 +59,17 @@ using Number = Packed<Value>::Number;
 constexpr int lanes = Packed<Value>::count;  // numbers of a Value
 
 template <class V, class N> SEMICONV_FN V in_all_lanes(N number) { return Packed<V>::pack(number, number); }
-template <> SEMICONV_FN WideInteger semifield_zero() {
-  return in_all_lanes<WideInteger>((int32)semifield_zero<Real>());
+template <> SEMICONV_FN WideInteger semifield_zero(const Setting& setting) {
+  return in_all_lanes<WideInteger>((int32)semifield_zero<Real>(setting));
 }
-template <> SEMICONV_FN PairOfIntegers semifield_zero() {
-  return in_all_lanes<PairOfIntegers>((int32)semifield_zero<Real>());
+template <> SEMICONV_FN PairOfIntegers semifield_zero(const Setting& setting) {
+  return in_all_lanes<PairOfIntegers>((int32)semifield_zero<Real>(setting));
 }
-template <> SEMICONV_FN PairOfHalves<float16> semifield_zero() {
-  return in_all_lanes<PairOfHalves<float16>>(Store<float16>::from(semifield_zero<float>()));
+template <> SEMICONV_FN PairOfHalves<float16> semifield_zero(const Setting& setting) {
+  return in_all_lanes<PairOfHalves<float16>>(Store<float16>::from(semifield_zero<float>(setting)));
 }
-template <> SEMICONV_FN PairOfHalves<bfloat16> semifield_zero() {
-  return in_all_lanes<PairOfHalves<bfloat16>>(Store<bfloat16>::from(semifield_zero<float>()));
+template <> SEMICONV_FN PairOfHalves<bfloat16> semifield_zero(const Setting& setting) {
+  return in_all_lanes<PairOfHalves<bfloat16>>(Store<bfloat16>::from(semifield_zero<float>(setting)));
 }
 
 // The accumulator of one Value: of values alone, or with a residual.

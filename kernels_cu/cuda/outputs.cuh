@@ -15,8 +15,28 @@ template <class A, class F> SEMICONV_FN void for_each(Accumulators<A>& acc, F&& 
 #pragma unroll
     for (int row = 0; row < rows; ++row)
 #pragma unroll
-      for (int x = 0; x < values; ++x) visit(acc[c][row][x]);
+      for (int x = 0; x < values; ++x) visit(acc[c][row][x], c);
 }
+
+// The settings of a thread's output channels; one of all, unless SEMICONV_BY_CHANNEL is defined.
+struct Settings {
+#if defined(SEMICONV_BY_CHANNEL)
+  static constexpr int count = channels;
+#else
+  static constexpr int count = 1;
+#endif
+  Setting settings[count];
+  bool alike;  // whether one loop serves all, and one zero
+  SEMICONV_FN Settings(const Geometry& g, int64 group, int64 first_output) : alike(true) {
+#pragma unroll
+    for (int c = 0; c < count; ++c) {
+      const int64 output = smaller_of(first_output + c, g.outputs_per_group - 1);
+      settings[c] = Setting(g.parameters, g.kernel_of(group, output));
+      alike = alike && settings[c].alike(settings[0]);
+    }
+  }
+  SEMICONV_FN const Setting& operator[](int c) const { return settings[count > 1 ? c : 0]; }
+};
 
 // Writes neighbouring elements, of which the first `count` exist.
 template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& chunk, int64 count) {
@@ -31,8 +51,8 @@ template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& 
 
 // winner(one, x): the winning tap of output x, whose accumulator is `one`.
 template <class A, class F>
-SEMICONV_FN void store_residuals(const A (&acc)[values], F&& winner, void* residual, int64 residual_plane,
-                                 int64 at, int64 count) {
+SEMICONV_FN void store_residuals(const A (&acc)[values], const Setting& setting, F&& winner, void* residual,
+                                 int64 residual_plane, int64 at, int64 count) {
 #if defined(SEMICONV_RESIDUAL)
   Chunk<SEMICONV_RESIDUAL, columns> chunk;
   auto* to = (SEMICONV_RESIDUAL*)residual + at;
@@ -44,7 +64,7 @@ SEMICONV_FN void store_residuals(const A (&acc)[values], F&& winner, void* resid
 #pragma unroll
     for (int k = 0; k < A::residuals; ++k) {
 #pragma unroll
-      for (int x = 0; x < columns; ++x) chunk.of[x] = acc[x].residual(k);
+      for (int x = 0; x < columns; ++x) chunk.of[x] = acc[x].residual(k, setting);
       store_chunk(to + k * residual_plane, chunk, count);
     }
   }
@@ -66,8 +86,8 @@ struct Arrays {
 
 // view, inside: of the block's only slab; blocks with several do not read them (winners.cuh).
 template <class A, class F>
-SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const TeamTile& tile, const View& view,
-                               F&& inside, const Arrays& arrays) {
+SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Settings& settings, const Geometry& g,
+                               const TeamTile& tile, const View& view, F&& inside, const Arrays& arrays) {
   if (tile.idle) return;
   const Storage* image = arrays.image(g, tile);
   int64 outer_at = 0, pixels = along_y(g.out_size, 1) * along_x(g.out_size);
@@ -92,7 +112,7 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Te
       Chunk<Storage, columns> results;
 #pragma unroll
       for (int x = 0; x < columns; ++x)
-        results.of[x] = result_of(Packed<Value>::number(acc[c][row][x / lanes].result(), x % lanes));
+        results.of[x] = result_of(Packed<Value>::number(acc[c][row][x / lanes].result(settings[c]), x % lanes));
       store_chunk(arrays.out + at, results, width - left);
       const auto winner = [&](const auto& one, int x) {
         if constexpr (by_runs && one_plane)
@@ -102,7 +122,7 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Geometry& g, const Te
         else
           return one.winner;
       };
-      store_residuals(acc[c][row], winner, arrays.residual, arrays.residual_plane, at, width - left);
+      store_residuals(acc[c][row], settings[c], winner, arrays.residual, arrays.residual_plane, at, width - left);
     }
   }
 }

@@ -88,7 +88,7 @@ SEMICONV_FN void visit_terms(Accumulators& acc, const View& view, int count, F&&
 
 // One slab of a team: `count` terms, the first of which is `first`.
 template <bool PLAIN>
-SEMICONV_FN void add_slab(Accumulators& acc, const View& view, Offset first, int count) {
+SEMICONV_FN void add_slab(Accumulators& acc, const Settings& settings, const View& view, Offset first, int count) {
   if constexpr (by_slabs) {
     if (count == 0) return;
     Value best[rows][values] = {};  // the first term takes the place of these
@@ -98,13 +98,21 @@ SEMICONV_FN void add_slab(Accumulators& acc, const View& view, Offset first, int
     acc.visit([&](auto& one, int i, int j) { one.add(saturated_value(best[i][j]), (int32)(first / depth)); });
   } else {
     if constexpr (Chosen::two_pass) {
-      visit_terms<PLAIN>(acc, view, count, [](auto& one, int, int, int, Value term) { one.observe(term); });
-      acc.visit([](auto& one, int, int) { one.settle(); });
+      visit_terms<PLAIN>(acc, view, count, [&](auto& one, int i, int j, int, Value term) {
+        one.observe(term, settings.of(i, j));
+      });
+      acc.visit([&](auto& one, int i, int j) { one.settle(settings.of(i, j)); });
     }
-    visit_terms<PLAIN>(acc, view, count, [&](auto& one, int, int, int k, Value term) {
-      if constexpr (provenance) one.add(saturated_value(term), (int32)first + k);
-      else one.add(term, (int32)first + k);
-    });
+    const auto add = [&](const auto& of_kind) {
+      using S = typename semiconv::Plain<decltype(of_kind)>::type;
+      visit_terms<PLAIN>(acc, view, count, [&](auto& one, int i, int j, int k, Value term) {
+        if constexpr (provenance) one.add(saturated_value(term), (int32)first + k);
+        else one.add(term, (int32)first + k, S(settings.of(i, j)));
+      });
+    };
+    if constexpr (has_kinds)
+      if (!settings.alike) return add(Outlined(settings.of(0, 0)));
+    by_kind(settings.of(0, 0), add);
   }
 }
 
@@ -121,7 +129,7 @@ template <class P> SEMICONV_FN bool any_large(const P& panels, int count, int th
 // All terms of this block: a thread of team 0 then has the block's part of each of its outputs.
 using PanelSides = Panels[2][teams];
 using TermSides = TermTable[2][teams];
-SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut& cut, const ProductBlock& block,
+SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Product& g, const ProductCut& cut, const ProductBlock& block,
                            const Tables& tables, PanelSides& panels, TermSides& terms) {
   const int team = this_thread() / threads, thread = this_thread() % threads;
   const Offset team_terms = (Offset)cut.team_terms, before = (Offset)block.part * teams * team_terms;
@@ -134,7 +142,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
   PanelCopies<image_in_columns, false> column_copies{tables, cut};
   const ThreadPlace place(thread);
   terms[0][team].fill(g, first, count_of(left), thread);
-  acc.visit([](auto& one, int, int) { one.start(); });
+  acc.visit([&](auto& one, int i, int j) { one.start(settings.of(i, j)); });
   int count = 0;
   first -= depth;
   for (int32 slab = -1; slab < slabs; ++slab) {  // slab -1: nothing but the first copy
@@ -152,8 +160,8 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
     }
     if (count > 0) {
       const View view(panel, place);
-      if (saturates) add_slab<false>(acc, view, first, count);
-      else add_slab<plain>(acc, view, first, count);
+      if (saturates) add_slab<false>(acc, settings, view, first, count);
+      else add_slab<plain>(acc, settings, view, first, count);
       constexpr int slabs_to_fold = Chosen::two_pass || depth >= terms_per_fold ? 1 : terms_per_fold / depth;
       if ((slab + 1) % slabs_to_fold == 0) acc.visit([](auto& one, int, int) { one.fold(); });
     }
@@ -166,7 +174,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Product& g, const ProductCut
     left -= depth;
   }
   acc.visit([](auto& one, int, int) { one.fold(); });
-  join_teams<sizeof panels>(acc, panels, team, thread);
+  join_teams<sizeof panels>(acc, settings, panels, team, thread);
 }
 #endif
 
@@ -191,18 +199,20 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Sto
   const auto block_of_tile = [&] { return ProductBlock(cut, this_block() * (uint32)cut.parts); };
   tables.fill(g, cut, block_of_tile(), img, krn);
   __syncthreads();
-  Partial{(Chosen*)partial, (int64)gridDim.x, (int)this_thread()}.load(acc, this_block(), (uint32)cut.parts);
+  const Settings settings(g, cut, block_of_tile(), ThreadPlace(this_thread()));
+  Partial{(Chosen*)partial, (int64)gridDim.x, (int)this_thread()}.load(acc, settings, this_block(), (uint32)cut.parts);
 #else
   __shared__ PanelSides panels;
   __shared__ TermSides terms;
   Slots& slots = *(Slots*)panels;
   static_assert(!by_slabs || sizeof(Slots) <= sizeof panels, "slots take the place of panels");
   const auto block_of_tile = [&] { return ProductBlock(cut, this_block()); };
+  const Settings settings(g, cut, block_of_tile(), ThreadPlace(this_thread() % threads));
   {
     const ProductBlock block = block_of_tile();
     tables.fill(g, cut, block, img, krn);
     __syncthreads();
-    add_terms(acc, g, cut, block, tables, panels, terms);
+    add_terms(acc, settings, g, cut, block, tables, panels, terms);
   }
   if (by_slabs) __syncthreads();
   if (this_thread() >= threads) return;  // team 0 has all
@@ -214,5 +224,5 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Sto
 #endif
   const ProductBlock block = block_of_tile();
   const MatrixArrays arrays(g, block.matrix, img, krn, out, residual);
-  store_outputs(acc, Stores{g, cut, block, tables, ThreadPlace(this_thread()), arrays, residual_plane, slots});
+  store_outputs(acc, settings, Stores{g, cut, block, tables, ThreadPlace(this_thread()), arrays, residual_plane, slots});
 }

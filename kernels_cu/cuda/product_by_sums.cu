@@ -114,9 +114,11 @@ SEMICONV_KERNEL_EXTREMES(const __grid_constant__ semiconv::Product g, const semi
        n += (int64)gridDim.x * blockDim.x)
     unproven[n] = 0;
   const OperandBlock block(x, blockIdx.x);
-  Extremes seen;
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  Extremes seen(e);
   visit_numbers(g, x, block, numbers, [&](Real number, int64) {
-    if (BySums<Real>::counts(number)) seen.see(number, number);
+    if (e.counts(number)) seen.see(number, number);
   });
   merge_lines(seen);
   const int64 row = block.row + threadIdx.x;
@@ -137,7 +139,9 @@ SEMICONV_KERNEL_TRANSFORM(const __grid_constant__ semiconv::Product g, const sem
   const OperandBlock block(x, blockIdx.x);
   const int fast = (int)threadIdx.x % side, slow = (int)threadIdx.x / side;
   const int64 row = block.row + fast;
-  Extremes seen;
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  Extremes seen(e);
   if (row < x.rows)
     for (int64 part = slow; part < x.parts; part += lines) {
       const int64 at = ((block.matrix * x.parts + part) * x.rows + row) * 2;
@@ -156,7 +160,7 @@ SEMICONV_KERNEL_TRANSFORM(const __grid_constant__ semiconv::Product g, const sem
   const Real shift = shifts[fast];
   Real* const to = transformed + block.matrix * x.terms * x.pitch + row;
   visit_numbers(g, x, block, numbers, [&](Real number, int64 term) {
-    to[term * x.pitch] = BySums<Real>::transform(number, shift);
+    to[term * x.pitch] = e.transform(number, shift);
   });
   if (row >= x.rows && row < x.pitch)
     for (int64 term = block.first + slow; term < block.last; term += lines) to[term * x.pitch] = 0;
@@ -184,12 +188,14 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g,
   const Range<Real> of_column = range_of(column_ranges, matrix * columns_of.rows + column);
   const Range<Real>&image = image_in_columns ? of_column : of_row, &kernel = image_in_columns ? of_row : of_column;
   const Real sum = sums[(matrix * rows_of.pitch + row) * columns_of.pitch + column];
-  if (!Proof<Real>(image, kernel, rows_of.terms).holds(sum)) {
+  const Setting setting(g.parameters, 0);
+  const BySums<Real> e(setting);
+  if (!Proof<Real>(e, image, kernel, rows_of.terms).holds(sum)) {
     unproven[(matrix * tiles_y + row / tile_rows) * tiles_x + column / tile_columns] = 1;
     return;
   }
   out[offset_of(g.shared, g.shared_levels, matrix, result_array) +
       offset_of(g.free, g.free_levels, image_in_columns ? column : row, result_array) +
       offset_of(g.produced, g.produced_levels, image_in_columns ? row : column, result_array)] =
-      store(BySums<Real>::restore(sum, image.shift, kernel.shift));
+      store(e.restore(sum, image.shift, kernel.shift));
 }

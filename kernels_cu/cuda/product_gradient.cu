@@ -68,10 +68,10 @@ SEMICONV_FN Real d_own(Real own, Real other) {
 }
 
 // d result / d term of one output, from what the forward pass kept.
-template <class D, int RESIDUALS> SEMICONV_FN D derivative_at(const Real* kept, int64 residual_plane) {
+template <class D, int RESIDUALS> SEMICONV_FN D derivative_at(const Real* kept, int64 residual_plane, const Setting& setting) {
   if constexpr (RESIDUALS == 0) return D();
-  else if constexpr (RESIDUALS == 1) return D(kept[0]);
-  else return D(kept[0], kept[residual_plane]);
+  else if constexpr (RESIDUALS == 1) return D(kept[0], setting);
+  else return D(kept[0], kept[residual_plane], setting);
 }
 
 // The gradient of one output, and how it depends on its terms.
@@ -184,6 +184,11 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
     sum[r].start();
   }
   const Real* kept = (const Real*)residual + at_matrix<'o'>(g, matrix);
+  const int64 first_kernel = matrix * g.matrix_step;
+  const Setting first_setting(g.parameters, first_kernel);
+  const auto setting_of = [&](int64 row, int64 other) {
+    return g.parameters.channels > 1 ? Setting(g.parameters, first_kernel + (of_image ? other : row)) : first_setting;
+  };
   const Storage* given = grad_out + at_matrix<'o'>(d, matrix);
   for (int64 begin = first; begin < last; begin += 32) {
     // Each lane looks at one of the next 32 outputs of every row, for all lanes.
@@ -194,7 +199,8 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
     for (int r = 0; r < own_rows; ++r) {
       const int64 row = smaller_of(first_row + r, sizes.own - 1);
       slopes[r][lane] = {load(given[given_at + at_own<'o'>(d, row)]),
-                         derivative_at<Derivative, residuals>(kept + kept_at + at_own<'o'>(g, row), residual_plane)};
+                         derivative_at<Derivative, residuals>(kept + kept_at + at_own<'o'>(g, row), residual_plane,
+                                                              setting_of(row, mine))};
     }
     __syncwarp();
     const int count = last - begin < 32 ? (int)(last - begin) : 32;
@@ -204,7 +210,7 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
       for (int r = 0; r < own_rows; ++r) {
         const Slope<Derivative> slope = slopes[r][n];
         const Real val = of_image ? times(own[r], number) : times(number, own[r]);
-        const Real flow = slope.given * slope.derivative(val);
+        const Real flow = slope.given * slope.derivative(val, setting_of(smaller_of(first_row + r, sizes.own - 1), begin + n));
         sum[r].add(slope.given == 0 ? Real(0) : chained(flow, d_own(own[r], number)));
       }
       if ((n + 1) % terms_per_fold == 0 || n + 1 == count) {

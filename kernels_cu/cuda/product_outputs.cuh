@@ -26,13 +26,37 @@ struct Accumulators {
   }
 };
 
+// The settings of a thread's outputs. Kernels that have settings of their own are rows or columns.
+struct Settings {
+#if defined(SEMICONV_BY_CHANNEL)
+  static constexpr int count = image_in_columns ? rows : columns;
+#else
+  static constexpr int count = 1;
+#endif
+  Setting settings[count];
+  bool alike;
+  SEMICONV_FN Settings(const Product& g, const ProductCut& cut, const ProductBlock& block, const ThreadPlace& place)
+      : alike(true) {
+    const int64 first = block.matrix * g.matrix_step;
+#pragma unroll
+    for (int n = 0; n < count; ++n) {
+      const int64 kernel = image_in_columns ? smaller_of<int64>((int64)block.row + place.row(n), cut.rows - 1)
+                                            : smaller_of<int64>((int64)block.column + place.column(n), cut.columns - 1);
+      settings[n] = Setting(g.parameters, first + (count > 1 ? kernel : 0));
+      alike = alike && settings[n].alike(settings[0]);
+    }
+  }
+  SEMICONV_FN const Setting& of(int i, int j) const { return settings[count == 1 ? 0 : image_in_columns ? i : j]; }
+};
+
 // ---- parts of the terms --------------------------------------------------------------------------
 
 // Joins the teams' parts of each output, in the order of the terms; team 0 then has all:
 //
 //     team 0 <- 1   2 <- 3        `exchange`: shared memory of `bytes`, that nobody else uses
 //          0 <----- 2
-template <int BYTES> SEMICONV_FN void join_teams(Accumulators& acc, void* exchange, int team, int thread) {
+template <int BYTES>
+SEMICONV_FN void join_teams(Accumulators& acc, const Settings& settings, void* exchange, int team, int thread) {
   constexpr int of_row = values * threads * (int)sizeof(Chosen) * (teams / 2);
   constexpr int most = teams > 1 ? BYTES / of_row : 1;
   static_assert(most > 0, "a row of all threads fits into shared memory");
@@ -52,7 +76,7 @@ template <int BYTES> SEMICONV_FN void join_teams(Accumulators& acc, void* exchan
       __syncthreads();
       acc.visit([&](Chosen& one, int i, int j) {
         if (takes && i >= first && i < first + at_once)
-          one.join(numbers[((pair * at_once + i - first) * values + j) * threads + thread]);
+          one.join(numbers[((pair * at_once + i - first) * values + j) * threads + thread], settings.of(i, j));
       });
     }
   }
@@ -70,12 +94,12 @@ struct Partial {
     Chosen* to = at(part, tile);
     acc.visit([&](Chosen& one, int i, int j) { to[(i * values + j) * threads] = one; });
   }
-  SEMICONV_FN void load(Accumulators& acc, uint32 tile, uint32 parts) const {
+  SEMICONV_FN void load(Accumulators& acc, const Settings& settings, uint32 tile, uint32 parts) const {
     const Chosen* from = at(0, tile);
     acc.visit([&](Chosen& one, int i, int j) { one = from[(i * values + j) * threads]; });
     for (uint32 part = 1; part < parts; ++part) {
       from = at(part, tile);
-      acc.visit([&](Chosen& one, int i, int j) { one.join(from[(i * values + j) * threads]); });
+      acc.visit([&](Chosen& one, int i, int j) { one.join(from[(i * values + j) * threads], settings.of(i, j)); });
     }
   }
 };
@@ -187,7 +211,7 @@ struct Stores {
   }
 };
 
-template <class A> SEMICONV_FN void store_outputs(A& acc, const Stores& stores) {
+template <class A> SEMICONV_FN void store_outputs(A& acc, const Settings& settings, const Stores& stores) {
   const int64 rows_left = stores.cut.rows - stores.block.row;
 #pragma unroll
   for (int i = 0; i < rows; ++i) {
@@ -196,7 +220,7 @@ template <class A> SEMICONV_FN void store_outputs(A& acc, const Stores& stores) 
     const Offset at = stores.tables.row_result[row];
     const auto& line = acc.of[i];
     stores.row(stores.arrays.out + at, [&](int j) {
-      return result_of(Packed<Value>::number(line[j / lanes].result(), j % lanes));
+      return result_of(Packed<Value>::number(line[j / lanes].result(settings.of(i, j / lanes)), j % lanes));
     });
 #if defined(SEMICONV_RESIDUAL)
     auto* kept = (SEMICONV_RESIDUAL*)stores.arrays.residual + at;
@@ -208,7 +232,7 @@ template <class A> SEMICONV_FN void store_outputs(A& acc, const Stores& stores) 
 #else
 #pragma unroll
     for (int k = 0; k < Chosen::residuals; ++k)
-      stores.row(kept + k * stores.residual_plane, [&](int j) { return line[j].residual(k); });
+      stores.row(kept + k * stores.residual_plane, [&](int j) { return line[j].residual(k, settings.of(i, j)); });
 #endif
 #endif
   }

@@ -71,14 +71,15 @@ struct Copies {
   const int64& fixed_first;    // these three hold for every slab where a plane is one slab; else they are not read
   const Source::Route& fixed_route;
   const WeightRoute& fixed_weights;
+  const Real& zero;  // of positions outside the image
 
   // visit(n, at) for this thread's share of a slab's weights.
   template <class F> SEMICONV_FN void visit_weights(int32 p, F&& visit) const {
     if constexpr (slabs == 1) fixed_weights.visit(thread, visit);
     else WeightRoute::visit_once(g, slab_of(p).tap_rows, last_channel, thread, visit);
   }
-  static SEMICONV_FN void fill_outside(const Source& source, Patch& patch) {
-    source.fill_outside(patch.of, store(semifield_zero<Real>()));
+  SEMICONV_FN void fill_outside(const Source& source, Patch& patch) const {
+    source.fill_outside(patch.of, store(zero));
   }
   // Starts the copies of the step that begins with p, the slab that walk.find() found.
   SEMICONV_FN void start(int32 p, int side) const {

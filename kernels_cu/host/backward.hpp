@@ -21,6 +21,7 @@ struct TileBackward {
   const int64 *image_taps, *strided_taps;  // selections: offsets of taps in grad_img and in img
   const int32* order;
   bool may_pad;
+  Real zero;  // outside the image
   int64 window, pixels, image_pixels;
 #if defined(SEMICONV_PROVENANCE)
   const Reach reach = Reach(g);
@@ -102,7 +103,7 @@ struct TileBackward {
     Strips strips{nullptr, (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64)};
     for (int64 i = 0; i < g.in_channels; ++i)
       fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
-                   scratch + i * channel, semifield_zero<Real>());
+                   scratch + i * channel, zero);
     const bool masked = !may_pad && !inside_image(g, origin, size);
     if (masked) fill_mask(g, tiling, origin, mask);
     if (gradient) memset(gradient, 0, all * sizeof(Real));
@@ -187,16 +188,19 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
 #if defined(SEMICONV_PROVENANCE)
   const TapTable* table = nullptr;
   const bool may_pad = true;
+  const Real zero = 0;  // not read
   (void)absorbing;
   image_offsets(g, image_taps.data, strided_taps.data);
 #else
   const TapTable all_taps(g, tiling, call.krn, nullptr);  // `order` and the bins number all taps
   if (!all_taps.complete) return out_of_memory;
   const TapTable* table = &all_taps;
-  const bool may_pad = absorbing && all_taps.finite;
+  const Border border(g, absorbing);
+  const bool may_pad = border.absorbs && all_taps.finite;
+  const Real zero = border.zero;
 #endif
   const TileBackward body{g, tiling, call, table, image_taps.data, strided_taps.data, order.data,
-                          may_pad, window, g.pixels(), image_pixels};
+                          may_pad, zero, window, g.pixels(), image_pixels};
 #if defined(SEMICONV_PROVENANCE)
   const int64 outputs = g.batch * g.groups * g.outputs_per_group * g.pixels();
   if (call.grad_krn && outputs < partition.slots * weights / 4) {
@@ -204,7 +208,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
     of_image.grad_krn = of_kernel.grad_img = nullptr;
     const auto with = [&](const Backward& part) {
       return TileBackward{g, tiling, part, table, image_taps.data, strided_taps.data, order.data,
-                          may_pad, window, g.pixels(), image_pixels};
+                          may_pad, zero, window, g.pixels(), image_pixels};
     };
     if (const int status = kernel_by_kernel(partition, with(of_kernel), threads)) return status;
     return call.grad_img ? add_up_tiles(g, tiling, partition, with(of_image), of_image, nullptr, weights, threads)

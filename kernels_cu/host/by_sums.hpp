@@ -17,32 +17,30 @@ namespace semiconv {
 
 SEMICONV_FN int64 whole_vectors(int64 count) { return ceil_div(count, lanes); }
 
-SEMICONV_FN Real fold_lanes(Vector values, Real (*choose)(Real, Real)) {
-  Real result = values[0];
-  for (int i = 1; i < lanes; ++i) result = choose(result, values[i]);
-  return result;
-}
-
 // The range of `count` numbers. Their last vector is filled up with numbers that do not count.
-inline Range<Real> range_of(const Real* numbers, int64 count) {
-  using L = BySums<Vector>;
-  const Vector none = L::upwards ? negative_infinity<Vector>() : infinity<Vector>();
+inline Range<Real> range_of(const Setting& setting, const Real* numbers, int64 count) {
+  const BySums<Vector> e(setting);
+  const BySums<Real> one(setting);
+  const Vector none = setting.upwards ? negative_infinity<Vector>() : infinity<Vector>();
   Vector first = none, last = -none;
   for (int64 n = 0; n < whole_vectors(count); ++n) {
     const Vector v = load_vector<Vector>(numbers + n * lanes);
-    const Mask counts = (Mask)L::counts(v);
-    first = where(counts, L::larger(first, v), first);
-    last = where(counts, L::smaller(last, v), last);
+    const Mask counts = (Mask)e.counts(v);
+    first = where(counts, e.larger(first, v), first);
+    last = where(counts, e.smaller(last, v), last);
   }
-  const Real shift = fold_lanes(first, [](Real a, Real b) { return BySums<Real>::larger(a, b); });
-  const Real furthest = fold_lanes(last, [](Real a, Real b) { return BySums<Real>::smaller(a, b); });
-  if (!(absolute(shift) < infinity<Real>())) return {BySums<Real>::neutral(), BySums<Real>::neutral()};
-  return {shift, furthest};
+  Real extreme = first[0], furthest = last[0];
+  for (int i = 1; i < lanes; ++i) {
+    extreme = one.larger(extreme, first[i]);
+    furthest = one.smaller(furthest, last[i]);
+  }
+  if (!(absolute(extreme) < infinity<Real>())) return {one, one.neutral(), one.neutral()};
+  return {one, extreme, furthest};
 }
-inline void transform_all(const Real* from, Real* to, int64 count, Real shift) {
+inline void transform_all(const Setting& setting, const Real* from, Real* to, int64 count, Real shift) {
+  const BySums<Vector> e(setting);
   for (int64 n = 0; n < whole_vectors(count); ++n)
-    store_vector(to + n * lanes,
-                 BySums<Vector>::transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
+    store_vector(to + n * lanes, e.transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
 }
 
 // E of every kernel, each with its range: the weights of the ordinary sums. Taps of all input channels
@@ -57,7 +55,7 @@ class TransformedKernels {
   const int64 taps;
   bool complete = false;
 
-  TransformedKernels(const Geometry& g, const Tiling& t, const TapTable& table)
+  TransformedKernels(const Geometry& g, const Setting& setting, const Tiling& t, const TapTable& table)
       : pitch(whole_vectors(g.in_channels * g.window_size()) * lanes),
         taps(g.in_channels * g.window_size()) {
     const int64 window = g.window_size();
@@ -70,9 +68,9 @@ class TransformedKernels {
       Real* kernel = values.data + k * pitch;
       for (int64 i = 0; i < g.in_channels; ++i)
         memcpy(kernel + i * window, table.of(k, i).values, window * sizeof(Real));
-      for (int64 n = taps; n < pitch; ++n) kernel[n] = semifield_zero<Real>();
-      ranges.data[k] = range_of(kernel, pitch);
-      transform_all(kernel, kernel, pitch, ranges.data[k].shift);
+      for (int64 n = taps; n < pitch; ++n) kernel[n] = semifield_zero<Real>(setting);
+      ranges.data[k] = range_of(setting, kernel, pitch);
+      transform_all(setting, kernel, kernel, pitch, ranges.data[k].shift);
     }
     complete = true;
   }
@@ -123,6 +121,7 @@ SEMICONV_FN Mask first_lanes(int count) {
 // The scratch of a tile, transformed; and the numbers as they are, once an output is computed directly.
 class TransformedTile {
   const Geometry& g;
+  const Setting& setting;
   const Tiling& t;
   const TileLoader& loader;
   const Storage *img, *image;
@@ -133,7 +132,7 @@ class TransformedTile {
 
   void fill(Real* scratch) const {
     // The loader leaves out what no tap reads, but the range is that of all numbers.
-    set_run(scratch, scratch_elements(g, t), broadcast(semifield_zero<Real>()));
+    set_run(scratch, scratch_elements(g, t), broadcast(semifield_zero<Real>(setting)));
     loader.fill(origin, img, image, g.in_channels, scratch);
   }
 
@@ -143,15 +142,15 @@ class TransformedTile {
 
   // transformed_ and plain_ have room for scratch_elements() numbers, `mask` for one channel. The tile lies
   // in the group of channels that begins at image_, in the array that begins at img_.
-  TransformedTile(const Geometry& g_, const Tiling& t_, const TileLoader& loader_, const Storage* img_,
+  TransformedTile(const Geometry& g_, const Setting& setting_, const Tiling& t_, const TileLoader& loader_, const Storage* img_,
                   const Storage* image_, const int64* origin_, bool masked_, Real* transformed_,
                   Real* plain_, MaskLane* mask)
-      : g(g_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
+      : g(g_), setting(setting_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
         transformed(transformed_) {
     const int64 count = g.in_channels * t.channel_size;
     fill(transformed);
-    range = range_of(transformed, count);
-    transform_all(transformed, transformed, count, range.shift);
+    range = range_of(setting, transformed, count);
+    transform_all(setting, transformed, transformed, count, range.shift);
   }
   static int64 scratch_elements(const Geometry& g, const Tiling& t) {
     return whole_vectors(g.in_channels * t.channel_size) * lanes + lanes;  // loads reach a vector further
@@ -176,10 +175,13 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   const Tiling tiling(g, 4, 1, true);
   const TapTable table(g, tiling, krn, neutral_weights);
   if (!table.complete) return out_of_memory;
-  const TransformedKernels weights(g, tiling, table);
+  const Border border(g, absorbing);
+  const Setting& setting = border.setting;
+  const BySums<Vector> e(setting);
+  const TransformedKernels weights(g, setting, tiling, table);
   if (!weights.complete) return out_of_memory;
-  const bool may_pad = absorbing && table.finite;
-  const TileLoader loader(g, tiling, g.in_channels, semifield_zero<Real>());
+  const bool may_pad = border.absorbs && table.finite;
+  const TileLoader loader(g, tiling, g.in_channels, border.zero);
   const Stage layout(g, tiling);
   const InsideTaps all_taps(g, false);
   const Pairing no_pairs;
@@ -210,7 +212,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       int64 origin[max_rank], size[max_rank];
       locate_tile(g, tiling, item % tiling.tiles, origin, size);
       const bool masked = !may_pad && !inside_image(g, origin, size);
-      TransformedTile tile(g, tiling, loader, img,
+      TransformedTile tile(g, setting, tiling, loader, img,
                            img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                            origin, masked, memory, memory + elements, mask);
       strips.cut(g, tiling, origin, size, Cut{layout.to_strides(), no_pairs, all_taps, false, N});
@@ -220,7 +222,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
         for (int a = 0; a < g.rank; ++a) plane += origin[a] * g.out_strides[a + 2];
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
-        const Proof<Real> proof(tile.range, range, weights.taps);
+        const Proof<Real> proof(BySums<Real>(setting), tile.range, range, weights.taps);
         Strips unproven{nullptr, room + most_strips, room + most_strips, nullptr, 0, 0, 0};
         for (int64 j = 0; j < strips.count; j += N) {
           Vector sums[N];
@@ -233,8 +235,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
               unproven.data[unproven.count++].adjoining = 0;
               continue;
             }
-            const Vector value = BySums<Vector>::restore(sums[k], broadcast(tile.range.shift),
-                                                         broadcast(range.shift));
+            const Vector value = e.restore(sums[k], broadcast(tile.range.shift), broadcast(range.shift));
             if (stage.used) store_vector(stage.values + strip.to, value);
             else store_lanes(out + plane + strip.to, value, strip.count, results.step);
           }

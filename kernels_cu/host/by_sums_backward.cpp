@@ -2,6 +2,7 @@
 // semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
+#define SEMICONV_ONE_LOOP  // of outputs that are computed directly: few
 #include "by_sums_backward.hpp"
 #include "exports.hpp"
 

@@ -48,7 +48,8 @@ class KernelDerivatives {
  public:
   bool complete = false;
 
-  KernelDerivatives(const Geometry& g, const TapTable& table, const TransformedKernels& all, int64 block_size) {
+  KernelDerivatives(const Geometry& g, const Setting& setting, const TapTable& table, const TransformedKernels& all,
+                    int64 block_size) {
     const int64 taps = all.taps, window = g.window_size();
     if (!weights.allocate(g.kernels * taps) || !numbers.allocate(g.kernels * taps)) return;
     for (int64 k = 0; k < g.kernels; ++k) {
@@ -58,7 +59,7 @@ class KernelDerivatives {
       for (int64 t = 0; t < taps; ++t) {
         const Real weight = all.of(k)[t], krn = table.of(k, t / window).values[t % window];
         block[t * size + o - first] = absolute(weight) < infinity<Real>() ? weight : Real(0);
-        numbers.data[k * taps + t] = BySums<Real>::d_transform(krn, all.range(k).shift, weight);
+        numbers.data[k * taps + t] = BySums<Real>(setting).d_transform(krn, all.range(k).shift, weight);
       }
     }
     complete = true;
@@ -121,30 +122,31 @@ template <bool MASKED>
 __attribute__((noinline)) void differentiate_directly(
     const Geometry& g, const TapTable& table, int64 kernel, const Real* numbers, int64 channel_size,
     const MaskLane* mask, Real* gradient, Vector* bins, const int32* order, const Strip* strips,
-    const GradOut<2>& grad_out, int64 window) {
+    const GradOut<2>& grad_out, const Setting& setting, int64 window) {
   using A = Differentiable<Vector>;
   using T = Terms<2, MASKED>;
   A acc[2];
-  for (A& one : acc) one.start();
+  for (A& one : acc) one.start(setting);
   for (int64 i = 0; i < g.in_channels; ++i)
     observe_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i), 0,
-                       table.of(kernel, i).count);
-  for (A& one : acc) one.settle();
+                       table.of(kernel, i).count, setting);
+  for (A& one : acc) one.settle(setting);
   for (int64 i = 0; i < g.in_channels; ++i)
     add_channel<2>(acc, T(numbers + i * channel_size, mask, strips), table.of(kernel, i), 0,
-                   table.of(kernel, i).count);
-  const typename A::Derivative weights[2] = {{acc[0].residual(0), acc[0].residual(1)},
-                                         {acc[1].residual(0), acc[1].residual(1)}};
+                   table.of(kernel, i).count, setting);
+  const typename A::Derivative weights[2] = {{acc[0].residual(0, setting), acc[0].residual(1, setting), setting},
+                                         {acc[1].residual(0, setting), acc[1].residual(1, setting), setting}};
   for (int64 i = 0; i < g.in_channels; ++i)
     differentiate_channel<2, MASKED>(
         numbers + i * channel_size, mask, gradient ? gradient + i * channel_size : nullptr,
-        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, weights, grad_out);
+        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, weights, grad_out, setting);
 }
 
 // What all threads share, and the work on one (batch element, group, tile).
 struct BySumsBackward {
   static constexpr int N = 8;  // strips whose sums are computed together
   const Geometry& g;
+  const Setting& setting;
   const Tiling& tiling;
   const TileLoader& loader;
   const Backward& call;
@@ -184,7 +186,7 @@ struct BySumsBackward {
     MaskLane* mask = (MaskLane*)(transformed + 4 * elements);
     Strips cut{nullptr, (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64)};
     const bool masked = !may_pad && !inside_image(g, origin, size);
-    TransformedTile tile(g, tiling, loader, call.img,
+    TransformedTile tile(g, setting, tiling, loader, call.img,
                          call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                          origin, masked, transformed, transformed + elements, mask);
     cut.cut(g, tiling, origin, size, N);
@@ -204,7 +206,7 @@ struct BySumsBackward {
         repaired_krn = repaired_img = true;
         const auto run = masked ? differentiate_directly<true> : differentiate_directly<false>;
         run(g, table, g.kernel_of(group, first + o), tile.numbers(), tiling.channel_size, mask,
-            direct_gradient, partial ? direct_bins + o * taps : nullptr, order, pair, of_pair,
+            direct_gradient, partial ? direct_bins + o * taps : nullptr, order, pair, of_pair, setting,
             g.window_size());
       };
       for (int64 j = 0; j < n; j += N) {
@@ -244,7 +246,8 @@ struct BySumsBackward {
     using L = Limits<Real>;
     const int64 kernel = g.kernel_of(group, output);
     const Range<Real>& range = weights.range(kernel);
-    const Proof<Real> proof(tile.range, range, weights.taps);
+    const BySums<Vector> e(setting);
+    const Proof<Real> proof(BySums<Real>(setting), tile.range, range, weights.taps);
     // As large as its sums with weights of at most 1 allow.
     const Vector most = broadcast(L::largest / 4 / ((Real)weights.taps * (Real)g.outputs_per_group));
     const Vector least = broadcast(L::smallest_normal / L::epsilon), none{};
@@ -259,11 +262,11 @@ struct BySumsBackward {
         const Vector sum = sums[k + j];
         const Mask proven = (Mask)proof.holds(sum);
         const Vector grad_sum =
-            BySums<Vector>::d_restore(sum) * pair.of[j] * BySums<Vector>::scale(broadcast(range.shift));
+            e.d_restore(sum) * pair.of[j] * e.scale(broadcast(range.shift));
         const Mask usable = proven & (absolute(grad_sum) >= least) & (absolute(grad_sum) <= most);
         grad_sums[k + j] = where(pair.live[j] & usable, grad_sum, none);
         // The gradient of a window of zeros is 0 (but not for p = 1, a plain sum).
-        pair.live[j] &= ~usable & ~(proven & (sum == none) & BySums<Vector>::flat_at_zero());
+        pair.live[j] &= ~usable & ~(proven & (sum == none) & e.flat_at_zero());
         pair.of[j] = where(pair.live[j], pair.of[j], none);
         unproven |= pair.live[j];
       }
@@ -290,10 +293,11 @@ struct BySumsBackward {
   void finish_image(TransformedTile& tile, Real* gradient, const Real* direct, int64 elements) const {
     const Real* numbers = BySums<Vector>::own_derivative ? tile.transformed : tile.numbers();
     const Vector shift = broadcast(tile.range.shift), none{};
+    const BySums<Vector> e(setting);
     for (int64 at = 0; at < elements; at += lanes) {
       const Vector sum = load_vector<Vector>(gradient + at);
-      Vector value = sum * BySums<Vector>::d_transform(load_vector<Vector>(numbers + at), shift,
-                                                       load_vector<Vector>(tile.transformed + at));
+      Vector value = sum * e.d_transform(load_vector<Vector>(numbers + at), shift,
+                                         load_vector<Vector>(tile.transformed + at));
       value = where(sum == none, none, value);
       if (direct) value = value + load_vector<Vector>(direct + at);
       store_vector(gradient + at, value);
@@ -308,20 +312,22 @@ inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorb
   const Partition partition(g, tiling);
   const TapTable table(g, tiling, call.krn, neutral_weights);
   if (!table.complete) return out_of_memory;
-  const TransformedKernels weights(g, tiling, table);
+  const Border border(g, absorbing);
+  const Setting& setting = border.setting;
+  const TransformedKernels weights(g, setting, tiling, table);
   if (!weights.complete) return out_of_memory;
   const ChannelBlocks blocks(g);
-  const KernelDerivatives derivatives(g, table, weights, blocks.size);
+  const KernelDerivatives derivatives(g, setting, table, weights, blocks.size);
   const int64 count = g.kernels * weights.taps;
   Buffer<double> partials;
   Buffer<int32> order;
   if (!derivatives.complete || !order.allocate(weights.taps)) return out_of_memory;
   if (call.grad_krn && !partials.allocate(partition.slots * count)) return out_of_memory;
   column_order(g, g.in_channels, order.data);
-  const bool may_pad = absorbing && table.finite;
-  const TileLoader loader(g, tiling, g.in_channels, semifield_zero<Real>());
-  const BySumsBackward body{g,           tiling, loader,     call,   table, weights,
-                            derivatives, blocks, order.data, may_pad};
+  const bool may_pad = border.absorbs && table.finite;
+  const TileLoader loader(g, tiling, g.in_channels, border.zero);
+  const BySumsBackward body{g,     setting, tiling,      loader, call,       table,
+                            weights, derivatives, blocks, order.data, may_pad};
   return add_up_tiles(g, tiling, partition, body, call, partials.data, count, threads);
 }
 

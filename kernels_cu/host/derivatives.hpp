@@ -13,13 +13,13 @@
 namespace semiconv {
 
 template <class D, int RESIDUALS = Differentiable<Vector>::residuals>
-SEMICONV_FN D load_derivative(const Backward& call, int64 at, int count, int64 step) {
+SEMICONV_FN D load_derivative(const Backward& call, const Setting& setting, int64 at, int count, int64 step) {
   if constexpr (RESIDUALS == 0) return D();
   else {
     const Real* residual = (const Real*)call.residual + at;
     const Vector first = load_lanes(residual, count, step);
-    if constexpr (RESIDUALS == 1) return D(first);
-    else return D(first, load_lanes(residual + call.plane, count, step));
+    if constexpr (RESIDUALS == 1) return D(first, setting);
+    else return D(first, load_lanes(residual + call.plane, count, step), setting);
   }
 }
 
@@ -43,27 +43,31 @@ template <int N, bool MASKED, class D>
 SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask, Real* gradient,
                                        Vector* bins, const Strip* strips, const Taps& taps,
                                        const int32* order, const D* derivatives,
-                                       const GradOut<N>& grad_out) {
-  for (int64 n = 0; n < taps.count; ++n) {
-    const int64 t = order[n], offset = taps.offsets[t];
-    const Vector krn = broadcast(taps.values[t]);
-    Vector to_krn{};
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) {
-      const int64 place = strips[j].from + offset;
-      const Vector img = load_vector<Vector>(scratch + place);
-      // Where grad_out is 0, and outside the image, the derivative may be infinite or NaN.
-      Mask keep = grad_out.live[j];
-      if constexpr (MASKED) keep &= load_vector<Mask>(mask + place);
-      const Vector flow = where(keep, derivatives[j](times(img, krn)) * grad_out.of[j], Vector{});
-      if (gradient) {
-        const Vector part = chained(flow, d_times_d_img(img, krn));
-        store_vector(gradient + place, load_vector<Vector>(gradient + place) + part);
+                                       const GradOut<N>& grad_out, const Setting& setting) {
+  const auto loop = [&](const auto& of_kind) __attribute__((always_inline)) {
+    for (int64 n = 0; n < taps.count; ++n) {
+      const int64 t = order[n], offset = taps.offsets[t];
+      const Vector krn = broadcast(taps.values[t]);
+      Vector to_krn{};
+  #pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) {
+        const int64 place = strips[j].from + offset;
+        const Vector img = load_vector<Vector>(scratch + place);
+        // Where grad_out is 0, and outside the image, the derivative may be infinite or NaN.
+        Mask keep = grad_out.live[j];
+        if constexpr (MASKED) keep &= load_vector<Mask>(mask + place);
+        const Vector flow = where(keep, derivatives[j](times(img, krn), of_kind) * grad_out.of[j], Vector{});
+        if (gradient) {
+          const Vector part = chained(flow, d_times_d_img(img, krn));
+          store_vector(gradient + place, load_vector<Vector>(gradient + place) + part);
+        }
+        to_krn = to_krn + chained(flow, d_times_d_krn(img, krn));
       }
-      to_krn = to_krn + chained(flow, d_times_d_krn(img, krn));
+      if (bins) bins[t] = bins[t] + to_krn;
     }
-    if (bins) bins[t] = bins[t] + to_krn;
-  }
+  };
+  if constexpr (MASKED) loop(Outlined(setting));
+  else by_kind(setting, loop);
 }
 
 // The same of all input channels, for `used` of N strips of one output channel, whose place is `plane`.
@@ -75,17 +79,19 @@ __attribute__((noinline)) void differentiate_strips(
   const int64 step = g.out_strides[g.rank + 1];
   using D = typename Differentiable<Vector>::Derivative;
   const GradOut<N> grad_out(call.grad_out + plane, strips, used, step);
+  const Setting setting(g.parameters, kernel);
   D derivatives[N];
   for (int64 i = 0; i < g.in_channels; ++i) {
     if (i == 0 || channels_add) {
       // With an axis of input channels, a residual is C-contiguous, and so is the output.
       const int64 at = channels_add ? plane * g.in_channels + i * pixels : plane;
       for (int j = 0; j < N; ++j)
-        derivatives[j] = load_derivative<D>(call, at + strips[j].to, strips[j].count, step);
+        derivatives[j] = load_derivative<D>(call, setting, at + strips[j].to, strips[j].count, step);
     }
     differentiate_channel<N, MASKED>(
         scratch + i * channel_size, mask, gradient ? gradient + i * channel_size : nullptr,
-        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, derivatives, grad_out);
+        bins ? bins + i * window : nullptr, strips, table.of(kernel, i), order, derivatives, grad_out,
+        setting);
   }
 }
 

@@ -60,14 +60,15 @@ template <class T> SEMICONV_FN void store_index(T* to, Mask index, int count, in
   store_vector(buffer, index);
   for (int i = 0; i < count; ++i) to[i * step] = (T)buffer[i];
 }
-template <class A> SEMICONV_FN void store_residual(const A& acc, const Results& r, int64 at, int count) {
+template <class A>
+SEMICONV_FN void store_residual(const A& acc, const Setting& setting, const Results& r, int64 at, int count) {
   if constexpr (UsesProvenance<A>::value) {
     if (r.residual_itemsize == 1) store_index((uint8*)r.residual + at, acc.winner, count, r.step);
     else if (r.residual_itemsize == 2) store_index((uint16*)r.residual + at, acc.winner, count, r.step);
     else store_index((uint32*)r.residual + at, acc.winner, count, r.step);
   } else if constexpr (A::residuals > 0) {
     for (int k = 0; k < A::residuals; ++k)
-      store_lanes((Real*)r.residual + k * r.residual_plane + at, acc.residual(k), count, r.step);
+      store_lanes((Real*)r.residual + k * r.residual_plane + at, acc.residual(k, setting), count, r.step);
   }
 }
 // The terms of N strips at one tap, wherever the strips lie.
@@ -116,23 +117,25 @@ SEMICONV_FN void change(A& acc, const T& terms, int j, int64 offset, F change_it
 
 // The first pass of two over one input channel, and the second one; of strips anywhere or adjoining.
 template <int N, class A, class T>
-SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end) {
+SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end,
+                                 const Setting& setting) {
   for (int64 t = begin; t < end; ++t) {
     const Vector krn = broadcast(taps.values[t]);
     const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j)
-      change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn)); });
+      change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn), setting); });
   }
 }
 template <int S, class A>
-SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end) {
+SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end,
+                                   const Setting& setting) {
   for (int64 t = begin; t < end; ++t) {
     const Vector krn = broadcast(taps.values[t]);
     const Real* elements = from + taps.offsets[t];
 #pragma GCC unroll 8
     for (int j = 0; j < S; ++j)
-      acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn));
+      acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn), setting);
   }
 }
 // An accumulator folds at multiples of `terms_per_fold` in its own numbering of taps, also where a pair runs
@@ -162,16 +165,21 @@ template <int N, class A> SEMICONV_FN void fold_all(A* acc) {
 
 // Taps begin .. end - 1 on N strips, wherever they lie.
 template <int N, class A, class T>
-SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end) {
+SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps, int64 begin, int64 end,
+                             const Setting& setting) {
   const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
-    for (int64 t = first; t < stop; ++t) {
-      const Vector krn = broadcast(taps.values[t]);
-      const Mask index = Mask{} + taps.indices[t];
-      const int64 offset = taps.offsets[t];
+    const auto loop = [&](const auto& of_kind) __attribute__((always_inline)) {
+      for (int64 t = first; t < stop; ++t) {
+        const Vector krn = broadcast(taps.values[t]);
+        const Mask index = Mask{} + taps.indices[t];
+        const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j)
-        change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index); });
-    }
+        for (int j = 0; j < N; ++j)
+          change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index, of_kind); });
+      }
+    };
+    if constexpr (T::masked) loop(Outlined(setting));
+    else by_kind(setting, loop);
   };
   between_folds(begin, end, 0, add, [&](bool leads) { if (leads) fold_all<N>(acc); });
   if (folds && end % terms_per_fold) fold_all<N>(acc);
@@ -186,16 +194,18 @@ SEMICONV_FN const Real* one_address(const Real* elements) {
 // Taps begin .. end - 1 on S adjoining strips. Winners are numbered from `shift` on.
 template <int S, class A>
 SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64 begin, int64 end,
-                               int64 shift = 0) {
+                               const Setting& setting, int64 shift = 0) {
   const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
-    for (int64 t = first; t < stop; ++t) {
-      const Vector krn = broadcast(taps.values[t]);
-      const Mask index = Mask{} + (MaskLane)(taps.indices[t] + shift);
-      const Real* elements = one_address(from + taps.offsets[t]);
+    by_kind(setting, [&](const auto& of_kind) __attribute__((always_inline)) {
+      for (int64 t = first; t < stop; ++t) {
+        const Vector krn = broadcast(taps.values[t]);
+        const Mask index = Mask{} + (MaskLane)(taps.indices[t] + shift);
+        const Real* elements = one_address(from + taps.offsets[t]);
 #pragma GCC unroll 8
-      for (int j = 0; j < S; ++j)
-        acc[j].add(times(load_vector<Vector>(elements + j * lanes), krn), index);
-    }
+        for (int j = 0; j < S; ++j)
+          acc[j].add(times(load_vector<Vector>(elements + j * lanes), krn), index, of_kind);
+      }
+    });
   };
   between_folds(begin, end, 0, add, [&](bool leads) { if (leads) fold_all<S>(acc); });
 }
@@ -205,7 +215,7 @@ SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64
 // leader's tap; renumber() corrects the follower's in the end.
 template <int S, class A>
 SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps& taps, int64 begin,
-                            int64 end, int64 lag) {
+                            int64 end, const Setting& setting, int64 lag) {
   const auto add = [&](int64 first, int64 stop) __attribute__((always_inline)) {
     for (int64 t = first; t < stop; ++t) {
       const Vector krn = broadcast(taps.values[t]), behind = broadcast(taps.values[t - lag]);
@@ -214,19 +224,20 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
 #pragma GCC unroll 8
       for (int j = 0; j < S; ++j) {
         const Vector element = opaque(load_vector<Vector>(elements + j * lanes));
-        leader[j].add(times(element, krn), index);
-        follower[j].add(times(element, behind), index);
+        leader[j].add(times(element, krn), index, setting);
+        follower[j].add(times(element, behind), index, setting);
       }
     }
   };
   between_folds(begin, end, lag, add, [&](bool leads) { fold_all<S>(leads ? leader : follower); });
 }
 
-template <class A> SEMICONV_FN void stage_residual(const A& acc, const Stage& stage, int64 at) {
+template <class A>
+SEMICONV_FN void stage_residual(const A& acc, const Setting& setting, const Stage& stage, int64 at) {
   if constexpr (UsesProvenance<A>::value) store_vector((MaskLane*)stage.residual + at, acc.winner);
   else if constexpr (A::residuals > 0)
     for (int k = 0; k < A::residuals; ++k)
-      store_vector((Real*)stage.residual + k * stage.size + at, acc.residual(k));
+      store_vector((Real*)stage.residual + k * stage.size + at, acc.residual(k, setting));
 }
 
 // N strips of one output channel over all input channels. For each channel it calls
@@ -234,8 +245,8 @@ template <class A> SEMICONV_FN void stage_residual(const A& acc, const Stage& st
 // channel (with SEMICONV_CHANNELS_ADD: after each) finish(). put(j, store) calls store(to, count) with the
 // place of strip j in the tile's results, for its residual and in the end for its value.
 template <class A, int N, class Observe, class Add, class Finish, class Put>
-SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc, Observe observe, Add add,
-                              Finish finish, Put put) {
+SEMICONV_FN void run_channels(const TileWork& work, const Setting& setting, const Real* scratch, A* acc,
+                              Observe observe, Add add, Finish finish, Put put) {
   const Geometry& g = work.g;
   const Results& results = work.results;
   Vector totals[N] = {};
@@ -243,18 +254,18 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
     const int64 begin = channels_add ? first : 0;
     const int64 end = channels_add ? first + 1 : g.in_channels;
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[j].start();
+    for (int j = 0; j < N; ++j) acc[j].start(setting);
     if constexpr (A::two_pass) {
       for (int64 i = begin; i < end; ++i)
         observe(scratch + i * work.channel_size, work.table.of(work.kernel, i));
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) acc[j].settle();
+      for (int j = 0; j < N; ++j) acc[j].settle(setting);
     }
     for (int64 i = begin; i < end; ++i) add(scratch + i * work.channel_size, work.table.of(work.kernel, i));
     finish();
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j)
-      totals[j] = channels_add && first ? sum(totals[j], acc[j].result()) : acc[j].result();
+      totals[j] = channels_add && first ? sum(totals[j], acc[j].result(setting)) : acc[j].result(setting);
     if (results.residual) {
       // With an axis of input channels, a residual is C-contiguous, and so is the output.
       const int64 pixels = results.pixels;
@@ -263,8 +274,8 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j)
         put(j, [&](int64 to, int count) __attribute__((always_inline)) {
-          if (work.stage) stage_residual(acc[j], *work.stage, to);
-          else store_residual(acc[j], results, at + to, count);
+          if (work.stage) stage_residual(acc[j], setting, *work.stage, to);
+          else store_residual(acc[j], setting, results, at + to, count);
         });
     }
   }
@@ -285,6 +296,7 @@ SEMICONV_FN void run_channels(const TileWork& work, const Real* scratch, A* acc,
 template <class A, int N, bool MASKED>
 __attribute__((noinline)) void run_scattered(const TileWork& work, const Strip* strips, int used) {
   using T = Terms<N, MASKED>;
+  const Setting setting(work.g.parameters, work.kernel);
   A acc[N];
   TapRange range = work.taps_of(strips[0]);  // that one of them sees inside the image
   for (int j = 1; j < used; ++j) {
@@ -292,15 +304,15 @@ __attribute__((noinline)) void run_scattered(const TileWork& work, const Strip* 
     range = {smaller_of(range.first, other.first), larger_of(range.last, other.last)};
   }
   run_channels<A, N>(
-      work, work.scratch, acc,
+      work, setting, work.scratch, acc,
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
         if constexpr (A::two_pass)
           observe_channel<N>(acc, T(channel, work.mask, strips), taps, range.first,
-                             smaller_of(range.last, taps.count));
+                             smaller_of(range.last, taps.count), setting);
       },
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
         add_channel<N>(acc, T(channel, work.mask, strips), taps, range.first,
-                       smaller_of(range.last, taps.count));
+                       smaller_of(range.last, taps.count), setting);
       },
       [] {},
       [&](int j, auto store) __attribute__((always_inline)) {
@@ -320,16 +332,18 @@ template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
 template <class A, int S>
 __attribute__((noinline)) void run_adjoining(const TileWork& work, const Strip& head) {
   A acc[S];
+  const Setting setting(work.g.parameters, work.kernel);
   const TapRange range = work.taps_of(head);
   run_channels<A, S>(
-      work, work.scratch, acc,
+      work, setting, work.scratch, acc,
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
         if constexpr (A::two_pass)
-          observe_adjoining<S>(acc, channel + head.from, taps, range.first, smaller_of(range.last, taps.count));
+          observe_adjoining<S>(acc, channel + head.from, taps, range.first, smaller_of(range.last, taps.count),
+                               setting);
       },
       [&](const Real* channel, const Taps& taps) __attribute__((always_inline)) {
         const int64 end = smaller_of(range.last, taps.count);
-        add_adjoining<S>(acc, channel + head.from, taps, range.first, end, 0);
+        add_adjoining<S>(acc, channel + head.from, taps, range.first, end, setting);
         if (folds && end % terms_per_fold) fold_all<S>(acc);
       },
       [] {},
@@ -346,11 +360,12 @@ __attribute__((noinline)) void run_pairs(const TileWork& work, const Strip* head
   const int64 count = pairing.taps, lag = pairing.lag, step = work.stage ? 1 : work.results.step;
   const int64 lead_from = pairing.second_leads ? pairing.from : 0, follow_from = pairing.from - lead_from;
   const int64 lead_to = pairing.second_leads ? pairing.to : 0, follow_to = pairing.to - lead_to;
+  const Setting setting(work.g.parameters, work.kernel);
   for (const Strip* head = heads; head < end; ++head) {
     A acc[2 * S];
     A* const follower = acc + S;
     run_channels<A, 2 * S>(
-        work, work.scratch + head->from, acc, [](const Real*, const Taps&) {},
+        work, setting, work.scratch + head->from, acc, [](const Real*, const Taps&) {},
         [&](const Real* from, const Taps& taps) __attribute__((always_inline)) {
           if constexpr (CUT) {
             // One block where the taps are cut along the pair's axis, else whole blocks.
@@ -361,20 +376,20 @@ __attribute__((noinline)) void run_pairs(const TileWork& work, const Strip* head
             for (; begin < stop; begin += count) {
               const int64 end = begin + count;
               add_adjoining<S>(acc, from + lead_from, taps, larger_of(begin, lead.first),
-                               smaller_of(begin + lag, lead.last));
+                               smaller_of(begin + lag, lead.last), setting);
               add_shared<S>(acc, follower, from + lead_from, taps, larger_of(begin + lag, lead.first),
-                            smaller_of(end, lead.last), lag);
+                            smaller_of(end, lead.last), setting, lag);
               add_adjoining<S>(follower, from + follow_from, taps, larger_of(end - lag, follow.first),
-                               smaller_of(end, follow.last), pairing.numbers);
+                               smaller_of(end, follow.last), setting, pairing.numbers);
             }
             if (folds && lead.last % terms_per_fold) fold_all<S>(acc);
             if (folds && follow.last % terms_per_fold) fold_all<S>(follower);
           } else {
             for (int64 begin = 0; begin < taps.count; begin += count) {
               const int64 end = begin + count;
-              add_adjoining<S>(acc, from + lead_from, taps, begin, begin + lag);
-              add_shared<S>(acc, follower, from + lead_from, taps, begin + lag, end, lag);
-              add_adjoining<S>(follower, from + follow_from, taps, end - lag, end, pairing.numbers);
+              add_adjoining<S>(acc, from + lead_from, taps, begin, begin + lag, setting);
+              add_shared<S>(acc, follower, from + lead_from, taps, begin + lag, end, setting, lag);
+              add_adjoining<S>(follower, from + follow_from, taps, end - lag, end, setting, pairing.numbers);
             }
             if (folds && taps.count % terms_per_fold) fold_all<2 * S>(acc);
           }
@@ -449,12 +464,13 @@ constexpr CountNeutral neutral_weights = nullptr;
 template <class A, int N>
 int forward(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
             bool absorbing, int threads) {
+  const Border border(g, absorbing);
 #if defined(SEMICONV_SELECT)
-  const Padding padding = absorbing ? Padding::always : Padding::never;
+  const Padding padding = border.absorbs ? Padding::always : Padding::never;
 #else
-  const Padding padding = absorbing ? Padding::if_finite : Padding::never;
+  const Padding padding = border.absorbs ? Padding::if_finite : Padding::never;
 #endif
-  const TileLoops loops{run_tile<A, N>, neutral_weights, semifield_zero<Real>(), padding, N, !A::two_pass,
+  const TileLoops loops{run_tile<A, N>, neutral_weights, border.zero, padding, N, !A::two_pass,
                         UsesProvenance<A>::value, A::residuals};
   return over_tiles(g, img, krn, results, loops, threads);
 }

@@ -52,6 +52,7 @@ struct Blocks {
 
 // The work of one thread on items. Its memory: panels of u and v, places, accumulators between blocks.
 template <class T> class Worker {
+  const Product& result;
   const Roles<T>& x;
   const Blocks& blocks;
   const BlockLoops& loops;
@@ -64,8 +65,8 @@ template <class T> class Worker {
   int64 *row_places, *column_places;
 
  public:
-  Worker(const Roles<T>& x_, const Blocks& blocks_, const BlockLoops& loops_)
-      : x(x_), blocks(blocks_), loops(loops_), width(blocks_.width), keeps_state(x.terms > blocks.terms),
+  Worker(const Product& result_, const Roles<T>& x_, const Blocks& blocks_, const BlockLoops& loops_)
+      : result(result_), x(x_), blocks(blocks_), loops(loops_), width(blocks_.width), keeps_state(x.terms > blocks.terms),
         room(blocks.terms + 1) {}
 
   size_t bytes() const {
@@ -136,13 +137,15 @@ template <class T> class Worker {
       const int64 at = keeps_state ? r * blocks.columns / lanes + c / width * some * loops.vectors : 0;
       char* const block = states + at * loops.state_bytes;
       uint32* const numbers = winners + at * lanes;
-      loops.accumulate(some, u_panel, v_panels + c * room, loops.number_winners ? 0 : term, terms, term == 0, block);
+      const Corner of_block{corner.batch, corner.row + r, corner.column + c};
+      loops.accumulate(some, u_panel, v_panels + c * room, loops.number_winners ? 0 : term, terms, term == 0, block,
+                       result, of_block);
       if (loops.number_winners) loops.number_winners(block, some * loops.vectors, term, numbers);
       if (last)
         loops.take(loops.sink, block, numbers, some,
                    Places{row_places + r, column_places + c, (int)smaller_of(width, columns - c),
                           adjoining(c, columns)},
-                   Corner{corner.batch, corner.row + r, corner.column + c});
+                   of_block);
     }
     return some;
   }
@@ -165,7 +168,7 @@ int walk(const Product& result, const Operand<T>& image, const Operand<T>& kerne
   int status = success;
   in_parallel(blocks.items(roles), threads, [&](Items& rest) {
     thread_local Workspace workspace;
-    Worker<T> worker(roles, blocks, loops);
+    Worker<T> worker(result, roles, blocks, loops);
     char* const memory = (char*)workspace.reserve(worker.bytes());
     if (!memory) {
       set_flag(status, out_of_memory);

@@ -11,6 +11,6 @@ SEMICONV_EXPORT void semiconv_use_walk(OverBlocks walk) { over_blocks = walk; }
 
 SEMICONV_EXPORT int semiconv_product(const Product* p, const Storage* img, const Storage* krn,
                                      Storage* out, int threads) {
-  const Target target{out, nullptr, 0, 0};
+  const Target target{*p, out, nullptr, 0, 0};
   return product<Accumulator<Vector>>(*p, img, krn, target, threads);
 }

@@ -43,14 +43,28 @@ template <class A, bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vect
   return KRN_IS_VECTOR ? Multiplies<A>::of(u, v) : Multiplies<A>::of(v, u);
 }
 
+// The settings of `ROWS` rows of a block whose corner is `corner`: kernels with settings of their own are rows.
+template <int ROWS> struct RowSettings {
+  Setting of[ROWS];
+  bool alike = true;
+  RowSettings() = default;
+  SEMICONV_FN RowSettings(const Product& p, const Corner& corner, bool rows_are_kernels, int rows = ROWS) {
+    for (int r = 0; r < rows; ++r) {
+      of[r] = Setting(p.parameters, corner.batch * p.matrix_step + (rows_are_kernels ? corner.row + r : 0));
+      alike = alike && of[r].alike(of[0]);
+    }
+  }
+};
+
 // Terms 0 .. count - 1 of a register block, from two panels; `first` is the first one's number.
 template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR>
 __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 first, int64 count,
-                                          bool starts, A* block) {
+                                          bool starts, A* block,
+                                          const RowSettings<ROWS>& settings) {
   A acc[ROWS * VECTORS];
 #pragma GCC unroll 32
   for (int j = 0; j < ROWS * VECTORS; ++j) {
-    if (starts) acc[j].start();
+    if (starts) acc[j].start(settings.of[j / VECTORS]);
     else acc[j] = block[j];
   }
   const auto each_term = [&](int64 begin, int64 end, auto change) __attribute__((always_inline)) {
@@ -64,26 +78,33 @@ __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 fi
         const Vector one = broadcast(u[t * ROWS + r]);
 #pragma GCC unroll 8
         for (int w = 0; w < VECTORS; ++w)
-          change(acc[r * VECTORS + w], term_of<A, KRN_IS_VECTOR>(one, along[w]), index);
+          change(acc[r * VECTORS + w], term_of<A, KRN_IS_VECTOR>(one, along[w]), index, settings.of[r]);
       }
       index = index + (MaskLane)1;
     }
   };
-  const auto add = [](A& one, Vector term, Mask index) { one.add(term, index); };
   if constexpr (A::two_pass) {
-    each_term(0, count, [](A& one, Vector term, Mask) { one.observe(term); });
+    each_term(0, count, [](A& one, Vector term, Mask, const Setting& setting) { one.observe(term, setting); });
 #pragma GCC unroll 32
-    for (int j = 0; j < ROWS * VECTORS; ++j) acc[j].settle();
+    for (int j = 0; j < ROWS * VECTORS; ++j) acc[j].settle(settings.of[j / VECTORS]);
   }
-  if constexpr (folds) {
-    for (int64 begin = 0; begin < count; begin += terms_per_fold) {
-      each_term(begin, smaller_of(begin + terms_per_fold, count), add);
+  const auto add_all = [&](const auto& of_kind) __attribute__((always_inline)) {
+    using K = typename Plain<decltype(of_kind)>::type;
+    const auto add = [](A& one, Vector term, Mask index, const Setting& setting) {
+      one.add(term, index, K(setting));
+    };
+    if constexpr (folds) {
+      for (int64 begin = 0; begin < count; begin += terms_per_fold) {
+        each_term(begin, smaller_of(begin + terms_per_fold, count), add);
 #pragma GCC unroll 32
-      for (int j = 0; j < ROWS * VECTORS; ++j) acc[j].fold();
+        for (int j = 0; j < ROWS * VECTORS; ++j) acc[j].fold();
+      }
+    } else {
+      each_term(0, count, add);
     }
-  } else {
-    each_term(0, count, add);
-  }
+  };
+  if (has_kinds && !settings.alike) add_all(Outlined(settings.of[0]));
+  else by_kind(settings.of[0], add_all);
 #pragma GCC unroll 32
   for (int j = 0; j < ROWS * VECTORS; ++j) block[j] = acc[j];
 }
@@ -132,15 +153,17 @@ SEMICONV_FN void store_winners(I* to, const Places& at, int rows, const uint32* 
 
 // Where results go. residual is null where no derivative is needed.
 struct Target {
+  const Product& product;
   Storage* out;
   void* residual;
   int64 residual_itemsize;  // bytes of a winner; other residuals are Real
   int64 residual_plane;     // elements from one residual array to the next
 
   // Take a block whose terms are all added up. Winners of narrow lanes come apart.
-  template <int VECTORS, class A>
-  void take(const A* block, const uint32* winners, int rows, const Places& at, const Corner&) const {
-    store_block<VECTORS>(out, at, rows, [&](int j) { return block[j].result(); });
+  template <int VECTORS, bool KRN_IS_VECTOR, class A>
+  void take(const A* block, const uint32* winners, int rows, const Places& at, const Corner& corner) const {
+    const RowSettings<registers> settings(product, corner, !KRN_IS_VECTOR, rows);
+    store_block<VECTORS>(out, at, rows, [&](int j) { return block[j].result(settings.of[j / VECTORS]); });
     if (!residual) return;
     if constexpr (UsesProvenance<A>::value) {
       const auto store = [&](auto* to) {
@@ -158,7 +181,7 @@ struct Target {
     } else if constexpr (A::residuals > 0) {
       for (int k = 0; k < A::residuals; ++k)
         store_block<VECTORS>((Real*)residual + k * residual_plane, at, rows,
-                             [&](int j) { return block[j].residual(k); });
+                             [&](int j) { return block[j].residual(k, settings.of[j / VECTORS]); });
     }
   }
 };
@@ -174,10 +197,12 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class Sink> struct
 
   template <int SOME = ROWS>
   static void accumulate_rows(int rows, const Real* u, const Real* v, int64 first, int64 count, bool starts,
-                              void* block) {
+                              void* block, const Product& result, const Corner& corner) {
     if constexpr (SOME > 1)
-      if (rows != SOME) return accumulate_rows<fewer_rows(SOME)>(rows, u, v, first, count, starts, block);
-    accumulate<A, SOME, VECTORS, KRN_IS_VECTOR>(u, v, first, count, starts, (A*)block);
+      if (rows != SOME)
+        return accumulate_rows<fewer_rows(SOME)>(rows, u, v, first, count, starts, block, result, corner);
+    accumulate<A, SOME, VECTORS, KRN_IS_VECTOR || commutes>(u, v, first, count, starts, (A*)block,
+                                                            RowSettings<SOME>(result, corner, !KRN_IS_VECTOR));
   }
   static void number_winners(void* states, int count, int64 term, uint32* numbers) {
     A* const block = (A*)states;
@@ -195,7 +220,7 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class Sink> struct
   }
   static void take(const void* sink, const void* block, const uint32* winners, int rows, const Places& at,
                    const Corner& corner) {
-    ((const Sink*)sink)->template take<VECTORS>((const A*)block, winners, rows, at, corner);
+    ((const Sink*)sink)->template take<VECTORS, KRN_IS_VECTOR>((const A*)block, winners, rows, at, corner);
   }
   static BlockLoops with(const Sink& sink) {
     return {accumulate_rows<>, wide ? number_winners : nullptr, take, &sink, ROWS, VECTORS, sizeof(A),
@@ -236,7 +261,7 @@ int product(const Product& p, const Storage* img, const Storage* krn, const Targ
   constexpr int rows = rows_of<A>(), vectors = A::two_pass ? 1 : 2;
   const auto image = image_of(p, img);
   const auto kernel = kernel_of(p, krn);
-  return krn_along_lanes(p, vectors * lanes)
+  return p.parameters.channels <= 1 && krn_along_lanes(p, vectors * lanes)
              ? run_product<A, rows, vectors, true>(p, image, kernel, target, threads)
              : run_product<A, rows, vectors, false>(p, image, kernel, target, threads);
 }

@@ -170,6 +170,8 @@ template <bool IMAGE> class Shares {
  private:
   alignas(64) Real own[rows * width + 16], other[others * width + 16];
   Real slope[others * rows], residuals[2][others * rows];
+  Setting settings[others > rows ? others : rows];  // of the kernels of the block: of one, where all are equal
+  bool by_channel;
   BlockedSum<Vector> sums[rows * vectors];
   int64 places[3 * width + 2 * rows + 2 * others];
 
@@ -192,6 +194,7 @@ template <bool IMAGE> class Shares {
       const int64 some = smaller_of(others, all - o);
       panel(their_data, side.other, theirs, o, some, other);
       gather(call, side, batch, first, count, o, some);
+      set(call, batch, IMAGE ? o : first, IMAGE ? some : count);
       for (int64 i = 0; i < count; ++i) add(i, some);
     }
     int64 *const term_place = places, *const own_place = places + width;
@@ -225,11 +228,19 @@ template <bool IMAGE> class Shares {
         }
     }
   }
+  // The settings of kernels first .. first + count - 1, or of all.
+  void set(const ProductBackward& call, int64 batch, int64 first, int64 count) {
+    const Parameters& parameters = call.product.parameters;
+    by_channel = parameters.channels > 1;
+    const int64 produced = size_of(call.product.produced, call.product.produced_levels);
+    for (int64 i = 0; i < (by_channel ? count : 1); ++i)
+      settings[i] = Setting(parameters, batch * call.product.matrix_step + (first + i) % produced);
+  }
   // A template, as only the constructor that is called exists.
-  template <class Made = D> SEMICONV_FN Made derivative(int64 at) const {
+  template <class Made = D> SEMICONV_FN Made derivative(int64 at, const Setting& setting) const {
     if constexpr (Differentiable<Vector>::residuals == 0) return Made();
-    else if constexpr (Differentiable<Vector>::residuals == 1) return Made(broadcast(residuals[0][at]));
-    else return Made(broadcast(residuals[0][at]), broadcast(residuals[1][at]));
+    else if constexpr (Differentiable<Vector>::residuals == 1) return Made(broadcast(residuals[0][at]), setting);
+    else return Made(broadcast(residuals[0][at]), broadcast(residuals[1][at]), setting);
   }
   __attribute__((noinline)) void add(int64 i, int64 some) {
     Vector number[vectors];
@@ -242,14 +253,17 @@ template <bool IMAGE> class Shares {
       for (int64 o = begin; o < smaller_of(begin + terms_per_fold, some); ++o) {
         const Real grad = slope[o * rows + i];
         if (grad == 0) continue;  // the derivative may be infinite or NaN
-        const D d = derivative(o * rows + i);
+        const Setting& setting = settings[by_channel ? (IMAGE ? o : i) : 0];
+        const D d = derivative(o * rows + i, setting);
+        by_kind(setting, [&](const auto& of_kind) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-        for (int w = 0; w < vectors; ++w) {
-          const Vector factor = load_vector<Vector>(other + o * width + w * lanes);
-          const Vector a = IMAGE ? number[w] : factor, b = IMAGE ? factor : number[w];
-          const Vector flow = d(times(a, b)) * broadcast(grad);
-          sum[w].add(chained(flow, IMAGE ? d_times_d_img(a, b) : d_times_d_krn(a, b)));
-        }
+          for (int w = 0; w < vectors; ++w) {
+            const Vector factor = load_vector<Vector>(other + o * width + w * lanes);
+            const Vector a = IMAGE ? number[w] : factor, b = IMAGE ? factor : number[w];
+            const Vector flow = d(times(a, b), of_kind) * broadcast(grad);
+            sum[w].add(chained(flow, IMAGE ? d_times_d_img(a, b) : d_times_d_krn(a, b)));
+          }
+        });
       }
       for (int w = 0; w < vectors; ++w) sum[w].fold();
     }

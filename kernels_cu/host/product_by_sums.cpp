@@ -2,6 +2,7 @@
 // semiconv_cupy/backends/host/products.py.
 //
 // One shared object serves one semifield and one storage type, any sizes.
+#define SEMICONV_ONE_LOOP  // of outputs that are computed directly: few
 #include "product_by_sums.hpp"
 #include "exports.hpp"
 

@@ -19,10 +19,10 @@ template <class V> struct Products {
   static constexpr bool two_pass = false;
   static constexpr int residuals = 0;
   BlockedSum<V> sum;
-  SEMICONV_FN void start() { sum.start(); }
-  template <class I> SEMICONV_FN void add(V val, I) { sum.add(val); }
+  SEMICONV_FN void start(const Setting&) { sum.start(); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting&) { sum.add(val); }
   SEMICONV_FN void fold() { sum.fold(); }
-  SEMICONV_FN V result() const { return sum.result(); }
+  SEMICONV_FN V result(const Setting& = {}) const { return sum.result(); }
 };
 template <class V> struct Multiplies<Products<V>> {
   static SEMICONV_FN Vector of(Vector img, Vector krn) { return img * krn; }
@@ -42,7 +42,8 @@ class TransformedOperand {
   const Real *shifts = nullptr, *smallest = nullptr;
 
   // False where the machine had not so much memory.
-  bool fill(const Operand<Storage>& x, int64 batches, int64 count, int64 term_count, int threads) {
+  bool fill(const Setting& setting, const Operand<Storage>& x, int64 batches, int64 count, int64 term_count,
+            int threads) {
     // fill_panel writes up to a block beyond a row, and the next one may be of another thread.
     pitch = whole_vectors(term_count + side) * lanes;
     const int64 rows = batches * count;
@@ -59,9 +60,9 @@ class TransformedOperand {
           operand.data += Walk(x.shared, x.shared_levels, x.stride, row / count).offset;
           Real* const numbers = values.data + row * pitch;
           fill_panel(operand, row % count, 1, 0, term_count, numbers, 1);
-          for (int64 t = term_count; t < pitch; ++t) numbers[t] = semifield_zero<Real>();
-          const Range<Real> range = range_of(numbers, pitch);
-          transform_all(numbers, numbers, pitch, range.shift);
+          for (int64 t = term_count; t < pitch; ++t) numbers[t] = semifield_zero<Real>(setting);
+          const Range<Real> range = range_of(setting, numbers, pitch);
+          transform_all(setting, numbers, numbers, pitch, range.shift);
           shift_data.data[row] = range.shift;
           smallest_data.data[row] = range.smallest;
         }
@@ -75,7 +76,7 @@ class TransformedOperand {
 };
 
 // Proof of by_sums.cuh, where each lane has a shift of its own.
-SEMICONV_FN Mask proven(Vector sum, Vector a, Vector b, Vector smallest, int64 terms) {
+SEMICONV_FN Mask proven(const Setting& setting, Vector sum, Vector a, Vector b, Vector smallest, int64 terms) {
   using L = Limits<Real>;
   const Vector none{};
   const Vector least = where(smallest >= constant<Vector>(L::smallest_normal), none,
@@ -88,24 +89,26 @@ SEMICONV_FN Mask proven(Vector sum, Vector a, Vector b, Vector smallest, int64 t
                              (scale >= broadcast(L::smallest_normal / L::epsilon)) &
                              (scale <= broadcast(L::largest * L::epsilon));
 #endif
+  if (!BySums<Real>(setting).applies()) return Mask{};
   return (sum >= least) & (sum < infinity<Vector>()) & representable;
 }
 
 // Takes sums, and stores values.
 template <bool KRN_IS_VECTOR> class Restored {
+  const Setting& setting;
   const Roles<Storage>& direct;
   const TransformedOperand &u, &v;
   Storage* out;
   int64 terms;
 
  public:
-  Restored(const Roles<Storage>& direct_, const TransformedOperand& u_, const TransformedOperand& v_,
-           Storage* out_)
-      : direct(direct_), u(u_), v(v_), out(out_), terms(direct_.terms) {}
+  Restored(const Setting& setting_, const Roles<Storage>& direct_, const TransformedOperand& u_,
+           const TransformedOperand& v_, Storage* out_)
+      : setting(setting_), direct(direct_), u(u_), v(v_), out(out_), terms(direct_.terms) {}
 
-  template <int VECTORS, class A>
+  template <int VECTORS, bool, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
-    using L = BySums<Vector>;
+    const BySums<Vector> e(setting);
     Vector values[registers];
     bool unproven[registers], all_proven = true;
     const int64 column = corner.batch * direct.columns + corner.column;
@@ -117,11 +120,11 @@ template <bool KRN_IS_VECTOR> class Restored {
         const Vector smallest = load_vector<Vector>(v.smallest + column + w * lanes);
         const Vector sum = block[r * VECTORS + w].result();
         const Mask outputs = first_lanes((int)larger_of(0, smaller_of(lanes, at.count - w * lanes)));
-        const bool fails = any(outputs & ~(Mask)proven(sum, row_shift, shift, row_smallest * smallest, terms));
+        const bool fails = any(outputs & ~(Mask)proven(setting, sum, row_shift, shift, row_smallest * smallest, terms));
         unproven[r * VECTORS + w] = fails;
         all_proven = all_proven && !fails;
         values[r * VECTORS + w] =
-            KRN_IS_VECTOR ? L::restore(sum, row_shift, shift) : L::restore(sum, shift, row_shift);
+            KRN_IS_VECTOR ? e.restore(sum, row_shift, shift) : e.restore(sum, shift, row_shift);
       }
     }
     if (!all_proven) compute<VECTORS>(values, unproven, rows, at, corner);
@@ -137,6 +140,8 @@ template <bool KRN_IS_VECTOR> class Restored {
     constexpr int64 some = 128;
     alignas(64) Real along[some * lanes + 16], one[some + 16];
     alignas(64) A acc[registers];
+    RowSettings<1> settings;
+    settings.of[0] = setting;
     Operand<Storage> x = direct.u, y = direct.v;
     x.data += Walk(x.shared, x.shared_levels, x.stride, corner.batch).offset;
     y.data += Walk(y.shared, y.shared_levels, y.stride, corner.batch).offset;
@@ -152,12 +157,12 @@ template <bool KRN_IS_VECTOR> class Restored {
         for (int r = 0; r < rows; ++r) {
           if (!unproven[r * VECTORS + w]) continue;
           fill_panel(x, corner.row + r, 1, term, count, one, 1);
-          accumulate<A, 1, 1, KRN_IS_VECTOR>(one, along, term, count, term == 0, acc + r);
+          accumulate<A, 1, 1, KRN_IS_VECTOR || commutes>(one, along, term, count, term == 0, acc + r, settings);
         }
         term += count;
       } while (term < terms);
       for (int r = 0; r < rows; ++r)
-        if (unproven[r * VECTORS + w]) values[r * VECTORS + w] = acc[r].result();
+        if (unproven[r * VECTORS + w]) values[r * VECTORS + w] = acc[r].result(setting);
     }
   }
 };
@@ -165,11 +170,12 @@ template <bool KRN_IS_VECTOR> class Restored {
 template <bool KRN_IS_VECTOR>
 int product_by_sums(const Product& p, const Storage* img, const Storage* krn, Storage* out, int threads) {
   const auto direct = roles_of(p, image_of(p, img), kernel_of(p, krn), KRN_IS_VECTOR);
+  const Setting setting(p.parameters, 0);
   TransformedOperand u, v;
-  if (!u.fill(direct.u, direct.batches, direct.rows, direct.terms, threads) ||
-      !v.fill(direct.v, direct.batches, direct.columns, direct.terms, threads))
+  if (!u.fill(setting, direct.u, direct.batches, direct.rows, direct.terms, threads) ||
+      !v.fill(setting, direct.v, direct.batches, direct.columns, direct.terms, threads))
     return out_of_memory;
-  const Restored<KRN_IS_VECTOR> sink(direct, u, v, out);
+  const Restored<KRN_IS_VECTOR> sink(setting, direct, u, v, out);
   const auto &image = KRN_IS_VECTOR ? u : v, &kernel = KRN_IS_VECTOR ? v : u;
   using A = Products<Vector>;
   return run_product<A, rows_of<A>(), 2, KRN_IS_VECTOR>(p, image.operand(), kernel.operand(), sink, threads);

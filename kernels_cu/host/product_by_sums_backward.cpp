@@ -3,6 +3,7 @@
 //
 // One shared object serves one semifield and one storage type, any sizes. No level of a gradient may have the
 // stride 0. Returns unproven_sums where a sum proves nothing.
+#define SEMICONV_ONE_LOOP  // of outputs that are computed directly: few
 #include "product_by_sums_backward.hpp"
 #include "exports.hpp"
 

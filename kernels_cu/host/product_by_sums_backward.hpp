@@ -17,6 +17,7 @@ namespace semiconv {
 
 // Takes sums S of rows f and columns p, and makes T of grad_out in `slopes`, [batch][f][p].
 template <bool KRN_IS_VECTOR> class Quotients {
+  const Setting& setting;
   const TransformedOperand &u, &v;
   const Roles<Real>& x;
   Real* slopes;
@@ -24,24 +25,25 @@ template <bool KRN_IS_VECTOR> class Quotients {
   const Real most;  // as large as its sums with weights of at most 1 allow
 
  public:
-  Quotients(const TransformedOperand& u_, const TransformedOperand& v_, const Roles<Real>& x_, Real* slopes_,
-            int& status_)
-      : u(u_), v(v_), x(x_), slopes(slopes_), status(status_),
+  Quotients(const Setting& setting_, const TransformedOperand& u_, const TransformedOperand& v_,
+            const Roles<Real>& x_, Real* slopes_, int& status_)
+      : setting(setting_), u(u_), v(v_), x(x_), slopes(slopes_), status(status_),
         most(Limits<Real>::largest / 4 / (Real)(x_.rows + x_.columns)) {}
-  template <int VECTORS, class A>
+  template <int VECTORS, bool, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
+    const BySums<Vector> e(setting);
     for (int r = 0; r < rows; ++r)
       for (int w = 0; w < VECTORS; ++w) {
         const int64 row = corner.batch * x.rows + corner.row + r;
         const int64 column = corner.batch * x.columns + corner.column + w * lanes;
         const int count = (int)larger_of(0, smaller_of(lanes, at.count - w * lanes));
         const Vector sum = block[r * VECTORS + w].result();
-        const Mask holds = proven(sum, broadcast(u.shifts[row]), load_vector<Vector>(v.shifts + column),
+        const Mask holds = proven(setting, sum, broadcast(u.shifts[row]), load_vector<Vector>(v.shifts + column),
                                   broadcast(u.smallest[row]) * load_vector<Vector>(v.smallest + column), x.terms);
         const Vector scale = BySums<Vector>::scale(broadcast(u.shifts[row])) *
                              BySums<Vector>::scale(load_vector<Vector>(v.shifts + column));
-        const Mask none = (sum == Vector{}) & BySums<Vector>::flat_at_zero();
-        const Vector factor = where(none, Vector{}, Vector(BySums<Vector>::d_restore(sum) * scale));
+        const Mask none = (sum == Vector{}) & e.flat_at_zero();
+        const Vector factor = where(none, Vector{}, Vector(e.d_restore(sum) * scale));
         const Mask proves = (Mask)holds & (none | (absolute(factor) < infinity<Vector>()));
         Real factors[lanes];
         MaskLane proven_lanes[lanes];
@@ -65,7 +67,7 @@ class OwnDerivatives {
   const Real* numbers = nullptr;
 
   // False where the machine had not so much memory.
-  bool fill(const Operand<Storage>& x, const TransformedOperand& e, int64 batches, int64 count, int64 terms,
+  bool fill(const Setting& setting, const Operand<Storage>& x, const TransformedOperand& e, int64 batches, int64 count, int64 terms,
             int threads) {
     if constexpr (BySums<Vector>::own_derivative) {
       numbers = e.numbers();
@@ -85,7 +87,7 @@ class OwnDerivatives {
           for (int64 t = terms; t < e.pitch; ++t) to[t] = 0;
           const Vector shift = broadcast(e.shifts[row]);
           for (int64 t = 0; t < e.pitch; t += lanes) {
-            const Vector own = BySums<Vector>::d_transform(load_vector<Vector>(to + t), shift,
+            const Vector own = BySums<Vector>(setting).d_transform(load_vector<Vector>(to + t), shift,
                                                            load_vector<Vector>(e.numbers() + row * e.pitch + t));
             store_vector(to + t, Vector(own / BySums<Vector>::scale(shift)));
           }
@@ -104,7 +106,7 @@ template <bool KRN_IS_VECTOR> class Scaled {
  public:
   Scaled(const Real* own_, int64 pitch_, int64 owns_, Real* grad_)
       : own(own_), pitch(pitch_), owns(owns_), grad(grad_) {}
-  template <int VECTORS, class A>
+  template <int VECTORS, bool, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
     const Real* const from = own + corner.batch * owns * pitch;
     store_block<VECTORS>(grad, at, rows, [&](int j) {
@@ -123,7 +125,7 @@ template <bool KRN_IS_VECTOR> class Scaled {
 // The levels of one gradient, with their strides in it as those of a result.
 template <bool IMAGE> Product layout_of(const Product& g) {
   constexpr Stride mine = Side<IMAGE>::mine;
-  Product q{g.shared_levels, IMAGE ? g.free_levels : g.produced_levels, g.contracted_levels, 0, {}, {}, {}, {}};
+  Product q{g.shared_levels, IMAGE ? g.free_levels : g.produced_levels, g.contracted_levels, 0, {}, {}, {}, {}, 0, {}};
   for (int64 l = 0; l < q.shared_levels; ++l) q.shared[l] = Level{g.shared[l].size, 0, 0, g.shared[l].*mine};
   for (int64 l = 0; l < q.free_levels; ++l) {
     const Level& level = IMAGE ? g.free[l] : g.produced[l];
@@ -160,13 +162,14 @@ template <bool KRN_IS_VECTOR>
 int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* grad_krn, int threads) {
   const Product &p = call.product, &g = call.gradients;
   const auto direct = roles_of(p, image_of(p, call.img), kernel_of(p, call.krn), KRN_IS_VECTOR);
+  const Setting setting(p.parameters, 0);
   TransformedOperand u, v;
   OwnDerivatives of_u, of_v;
   Buffer<Real> slopes;
-  if (!u.fill(direct.u, direct.batches, direct.rows, direct.terms, threads) ||
-      !v.fill(direct.v, direct.batches, direct.columns, direct.terms, threads) ||
-      !of_u.fill(direct.u, u, direct.batches, direct.rows, direct.terms, threads) ||
-      !of_v.fill(direct.v, v, direct.batches, direct.columns, direct.terms, threads) ||
+  if (!u.fill(setting, direct.u, direct.batches, direct.rows, direct.terms, threads) ||
+      !v.fill(setting, direct.v, direct.batches, direct.columns, direct.terms, threads) ||
+      !of_u.fill(setting, direct.u, u, direct.batches, direct.rows, direct.terms, threads) ||
+      !of_v.fill(setting, direct.v, v, direct.batches, direct.columns, direct.terms, threads) ||
       !slopes.allocate(direct.batches * direct.rows * direct.columns))
     return out_of_memory;
   const auto &image = KRN_IS_VECTOR ? u : v, &kernel = KRN_IS_VECTOR ? v : u;
@@ -183,7 +186,7 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
       for (int64 n = 0; n < produced; ++n, walk.skip(1)) slopes.data[item * produced + n] = load(from[walk.offset]);
     }
   });
-  Product flat{1, 1, 1, 1, {}, {}, {}, {}};
+  Product flat{1, 1, 1, 1, {}, {}, {}, {}, 0, {}};
   flat.shared[0] = Level{direct.batches, 0, 0, free * produced};
   flat.free[0] = Level{free, 0, 0, produced};
   flat.produced[0] = Level{produced, 0, 0, 1};
@@ -191,7 +194,7 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
   using A = Products<Vector>;
   int proof = success;
   const auto roles = roles_of(flat, image.operand(), kernel.operand(), KRN_IS_VECTOR);
-  const Quotients<KRN_IS_VECTOR> sink(u, v, roles, slopes.data, proof);
+  const Quotients<KRN_IS_VECTOR> sink(setting, u, v, roles, slopes.data, proof);
   int status = run_product<A, rows_of<A>(), 2, KRN_IS_VECTOR>(flat, image.operand(), kernel.operand(), sink, threads);
   if (status == success) status = proof;
   if (status == success && grad_img)

@@ -18,7 +18,7 @@ class Stored {
 
  public:
   Stored(Real* grad_, int& status_) : grad(grad_), status(status_) {}
-  template <int VECTORS, class A>
+  template <int VECTORS, bool, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner&) const {
     Mask nan{};  // lanes beyond the last column repeat that
     for (int j = 0; j < rows * VECTORS; ++j) {
@@ -35,7 +35,7 @@ class Stored {
 template <bool IMAGE> int gradient_by_product(const ProductBackward& call, Real* grad, int threads) {
   constexpr Stride mine = Side<IMAGE>::mine, theirs = IMAGE ? &Level::krn : &Level::img;
   const Side<IMAGE> side(call);
-  Product result{side.batch.count, side.own.count, side.terms.count, 1, {}, {}, {}, {}};
+  Product result{side.batch.count, side.own.count, side.terms.count, 1, {}, {}, {}, {}, 0, {}};
   const auto lay = [](const TwinLevels& levels, Level* to) {
     for (int64 l = 0; l < levels.count; ++l) to[l] = Level{levels.slopes[l].size, 0, 0, levels.slopes[l].*mine};
   };

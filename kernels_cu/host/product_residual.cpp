@@ -14,6 +14,6 @@ SEMICONV_EXPORT void semiconv_use_walk(OverBlocks walk) { over_blocks = walk; }
 SEMICONV_EXPORT int semiconv_product_residual(const Product* p, const Storage* img, const Storage* krn,
                                               Storage* out, void* residual, int64 itemsize, int64 plane,
                                               int threads) {
-  const Target target{out, residual, itemsize, plane};
+  const Target target{*p, out, residual, itemsize, plane};
   return product<WithResidual<Vector, Mask>>(*p, img, krn, target, threads);
 }

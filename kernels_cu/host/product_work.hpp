@@ -26,8 +26,9 @@ constexpr bool narrow_winners = sizeof(MaskLane) < 4;
 // What the walk needs of a semifield, for one order of the operands.
 struct BlockLoops {
   // Terms 0 .. count - 1 of `rows` rows, from the panels of u and v; `first` is the first one's number. `starts`:
-  // from the zero, otherwise from the states in `block`, where the new ones are stored.
-  void (*accumulate)(int rows, const Real* u, const Real* v, int64 first, int64 count, bool starts, void* block);
+  // from the zero, otherwise from the states in `block`, where the new ones are stored. `corner` is the block's.
+  void (*accumulate)(int rows, const Real* u, const Real* v, int64 first, int64 count, bool starts, void* block,
+                     const Product& result, const Corner& corner);
   // The winners of `count` states among the terms from `term` on: as numbers of all terms. Null: they count those.
   void (*number_winners)(void* block, int count, int64 term, uint32* numbers);
   // Take a block whose terms are all added up. Winners of narrow lanes come apart.

@@ -42,7 +42,12 @@ class CompiledSemifield:
     accumulator : {"select", "sum", "log", "root", "custom"}
         How kernels add.
     parameter : float or None
-        mu of "log", p of "root".
+        mu of "log", p of "root"; None of an `unbound` semifield.
+    parameters : mapping
+        The numbers that launches of kernels receive, by name: ``{"mu": 2.0}``. No text that is
+        compiled contains them.
+    nature : str
+        What of a root's p decides how it is computed, one of a few words; "" of all others.
     expressions : mapping
         The scalar functions as SymPy expressions, by name.
     content : tuple
@@ -60,6 +65,8 @@ class CompiledSemifield:
     parameter: float | None
     expressions: Mapping[str, Any]
     content: tuple[Any, ...]
+    parameters: Mapping[str, float] = types.MappingProxyType({})
+    nature: str = ""
     channels_add: bool = False
     spread_gradient: bool = False
     boolean_equivalent: Any
@@ -90,6 +97,14 @@ class CompiledSemifield:
             _recipe=None,
             **flags,
         )
+
+    @property
+    def unbound(self) -> Any:
+        """The semifield without the values of its parameters, by which plans and kernels go.
+
+        One for all values, but for their `nature`; itself where there is no parameter.
+        """
+        return self
 
     def _made_by(self, name: str, **keywords: Any) -> None:
         """Remember the class method that makes this semifield, for repr and pickles."""
@@ -134,6 +149,9 @@ class CompiledSemifield:
     def __repr__(self) -> str:
         if self._recipe is not None:
             name, keywords = self._recipe
+            if name == "_family":
+                parameter = "mu" if self.accumulator == "log" else "p"
+                return f"{type(self).__name__}.{self.accumulator}({parameter})"
             return f"{type(self).__name__}.{name}({shown_keywords(keywords)})"
         texts = {
             ARGUMENTS.get(name, name): readable(self.expressions[name])
@@ -158,6 +176,8 @@ class CompiledSemifield:
         if self._recipe is None:
             return "selection" if self.accumulator == "select" else self.accumulator
         name, keywords = self._recipe
+        if name == "_family":
+            return self.accumulator
         flags = [key if value is True else f"{key}_{value!r}" for key, value in keywords.items()]
         return re.sub(r"\W+", "_", "_".join([name, *flags]).replace("-", "minus_"))
 
@@ -194,20 +214,22 @@ class CompiledSemifield:
 
     @property
     def whole_power(self) -> bool:
-        """Whether it is a root whose p is a whole number: then powers are products."""
-        return self.accumulator == "root" and float(self.parameter or 0).is_integer()
+        """Whether it is a root of a small whole p: then powers are products."""
+        return self.nature in ("first", "second", "third", "fourth", "whole")
 
     @cached_property
     def d_times_constant(self) -> bool:
         """Whether both derivatives of times are constants: backward needs neither img nor krn."""
         return not any(
-            self.expressions[name].free_symbols for name in ("d_times_d_img", "d_times_d_krn")
+            self.unbound.expressions[name].free_symbols
+            for name in ("d_times_d_img", "d_times_d_krn")
         )
 
     @cached_property
     def differentiates_by_factors(self) -> bool:
         """Whether it is the ordinary convolution, each term's derivatives its other factors."""
-        return self.traits("floating").is_ordinary and derivatives_are_factors(self.expressions)
+        ordinary = self.traits("floating").is_ordinary
+        return ordinary and derivatives_are_factors(self.unbound.expressions)
 
     @cached_property
     def absorbing(self) -> bool:
@@ -215,9 +237,13 @@ class CompiledSemifield:
 
         Then padding an image with the zero is the same as leaving those taps out. A selection never
         takes such a tap; a sum gets exactly the zero. A custom addition is not trusted: its formula
-        may round or overflow where it meets the zero.
+        may round or overflow where it meets the zero. Of log and root this holds for a positive
+        parameter; kernels know its sign.
         """
-        return absorbs(self.expressions, self.accumulator, self.zero)
+        if self.accumulator == "root" and self.zero != 0:
+            return False  # inf * 0
+        known = self.unbound
+        return absorbs(known.expressions, known.accumulator, known.zero)
 
     @cached_property
     def _definitions(self) -> dict[str, dict[str, str]]:
@@ -246,6 +272,9 @@ class CompiledSemifield:
             raise ValueError(
                 f"arithmetic must be 'floating', 'integer' or 'bool', got arithmetic={arithmetic!r}"
             )
+        if self.unbound is not self:
+            found: dict[str, str] = self.unbound.definitions(arithmetic)
+            return found
         if arithmetic not in self._definitions:
             printed = {
                 "floating": self._floating_definitions,
@@ -261,9 +290,8 @@ class CompiledSemifield:
             for name, expression in self.expressions.items()
             if name != "undo_post_sum"  # no kernel reads it
         }
-        texts["SEMICONV_ZERO"] = cpp_floating(exact_number(self.zero))
-        if self.parameter is not None:
-            texts["SEMICONV_PARAMETER"] = repr(self.parameter)
+        if self.accumulator not in ("log", "root"):  # theirs follows from the parameter
+            texts["SEMICONV_ZERO"] = cpp_floating(exact_number(self.zero))
         return texts
 
     def _integer_definitions(self) -> dict[str, str]:
@@ -287,6 +315,9 @@ class CompiledSemifield:
         >>> SelectSemifield.tropical_max().traits("floating").takes
         'greater'
         """
+        if self.unbound is not self:
+            found: Traits = self.unbound.traits(arithmetic)
+            return found
         if arithmetic not in self._traits:
             if arithmetic != "floating":
                 self.definitions(arithmetic)  # raises where the semifield has no meaning in it

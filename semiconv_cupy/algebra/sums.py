@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -124,11 +126,48 @@ class SubtractSemifield(CompiledSemifield):
         accumulator: Accumulator = "sum" if plain else "custom"
         self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
 
-    def _specialise(self, accumulator: Accumulator, **parameter: float) -> None:
-        """Give the semifield an accumulator of the kernels that cannot overflow."""
-        (value,) = parameter.values()
-        self._define(dict(self.expressions), self.zero, accumulator, value)
-        self._made_by(accumulator, **parameter)
+    @classmethod
+    def _family(cls, accumulator: Accumulator, nature: str = "") -> SubtractSemifield:
+        """Log or root without a value of its parameter; the zero is that of a positive one."""
+        found: SubtractSemifield = _family(cls, accumulator, nature)  # type: ignore[arg-type]
+        return found
+
+    @classmethod
+    def _bound(cls, accumulator: Accumulator, name: str, value: float) -> SubtractSemifield:
+        """Log or root of a value; formulas are traced where they are first read."""
+        nature = "" if accumulator == "log" else _nature(value)
+        if accumulator == "log":
+            zero = -math.inf if value > 0 else math.inf
+        else:
+            zero = 0.0 if value > 0 else math.inf
+        made = cls.__new__(cls)
+        content = (cls.__name__, accumulator, value)
+        vars(made).update(
+            zero=zero,
+            cache_name=None,
+            accumulator=accumulator,
+            parameter=value,
+            parameters=types.MappingProxyType({name: value}),
+            nature=nature,
+            content=content,
+            _hash=hash(content),
+            _recipe=(accumulator, {name: value}),
+            _unbound=cls._family(accumulator, nature),
+        )
+        return made
+
+    @property
+    def unbound(self) -> SubtractSemifield:
+        """As in the base."""
+        return vars(self).get("_unbound", self)  # type: ignore[no-any-return]
+
+    @cached_property
+    def expressions(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The scalar functions of log and root, of one value of the parameter."""
+        formulas = _log_formulas if self.accumulator == "log" else _root_formulas
+        value = self.parameter or math.nan
+        found: Mapping[str, Any] = formulas(type(self), value, self.zero).expressions
+        return found
 
     @classmethod
     @functools.cache
@@ -155,39 +194,14 @@ class SubtractSemifield(CompiledSemifield):
         ValueError
             Where p is 0 or not finite.
         TypeError
-            Of a tensor that requires a gradient; p is compiled into the kernel, not learned.
+            Of a tensor that requires a gradient: pass it as ``p=`` of a call instead.
 
         Examples
         --------
         >>> SubtractSemifield.root(2.0).add(3.0, 4.0)
         5.0
         """
-        return cls._root(checked_parameter("p", p))
-
-    @classmethod
-    @functools.lru_cache(256)
-    def _root(cls, p: float) -> SubtractSemifield:
-        zero = 0.0 if p > 0 else math.inf
-
-        def add(left: Any, right: Any) -> Any:
-            # Scaled by the larger (p < 0: the smaller) term, so that no power overflows.
-            scale = (np.maximum if p > 0 else np.minimum)(abs(left), abs(right))
-            scaled = scale * ((left / scale) ** p + (right / scale) ** p) ** (1 / p)
-            return where((scale > 0) & (scale < math.inf), scaled, scale)
-
-        def subtract(res: Any, val: Any) -> Any:
-            remainder = res * np.maximum(1 - (val / res) ** p, 0) ** (1 / p)
-            return where(res == val, zero, remainder)
-
-        def d_add_d_right(acc: Any, val: Any) -> Any:
-            nothing = (acc == val) & (val == zero)
-            return where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
-
-        semifield = cls(
-            add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
-        )
-        semifield._specialise("root", p=p)
-        return semifield
+        return cls._bound("root", "p", checked_parameter("p", p))
 
     @classmethod
     def log(cls, mu: float) -> SubtractSemifield:
@@ -204,38 +218,14 @@ class SubtractSemifield(CompiledSemifield):
         ValueError
             Where mu is 0 or not finite.
         TypeError
-            Of a tensor that requires a gradient; mu is compiled into the kernel, not learned.
+            Of a tensor that requires a gradient: pass it as ``mu=`` of a call instead.
 
         Examples
         --------
         >>> SubtractSemifield.log(1.0).add(0.0, 0.0)
         0.6931471805599453
         """
-        return cls._log(checked_parameter("mu", mu))
-
-    @classmethod
-    @functools.lru_cache(256)
-    def _log(cls, mu: float) -> SubtractSemifield:
-        zero = -math.inf if mu > 0 else math.inf
-
-        def add(left: Any, right: Any) -> Any:
-            extremum = (np.maximum if mu > 0 else np.minimum)(left, right)
-            apart = extremum + np.log1p(np.exp(-abs(mu) * abs(left - right))) / mu
-            return where(left == right, left + math.log(2) / mu, apart)
-
-        def subtract(res: Any, val: Any) -> Any:
-            remainder = np.maximum(-np.expm1(mu * (val - res)), 0)
-            return where(res == val, zero, res + np.log(remainder) / mu)
-
-        def d_add_d_right(acc: Any, val: Any) -> Any:
-            tie = where(val == zero, 0.0, 0.5)
-            return where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
-
-        semifield = cls(
-            add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero
-        )
-        semifield._specialise("log", mu=mu)
-        return semifield
+        return cls._bound("log", "mu", checked_parameter("mu", mu))
 
     @property
     def add(self) -> ArrayFunction:
@@ -295,6 +285,66 @@ class SubtractSemifield(CompiledSemifield):
     ) -> Any:
         """As `SelectSemifield.lazy_fixed`."""
         return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
+
+
+@functools.cache
+def _family(cls: Any, accumulator: Accumulator, nature: str) -> Any:
+    multiplication = operator.add if accumulator == "log" else operator.mul
+    made = cls.__new__(cls)
+    zero = -math.inf if accumulator == "log" else 0.0
+    made._define(times_and_derivatives(multiplication, None, None), zero, accumulator)
+    content = (cls.__name__, accumulator, nature, "unbound")
+    vars(made).update(content=content, _hash=hash(content), nature=nature)
+    made._made_by("_family", accumulator=accumulator, nature=nature)
+    return made
+
+
+def _nature(p: float) -> str:
+    """What of p decides how a root is computed: `Kind` of ``kernels_cu/setting.cuh``."""
+    if -1 < p < 1:
+        return "flat_up" if p > 0 else "flat_down"
+    if not p.is_integer() or abs(p) > 16:
+        return "other"
+    return {1: "first", 2: "second", 3: "third", 4: "fourth"}.get(int(p), "whole")
+
+
+def _root_formulas(cls: Any, p: float, zero: float) -> Any:
+    """A semifield of the formulas of root(p)."""
+
+    def add(left: Any, right: Any) -> Any:
+        # Scaled by the larger (p < 0: the smaller) term, so that no power overflows.
+        scale = (np.maximum if p > 0 else np.minimum)(abs(left), abs(right))
+        scaled = scale * ((left / scale) ** p + (right / scale) ** p) ** (1 / p)
+        return where((scale > 0) & (scale < math.inf), scaled, scale)
+
+    def subtract(res: Any, val: Any) -> Any:
+        remainder = res * np.maximum(1 - (val / res) ** p, 0) ** (1 / p)
+        return where(res == val, zero, remainder)
+
+    def d_add_d_right(acc: Any, val: Any) -> Any:
+        nothing = (acc == val) & (val == zero)
+        return where(nothing, float(p == 1), (val / add(acc, val)) ** (p - 1))
+
+    return cls(add, operator.mul, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
+
+
+def _log_formulas(cls: Any, mu: float, zero: float) -> Any:
+    """A semifield of the formulas of log(mu)."""
+
+    def add(left: Any, right: Any) -> Any:
+        extremum = (np.maximum if mu > 0 else np.minimum)(left, right)
+        apart = extremum + np.log1p(np.exp(-abs(mu) * abs(left - right))) / mu
+        return where(left == right, left + math.log(2) / mu, apart)
+
+    def subtract(res: Any, val: Any) -> Any:
+        remainder = np.maximum(-np.expm1(mu * (val - res)), 0)
+        return where(res == val, zero, res + np.log(remainder) / mu)
+
+    def d_add_d_right(acc: Any, val: Any) -> Any:
+        tie = where(val == zero, 0.0, 0.5)
+        return where(acc == val, tie, 1 / (1 + np.exp(mu * (acc - val))))
+
+    return cls(add, operator.add, subtract=subtract, d_add_d_right=d_add_d_right, zero=zero)
 
 
 # What an error tells the user to pass.

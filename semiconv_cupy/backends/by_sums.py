@@ -69,12 +69,11 @@ def applies(semifield: Semifield) -> bool:
     """Whether a semifield can be computed by ordinary sums: a ready-made log, or most roots.
 
     A root of -1 < p < 1 cannot: terms beyond the range of numbers from the extreme one still count
-    there, and for p > 0 it has no finite slope at 0.
+    there, and for p > 0 it has no finite slope at 0. Of a root whose p is not known the kernels do
+    so, output by output, if need be.
     """
-    if semifield.accumulator == "log":
-        return True
-    parameter = semifield.parameter or 0.0
-    return semifield.accumulator == "root" and abs(parameter) >= 1
+    kind = semifield.accumulator
+    return kind == "log" or (kind == "root" and not semifield.nature.startswith("flat"))
 
 
 def pays(

@@ -76,7 +76,7 @@ class Convolution(NamedTuple):
     def struct(self) -> np.void:
         """The geometry, with strides in elements, as a launch passes it by value."""
         layout = Layout.plain(self.geometry, self.img_strides, self.krn_strides)
-        return structs.Geometry.of(self.geometry, layout).scalar()
+        return structs.Geometry.of(self.geometry, layout, self.semifield).scalar()
 
     @property
     def residual_size(self) -> int:

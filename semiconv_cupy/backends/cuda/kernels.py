@@ -74,7 +74,7 @@ def specialise(
     tile = plan if isinstance(plan, Tile) else None
     return Specialisation(
         file=file,
-        semifield=semifield,
+        semifield=semifield.unbound,
         storage=storage,
         kernel_size=geometry.kernel_size,
         stride=geometry.stride,
@@ -102,6 +102,7 @@ def kernel_source(kernel: Specialisation) -> source.KernelSource:
     size = "x".join(map(str, kernel.kernel_size))
     name = "_".join(("semiconv", kernel.file, kernel.semifield.word, kernel.storage, size))
     macros = source.definitions(kernel.semifield, kernel.storage)
+    macros |= source.known_kind(kernel.semifield)
     macros |= {
         "SEMICONV_RANK": str(len(kernel.kernel_size)),
         "SEMICONV_WINDOW": _braces(kernel.kernel_size),

@@ -67,7 +67,7 @@ def product_source(kernel: ProductSpecialisation) -> source.KernelSource:
     name = "_".join(("semiconv_product", semifield.word, storage, f"{rows}x{columns}"))
     name += ("_residual" if residual is not None else "") + ("_join" if joins else "")
     name += "_unproven" if unproven else ""
-    macros = source.definitions(semifield, storage) | tile.macros
+    macros = source.definitions(semifield, storage) | source.known_kind(semifield) | tile.macros
     macros |= {
         "SEMICONV_OFFSET": offset,
         "SEMICONV_IMAGE_IN_COLUMNS": str(int(image_in_columns)),
@@ -275,7 +275,7 @@ def product_launch(
     if tiles * plan.parts > GRID_X:
         raise ValueError(f"a launch has at most {GRID_X} blocks; {product} takes more")
     kernel = ProductSpecialisation(
-        semifield, storage, residual, tile, matrices.image_in_columns, matrices.offset(limits),
+        semifield.unbound, storage, residual, tile, matrices.image_in_columns, matrices.offset(limits),
         joins=False, unproven=unproven,
     )  # fmt: skip
     join = None if plan.parts == 1 else kernel._replace(joins=True)
@@ -289,7 +289,7 @@ def product_launch(
         grid=(tiles * plan.parts,),
         block=(tile.threads,),
         join_launch=((tiles,), (tile.threads // tile.teams,)),
-        struct=structs.Product.of(matrices.product).scalar(),
+        struct=structs.Product.of(matrices.product, 0, semifield).scalar(),
         cut=_cut(matrices, plan, residual_plane, aligned=False),
         cut_if_aligned=_cut(matrices, plan, residual_plane, aligned=True),
         origin=product.img_origin * itemsize(storage),

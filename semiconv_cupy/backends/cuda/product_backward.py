@@ -40,10 +40,14 @@ def gradient_source(kernel: GradientSpecialisation) -> source.KernelSource:
     semifield, _, storage, residual = kernel.multiplication
     name = f"semiconv_product_grad_{'img' if kernel.of_image else 'krn'}"
     name += f"_{semifield.word}_{storage}" + ("_join" if kernel.joins else "")
-    macros = source.definitions(semifield, storage) | {
-        "SEMICONV_KERNEL": name,
-        "SEMICONV_OF_IMAGE": str(int(kernel.of_image)),
-    }
+    macros = (
+        source.definitions(semifield, storage)
+        | source.known_kind(semifield)
+        | {
+            "SEMICONV_KERNEL": name,
+            "SEMICONV_OF_IMAGE": str(int(kernel.of_image)),
+        }
+    )
     if residual is not None:
         macros["SEMICONV_RESIDUAL"] = residual.name if residual.kind in "iu" else "Real"
     if kernel.joins:
@@ -129,6 +133,7 @@ def gradient_launch(
     limits: Limits = LIMITS,
 ) -> ProductGradientLaunch:
     """What computes the gradient of one operand; there are outputs and terms."""
+    semifield = multiplication.semifield
     product, layout = _own_and_other(multiplication.product, gradients, of_image=of_image)
     sizes = {role: math.prod(level.size for level in levels) for role, levels in product.roles}
     own, other = sizes["free"], sizes["produced"]
@@ -142,7 +147,9 @@ def gradient_launch(
     part_size = -(-other // parts)
     parts = -(-other // part_size)
     kernel = GradientSpecialisation(
-        multiplication._replace(product=Product()), of_image, joins=False
+        multiplication._replace(semifield=semifield.unbound, product=Product()),
+        of_image,
+        joins=False,
     )
     blocks, join_blocks = -(-warps * parts // _WARPS), -(-elements // BLOCK_THREADS)
     if max(blocks, join_blocks) > GRID_X or max(sizes.values()) >= 2**32:
@@ -154,7 +161,10 @@ def gradient_launch(
         join=join,
         grid=(blocks,),
         join_grid=(join_blocks,),
-        structs=(structs.Product.of(product).scalar(), structs.Product.of(layout).scalar()),
+        structs=(
+            structs.Product.of(product, 0, semifield).scalar(),
+            structs.Product.of(layout).scalar(),
+        ),
         sizes=structs.ProductGradient(matrices, own, other, terms, parts, part_size).scalar(),
         partial=0 if parts == 1 else -(-parts * elements * number // 8),
         origins=(product.img_origin, layout.img_origin if of_image else 0),

@@ -178,7 +178,7 @@ def product_sums_launch(
     """What multiplies arrays of these strides by ordinary sums; there is an output."""
     semifield, product, storage, _ = multiplication
     matrices, real = Matrices.of(product), source.ARITHMETIC[storage]
-    text = ProductSumsSpecialisation(semifield, storage)
+    text = ProductSumsSpecialisation(semifield.unbound, storage)
     find_extremes, transform = (
         compiled(device, product_sums_source, text, suffix=f"_{part}") for part in _PARTS
     )
@@ -207,7 +207,7 @@ def product_sums_launch(
     img, krn = both[::-1] if matrices.image_in_columns else both
     return ProductSumsLaunch(
         scratch=scratch,
-        struct=structs.Product.of(matrices.product).scalar(),
+        struct=structs.Product.of(matrices.product, 0, semifield).scalar(),
         origin=product.img_origin * source.itemsize(storage),
         flags=np.int64(flags),
         tiles=tuple(map(np.int64, (*fallback.tile.size, *cover))),

@@ -33,30 +33,32 @@ if TYPE_CHECKING:
     from semiconv_cupy.route import Route
 
 
-def forward_call(
-    route: Route, img: np.ndarray, krn: np.ndarray
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def forward_call(route: Route, img: np.ndarray, krn: np.ndarray) -> Callable[..., np.ndarray]:
     """What convolves arrays of these shapes, dtypes and strides; all but addresses is prepared."""
     dtype = img.dtype.newbyteorder("=") if img.dtype.kind in "iufb" else img.dtype
     shape, empty = route.geometry.out_shape, route.place.array_module.empty
     if 0 in shape:
-        return lambda img, krn: empty(shape, dtype)
+        return lambda *arrays: empty(shape, dtype)
 
-    def convert(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+    def convert(
+        img: np.ndarray, krn: np.ndarray, parameters: structs.Parameters | None
+    ) -> np.ndarray:
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
-        return forward_call(route, img, krn)(img, krn)
+        return forward_call(route, img, krn)(img, krn, parameters)
 
     if not (aligned(img) and aligned(krn)):
         return convert
     run = forward_at(route, element_strides(img), element_strides(krn))
     alignment = dtype.alignment
 
-    def call(img: np.ndarray, krn: np.ndarray) -> np.ndarray:
+    def call(
+        img: np.ndarray, krn: np.ndarray, parameters: structs.Parameters | None = None
+    ) -> np.ndarray:
         image, kernel = address(img), address(krn)
         if (image | kernel) % alignment:  # unlike the arrays that this was planned for
-            return convert(img, krn)
+            return convert(img, krn, parameters)
         out = empty(shape, dtype)
-        run(image, kernel, address(out), None, None)
+        run(image, kernel, address(out), None, None, parameters)
         return out
 
     return call
@@ -74,7 +76,7 @@ def backward_part(route: Route) -> str:
     return "by_sums_backward" if route.by_sums else "backward"
 
 
-Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
+Forward: TypeAlias = Callable[..., None]
 
 
 @lru_cache(maxsize=4096)
@@ -84,7 +86,7 @@ def forward_at(
     krn_strides: Strides,
     keeps_residual: bool = False,
 ) -> Forward:
-    """What computes (img, krn, out, residual, most threads), arrays as their addresses.
+    """What computes (img, krn, out, residual, most threads, parameters), arrays as addresses.
 
     Strides are in elements; there is an output; out and residual are C-contiguous, and addresses
     are multiples of their element's size. The residual is None unless `keeps_residual`; the most
@@ -96,15 +98,26 @@ def forward_at(
     form = route.form(img_strides, krn_strides)
     part = forward_part(route, keeps_residual=keeps_residual)
     loaded = library(route.semifield, route.storage, part)
-    struct = structs.Geometry.of(form.geometry, form.layout)
+    struct = structs.Geometry.of(form.geometry, form.layout, route.semifield)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
+    with_parameters = structs.with_parameters
     absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
     workers = _workers(route)
     layout = _layout(route.residual_spec) if keeps_residual else ()
 
-    def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
+    def call(
+        img: int,
+        krn: int,
+        out: int,
+        residual: int | None,
+        most: int | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
         kept = (residual, *layout) if layout else ()
-        if run(reference, img, krn, out, *kept, absorbing, workers(most)):
+        own = reference
+        if parameters is not None:
+            own = ctypes.byref(with_parameters(struct, parameters))
+        if run(own, img, krn, out, *kept, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -112,7 +125,7 @@ def forward_at(
 
 @lru_cache(maxsize=4096)
 def backward_at(route: Route, img_strides: Strides) -> products.Backward:
-    """What computes (addresses of `GradientArrays`, most threads).
+    """What computes (addresses of `GradientArrays`, most threads, parameters).
 
     The kernel is C-contiguous, too. The bits do not depend on the threads.
     """
@@ -121,9 +134,12 @@ def backward_at(route: Route, img_strides: Strides) -> products.Backward:
     if by_sums is None:
         return _by_windows_at(route, img_strides)
 
-    def call(arrays: GradientArrays, most: int | None) -> None:
-        if not by_sums(arrays, most):
-            _by_windows_at(route, img_strides)(arrays, most)  # compiled where it serves
+    def call(
+        arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
+    ) -> None:
+        if not by_sums(arrays, most, parameters):
+            by_windows = _by_windows_at(route, img_strides)  # compiled where it serves
+            by_windows(arrays, most, parameters)
 
     return call
 
@@ -134,17 +150,22 @@ def _by_windows_at(route: Route, img_strides: Strides) -> products.Backward:
     part = backward_part(route)
     loaded = library(route.semifield, route.storage, part)
     form, gradient_strides = route.form_of_gradients(img_strides)
-    struct = structs.Geometry.of(form.geometry, form.layout)
+    struct = structs.Geometry.of(form.geometry, form.layout, route.semifield)
     strides = (ctypes.c_int64 * len(gradient_strides))(*gradient_strides)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
     workers = _workers(route)
     absorbing = int(route.semifield.absorbing)
 
-    def call(arrays: GradientArrays, most: int | None) -> None:
+    def call(
+        arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
+    ) -> None:
         grad_out, img, krn, residual, *grads = arrays
         kept = () if route.by_sums else (residual, *layout)
-        if run(reference, grad_out, img, krn, *kept, *grads, strides, absorbing, workers(most)):
+        own = reference
+        if parameters is not None:
+            own = ctypes.byref(structs.with_parameters(struct, parameters))
+        if run(own, grad_out, img, krn, *kept, *grads, strides, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -173,19 +194,22 @@ def forward(
     out: np.ndarray,
     residual: np.ndarray | None = None,
     threads: int | None = None,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Fill `out`, and `residual` where given, C-contiguous, with at most `threads` threads."""
     if out.size == 0:
         return
     img, krn = _usable(img), _usable(krn)
     run = forward_at(route, element_strides(img), element_strides(krn), residual is not None)
-    run(address(img), address(krn), address(out), address_or_none(residual), threads)
+    kept = address_or_none(residual)
+    run(address(img), address(krn), address(out), kept, threads, parameters)
 
 
 def backward(
     route: Route,
     arrays: GradientArrays,
     threads: int | None = None,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Fill the gradients that are given, of which grad_img holds zeros; see `backward_at`."""
     grad_out, img, krn, residual, grad_img, grad_krn = arrays
@@ -201,7 +225,7 @@ def backward(
         img = np.ascontiguousarray(img)
         strides = contiguous_strides(img.shape)
     arrays = GradientArrays(grad_out, img, krn, residual, grad_img, grad_krn)
-    backward_at(route, strides)(arrays.each(address), threads)
+    backward_at(route, strides)(arrays.each(address), threads, parameters)
 
 
 def _usable(array: np.ndarray) -> np.ndarray:

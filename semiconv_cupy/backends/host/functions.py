@@ -31,6 +31,7 @@ _libraries: dict[tuple[object, str, str], Library] = {}
 
 def library(semifield: Semifield, storage: str, part: str) -> Library:
     """The compiled functions of one semifield on one storage dtype; part as in `_ARGUMENTS`."""
+    semifield = semifield.unbound
     key = (semifield, storage, part)
     found = _libraries.get(key)
     if found is None:

@@ -22,8 +22,8 @@ from semiconv_cupy.residual import residual_of_terms
 if TYPE_CHECKING:
     from semiconv_cupy.product_route import ProductRoute
 
-Forward: TypeAlias = Callable[[int, int, int, "int | None", "int | None"], None]
-Backward: TypeAlias = Callable[[GradientArrays, "int | None"], None]
+Forward: TypeAlias = Callable[..., None]
+Backward: TypeAlias = Callable[..., None]
 _NO_MEMORY = "not enough memory for the scratch of a matrix product"
 
 
@@ -64,16 +64,26 @@ def _forward_at(route: ProductRoute, plane: int | None) -> Forward:
     """`forward_at`; `plane` counts the elements from one of the residual's arrays to the next."""
     name = part(route, plane)
     loaded = functions.library(route.semifield, route.storage, name)
-    struct = structs.Product.of(route.product)
+    struct = structs.Product.of(route.product, route.matrix_step, route.semifield)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{name}")
     spec = residual_of_terms(route.semifield, route.storage, (), route.product.terms)
     layout = () if plane is None or spec is None else (spec.dtype.itemsize, plane)
     origin = route.product.img_origin * source.itemsize(route.storage)
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
 
-    def call(img: int, krn: int, out: int, residual: int | None, most: int | None) -> None:
+    def call(
+        img: int,
+        krn: int,
+        out: int,
+        residual: int | None,
+        most: int | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
         kept = (residual, *layout) if layout else ()
-        if run(reference, img + origin, krn, out, *kept, workers(most)):
+        own = reference
+        if parameters is not None:
+            own = ctypes.byref(structs.with_parameters(struct, parameters))
+        if run(own, img + origin, krn, out, *kept, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -86,6 +96,7 @@ def forward(
     out: np.ndarray,
     residual: np.ndarray | None = None,
     threads: int | None = None,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Fill `out`, and `residual` where given, with at most `threads` threads."""
     if route.product.outputs == 0:
@@ -93,12 +104,13 @@ def forward(
     plane = None if residual is None else residual.strides[0] // residual.itemsize
     run = _forward_at(route, plane)
     kept = functions.address_or_none(residual)
-    run(functions.address(img), functions.address(krn), functions.address(out), kept, threads)
+    given = functions.address(img), functions.address(krn), functions.address(out)
+    run(*given, kept, threads, parameters)
 
 
 @lru_cache(maxsize=4096)
 def backward_at(route: ProductRoute, gradients: Product) -> Backward:
-    """What computes (addresses of `GradientArrays`, most threads).
+    """What computes (addresses of `GradientArrays`, most threads, parameters).
 
     `gradients` as in ``run.product_backward``. Several arrays of the residual lie behind each
     other. Where the forward pass went by ordinary sums, there is no residual: the
@@ -109,9 +121,12 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
     if by_sums is None:
         return _by_residual_at(route, gradients)
 
-    def call(arrays: GradientArrays, most: int | None) -> None:
-        if arrays.residual is not None or not by_sums(arrays, most):
-            _by_residual_at(route, gradients)(arrays, most)  # compiled where it serves
+    def call(
+        arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
+    ) -> None:
+        if arrays.residual is not None or not by_sums(arrays, most, parameters):
+            by_residual = _by_residual_at(route, gradients)  # compiled where it serves
+            by_residual(arrays, most, parameters)
 
     return call
 
@@ -120,11 +135,9 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
 def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
     """`backward_at` from a residual, which is computed here where the forward pass kept none."""
     loaded = functions.library(route.semifield, route.storage, "product_backward")
-    product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
-    references, run = (
-        (ctypes.byref(product), ctypes.byref(slopes)),
-        loaded.semiconv_product_backward,
-    )
+    product = structs.Product.of(route.product, route.matrix_step, route.semifield)
+    slopes = structs.Product.of(gradients)
+    run = loaded.semiconv_product_backward
     spec = residual_of_terms(route.semifield, route.storage, (), route.product.terms)
     itemsize, plane = 0 if spec is None else spec.dtype.itemsize, route.product.outputs
     origin = route.product.img_origin * source.itemsize(route.storage)
@@ -132,11 +145,15 @@ def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
     recompute = _residual_at(route)
 
-    def call(arrays: GradientArrays, most: int | None) -> None:
+    def call(
+        arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
+    ) -> None:
         grad_out, img, krn, residual, grad_img, grad_krn = arrays
+        own = structs.with_parameters(product, parameters)
+        references = ctypes.byref(own), ctypes.byref(slopes)
         kept = None
         if residual is None and recompute is not None and img is not None and krn is not None:
-            kept = recompute(img, krn, most)
+            kept = recompute(img, krn, most, parameters)
             residual = functions.address(kept)
         image = None if img is None else img + origin
         to_img = None if grad_img is None else grad_img + to_origin
@@ -147,8 +164,8 @@ def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
     return call
 
 
-def _residual_at(route: ProductRoute) -> Callable[[int, int, int | None], np.ndarray] | None:
-    """What computes the residual from (img, krn, most threads); None where there is none.
+def _residual_at(route: ProductRoute) -> Callable[..., np.ndarray] | None:
+    """What computes the residual from (img, krn, most threads, parameters); None for none.
 
     The result is contiguous.
     """
@@ -157,11 +174,14 @@ def _residual_at(route: ProductRoute) -> Callable[[int, int, int | None], np.nda
     if spec is None:
         return None
 
-    def call(img: int, krn: int, most: int | None) -> np.ndarray:
+    def call(
+        img: int, krn: int, most: int | None, parameters: structs.Parameters | None
+    ) -> np.ndarray:
         out = np.empty(count * source.itemsize(route.storage), np.uint8)
         residual = np.empty(spec.shape, spec.dtype)
         forward = forward_at(route, keeps_residual=True)
-        forward(img, krn, functions.address(out), functions.address(residual), most)
+        places = functions.address(out), functions.address(residual)
+        forward(img, krn, *places, most, parameters)
         return residual
 
     return call
@@ -172,6 +192,7 @@ def backward(
     gradients: Product,
     arrays: GradientArrays,
     threads: int | None = None,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Fill the gradients that are given: see ``run.product_backward``."""
     for gradient in arrays[4:]:
@@ -179,17 +200,17 @@ def backward(
             gradient[...] = 0
     if route.product.outputs == 0:
         return
-    backward_at(route, gradients)(arrays.each(functions.address), threads)
+    backward_at(route, gradients)(arrays.each(functions.address), threads, parameters)
 
 
 _UNPROVEN = 2  # unproven_sums of kernels_cu/host/product_backward.hpp
 
-BySums: TypeAlias = Callable[[GradientArrays, "int | None"], bool]
+BySums: TypeAlias = Callable[..., bool]
 
 
 @lru_cache(maxsize=4096)
 def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | None:
-    """What computes (addresses of `GradientArrays`, most threads).
+    """What computes (addresses of `GradientArrays`, most threads, parameters).
 
     It returns whether the sums prove the gradients; otherwise, and without img and krn, they must
     be computed in another way.
@@ -201,17 +222,21 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
         return None
     loaded = functions.library(route.semifield, route.storage, part)
     run = getattr(loaded, f"semiconv_{part}")
-    product, slopes = structs.Product.of(route.product), structs.Product.of(gradients)
-    references = ctypes.byref(product), ctypes.byref(slopes)
+    product = structs.Product.of(route.product, route.matrix_step, route.semifield)
+    slopes = structs.Product.of(gradients)
     origin = route.product.img_origin * source.itemsize(route.storage)
     to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)
 
-    def call(arrays: GradientArrays, most: int | None) -> bool:
+    def call(
+        arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
+    ) -> bool:
         grad_out, img, krn, _, grad_img, grad_krn = arrays
         if img is None or krn is None:
             return False
         to_img = None if grad_img is None else grad_img + to_origin
+        own = structs.with_parameters(product, parameters)
+        references = ctypes.byref(own), ctypes.byref(slopes)
         status: int = run(*references, grad_out, img + origin, krn, to_img, grad_krn, workers(most))
         if status not in (0, _UNPROVEN):
             raise MemoryError(_NO_MEMORY)

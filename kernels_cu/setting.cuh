@@ -1,0 +1,117 @@
+// Setting: a semifield's parameters as the kernels compute with them, those of one output channel.
+//
+// Made once for an output channel, from what the launch received. Of a semifield without parameters it is empty.
+// An addition that has several loops, each quicker for some values, names them by kinds:
+//
+//   by_kind(setting, [&](auto of_kind) { the loop, of_kind in place of the setting });
+#pragma once
+#include "functions.cuh"
+#include "parameters.cuh"
+
+namespace semiconv {
+
+// A number in all lanes.
+template <class V> SEMICONV_FN V spread(Scalar<V> number) { return V(number - constant<V>(0)); }
+
+#if defined(SEMICONV_LOG)
+
+// mu, of ln(sum e^(mu val)) / mu.
+struct Setting {
+  Real mu;
+  bool upwards;  // the extreme term is the largest one
+  Setting() = default;
+  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel)
+      : mu((Real)parameters.of<Real>(0, kernel)), upwards(mu > 0) {}
+  SEMICONV_FN bool alike(const Setting& other) const { return upwards == other.upwards; }
+};
+constexpr bool has_kinds = false;  // of which a launch may need several
+using Outlined = Setting;
+template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) { loop(setting); }
+
+#elif defined(SEMICONV_ROOT)
+
+// p, of (sum val^p)^(1/p), and what follows from it.
+struct Setting {
+  // Which formula gives a ratio's power: products, as many as a small whole p needs; exp and log; or these for
+  // -1 < p < 1, where the powers of some ratios beyond the range of numbers lie within it.
+  enum Kind { first, second, third, fourth, whole, other, flat_up, flat_down };
+  // The exponents p and p - 1; 1/p without its whole part; 1/p - 1.
+  Real exponents[2], rest_of_root, slope;
+  double p;
+  int kind, power, root;  // power: p where it is whole; root: the whole part of 1/p
+  bool upwards;           // the extreme term is the largest one
+  bool divides;           // see PowerSum
+  Setting() = default;
+  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel) : p(parameters.of<Real>(0, kernel)) {
+    const double inverse = 1 / p;
+    power = p > -17 && p < 17 && (int)p == p ? (int)p : 0;
+    root = inverse > -17 && inverse < 17 ? (int)inverse : 0;
+    upwards = p > 0;
+    divides = (upwards ? p : 1 - p) > (sizeof(Real) == 4 ? 5 : 19);
+    exponents[0] = (Real)p;
+    exponents[1] = (Real)(p - 1);
+    rest_of_root = (Real)(inverse - root);
+    slope = (Real)(inverse - 1);
+    if (p > -1 && p < 1) kind = upwards ? flat_up : flat_down;
+    else if (power == 0) kind = other;
+    else kind = p >= 1 && p <= 4 ? first + power - 1 : whole;
+  }
+  SEMICONV_FN bool alike(const Setting& other) const { return kind == other.kind && upwards == other.upwards; }
+#if defined(SEMICONV_KIND)
+  static constexpr SEMICONV_FN int kind_of() { return SEMICONV_KIND; }
+#else
+  SEMICONV_FN int kind_of() const { return kind; }
+#endif
+};
+#if defined(SEMICONV_KIND)  // the launcher knows it
+constexpr bool has_kinds = false;
+#define SEMICONV_OF_ANY_KIND static SEMICONV_FN
+#else
+constexpr bool has_kinds = true;
+#define SEMICONV_OF_ANY_KIND static SEMICONV_OUTLINED  // functions that are called once for many terms
+#endif
+// A setting whose kind the compiler knows.
+template <int KIND> struct OfKind : Setting {
+  SEMICONV_FN explicit OfKind(const Setting& setting) : Setting(setting) {}
+  static constexpr SEMICONV_FN int kind_of() { return KIND; }
+};
+// A setting of any kind, whose powers a function computes: for loops that run rarely, or in many places.
+struct Outlined : Setting {
+  SEMICONV_FN explicit Outlined(const Setting& setting) : Setting(setting) {}
+};
+template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) {
+#if defined(SEMICONV_KIND)
+  loop(OfKind<Setting::SEMICONV_KIND>(setting));
+#elif defined(SEMICONV_ONE_LOOP)
+  loop(Outlined(setting));
+#elif defined(SEMICONV_GPU) || defined(SEMICONV_CUDA_ON_CPU)
+  if (setting.kind == Setting::other) loop(OfKind<Setting::other>(setting));
+  else loop(Outlined(setting));
+#else
+  switch (setting.kind) {
+    case Setting::first: return loop(OfKind<Setting::first>(setting));
+    case Setting::second: return loop(OfKind<Setting::second>(setting));
+    case Setting::third: return loop(OfKind<Setting::third>(setting));
+    case Setting::fourth: return loop(OfKind<Setting::fourth>(setting));
+    case Setting::whole: return loop(OfKind<Setting::whole>(setting));
+    case Setting::other: return loop(OfKind<Setting::other>(setting));
+    case Setting::flat_up: return loop(OfKind<Setting::flat_up>(setting));
+    default: return loop(Outlined(setting));
+  }
+#endif
+}
+
+#else
+
+struct Setting {
+  Setting() = default;
+  SEMICONV_FN Setting(const Parameters&, int64) {}
+  SEMICONV_FN bool alike(const Setting&) const { return true; }
+};
+constexpr bool has_kinds = false;  // of which a launch may need several
+using Outlined = Setting;
+template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) { loop(setting); }
+
+#endif
+
+}  // namespace semiconv
