@@ -56,7 +56,6 @@ _SEMIFIELDS: tuple[Semifield, ...] = (
     SelectSemifield.tropical_max(channels_add=True),
     _LINEAR,
     _LOG,
-    SubtractSemifield.log(-2.0),
     _ROOT,
     SubtractSemifield.root(2.5),
 )
@@ -180,8 +179,8 @@ def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[s
 
 # ---- the CPU -----------------------------------------------------------------------------------
 
-# Values of a family's parameter for which its libraries differ.
-_PARAMETERS = {"log": (1.0, -1.0), "root": (3.0, 0.5)}
+# A value of a family's parameter; its libraries serve all values.
+_PARAMETERS = {"log": (1.0,), "root": (3.0,)}
 
 
 def ready_made_libraries(

@@ -275,8 +275,8 @@ def product_launch(
     if tiles * plan.parts > GRID_X:
         raise ValueError(f"a launch has at most {GRID_X} blocks; {product} takes more")
     kernel = ProductSpecialisation(
-        semifield.unbound, storage, residual, tile, matrices.image_in_columns, matrices.offset(limits),
-        joins=False, unproven=unproven,
+        semifield.unbound, storage, residual, tile, matrices.image_in_columns,
+        matrices.offset(limits), joins=False, unproven=unproven,
     )  # fmt: skip
     join = None if plan.parts == 1 else kernel._replace(joins=True)
     outputs = tiles * plan.parts * math.prod(tile.size)

@@ -173,6 +173,6 @@ def obstacle(semifield: Semifield, storage: str) -> str | None:
 
     Where one of its libraries is ready-made, all are.
     """
-    if compiler() is not None or _has_semifield(semifield, storage):
+    if compiler() is not None or _has_semifield(semifield.unbound, storage):
         return None
     return missing_compiler()
