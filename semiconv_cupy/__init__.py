@@ -7,6 +7,7 @@ imports neither torch nor CuPy.
 """
 
 from semiconv_cupy import ndimage, structuring
+from semiconv_cupy.ahead import prepare
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.background import rolling_ball
@@ -68,6 +69,7 @@ __all__ = [
     "parabolic_dilation",
     "parabolic_erosion",
     "parabolic_opening",
+    "prepare",
     "reconstruction",
     "rolling_ball",
     "semifield_closure",

@@ -1,4 +1,4 @@
-"""The command line: `python -m semiconv_cupy demo`, `info` and `explain`."""
+"""The command line: `python -m semiconv_cupy demo`, `info`, `explain` and `prepare`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "info", help="what runs where on this machine, and what to do about the rest"
     )
     _add_explain(commands)
+    _add_prepare(commands)
     given = parser.parse_args(arguments)
-    run = {"demo": _demo, "info": _info, "explain": _explain}[given.command]
+    run = {"demo": _demo, "info": _info, "explain": _explain, "prepare": _prepare}[given.command]
     error = run(given)
     if error is not None:
         print(f"{parser.prog} {given.command}: {error}", file=sys.stderr)
@@ -106,6 +107,21 @@ def _add_explain(commands: Any) -> None:
     )
 
 
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="compile ahead what calls on the CPU need, in parallel"
+    )
+    prepare.add_argument(
+        "semifields",
+        nargs="*",
+        metavar="SEMIFIELD",
+        help="names, families with their parameter such as 'log(2)', and ndimage (default: every "
+        "name, and ndimage)",
+    )
+    prepare.add_argument("--dtype", nargs="+", default=["float32"], help="default: float32")
+    prepare.add_argument("--jobs", type=int, help="compilers at the same time (default: cores)")
+
+
 def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.lower().split("x"))
@@ -143,6 +159,17 @@ def _explain(given: argparse.Namespace) -> str | None:
         )  # fmt: skip
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         return str(error)
+    return None
+
+
+def _prepare(given: argparse.Namespace) -> str | None:
+    from semiconv_cupy.ahead import prepare
+
+    try:
+        count = prepare(given.semifields or None, given.dtype, jobs=given.jobs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    print(f"{count} libraries are ready")
     return None
 
 

@@ -29,12 +29,11 @@ from semiconv_cupy import (
     source,
 )
 from semiconv_cupy.algebra import BroadcastSemifield, named
-from semiconv_cupy.algebra.names import READY_MADE
+from semiconv_cupy.algebra.names import semifield_of
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host_calls
 from semiconv_cupy.backends.host import products as host_products
-from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.backends.host.functions import aligned, library_names
 from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
 from semiconv_cupy.errors import without_warnings
@@ -161,7 +160,7 @@ def explain_command(
             raise ValueError(f"--kernel is missing: the shape of {of}")
         if name in _CONVOLUTIONS:
             kernel = (1,) * (len(shape) - len(kernel)) + kernel
-        arrays += (kernel, _semifield(semifield))
+        arrays += (kernel, semifield_of(semifield) if "(" in semifield else semifield)
     elif kernel is not None:
         taken = inspect.signature(_function(function)).parameters
         along_one = "axis" in taken and len(kernel) == 1
@@ -183,14 +182,6 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
-
-
-def _semifield(text: str) -> Any:
-    """A name, or a family with its parameter: log(2)."""
-    family, found, parameter = text.rstrip(")").partition("(")
-    if found and family in READY_MADE:
-        return READY_MADE[family].make(float(parameter))
-    return text
 
 
 # One recorder for all calls: planned launches are cached by their device. One pass at a time.
@@ -442,7 +433,9 @@ class _Observer:
     ) -> np.ndarray:
         """Add a step; `operations` are those of one element."""
         needs: Needs
-        if not 1 <= array.ndim <= MAX_RANK or (self._gpu is None and compiler() is None):
+        if not 1 <= array.ndim <= MAX_RANK or (
+            self._gpu is None and not host_primitives.serves(name, array.dtype)
+        ):
             route, needs = "reference", ((), (), 0)
         elif self._gpu is None:
             library = host_primitives.library_name(*host_primitives.part_of(name, array.dtype))

@@ -99,15 +99,17 @@ def _packages(installed: Installed, remedies: list[str]) -> Facts:
 
 
 def _cpu(installed: Installed, remedies: list[str]) -> Facts:
-    from semiconv_cupy.backends.host import cache
+    from semiconv_cupy.backends.host import cache, prebuilt
     from semiconv_cupy.backends.host import compiler as host_compiler
     from semiconv_cupy.backends.host import functions as host
 
     yield "cores", _fact(lambda: f"{_cores()}, {platform.machine()}")
+    yield "ready-made", _fact(prebuilt.describe)
     compiler = host_compiler.compiler()
     if compiler is None:
         yield "compiler", "none"
-        remedies.append(f"NumPy arrays run on a slow reference: {host_compiler.missing_compiler()}")
+        what = "NumPy arrays" if prebuilt.level() is None else "semifields of one's own"
+        remedies.append(f"{what} run on a slow reference: {host_compiler.missing_compiler()}")
     else:
         yield "compiler", _fact(lambda: f"{compiler} ({host_compiler.version()})")
         yield "threads", _fact(lambda: str(host.threads()))

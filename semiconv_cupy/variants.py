@@ -213,9 +213,14 @@ def ready_made_libraries(
         for semifield in made:
             for storage in storages or known:
                 yield from libraries_of(semifield, storage)
+    yield from filters_on_cpu(storages)
+    yield from quadratics_on_cpu(storages)
+
+
+def filters_on_cpu(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:
+    """The libraries of the CPU that ndimage's functions and parabolic ones need."""
     yield from neighbourhoods_on_cpu.sources(storages)
     yield from line_gradients_on_cpu()
-    yield from quadratics_on_cpu(storages)
 
 
 def libraries_of(semifield: Semifield, storage: str) -> Iterator[source.HostSource]:

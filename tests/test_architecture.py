@@ -48,7 +48,8 @@ LAYERS = {
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
-        "semiconv_cupy/saved.py", "semiconv_cupy/works.py", "semiconv_cupy/variants.py",
+        "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
+        "semiconv_cupy/variants.py",
     ),
     "users of the core": (
         "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py", "torch_bridge/*",

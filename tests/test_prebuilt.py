@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import kernels_cu
+import semiconv_cupy as sc
 from kernels_cu import build
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
@@ -197,3 +198,45 @@ def test_the_command_names_what_is_wrong(arguments, message, tmp_path, capsys):
         build.main(["--output", str(tmp_path), "--cxx", "g++", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ---- prepare -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("semifields", "dtypes", "options", "error", "message"),
+    [
+        ("tropical_max", ["f4"], {}, TypeError, r"semifields must be a sequence, such as \['trop"),
+        (["max"], ["f4"], {}, ValueError, "did you mean 'tropical_max'"),
+        (["log"], ["f4"], {}, ValueError, "needs its parameter"),
+        (["log(x)"], ["f4"], {}, ValueError, r"needs a number, such as log\(2\)"),
+        ([max], ["f4"], {}, TypeError, "must be a SelectSemifield"),
+        (["tropical_max"], ["c8"], {}, ValueError, "dtypes: 'c8' is not supported"),
+        (["tropical_max"], ["f4"], {"jobs": 0}, ValueError, "jobs must be at least 1, got 0"),
+    ],
+)
+def test_prepare_names_what_is_wrong(semifields, dtypes, options, error, message):
+    with pytest.raises(error, match=message):
+        sc.prepare(semifields, dtypes, **options)
+
+
+def test_prepare_leaves_out_what_has_no_meaning():
+    assert sc.prepare(["linear", "log(2)"], ["bool"]) == 1  # the pool of threads
+
+
+@pytest.mark.slow
+def test_after_prepare_nothing_is_compiled(tmp_path):
+    variables = {**os.environ, "SEMICONV_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "semiconv_cupy", "prepare", "tropical_max", "--jobs", "2"]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
+    count = int(re.fullmatch(r"(\d+) libraries are ready\n", done.stdout)[1])
+    code = (
+        "import numpy as np, semiconv_cupy as sc\n"
+        "img, krn = np.ones((1, 2, 8, 8), 'f4'), np.zeros((3, 2, 3, 3), 'f4')\n"
+        "out, pullback = sc.semifield_conv_vjp(img, krn, 'tropical_max')\n"
+        "pullback(out)\n"
+        "sc.semifield_conv(img, krn, 'tropical_max')\n"
+        "sc.semifield_matmul(krn[0, 0], krn[0, 1], 'tropical_max')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=variables, cwd=ROOT, check=True)
+    assert len(list((tmp_path / "cache").glob("*.so"))) == count

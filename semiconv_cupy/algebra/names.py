@@ -83,6 +83,29 @@ def named(name: str) -> Semifield:
     raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(names)}")
 
 
+def semifield_of(text: str) -> Semifield:
+    """The ready-made semifield of a text: a name, or a family with its parameter.
+
+    Raises
+    ------
+    ValueError
+        As `named`; or the parameter is no number that the family takes.
+
+    Examples
+    --------
+    >>> semifield_of("log(2)")
+    SubtractSemifield.log(mu=2.0)
+    """
+    family, found, parameter = text.rstrip(")").partition("(")
+    if found and family in READY_MADE and READY_MADE[family].parameter is not None:
+        try:
+            number = float(parameter)
+        except ValueError:
+            raise ValueError(f"semifield={text!r} needs a number, such as {family}(2)") from None
+        return READY_MADE[family].make(number)
+    return named(text)
+
+
 def no_semifield(value: object) -> TypeError:
     """The error for what is neither a semifield nor a name."""
     maker = getattr(value, "__name__", None)

@@ -17,8 +17,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeAlias
 
@@ -233,13 +233,24 @@ def build_all(
     *,
     workers: int | None = None,
     time_limit: float = compiler.TIME_LIMIT,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """`build` of many (text, what) at the same time, by default one for each core."""
+    """`build` of many (text, what) at the same time, by default one for each core.
+
+    `progress` is called whenever one is done. The first error ends those that have not begun.
+    """
     if workers is None:
         affinity = getattr(os, "sched_getaffinity", None)
         workers = len(affinity(0)) if affinity else os.cpu_count()
     with ThreadPoolExecutor(workers) as pool:
         works = [pool.submit(build, *source, time_limit=time_limit) for source in sources]
+        try:
+            for work in as_completed(works):
+                work.result()
+                progress()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return [work.result() for work in works]
 
 

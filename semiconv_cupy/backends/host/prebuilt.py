@@ -123,6 +123,15 @@ def _loaded() -> tuple[str, Path, ctypes.CDLL] | None:
     return None
 
 
+def describe() -> str:
+    """Which ready-made libraries are used."""
+    found = _loaded()
+    if found is None:
+        has = f"; the CPU has {cpu_level()}" if cpu_level() else ""
+        return f"none in {folder()}{has}"
+    return f"{found[1]} ({found[1].stat().st_size / 2**20:.1f} MiB; the CPU has {cpu_level()})"
+
+
 def _warn(file: Path, error: Exception) -> None:
     warn_once(
         "a ready-made library",
