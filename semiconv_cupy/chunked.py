@@ -1,8 +1,9 @@
-"""Public functions that also take arrays in chunks (Dask's), which are computed later.
+"""Public functions that also take arrays in chunks (Dask's), and arrays of every GPU.
 
-Where a function reads its arguments, `refuse_chunks` raises `ChunkedArgument`. The decorator
-`by_chunks` catches it, and hands the call to what `open_with` has set: this file imports nothing
-above it, and a call with arrays in memory passes through one ``try``.
+Where a function reads its arguments, `refuse_chunks` raises `ChunkedArgument`, and
+`Place.require_current` `NotCurrentError`. The decorator `by_chunks` catches them: it hands chunks
+to what `open_with` has set, which computes them later, and repeats the call on the arrays' GPU.
+This file imports nothing above it, and a call with arrays in memory passes through one ``try``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from semiconv_cupy.errors import NotCurrentError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -35,7 +38,10 @@ def refuse_chunks(name: str, value: object) -> None:
 
 
 def by_chunks(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, which for Dask arrays returns Dask arrays (``semiconv_cupy.dask``)."""
+    """The function, which for Dask arrays returns Dask arrays (``semiconv_cupy.dask``).
+
+    CuPy arrays may lie on any GPU, all on one: that GPU is the current one during the call.
+    """
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -44,10 +50,28 @@ def by_chunks(function: Callable[_P, _R]) -> Callable[_P, _R]:
         except ChunkedArgument:
             if not _opened:
                 raise
+            elsewhere = None
+        except NotCurrentError as error:
+            elsewhere = error
+        if elsewhere is not None:
+            return _on_its_gpu(elsewhere, function, args, kwargs)
         later: _R = _opened[0](call, args, kwargs)
         return later
 
     return call
+
+
+def _on_its_gpu(
+    elsewhere: NotCurrentError, function: Callable[..., _R], args: Any, kwargs: Any
+) -> _R:
+    """Repeat a call while the GPU of its arrays is the current one."""
+    with elsewhere.on_its_gpu():
+        try:
+            return function(*args, **kwargs)
+        except NotCurrentError as other:
+            raise TypeError(
+                f"all arrays must be on one GPU: {elsewhere.where}, {other.where}"
+            ) from None
 
 
 # What computes a function of Dask arrays; set by the package when it is imported.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 
 class CompileError(RuntimeError):
@@ -16,6 +17,25 @@ class CompileError(RuntimeError):
 
 class BackendUnavailableError(RuntimeError):
     """The requested method cannot run on this machine; the text says what is missing."""
+
+
+class NotCurrentError(ValueError):
+    """An array lies on another GPU than the current one.
+
+    Attributes
+    ----------
+    where : str
+        Which argument it is, and where it lies.
+    on_its_gpu : () -> context manager
+        What makes that GPU the current one.
+    """
+
+    def __init__(
+        self, where: str, remedy: str, on_its_gpu: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        super().__init__(f"{where}, {remedy}")
+        self.where = where
+        self.on_its_gpu = on_its_gpu
 
 
 class BackendWarning(UserWarning):

@@ -1,5 +1,6 @@
 """Dtypes, layouts, kinds of arrays: right results of what is accepted, reasons for what is not."""
 
+import contextlib
 import sys
 import types
 
@@ -17,6 +18,8 @@ import semiconv_cupy as sc
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.chunked import by_chunks
+from semiconv_cupy.ndimage.arguments import as_array
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 EVERYTHING = GEOMETRIES["everything"]
@@ -435,6 +438,35 @@ def test_a_place_knows_its_gpu(gpus):
     ):
         place.require_current("input")
     place_of(input=gpus(0)).require_current("input")
+
+
+def test_a_call_goes_to_the_gpu_of_its_arrays(gpus, monkeypatch):
+    cuda = sys.modules["cupy"].cuda
+
+    @contextlib.contextmanager
+    def current(gpu):
+        monkeypatch.setattr(cuda.runtime, "getDevice", lambda: gpu)
+        try:
+            yield
+        finally:
+            monkeypatch.setattr(cuda.runtime, "getDevice", lambda: 0)
+
+    monkeypatch.setattr(cuda, "Device", current)
+
+    @by_chunks
+    def call(input, mask):
+        as_array(input)
+        as_array(mask, "mask")
+        return cuda.runtime.getDevice()
+
+    assert (call(gpus(0), gpus(0)), call(gpus(1), gpus(1))) == (0, 1)
+    assert cuda.runtime.getDevice() == 0
+    for input, mask in ((1, 0), (1, 2)):
+        with pytest.raises(TypeError, match="must be on one GPU") as refused:
+            call(gpus(input), gpus(mask))
+        for part in (f"input is on GPU {input}", f"mask is on GPU {mask}"):
+            assert part in str(refused.value)
+    assert cuda.runtime.getDevice() == 0
 
 
 def test_a_place_knows_what_numpy_must_convert():

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from semiconv_cupy.chunked import refuse_chunks
+from semiconv_cupy.errors import NotCurrentError
 
 Array = Any
 Library = Literal["NumPy", "CuPy"]
@@ -70,14 +71,15 @@ class Place:
         return context
 
     def require_current(self, name: str) -> None:
-        """ValueError where the argument `name` lies on another GPU than CuPy's current one."""
+        """NotCurrentError where the argument `name` lies on another GPU than CuPy's current one."""
         if self.library != "CuPy":
             return
         current = self.array_module.cuda.runtime.getDevice()
         if self.gpu != current:
-            raise ValueError(
-                f"{name} is on GPU {self.gpu}, and the current one is {current}: call this "
-                f"`with cupy.cuda.Device({self.gpu}):`"
+            raise NotCurrentError(
+                f"{name} is on GPU {self.gpu}",
+                f"and the current one is {current}: call this `with cupy.cuda.Device({self.gpu}):`",
+                self.current,
             )
 
     def is_native(self, array: Array) -> bool:

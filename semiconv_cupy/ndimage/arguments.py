@@ -239,6 +239,8 @@ def is_output_array(place: Place, output: Any) -> bool:
             f"output is a masked array, whose mask would stay as it is: got {output!r}; pass "
             "output.data, or None"
         )
+    if place.on_gpu:
+        place_of(output=output).require_current("output")
     return True
 
 
