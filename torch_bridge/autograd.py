@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -31,17 +31,23 @@ from torch_bridge.ops import Handle
 Shapes = tuple[Shape, Shape]
 Wants = tuple[bool, bool]
 Directions = tuple[Tensor | None, Tensor | None]
+Mode = Literal["traced", "transformed", "eager"]
 
 
-class Operation(Protocol):
+class Named(Protocol):
+    """What an error says of an operation."""
+
+    name: str
+    handle: Handle
+
+
+class Operation(Named, Protocol):
     """What computes an output from two tensors.
 
     It is no tuple: torch takes every tuple among a function's arguments for several arguments, and
     loses count of them where forward mode meets vmap.
     """
 
-    name: str
-    handle: Handle
     # Outside of traces: the backward pass finds it by its key, as long as something holds it.
     semifield: Semifield | None
 
@@ -77,7 +83,7 @@ class Operation(Protocol):
 
 def recorded(first: Tensor, second: Tensor, operation: Operation) -> Tensor:
     """The output of checked tensors."""
-    if ops.goes_straight(first, second) and not _in_forward_mode():
+    if ops.goes_straight(first, second) and not in_forward_mode():
         if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad):
             out: Tensor = _Straight.apply(first, second, operation)
             return out
@@ -92,27 +98,31 @@ def recorded_with_winners(
 
     The residual is computed only where autograd records, or where winners are requested.
     """
-    function = _recorder(first, second)
-    if function is None:
+    mode = recording(first, second)
+    if mode is None:
         return operation.forward(first, second, with_winners)
-    found: tuple[Tensor, Tensor] = function.apply(first, second, operation)
+    functions = {"traced": _Traced, "transformed": _Transformed, "eager": _Eager}
+    found: tuple[Tensor, Tensor] = functions[mode].apply(first, second, operation)
     return found
 
 
-def _recorder(first: Tensor, second: Tensor) -> type[torch.autograd.Function] | None:
-    """The function that records a derivative by these tensors; None where nobody records one."""
+def recording(first: Tensor, *others: Tensor) -> Mode | None:
+    """How a derivative by these tensors is recorded; None where nobody records one."""
     if torch.compiler.is_compiling():
-        if (torch.is_grad_enabled() or _in_forward_mode()) and _inside_of_transforms():
+        if (torch.is_grad_enabled() or in_forward_mode()) and _inside_of_transforms():
             raise _not_compiled()
-        wanted = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
-        return _Traced if wanted else None
-    if _in_forward_mode():
-        return _Transformed if first.is_floating_point() else None
+        return "traced" if torch.is_grad_enabled() and _require_grad(first, *others) else None
+    if in_forward_mode():
+        return "transformed" if first.is_floating_point() else None
     if not torch.is_grad_enabled():
         return None
     if _are_functorch_transforms_active():
-        return _Transformed if _is_recorded(first) or _is_recorded(second) else None
-    return _Eager if first.requires_grad or second.requires_grad else None
+        return "transformed" if any(map(is_recorded, (first, *others))) else None
+    return "eager" if _require_grad(first, *others) else None
+
+
+def _require_grad(*tensors: Tensor) -> bool:
+    return any(tensor.requires_grad for tensor in tensors)
 
 
 @torch.compiler.assume_constant_result
@@ -121,12 +131,12 @@ def _inside_of_transforms() -> bool:
     return _are_functorch_transforms_active()
 
 
-def _in_forward_mode() -> bool:
+def in_forward_mode() -> bool:
     """Whether tensors may carry tangents: by torch.func.jvp or torch.autograd.forward_ad."""
     return forward_ad._current_level >= 0
 
 
-def _is_recorded(tensor: Tensor) -> bool:
+def is_recorded(tensor: Tensor) -> bool:
     """Whether a transform records the tensor, or autograd outside of all transforms.
 
     Inside of torch.vmap a batched tensor does not say that the tensor it slices is recorded.
@@ -138,7 +148,7 @@ def _is_recorded(tensor: Tensor) -> bool:
     return True
 
 
-def _with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its signature attached, which `apply` otherwise inspects at every call.
 
     That inspection was a third of a small call's time.
@@ -156,7 +166,7 @@ def _not_compiled() -> NotImplementedError:
     )
 
 
-def _no_second_derivative(operation: Operation) -> RuntimeError:
+def no_second_derivative(operation: Named) -> RuntimeError:
     """The error for a second derivative that depends on more than the winners."""
     return RuntimeError(
         f"the second derivative of a fused {operation.name} is offered for selections by one "
@@ -166,7 +176,7 @@ def _no_second_derivative(operation: Operation) -> RuntimeError:
     )
 
 
-def _no_forward_mode(operation: Operation) -> NotImplementedError:
+def no_forward_mode(operation: Named) -> NotImplementedError:
     """The error for a tangent that depends on more than the winners."""
     return NotImplementedError(
         f"forward mode through a fused {operation.name} is offered for selections by one winner "
@@ -176,7 +186,7 @@ def _no_forward_mode(operation: Operation) -> NotImplementedError:
     )
 
 
-def _no_second_tangent(operation: Operation) -> NotImplementedError:
+def no_second_tangent(operation: Named) -> NotImplementedError:
     """The error for a gradient in forward mode, as torch.func.hessian computes it."""
     return NotImplementedError(
         f"forward mode through the gradient of a fused {operation.name} is offered for selections "
@@ -192,7 +202,7 @@ class _Traced(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @_with_signature
+    @with_signature
     def forward(first: Tensor, second: Tensor, operation: Operation) -> tuple[Tensor, Tensor]:
         return operation.forward(first, second, True)
 
@@ -210,7 +220,7 @@ class _Traced(torch.autograd.Function):
             return None, None, None
         residual, *arrays = ctx.saved_tensors
         first, second = arrays if arrays else (None, None)
-        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or _in_forward_mode()):
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode()):
             kept = grad_out.new_empty(0) if residual is None else residual
             request = _Request(ctx.operation, ctx.shapes, wants)
             grads = _Gradients.apply(grad_out, first, second, kept, request)
@@ -279,7 +289,7 @@ class _Transformed(_Traced):
     def jvp(ctx: Any, first: Tensor | None, second: Tensor | None, _: None) -> Any:
         d_times = ctx.operation.handle.constant_d_times
         if d_times is None:
-            raise _no_forward_mode(ctx.operation)
+            raise no_forward_mode(ctx.operation)
         winner = ctx.saved_tensors[0]
         return ctx.operation.at_winners((first, second), winner, ctx.shapes, d_times), None
 
@@ -302,7 +312,7 @@ class _Gradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @_with_signature
+    @with_signature
     def forward(
         grad_out: Tensor,
         first: Tensor | None,
@@ -327,7 +337,7 @@ class _Gradients(torch.autograd.Function):
         operation, (want_first, want_second) = request.operation, request.wants
         d_times = operation.handle.constant_d_times
         if d_times is None:
-            raise _no_second_derivative(operation)
+            raise no_second_derivative(operation)
         (winner,) = ctx.saved_tensors
         directions = (of_first if want_first else None, of_second if want_second else None)
         found = operation.at_winners(directions, winner, request.shapes, d_times)
@@ -336,7 +346,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, grad_out: Tensor | None, *_: Any) -> Any:
         if ctx.request.operation.handle.constant_d_times is None:
-            raise _no_second_tangent(ctx.request.operation)
+            raise no_second_tangent(ctx.request.operation)
         if grad_out is None:
             return None, None
         (winner,) = ctx.saved_tensors

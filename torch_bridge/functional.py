@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from semiconv_cupy.algebra import BroadcastSemifield, Semifield
 from semiconv_cupy.errors import flag
-from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
+from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.winners import selection_by_one
 from torch_bridge.broadcast import broadcast_conv, broadcast_matmul
+from torch_bridge.checks import one_kind, plan, require_tensors
 from torch_bridge.convolutions import fused_conv
 from torch_bridge.products import fused_matmul
 from torch_bridge.winners import conv_with_winners, matmul_with_winners
@@ -25,63 +25,6 @@ if TYPE_CHECKING:
     from torch_bridge.ops import PreparedSemifield
 
 __all__ = ["semifield_conv", "semifield_matmul"]
-
-
-TENSORS, _DENSE = (Tensor, torch.nn.Parameter), torch.strided
-
-
-def plan(
-    img: Tensor,
-    krn: Tensor,
-    stride: IntOrTuple = 1,
-    padding: Padding = 0,
-    dilation: IntOrTuple = 1,
-    groups: int = 1,
-    group_broadcasting: bool = False,
-    kind: Kind = "conv",
-) -> Geometry:
-    """`Geometry.plan` of two tensors.
-
-    Raises
-    ------
-    TypeError
-        No dense tensors.
-    """
-    if not (type(img) in TENSORS and type(krn) in TENSORS and img.layout is krn.layout is _DENSE):
-        require_tensors("semifield_conv", img=img, krn=krn)
-    # While compiling, sizes may be symbols, which no cache can look up.
-    make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan
-    return make_plan(
-        img.shape,
-        krn.shape,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        group_broadcasting=group_broadcasting,
-        kind=kind,
-    )
-
-
-def require_tensors(function: str, **values: object) -> None:
-    """TypeError for what is no dense tensor; `function` is the core's name of the same.
-
-    The core takes arrays. A sparse tensor has no memory in which each element lies.
-    """
-    for name, value in values.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(value).__name__}; for arrays use "
-                f"semiconv_cupy.{function}"
-            )
-        require_dense(name, value)
-
-
-def require_dense(name: str, tensor: Tensor) -> None:
-    """TypeError for a tensor that is sparse, or of another layout without strides."""
-    if tensor.layout is not torch.strided:
-        remedy = "" if tensor.is_nested else f"; {name}.to_dense() makes one"
-        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}{remedy}")
 
 
 def semifield_conv(
@@ -129,6 +72,7 @@ def semifield_conv(
 
     Examples
     --------
+    >>> import torch
     >>> img = torch.tensor([[[0.0, 0.0, 5.0, 0.0, 1.0]]], requires_grad=True)
     >>> krn = torch.tensor([[[-1.0, 0.0, -1.0]]])
     >>> semifield_conv(img, krn, BroadcastSemifield.tropical_max(), padding="same").tolist()
@@ -180,6 +124,7 @@ def semifield_matmul(
 
     Examples
     --------
+    >>> import torch
     >>> a = torch.tensor([[0.0, 3.0], [2.0, 1.0]], requires_grad=True)
     >>> b = torch.tensor([[1.0], [0.0]])
     >>> out, indices = semifield_matmul(a, b, "tropical_max", return_indices=True)
@@ -215,31 +160,3 @@ def _with_winners(semifield: Any) -> Any:
     if isinstance(semifield, BroadcastSemifield):
         selection_by_one(semifield)  # raises
     return semifield
-
-
-def one_kind(
-    img: Tensor, krn: Tensor, names: tuple[str, str] = ("img", "krn")
-) -> tuple[Tensor, Tensor]:
-    """The two tensors in one dtype; an error with the remedy where dtypes or devices differ."""
-    first, second = names
-    if img.device != krn.device:
-        raise ValueError(
-            f"{first} and {second} must be on one device, got {first} on {img.device} and {second} "
-            f"on {krn.device}; move one of them: {second}.to({first}.device), or the module that "
-            f"holds it, module.to({first}.device)"
-        )
-    if img.dtype == krn.dtype:
-        return img, krn
-    floating = img.is_floating_point() and krn.is_floating_point()
-    if floating and torch.is_autocast_enabled(img.device.type):
-        wider = torch.promote_types(img.dtype, krn.dtype)
-        return img.to(wider), krn.to(wider)
-    # An integer dtype cannot hold a floating kernel, so the image is converted instead.
-    integers = krn.is_floating_point() and not img.is_floating_point()
-    remedy = f"{second}.to({first}.dtype), or the module that holds it, module.to({first}.dtype)"
-    if integers:
-        remedy = f"{first}.to({second}.dtype)"
-    raise TypeError(
-        f"{first} and {second} must have one dtype, got {first} {img.dtype} and {second} "
-        f"{krn.dtype}; convert one of them: {remedy}"
-    )

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
-from semiconv_cupy.geometry import Geometry, Padding
-from torch_bridge.functional import plan, semifield_conv
+from semiconv_cupy.geometry import Geometry
+from torch_bridge.checks import plan
+from torch_bridge.functional import semifield_conv
+from torch_bridge.pooling import PoolingWindow
 from torch_bridge.quadratic import (
     LearnedKernel,
     QuadraticKernelCholesky,
@@ -132,19 +134,23 @@ class _DilationPool(_ChannelwiseLayer):
         self.dilation = dilation
         self.ceil_mode = flag("ceil_mode", ceil_mode)
         self.channels = channels
-        sizes = per_axis("kernel_size", kernel_size, self.ndim)
-        self._strides = per_axis("stride", self.stride, self.ndim)
-        self._pads = per_axis("padding", padding, self.ndim, at_least=0)
-        self._reach = tuple(
-            d * (k - 1) + 1
-            for d, k in zip(per_axis("dilation", dilation, self.ndim), sizes, strict=True)
+        self._window = PoolingWindow.of(
+            self.ndim, kernel_size, stride, padding, dilation, ceil_mode
         )
-        if any(2 * pad > reach for pad, reach in zip(self._pads, self._reach, strict=True)):
-            raise ValueError(
-                f"padding must be at most half the window (as in torch), got {padding!r} for "
-                f"windows of {self._reach} elements"
-            )
+        sizes = self._window.sizes
         self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_window" not in state:  # of models that were saved by version 0.1.0
+            self._window = PoolingWindow.of(
+                self.ndim,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.ceil_mode,
+            )
 
     def extra_repr(self) -> str:
         channels = "" if self.channels is None else f", channels={self.channels}"
@@ -158,25 +164,11 @@ class _DilationPool(_ChannelwiseLayer):
             img,
             krn,
             "tropical_max",
-            stride=self._strides,
-            padding=self._padding(img),
-            dilation=self.dilation,
+            stride=self._window.strides,
+            padding=self._window.padding(tuple(img.shape[2:])),
+            dilation=self._window.dilation,
             **self._groups(img),
         )
-
-    def _padding(self, img: Tensor) -> Padding:
-        """With `ceil_mode`, the end is padded until the last window fits that begins inside."""
-        if not self.ceil_mode:
-            return self._pads
-        pairs = []
-        for size, pad, stride, reach in zip(
-            img.shape[2:], self._pads, self._strides, self._reach, strict=True
-        ):
-            last = -(-(size + 2 * pad - reach) // stride) * stride  # where the last window begins
-            if last >= size + pad:
-                last -= stride
-            pairs.append((pad, max(pad, last + reach - size - pad)))
-        return tuple(pairs)
 
 
 class DilationPool1d(_DilationPool):

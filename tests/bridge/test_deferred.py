@@ -121,6 +121,14 @@ def test_a_model_pickled_by_version_0_1_0():
     assert vars(new).keys() == vars(old).keys()
 
 
+def test_a_pooling_layer_pickled_by_version_0_1_0():
+    """It kept the numbers of its window one by one."""
+    pool = layers.DilationPool2d(3, 2, 1, ceil_mode=True)
+    old = object.__new__(type(pool))
+    old.__setstate__({key: value for key, value in vars(pool).items() if key != "_window"})
+    assert torch.equal(old(IMG), pool(IMG))
+
+
 def saved(model):
     file = io.BytesIO()
     torch.save(model, file)

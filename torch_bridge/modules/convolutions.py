@@ -13,7 +13,8 @@ from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
-from torch_bridge.functional import one_kind, plan, semifield_conv
+from torch_bridge.checks import one_kind, plan
+from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import PreparedSemifield
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.algebra.reductions import Root
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
-from torch_bridge.functional import plan
+from torch_bridge.checks import plan
 from torch_bridge.modules.convolutions import BroadcastConv, SemifieldConv
 from torch_bridge.quadratic.kernels import Kernel
 from torch_bridge.sizes import whole_number

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from semiconv_cupy.algebra import BroadcastSemifield, Semifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.powers import laws_of
-from torch_bridge.functional import one_kind, require_dense, semifield_matmul
+from torch_bridge.checks import one_kind, require_dense
+from torch_bridge.functional import semifield_matmul
 from torch_bridge.modules.copies import fill_copies_, scale_of
 from torch_bridge.ops import PreparedSemifield
 from torch_bridge.sizes import whole_number

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from torch_bridge.functional import plan
+from torch_bridge.checks import plan
 from torch_bridge.sizes import per_axis
 
 
