@@ -8,41 +8,18 @@
 // there until nothing changes. It writes the values, and *changed = 1 if one of them is new.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false),
-// SEMICONV_RANK (number of axes, two or more), SEMICONV_REACH_Y, SEMICONV_REACH_X (how far steps go
-// along the last two). Taps that leave the plane of the tile are followed once a launch, the others until the
-// tile is stable: the result is the same in any order (Vincent, IEEE Trans. Image Processing 2, 1993).
+// SEMICONV_RANK (spread.cuh), SEMICONV_REACH_Y, SEMICONV_REACH_X (how far steps go along the last two axes). Taps
+// that leave the plane of the tile are followed once a launch, the others until the tile is stable: the result is
+// the same in any order (Vincent, IEEE Trans. Image Processing 2, 1993).
 #include "../filters.cuh"
+#include "spread.cuh"
 
 namespace semiconv {
 
-constexpr int side = 32, threads = 256, of_thread = side * side / threads;
-constexpr int rank = SEMICONV_RANK;
+constexpr int threads = 256, of_thread = side * side / threads;
 constexpr int reach_y = SEMICONV_REACH_Y, reach_x = SEMICONV_REACH_X;
 constexpr int patch_y = side + 2 * reach_y, patch_x = side + 2 * reach_x;
-
-// Twin of semiconv_cupy/ndimage/structs.py. Arrays are C-contiguous; steps[n] says what an output sees.
-struct Spread {
-  int64 size[max_rank];
-  int64 planar, across;  // steps within a plane come first
-  int64 tiles_y, tiles_x;
-};
-
 constexpr int together = 128;  // planes that are looked up at a time
-
-// Where the plane that a step sees begins; -1: outside.
-SEMICONV_FN int64 plane_seen(const Spread& s, uint32 outer, const long long* step) {
-  int64 offset = 0, pitch = s.size[rank - 2] * s.size[rank - 1];
-#pragma unroll
-  for (int a = rank - 3; a >= 0; --a) {
-    const uint32 size = (uint32)s.size[a];
-    const int64 position = outer % size + step[a];
-    if (position < 0 || position >= size) return -1;
-    outer /= size;
-    offset += position * pitch;
-    pitch *= size;
-  }
-  return offset;
-}
 
 }  // namespace semiconv
 

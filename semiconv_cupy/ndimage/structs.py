@@ -125,7 +125,7 @@ class Weighted(Struct):
 class Spread(Struct):
     """A part of a reconstruction."""
 
-    file = "cuda/spread.cu"
+    file = "cuda/spread.cuh"
     _fields_ = (
         ("size", Axes),
         ("planar", ctypes.c_int64),

@@ -180,6 +180,29 @@ def test_cuda_reconstruction_of_colours():
 
 
 @pytest.mark.table(3)
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("minimum", [False, True])
+@pytest.mark.parametrize("shape", [(150,), (70, 75), (3, 4, 34, 40)])
+def test_cuda_components(shape, minimum, order):
+    """What spreads there and back: snakes over many tiles, and noise at which components grow."""
+    random = np.random.default_rng(9)
+    snake = np.zeros(shape, bool)
+    snake[..., ::4] = True
+    if len(shape) > 1:
+        snake[..., 0, 2::8] = snake[..., -1, 6::8] = True
+        snake[..., 0, 1:-1] |= snake[..., 0, 2:] | snake[..., 0, :-2]
+    steps = random.integers(-1, 2, (4, len(shape)))
+    steps[0] = [0] * (len(shape) - 1) + [1]
+    steps = np.unique(np.concatenate([steps, -steps])[:, :], axis=0)
+    steps = steps[steps.any(axis=1)]
+    backend = cuda.Backend(HarnessDevice(order=order))
+    for mask in (snake, random.random(shape) < 0.5, np.ones(shape, bool), np.zeros(shape, bool)):
+        seed = random.random(shape) < 0.03
+        given = (seed != minimum, mask != minimum, steps, minimum)
+        np.testing.assert_array_equal(backend.reconstruct(*given), reference.reconstruct(*given))
+
+
+@pytest.mark.table(3)
 @pytest.mark.parametrize("minimum", [False, True])
 @pytest.mark.parametrize("dtype", ["bool", "int16", "float32"])
 @pytest.mark.parametrize("shape", [(150,), (37, 75), (4, 3, 34, 5)])

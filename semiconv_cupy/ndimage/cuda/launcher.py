@@ -27,9 +27,14 @@ class Launcher:
         self.device = device
         self.limits = limits
 
-    def kernel(self, write: Callable[..., source.KernelSource], *arguments: Any) -> Kernel:
-        """The kernel whose source `write(*arguments)` is, compiled once for each device."""
-        return compiled(self.device, write, *arguments)
+    def kernel(
+        self, write: Callable[..., source.KernelSource], *arguments: Any, suffix: str = ""
+    ) -> Kernel:
+        """The kernel whose source `write(*arguments)` is, compiled once for each device.
+
+        `suffix` names another function of the same text, as in `compiled`.
+        """
+        return compiled(self.device, write, *arguments, suffix=suffix)
 
     def upload(self, array: np.ndarray) -> Array:
         """A copy on the device."""

@@ -1,4 +1,7 @@
-"""Reconstructions on a GPU: values spread within tiles, launch after launch of ``spread.cu``."""
+"""Reconstructions on a GPU: values spread within tiles, launch after launch of ``spread.cu``.
+
+Those of bool arrays are components of the mask (``components.cu``), found in four launches.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from semiconv_cupy.ndimage.structs import SPREAD
 
 Array = Any
 _SIDE = 32  # of a tile, as in kernels_cu/cuda/spread.cu
+_PARTS = ("unite", "mark", "fill")  # of kernels_cu/cuda/components.cu, behind the first function
 _LAUNCHES = 8  # between two looks at whether anything changed, each of which waits for the GPU
 
 
@@ -34,6 +38,19 @@ def spread_kernel(
     return source.KernelSource(name, source.assemble("cuda/spread.cu", macros), OPTIONS)
 
 
+def components_kernel(rank: int, minimum: bool, reach: tuple[int, int]) -> source.KernelSource:
+    """Labels within tiles, and the other functions of components; arguments as `spread_kernel`."""
+    name = f"semiconv_components_{'minimum' if minimum else 'maximum'}_{rank}d"
+    macros = {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_RANK": str(rank),
+        "SEMICONV_MINIMUM": str(minimum).lower(),
+        "SEMICONV_REACH_Y": str(reach[0]),
+        "SEMICONV_REACH_X": str(reach[1]),
+    } | {f"SEMICONV_KERNEL_{part.upper()}": f"{name}_{part}" for part in _PARTS}
+    return source.KernelSource(name, source.assemble("cuda/components.cu", macros), OPTIONS)
+
+
 def reconstruct(
     launcher: Launcher, seed: Array, mask: Array, steps: np.ndarray, minimum: bool
 ) -> Array:
@@ -44,7 +61,6 @@ def reconstruct(
     """
     device, limits, shape, given = launcher.device, launcher.limits, seed.shape, steps
     xp = device.array_module
-    value = xp.ascontiguousarray(reference.limit(xp, seed, mask, minimum))
     mask = xp.ascontiguousarray(mask)
     if _are_colours(shape, steps, limits.reach):  # part of the rows
         steps = steps[:, :-1] * np.array([1] * (len(shape) - 2) + [shape[-1]])
@@ -52,7 +68,8 @@ def reconstruct(
     if len(shape) == 1:
         shape, steps = (1, *shape), np.pad(steps, ((0, 0), (1, 0)))
     *outer, height, width = shape
-    reach = tuple(int(r) for r in np.abs(steps[:, -2:]).max(axis=0))
+    reach_y, reach_x = np.abs(steps[:, -2:]).max(axis=0).tolist()
+    reach = reach_y, reach_x
     tiles_y, tiles_x = -(-height // _SIDE), -(-width // _SIDE)
     tiles = math.prod(outer) * tiles_y * tiles_x
     if max(reach) > limits.reach or max(tiles, height, width) > limits.blocks:
@@ -65,6 +82,10 @@ def reconstruct(
     # An output sees what lies a step back.
     seen = np.ascontiguousarray(-steps[np.argsort(across, kind="stable")], np.int64)
     table = launcher.keep(("steps", seen.tobytes(), seen.shape), lambda: seen)
+    if seed.dtype == np.bool_ and seed.size < 2**31 and _have_opposites(steps):
+        arrays = xp.ascontiguousarray(seed), mask, table
+        return _components(launcher, struct[()], *arrays, (len(shape), minimum, reach), tiles)
+    value = xp.ascontiguousarray(reference.limit(xp, seed, mask, minimum))
     kernel = launcher.kernel(spread_kernel, seed.dtype.name, len(shape), minimum, reach)
     other = device.empty(value.shape, value.dtype)
     while True:
@@ -75,6 +96,37 @@ def reconstruct(
             value, other = other, value
         if not int(changed[-1]):
             return value
+
+
+def _have_opposites(steps: np.ndarray) -> bool:
+    """Whether what spreads along each step also spreads back."""
+    found = {tuple(step) for step in steps.tolist()}
+    return all(tuple(-n for n in step) in found for step in found)
+
+
+def _components(
+    launcher: Launcher,
+    struct: Any,
+    seed: Array,
+    mask: Array,
+    table: Array,
+    variant: tuple[int, bool, tuple[int, int]],
+    tiles: int,
+) -> Array:
+    """The components of the mask that have an element of the seed."""
+    device, count = launcher.device, np.int64(seed.size)
+    labels = device.empty(seed.shape, np.dtype(np.int32))
+    marks, out = (device.empty(seed.shape, seed.dtype) for _ in range(2))
+    unite, mark, fill = (
+        launcher.kernel(components_kernel, *variant, suffix=f"_{p}") for p in _PARTS
+    )
+    label = launcher.kernel(components_kernel, *variant)
+    grid, block = (min(-(-seed.size // BLOCK_THREADS), launcher.limits.blocks),), (BLOCK_THREADS,)
+    label((tiles,), block, (struct, mask, labels, marks, table), 0)
+    unite(grid, block, (struct, labels, table, count), 0)
+    mark(grid, block, (labels, seed, marks, count), 0)
+    fill(grid, block, (labels, marks, out, count), 0)
+    return out
 
 
 def _are_colours(shape: tuple[int, ...], steps: np.ndarray, reach: int) -> bool:

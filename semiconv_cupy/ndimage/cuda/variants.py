@@ -14,7 +14,7 @@ from semiconv_cupy.ndimage.cuda.lines import (
     nearest_kernel,
     parabolas_kernel,
 )
-from semiconv_cupy.ndimage.cuda.spread import spread_kernel
+from semiconv_cupy.ndimage.cuda.spread import components_kernel, spread_kernel
 from semiconv_cupy.ndimage.cuda.structures import border_kernel
 from semiconv_cupy.ndimage.cuda.sums import sum_kernel
 from semiconv_cupy.ndimage.cuda.taps import taps_kernel
@@ -49,6 +49,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for storage in ("float16", "float32", "uint8"):
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
+    for rank in (2, 3):
+        yield components_kernel(rank, False, (1, 1))
     yield spread_kernel("float64", 4, True, (LIMITS.reach, LIMITS.reach))
     for winners in (False, True):
         yield nearest_kernel(winners)
