@@ -101,3 +101,20 @@ def numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> 
     if np.dtype(dtype).kind in "iu":
         return random.integers(0, 100, shape).astype(dtype)
     return random.random(shape, np.float32).astype(dtype, copy=False)
+
+
+def foreground(
+    random: np.random.Generator, shape: tuple[int, ...], picture: works.Picture
+) -> np.ndarray:
+    """A bool array: 98 % True, blobs of some ten elements, or True but for one element."""
+    if picture == "dense":
+        return random.random(shape) < 0.98
+    if picture == "one point":
+        found = np.ones(shape, np.bool_)
+        found[tuple(n // 3 for n in shape)] = False
+        return found
+    smooth = np.fft.fftn(random.standard_normal(shape))
+    for axis, n in enumerate(shape):
+        across = (1,) * (len(shape) - 1 - axis)
+        smooth *= np.exp(-((20 * np.fft.fftfreq(n)) ** 2)).reshape(-1, *across)
+    return np.fft.ifftn(smooth).real > 0

@@ -17,10 +17,11 @@ import numpy as np
 
 import semiconv_cupy as sc
 from benchmarks import works
-from benchmarks.inputs import Inputs, Libraries, libraries_of, numbers
+from benchmarks.inputs import Inputs, Libraries, foreground, libraries_of, numbers
 from benchmarks.timing import Call
 from benchmarks.works import AnyWork, Convolution, Device, Filter, Measured, Product
 from semiconv_cupy import ndimage
+from semiconv_cupy.backends.host.functions import threads
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.route import choose
 from semiconv_cupy.run import forward as forward_pass
@@ -41,11 +42,13 @@ _MODULES = {
     works.COMPILED: "pytorch_nd_semiconv",
     works.FUSED: "pytorch_nd_semiconv",
     works.CUPYX: "cupyx.scipy.ndimage",
+    works.EDT: "edt",
+    works.DIPLIB: "diplib",
 }
 _BY_DEVICE: dict[Device, tuple[str, ...]] = {
     "cpu": (
         *(works.SCIPY, works.OPENCV, works.SKIMAGE, works.KORNIA, works.POOLING, works.CONV2D),
-        *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED),
+        *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED, works.EDT, works.DIPLIB),
     ),
     "gpu": (
         *(works.CUPYX, works.KORNIA, works.POOLING, works.CONV2D),
@@ -281,15 +284,17 @@ def _seed_semifield(kind: str, work: Work) -> Any | None:
     return make(made)
 
 
-def _flat_only(measured: Convolution, inputs: Inputs) -> Call | None:
+def _filters_only(measured: Convolution, inputs: Inputs) -> Call | None:
     return None
 
 
 _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
     works.SCIPY: _scipy,
     works.CUPYX: _scipy,
-    works.OPENCV: _flat_only,
-    works.SKIMAGE: _flat_only,
+    works.OPENCV: _filters_only,
+    works.SKIMAGE: _filters_only,
+    works.EDT: _filters_only,
+    works.DIPLIB: _filters_only,
     works.KORNIA: _kornia,
     works.POOLING: _max_pool2d,
     works.CONV2D: _conv2d,
@@ -341,7 +346,11 @@ def _of_all_terms(semifield: Any, a: Any, b: Any) -> Any:
 def _filter_calls(
     measured: Filter, device: Device, seed: int, absent: list[str], libraries: Libraries
 ) -> Iterator[tuple[str, Maker]]:
-    array = numbers(np.random.default_rng(seed), measured.shape, measured.dtype)
+    random = np.random.default_rng(seed)
+    if measured.picture == "numbers":
+        array = numbers(random, measured.shape, measured.dtype)
+    else:
+        array = foreground(random, measured.shape, measured.picture)
     given: tuple[Any, ...] = (array,)
     if measured.function == "reconstruction":
         given = (array - np.float32(0.02), array)
@@ -355,6 +364,8 @@ def _filter_calls(
             works.SCIPY: partial(_scipy_filter, libraries=libraries),
             works.OPENCV: _opencv_filter,
             works.SKIMAGE: _skimage_filter,
+            works.EDT: _edt_filter,
+            works.DIPLIB: _diplib_filter,
         }
     for peer, maker in makers.items():
         if peer not in absent:
@@ -382,12 +393,34 @@ def _cupyx_filter(measured: Filter, given: tuple[Any, ...], libraries: Libraries
 def _opencv_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
     import cv2
 
+    if measured.function == "distance_transform_edt":
+        if given[0].ndim != 2 or measured.arguments:
+            return None
+        image = given[0].astype(np.uint8)
+        return partial(cv2.distanceTransform, image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     element = _flat_element(measured)
     if element is None or given[0].ndim != element.ndim or given[0].dtype == bool:
         return None
     if element.ndim == 3:  # colours, each by itself
         element = element[..., 0] if element.shape[2] == 1 else None
     return None if element is None or element.ndim != 2 else partial(cv2.dilate, given[0], element)
+
+
+def _edt_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
+    if measured.function != "distance_transform_edt" or measured.arguments:
+        return None
+    import edt
+
+    return partial(edt.edt, given[0], parallel=threads())
+
+
+def _diplib_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
+    if measured.function != "parabolic_dilation":
+        return None
+    import diplib
+
+    scales = [measured.arguments["scale"]] * given[0].ndim
+    return partial(diplib.Dilation, given[0], diplib.SE(scales, "parabolic"))
 
 
 def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:

@@ -22,9 +22,13 @@ Device = Literal["cpu", "gpu"]
 # opposite order, or as every second column of another image.
 Memory = Literal["rows", "channels last", "transposed", "every second"]
 
+# What an array shows: numbers of one range; or a foreground of 98 %, blobs, all but one element.
+Picture = Literal["numbers", "dense", "blobs", "one point"]
+
 # The peers, as tables name them.
 SCIPY, CUPYX = "scipy.ndimage", "cupyx.scipy.ndimage"
 OPENCV, SKIMAGE, KORNIA = "cv2", "skimage", "kornia"
+EDT, DIPLIB = "edt", "diplib"
 POOLING, CONV2D = "torch max_pool2d", "torch conv2d"
 MATMUL, BROADCAST = "torch matmul", "torch broadcast"
 POINTWISE = "1x1 semifield_conv"
@@ -133,6 +137,7 @@ class Filter:
     dtype: str
     arguments: dict[str, Any] = field(hash=False)
     goals: tuple[Goal, ...] = ()
+    picture: Picture = "numbers"
 
     @property
     def bytes(self) -> int:
@@ -219,6 +224,23 @@ def _colours(shape: tuple[int, int]) -> Iterator[Convolution | Filter]:
     )
 
 
+def _distances(n: int, *peers: Goal) -> Iterator[Filter]:
+    """Distance transforms, and parabolas without end."""
+    pictures: tuple[Picture, ...] = ("dense", "blobs", "one point")
+    for picture in pictures:
+        yield Filter(f"distances, {picture}, {n}^2", "distance_transform_edt", (n, n), "bool", {},
+                     peers, picture)  # fmt: skip
+    yield Filter(f"distances and indices, blobs, {n}^2", "distance_transform_edt", (n, n), "bool",
+                 {"return_indices": True}, (), "blobs")  # fmt: skip
+    yield Filter("distances, blobs, 128^3", "distance_transform_edt", (128,) * 3, "bool", {}, (),
+                 "blobs")  # fmt: skip
+    for dtype in ("float32", "uint8"):
+        for scale in (3.0, 100.0):
+            goals = at_least(3, DIPLIB) if dtype == "float32" else ()
+            yield Filter(f"parabolas {scale:g}, {n}^2 {dtype}", "parabolic_dilation", (n, n), dtype,
+                         {"scale": scale}, goals)  # fmt: skip
+
+
 def _batches() -> Iterator[Convolution]:
     """Many small images and short signals."""
     yield Convolution(
@@ -265,6 +287,8 @@ def cpu() -> Iterator[AnyWork]:
     yield Filter("rolling ball 30, 582x200 uint8", "rolling_ball", (582, 200), "uint8",
                  {"radius": 30}, at_least(50, SKIMAGE))  # fmt: skip
     yield Filter("reconstruction, 512^2 float32", "reconstruction", (512, 512), "float32", {})
+    goals = (*at_least(1.5, OPENCV), *at_least(10, SCIPY), *at_least(4, EDT))
+    yield from _distances(1024, *goals)
     yield Filter("correlate 7x7, 1024^2 float32", "correlate", (1024, 1024), "float32",
                  {"weights": np.linspace(-1, 1, 49).reshape(7, 7)})  # fmt: skip
     yield Filter("flat 3x3, 16^2 float32", "maximum_filter", (16, 16), "float32", {"size": 3})
@@ -353,6 +377,7 @@ def gpu() -> Iterator[AnyWork]:
     yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
     yield Filter("correlate 11x11, 2048^2 float32", "correlate", (2048, 2048), "float32",
                  {"weights": np.linspace(-1, 1, 121).reshape(11, 11)})  # fmt: skip
+    yield from _distances(2048, *at_least(1, CUPYX))
     yield from _colours((4096, 4096))
     yield from _batches()
     yield Convolution(Work("dense 4096 -> 4096, batch 4096", (4096, 4096, 1), (4096, 4096, 1)))

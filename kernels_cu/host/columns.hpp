@@ -46,6 +46,23 @@ SEMICONV_FN void transpose_square(Doubles* v) {
   }
 }
 
+// A store past the caches, of a register that lies within a line: what is overwritten is not read before.
+SEMICONV_FN void store_past_caches(double* to, Doubles v) {
+#if defined(__AVX512F__)
+  __builtin_ia32_movntpd512(to, v);
+#elif defined(__AVX__)
+  __builtin_ia32_movntpd256(to, v);
+#else
+  store_vector(to, v);
+#endif
+}
+// Such stores are seen by other threads before whatever this thread writes next.
+SEMICONV_FN void finish_stores() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 // The elements of `count` columns, at most as many as `lines` are there, into lines that are `pitch` apart.
 inline void load_columns(double* lines, int64 pitch, const double* rows, int64 apart, int64 size, int64 count) {
   int64 i = 0;
@@ -62,9 +79,12 @@ inline void load_columns(double* lines, int64 pitch, const double* rows, int64 a
   for (int64 k = 0; k < size; ++k)
     for (int64 c = k < i ? whole : 0; c < count; ++c) lines[c * pitch + k] = rows[k * apart + c];
 }
-inline void store_columns(double* rows, int64 apart, const double* lines, int64 pitch, int64 size, int64 count) {
+// `streams`: past the caches, where rows allow it.
+inline void store_columns(double* rows, int64 apart, const double* lines, int64 pitch, int64 size, int64 count,
+                          bool streams = false) {
   int64 i = 0;
   const int64 whole = count / double_lanes * double_lanes;
+  streams = streams && (size_t)rows % sizeof(Doubles) == 0 && apart % double_lanes == 0;
   for (; i + double_lanes <= size; i += double_lanes)
     for (int64 c = 0; c < whole; c += double_lanes) {
       Doubles v[double_lanes];
@@ -72,8 +92,13 @@ inline void store_columns(double* rows, int64 apart, const double* lines, int64 
       for (int r = 0; r < double_lanes; ++r) v[r] = load_vector<Doubles>(lines + (c + r) * pitch + i);
       transpose_square(v);
 #pragma GCC unroll 8
-      for (int r = 0; r < double_lanes; ++r) store_vector(rows + (i + r) * apart + c, v[r]);
+      for (int r = 0; r < double_lanes; ++r) {
+        double* const to = rows + (i + r) * apart + c;
+        if (streams) store_past_caches(to, v[r]);
+        else store_vector(to, v[r]);
+      }
     }
+  if (streams) finish_stores();
   for (int64 k = 0; k < size; ++k)
     for (int64 c = k < i ? whole : 0; c < count; ++c) rows[k * apart + c] = lines[c * pitch + k];
 }
