@@ -35,6 +35,12 @@ from torch_bridge.modules import (
     TorchLinearConv2D,
     TorchMaxPool2D,
 )
+from torch_bridge.parabolic_layers import (
+    ParabolicClosing,
+    ParabolicDilation,
+    ParabolicErosion,
+    ParabolicOpening,
+)
 from torch_bridge.quadratic import (
     CovCholesky,
     CovCholesky2D,
@@ -71,6 +77,10 @@ __all__ = [
     "LearnedKernel",
     "LearnedKernel2D",
     "Opening",
+    "ParabolicClosing",
+    "ParabolicDilation",
+    "ParabolicErosion",
+    "ParabolicOpening",
     "QuadraticKernelCholesky",
     "QuadraticKernelCholesky2D",
     "QuadraticKernelIso",

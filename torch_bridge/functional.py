@@ -18,13 +18,28 @@ from semiconv_cupy.winners import selection_by_one
 from torch_bridge.broadcast import broadcast_conv, broadcast_matmul
 from torch_bridge.checks import one_kind, plan, require_tensors
 from torch_bridge.convolutions import fused_conv
+from torch_bridge.parabolic import (
+    distance_transform_edt,
+    parabolic_closing,
+    parabolic_dilation,
+    parabolic_erosion,
+    parabolic_opening,
+)
 from torch_bridge.products import fused_matmul
 from torch_bridge.winners import conv_with_winners, matmul_with_winners
 
 if TYPE_CHECKING:
     from torch_bridge.ops import PreparedSemifield
 
-__all__ = ["semifield_conv", "semifield_matmul"]
+__all__ = [
+    "distance_transform_edt",
+    "parabolic_closing",
+    "parabolic_dilation",
+    "parabolic_erosion",
+    "parabolic_opening",
+    "semifield_conv",
+    "semifield_matmul",
+]
 
 
 def semifield_conv(

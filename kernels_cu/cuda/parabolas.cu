@@ -20,9 +20,10 @@ namespace semiconv {
 constexpr int warp = 32, lines_of_block = 4;
 constexpr uint32 all_lanes = 0xffffffffu;
 
-// Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are.
+// Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
+// the next ones of the next.
 struct LinePass {
-  int64 lines, size, exact;
+  int64 lines, size, exact, groups, repeat;
 };
 
 SEMICONV_FN double least_of_warp(double value) {
@@ -90,6 +91,15 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
   const int64 number = (int64)blockIdx.x * lines_of_block + of_block, size = pass.size;
   if (number >= pass.lines) return;
   const int64 blocks = ceil_div(size, (int64)warp), begin = number * size;
+  cost += number / pass.repeat % pass.groups * size;
+  if (cost[0] > 0) {  // nothing moves: NaN stays, too
+    for (int64 x = lane; x < size; x += warp) {
+      const double v = (double)load(source[begin + x]);
+      out[begin + x] = finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+      if (SEMICONV_WINNERS) winners[begin + x] = (int)x;
+    }
+    return;
+  }
   double* const value = SEMICONV_SHARED ? shared + of_block * size : scratch + begin;
   int* const first = nodes + number * 2 * (blocks + 1);
   int* const last = first + blocks + 1;

@@ -445,7 +445,8 @@ def parabolas(array: np.ndarray, step: Pass) -> None:
         host.address(array), TYPE_CODES[given], host.address(step.out), TYPE_CODES[stored],
         host.address_or_none(step.winners), host.address_or_none(followers),
         0 if followers is None else len(followers),
-        not step.minimum, step.finish, step.exact, _threads(1024 * array.size),
+        not step.minimum, step.finish, step.exact,
+        min(_threads(1024 * array.size), step.threads or host.threads()),
     )  # fmt: skip
     host.check(status, "a filter by parabolas")
 

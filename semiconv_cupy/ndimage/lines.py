@@ -61,7 +61,9 @@ class Pass(NamedTuple):
         the next ones those of the next group.
     storages : tuple of str, optional
         The storage dtypes of array and `out` where NumPy has none: of bfloat16 in the bits of
-        uint16.
+        uint16. For the CPU's kernels alone.
+    threads : int, optional
+        How many threads share the work at most; by default those of `host.functions.threads`.
     """
 
     axis: int
@@ -74,6 +76,7 @@ class Pass(NamedTuple):
     exact: bool = False
     repeat: int = 1
     storages: tuple[str, str] | None = None
+    threads: int | None = None
 
     @property
     def groups(self) -> int:

@@ -177,7 +177,9 @@ class LinePass(Struct):
     """Envelopes of parabolas over lines."""
 
     file = "cuda/parabolas.cu"
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("lines", "size", "exact"))
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("lines", "size", "exact", "groups", "repeat")
+    )
 
 
 class Front(Struct):

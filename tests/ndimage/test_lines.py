@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy.backends.place import NUMPY
-from semiconv_cupy.ndimage import neighbourhood, reference
+from semiconv_cupy.ndimage import cuda, neighbourhood, reference
 from semiconv_cupy.ndimage.lines import Pass, costs
 from semiconv_cupy.ndimage.lines_backward import Pullback, pull_back, pull_back_by_arrays
 from semiconv_cupy.ndimage.neighbourhood import served_by
@@ -46,9 +47,10 @@ def test_each_group_of_lines_has_its_own_costs(shape, minimum):
                 alone = given, np.broadcast_to(own, given.shape)
             np.testing.assert_array_equal(out[:, group : group + 1], alone[0])
             np.testing.assert_array_equal(winners[:, group : group + 1], alone[1])
-        slowly = computed(image, axis, np.stack(rows), minimum, reference)
-        np.testing.assert_array_equal(slowly[0], out)
-        np.testing.assert_array_equal(slowly[1], winners)
+        for backend in (reference, cuda.Backend(HarnessDevice())):
+            again = computed(image, axis, np.stack(rows), minimum, backend)
+            np.testing.assert_array_equal(again[0], out)
+            np.testing.assert_array_equal(again[1], winners)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -104,6 +104,8 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     nodes = device.empty((lines, 2, blocks + 1), np.int32)
     struct = np.zeros((), LINE_PASS)
     struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
+    struct["groups"] = step.groups
+    struct["repeat"] = step.repeat * math.prod(array.shape[axis + 1 :])
     kind = Specialisation(
         step.out.dtype.name, winners is not None, shared, step.minimum, Finish(step.finish)
     )
