@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -290,8 +291,31 @@ def test_the_commands(digits, tmp_path, capsys):
     assert json.loads(out.read_text().splitlines()[0])["machine"]["torch"] == torch.__version__
 
 
-def test_times_of_an_epoch(digits):
-    found = timing.measure(digits, batch=256, size=3, rounds=1)
-    assert {"max 3", "spectral 3"} <= {record["network"] for record in found}
-    assert all(record["seconds_an_epoch"] > 0 for record in found)
+def test_times_of_an_epoch(digits, tmp_path):
+    out = tmp_path / "times.jsonl"
+    records.append(out, {"kind": "timing", "network": "max 2", "mode": "eager"})
+    timing.measure_missing(digits, out, batch=256, size=3, rounds=1)
+    found = records.read(out)
+    assert [(r["network"], r["mode"]) for r in found] == timing.rows(digits, 3)
+    assert all(record["seconds_an_epoch"] > 0 for record in found[1:])
     assert "1.00" in tables.markdown(tables.timing_table(found))
+
+
+def test_a_row_that_ends_its_process_costs_one_row(tmp_path):
+    """Of three rows, the second ends the process; the third is measured by another one."""
+    out = tmp_path / "times.jsonl"
+    script = (
+        "import os, pathlib, sys\n"
+        "from examples.thesis import records\n"
+        "out = pathlib.Path(sys.argv[1])\n"
+        "for row in 'abc'[len(records.read(out)):]:\n"
+        "    if row == 'b':\n"
+        "        os.write(2, b'assert triggered\\n')\n"
+        "        os._exit(3)\n"
+        "    records.append(out, {'kind': 'timing', 'network': row, 'mode': 'eager'})\n"
+    )
+    rows = [(name, "eager") for name in "abc"]
+    timing.by_processes([sys.executable, "-c", script, str(out)], rows, out, batch=4)
+    found = records.read(out)
+    assert [record["network"] for record in found] == ["a", "b", "c"]
+    assert found[1]["problem"] == "the process ended with 3: assert triggered"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--batch", type=int, default=1024, metavar="N")
     add.add_argument("--size", type=int, default=7, metavar="K", help="of the windows")
     add.add_argument("--rounds", type=int, default=5, metavar="N")
+    add.add_argument("--here", action="store_true", help="in this process; an error then ends it")
     add.set_defaults(command=_time)
     return parser
 
@@ -73,10 +75,15 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _time(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
-    found = data.load(options.name, options.data).to(device)
-    for record in timing.measure(found, options.batch, options.size, options.rounds):
-        records.append(options.out, record | {"machine": train.machine(device)})
+    found = data.load(options.name, options.data).to(torch.device(options.device))
+    if options.here:
+        timing.measure_missing(found, options.out, options.batch, options.size, options.rounds)
+        return
+    command = [sys.executable, "-m", "examples.thesis", "time", "--here", "--out", str(options.out)]
+    for name in ("data", "name", "device", "batch", "size", "rounds"):
+        value = getattr(options, name)
+        command += [] if value is None else [f"--{name}", str(value)]
+    timing.by_processes(command, timing.rows(found, options.size), options.out, options.batch)
 
 
 if __name__ == "__main__":

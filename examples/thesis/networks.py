@@ -97,9 +97,10 @@ class Semifield2d(nn.Module):
         Whether the sum of a window is divided by the number of its terms, in the semifield's own
         sense: log subtracts ln(n) / mu, root divides by n^(1 / p). The result then has the scale
         of one term, whatever the parameter.
-    norm : bool
-        Whether each result (C, H, W) is then given mean 0 and variance 1, and each channel a factor
-        and a summand that are learned (torch.nn.GroupNorm of one group).
+    norm : {"batch", "group"}, optional
+        Gives the results mean 0 and variance 1, and each channel a factor and a summand that are
+        learned: "batch" each channel of a batch, when it is tested as when it learns
+        (torch.nn.BatchNorm2d); "group" each image (torch.nn.GroupNorm of one group).
     """
 
     def __init__(
@@ -113,11 +114,11 @@ class Semifield2d(nn.Module):
         learn: bool = False,
         spread: float = 0.1,
         mean: bool = True,
-        norm: bool = False,
+        norm: str | None = None,
     ) -> None:
         super().__init__()
         ins, outs = channels
-        self.norm = nn.GroupNorm(1, outs) if norm else nn.Identity()
+        self.norm = _norm(norm, outs)
         self.kind, self.padding, self.mean = kind, padding, mean
         self.terms = ins * size**2
         self.weight = nn.Parameter(spread * torch.randn(outs, ins, size, size))
@@ -159,6 +160,16 @@ class Semifield2d(nn.Module):
             root = SubtractSemifield.root(p)
             out = semifield_conv(img, kernel, root, padding=self.padding)
         return out * self.terms ** (-1 / p) if self.mean else out
+
+
+def _norm(name: str | None, channels: int) -> nn.Module:
+    if name is None:
+        return nn.Identity()
+    if name == "batch":
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+    if name == "group":
+        return nn.GroupNorm(1, channels)
+    raise ValueError(f'"norm" must be "batch" or "group", got {name!r}')
 
 
 def convolution(

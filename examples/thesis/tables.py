@@ -143,7 +143,7 @@ def timing_table(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """Seconds an epoch of one network, and the ratio to max-pooling by the same windows' size 3."""
     timings = [record for record in records if record["kind"] == "timing"]
     base = {
-        record["mode"]: record["seconds_an_epoch"]
+        record["mode"]: record.get("seconds_an_epoch")
         for record in timings
         if record["network"] == "max 3"
     }
@@ -154,7 +154,7 @@ def timing_table(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         line = [name]
         for mode in ("eager", "graph"):
             record = by_key.get((name, mode))
-            seconds = record and record["seconds_an_epoch"]
+            seconds = record and record.get("seconds_an_epoch")
             if not seconds:
                 line += ["-", "-"]
                 continue

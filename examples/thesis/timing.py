@@ -1,23 +1,30 @@
 """Seconds an epoch of one network, with max-pooling, this library's pooling and other packages'.
 
 One network, as a user would write it: no ensemble. Each is timed eagerly and, on a GPU, as a CUDA
-graph; all are timed in turn, several times, and the least time counts.
+graph. A row is a network in a mode. Another process measures the rows and writes each at once: an
+error of CUDA ends that process, and the next one goes on with the row behind.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib.util
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from examples.thesis import records, train
 from examples.thesis.data import Data
 from examples.thesis.networks import LEARNED, STRIDE, lenet
 
+Row = tuple[str, str]  # the name of a network, and "eager" or "graph"
+SECONDS_OF_A_ROW = 40.0  # a row that takes longer is given up
 LINEAR = {"kind": "linear"}
 SEEDS_PACKAGE = "pytorch_nd_semiconv"
 
@@ -71,7 +78,7 @@ def networks(data: Data, size: int) -> dict[str, Callable[[], nn.Module]]:
 
 
 class Trainer:
-    """Steps of one network on the examples of `index`."""
+    """Steps of one network on the first examples."""
 
     def __init__(self, network: nn.Module, data: Data, batch: int) -> None:
         self.network, self.data = network, data
@@ -79,83 +86,122 @@ class Trainer:
         self.optimiser = torch.optim.Adam(
             network.parameters(), 0.004, capturable=graph, fused=graph
         )
-        self.index = torch.zeros(batch, dtype=torch.long, device=data.train.images.device)
+        self.index = torch.arange(batch, device=data.train.images.device)
+        self._launch = self._eager
 
     def step(self) -> None:
+        self._launch()
+
+    def _eager(self) -> None:
         images, labels = self.data.train
         self.optimiser.zero_grad(set_to_none=True)
         scores = self.network(images[self.index])
         nn.functional.cross_entropy(scores, labels[self.index]).backward()
         self.optimiser.step()
 
-    def captured(self) -> Callable[[], None]:
-        """The step as a CUDA graph, after a few steps as they are."""
+    def capture(self) -> None:
+        """Make the step a CUDA graph, after a few steps as they are.
+
+        The graph uses the memory of this object's tensors and does not keep it: launch it by
+        `step`, never by itself.
+        """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                self.step()
+                self._eager()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         self.optimiser.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
-            self.step()
-        return graph.replay
+            self._eager()
+        self._launch = graph.replay
 
 
-def measure(data: Data, batch: int, size: int, rounds: int = 5) -> list[dict[str, Any]]:
-    """A record of each network: seconds an epoch, eagerly and as a CUDA graph.
-
-    A step that fails has None, and the record says why: a package need not support graphs.
-    """
-    on_gpu = data.train.images.is_cuda
-    calls: dict[tuple[str, str], Callable[[], None]] = {}
-    problems: dict[tuple[str, str], str] = {}
-    for name, make in networks(data, size).items():
-        # A capture that fails would leave the device unusable for all that follows.
-        graphs = on_gpu and not name.startswith(SEEDS_PACKAGE)
-        for mode in ("eager", "graph") if graphs else ("eager",):
-            try:
-                trainer = Trainer(make().to(data.train.images.device), data, batch)
-                trainer.step()
-                call = trainer.captured() if mode == "graph" else trainer.step
-                if on_gpu:
-                    torch.cuda.synchronize()
-            except Exception as error:  # other packages fail in their own ways; say how
-                problems[name, mode] = f"{type(error).__name__}: {error}"[:300]
-            else:
-                calls[name, mode] = call
+def measure(data: Data, row: Row, batch: int, size: int, rounds: int = 5) -> dict[str, Any]:
+    """The record of that row: the least of so many times."""
+    name, mode = row
+    trainer = Trainer(networks(data, size)[name]().to(data.train.images.device), data, batch)
+    trainer.step()
+    if mode == "graph":
+        trainer.capture()
     steps = len(data.train.labels) // batch
-    least = _least_seconds(calls, rounds, min(steps, 20), on_gpu)
-    keys = [*calls, *problems]
-    return [
-        {
-            "kind": "timing",
-            "network": name,
-            "mode": mode,
-            "batch": batch,
-            "steps": steps,
-            "seconds_an_epoch": steps * least[name, mode] if (name, mode) in least else None,
-            "problem": problems.get((name, mode)),
-        }
-        for name, mode in keys
-    ]
+    wait = torch.cuda.synchronize if data.train.images.is_cuda else _nothing
+    least = min(_seconds_of_a_step(trainer.step, min(steps, 20), wait) for _ in range(rounds))
+    return _record(row, batch, steps=steps, seconds_an_epoch=steps * least)
 
 
-def _least_seconds(
-    calls: dict[Any, Callable[[], None]], rounds: int, steps: int, on_gpu: bool
-) -> dict[Any, float]:
-    """The least time of a step of each call; the calls take turns."""
-    least: dict[Any, float] = {}
-    for _ in range(rounds):
-        for key, call in calls.items():
-            if on_gpu:
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            for _ in range(steps):
-                call()
-            if on_gpu:
-                torch.cuda.synchronize()
-            taken = (time.perf_counter() - begin) / steps
-            least[key] = min(taken, least.get(key, taken))
-    return least
+def _record(row: Row, batch: int, **values: Any) -> dict[str, Any]:
+    return {"kind": "timing", "network": row[0], "mode": row[1], "batch": batch, **values}
+
+
+def _nothing() -> None:
+    pass
+
+
+def _seconds_of_a_step(call: Callable[[], None], steps: int, wait: Callable[[], None]) -> float:
+    wait()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        call()
+    wait()
+    return (time.perf_counter() - begin) / steps
+
+
+# ---- all rows ------------------------------------------------------------------------------------
+
+
+def rows(data: Data, size: int) -> list[Row]:
+    modes = ("eager", "graph") if data.train.images.is_cuda else ("eager",)
+    return [(name, mode) for name in networks(data, size) for mode in modes]
+
+
+def measure_missing(data: Data, out: Path, batch: int, size: int, rounds: int) -> None:
+    """Add the records that `out` lacks, each when it is measured.
+
+    A Python error becomes a record. So does what takes too long, after which the process ends: no
+    call into CUDA can be left otherwise.
+    """
+    device = data.train.images.device
+    for row in _missing(rows(data, size), out):
+        faulthandler.dump_traceback_later(SECONDS_OF_A_ROW, exit=True)
+        try:
+            record = measure(data, row, batch, size, rounds)
+        except Exception as error:  # other packages fail in their own ways; say how
+            if _broken(device):
+                raise
+            record = _record(row, batch, problem=f"{type(error).__name__}: {error}"[:300])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        records.append(out, record | {"machine": train.machine(device)})
+
+
+def _broken(device: torch.device) -> bool:
+    """Whether this process cannot use the device any more."""
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _missing(wanted: Sequence[Row], out: Path) -> list[Row]:
+    done = {(r["network"], r["mode"]) for r in records.of_kind("timing", out)}
+    return [row for row in wanted if row not in done]
+
+
+def by_processes(command: Sequence[str], wanted: Sequence[Row], out: Path, batch: int) -> None:
+    """Run `command`, which calls `measure_missing`, until `out` has all rows.
+
+    Rows have an order. So where the process ends early, it ended within the first row that is
+    missing, whose record then has the last lines that it printed.
+    """
+    while _missing(wanted, out):
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+        left = _missing(wanted, out)
+        if left and done.returncode == 0:
+            raise RuntimeError(f"{command} ended without the rows {left}")
+        if left:
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            why = f"the process ended with {done.returncode}: {' / '.join(said[-3:])}"[:300]
+            records.append(out, _record(left[0], batch, problem=why))
