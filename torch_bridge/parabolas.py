@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_bridge.autograd import _in_forward_mode, _inside_of_transforms
+from torch_bridge.autograd import _inside_of_transforms, in_forward_mode
 from torch_bridge.ops.parabolas import (
     Passes,
     call_parabolas,
@@ -25,7 +25,7 @@ from torch_bridge.ops.parabolas import (
 
 def parabolas(img: Tensor, scale: Tensor, passes: Passes) -> Tensor:
     """The passes over a checked image, by checked scales (G, N) of float64."""
-    if _inside_of_transforms() or _in_forward_mode():
+    if _inside_of_transforms() or in_forward_mode():
         _, winners = call_parabolas(img.detach(), scale.detach(), passes, True)
         return expressed(img, scale, winners, passes)
     if torch.is_grad_enabled() and (img.requires_grad or scale.requires_grad):
@@ -53,7 +53,7 @@ class _Recorded(torch.autograd.Function):
             return None, None, None
         scale, winners = ctx.saved_tensors
         again = not torch.compiler.is_compiling() and (
-            torch.is_grad_enabled() or _in_forward_mode() or _inside_of_transforms()
+            torch.is_grad_enabled() or in_forward_mode() or _inside_of_transforms()
         )
         gradients = plain_gradients if again else call_parabolas_backward
         grad_img, grad_scale = gradients(grad_out, scale, winners, ctx.passes)
