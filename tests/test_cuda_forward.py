@@ -5,10 +5,8 @@ Here: the tiled kernel on the whole table, that every element is written, 64-bit
 grid-stride loop, the order of threads, memory errors.
 """
 
-import ctypes
 import subprocess
 import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from hypothesis import strategies as st
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
-from semiconv_cupy.backends.device import CupyDevice, prepared
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of
 from semiconv_cupy.structs import Divisor
@@ -197,53 +194,6 @@ def test_every_element_is_written(name, residual, method):
         cuda.forward(cases.harness(), computed, img, krn, *where, method=method)
         results.append([array.tobytes() for array in where if array is not None])
     assert results[0] == results[1]
-
-
-def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
-    """CuPy and the driver are stand-ins, which read arguments as the driver does."""
-    seen = []
-
-    class CUDADriverError(RuntimeError):
-        pass
-
-    class RawKernel:
-        kernel = types.SimpleNamespace(ptr=77)
-
-        def __init__(self, *_):
-            pass
-
-        def __call__(self, grid, block, args, *, stream):
-            seen.append(("RawKernel", grid, block, args, stream.ptr))
-
-    def launch(function, *sizes):
-        *sizes, stream, table, extra = sizes
-        if stream == 13:
-            raise CUDADriverError("CUDA_ERROR_INVALID_CONTEXT")
-        first, *pointers, last = (ctypes.c_void_p * 4).from_address(table)
-        struct = bytes((ctypes.c_char * 24).from_address(first))
-        addresses = [ctypes.c_uint64.from_address(at).value for at in pointers]
-        count = ctypes.c_int64.from_address(last).value
-        seen.append((function, *sizes, stream, extra, struct, addresses, count))
-
-    driver = types.SimpleNamespace(launchKernel=launch, CUDADriverError=CUDADriverError)
-    stream, other, without_context = (types.SimpleNamespace(ptr=n) for n in (5, 6, 13))
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
-    cuda_names = dict(driver=driver, runtime=runtime, get_current_stream=lambda: other)
-    cupy = types.SimpleNamespace(RawKernel=RawKernel, cuda=types.SimpleNamespace(**cuda_names))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    struct = np.zeros(3, "i8").view("V24")[0]
-    array = types.SimpleNamespace(data=types.SimpleNamespace(ptr=2**63 + 1))
-    constants = (4, 2), (256,), (struct,), 2, (np.int64(-9),)
-    call = prepared(CupyDevice().compile("text", "name", ()), *constants)
-    call((array, 3), stream)
-    call((4, 0))
-    call((4, 0), without_context)
-    size = (4, 2, 1, 256, 1, 1, 0)
-    assert seen == [
-        (77, *size, 5, 0, bytes(24), [2**63 + 1, 3], -9),
-        (77, *size, 6, 0, bytes(24), [4, 0], -9),
-        ("RawKernel", (4, 2), (256,), (struct, 4, 0, -9), 13),
-    ]
 
 
 @pytest.mark.table(3)

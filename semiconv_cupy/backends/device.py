@@ -155,11 +155,18 @@ class _CupyKernel:
         self.function(grid, block, args, shared_mem=shared_bytes, stream=stream)
 
 
+def _bytes_of(argument: Any) -> bytes:
+    """An argument as the driver reads it: an address (int), or a scalar."""
+    value = np.uint64(argument) if isinstance(argument, int) else argument
+    found: bytes = value.tobytes()
+    return found
+
+
 class _Slots:
     """The arguments of one launch in memory, as the driver reads them."""
 
     def __init__(self, before: Sequence[Any], pointers: int, after: Sequence[Any]) -> None:
-        kept = [ctypes.create_string_buffer(value.tobytes()) for value in (*before, *after)]
+        kept = [ctypes.create_string_buffer(_bytes_of(given)) for given in (*before, *after)]
         self.addresses = (ctypes.c_uint64 * pointers)()
         at = [ctypes.addressof(buffer) for buffer in kept]
         first = ctypes.addressof(self.addresses)

@@ -248,7 +248,7 @@ class HarnessKernel:
         self._entry = entry
         self._launch = launch
         self._reverse = reverse
-        self._parameters = entry.parameters[: entry.parameter_count]
+        self.parameters = entry.parameters[: entry.parameter_count]
 
     def __repr__(self) -> str:
         return f"HarnessKernel({self.name!r})"
@@ -268,11 +268,11 @@ class HarnessKernel:
             raise ValueError(f"block={block} has {threads} threads; the limit is {_THREAD_LIMIT}")
         if not 0 <= shared_bytes <= _SHARED_LIMIT:
             raise ValueError(f"{shared_bytes=} is not within 0 and {_SHARED_LIMIT}")
-        if len(args) != len(self._parameters):
-            raise TypeError(f"{self.name} takes {len(self._parameters)} arguments, got {len(args)}")
+        if len(args) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {len(self.parameters)} arguments, got {len(args)}")
         held = [
             self._argument(i, arg, parameter)
-            for i, (arg, parameter) in enumerate(zip(args, self._parameters, strict=True))
+            for i, (arg, parameter) in enumerate(zip(args, self.parameters, strict=True))
         ]
         pointers = (ctypes.c_void_p * max(len(held), 1))(*(array.ctypes.data for array in held))
         message = ctypes.create_string_buffer(4096)

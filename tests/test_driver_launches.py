@@ -1,0 +1,134 @@
+"""Launches by the driver's function (`backends.device.prepared`), with stand-ins for CuPy.
+
+The driver is given addresses of arguments and no types, so the stand-ins read as many bytes of each
+as the compiled kernel declares.
+"""
+
+import ctypes
+import sys
+import types
+
+import cases
+import numpy as np
+import pytest
+from compare import assert_matches
+
+from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.device import CupyDevice, prepared
+from semiconv_cupy.backends.gradients import GradientArrays
+from semiconv_cupy.residual import residual_of
+
+
+class CUDADriverError(RuntimeError):
+    """As CuPy calls it."""
+
+
+def stand_in(monkeypatch, raw_kernel, launch, **names):
+    """CuPy of these functions, and the device that takes it for CuPy."""
+    driver = types.SimpleNamespace(launchKernel=launch, CUDADriverError=CUDADriverError)
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
+    stream = types.SimpleNamespace(ptr=6)
+    cuda = types.SimpleNamespace(driver=driver, runtime=runtime, get_current_stream=lambda: stream)
+    cupy = types.SimpleNamespace(RawKernel=raw_kernel, cuda=cuda, **names)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return CupyDevice()
+
+
+def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
+    """CuPy and the driver are stand-ins, which read arguments as the driver does."""
+    seen = []
+
+    class RawKernel:
+        kernel = types.SimpleNamespace(ptr=77)
+
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, grid, block, args, *, stream):
+            seen.append(("RawKernel", grid, block, args, stream.ptr))
+
+    def launch(function, *sizes):
+        *sizes, stream, table, extra = sizes
+        if stream == 13:
+            raise CUDADriverError("CUDA_ERROR_INVALID_CONTEXT")
+        first, *pointers, last = (ctypes.c_void_p * 4).from_address(table)
+        struct = bytes((ctypes.c_char * 24).from_address(first))
+        addresses = [ctypes.c_uint64.from_address(at).value for at in pointers]
+        count = ctypes.c_int64.from_address(last).value
+        seen.append((function, *sizes, stream, extra, struct, addresses, count))
+
+    stream, without_context = (types.SimpleNamespace(ptr=n) for n in (5, 13))
+    device = stand_in(monkeypatch, RawKernel, launch)
+    struct = np.zeros(3, "i8").view("V24")[0]
+    array = types.SimpleNamespace(data=types.SimpleNamespace(ptr=2**63 + 1))
+    constants = (4, 2), (256,), (struct,), 2, (np.int64(-9),)
+    call = prepared(device.compile("text", "name", ()), *constants)
+    call((array, 3), stream)
+    call((4, 0))
+    call((4, 0), without_context)
+    size = (4, 2, 1, 256, 1, 1, 0)
+    assert seen == [
+        (77, *size, 5, 0, bytes(24), [2**63 + 1, 3], -9),
+        (77, *size, 6, 0, bytes(24), [4, 0], -9),
+        ("RawKernel", (4, 2), (256,), (struct, 4, 0, -9), 13),
+    ]
+
+
+@pytest.fixture
+def driver_on_cpu(monkeypatch):
+    """A device whose launches by the driver run on the CPU; RawKernel's are refused."""
+    kernels = []
+
+    def raw_kernel(text, name, options):
+        kernels.append(cases.harness().compile(text, name, options))
+        return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=len(kernels) - 1))
+
+    def launch(function, *sizes):
+        *sizes, _stream, table, _extra = sizes
+        kernel = kernels[function]
+        where = (ctypes.c_void_p * len(kernel.parameters)).from_address(table)
+        given = []
+        for at, parameter in zip(where, kernel.parameters, strict=True):
+            kind = parameter.kind.decode()
+            dtype = np.dtype(
+                {"p": "u8", "c": "u8", "s": f"V{parameter.size}"}.get(
+                    kind, f"{kind}{parameter.size}"
+                )
+            )
+            raw = bytes((ctypes.c_char * dtype.itemsize).from_address(at))
+            value = np.frombuffer(raw, dtype)[0]
+            given.append(int(value) if kind in "pc" else value)
+        kernel(tuple(sizes[:3]), tuple(sizes[3:6]), tuple(given), sizes[6])
+
+    def empty(shape, dtype):
+        array = cases.harness().empty(shape, dtype)
+        return types.SimpleNamespace(data=types.SimpleNamespace(ptr=array.ctypes.data), kept=array)
+
+    return stand_in(monkeypatch, raw_kernel, launch, empty=empty)
+
+
+@pytest.mark.parametrize("method", ["tiled", "direct"])
+@pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
+def test_launches_by_the_driver_compute_the_same(driver_on_cpu, name, method):
+    """All arguments arrive: structs, scalars, addresses that stay, and those of arrays."""
+    plain, geometry, case = cases.harness(), cases.GEOMETRIES["same"], cases.SEMIFIELDS[name]
+    img, krn = cases.arrays_of(case, geometry, "float32")
+    plan = geometry.plan()
+    spec = residual_of(case.semifield, "float32", plan)
+    residual = plain.empty(spec.shape, spec.dtype)
+    out = plain.empty(plan.out_shape, "f4")
+    computed = cuda.Case(case.semifield, plan, "float32")
+    strides = [tuple(step // 4 for step in array.strides) for array in (img, krn)]
+    call = cuda.forward_at(driver_on_cpu, computed, *strides, spec, method)
+    call(*(array.ctypes.data for array in (img, krn, out, residual)), None)
+    assert_matches(out, cases.expected_of(name, geometry, "float32"), dtype="float32")
+
+    grad_out = np.ones_like(out)
+    found, expected = ([plain.empty(a.shape, "f4") for a in (img, krn)] for _ in range(2))
+    cuda.backward(plain, computed, GradientArrays(grad_out, img, krn, residual, *expected), method)
+    convolution = cuda.Convolution.of(computed, spec.dtype, *strides)
+    arrays = GradientArrays(grad_out, img, krn, residual, *found).each(lambda a: a.ctypes.data)
+    for one in cuda.gradient_launches(driver_on_cpu, convolution, (True, True), method):
+        one(driver_on_cpu, arrays)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
