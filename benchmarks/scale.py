@@ -31,12 +31,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
     parser.add_argument("--edge", type=int, default=512)
     parser.add_argument("--chunk", type=int, default=128)
+    parser.add_argument("--memory", action="store_true", help="only two workers, once")
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="scale", dir=options.folder))
     try:
-        found = measure(folder, options.edge, options.chunk)
+        found = measure(folder, options.edge, options.chunk, options.memory)
     finally:
         shutil.rmtree(folder)
     for name, value in found.items():
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def measure(folder: Path, edge: int, chunk: int) -> dict[str, Any]:
+def measure(folder: Path, edge: int, chunk: int, memory: bool) -> dict[str, Any]:
     """Every figure of one volume."""
     import dask.array as da
     import zarr
@@ -55,18 +56,19 @@ def measure(folder: Path, edge: int, chunk: int) -> dict[str, Any]:
     _write(source, edge, chunk)
     elements = edge**3
     found: dict[str, Any] = {"edge": edge, "chunk": chunk, "gigabytes": elements / 1e9}
-    if elements <= 2**30:
-        image = zarr.open_array(source, mode="r")[:]
-        ndimage.grey_opening(image[:64], SIZE)
-        seconds = _fastest(lambda: ndimage.grey_opening(image, SIZE), 3)
-        found["in memory, MB/s"] = elements / 1e6 / seconds
+    if memory:
+        return found | _on_workers(source, folder, 2, elements, 1)
+    image = zarr.open_array(source, mode="r")[:]
+    ndimage.grey_opening(image[:64], SIZE)
+    seconds = _fastest(lambda: ndimage.grey_opening(image, SIZE), 3)
+    found["in memory, MB/s"] = elements / 1e6 / seconds
     later = ndimage.grey_opening(da.from_zarr(source), SIZE)
     tasks = len(dict(later.__dask_graph__())) - later.npartitions
     found["tasks a chunk, without reading"] = tasks / later.npartitions
     with_threads = _fastest(lambda: _from_zarr_to_zarr(source, folder / "threads.zarr"), 2)
     found["one process, 2 threads, MB/s"] = elements / 1e6 / with_threads
     for workers in (1, 2):
-        found |= _on_workers(source, folder, workers, elements)
+        found |= _on_workers(source, folder, workers, elements, 2)
     return found
 
 
@@ -84,10 +86,14 @@ def _write(path: Path, edge: int, chunk: int) -> None:
 
 def _from_zarr_to_zarr(source: Path, target: Path) -> None:
     import dask.array as da
+    import zarr
 
     shutil.rmtree(target, ignore_errors=True)
     result = ndimage.grey_opening(da.from_zarr(source), SIZE)
-    result.to_zarr(str(target), zarr_array_kwargs={"compressors": None})
+    store = zarr.create_array(
+        target, shape=result.shape, chunks=result.chunksize, dtype=result.dtype, compressors=None
+    )
+    result.to_zarr(store)
 
 
 def _fastest(call: Callable[[], Any], times: int) -> float:
@@ -99,7 +105,9 @@ def _fastest(call: Callable[[], Any], times: int) -> float:
     return min(seconds)
 
 
-def _on_workers(source: Path, folder: Path, workers: int, elements: int) -> dict[str, Any]:
+def _on_workers(
+    source: Path, folder: Path, workers: int, elements: int, times: int
+) -> dict[str, Any]:
     """The rate on so many worker processes; their peak memory, and what moved between them."""
     import distributed
 
@@ -109,9 +117,9 @@ def _on_workers(source: Path, folder: Path, workers: int, elements: int) -> dict
     )  # fmt: skip
     with cluster, distributed.Client(cluster) as client:
         client.run(_warm)
-        seconds = _fastest(lambda: _from_zarr_to_zarr(source, folder / "workers.zarr"), 2)
+        seconds = _fastest(lambda: _from_zarr_to_zarr(source, folder / "workers.zarr"), times)
         peaks = client.run(_peak).values()
-        moved = sum(client.run(_received).values()) / 2  # of two runs
+        moved = sum(client.run(_received).values()) / times
     return {
         f"{workers} workers, MB/s": elements / 1e6 / seconds,
         f"{workers} workers, peak MB of one": max(peaks) / 1e6,

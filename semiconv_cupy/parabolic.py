@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     Array,
@@ -29,6 +30,7 @@ from semiconv_cupy.ndimage.lines import Finish, Pass, costs
 __all__ = ["parabolic_closing", "parabolic_dilation", "parabolic_erosion", "parabolic_opening"]
 
 
+@by_chunks
 def parabolic_dilation(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
@@ -85,9 +87,10 @@ def parabolic_dilation(
     >>> parabolic_dilation(np.array([[0, 50, 0]], np.uint8), scale=(0, 0.25))
     array([[34, 50, 34]], dtype=uint8)
     """
-    return _morphology(input, scale, axes, output, (False,), Finish.TO_NEAREST)
+    return _morphology(input, scale, axes, output, "parabolic_dilation")
 
 
+@by_chunks
 def parabolic_erosion(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
@@ -105,9 +108,10 @@ def parabolic_erosion(
     >>> parabolic_erosion(np.array([np.inf, 0, np.inf, np.inf]), scale=1) ** 0.5
     array([1., 0., 1., 2.])
     """
-    return _morphology(input, scale, axes, output, (True,), Finish.TO_NEAREST)
+    return _morphology(input, scale, axes, output, "parabolic_erosion")
 
 
+@by_chunks
 def parabolic_opening(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
@@ -123,9 +127,10 @@ def parabolic_opening(
     >>> parabolic_opening(np.array([0, 0, 100, 0, 0, 90, 100, 90, 0]), scale=0.25)
     array([ 0,  0, 16,  0,  0, 48, 64, 48,  0])
     """
-    return _morphology(input, scale, axes, output, (True, False), Finish.UPWARD)
+    return _morphology(input, scale, axes, output, "parabolic_opening")
 
 
+@by_chunks
 def parabolic_closing(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
@@ -139,13 +144,13 @@ def parabolic_closing(
     >>> parabolic_closing(np.array([100, 100, 0, 100, 100]), scale=0.25)
     array([100, 100,  84, 100, 100])
     """
-    return _morphology(input, scale, axes, output, (False, True), Finish.DOWNWARD)
+    return _morphology(input, scale, axes, output, "parabolic_closing")
 
 
 # ---- scales --------------------------------------------------------------------------------------
 
 
-def _scales(scale: Any, axes: tuple[int, ...]) -> dict[int, float]:
+def scales_of(scale: Any, axes: tuple[int, ...]) -> dict[int, float]:
     """The scale along each axis that has one other than 0."""
     if getattr(scale, "ndim", 0) == 2 or _is_nested(scale):
         scale = _diagonal(np.asarray(scale, np.float64), len(axes))
@@ -192,16 +197,24 @@ def weight_of(scale: float) -> float:
 
 # ---- passes --------------------------------------------------------------------------------------
 
+# Which of the passes are minima, and how integers are rounded at the end.
+PASSES = {
+    "parabolic_dilation": ((False,), Finish.TO_NEAREST),
+    "parabolic_erosion": ((True,), Finish.TO_NEAREST),
+    "parabolic_opening": ((True, False), Finish.UPWARD),
+    "parabolic_closing": ((False, True), Finish.DOWNWARD),
+}
+
 
 def _morphology(
     input: Any,
     scale: Any,
     axes: Any,
     output: Any,
-    minima: tuple[bool, ...],
-    finish: Finish,
+    name: str,
 ) -> Array:
     """Erosions (True) and dilations one after another, rounded once."""
+    minima, finish = PASSES[name]
     place, image = as_array(input)
     require_real(image)
     if image.dtype.kind == "b":
@@ -209,15 +222,15 @@ def _morphology(
             "input is of bool, between whose values a parabola has no steps: pass "
             "input.astype(float), or use ndimage.distance_transform_edt"
         )
-    scales = _scales(scale, check_axes(axes, image.ndim))
+    scales = scales_of(scale, check_axes(axes, image.ndim))
     dtype = output_dtype(place, output, image).newbyteorder("=")
     if dtype.kind == "b":
         raise TypeError(f"output of bool cannot hold parabolas, got {output!r}")
-    result = _computed(place, readable(place, image), scales, dtype, minima, finish)
+    result = computed(place, readable(place, image), scales, dtype, minima, finish)
     return deliver(place, result, output, image)
 
 
-def _computed(
+def computed(
     place: Place,
     image: Array,
     scales: dict[int, float],
@@ -231,7 +244,7 @@ def _computed(
     if not passes and dtype.kind == "f":
         return image.astype(dtype)
     if not passes:  # one pass that only converts
-        alone = _computed(place, image.reshape(-1, 1), {1: 1.0}, dtype, minima[:1], finish)
+        alone = computed(place, image.reshape(-1, 1), {1: 1.0}, dtype, minima[:1], finish)
         return alone.reshape(image.shape)
     given, between = image, None
     for number, (minimum, axis) in enumerate(passes, start=1):

@@ -140,6 +140,7 @@ def reconstruction_steps(footprint: Any, offset: Any, ndim: int) -> np.ndarray:
 # ---- extrema of a height -------------------------------------------------------------------------
 
 
+@by_chunks
 def h_maxima(image: Any, h: float, footprint: Any = None) -> Array:
     r"""Where the maxima of a height of at least h are: `skimage.morphology.h_maxima`.
 
@@ -196,6 +197,7 @@ def h_maxima(image: Any, h: float, footprint: Any = None) -> Array:
     return _of_height(image, h, footprint, minimum=False)
 
 
+@by_chunks
 def h_minima(image: Any, h: float, footprint: Any = None) -> Array:
     r"""Where the minima of a depth of at least h are: `skimage.morphology.h_minima`.
 
@@ -283,6 +285,7 @@ def _above_exactly(xp: Any, image: Array, h: int, footprint: Any, minimum: bool)
 # ---- openings and closings -----------------------------------------------------------------------
 
 
+@by_chunks
 def opening_by_reconstruction(
     image: Any,
     footprint: Any = None,
@@ -355,6 +358,7 @@ def opening_by_reconstruction(
     return _reconstructed(image, window, connectivity, preserve_intensities, minimum=True)
 
 
+@by_chunks
 def closing_by_reconstruction(
     image: Any,
     footprint: Any = None,

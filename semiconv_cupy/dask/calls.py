@@ -18,9 +18,10 @@ from dask.array.utils import meta_from_array
 
 from semiconv_cupy.backends.place import library_of
 from semiconv_cupy.chunked import is_chunked
-from semiconv_cupy.dask import binary, borders, products
+from semiconv_cupy.dask import binary, borders, lines, products
 from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
 from semiconv_cupy.dask.stages import STAGES, Arguments, window_of_erosion
+from semiconv_cupy.parabolic import PASSES
 from semiconv_cupy.reconstructions import reconstruction_steps, require_within
 
 Array = Any
@@ -55,7 +56,7 @@ def _require_known_chunks(name: str, value: Any) -> None:
 
 def _refuse_output(arguments: Arguments) -> None:
     """TypeError for an array to write to: a Dask array is never written to."""
-    for name in ("output", "out"):
+    for name in ("output", "out", "distances", "indices"):
         value = arguments.get(name)
         if isinstance(value, tuple | list) or is_chunked(value) or library_of(value) is not None:
             raise TypeError(
@@ -142,4 +143,12 @@ _PLANS = {
     "binary_propagation": binary.propagation,
     "binary_fill_holes": binary.fill_holes,
     "reconstruction": reconstruct,
+    **dict.fromkeys(PASSES, lines.parabolic),
+    "distance_transform_edt": lines.distance,
+    "distance_transform_bf": lines.distance,
+    "distance_transform_cdt": lines.distance,
+    "h_maxima": lines.of_the_whole,
+    "h_minima": lines.of_the_whole,
+    "opening_by_reconstruction": lines.of_the_whole,
+    "closing_by_reconstruction": lines.of_the_whole,
 }

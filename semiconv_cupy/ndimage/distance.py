@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array, as_array, as_numpy, per_axis
 from semiconv_cupy.ndimage.lines import Finish, Pass, costs
@@ -93,7 +94,7 @@ def _foreground(input: Any) -> tuple[Place, Array]:
     return place, xp.ascontiguousarray(xp.atleast_1d(array))
 
 
-def _checked_sampling(sampling: Any, ndim: int) -> list[float]:
+def checked_sampling(sampling: Any, ndim: int) -> list[float]:
     """The distance between neighbours along each axis."""
     steps = []
     for step in per_axis(sampling, ndim, "sampling"):
@@ -121,7 +122,7 @@ class _Costs(NamedTuple):
     root: bool
 
 
-def _squares(shape: tuple[int, ...], steps: list[float] | None) -> _Costs:
+def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> _Costs:
     """Squares of distances by a sampling: integers where it is absent."""
     weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
     largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
@@ -156,6 +157,7 @@ def _summed(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[A
     return found, winners
 
 
+@by_chunks
 def distance_transform_edt(
     input: Any,
     sampling: Any = None,
@@ -231,15 +233,16 @@ def distance_transform_edt(
     """
     place, unset = _foreground(input)
     wanted = _Wanted(place, return_distances, return_indices, distances, indices)
-    steps = None if sampling is None else _checked_sampling(sampling, unset.ndim)
+    steps = None if sampling is None else checked_sampling(sampling, unset.ndim)
     wanted.require(unset.shape, np.float64, RuntimeError)
-    found, winners = _summed(place, unset, _squares(unset.shape, steps), wanted.return_indices)
+    found, winners = _summed(place, unset, squares_of(unset.shape, steps), wanted.return_indices)
     return wanted.deliver(found if wanted.return_distances else None, winners)
 
 
 # ---- other metrics -------------------------------------------------------------------------------
 
 
+@by_chunks
 def distance_transform_bf(
     input: Any,
     metric: str = "euclidean",
@@ -293,7 +296,7 @@ def distance_transform_bf(
             "distance metric not supported: metric must be 'euclidean', 'taxicab' or "
             f"'chessboard', got {metric!r}"
         )
-    steps = None if sampling is None else _checked_sampling(sampling, unset.ndim)
+    steps = None if sampling is None else checked_sampling(sampling, unset.ndim)
     dtype = np.float64 if kind == "euclidean" else np.uint32
     wanted.require(unset.shape, dtype, RuntimeError)
     if kind == "chessboard":
@@ -301,7 +304,7 @@ def distance_transform_bf(
         found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
         winners = _last_in_cube(place, unset, found) if wanted.return_indices else None
     else:
-        along = _squares(unset.shape, steps) if kind == "euclidean" else _taxicab(unset.shape)
+        along = squares_of(unset.shape, steps) if kind == "euclidean" else _taxicab(unset.shape)
         found, winners = _last(place, unset, along, wanted.return_indices)
     if dtype == np.uint32:
         never = (found < 0) | (found == np.inf)
@@ -354,6 +357,7 @@ def _last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
     return found
 
 
+@by_chunks
 def distance_transform_cdt(
     input: Any,
     metric: Any = "chessboard",

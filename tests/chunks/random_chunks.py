@@ -24,7 +24,10 @@ SUMS = ("correlate", "convolve")
 STEPS = ("binary_erosion", "binary_dilation", "binary_opening", "binary_closing")
 BINARY = (*STEPS, "binary_propagation", "binary_fill_holes", "binary_hit_or_miss")
 WHOLE = ("reconstruction", "rolling_ball")
-FUNCTIONS = (*WINDOWED, *LINES, *SUMS, *BINARY, *WHOLE)
+PARABOLIC = tuple(f"parabolic_{kind}" for kind in ("dilation", "erosion", "opening", "closing"))
+DISTANCES = tuple(f"distance_transform_{kind}" for kind in ("edt", "bf", "cdt"))
+OF_HEIGHTS = ("h_maxima", "h_minima", "opening_by_reconstruction", "closing_by_reconstruction")
+FUNCTIONS = (*WINDOWED, *LINES, *SUMS, *BINARY, *WHOLE, *PARABOLIC, *DISTANCES, *OF_HEIGHTS)
 DTYPES = ("uint8", "float32", "float64")
 
 
@@ -97,6 +100,16 @@ def work(seed):
         arguments = _correlation(rng, name, shape, dtype, axes)
     elif name in BINARY:
         arguments = _binary(rng, name, shape, axes)
+    elif name in PARABOLIC:
+        scale = rng.choice([0.0, 0.5, 1.0, 3.0, np.inf], len(axes)).tolist()
+        arguments = {"input": image_of(rng, shape, dtype), "scale": scale, "axes": axes}
+    elif name in DISTANCES:
+        arguments = {"input": image_of(rng, shape, "bool")}
+        if name != "distance_transform_cdt" and rng.random() < 0.4:
+            arguments["sampling"] = rng.random(len(shape)) + 0.5
+    elif name in OF_HEIGHTS:
+        arguments = {"image": image_of(rng, shape, dtype)}
+        arguments |= {"h": float(rng.integers(1, 4))} if name.startswith("h_") else {"size": 3}
     elif name == "rolling_ball":
         arguments = {"image": image_of(rng, shape, dtype), "radius": float(rng.integers(0, 50)) / 8}
     else:

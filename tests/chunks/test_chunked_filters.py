@@ -30,7 +30,6 @@ def test_a_random_work_in_random_chunks(seed):
 def test_the_works_call_every_function_of_an_image():
     called = {work(seed)[0].__name__ for seed in range(len(FUNCTIONS))}
     others = {"generate_binary_structure", "iterate_structure"}
-    others |= {f"distance_transform_{kind}" for kind in ("bf", "cdt", "edt")}
     assert called | others >= set(ndimage.__all__)
 
 
@@ -153,3 +152,16 @@ def test_xarray_hands_the_blocks_over():
     assert isinstance(result.data, da.Array)
     assert result.dims == ("y", "x")
     np.testing.assert_array_equal(result, ndimage.grey_opening(IMAGE, 5))
+
+
+def test_indices_of_distances():
+    image = IMAGE > 40
+    later = da.from_array(image, chunks=(9, 31))
+    expected = ndimage.distance_transform_edt(image, return_indices=True)
+    found = ndimage.distance_transform_edt(later, return_indices=True)
+    assert [result.chunks for result in found] == [later.chunks, ((2,), *later.chunks)]
+    for result, right in zip(found, expected, strict=True):
+        assert result.dtype == right.dtype
+        np.testing.assert_array_equal(result, right)
+    with pytest.raises(TypeError, match="indices cannot be an array"):
+        ndimage.distance_transform_edt(later, return_indices=True, indices=expected[1])

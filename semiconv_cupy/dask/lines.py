@@ -1,0 +1,110 @@
+"""Parabolas and distances of Dask arrays: one axis at a time, each rechunked to whole lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.array.utils import meta_from_array
+
+from semiconv_cupy.backends.place import place_of
+from semiconv_cupy.dask.overlap import call_by_name
+from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage.arguments import check_axes, readable
+from semiconv_cupy.ndimage.distance import checked_sampling, squares_of
+from semiconv_cupy.ndimage.lines import Finish, Pass
+from semiconv_cupy.parabolic import PASSES, computed, scales_of
+
+Array = Any
+Arguments = dict[str, Any]
+Images = dict[str, da.Array]
+
+
+def whole_lines(image: da.Array, axis: int) -> da.Array:
+    """The image in chunks that contain whole lines along an axis, of Dask's usual size."""
+    if image.numblocks[axis] <= 1:
+        return image
+    return image.rechunk({other: -1 if other == axis else "auto" for other in range(image.ndim)})
+
+
+def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images) -> da.Array:
+    """A pass along each axis in double, as in memory; the last one rounds."""
+    (image,) = images.values()
+    call = partial(call_by_name, function, tuple(images), arguments)
+    meta = call(meta_from_array(image))
+    scales = scales_of(arguments["scale"], check_axes(arguments["axes"], image.ndim))
+    minima, finish = PASSES[function.__name__]
+    passes = [(minimum, axis) for minimum in minima for axis in sorted(scales, reverse=True)]
+    if not passes:
+        return da.map_blocks(call, image, dtype=meta.dtype, meta=meta)
+    result = image
+    for number, (minimum, axis) in enumerate(passes, start=1):
+        dtype = meta.dtype if number == len(passes) else np.dtype(np.float64)
+        result = da.map_blocks(
+            _parabolic_pass, whole_lines(result, axis), {axis: scales[axis]}, dtype, (minimum,),
+            finish, dtype=dtype, meta=meta.astype(dtype),
+        )  # fmt: skip
+    return result.rechunk(image.chunks)
+
+
+def _parabolic_pass(
+    image: Array, scales: dict[int, float], dtype: np.dtype, minima: Any, finish: Finish
+) -> Array:
+    place = place_of(input=image)
+    return computed(place, readable(place, image), scales, dtype, minima, finish)
+
+
+def distance(function: Callable[..., Any], arguments: Arguments, images: Images) -> Any:
+    """The Euclidean distance axis by axis; indices, and other metrics, of the whole image."""
+    (image,) = images.values()
+    if arguments["return_indices"] or "metric" in arguments or image.ndim == 0:
+        return of_the_whole(function, arguments, images)
+    call = partial(call_by_name, function, tuple(images), arguments)
+    meta = call(meta_from_array(image))
+    sampling = arguments["sampling"]
+    steps = None if sampling is None else checked_sampling(sampling, image.ndim)
+    along = squares_of(image.shape, steps)
+    result = da.map_blocks(_is_set, image, dtype=bool)
+    for axis in reversed(range(image.ndim)):
+        finish = Finish.ROOT if axis == 0 else Finish.TO_NEAREST
+        result = da.map_blocks(
+            _distance_pass, whole_lines(result, axis), axis, along.tables[axis], along.exact,
+            finish, dtype=np.float64, meta=meta,
+        )  # fmt: skip
+    return result.rechunk(image.chunks)
+
+
+def _is_set(array: Array) -> Array:
+    return array != 0
+
+
+def _distance_pass(array: Array, axis: int, costs: Any, exact: bool, finish: Finish) -> Array:
+    place = place_of(input=array)
+    xp = place.array_module
+    out = xp.empty(array.shape, np.float64)
+    run = neighbourhood.nearest if array.dtype == np.bool_ else neighbourhood.parabolas
+    run(place, xp.ascontiguousarray(array), Pass(axis, costs, out, finish=finish, exact=exact))
+    return out
+
+
+def of_the_whole(function: Callable[..., Any], arguments: Arguments, images: Images) -> Any:
+    """A function of one whole image, as one task, cut into the image's chunks again."""
+    (image,) = images.values()
+    call = partial(call_by_name, function, tuple(images), arguments)
+    metas = call(meta_from_array(image))
+    (whole,) = image.rechunk(image.shape).to_delayed().ravel()
+    computed_whole = dask.delayed(call, pure=True)(whole)
+    several = isinstance(metas, tuple)
+    found = []
+    for place, meta in enumerate(metas if several else (metas,)):
+        more = meta.ndim - image.ndim  # indices have an axis more, ahead
+        shape, chunks = image.shape, image.chunks
+        if more > 0:
+            shape, chunks = (image.ndim, *shape), ((image.ndim,), *chunks)
+        part = computed_whole[place] if several else computed_whole
+        found.append(da.from_delayed(part, shape, meta=meta).rechunk(chunks))
+    return tuple(found) if several else found[0]
