@@ -10,7 +10,7 @@ import dask.array as da
 from dask.array.utils import meta_from_array
 
 from semiconv_cupy.dask import borders, spreading
-from semiconv_cupy.dask.halo import Halo, repeated
+from semiconv_cupy.dask.halo import MOST_GROWTH, Halo, repeated
 from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
 from semiconv_cupy.dask.stages import STAGES, Arguments, binary_step
 from semiconv_cupy.ndimage import binary
@@ -18,8 +18,6 @@ from semiconv_cupy.ndimage.structures import require_whole
 
 Array = Any
 Images = dict[str, da.Array]
-# So many elements are computed at most for one of the image, to save rounds of exchange.
-MOST_GROWTH = 2.0
 _MOST_ROUNDS = 4096
 
 

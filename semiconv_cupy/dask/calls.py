@@ -19,8 +19,10 @@ from dask.array.utils import meta_from_array
 from semiconv_cupy.backends.place import library_of
 from semiconv_cupy.chunked import is_chunked
 from semiconv_cupy.dask import binary, borders, lines, products
+from semiconv_cupy.dask.halo import MOST_GROWTH, Halo
 from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
 from semiconv_cupy.dask.stages import STAGES, Arguments, window_of_erosion
+from semiconv_cupy.ndimage.morphology import grey_dilation, grey_erosion
 from semiconv_cupy.parabolic import PASSES
 from semiconv_cupy.reconstructions import reconstruction_steps, require_within
 
@@ -98,6 +100,10 @@ def by_overlap(
     if _sees_itself_nowhere(name, arguments, arrays[0]):
         return in_one_chunk(call, arrays, meta)
     stages = STAGES[name](arguments, arrays[0])
+    if name in _IN_TWO and Halo.of(arrays[0].chunks, stages).growth(arrays[0].chunks) > MOST_GROWTH:
+        first, second = _IN_TWO[name]
+        between = by_overlap(first, {**arguments, "output": None}, images)
+        return by_overlap(second, arguments, {"input": between})
     return overlapped(call, arrays, stages, meta, name)
 
 
@@ -131,6 +137,10 @@ def _checked(seed: Array, mask: Array, method: str, dtype: Any) -> Array:
 
 
 _DIFFERENCES = ("morphological_gradient", "morphological_laplace", "white_tophat", "black_tophat")
+_IN_TWO = {
+    "grey_opening": (grey_erosion, grey_dilation),
+    "grey_closing": (grey_dilation, grey_erosion),
+}
 _PRODUCTS = {
     "semifield_conv": products.convolution,
     "semifield_matmul": products.matrix_product,

@@ -18,10 +18,10 @@ from itertools import product
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.dask.halo import Halo, Span, Stage
 from semiconv_cupy.errors import as_repeated_call
 
@@ -72,7 +72,7 @@ def assembled(base: Array, layers: Sequence[Any], axis: int = -1, piece: Any = N
     for along, before, after in cut_layers:
         begin[along] = sum(slab.shape[along] for slab in before)
         shape[along] += begin[along] + sum(slab.shape[along] for slab in after)
-    out = np.empty_like(base, shape=tuple(shape), order="C", subok=False)
+    out = place_of(chunk=base).array_module.empty(tuple(shape), base.dtype)
     box = [slice(b, b + n) for b, n in zip(begin, base.shape, strict=True)]
     out[tuple(box)] = base
     for along, before, after in cut_layers:
