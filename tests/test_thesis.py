@@ -288,6 +288,15 @@ def test_the_commands(digits, tmp_path, capsys):
     command.main(["table", str(out)])
     printed = capsys.readouterr().out
     assert "| spectral 3 |" in printed
+    command.main(["reduce", str(out), "--out", str(tmp_path / "small")])
+    command.main(["table", str(tmp_path / "small" / "digits.jsonl")])
+    assert capsys.readouterr().out == printed
+    with pytest.raises(FileExistsError, match="remove it first"):
+        command.main(["reduce", str(out), "--out", str(tmp_path / "small")])
+    pytest.importorskip("matplotlib", reason="draws the figures")
+    command.main(["plot", str(tmp_path / "small" / "digits.jsonl"), "--out", str(tmp_path)])
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert {"accuracies_0.png", "curves_0.png", "kernels_spectral_3_layer_1.png"} <= drawn
     assert json.loads(out.read_text().splitlines()[0])["machine"]["torch"] == torch.__version__
 
 

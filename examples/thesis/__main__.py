@@ -1,4 +1,4 @@
-"""The commands `train`, `table`, `plot` and `time`."""
+"""The commands `train`, `time`, `table`, `plot` and `reduce`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("records", type=Path, nargs="+", metavar="FILE")
     add.add_argument("--baseline", default="max 3", metavar="NAME", help="default: %(default)s")
     add.set_defaults(command=_table)
+    add = commands.add_parser("plot", help="draw accuracies, curves and learned kernels")
+    add.add_argument("records", type=Path, nargs="+", metavar="FILE")
+    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of PNG files")
+    add.set_defaults(command=_plot)
+    add = commands.add_parser("reduce", help="keep what tables and figures need of records")
+    add.add_argument("records", type=Path, nargs="+", metavar="FILE")
+    add.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="files of these names"
+    )
+    add.set_defaults(command=_reduce)
     add = commands.add_parser("time", help="measure seconds an epoch of one network")
     add.add_argument("--data", type=Path, metavar="FOLDER")
     add.add_argument("--name", default="mnist", help="the data set; default: %(default)s")
@@ -72,6 +82,23 @@ def _train(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     found = [record for path in options.records for record in records.read(path)]
     print(tables.report(found, options.baseline))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from examples.thesis import plots  # Matplotlib is installed where figures are wanted
+
+    found = [record for path in options.records for record in records.read(path)]
+    for path in plots.write(found, options.out):
+        print(path)
+
+
+def _reduce(options: argparse.Namespace) -> None:
+    for path in options.records:
+        target = options.out / path.name
+        if target.exists():
+            raise FileExistsError(f"{target} exists; records would be added to it: remove it first")
+        for record in records.read(path):
+            records.append(target, records.reduced(record))
 
 
 def _time(options: argparse.Namespace) -> None:

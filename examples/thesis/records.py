@@ -34,6 +34,38 @@ def of_kind(kind: str, path: Path) -> list[dict[str, Any]]:
     return [record for record in read(path) if record["kind"] == kind]
 
 
+PLANES_TO_KEEP = 6
+
+
+def reduced(record: dict[str, Any]) -> dict[str, Any]:
+    """What tables and figures need of a record: no optimiser's details, the kernels of one network.
+
+    Losses become their mean over the networks, and numbers have fewer digits.
+    """
+    if record["kind"] != "training":
+        return record
+    unwanted = ("graph", "test_seconds", "loss", "learned")
+    small = {name: value for name, value in record.items() if name not in unwanted}
+    losses = [[value for value in epoch if value is not None] for epoch in record["loss"]]
+    small["mean_loss"] = [_short(sum(epoch) / len(epoch)) if epoch else None for epoch in losses]
+    small["learned"] = [_kept(network) for network in record["learned"][:1]]
+    return small
+
+
+def _kept(network: dict[str, Any]) -> dict[str, Any]:
+    layers = {
+        name: _short(values[:PLANES_TO_KEEP] if isinstance(values, list) else values)
+        for name, values in network["layers"].items()
+    }
+    return network | {"layers": layers}
+
+
+def _short(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_short(value) for value in values]
+    return None if values is None else float(f"{values:.3g}")
+
+
 def save(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
     """Write a checkpoint under another name, then rename it: the old one or the new one exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
