@@ -46,7 +46,7 @@ def kernels(record: Mapping[str, Any], layer: str, at_most: int = 6) -> Figure |
     figure, axes = plt.subplots(
         1, len(shown), figsize=(1.3 * len(shown), 1.7), squeeze=False, layout="constrained"
     )
-    # Below -1, a pixel in [0, 1] can never win against the centre.
+    # Below -1, a pixel must be brighter by more than 1 to win against the one in the middle.
     low, high = max(shown.min(), -1.0), max(shown.max(), 0.0)
     for axis, plane in zip(axes[0], shown, strict=True):
         image = axis.imshow(plane, vmin=low, vmax=high, cmap="viridis")
