@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torch_bridge.checks import require_dense, require_tensors
 from torch_bridge.ops.parabolas import Passes
 from torch_bridge.parabolas import parabolas
 
@@ -173,7 +174,7 @@ def distance_transform_edt(
     >>> [round(x, 2) for x in soft.grad[0, 0].tolist()]
     [2.24, 0.0, 0.0, 1.97]
     """
-    require_image("distance_transform_edt", img)
+    require_tensors("ndimage.distance_transform_edt", img=img)
     cost = _cost_of_background(img, softness)
     scale = 1 / _as_tensor("sampling", sampling)
     square = _morphology("distance_transform_edt", cost, scale, axes, (True,))
@@ -201,7 +202,7 @@ def _morphology(
     function: str, img: Tensor, scale: Scale, axes: Axes, minima: tuple[bool, ...]
 ) -> Tensor:
     """Erosions (True) and dilations, rounded once."""
-    require_image(function, img)
+    require_tensors(function, img=img)
     if not img.is_floating_point():
         raise TypeError(
             f"img must have a floating dtype, got {img.dtype}; img.float() converts it, and "
@@ -213,17 +214,6 @@ def _morphology(
     if order != list(range(len(along))):
         lengths = lengths[:, order]
     return parabolas(img, lengths, Passes(channel, tuple(sorted(along)), minima))
-
-
-def require_image(function: str, img: object) -> None:
-    """TypeError for what is no dense tensor."""
-    if not isinstance(img, Tensor):
-        raise TypeError(
-            f"img must be a torch.Tensor, got {type(img).__name__}; for arrays use "
-            f"semiconv_cupy.{'ndimage.' if function.startswith('dist') else ''}{function}"
-        )
-    if img.layout is not torch.strided:
-        raise TypeError(f"img must be a dense tensor, got layout {img.layout}; img.to_dense()")
 
 
 def _axes(img: Tensor, axes: Axes) -> tuple[int, ...]:
@@ -248,11 +238,9 @@ def _axes(img: Tensor, axes: Axes) -> tuple[int, ...]:
 def _as_tensor(name: str, value: Scale) -> Tensor:
     """A scale as a tensor of float64; numbers on the CPU."""
     if isinstance(value, Tensor):
-        if not value.is_floating_point() or value.layout is not torch.strided:
-            raise TypeError(
-                f"{name} must be a dense tensor of a floating dtype, got {value.layout} of "
-                f"{value.dtype}"
-            )
+        require_dense(name, value)
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
         return value.double()
     try:
         return torch.tensor(value, dtype=torch.float64)

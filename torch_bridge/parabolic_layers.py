@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
+from torch_bridge.checks import require_tensors
 from torch_bridge.parabolic import (
     parabolic_closing,
     parabolic_dilation,
     parabolic_erosion,
     parabolic_opening,
-    require_image,
 )
 from torch_bridge.sizes import whole_number
 
@@ -74,7 +74,7 @@ class _Parabolic(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         """`img` (B, C, *S) or (C, *S), and the result in the same way."""
-        require_image(type(self).function.__name__, img)
+        require_tensors(type(self).function.__name__, img=img)
         if img.dim() not in (self.ndim + 1, self.ndim + 2):
             raise ValueError(
                 f"img must have shape (B, C, *S) or (C, *S) with {self.ndim} axes of space, got "

@@ -84,6 +84,31 @@ class Pass(NamedTuple):
         return len(self.costs) if self.costs.ndim > 1 else 1
 
 
+class Pullback(NamedTuple):
+    """The transpose of a pass along one axis.
+
+    Attributes
+    ----------
+    axis : int
+        The axis.
+    winners : array
+        int32, of the pass: which element along the axis gave each result, -1 where none did.
+    out : array
+        The gradient of the pass's input; C-contiguous.
+    moments : array
+        float64, one for each line in C order of the other axes: the sum of gradient times squared
+        distance of the winner.
+    storages : tuple of str, optional
+        As in `Pass`, of the given gradient and `out`.
+    """
+
+    axis: int
+    winners: Array
+    out: Array
+    moments: Array
+    storages: tuple[str, str] | None = None
+
+
 @lru_cache(maxsize=64)
 def _kept_costs(size: int, weight: float) -> np.ndarray:
     return _costs(size, weight)

@@ -1,7 +1,8 @@
 """Derivatives of passes of parabolas (``lines.Pass``): from an output's gradient to the input's.
 
-Called by ``torch_bridge`` with arrays of tensors' memory. An output depends on the element that won
-and on the cost of its distance, so that a pass is linear where no winner changes.
+An output depends on the element that won and on the cost of its distance, so that a pass is linear
+where no winner changes. On the CPU; on a GPU ``cuda.Backend`` has the same. Called by
+``torch_bridge`` with arrays of tensors' memory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.ndimage.host import TYPE_CODES
+from semiconv_cupy.ndimage.lines import Pullback
 from semiconv_cupy.ndimage.structs import Lines
 
 _POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
@@ -26,31 +27,6 @@ _ARGUMENTS = {
     )
 }  # fmt: skip
 _SMALL_WORK = 1 << 15  # elements that one thread takes in about a tenth of a millisecond
-
-
-class Pullback(NamedTuple):
-    """The transpose of a pass along one axis.
-
-    Attributes
-    ----------
-    axis : int
-        The axis.
-    winners : numpy.ndarray
-        int32, of the pass: which element along the axis gave each result, -1 where none did.
-    out : numpy.ndarray
-        The gradient of the pass's input; C-contiguous.
-    moments : numpy.ndarray
-        float64, one for each line in C order of the other axes: the sum of gradient times squared
-        distance of the winner.
-    storages : tuple of str, optional
-        As in `lines.Pass`, of the given gradient and `out`.
-    """
-
-    axis: int
-    winners: np.ndarray
-    out: np.ndarray
-    moments: np.ndarray
-    storages: tuple[str, str] | None = None
 
 
 def source_of() -> tuple[str, str]:

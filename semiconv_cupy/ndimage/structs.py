@@ -182,6 +182,13 @@ class LinePass(Struct):
     )
 
 
+class LinePullback(Struct):
+    """The transpose of passes over lines."""
+
+    file = "cuda/parabolas_backward.cu"
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("lines", "size", "inner"))
+
+
 class Front(Struct):
     """One front of a scan."""
 
@@ -202,4 +209,5 @@ FLAT = Flat.dtype()
 FOOTPRINT = Footprint.dtype()
 WEIGHTED = Weighted.dtype()
 LINE_PASS = LinePass.dtype()
+LINE_PULLBACK = LinePullback.dtype()
 FRONT = Front.dtype()

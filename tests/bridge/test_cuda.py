@@ -255,3 +255,28 @@ def test_host_and_gpu_do_not_mix():
     img, krn = inputs((1, 1, 5), (1, 1, 3))
     with pytest.raises(ValueError, match="one device"):
         semifield_conv(img.cuda(), krn, "tropical_max")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "scale", [torch.tensor(1.3), torch.tensor([[0.7, 2.0], [1.5, 0.3], [0.0, torch.inf]])]
+)
+def test_parabolas(dtype, scale):
+    """The CPU's bits, per channel in one call; gradients are the same in every run."""
+    img = torch.randn(2, 3, 70, 133, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for name in ("parabolic_dilation", "parabolic_opening"):
+        function = getattr(semiconv.functional, name)
+        found = []
+        for device in ("cpu", "cuda", "cuda"):
+            given = img.to(device).requires_grad_()
+            lengths = scale.to(device).requires_grad_()
+            out = function(given, lengths)
+            out.backward(img.to(device).flip(3))
+            found.append([tensor.cpu() for tensor in (out, given.grad, lengths.grad)])
+        for on_cpu, on_gpu, again in zip(*found, strict=True):
+            assert torch.equal(on_gpu, again)
+            torch.testing.assert_close(on_gpu, on_cpu)
+        assert torch.equal(found[0][0], found[1][0])
+    mask = (img > -1.5).to(dtype)
+    transform = semiconv.functional.distance_transform_edt
+    torch.testing.assert_close(transform(mask.cuda()).cpu(), transform(mask))

@@ -71,6 +71,21 @@ def test_many_tiles(cupy, dtype):
     np.testing.assert_array_equal(result.get(), expected)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "uint64", "float16", "float32"])
+def test_borders_that_take_no_part(cupy, dtype):
+    image = image_of(dtype, (70, 133))
+    structure = np.random.default_rng(1).integers(-99, 99, (4, 5))
+    for mode in ("ignore", ("ignore", "constant")):
+        border = {"mode": mode, "cval": 3}
+        for call in (
+            lambda a, border: ndimage.grey_opening(a, (4, 7), **border),
+            lambda a, border: ndimage.grey_closing(a, footprint=structure > 9, **border),
+            lambda a, border: ndimage.grey_dilation(a, structure=structure, **border),
+        ):
+            result = call(cupy.asarray(image), border)
+            np.testing.assert_array_equal(result.get(), call(image, border))
+
+
 def test_rolling_ball_and_reconstruction(cupy):
     image = image_of("uint8", (90, 80))
     result = sc.rolling_ball(cupy.asarray(image), 7)

@@ -6,8 +6,8 @@ from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy.backends.place import NUMPY
 from semiconv_cupy.ndimage import cuda, neighbourhood, reference
-from semiconv_cupy.ndimage.lines import Pass, costs
-from semiconv_cupy.ndimage.lines_backward import Pullback, pull_back, pull_back_by_arrays
+from semiconv_cupy.ndimage.lines import Pass, Pullback, costs
+from semiconv_cupy.ndimage.lines_backward import pull_back, pull_back_by_arrays
 from semiconv_cupy.ndimage.neighbourhood import served_by
 
 SHAPES = ((2, 3, 17), (2, 3, 7, 90), (1, 3, 4, 5, 6))
@@ -74,6 +74,12 @@ def test_gradients_go_to_the_winners(shape, threads):
             pull_back(grad, Pullback(axis, winners, out, found), threads)
             np.testing.assert_array_equal(out, expected.astype(dtype))
             np.testing.assert_array_equal(found, moments)
+        there, of_lines = np.empty(shape), np.empty(moments.shape)
+        if grad.size:
+            device = cuda.Backend(HarnessDevice())
+            device.pull_back(grad.astype(np.float64), Pullback(axis, winners, there, of_lines))
+            np.testing.assert_array_equal(there, expected)
+            np.testing.assert_array_equal(of_lines, moments)
         again, by_arrays = np.empty(shape), np.empty(moments.shape)
         pull_back_by_arrays(grad, Pullback(axis, winners, again, by_arrays))
         np.testing.assert_allclose(again, expected, rtol=1e-12, atol=1e-12)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from semiconv_cupy.backends.host.compiler import compiler
 from semiconv_cupy.backends.place import NUMPY
-from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.lines import Pass, costs
-from semiconv_cupy.ndimage.lines_backward import Pullback, pull_back
+from semiconv_cupy.ndimage import cuda, neighbourhood
+from semiconv_cupy.ndimage.lines import Pass, Pullback, costs
+from semiconv_cupy.ndimage.lines_backward import pull_back
 from semiconv_cupy.parabolic import weight_of
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.executors import as_arrays, executor_of
@@ -198,32 +198,49 @@ def _parabolas_backward(
     axes: list[int],
     minima: list[bool],
 ) -> Results:
-    """On the CPU; on CUDA tensors `plain_gradients`."""
     passes = Passes(channel, tuple(axes), tuple(minima))
-    if grad_out.is_cuda:
-        return plain_gradients(grad_out, scale, winners, passes)
-    lengths = scale.detach().numpy()
-    grad, grad_scale = grad_out.contiguous(), np.zeros(lengths.shape)
+    grad, grad_scale = grad_out.contiguous(), torch.zeros_like(scale)
     if grad.numel() == 0:
-        return torch.empty_like(grad), torch.from_numpy(grad_scale)
-    grad_img, wide = torch.empty_like(grad), None
+        return torch.empty_like(grad), grad_scale
+    if grad.is_cuda:  # where kernels are of doubles
+        grad = grad.double()
+    grad_img = torch.empty_like(grad)
     steps = list(passes)
     for number in range(len(steps) - 1, -1, -1):
         minimum, column = steps[number]
         axis = passes.axes[column]
-        if number and wide is None:
-            wide = torch.empty_like(grad, dtype=torch.float64)
-        to = wide if number and wide is not None else grad_img
-        moments = np.empty(grad.numel() // grad.shape[axis])
-        storages = (_storage(grad), _storage(to))
-        back = Pullback(axis, array_of(winners[number]), array_of(to), moments, storages)
-        pull_back(array_of(grad), back, torch.get_num_threads())
+        to = grad_img if number == 0 else torch.empty_like(grad, dtype=torch.float64)
+        moments = _pull_back(grad, winners[number], to, axis)
         grad = to
-        groups = moments.reshape(-1, len(lengths), _lines_of_group(grad.shape, passes, axis))
-        moment, s = groups.sum((0, 2)), lengths[:, column]
-        slopes = np.divide(2 * moment, s**3, out=np.zeros(len(s)), where=(moment != 0) & (s > 0))
-        grad_scale[:, column] += -slopes if minimum else slopes
-    return grad_img, torch.from_numpy(grad_scale)
+        groups = (-1, len(scale), _lines_of_group(grad.shape, passes, axis))
+        moment, s = _sums_of_groups(moments, groups).to(scale.device), scale[:, column]
+        slope = torch.where((moment != 0) & (s > 0), 2 * moment / s**3, 0.0)
+        grad_scale[:, column] += -slope if minimum else slope
+    return grad_img.to(grad_out.dtype), grad_scale
+
+
+def _pull_back(grad: Tensor, winners: Tensor, to: Tensor, axis: int) -> Tensor:
+    """Fill `to`; the moments of all lines."""
+    moments = grad.new_empty(grad.numel() // grad.shape[axis], dtype=torch.float64)
+    storages = (_storage(grad), _storage(to))
+    with as_arrays(grad):
+        given = array_of(grad)
+        back = Pullback(axis, array_of(winners), array_of(to), array_of(moments), storages)
+        if grad.is_cuda:
+            device = executor_of(grad.get_device()).place().device
+            if device is None:
+                raise ValueError(f"no device for a gradient on {grad.device}")
+            cuda.Backend(device).pull_back(given, back)
+        else:
+            pull_back(given, back, torch.get_num_threads())
+    return moments
+
+
+def _sums_of_groups(moments: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The sum of each group; on the CPU by NumPy, whose order does not depend on threads."""
+    if moments.is_cuda:
+        return moments.view(shape).sum((0, 2))
+    return torch.from_numpy(moments.numpy().reshape(shape).sum((0, 2)))
 
 
 def _lines_of_group(shape: torch.Size, passes: Passes, axis: int) -> int:

@@ -11,7 +11,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda import boxes, footprints, lines, spread, structures, sums, taps
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
-from semiconv_cupy.ndimage.lines import Pass
+from semiconv_cupy.ndimage.lines import Pass, Pullback
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
@@ -57,6 +57,10 @@ class Backend:
     def parabolas(self, array: Array, step: Pass) -> None:
         """The extremum of element and cost along an axis, into `step.out`."""
         lines.parabolas(self._launcher, array, step)
+
+    def pull_back(self, grad: Array, back: Pullback) -> None:
+        """The transpose of a pass of parabolas: into `back.out` and `back.moments`, of doubles."""
+        lines.pull_back(self._launcher, grad, back)
 
     def chamfer(self, unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Any]:
         """Distances in steps to the nearest False, and its flat index."""

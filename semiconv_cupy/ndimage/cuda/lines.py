@@ -14,11 +14,12 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
-from semiconv_cupy.ndimage.lines import Finish, Pass
-from semiconv_cupy.ndimage.structs import FRONT, LINE_PASS
+from semiconv_cupy.ndimage.lines import Finish, Pass, Pullback
+from semiconv_cupy.ndimage.structs import FRONT, LINE_PASS, LINE_PULLBACK
 
 Array = Any
 _WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/parabolas.cu and nearest.cu
+_PULLBACK_THREADS = 128
 
 
 class Specialisation(NamedTuple):
@@ -57,6 +58,14 @@ def nearest_kernel(winners: bool) -> source.KernelSource:
         "SEMICONV_WINNERS": str(winners).lower(),
     }
     return source.KernelSource(name, source.assemble("cuda/nearest.cu", macros), OPTIONS)
+
+
+def parabolas_backward_kernel() -> source.KernelSource:
+    """The transpose of a pass, of doubles."""
+    name = "semiconv_parabolas_backward"
+    macros = source.storage_macros("float64") | {"SEMICONV_KERNEL": name}
+    text = source.assemble("cuda/parabolas_backward.cu", macros)
+    return source.KernelSource(name, text, OPTIONS)
 
 
 def chamfer_kernel(rank: int) -> source.KernelSource:
@@ -124,6 +133,17 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     for plane in step.followers:
         moved = xp.take_along_axis(plane, step.winners.clip(0), axis)
         plane[...] = xp.where(step.winners < 0, -1, moved)
+
+
+def pull_back(launcher: Launcher, grad: Array, back: Pullback) -> None:
+    """Fill `back.out` and `back.moments`, all of doubles, from the gradient of a pass's output."""
+    struct = np.zeros((), LINE_PULLBACK)
+    size = grad.shape[back.axis]
+    struct["lines"], struct["size"] = grad.size // size, size
+    struct["inner"] = math.prod(grad.shape[back.axis + 1 :])
+    kernel = launcher.kernel(parabolas_backward_kernel)
+    arguments = struct[()], back.winners, grad, back.out, back.moments
+    kernel((-(-grad.size // size // _PULLBACK_THREADS),), (_PULLBACK_THREADS,), arguments, 0)
 
 
 def chamfer(

@@ -12,6 +12,7 @@ from semiconv_cupy.ndimage.cuda.lines import (
     Specialisation,
     chamfer_kernel,
     nearest_kernel,
+    parabolas_backward_kernel,
     parabolas_kernel,
 )
 from semiconv_cupy.ndimage.cuda.spread import components_kernel, spread_kernel
@@ -61,5 +62,6 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield parabolas_kernel(storage, Specialisation("float64", minimum=False))
         for finish in (Finish.TO_NEAREST, Finish.UPWARD):
             yield parabolas_kernel("float64", Specialisation(storage, finish=finish))
+    yield parabolas_backward_kernel()
     for rank in (1, 2, 3):
         yield chamfer_kernel(rank)
