@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.place import Place, is_foreign, place_of
 from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
@@ -31,9 +31,7 @@ from semiconv_cupy.ndimage.arguments import (
     reflected_origin,
 )
 from semiconv_cupy.ndimage.borders import check_mode_of_sum
-from semiconv_cupy.ndimage.window import WeightedTaps, Window
-
-_NEGLIGIBLE = float(np.finfo(np.float64).eps)  # SciPy's: a smaller weight is none
+from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window, every_tap
 
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
 
@@ -159,7 +157,7 @@ def _order(weights: np.ndarray) -> tuple[np.ndarray, int]:
     if len(weights) % 2:
         ahead, behind = weights[half + 1 :], weights[:half][::-1]
         for sign in (1, -1):
-            if np.all(np.abs(ahead - sign * behind) <= _NEGLIGIBLE):
+            if np.all(np.abs(ahead - sign * behind) <= NEGLIGIBLE):
                 return np.concatenate([[half], taps[:half], taps[half + 1 :]]), sign
     return np.roll(taps, 1), 0
 
@@ -278,7 +276,8 @@ def _correlate(
     axes: Any,
 ) -> Array:
     place, input = as_array(input)
-    weights = as_numpy(weights, name="weights")
+    stays = _lies_there(place, weights) and input.dtype.kind != "c"
+    weights = weights if stays else as_numpy(weights, name="weights")
     if input.dtype.kind == "c" or weights.dtype.kind == "c":
         if not convolution:
             weights = weights.conj()
@@ -288,13 +287,25 @@ def _correlate(
 
         output = get_output(place, output, input, complex_output=True)
         return _by_components(real, input, weights, output, cval)
-    weights = as_numpy(weights, np.float64, "weights")
+    if stays:
+        weights = weights.astype(np.float64, copy=False)
+    else:
+        weights = as_numpy(weights, np.float64, "weights")
     window, taps = weighted_window(weights, mode, cval, origin, axes, input.ndim, convolution)
     return _write(place, input, window, taps, get_output(place, output, input))
 
 
+def _lies_there(place: Place, weights: Any) -> bool:
+    """Whether weights are real numbers on the GPU where the array is."""
+    if not place.on_gpu or not is_foreign(weights):
+        return False
+    return (
+        bool(weights.size) and weights.dtype.kind in "biuf" and place_of(weights=weights) == place
+    )
+
+
 def weighted_window(
-    weights: np.ndarray,
+    weights: Array,
     mode: Any,
     cval: Any,
     origin: Any,
@@ -302,7 +313,10 @@ def weighted_window(
     ndim: int,
     convolution: bool,
 ) -> tuple[Window, WeightedTaps]:
-    """What outputs see by weights in double precision, and the weights that are not negligible."""
+    """What outputs see by weights in double precision, and the weights that are not negligible.
+
+    Of weights on a GPU all: the kernel leaves out what is negligible.
+    """
     axes = check_axes(axes, ndim)
     if weights.size == 0:  # as in SciPy, no taps: the axes of length 0 count for none
         weights = np.zeros([k for k in weights.shape if k])
@@ -318,6 +332,8 @@ def weighted_window(
         raise RuntimeError(f"A sequence of modes is not supported, got {mode!r}")
     rules = (check_mode_of_sum(mode),) * ndim
     window = Window(weights.shape, before, rules, float(check_constant(cval)))
-    taps = np.abs(weights) > _NEGLIGIBLE
+    if not isinstance(weights, np.ndarray):
+        return window, every_tap(weights)
+    taps = np.abs(weights) > NEGLIGIBLE
     indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
     return window, WeightedTaps(indices, weights[taps], 0)

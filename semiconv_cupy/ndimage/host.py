@@ -389,7 +389,7 @@ def structure_call(
 def correlate(array: np.ndarray, window: Window, taps: WeightedTaps, out: np.ndarray) -> None:
     """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
     loaded = _library("correlate", np.dtype(np.float64))
-    indices, weights, symmetry = taps
+    indices, weights, symmetry, _ = taps.read()
     form = _form(array.shape, window, _LEAST_DOUBLES)
     if form.windowed != tuple(range(array.ndim)):
         indices = np.ascontiguousarray(indices[:, form.windowed])

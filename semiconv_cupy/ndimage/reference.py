@@ -165,7 +165,7 @@ def _saturating_add(xp: Any, array: Array, value: int) -> Array:
 def correlate(array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
     """Weighted sums in double precision into `out`."""
     place = place_of(input=array)
-    xp, (indices, weights, symmetry) = place.array_module, taps
+    xp, (indices, weights, symmetry, _) = place.array_module, taps.read()
     wide = _all_extended(xp, array.astype(np.float64), window, float(window.cval))
     total = xp.zeros(array.shape, np.float64)
     for n in range(len(weights) // 2 + 1 if symmetry else len(weights)):

@@ -28,7 +28,9 @@ from semiconv_cupy.ndimage.arguments import (
     wrong_rank,
 )
 from semiconv_cupy.ndimage.borders import check_mode, ignores, shows_constant
+from semiconv_cupy.ndimage.caching import cached_where
 
+NEGLIGIBLE = float(np.finfo(np.float64).eps)  # SciPy's: a smaller weight is none
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -160,11 +162,33 @@ class WeightedTaps(NamedTuple):
     symmetry : {0, 1, -1}
         1 (-1) where taps k and n - k of n (k > 0) have equal (opposite) weights and are added
         (subtracted) before they are multiplied; tap 0 then stands alone.
+    unread : bool
+        Whether the weights lie where the array does and may be negligible, so that whoever adds
+        leaves those out; `read` does.
     """
 
     indices: np.ndarray
-    weights: np.ndarray
+    weights: Array
     symmetry: int = 0
+    unread: bool = False
+
+    def read(self) -> WeightedTaps:
+        """The same in NumPy's arrays, without those that are negligible."""
+        if not self.unread:
+            return self
+        weights = as_numpy(self.weights, name="weights")
+        taps = np.abs(weights) > NEGLIGIBLE
+        return WeightedTaps(self.indices[taps], weights[taps])
+
+
+@cached_where(lambda shape: math.prod(shape) <= 1 << 12, 256)
+def _every_tap(shape: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(np.argwhere(np.ones(shape, np.bool_)), np.int64)
+
+
+def every_tap(weights: Array) -> WeightedTaps:
+    """The taps of weights that are not looked at: a GPU's, for which the host would wait."""
+    return WeightedTaps(_every_tap(weights.shape), weights.ravel(), 0, unread=True)
 
 
 class WindowArguments(NamedTuple):

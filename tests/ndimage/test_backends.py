@@ -12,7 +12,7 @@ from semiconv_cupy.ndimage.cuda import boxes, footprints
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.neighbourhood import served_by
-from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.ndimage.window import WeightedTaps, Window, every_tap
 
 DTYPES = ("bool", "uint8", "int16", "int64", "uint64", "float16", "float32", "float64")
 
@@ -342,6 +342,22 @@ def test_cuda_joins_opposite_taps(symmetry):
         reference.correlate(image, window, taps, expected)
         backend.correlate(image, window, taps, result)
         np.testing.assert_array_equal(result, expected)
+
+
+def test_cuda_reads_weights_where_they_are_and_leaves_out_the_negligible():
+    image = image_of("float32", (40, 70))
+    image[3, 5], image[20, 60] = np.inf, np.nan
+    weights = np.array([[1, 0, -2], [2.0**-60, 3, 0.5]])
+    window = Window((2, 3), (1, 1), ("reflect", "reflect"))
+    taps = every_tap(weights)
+    expected, result = (np.full(image.shape, 77, np.float32) for _ in range(2))
+    reference.correlate(image, window, taps, expected)
+    cuda.Backend(HarnessDevice()).correlate(image, window, taps, result)
+    assert np.isnan(result).sum() == 4
+    np.testing.assert_array_equal(result, expected)
+    of_wide_windows = cuda.Backend(HarnessDevice(), cuda.Limits(shared_bytes=0))
+    of_wide_windows.correlate(image, window, taps, result)
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice())])

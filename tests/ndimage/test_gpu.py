@@ -131,6 +131,15 @@ def test_windows_of_any_length_need_little_memory(cupy, mode):
     assert pool.total_bytes() - before < 100 * image.nbytes
 
 
+def test_weights_of_a_gpu_are_those_of_the_host(cupy):
+    image = image_of("float32", (40, 60))
+    image[3, 5] = np.inf
+    for weights in (np.array([[1, 0, 2], [0, -3, 1e-30]]), np.array([[2, 0, 1]], np.int8)):
+        for function in (ndimage.correlate, ndimage.convolve):
+            result = function(cupy.asarray(image), cupy.asarray(weights), mode="wrap")
+            np.testing.assert_array_equal(result.get(), function(image, weights, mode="wrap"))
+
+
 def test_halves_are_rounded_once(cupy):
     middles = np.array([4.904296875, 1 + 2.0**-11, 2.0**-25, 3 * 2.0**-25, 60.03125])
     exact = np.concatenate([np.nextafter(middles, 0), np.nextafter(middles, np.inf)])

@@ -44,7 +44,7 @@ class Backend:
     def correlate(self, array: Array, window: Window, weights: WeightedTaps, out: Array) -> None:
         """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
         if not sums.correlate(self._launcher, array, window, weights, out):
-            taps.correlate(self._launcher, array, window, weights, out)
+            taps.correlate(self._launcher, array, window, weights.read(), out)
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """What spreads from `seed` within `mask` by `steps`."""

@@ -21,25 +21,31 @@ from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import WEIGHTED
-from semiconv_cupy.ndimage.window import WeightedTaps, Window
+from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window
 
 Array = Any
 Triple = tuple[int, int, int]
 _OUTPUTS = (1, 2, 4, 8)  # of a thread; a kernel is compiled for each
+_MOST_JOINED = 4  # of a thread where taps are joined: there are no registers for more
 # What it costs to load an element of a tile, in the time of adding one tap for an output: index
 # arithmetic, and a conversion to double.
 _LOAD = 6.0
 
 
-def sum_kernel(storage: str, out: str, symmetry: int, together: int) -> source.KernelSource:
-    """The weighted sums of taps, `together` outputs of a thread."""
+def sum_kernel(
+    storage: str, out: str, symmetry: int, together: int, unread: bool = False
+) -> source.KernelSource:
+    """The weighted sums of taps, `together` outputs of a thread; `unread`: as in `WeightedTaps`."""
     which = f"symmetry{symmetry}".replace("-", "_")
+    if unread:
+        which = "unread"
     name = f"semiconv_weighted_{which}_{storage}_{out}_{together}"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
         "SEMICONV_SYMMETRY": str(symmetry),
         "SEMICONV_TOGETHER": str(together),
+        "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if unread else -1.0),
     }
     # Without fused multiplications sums are the host's bits.
     options = (*OPTIONS, "-fmad=false")
@@ -91,7 +97,8 @@ def sum_launch(
     taps = np.frombuffer(indices, np.int64).reshape(-1, len(form.shape))[:, axes:]
     taps = np.pad(taps, ((0, 0), (3 - taps.shape[1], 0)))
     planes = taps[:, 0]
-    best = _cheapest_tile(batch, size, window, form.unit, len(taps), limits)
+    outputs = [each for each in _OUTPUTS if each <= _MOST_JOINED or not symmetry]
+    best = _cheapest_tile(batch, size, window, form.unit, len(taps), outputs, limits)
     if best is None or (np.diff(planes) < 0).any() or (symmetry and window[0] > 1):
         return None
     rows, columns = best
@@ -119,11 +126,17 @@ def _last_three(values: tuple[int, ...], missing: int) -> Triple:
 
 
 def _cheapest_tile(
-    batch: int, size: Triple, window: Triple, unit: int, taps: int, limits: Limits
+    batch: int,
+    size: Triple,
+    window: Triple,
+    unit: int,
+    taps: int,
+    outputs: list[int],
+    limits: Limits,
 ) -> tuple[int, int] | None:
     """The rows and columns whose outputs cost least, None if no tile fits."""
     best: tuple[float, int, int] | None = None
-    for rows, columns in _tiles(size[1], size[2]):
+    for rows, columns in _tiles(size[1], size[2], outputs):
         seen = (rows + window[1] - 1) * (columns + (window[2] - 1) * unit)
         if 8 * seen > limits.shared_bytes:
             continue
@@ -134,9 +147,9 @@ def _cheapest_tile(
     return best and best[1:]
 
 
-def _tiles(high: int, broad: int) -> Iterator[tuple[int, int]]:
-    """Tiles of some outputs a thread; rows of a warp's width where the array is as wide."""
-    for outputs in (BLOCK_THREADS * each for each in _OUTPUTS):
+def _tiles(high: int, broad: int, each: list[int]) -> Iterator[tuple[int, int]]:
+    """Tiles of `each` outputs a thread; rows of a warp's width where the array is as wide."""
+    for outputs in (BLOCK_THREADS * number for number in each):
         for columns in powers_of_two(min(32, 1 << (broad - 1).bit_length()), broad):
             if columns <= BLOCK_THREADS:
                 yield outputs // columns, columns
@@ -155,15 +168,18 @@ def correlate(
     if launch is None:
         return False
     dtypes = array.dtype.name, out.dtype.name
-    kernel = launcher.kernel(sum_kernel, *dtypes, taps.symmetry, launch.together)
-    weights = np.ascontiguousarray(taps.weights, np.float64)
+    kernel = launcher.kernel(sum_kernel, *dtypes, taps.symmetry, launch.together, taps.unread)
+    weights = taps.weights
+    if not taps.unread:
+        given = np.ascontiguousarray(weights, np.float64)
+        weights = launcher.keep(("weights", given.tobytes()), lambda: given)
     arguments = (
         launch.struct,
         array,
         out,
         launcher.tables(form),
         launcher.keep(launch.key, lambda: launch.places),
-        launcher.keep(("weights", weights.tobytes()), lambda: weights),
+        weights,
         np.float64(window.cval),
     )
     kernel(launch.grid, (BLOCK_THREADS,), arguments, launch.shared_bytes)

@@ -43,10 +43,11 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     yield taps_kernel("sum", "uint8", "float64", "bool", 8)
     yield taps_kernel("sum", "float32", "float64", "float16", 1)
     for symmetry in (0, 1, -1):
-        for outputs in (1, 8):
+        for outputs in (1, 4 if symmetry else 8):
             yield sum_kernel("float32", "float32", symmetry, outputs)
     for storages in (("uint8", "uint8"), ("int64", "bool"), ("float16", "float64")):
         yield sum_kernel(*storages, 0, 8)
+    yield sum_kernel("float32", "float32", 0, 8, unread=True)
     for storage in ("float16", "float32", "uint8"):
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
