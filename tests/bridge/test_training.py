@@ -122,13 +122,13 @@ POOLS = {
 }
 
 
-def accuracy_after_training(pool, data, seed, epochs=20, batch=100):
+def accuracy_after_training(make, data, seed, epochs=20, rate=1e-2, batch=100):
     torch.manual_seed(seed)
     images, labels, test_images, test_labels = data
-    model = lenet(pool)
+    model = make()
     optimiser = torch.optim.Adam(model.parameters())
     steps = epochs * -(-len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     losses = []
     for _ in range(epochs):
         total = 0.0
@@ -141,25 +141,72 @@ def accuracy_after_training(pool, data, seed, epochs=20, batch=100):
             total += loss.item()
         losses.append(total)
     assert losses[-1] < 0.1 * losses[0]
+    model.eval()
     with torch.no_grad():
         return (model(test_images).argmax(1) == test_labels).float().mean().item()
 
 
-@pytest.mark.slow
-def test_digits_are_learned_as_well_as_with_max_pooling():
+def digits():
+    """Images and labels for training, and others for the test."""
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
     digits = datasets.load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(digits.target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     learn, test = order[:1200], order[1200:]
-    data = images[learn], labels[learn], images[test], labels[test]
+    return images[learn], labels[learn], images[test], labels[test]
+
+
+@pytest.mark.slow
+def test_digits_are_learned_as_well_as_with_max_pooling():
+    data = digits()
     mean = {
-        name: statistics.mean(accuracy_after_training(pool, data, seed) for seed in range(3))
+        name: statistics.mean(
+            accuracy_after_training(lambda pool=pool: lenet(pool), data, seed) for seed in range(3)
+        )
         for name, pool in POOLS.items()
     }
     assert mean["dilation"] > 0.95
     assert mean["dilation"] >= mean["maximum"] - 0.01
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def root_or_log_lenet(family, value):
+    """`lenet` whose convolutions are roots or logs, as docs/torch.md says that they train."""
+    scale = max(1, 2 / abs(value))  # of kernels and, for log, of images: mu times them matters
+
+    def stage(inputs, outputs):
+        positive = "exp" if family == "root" else None
+        kernel = semiconv.LearnedKernel2D(inputs, outputs, 3, positive=positive)
+        nn.init.normal_(kernel.kernel, std=scale)
+        norm = nn.BatchNorm2d(outputs)
+        if family == "log":
+            nn.init.constant_(norm.weight, scale)
+        conv = getattr(SubtractSemifield, family)(value).dynamic()
+        above_zero = [nn.ReLU()] if family == "root" else []
+        return [GenericConv(kernel, conv, padding=1), norm, *above_zero, nn.AvgPool2d(2)]
+
+    return nn.Sequential(
+        Scaled(scale if family == "log" else 1), *stage(1, 16), *stage(16, 32),
+        nn.Flatten(), nn.Linear(32 * 2 * 2, 32), nn.ReLU(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "value"), [("root", 0.5), ("root", 10), ("log", -2)])
+def test_networks_of_roots_and_logs_train(family, value):
+    found = accuracy_after_training(
+        lambda: root_or_log_lenet(family, value), digits(), 0, epochs=40, rate=0.03
+    )
+    assert found > 0.95
 
 
 def test_a_structuring_function_is_recovered():
