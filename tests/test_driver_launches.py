@@ -44,8 +44,8 @@ def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
         def __init__(self, *_):
             pass
 
-        def __call__(self, grid, block, args, *, stream):
-            seen.append(("RawKernel", grid, block, args, stream.ptr))
+        def __call__(self, grid, block, args, *, shared_mem, stream):
+            seen.append(("RawKernel", grid, block, args, shared_mem, stream.ptr))
 
     def launch(function, *sizes):
         *sizes, stream, table, extra = sizes
@@ -62,15 +62,15 @@ def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
     struct = np.zeros(3, "i8").view("V24")[0]
     array = types.SimpleNamespace(data=types.SimpleNamespace(ptr=2**63 + 1))
     constants = (4, 2), (256,), (struct,), 2, (np.int64(-9),)
-    call = prepared(device.compile("text", "name", ()), *constants)
+    call = prepared(device.compile("text", "name", ()), *constants, 48)
     call((array, 3), stream)
     call((4, 0))
     call((4, 0), without_context)
-    size = (4, 2, 1, 256, 1, 1, 0)
+    size = (4, 2, 1, 256, 1, 1, 48)
     assert seen == [
         (77, *size, 5, 0, bytes(24), [2**63 + 1, 3], -9),
         (77, *size, 6, 0, bytes(24), [4, 0], -9),
-        ("RawKernel", (4, 2), (256,), (struct, 4, 0, -9), 13),
+        ("RawKernel", (4, 2), (256,), (struct, 4, 0, -9), 48, 13),
     ]
 
 

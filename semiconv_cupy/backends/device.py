@@ -190,10 +190,11 @@ class _CupyLaunch:
         before: tuple[Any, ...],
         pointers: int,
         after: tuple[Any, ...],
+        shared_bytes: int,
     ) -> None:
         self._cupy, self._function = kernel.cupy, kernel.function
         self._grid, self._block = grid, block
-        self._size = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3] + (0,)
+        self._size = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3] + (shared_bytes,)
         self._constants = before, after
         self._new_slots = partial(_Slots, before, pointers, after)
         self._pack = struct.Struct(f"{pointers}Q").pack_into
@@ -214,7 +215,8 @@ class _CupyLaunch:
             # A thread's first call finds no context; RawKernel makes one, or raises again.
             before, after = self._constants
             args = (*before, *addresses, *after)
-            self._function(self._grid, self._block, args, stream=stream)
+            shared_bytes = self._size[-1]
+            self._function(self._grid, self._block, args, shared_mem=shared_bytes, stream=stream)
         self._spare.append(slots)
 
 
@@ -225,13 +227,14 @@ def prepared(
     before: tuple[Any, ...],
     pointers: int,
     after: tuple[Any, ...],
+    shared_bytes: int = 0,
 ) -> Prepared:
     """A launch that is repeated, with so many pointers between arguments that stay."""
     if isinstance(kernel, _CupyKernel):
-        return _CupyLaunch(kernel, grid, block, before, pointers, after)
+        return _CupyLaunch(kernel, grid, block, before, pointers, after, shared_bytes)
 
     def launch(given: tuple[Any, ...], stream: Stream | None = None) -> None:
-        kernel(grid, block, (*before, *given, *after), 0, stream)
+        kernel(grid, block, (*before, *given, *after), shared_bytes, stream)
 
     return launch
 

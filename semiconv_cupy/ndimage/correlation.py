@@ -31,7 +31,7 @@ from semiconv_cupy.ndimage.arguments import (
     reflected_origin,
 )
 from semiconv_cupy.ndimage.borders import check_mode_of_sum
-from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window, every_tap
+from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window, every_tap, tap_indices
 
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
 
@@ -335,5 +335,5 @@ def weighted_window(
     if not isinstance(weights, np.ndarray):
         return window, every_tap(weights)
     taps = np.abs(weights) > NEGLIGIBLE
-    indices = np.ascontiguousarray(np.argwhere(taps), np.int64)
+    indices = tap_indices(taps.shape, taps.tobytes())
     return window, WeightedTaps(indices, weights[taps], 0)

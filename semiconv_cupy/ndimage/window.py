@@ -181,14 +181,17 @@ class WeightedTaps(NamedTuple):
         return WeightedTaps(self.indices[taps], weights[taps])
 
 
-@cached_where(lambda shape: math.prod(shape) <= 1 << 12, 256)
-def _every_tap(shape: tuple[int, ...]) -> np.ndarray:
-    return np.ascontiguousarray(np.argwhere(np.ones(shape, np.bool_)), np.int64)
+@cached_where(lambda shape, taps: len(taps) <= 1 << 12, 256)
+def tap_indices(shape: tuple[int, ...], taps: bytes) -> np.ndarray:
+    """Where taps lie in a window, one row each in C order; `taps`: the bytes of a bool array."""
+    there = np.frombuffer(taps, np.bool_).reshape(shape)
+    return np.ascontiguousarray(np.argwhere(there), np.int64)
 
 
 def every_tap(weights: Array) -> WeightedTaps:
     """The taps of weights that are not looked at: a GPU's, for which the host would wait."""
-    return WeightedTaps(_every_tap(weights.shape), weights.ravel(), 0, unread=True)
+    indices = tap_indices(weights.shape, b"\1" * weights.size)
+    return WeightedTaps(indices, weights.ravel(), 0, unread=True)
 
 
 class WindowArguments(NamedTuple):

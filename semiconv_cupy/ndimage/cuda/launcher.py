@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,15 @@ from semiconv_cupy.ndimage.form import FilterForm, filter_form
 from semiconv_cupy.ndimage.window import Window
 
 Array = Any
-_uploaded: dict[tuple[Any, ...], Array] = {}
+_kept: dict[tuple[Any, ...], Any] = {}
+
+
+class _Plan(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Plan = TypeVar("Plan", bound=_Plan)
 
 
 class Launcher:
@@ -46,15 +54,18 @@ class Launcher:
         It is uploaded once for each stream: a launch on another stream might read it before the
         upload, or after its memory has been given to another array. Large arrays are not kept.
         """
+        return self.keep_plan(key, lambda: self.upload(make()))
+
+    def keep_plan(self, key: tuple[Any, ...], make: Callable[[], Plan]) -> Plan:
+        """The same of what `make` returns, whose `nbytes` are on the device already."""
         whole = (self.device, *self.device.gpu_and_stream(), *key)
-        found = _uploaded.get(whole)
+        found: Plan | None = _kept.get(whole)
         if found is None:
-            made = make()
-            found = self.upload(made)
-            if made.nbytes <= self.limits.kept_bytes:
-                if len(_uploaded) >= self.limits.kept_arrays:
-                    _uploaded.clear()
-                _uploaded[whole] = found
+            found = make()
+            if found.nbytes <= self.limits.kept_bytes:
+                if len(_kept) >= self.limits.kept_arrays:
+                    _kept.clear()
+                _kept[whole] = found
         return found
 
     def tables(self, form: FilterForm, axes: tuple[int, ...] | None = None) -> Array:

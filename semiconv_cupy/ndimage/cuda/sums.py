@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.backends.device import Prepared, prepared
 from semiconv_cupy.ndimage.caching import cached_where
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
@@ -62,8 +63,6 @@ class SumLaunch:
         `structs.WEIGHTED`.
     places : numpy.ndarray of int32
         The taps of each plane, and where they lie in a tile.
-    key : tuple
-        The content of `places`, by which a copy stays on the GPU.
     together : int
         Outputs of a thread.
     grid : tuple of int
@@ -74,7 +73,6 @@ class SumLaunch:
 
     struct: Any
     places: np.ndarray
-    key: tuple[str, bytes]
     together: int
     grid: Triple
     shared_bytes: int
@@ -116,8 +114,7 @@ def sum_launch(
     )
     shared_bytes = 8 * (rows + window[1] - 1) * broad
     together = rows * columns // BLOCK_THREADS
-    key = "places of taps", places.tobytes()
-    return SumLaunch(struct[()], places, key, together, grid, shared_bytes)
+    return SumLaunch(struct[()], places, together, grid, shared_bytes)
 
 
 def _last_three(values: tuple[int, ...], missing: int) -> Triple:
@@ -155,32 +152,49 @@ def _tiles(high: int, broad: int, each: list[int]) -> Iterator[tuple[int, int]]:
                 yield outputs // columns, columns
 
 
+class _Plan(NamedTuple):
+    """A launch that is repeated, and the arrays that it reads each time."""
+
+    run: Prepared | None  # None where no tile serves
+    kept: tuple[Array, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Those on the device."""
+        return sum(array.nbytes for array in self.kept)
+
+
+def _plan(
+    launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
+) -> _Plan:
+    form = launcher.near_form(array, window)
+    # An axis without a window takes part in no index, whichever axis it is said to have.
+    indices = taps.indices[:, list(form.windowed)] * (np.array(form.window) > 1)
+    launch = sum_launch(form, indices.tobytes(), taps.symmetry, launcher.limits)
+    if launch is None:
+        return _Plan(None)
+    dtypes = array.dtype.name, out.dtype.name
+    kernel = launcher.kernel(sum_kernel, *dtypes, taps.symmetry, launch.together, taps.unread)
+    around = (launch.struct,), 5, (np.float64(window.cval),)
+    run = prepared(kernel, launch.grid, (BLOCK_THREADS,), *around, launch.shared_bytes)
+    return _Plan(run, (launcher.tables(form), launcher.upload(launch.places)))
+
+
 def correlate(
     launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
 ) -> bool:
     """Weighted sums into `out`; False where no tile serves."""
     if not len(taps.weights):
         return False
-    form = launcher.near_form(array, window)
-    # An axis without a window takes part in no index, whichever axis it is said to have.
-    indices = taps.indices[:, list(form.windowed)] * (np.array(form.window) > 1)
-    launch = sum_launch(form, indices.tobytes(), taps.symmetry, launcher.limits)
-    if launch is None:
+    window_key = window.shape, window.before, window.rules, float(window.cval).hex()
+    taps_key = taps.indices.tobytes(), taps.symmetry, taps.unread
+    key = "sums", launcher.limits, array.shape, array.dtype, out.dtype, *window_key, *taps_key
+    plan = launcher.keep_plan(key, lambda: _plan(launcher, array, window, taps, out))
+    if plan.run is None:
         return False
-    dtypes = array.dtype.name, out.dtype.name
-    kernel = launcher.kernel(sum_kernel, *dtypes, taps.symmetry, launch.together, taps.unread)
     weights = taps.weights
     if not taps.unread:
         given = np.ascontiguousarray(weights, np.float64)
         weights = launcher.keep(("weights", given.tobytes()), lambda: given)
-    arguments = (
-        launch.struct,
-        array,
-        out,
-        launcher.tables(form),
-        launcher.keep(launch.key, lambda: launch.places),
-        weights,
-        np.float64(window.cval),
-    )
-    kernel(launch.grid, (BLOCK_THREADS,), arguments, launch.shared_bytes)
+    plan.run((array, out, *plan.kept, weights))
     return True
