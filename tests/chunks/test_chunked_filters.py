@@ -21,7 +21,7 @@ from semiconv_cupy.dask.halo import Halo, Reach, needed  # noqa: E402
 IMAGE = np.random.default_rng(0).integers(0, 256, (23, 31), np.uint8)
 
 
-@pytest.mark.table(100)
+@pytest.mark.table(60)
 @pytest.mark.parametrize("seed", range(500))
 def test_a_random_work_in_random_chunks(seed):
     compare(seed)

@@ -30,7 +30,7 @@ def random_convolution(rng):
     return img, krn, arguments
 
 
-@pytest.mark.table(30)
+@pytest.mark.table(20)
 @pytest.mark.parametrize("seed", range(200))
 def test_convolutions(seed):
     rng = np.random.default_rng(seed)
