@@ -2,6 +2,7 @@
 //
 // Each class has
 //   two_pass                 whether terms are seen twice: observe() all of a block, then add() them
+// All but fold() take a Setting (setting.cuh), which the calls below leave out.
 //   start()                  the empty window: the semifield's zero
 //   observe(val)             the first pass, of two_pass only
 //   settle()                 between the passes of a block: rescale the total to the new extreme
@@ -29,6 +30,9 @@
 #include "accumulators/summation.cuh"
 #else
 #include "accumulators/folding.cuh"
+#endif
+#if defined(SEMICONV_SLOPES)
+#include "accumulators/with_slope.cuh"
 #endif
 
 // Whether the residual is the index of the winning tap (semiconv_cupy/residual.py: is_provenance).
@@ -59,6 +63,8 @@ template <class V> using Differentiable = Folding<V>;
 // The accumulator of a forward pass that writes a residual; I is the type of a tap's index.
 #if defined(SEMICONV_PROVENANCE)
 template <class V, class I> using WithResidual = Provenance<V, I>;
+#elif defined(SEMICONV_SLOPES)  // and the derivative by mu or p
+template <class V, class I> using WithResidual = WithSlope<V, Differentiable<V>>;
 #else
 template <class V, class I> using WithResidual = Differentiable<V>;
 #endif

@@ -14,10 +14,10 @@ struct Parameters {
   int64 channels;   // of each parameter: 1, or one for each kernel
   double values[most_parameters];
 
-  // A parameter of the kernel `kernel`; R is the type of arithmetic.
+  // A parameter of the kernel `kernel`, counted over all matrices of a product; R is the type of arithmetic.
   template <class R> SEMICONV_FN double of(int parameter, int64 kernel) const {
     if (!at) return values[parameter];
-    return (double)((const R*)at)[parameter * channels + (channels > 1 ? kernel : 0)];
+    return (double)((const R*)at)[parameter * channels + (channels > 1 ? kernel % channels : 0)];
   }
 };
 

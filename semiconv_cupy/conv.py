@@ -28,6 +28,7 @@ from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.methods import METHODS
+from semiconv_cupy.parameters import Given, channels_of, given, gradient_of
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import Route, choose
 from semiconv_cupy.winners import indices_of, selection_by_one
@@ -49,6 +50,7 @@ def semifield_conv(
     kind: Kind = "conv",
     method: str = "auto",
     return_indices: bool = False,
+    **parameters: Any,
 ) -> Any:
     r"""Convolve an image with a kernel in a semifield.
 
@@ -92,6 +94,12 @@ def semifield_conv(
         exponentials or powers, "reference" on plain array loops.
     return_indices : bool
         Return the winners, too: for selections without `channels_add`.
+    **parameters
+        ``mu`` of ``"log"``, ``p`` of ``"root"``: a number, or an array of shape () or (O,), one
+        value for each kernel, of img's library and of the dtype of arithmetic (float32 for halves).
+        Kernels read an array when they run: another value compiles nothing, keeps nothing and does
+        not wait for a GPU. So an array's values are not checked: 0 and NaN give NaN, infinite ones
+        are not defined.
 
     Returns
     -------
@@ -105,10 +113,12 @@ def semifield_conv(
     Raises
     ------
     TypeError
-        Arrays of different libraries or dtypes, or a dtype that the semifield has no meaning for.
+        Arrays of different libraries or dtypes, or a dtype that the semifield has no meaning for. A
+        parameter that is missing, or that the semifield does not have.
     ValueError
-        Shapes or arguments that do not fit; the message names the argument and its value.
-        `return_indices` with an addition that is no selection.
+        Shapes or arguments that do not fit; the message names the argument and its value. A
+        parameter's number that is 0 or not finite. `return_indices` with an addition that is no
+        selection.
     BackendUnavailableError
         A method asked for by name that cannot run on this machine.
 
@@ -135,12 +145,15 @@ def semifield_conv(
     >>> sc.semifield_conv(img, krn, "tropical_max", padding="same", return_indices=True)[1]
     array([[[1, 0, 1, 2, 1]]])
     """
-    if isinstance(semifield, str):
-        semifield = named(semifield)
+    if parameters or not isinstance(semifield, str):
+        values = given(semifield, parameters, "semifield_conv")
+    else:
+        values = Given(named(semifield))
+    call: Callable[..., Any] | None
     try:
         key = (
             img.shape, img.strides, img.dtype, krn.shape, krn.strides, krn.dtype, type(img),
-            type(krn), semifield, group_broadcasting, kind, method, return_indices,
+            type(krn), values.key, group_broadcasting, kind, method, return_indices,
             f"{stride!r} {padding!r} {dilation!r} {groups!r}",  # 1 == 1.0 == True, and differ here
         )  # fmt: skip
         call = _calls.get(key)
@@ -156,17 +169,17 @@ def semifield_conv(
             kind=kind,
         )
         with_winners = flag("return_indices", return_indices)
-        plan = _plan_with_winners if with_winners else _plan
-        call = plan(img, krn, semifield, method, arguments)
+        plan: Callable[..., Callable[..., Any]] = _plan_with_winners if with_winners else _plan
+        call = plan(img, krn, values, method, arguments)
         if key is not None:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
             _calls[key] = call
-    return call(img, krn)
+    return call(img, krn) if values.value is None else call(img, krn, values.value)
 
 
 # Calls already planned, by everything that a plan depends on.
-_calls: dict[tuple[Any, ...], Callable[[Array, Array], Any]] = {}
+_calls: dict[tuple[Any, ...], Callable[..., Any]] = {}
 _MOST_CALLS = 1024
 
 
@@ -225,41 +238,48 @@ def checked_route(
     method: str,
     arguments: dict[str, Any],
     place: Place | None = None,
+    *,
+    slopes: bool = False,
 ) -> Route:
     """Check everything about a call of a compiled semifield; errors name what does not fit.
 
-    A `place` takes the place of the arrays' own.
+    `semifield` may be `Given` with a value. A `place` takes the place of the arrays' own.
     """
     its_place, geometry = checked_geometry(img, krn, method, arguments)
+    values = semifield if isinstance(semifield, Given) else Given(semifield)
+    semifield = values.semifield
     if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
     storage = storage_of(img.dtype, semifield)
-    return choose(semifield, geometry, storage, place or its_place, method)
+    require_value(storage, values)
+    channels = channels_of(values, geometry.kernels, storage, {"img": img})
+    where = place or its_place
+    return choose(semifield, geometry, storage, where, method, channels=channels, slopes=slopes)
 
 
 def _plan(
-    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
-) -> Callable[[Array, Array], Array]:
-    """Check everything once; return what computes the convolution of such arrays."""
-    if isinstance(semifield, BroadcastSemifield):
-        return _plan_broadcast(img, krn, semifield, method, arguments)
-    route = checked_route(img, krn, semifield, method, arguments)
+    img: Array, krn: Array, values: Given, method: str, arguments: dict[str, Any]
+) -> Callable[..., Array]:
+    """Check everything once; return what computes (img, krn, value of the parameter if any)."""
+    if isinstance(values.semifield, BroadcastSemifield):
+        return _plan_broadcast(img, krn, values.semifield, method, arguments)
+    route = checked_route(img, krn, values, method, arguments)
     call = run.forward_call(route, img, krn)
     if not route.place.on_gpu:
         return call
 
-    def on_its_gpu(img: Array, krn: Array) -> Array:
+    def on_its_gpu(img: Array, krn: Array, *value: Any) -> Array:
         with gpu_of(img=img, krn=krn):  # not always the GPU of the first call
-            return call(img, krn)
+            return call(img, krn, *value)
 
     return on_its_gpu
 
 
 def _plan_with_winners(
-    img: Array, krn: Array, semifield: Any, method: str, arguments: dict[str, Any]
+    img: Array, krn: Array, values: Given, method: str, arguments: dict[str, Any]
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """`_plan` for a call that returns the winners' indices, too."""
-    algebra = selection_by_one(semifield)
+    algebra = selection_by_one(values.semifield)
     route = checked_route(img, krn, algebra, method, arguments)
     place, spec, dtype = route.place, route.residual_spec, native(img.dtype)
     assert spec is not None
@@ -300,6 +320,13 @@ def storage_of(dtype: Any, semifield: Semifield, argument: str = "img") -> str:
         raise TypeError(f"{argument} has dtype {dtype}; supported are {supported}")
     require_meaning(name, semifield)
     return name
+
+
+def require_value(name: str, values: Given) -> None:
+    """ValueError for a number that is none, or infinite, in that storage dtype."""
+    if type(values.value) is float and name in source.FLOATING:
+        made = getattr(SubtractSemifield, values.semifield.accumulator)(values.value)
+        require_meaning(name, made)
 
 
 def require_meaning(name: str, semifield: Semifield) -> None:
@@ -353,7 +380,8 @@ def semifield_conv_vjp(
     group_broadcasting: bool = False,
     kind: Kind = "conv",
     method: str = "auto",
-) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    **parameters: Any,
+) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
     r"""Convolve, and return what pulls a gradient of the result back to image and kernel.
 
     .. math:: grad\_img[p] = \sum_{o, x, y} grad\_out[o, x]\,
@@ -372,7 +400,11 @@ def semifield_conv_vjp(
         As `semifield_conv` returns it.
     pullback : callable
         ``pullback(grad_out) -> (grad_img, grad_krn)``, of the shapes and dtype of img and krn. It
-        holds img and krn only where the derivative needs them.
+        holds img and krn only where the derivative needs them. Where a parameter was passed, its
+        gradient is the third, of its shape and of the dtype of arithmetic: for log
+        ``sum of grad_out (sum_i w_i v_i - out) / mu``, for root
+        ``sum of grad_out out (sum_i w_i ln v_i - ln out) / p``, with the weights w_i of a window's
+        terms v_i; nothing comes from windows of zeros and from those with an infinite term.
 
     Examples
     --------
@@ -387,7 +419,8 @@ def semifield_conv_vjp(
     >>> grad_krn
     array([[[1., 3., 1.]]])
     """
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    values = given(semifield, parameters, "semifield_conv_vjp")
+    algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_conv_vjp")
     arguments = dict(
         stride=stride,
@@ -397,7 +430,7 @@ def semifield_conv_vjp(
         group_broadcasting=group_broadcasting,
         kind=kind,
     )
-    route = checked_route(img, krn, algebra, method, arguments)
+    route = checked_route(img, krn, values, method, arguments, slopes=bool(parameters))
     place, geometry = route.place, route.geometry
     require_derivatives(route.storage)
     dtype = native(img.dtype)
@@ -405,21 +438,26 @@ def semifield_conv_vjp(
     with place.current():
         out = xp.empty(geometry.out_shape, dtype)
         residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
-        run.forward(route, img, krn, out, residual)
+        run.forward(route, img, krn, out, residual, value=value)
     # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
     saved: tuple[Array, Array] = (None, None)
     if needs_arrays(algebra):
         saved = img.view(), krn.view()
 
-    def pullback(grad_out: Array) -> tuple[Array, Array]:
+    def pullback(grad_out: Array) -> tuple[Array, ...]:
         place_of("semifield_conv", out=out_like, grad_out=grad_out)
         require_grad_out(grad_out, geometry.out_shape, dtype)
         real = source.ARITHMETIC[route.storage]
         with place.current():
             grad_img = (xp.empty if place.on_gpu else xp.zeros)(geometry.img_shape, real)
             grad_krn = xp.empty(geometry.krn_shape, real)
-            run.backward(route, GradientArrays(grad_out, *saved, residual, grad_img, grad_krn))
-            return grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
+            arrays = GradientArrays(grad_out, *saved, residual, grad_img, grad_krn)
+            run.backward(route, arrays, value=value)
+            found = grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
+            if not parameters:
+                return found
+            assert residual is not None
+            return *found, gradient_of(value, residual[-1], grad_out, xp)
 
     out_like = out[:0]
     return out, pullback

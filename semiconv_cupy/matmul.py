@@ -31,10 +31,12 @@ from semiconv_cupy.conv import (
     refuse_kernels,
     require_method,
     require_one_dtype,
+    require_value,
     storage_of,
 )
 from semiconv_cupy.errors import flag
 from semiconv_cupy.operands import Operands, Shape
+from semiconv_cupy.parameters import Given, Values, channels_of, given
 from semiconv_cupy.product import Product
 from semiconv_cupy.product_route import ProductRoute, choose_product
 from semiconv_cupy.strides import Strides, contiguous_strides, element_strides, in_one_order
@@ -52,6 +54,7 @@ def semifield_matmul(
     out: Array | tuple[Array] | None = None,
     method: str = "auto",
     return_indices: bool = False,
+    **parameters: Any,
 ) -> Any:
     r"""Multiply matrices in a semifield.
 
@@ -81,6 +84,8 @@ def semifield_matmul(
         As in `semifield_conv`.
     return_indices : bool
         Return the winners, too; for selections.
+    **parameters
+        As in `semifield_conv`; an array of several values has one for each column of `b`.
 
     Returns
     -------
@@ -128,8 +133,10 @@ def semifield_matmul(
            [2, 1, 1],
            [0, 0, 2]])
     """
-    if isinstance(semifield, str):
-        semifield = named(semifield)
+    if parameters or not isinstance(semifield, str):
+        known = given(semifield, parameters, "semifield_matmul")
+    else:
+        known = Given(named(semifield))
     if isinstance(out, tuple) and len(out) == 1:
         (out,) = out
     layout = None if out is None else _layout_of(out)
@@ -137,7 +144,7 @@ def semifield_matmul(
     key: tuple[Any, ...] = ()
     try:
         key = (
-            a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, type(a), type(b), semifield,
+            a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, type(a), type(b), known.key,
             method, return_indices, layout,
         )  # fmt: skip
         call = _calls.get(key)
@@ -145,17 +152,18 @@ def semifield_matmul(
         key = ()
     if call is None:
         with_winners = flag("return_indices", return_indices)
-        values = _plan(a, b, semifield, method, with_winners)
+        values = _plan(a, b, known, method, with_winners)
         call = values
         if out is not None:
             _require_out(a, b, out)
             copied = _plan_copied(a, b, values, with_winners)
-            call = _plan_into(a, b, out, semifield, method, with_winners, copied) or copied
+            call = _plan_into(a, b, out, known, method, with_winners, copied) or copied
         if key:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
             _calls[key] = call
-    return call(a, b) if out is None else call(a, b, out)
+    arrays = (a, b) if out is None else (a, b, out)
+    return call(*arrays) if known.value is None else call(*arrays, value=known.value)
 
 
 # Calls already planned, by everything that a plan depends on.
@@ -171,18 +179,32 @@ class Checked(NamedTuple):
     semifield: Semifield
     storage: str
     method: str
+    channels: int = 1
+    slopes: bool = False
 
     @classmethod
-    def of(cls, a: Array, b: Array, semifield: Any, method: str) -> Checked:
-        """Check everything about a call; errors name what does not fit."""
+    def of(
+        cls, a: Array, b: Array, semifield: Any, method: str, *, slopes: bool = False
+    ) -> Checked:
+        """Check everything about a call; errors name what does not fit.
+
+        `semifield` may be `Given` with a value.
+        """
         place, operands = _checked_operands(a, b, method)
+        values = semifield if isinstance(semifield, Given) else Given(semifield)
+        semifield = values.semifield
         if not isinstance(semifield, (SelectSemifield, SubtractSemifield)):
             raise no_semifield(semifield)
-        return cls(place, operands, semifield, storage_of(a.dtype, semifield, "a"), method)
+        storage = storage_of(a.dtype, semifield, "a")
+        require_value(storage, values)
+        columns = b.shape[-1] if b.ndim > 1 else 1
+        channels = channels_of(values, columns, storage, {"a": a})
+        return cls(place, operands, semifield, storage, method, channels, slopes)
 
     def route(self, product: Product) -> ProductRoute:
         """How a product of these operands is computed."""
-        return choose_product(self.semifield, product, self.storage, self.place, self.method)
+        what = self.semifield, product, self.storage, self.place, self.method
+        return choose_product(*what, channels=self.channels, slopes=self.slopes)
 
 
 def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]:
@@ -196,29 +218,27 @@ def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]
 # ---- plans: what multiplies arrays of one layout -------------------------------------------------
 
 
-def _plan(
-    a: Array, b: Array, semifield: Any, method: str, with_winners: bool
-) -> Callable[..., Any]:
-    """Check everything once; return what multiplies such arrays."""
+def _plan(a: Array, b: Array, values: Given, method: str, with_winners: bool) -> Callable[..., Any]:
+    """Check everything once; return what multiplies (a, b, value of the parameter if any)."""
     if with_winners:
-        semifield = selection_by_one(semifield)
-    elif isinstance(semifield, BroadcastSemifield):
-        return _plan_broadcast(a, b, semifield, method)
-    checked = Checked.of(a, b, semifield, method)
+        values = Given(selection_by_one(values.semifield))
+    elif isinstance(values.semifield, BroadcastSemifield):
+        return _plan_broadcast(a, b, values.semifield, method)
+    checked = Checked.of(a, b, values, method)
     make = _with_winners if with_winners else _values
     if checked.place.on_gpu:
         call = make(checked, a, b)
 
-        def on_its_gpu(a: Array, b: Array) -> Any:
+        def on_its_gpu(a: Array, b: Array, value: Any = None) -> Any:
             with gpu_of(a=a, b=b):  # not always the GPU of the first call
-                return call(a, b)
+                return call(a, b, value)
 
         return on_its_gpu
     dtype = native(a.dtype)
 
-    def converted(a: Array, b: Array) -> Any:
+    def converted(a: Array, b: Array, value: Any = None) -> Any:
         a, b = a.astype(dtype, order="C"), b.astype(dtype, order="C")
-        return make(checked, a, b)(a, b)
+        return make(checked, a, b)(a, b, value)
 
     if not (aligned(a) and aligned(b)):
         return converted
@@ -227,10 +247,10 @@ def _plan(
         return by_addresses
     by_arrays, alignment = make(checked, a, b), dtype.alignment
 
-    def of_aligned(a: Array, b: Array) -> Any:
+    def of_aligned(a: Array, b: Array, value: Any = None) -> Any:
         if (address(a) | address(b)) % alignment:  # unlike the arrays that this was planned for
-            return converted(a, b)
-        return by_arrays(a, b)
+            return converted(a, b, value)
+        return by_arrays(a, b, value)
 
     return of_aligned
 
@@ -248,43 +268,45 @@ def _by_addresses(
         return None
     empty, alignment = np.empty, dtype.alignment
 
-    def call(a: np.ndarray, b: np.ndarray) -> Any:
+    def call(a: np.ndarray, b: np.ndarray, value: Any = None) -> Any:
         first, second = address(a), address(b)
         if (first | second) % alignment:  # unlike the arrays that this was planned for
-            return converted(a, b)
+            return converted(a, b, value)
         out = empty(shape, dtype)
-        launch(first, second, address(out), None, None)
+        if value is None:
+            launch(first, second, address(out), None, None)
+        else:
+            values = Values.of(value, checked.place)
+            launch(first, second, address(out), None, None, values and values.parameters)
         return out
 
     return call
 
 
-def _values(checked: Checked, a: Array, b: Array) -> Callable[[Array, Array], Array]:
+def _values(checked: Checked, a: Array, b: Array) -> Callable[..., Array]:
     """What multiplies arrays of these shapes, dtypes and strides."""
     place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
     empty = place.array_module.empty
     route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
     if 0 in shape:
-        return lambda a, b: empty(shape, dtype)
+        return lambda a, b, value=None: empty(shape, dtype)
 
-    def by_arrays(a: Array, b: Array) -> Array:
+    def by_arrays(a: Array, b: Array, value: Any = None) -> Array:
         out = empty(shape, dtype)
-        run.product(route, a, b, out)
+        run.product(route, a, b, out, value=value)
         return out if shape else out[()]
 
     return by_arrays
 
 
-def _with_winners(
-    checked: Checked, a: Array, b: Array
-) -> Callable[[Array, Array], tuple[Array, Array]]:
+def _with_winners(checked: Checked, a: Array, b: Array) -> Callable[..., tuple[Array, Array]]:
     """`_values` and the winners' indices."""
     xp, shape, dtype = checked.place.array_module, checked.operands.out_shape, native(a.dtype)
     route = checked.route(_product(checked.operands, a, b, contiguous_strides(shape)))
     spec = route.residual_spec(shape or (1,))
     assert spec is not None
 
-    def call(a: Array, b: Array) -> tuple[Array, Array]:
+    def call(a: Array, b: Array, value: None = None) -> tuple[Array, Array]:
         out, residual = xp.empty(shape, dtype), xp.empty(spec.shape, spec.dtype)
         if out.size:
             run.product(route, a, b, out, residual)
@@ -347,9 +369,9 @@ def _plan_copied(
     """What multiplies such arrays into an array of their own and copies it to any `out`."""
     on_gpu = place_of("semifield_matmul", a=a, b=b).on_gpu
 
-    def copied(a: Array, b: Array, out: Array) -> Any:
+    def copied(a: Array, b: Array, out: Array, value: Any = None) -> Any:
         _require_writeable(out)
-        found = values(a, b)
+        found = values(a, b) if value is None else values(a, b, value)
         with gpu_of(a=a, out=out) if on_gpu else nullcontext():
             out[...] = found[0] if with_winners else found
         return (out, found[1]) if with_winners else out
@@ -361,7 +383,7 @@ def _plan_into(
     a: Array,
     b: Array,
     out: Array,
-    semifield: Any,
+    known: Given,
     method: str,
     with_winners: bool,
     copied: Callable[..., Any],
@@ -371,10 +393,10 @@ def _plan_into(
     Kernels write numbers of the result's dtype, aligned, each to a place of its own. An `out` that
     may overlap an operand is for `copied`: a number would change before the last term reads it.
     """
-    if isinstance(semifield, BroadcastSemifield):
+    if isinstance(known.semifield, BroadcastSemifield):
         return None
-    semifield = selection_by_one(semifield) if with_winners else semifield
-    checked = Checked.of(a, b, semifield, method)
+    known = Given(selection_by_one(known.semifield)) if with_winners else known
+    checked = Checked.of(a, b, known, method)
     place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
     strides = element_strides(out)
     if out.shape != shape or not out.size or not shape or out.dtype != dtype:
@@ -389,28 +411,29 @@ def _plan_into(
     xp, alignment = place.array_module, dtype.alignment
     overlap = xp.may_share_memory
 
-    def into(a: Array, b: Array, out: Array) -> Any:
+    def into(a: Array, b: Array, out: Array, value: Any = None) -> Any:
         _require_writeable(out)
         if overlap(a, out) or overlap(b, out):
-            return copied(a, b, out)
+            return copied(a, b, out, value)
         if not place.on_gpu:
             addresses = address(a), address(b), address(out)
             if (addresses[0] | addresses[1] | addresses[2]) % alignment:
-                return copied(a, b, out)  # unlike the arrays that this was planned for
+                return copied(a, b, out, value)  # unlike the arrays that this was planned for
             if launch is not None:
-                launch(*addresses, None, None)
+                values = Values.of(value, place)
+                launch(*addresses, None, None, values and values.parameters)
                 return out
         residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
-        run.product(route, a, b, out, residual)
+        run.product(route, a, b, out, residual, value=value)
         return out if residual is None else (out, indices_of(xp, residual))
 
     if not place.on_gpu:
         return into
 
-    def on_its_gpu(a: Array, b: Array, out: Array) -> Any:
+    def on_its_gpu(a: Array, b: Array, out: Array, value: Any = None) -> Any:
         with gpu_of(a=a, b=b):  # not always the GPU of the first call
             gpu_of(a=a, out=out)  # raises where `out` lies on another one
-            return into(a, b, out)
+            return into(a, b, out, value)
 
     return on_its_gpu
 

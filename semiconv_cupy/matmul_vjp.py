@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from semiconv_cupy import run, source
-from semiconv_cupy.algebra import Semifield, named
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.conv import native, refuse_broadcast, require_derivatives, require_grad_out
 from semiconv_cupy.matmul import Checked
+from semiconv_cupy.parameters import given, gradient_of
 from semiconv_cupy.product import merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.strides import contiguous_strides, element_strides
@@ -26,8 +27,8 @@ Array = Any
 
 
 def semifield_matmul_vjp(
-    a: Array, b: Array, semifield: Semifield | str, *, method: str = "auto"
-) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    a: Array, b: Array, semifield: Semifield | str, *, method: str = "auto", **parameters: Any
+) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
     r"""Multiply matrices, and return what pulls a gradient of the result back to both.
 
     .. math:: grad\_a[m, k] = \sum_n grad\_out[m, n]\,
@@ -45,7 +46,8 @@ def semifield_matmul_vjp(
         As `semifield_matmul` returns it.
     pullback : callable
         ``pullback(grad_out) -> (grad_a, grad_b)``, of the shapes and dtype of a and b. It holds a
-        and b only where the derivative needs them.
+        and b only where the derivative needs them. Where a parameter was passed, its gradient is
+        the third, as of `semifield_conv_vjp`.
 
     Examples
     --------
@@ -61,9 +63,10 @@ def semifield_matmul_vjp(
     array([[1.],
            [1.]])
     """
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    values = given(semifield, parameters, "semifield_matmul_vjp")
+    algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_matmul_vjp")
-    checked = Checked.of(a, b, algebra, method)
+    checked = Checked.of(a, b, values, method, slopes=bool(parameters))
     require_derivatives(checked.storage)
     place, operands, dtype = checked.place, checked.operands, native(a.dtype)
     xp, shape = place.array_module, operands.out_shape
@@ -79,14 +82,14 @@ def semifield_matmul_vjp(
         out = xp.empty(shape, dtype)
         residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
         if out.size:
-            run.product(route, a, b, out, residual)
+            run.product(route, a, b, out, residual, value=value)
     # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
     saved: tuple[Array, Array] = (None, None)
     if needs_arrays(algebra):
         saved = a.view(), b.view()
     a_shape, b_shape, out_like = a.shape, b.shape, out.reshape(-1)[:0]
 
-    def pullback(grad_out: Array) -> tuple[Array, Array]:
+    def pullback(grad_out: Array) -> tuple[Array, ...]:
         if np.isscalar(grad_out):
             grad_out = _number(xp, grad_out, dtype)
         place_of("semifield_matmul", out=out_like, grad_out=grad_out)
@@ -94,12 +97,19 @@ def semifield_matmul_vjp(
         real = source.ARITHMETIC[checked.storage]
         with place.current():
             if not math.prod(shape):
-                return xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
+                nothing = xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
+                return (*nothing, xp.zeros(np.shape(value), real)) if parameters else nothing
             grad_a, grad_b = xp.empty(a_shape, real), xp.empty(b_shape, real)
             grad_out = xp.ascontiguousarray(grad_out).astype(dtype, copy=False).reshape(shape)
             arrays = GradientArrays(grad_out, *saved, residual, grad_a, grad_b)
-            run.product_backward(route, gradients, arrays)
-            return grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
+            run.product_backward(route, gradients, arrays, value=value)
+            found = grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
+            if not parameters:
+                return found
+            assert residual is not None
+            columns = (1, shape[-1]) if len(b_shape) > 1 else (1, 1)
+            slopes, given_out = (x.reshape(-1, columns[1]) for x in (residual[-1], grad_out))
+            return *found, gradient_of(value, slopes, given_out, xp)
 
     return out if shape else out[()], pullback
 

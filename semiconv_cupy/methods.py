@@ -102,6 +102,12 @@ def require_by_sums(semifield: Semifield) -> None:
         )
 
 
+def require_one_value(channels: int) -> None:
+    """ValueError for a call that ordinary sums do not serve."""
+    what = f"{channels} values of a parameter" if channels > 1 else "the gradient of a parameter"
+    raise ValueError(f"method='linear' does not serve {what}; use method='auto'")
+
+
 def require_gpu_for_tiles(method: str, place: Place) -> None:
     if method == "tiled" and not place.on_gpu:
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")

@@ -15,7 +15,14 @@ from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import BackendUnavailableError, warn_once
-from semiconv_cupy.methods import LIMITS, Backend, Limits, require_by_sums, require_gpu_for_tiles
+from semiconv_cupy.methods import (
+    LIMITS,
+    Backend,
+    Limits,
+    require_by_sums,
+    require_gpu_for_tiles,
+    require_one_value,
+)
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, residual_of_terms
 from semiconv_cupy.structs import MAX_LEVELS
@@ -39,6 +46,8 @@ class ProductRoute:
         How many values each parameter of the semifield has: 1, or one for each produced index.
     matrix_step : int
         From the values of a matrix to those of the next one: 0 where all have the same.
+    slopes : bool
+        As in `Route`.
     """
 
     semifield: Semifield
@@ -51,6 +60,7 @@ class ProductRoute:
     values_by_sums: bool = False
     channels: int = 1
     matrix_step: int = 0
+    slopes: bool = False
 
     def residual_spec(self, out_shape: tuple[int, ...]) -> Residual | None:
         """The array that a forward pass keeps for the derivative; None where it keeps nothing.
@@ -59,7 +69,8 @@ class ProductRoute:
         """
         if self.by_sums:
             return None
-        return residual_of_terms(self.semifield, self.storage, out_shape, self.product.terms)
+        terms = self.product.terms
+        return residual_of_terms(self.semifield, self.storage, out_shape, terms, slopes=self.slopes)
 
 
 def choose_product(
@@ -69,9 +80,11 @@ def choose_product(
     place: Place,
     method: str = "auto",
     limits: Limits = LIMITS,
+    channels: int = 1,
+    slopes: bool = False,
 ) -> ProductRoute:
     """Decide how a matrix product of a compiled semifield is computed; as `choose`."""
-    route = _cached_product(semifield, product, storage, place, method, limits)
+    route = _cached_product(semifield, product, storage, place, method, limits, channels, slopes)
     if route.reason is not None:
         warn_once("array loops", f"matrix products run as slow array loops: {route.reason}")
     return route
@@ -84,11 +97,19 @@ def _choose_product(
     place: Place,
     method: str,
     limits: Limits,
+    channels: int,
+    slopes: bool,
 ) -> ProductRoute:
-    by_sums_serve = product_goes_by_sums(
+    alone = channels == 1 and not slopes
+    if method == "linear" and not alone:
+        require_one_value(channels)
+    by_sums_serve = alone and product_goes_by_sums(
         semifield, product.terms, method, on_gpu=place.on_gpu, limits=limits.by_sums
     )
-    loops = ProductRoute(semifield, product, storage, place, "reference", by_sums=by_sums_serve)
+    loops = ProductRoute(
+        semifield, product, storage, place, "reference", by_sums=by_sums_serve, channels=channels,
+        slopes=slopes,
+    )  # fmt: skip
     if method == "reference":
         return loops
     reason = None
@@ -106,7 +127,9 @@ def _choose_product(
             semifield, product, limits.by_sums
         )
         return replace(loops, backend="host", values_by_sums=by_sums_serve and pays)
-    pays = method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
+    pays = (
+        alone and method == "auto" and by_sums.pays_for_values(semifield, product, limits.by_sums)
+    )
     return replace(loops, backend="cuda", values_by_sums=pays or method == "linear")
 
 

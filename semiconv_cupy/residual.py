@@ -32,23 +32,31 @@ def is_provenance(semifield: Semifield) -> bool:
     return semifield.accumulator == "select" and not semifield.spread_gradient
 
 
-def residual_of(semifield: Semifield, storage: str, geometry: Geometry) -> Residual | None:
+def residual_of(
+    semifield: Semifield, storage: str, geometry: Geometry, *, slopes: bool = False
+) -> Residual | None:
     """The specification of a semifield's residual, None where the derivative needs none.
 
     Selections: the index of the winning tap, flat over (channel, kernel position), in the smallest
     unsigned integer that fits; its largest value says that nothing was selected. Selections that
     share gradients: the selected value and how many terms equal it. log and root: the scale and the
     sum that the window's terms are relative to (nothing by ordinary sums: see ``route``).
-    Everything else with a nonlinear addition: the accumulator before post_sum.
+    Everything else with a nonlinear addition: the accumulator before post_sum. `slopes`: and, in
+    log and root, the derivative of the value by the parameter.
     """
     shape = geometry.out_shape
     if semifield.channels_add:
         shape = (*shape[:2], geometry.in_channels, *shape[2:])
-    return residual_of_terms(semifield, storage, shape, geometry.taps)
+    return residual_of_terms(semifield, storage, shape, geometry.taps, slopes=slopes)
 
 
 def residual_of_terms(
-    semifield: Semifield, storage: str, shape: tuple[int, ...], terms: int
+    semifield: Semifield,
+    storage: str,
+    shape: tuple[int, ...],
+    terms: int,
+    *,
+    slopes: bool = False,
 ) -> Residual | None:
     """`residual_of` for outputs of this shape, so many terms each: of a matrix product."""
     if is_provenance(semifield):
@@ -59,6 +67,7 @@ def residual_of_terms(
     if semifield.accumulator == "sum" and "post_sum" not in semifield.expressions:
         return None
     arrays = 2 if semifield.accumulator in ("log", "root", "select") else 1
+    arrays += slopes
     return Residual((arrays, *shape), np.dtype(ARITHMETIC[storage]), arrays)
 
 

@@ -28,6 +28,7 @@ from semiconv_cupy.methods import (
     Schedule,
     require_by_sums,
     require_gpu_for_tiles,
+    require_one_value,
 )
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
@@ -71,6 +72,10 @@ class Route:
         Whether it is computed in the form in which it is given.
     products : ProductLimits
         As in `Limits`.
+    channels : int
+        How many values each parameter of the semifield has: 1, or one for each kernel.
+    slopes : bool
+        Whether the derivative by the parameter is kept behind the residual.
     """
 
     semifield: Semifield
@@ -83,13 +88,15 @@ class Route:
     reason: str | None = None
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
+    channels: int = 1
+    slopes: bool = False
 
     @property
     def residual_spec(self) -> Residual | None:
         """The array that a forward pass keeps for the derivative; None where it keeps nothing."""
         if self.by_sums:
             return None
-        return residual_of(self.semifield, self.storage, self.geometry)
+        return residual_of(self.semifield, self.storage, self.geometry, slopes=self.slopes)
 
     def form(self, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
         """The form in which the forward pass computes the work.
@@ -101,6 +108,8 @@ class Route:
         given = as_given(self.geometry, img_strides, krn_strides)
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
         if self.plain or self.backend == "reference" or channels_of_residual:
+            return given
+        if self._loses_kernels(krn_strides):
             return given
         found = canonical(self.geometry, img_strides, krn_strides)
         if self.backend == "host":
@@ -116,7 +125,10 @@ class Route:
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
         if self.backend == "reference" or plain or channels_of_residual or _overlaps(self.geometry):
             return None
-        found = as_given(self.geometry, img_strides, krn_strides).product
+        if self._loses_kernels(krn_strides):
+            return None
+        geometry = self.geometry
+        found = as_given(geometry, img_strides, krn_strides).product
         if found is None or found.depth > MAX_LEVELS:
             return None
         if not self.products.allow(found, by_sums=self.by_sums):
@@ -129,6 +141,9 @@ class Route:
             self.backend,
             by_sums=self.by_sums,
             values_by_sums=self.by_sums and self.backend == "host",
+            channels=self.channels,
+            matrix_step=0 if geometry.shares_kernels else geometry.outputs_per_group,
+            slopes=self.slopes,
         )
 
     def product_gradients(self, img_strides: Strides) -> tuple[ProductRoute, Product] | None:
@@ -220,6 +235,10 @@ class Route:
         )
         return [each for each in alone if any(each.wants)]
 
+    def _loses_kernels(self, krn_strides: Strides) -> bool:
+        """Whether another form would take kernels for one that lie in the same memory."""
+        return self.channels > 1 and self.geometry.groups > 1 and krn_strides[0] == 0
+
     def _form_of_contiguous(self) -> Geometry:
         """The geometry of the form that contiguous arrays have, whether `plain` is set or not."""
         shapes = self.geometry.img_shape, self.geometry.krn_shape
@@ -276,7 +295,8 @@ class Route:
         The two passes may have been planned apart, for other sizes: ``torch.func.vmap`` changes the
         number of outputs, by which a GPU's method is chosen.
         """
-        if self.by_sums == (residual is None and by_sums.applies(self.semifield)):
+        sums = residual is None and by_sums.applies(self.semifield)
+        if self.by_sums == sums or self.channels > 1:
             return self
         return replace(self, by_sums=not self.by_sums)
 
@@ -288,19 +308,25 @@ def choose_uncached(
     place: Place,
     method: str = "auto",
     limits: Limits = LIMITS,
+    channels: int = 1,
+    slopes: bool = False,
 ) -> Route:
     """`choose` without its cache."""
+    if method == "linear" and (channels > 1 or slopes):
+        require_one_value(channels)
     loops = Route(
         semifield,
         geometry,
         storage,
         place,
         backend="reference",
-        by_sums=goes_by_sums(
-            semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums
-        ),
+        by_sums=channels == 1
+        and not slopes
+        and goes_by_sums(semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums),
         plain=limits.plain,
         products=limits.gpu_products if place.on_gpu else limits.products,
+        channels=channels,
+        slopes=slopes,
     )
     if method == "reference":
         return loops
@@ -326,6 +352,8 @@ def choose(
     place: Place,
     method: str = "auto",
     limits: Limits = LIMITS,
+    channels: int = 1,
+    slopes: bool = False,
 ) -> Route:
     """Decide how a convolution of a compiled semifield is computed.
 
@@ -337,6 +365,8 @@ def choose(
         One of `METHODS`: "auto", or what `semifield_conv` was called with.
     limits : Limits
         What compiled kernels can do, and from where on ordinary sums pay.
+    channels, slopes
+        As in `Route`: ordinary sums serve one value for all channels, and no slopes.
 
     Returns
     -------
@@ -359,7 +389,7 @@ def choose(
     >>> route.backend, route.by_sums, route.residual_spec.dtype.name
     ('reference', False, 'uint8')
     """
-    route = _cached(semifield, geometry, storage, place, method, limits)
+    route = _cached(semifield, geometry, storage, place, method, limits, channels, slopes)
     if route.reason is not None:
         warn_once("array loops", f"semifield convolutions run as slow array loops: {route.reason}")
     return route

@@ -18,10 +18,12 @@ from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
 from semiconv_cupy.backends.host.functions import aligned
+from semiconv_cupy.parameters import Values
 from semiconv_cupy.product import Product
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.route import Route
 from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
+from semiconv_cupy.structs import Parameters
 
 Array = Any
 
@@ -32,7 +34,9 @@ def _device(route: Route | ProductRoute) -> Device:
 
 
 def _case(route: Route) -> cuda.Case:
-    return cuda.Case(route.semifield, route.geometry, route.storage)
+    return cuda.Case(
+        route.semifield, route.geometry, route.storage, route.channels > 1, route.slopes
+    )
 
 
 def _require_no_residual(route: Route | ProductRoute) -> None:
@@ -48,24 +52,28 @@ def forward(
     residual: Array | None = None,
     *,
     threads: int | None = None,
+    value: Any = None,
 ) -> None:
     """Fill `out`, and `residual` where given (`route.residual_spec` describes it), C-contiguous.
 
     `out` has img's dtype; bfloat16 may come as uint16. At most `threads` threads of the CPU work
-    (None: one a core).
+    (None: one a core). `value`: of the semifield's parameter, where the route's has none itself.
     """
+    values = Values.of(value, route.place)
+    parameters = values and values.parameters
     if residual is not None:
         _require_no_residual(route)
     if route.backend == "reference":
-        reference.forward(route, img, krn, out, residual)
+        reference.forward(route, img, krn, out, residual, value)
     elif route.backend == "host":
-        host.forward(route, img, krn, out, residual, threads)
+        host.forward(route, img, krn, out, residual, threads, parameters)
     elif route.by_sums:
         if out.size:
-            _by_sums(route, img.strides, krn.strides)(img, krn, out, None, None)
+            by_sums = _by_sums(route, img.strides, krn.strides)
+            by_sums(img, krn, out, None, None, parameters)
     elif out.size:
         launch = _launch(route, img.strides, krn.strides, residual is not None)
-        launch(_device(route).address(img), img, krn, out, residual)
+        launch(_device(route).address(img), img, krn, out, residual, parameters)
 
 
 @lru_cache(maxsize=4096)
@@ -82,15 +90,22 @@ def _launch(
     if product is not None:
         address_of, multiply = _device(route).address, product
 
-        def launch(address: int, img: Array, krn: Array, out: Array, residual: Array) -> None:
+        def launch(
+            address: int,
+            img: Array,
+            krn: Array,
+            out: Array,
+            residual: Array,
+            parameters: Parameters | None = None,
+        ) -> None:
             kept = None if residual is None else address_of(residual)
-            multiply(address, address_of(krn), address_of(out), kept, None)
+            multiply(address, address_of(krn), address_of(out), kept, None, parameters)
 
         return launch
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
     convolution = cuda.Convolution.of(_case(route), spec and spec.dtype, img_strides, krn_strides)
-    return cuda.forward_launch(_device(route), convolution, route.schedule)
+    return cuda.forward_launch(_device(route), convolution, route.schedule).with_parameters
 
 
 def _product_on_gpu(
@@ -103,7 +118,7 @@ def _product_on_gpu(
     spec = route.residual_spec if keeps_residual else None
     plane = 0 if spec is None else math.prod(spec.shape) // spec.arrays
     dtype = None if spec is None else spec.dtype
-    multiplication = cuda.Multiplication(found.semifield, found.product, found.storage, dtype)
+    multiplication = cuda.Multiplication.of(found, dtype)
     return cuda.multiply_at(_device(route), multiplication, plane)
 
 
@@ -143,41 +158,50 @@ def forward_at(
     return cuda.forward_at(device, case, img_strides, krn_strides, spec, route.schedule)
 
 
-def forward_call(route: Route, img: Array, krn: Array) -> Callable[[Array, Array], Array]:
+def forward_call(route: Route, img: Array, krn: Array) -> Callable[..., Array]:
     """What returns the convolution of arrays of these shapes, dtypes and strides.
+
+    It takes (img, krn, value of the parameter: None).
 
     On a GPU the arrays' device is the current one whenever it is called.
     """
     if route.backend == "host":
-        return host.forward_call(route, img, krn)
+        call = host.forward_call(route, img, krn)
+
+        def with_value(img: Array, krn: Array, value: Any = None) -> Array:
+            values = Values.of(value, route.place)
+            found: Array = call(img, krn, values and values.parameters)
+            return found
+
+        return with_value if route.semifield.accumulator in ("log", "root") else call
     xp, shape = route.place.array_module, route.geometry.out_shape
     if route.backend == "reference":
         native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")
 
-        def loop(img: Array, krn: Array) -> Array:
+        def loop(img: Array, krn: Array, value: Any = None) -> Array:
             out = xp.empty(shape, native)
-            forward(route, img, krn, out)
+            forward(route, img, krn, out, value=value)
             return out
 
         return loop
 
     device, dtype = _device(route), img.dtype
     if 0 in shape:
-        return lambda img, krn: device.empty(shape, dtype)
+        return lambda *arrays: device.empty(shape, dtype)
     if route.by_sums:
         by_sums = _by_sums(route, img.strides, krn.strides)
 
-        def sum_up(img: Array, krn: Array) -> Array:
-            out = device.empty(shape, dtype)
-            by_sums(img, krn, out, None, None)
+        def sum_up(img: Array, krn: Array, value: Any = None) -> Array:
+            out, values = device.empty(shape, dtype), Values.of(value, route.place)
+            by_sums(img, krn, out, None, None, values and values.parameters)
             return out
 
         return sum_up
     run = _launch(route, img.strides, krn.strides, keeps_residual=False)
 
-    def launch(img: Array, krn: Array) -> Array:
-        out = device.empty(shape, dtype)
-        run(device.address(img), img, krn, out, None)
+    def launch(img: Array, krn: Array, value: Any = None) -> Array:
+        out, values = device.empty(shape, dtype), Values.of(value, route.place)
+        run(device.address(img), img, krn, out, None, values and values.parameters)
         return out
 
     return launch
@@ -188,6 +212,7 @@ def backward(
     arrays: GradientArrays,
     *,
     threads: int | None = None,
+    value: Any = None,
 ) -> None:
     """Gradients into the arrays that are given, in arithmetic dtype, C-contiguous.
 
@@ -196,15 +221,17 @@ def backward(
     derivative.
     """
     route = route.after(arrays.residual)
+    values = Values.of(value, route.place)
+    parameters = values and values.parameters
     if route.backend == "reference":
-        reference.backward(route, arrays)
+        reference.backward(route, arrays, value)
     elif route.backend == "host":
-        host.backward(route, arrays, threads)
+        host.backward(route, arrays, threads, parameters)
     else:
-        _backward_on_gpu(route, arrays)
+        _backward_on_gpu(route, arrays, parameters)
 
 
-def _backward_on_gpu(route: Route, arrays: GradientArrays) -> None:
+def _backward_on_gpu(route: Route, arrays: GradientArrays, parameters: Parameters | None) -> None:
     """`backward` by CUDA kernels."""
     arrays = cuda.with_contiguous_grad_out(_device(route), arrays)
     if cuda.fills_with_zeros(_case(route), arrays):
@@ -216,20 +243,20 @@ def _backward_on_gpu(route: Route, arrays: GradientArrays) -> None:
         for array, shape in zip(given, shapes, strict=True)
     )
     wants = arrays.grad_img is not None, arrays.grad_krn is not None
-    _gradients(route, *strides, wants)(arrays, None)
+    _gradients(route, *strides, wants)(arrays, None, parameters)
 
 
 @lru_cache(maxsize=4096)
 def _gradients(
     route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
-) -> Callable[[GradientArrays, Stream | None], None]:
+) -> Callable[..., None]:
     """What computes gradients on a GPU, each in its form. Strides are in elements."""
     device, schedule = _device(route), route.schedule
     forms = route.gradients(img_strides, krn_strides, wants)
     if route.by_sums:
         ((found, *strides, _),) = forms
         run = cuda_by_sums.backward_at(device, _case(found), *strides, wants, schedule)
-        return lambda arrays, stream: run(*arrays, stream)
+        return lambda arrays, stream, parameters=None: run(*arrays, stream, parameters)
     spec = route.residual_spec
     launches = [
         launch
@@ -242,9 +269,11 @@ def _gradients(
         )
     ]
 
-    def launch_all(arrays: GradientArrays, stream: Stream | None) -> None:
+    def launch_all(
+        arrays: GradientArrays, stream: Stream | None, parameters: Parameters | None = None
+    ) -> None:
         for launch in launches:
-            launch(device, arrays, stream)
+            launch(device, arrays, stream, parameters=parameters)
 
     return launch_all
 
@@ -275,6 +304,7 @@ def product(
     residual: Array | None = None,
     *,
     threads: int | None = None,
+    value: Any = None,
 ) -> None:
     """Fill `out`, and `residual` where given (`route.residual_spec` describes it).
 
@@ -284,17 +314,18 @@ def product(
     """
     if residual is not None:
         _require_no_residual(route)
+    values = Values.of(value, route.place)
+    parameters = values and values.parameters
     if route.backend == "host":
-        host_products.forward(route, img, krn, out, residual, threads)
+        host_products.forward(route, img, krn, out, residual, threads, parameters)
     elif route.backend == "cuda":
-        dtype = None if residual is None else residual.dtype
-        multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
+        multiplication = cuda.Multiplication.of(route, None if residual is None else residual.dtype)
         if residual is None and route.values_by_sums:
-            cuda.multiply_by_sums(_device(route), multiplication, img, krn, out)
+            cuda.multiply_by_sums(_device(route), multiplication, img, krn, out, parameters)
         else:
-            cuda.multiply(_device(route), multiplication, img, krn, out, residual)
+            cuda.multiply(_device(route), multiplication, img, krn, out, residual, parameters)
     else:
-        reference_product.forward(route, img, krn, out, residual)
+        reference_product.forward(route, img, krn, out, residual, value)
 
 
 def product_at(route: ProductRoute, *, keeps_residual: bool = False) -> Callable[..., None] | None:
@@ -315,6 +346,7 @@ def product_backward(
     arrays: GradientArrays,
     *,
     threads: int | None = None,
+    value: Any = None,
 ) -> None:
     """Gradients into the arrays that are given, in arithmetic dtype; every element is written.
 
@@ -324,14 +356,15 @@ def product_backward(
     computed again.
     """
     residual = arrays.residual
+    values = Values.of(value, route.place)
+    parameters = values and values.parameters
     if route.backend == "host" and aligned(arrays.grad_out):
-        host_products.backward(route, gradients, arrays, threads)
+        host_products.backward(route, gradients, arrays, threads, parameters)
     elif route.backend == "cuda":
-        dtype = None if residual is None else residual.dtype
-        multiplication = cuda.Multiplication(route.semifield, route.product, route.storage, dtype)
-        cuda.differentiate(_device(route), multiplication, gradients, arrays)
+        multiplication = cuda.Multiplication.of(route, None if residual is None else residual.dtype)
+        cuda.differentiate(_device(route), multiplication, gradients, arrays, parameters)
     else:
-        reference_product.backward(route, gradients, arrays)
+        reference_product.backward(route, gradients, arrays, value)
 
 
 def product_backward_at(

@@ -152,6 +152,15 @@ def with_parameters(struct: _WithParameters, parameters: Parameters | None) -> _
     return own
 
 
+def scalar_with_parameters(struct: np.void, parameters: Parameters | None) -> np.void:
+    """`with_parameters` of what a launch passes by value."""
+    if parameters is None:
+        return struct
+    own = struct.copy()
+    own["parameters"] = parameters.scalar()
+    return own
+
+
 class Level(Struct):
     """One of the nested loops of an index of a matrix product, with its strides in elements."""
 

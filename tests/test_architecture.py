@@ -36,7 +36,7 @@ LAYERS = {
         "semiconv_cupy/vectors.py", "semiconv_cupy/winners.py",
         "semiconv_cupy/operands.py",
     ),
-    "backends": ("semiconv_cupy/backends/*",),
+    "backends": ("semiconv_cupy/backends/*", "semiconv_cupy/parameters.py"),
     "calls": (
         "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
         "semiconv_cupy/powers.py",

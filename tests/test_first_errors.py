@@ -96,13 +96,15 @@ ARRAYS = {
     ),
     "a semifield without its parameter": (
         convolve(semifield="log"),
-        ValueError,
-        "semifield='log' needs its parameter: pass semiconv_cupy.SubtractSemifield.log(mu)",
+        TypeError,
+        "semifield='log' needs its parameter: pass 'log' with mu=..., or "
+        "semiconv_cupy.SubtractSemifield.log(mu)",
     ),
     "a parameter in the name": (
         convolve(semifield="log(2)"),
-        ValueError,
-        "semifield='log(2)' needs its parameter: pass semiconv_cupy.SubtractSemifield.log(mu)",
+        TypeError,
+        "semifield='log(2)' needs its parameter: pass 'log' with mu=..., or "
+        "semiconv_cupy.SubtractSemifield.log(mu)",
     ),
     "morphology's own name": (
         convolve(semifield="erosion"),

@@ -35,7 +35,7 @@ def test_a_family_needs_its_parameter(name):
     entry = READY_MADE[name]
     assert list(inspect.signature(entry.make).parameters) == [entry.parameter]
     assert f"{name}({entry.parameter}=3.0)" in repr(entry.make(3.0))
-    with pytest.raises(ValueError, match=rf"pass .*\.{name}\({entry.parameter}\)"):
+    with pytest.raises(TypeError, match=rf"pass .*\.{name}\({entry.parameter}\)"):
         named(name)
 
 

@@ -38,23 +38,29 @@ template <class V> struct LogSum {
   SEMICONV_FN void observe(V val, const Setting& s) {
     extreme = s.upwards ? select_greater(extreme, val) : select_less(extreme, val);
   }
-  SEMICONV_FN void settle(const Setting& s) {
+  // Returns what the total was multiplied by.
+  SEMICONV_FN V settle(const Setting& s) {
     const V settled = shift_of(extreme, s);
     // A total of 0 (nothing yet) stays 0; e^(mu (shift - settled)) <= 1 otherwise.
     const V exponent = mu(s) * (shift - settled);
     const V factor = bounded_exp(minimum(exponent, constant<V>(0)));
     sum.scale(factor);
     shift = settled;
+    return factor;
   }
-  template <class I> SEMICONV_FN void add(V val, I, const Setting& s) {
-    sum.add(bounded_exp(exponent_of(val, shift, s)));
-  }
+  // What a term adds to the total.
+  SEMICONV_FN V share(V val, const Setting& s) const { return bounded_exp(exponent_of(val, shift, s)); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& s) { sum.add(share(val, s)); }
   SEMICONV_FN void fold() { sum.fold(); }
-  SEMICONV_FN void join(LogSum later, const Setting& s) {
+  // Two parts of a window take the same extreme; both must settle then.
+  SEMICONV_FN void meet(LogSum& later, const Setting& s) {
     observe(later.extreme, s);
-    settle(s);
     later.extreme = extreme;
-    later.settle(s);  // its total becomes relative to the same shift
+  }
+  SEMICONV_FN void join(LogSum later, const Setting& s) {
+    meet(later, s);
+    settle(s);
+    later.settle(s);
     sum.join(later.sum);
   }
   SEMICONV_FN V result(const Setting& s) const {

@@ -81,9 +81,12 @@ template <class V> struct PowerSum {
   BlockedSum<V> sum;
   // total^(1/p). The whole part of 1/p is computed by products, a half by the square root: exp would multiply
   // the error of log, to some ten units in the last place at p = -1/2.
-  SEMICONV_OF_ANY_KIND V root_of(V total, const Setting& s) {
+  static SEMICONV_FN V root_of(V total, const Setting& s) {
     if (s.kind_of() == Setting::first) return total;
     if (s.kind_of() == Setting::second) return sqrt(total);
+    return other_root(total, s);
+  }
+  SEMICONV_OF_ANY_KIND V other_root(V total, const Setting& s) {
     if (s.kind_of() == Setting::third || s.kind_of() == Setting::fourth)
       return exp(V(log(total) * spread<V>(s.rest_of_root)));
     const V powers = whole_power(total, s.root);
@@ -118,23 +121,30 @@ template <class V> struct PowerSum {
     lowest = select_less(lowest, val);
     extreme = s.upwards ? select_greater(extreme, val) : lowest;
   }
-  SEMICONV_FN void settle(const Setting& s) {
+  // Returns what the total was multiplied by.
+  SEMICONV_FN V settle(const Setting& s) {
     const V settled = scale_of(extreme, s);
     divisor = divisor_of(settled, s);
     const V total = sum.total;
-    sum.scale(where(total == constant<V>(0), constant<V>(1), rescaled(scale, settled, divisor, s)));
+    const V factor = where(total == constant<V>(0), constant<V>(1), rescaled(scale, settled, divisor, s));
+    sum.scale(factor);
     scale = settled;
+    return factor;
   }
-  template <class I, class S> SEMICONV_FN void add(V val, I, const S& s) {
-    sum.add(relative_power<0>(val, divisor, s));
-  }
+  // What a term adds to the total.
+  template <class S> SEMICONV_FN V share(V val, const S& s) const { return relative_power<0>(val, divisor, s); }
+  template <class I, class S> SEMICONV_FN void add(V val, I, const S& s) { sum.add(share(val, s)); }
   SEMICONV_FN void fold() { sum.fold(); }
-  SEMICONV_FN void join(PowerSum later, const Setting& s) {
+  // Two parts of a window take the same extreme; both must settle then.
+  SEMICONV_FN void meet(PowerSum& later, const Setting& s) {
     extreme = s.upwards ? select_greater(extreme, later.extreme) : select_less(extreme, later.extreme);
     lowest = select_less(lowest, later.lowest);
-    settle(s);
     later.extreme = extreme;
-    later.settle(s);  // its total becomes relative to the same scale
+  }
+  SEMICONV_FN void join(PowerSum later, const Setting& s) {
+    meet(later, s);
+    settle(s);
+    later.settle(s);
     sum.join(later.sum);
   }
   SEMICONV_FN V result(const Setting& s) const { return unless_negative(scale * root_of(sum.result(), s)); }

@@ -58,5 +58,10 @@ def checked_parameter(name: str, value: Any) -> float:
         )
     number = _real(name, value)
     if not math.isfinite(number) or number == 0:
-        raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}")
+        limits = {
+            "mu": "for 0, 'linear' with weights 1/n is the mean; for infinity, 'tropical_max' the "
+            "maximum",
+            "p": "for infinity, 'max_times' is the maximum",
+        }
+        raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}; {limits[name]}")
     return number

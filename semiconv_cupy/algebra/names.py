@@ -60,8 +60,10 @@ def named(name: str) -> Semifield:
 
     Raises
     ------
+    TypeError
+        Where it needs a parameter; the message says what to pass.
     ValueError
-        Where there is none of that name, or it needs a parameter; the message says what to pass.
+        Where there is none of that name.
 
     Examples
     --------
@@ -73,9 +75,10 @@ def named(name: str) -> Semifield:
         return READY_MADE[name].make()
     for family, entry in READY_MADE.items():
         if entry.parameter is not None and name.startswith(family):  # log, log(2), logsumexp
-            raise ValueError(
-                f"semifield={name!r} needs its parameter: pass "
-                f"semiconv_cupy.SubtractSemifield.{family}({entry.parameter})"
+            raise TypeError(
+                f"semifield={name!r} needs its parameter: pass {family!r} with "
+                f"{entry.parameter}=..., or semiconv_cupy.SubtractSemifield."
+                f"{family}({entry.parameter})"
             )
     known_as = {other: ours for ours, entry in READY_MADE.items() for other in entry.other_names}
     similar = known_as.get(name) or next(iter(difflib.get_close_matches(name, names)), None)

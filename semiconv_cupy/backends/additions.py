@@ -128,7 +128,22 @@ def _log(
         _compensated_add(xp, total, correction, where, power)
     total = total + correction
     shift = xp.where(infinite, extreme, shift)
-    return shift + xp.log(total) / mu, xp.stack([shift, total])
+    value = shift + xp.log(total) / mu
+    shares = ((where, xp.exp(mu * (term - shift[where]))) for _, where, term in terms())
+    slope = -_entropy(xp, total, shares) / mu / mu
+    slope = xp.where(xp.isfinite(value), slope, xp.where(xp.isnan(value), value, 0))
+    return value, xp.stack([shift, total, slope])
+
+
+def _entropy(xp: Any, total: Array, shares: Any) -> Array:
+    """-sum w ln w of the weights w = share / total."""
+    found, correction = xp.zeros_like(total), xp.zeros_like(total)
+    for where, share in shares:
+        weight = share / total[where]
+        # Near 1, a weight's logarithm is that of 1 - the others.
+        part = xp.where(weight > 0, -weight * xp.log(weight), 0)
+        _compensated_add(xp, found, correction, where, part)
+    return xp.where(total > 0, found + correction, 0)
 
 
 def _root(
@@ -148,7 +163,10 @@ def _root(
     total = total + correction
     result = scale * total ** dtype.type(1 / p)
     result, total = (xp.where(negative, dtype.type(np.nan), array) for array in (result, total))
-    return result, xp.stack([scale, total])
+    shares = ((where, _power_of_ratio(xp, term, scale[where], p, 0)) for _, where, term in terms())
+    slope = -result * _entropy(xp, total, shares) / dtype.type(p) / dtype.type(p)
+    slope = xp.where(xp.isfinite(result), slope, xp.where(xp.isnan(result), result, 0))
+    return result, xp.stack([scale, total, slope])
 
 
 def _custom(

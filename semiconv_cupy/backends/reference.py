@@ -27,6 +27,7 @@ from semiconv_cupy.backends.additions import (
 )
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.parameters import bound_by_kernel
 
 if TYPE_CHECKING:
     from semiconv_cupy.route import Route
@@ -42,33 +43,46 @@ class Work(NamedTuple):
     semifield: Semifield
     geometry: Geometry
     dtype: np.dtype  # of the arithmetic
+    of_kernel: tuple[Semifield, ...]  # the semifields of all kernels, or the one of all
 
     @classmethod
-    def of(cls, route: Route) -> Work:
-        """A route's work."""
+    def of(cls, route: Route, value: Any = None) -> Work:
+        """A route's work; `value` of its parameter, where the semifield has none itself."""
         semifield = computed_semifield(route.semifield, route.storage)
         dtype = np.dtype(source.ARITHMETIC[route.storage])
-        return cls(route.place.array_module, semifield, route.geometry, dtype)
+        of_kernel = bound_by_kernel(semifield, value)
+        return cls(route.place.array_module, of_kernel[0], route.geometry, dtype, of_kernel)
+
+    def semifield_of(self, plane: int) -> Semifield:
+        """That of an output channel."""
+        kernel = plane % self.geometry.outputs_per_group if self.geometry.shares_kernels else plane
+        return self.of_kernel[kernel if len(self.of_kernel) > 1 else 0]
 
 
 def forward(
-    route: Route, img: Array, krn: Array, out: Array, residual: Array | None = None
+    route: Route,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None = None,
+    value: Any = None,
 ) -> None:
     """Fill `out`, and `residual` where given."""
-    work, storage = Work.of(route), route.storage
+    work, storage = Work.of(route, value), route.storage
     with np.errstate(all="ignore"):
-        value, kept = _convolve(work, numbers(img, storage), numbers(krn, storage))
-        out[...] = as_bits(work.xp, value) if holds_bits(out, storage) else value
-    if residual is not None:
-        residual[...] = kept
+        found, kept = _convolve(work, numbers(img, storage), numbers(krn, storage))
+        out[...] = as_bits(work.xp, found) if holds_bits(out, storage) else found
+    if residual is not None and kept is not None:
+        residual[...] = kept if kept.shape == residual.shape else kept[: len(residual)]
 
 
 def backward(
     route: Route,
     arrays: GradientArrays,
+    value: Any = None,
 ) -> None:
     """Fill the gradients that are given; after a route by sums, compute the residual again."""
-    work, storage = Work.of(route), route.storage
+    work, storage = Work.of(route, value), route.storage
     *given, residual, grad_img, grad_krn = arrays
     grad_out, img, krn = (numbers(array, storage) for array in given)
     with np.errstate(all="ignore"):
@@ -88,7 +102,7 @@ def _convolve(work: Work, img: Array, krn: Array) -> tuple[Array, Array | None]:
 
     The residual is as ``residual.residual_of`` says, but indices have NumPy's integer type.
     """
-    xp, semifield, geometry, dtype = work
+    xp, semifield, geometry, dtype, _ = work
     img = img.astype(dtype, copy=False)
     krn = krn.astype(dtype, copy=False)
     add = ADDITIONS[semifield.accumulator]
@@ -99,7 +113,10 @@ def _convolve(work: Work, img: Array, krn: Array) -> tuple[Array, Array | None]:
     for plane, channels in _planes(geometry, img, krn):
         groups = _addends(semifield, channels)
         parts = [
-            add(xp, semifield, dtype, shape, lambda some=some: _terms(geometry, some, times))
+            add(
+                *(xp, work.semifield_of(plane), dtype, shape),
+                lambda some=some: _terms(geometry, some, times),
+            )
             for some in groups
         ]
         out[:, plane] = sum_of_channels([value for value, _ in parts], dtype)
@@ -121,7 +138,7 @@ def _differentiate(
 ) -> None:
     """Fill the gradients that are given."""
     grad_out, img, krn, residual, grad_img, grad_krn = arrays
-    xp, semifield, geometry, dtype = work
+    xp, semifield, geometry, dtype, _ = work
     ones = xp.ones((1,) * (geometry.rank + 2), dtype)
     img = (
         xp.broadcast_to(ones, geometry.img_shape) if img is None else img.astype(dtype, copy=False)
@@ -139,7 +156,7 @@ def _differentiate(
         kernel = output if geometry.shares_kernels else plane
         for channel, image, weights in channels:
             at = (plane, channel) if _per_channel(semifield) else (plane,)
-            weight_of = weight_function(xp, semifield, residual, at)
+            weight_of = weight_function(xp, work.semifield_of(plane), residual, at)
             for index, tap in _taps(geometry, channel):
                 places = _places(geometry, tap)
                 if places is None:

@@ -7,12 +7,14 @@ that no array is larger than the result. Called by ``run``.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from semiconv_cupy import source
+from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.additions import (
     ADDITIONS,
     as_bits,
@@ -24,6 +26,7 @@ from semiconv_cupy.backends.additions import (
     weight_function,
 )
 from semiconv_cupy.backends.gradients import GradientArrays
+from semiconv_cupy.parameters import bound_by_kernel
 from semiconv_cupy.product import Levels, Product
 from semiconv_cupy.residual import is_provenance
 
@@ -37,26 +40,63 @@ EVERYWHERE = (Ellipsis,)
 
 
 def forward(
-    route: ProductRoute, img: Array, krn: Array, out: Array, residual: Array | None = None
+    route: ProductRoute,
+    img: Array,
+    krn: Array,
+    out: Array,
+    residual: Array | None = None,
+    value: Any = None,
 ) -> None:
     """Fill `out`, and `residual` where given: see ``run.product``."""
     xp, product, storage = route.place.array_module, route.product, route.storage
     with np.errstate(all="ignore"):
-        value, kept = _value(xp, route, _terms(xp, route, img, krn))
+        found, kept = _value(xp, route, _terms(xp, route, img, krn), value)
         target = _outputs(xp, product, out)
-        target[...] = as_bits(xp, value[0]) if holds_bits(out, storage) else value[0]
+        target[...] = as_bits(xp, found[0]) if holds_bits(out, storage) else found[0]
     if residual is None or kept is None:
         return
     if is_provenance(route.semifield):
         _outputs(xp, product, residual)[...] = kept[0]
     else:
-        for array, values in zip(residual, kept, strict=True):
+        for array, values in zip(residual, kept, strict=False):  # slopes only where they are kept
             _outputs(xp, product, array)[...] = values[0]
 
 
-def _value(xp: Any, route: ProductRoute, terms: Terms) -> tuple[Array, Array | None]:
+def _value(xp: Any, route: ProductRoute, terms: Terms, value: Any) -> tuple[Array, Array | None]:
     """The result and the residual, each with a batch axis of one in front."""
-    semifield = computed_semifield(route.semifield, route.storage)
+    semifields = bound_by_kernel(computed_semifield(route.semifield, route.storage), value)
+    found = [_value_of(xp, route, terms, semifield) for semifield in semifields]
+    if len(found) == 1:
+        return found[0]
+    kernels = _kernels(xp, route)
+    return tuple(  # type: ignore[return-value]
+        _chosen(xp, kernels, [pair[n] for pair in found]) for n in range(2)
+    )
+
+
+def _kernels(xp: Any, route: ProductRoute) -> Array:
+    """The number of each output's kernel."""
+    outer = _outer(route.product)
+    sizes = tuple(level.size for level in outer)
+    first = len(sizes) - len(route.product.produced)
+    produced = xp.arange(math.prod(sizes[first:])).reshape(sizes[first:])
+    shared = sizes[: len(route.product.shared)]
+    matrices = xp.arange(math.prod(shared)).reshape(shared + (1,) * (len(sizes) - len(shared)))
+    return xp.broadcast_to(matrices * route.matrix_step + produced, sizes) % route.channels
+
+
+def _chosen(xp: Any, kernels: Array, arrays: list[Array]) -> Array:
+    """Each output's number from the array of its kernel."""
+    found = arrays[0]
+    for kernel, array in enumerate(arrays[1:], 1):
+        found = xp.where(kernels == kernel, array, found)
+    return found
+
+
+def _value_of(
+    xp: Any, route: ProductRoute, terms: Terms, semifield: Semifield
+) -> tuple[Array, Array | None]:
+    """`_value` by one semifield."""
     dtype = np.dtype(source.ARITHMETIC[route.storage])
     times = times_function(xp, semifield, dtype)
     shape = (1, *(level.size for level in _outer(route.product)))
@@ -74,6 +114,7 @@ def backward(
     route: ProductRoute,
     gradients: Product,
     arrays: GradientArrays,
+    value: Any = None,
 ) -> None:
     """Fill the gradients that are given: see ``run.product_backward``."""
     grad_out, img, krn, residual, grad_img, grad_krn = arrays
@@ -86,7 +127,7 @@ def backward(
             gradient[...] = 0
     with np.errstate(all="ignore"):
         terms = _terms(xp, route, img, krn)
-        weight = _weight(xp, route, residual, terms)
+        weight = _weight(xp, route, residual, terms, value)
         to_img = _gradient_views(xp, gradients, grad_img, "img")
         to_krn = _gradient_views(xp, gradients, grad_krn, "krn")
         for n, pixel, factor in terms():
@@ -98,24 +139,28 @@ def backward(
 
 
 def _weight(
-    xp: Any, route: ProductRoute, residual: Array | None, terms: Terms
+    xp: Any, route: ProductRoute, residual: Array | None, terms: Terms, value: Any
 ) -> Callable[..., Array]:
     """(all outputs, terms, contracted index) -> d result / d term.
 
     Where the forward pass kept no residual, it is computed again. `weight_function` looks for the
     residual of an output channel: the only one here holds all outputs.
     """
-    semifield = computed_semifield(route.semifield, route.storage)
+    semifields = bound_by_kernel(computed_semifield(route.semifield, route.storage), value)
     winners = is_provenance(route.semifield)
     if residual is None:
-        kept = _value(xp, route, terms)[1]
+        kept = _value(xp, route, terms, value)[1]
     elif winners:
         kept = _outputs(xp, route.product, residual)[None]
     else:
         kept = xp.stack([_outputs(xp, route.product, array)[None] for array in residual])
     if kept is not None:
         kept = kept[:, None] if winners else kept[:, :, None]
-    return weight_function(xp, semifield, kept, (0,))
+    weights = [weight_function(xp, semifield, kept, (0,)) for semifield in semifields]
+    if len(weights) == 1:
+        return weights[0]
+    kernels = _kernels(xp, route)
+    return lambda *where: _chosen(xp, kernels, [weight(*where) for weight in weights])
 
 
 # ---- views ---------------------------------------------------------------------------------------

@@ -50,7 +50,11 @@ class AdjointLaunch:
     direct: GradientLaunch | None  # None: no weight that is not finite meets a gradient of 0
 
     def __call__(
-        self, device: Device, arrays: GradientArrays, stream: Stream | None = None
+        self,
+        device: Device,
+        arrays: GradientArrays,
+        stream: Stream | None = None,
+        parameters: object = None,
     ) -> None:
         """Launch for arrays or their addresses."""
         exchanged, owner = device.scratch(self.numbers + -(-self.grid[0] // 2))

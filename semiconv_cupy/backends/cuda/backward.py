@@ -226,10 +226,11 @@ def backward(
         return
     _, img, krn, residual, grad_img, grad_krn = arrays
     convolution = Convolution(
-        *case,
+        *case[:3],
         None if residual is None else residual.dtype,
         None if img is None else img.strides,
         None if krn is None else krn.strides,
+        *case[3:],
     )
     wants = grad_img is not None, grad_krn is not None
     for launch in gradient_launches(device, convolution, wants, method, limits):

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import source
+from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import SubtractSemifield
 from semiconv_cupy.backends.cuda.backward import (
     Launch,
@@ -119,6 +119,14 @@ class WindowSums:
     grid: tuple[int]  # of a pass over all outputs
     channels: tuple[np.int64, np.int64]  # of outputs, and the parts of each
 
+    def with_parameters(self, parameters: structs.Parameters | None) -> WindowSums:
+        """The same launches, with these values of the semifield's parameters."""
+        if parameters is None:
+            return self
+        struct = structs.scalar_with_parameters(self.img.struct, parameters)
+        img, krn = (replace(one, struct=struct) for one in (self.img, self.krn))
+        return replace(self, img=img, krn=krn)
+
     def __call__(
         self, at: Callable[[str], int], img: Array, krn: Array, stream: Stream | None
     ) -> tuple[int, int, int]:
@@ -190,9 +198,17 @@ def forward_at(
     """
     convolution = Convolution.of(case, None, img_strides, krn_strides)
     kernel = _functions(device, convolution, limits)
-    sums, value = _window_sums(convolution, device, kernel, limits), kernel("")
+    known, value = _window_sums(convolution, device, kernel, limits), kernel("")
 
-    def call(img: Array, krn: Array, out: Array, residual: None, stream: Stream | None) -> None:
+    def call(
+        img: Array,
+        krn: Array,
+        out: Array,
+        residual: None,
+        stream: Stream | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
+        sums = known.with_parameters(parameters)
         at, owner = sums.scratch.allocate(device)
         sums_and_ranges = sums(at, img, krn, stream)
         arguments = (sums.img.struct, img, krn, *sums_and_ranges, out, *sums.channels)
@@ -228,12 +244,13 @@ class _DirectFallback:
         unused: int,
         stream: Stream | None,
         condition: Condition,
+        parameters: structs.Parameters | None,
     ) -> None:
         """Launch under the condition; the values go to `unused` memory."""
-        residual = arrays.residual
-        self.forward(0, arrays.img, arrays.krn, unused, residual, stream, condition)
+        given = arrays.img, arrays.krn, unused, arrays.residual
+        self.forward(0, *given, stream, condition, parameters)
         for launch in self.gradients:
-            launch(device, arrays, stream, condition)
+            launch(device, arrays, stream, condition, parameters)
 
 
 def _direct_fallback(
@@ -277,8 +294,9 @@ class _Backward:
         grad_img: Array | None,
         grad_krn: Array | None,
         stream: Stream | None,
+        parameters: structs.Parameters | None = None,
     ) -> None:
-        device, sums = self.device, self.sums
+        device, sums = self.device, self.sums.with_parameters(parameters)
         at, owner = sums.scratch.allocate(device)
         sums_and_ranges = sums(at, img, krn, stream)
         to_img, flags = at("to img"), at("flags")
@@ -299,7 +317,7 @@ class _Backward:
         # "to krn", which are no longer needed.
         arrays = GradientArrays(grad_out, img, krn, to_img, grad_img, grad_krn)
         condition = Condition(flags, np.int64(sums.grid[0]))
-        self.fallback(device, arrays, at("sums"), stream, condition)
+        self.fallback(device, arrays, at("sums"), stream, condition, parameters)
         del owner
 
 
@@ -319,7 +337,7 @@ def backward_at(
     None. Strides are in elements. `method` is that of the gradients of
     ordinary sums, which these become.
     """
-    semifield, geometry, storage = case
+    semifield, geometry, storage, *_ = case
     real, spec = source.ARITHMETIC[storage], residual_of(semifield, storage, geometry)
     assert spec is not None
     convolution = Convolution.of(case, None, img_strides, krn_strides)

@@ -27,12 +27,15 @@ class Case(NamedTuple):
     """What is computed: a semifield, where windows lie, and the storage dtype's name.
 
     The dtype is named as in ``source.FLOATING`` or ``source.INTEGER``; arrays of bfloat16 come as
-    the bits of uint16.
+    the bits of uint16. `by_channel`: each kernel has a value of the parameter; `slopes` as in
+    `Route`.
     """
 
     semifield: Semifield
     geometry: Geometry
     storage: str
+    by_channel: bool = False
+    slopes: bool = False
 
 
 class Convolution(NamedTuple):
@@ -47,6 +50,8 @@ class Convolution(NamedTuple):
     residual: np.dtype | None
     img_byte_strides: Strides | None
     krn_byte_strides: Strides | None
+    by_channel: bool = False
+    slopes: bool = False
 
     @classmethod
     def of(
@@ -55,7 +60,8 @@ class Convolution(NamedTuple):
         """The convolution of arrays of these strides in elements."""
         img_byte_strides = strides.in_bytes(img_strides, case.storage)
         krn_byte_strides = strides.in_bytes(krn_strides, case.storage)
-        return cls(*case, residual, img_byte_strides, krn_byte_strides)
+        strides_in_bytes = img_byte_strides, krn_byte_strides
+        return cls(*case[:3], residual, *strides_in_bytes, *case[3:])
 
     @property
     def img_strides(self) -> Strides:
@@ -81,7 +87,7 @@ class Convolution(NamedTuple):
     @property
     def residual_size(self) -> int:
         """Elements of the residual that a forward pass keeps for the derivative."""
-        spec = residual_of(self.semifield, self.storage, self.geometry)
+        spec = residual_of(self.semifield, self.storage, self.geometry, slopes=self.slopes)
         return 0 if spec is None else math.prod(spec.shape)
 
     @property

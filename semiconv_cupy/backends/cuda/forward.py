@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import source
+from semiconv_cupy import source, structs
 from semiconv_cupy.backends.cuda.convolution import (
     ALWAYS,
     Array,
@@ -81,10 +81,11 @@ class ForwardLaunch:
         residual: Array | None,
         stream: Stream | None = None,
         condition: Condition | None = None,
+        parameters: structs.Parameters | None = None,
     ) -> None:
         """Launch for arrays or their addresses, of which img's is given as well."""
         aligned = not address % self.alignment
-        if condition is None and self.parts is None:
+        if condition is None and self.parts is None and parameters is None:
             pointers = (img, krn, out, out if residual is None else residual)
             self._launches[aligned](pointers, stream)
             return
@@ -92,7 +93,8 @@ class ForwardLaunch:
         grid: tuple[int, ...] = self.grid
         if condition is not None:
             grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
-        arguments = (self.struct, img, krn, out, out if residual is None else residual, *scalars)
+        struct = structs.scalar_with_parameters(self.struct, parameters)
+        arguments = (struct, img, krn, out, out if residual is None else residual, *scalars)
         if self.parts is None:
             self.kernel(grid, self.block, arguments, 0, stream)
             return
@@ -101,6 +103,18 @@ class ForwardLaunch:
         self.kernel((*grid, self.parts.number), self.block, arguments, 0, stream)
         self.parts.join(grid, self.block, arguments, 0, stream)
         del owner  # what is freed now is used again by what comes later on the stream
+
+    def with_parameters(
+        self,
+        address: int,
+        img: Array,
+        krn: Array,
+        out: Array,
+        residual: Array | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
+        """Launch on the current stream, with these values of the semifield's parameters."""
+        self(address, img, krn, out, residual, parameters=parameters)
 
 
 def _in_parts(
@@ -131,7 +145,7 @@ def forward_launch(
     """
     semifield, geometry, storage, residual, *_ = convolution
     tile = None
-    if method != "direct":
+    if method != "direct" and not convolution.slopes:
         tile = forward_tile_of(semifield, storage, geometry, residual, limits.for_method(method))
     strides = convolution.img_strides, convolution.krn_strides
     if tile is not None and tile.reach(geometry, *strides) >= 2**31:
@@ -142,7 +156,10 @@ def forward_launch(
         )
     plane = np.int64(0) if residual is None else convolution.residual_plane
     if tile is not None:
-        kernel = specialise("forward_tiled", semifield, storage, geometry, "int64", residual, tile)
+        kernel = specialise(
+            "forward_tiled", semifield, storage, geometry, "int64", residual, tile,
+            by_channel=convolution.by_channel,
+        )  # fmt: skip
         kernel, parts = _in_parts(device, kernel, tile, geometry, limits)
         whole = np.uint32(convolution.has_whole_chunks(padded_rows=padded_rows))
         first = (plane, tile.division(geometry))
@@ -159,7 +176,9 @@ def forward_launch(
         )
     outputs = math.prod(geometry.out_shape)
     offset = convolution.forward_offset(limits)
-    kernel = specialise("forward", semifield, storage, geometry, offset, residual)
+    kernel = specialise(
+        "forward", semifield, storage, geometry, offset, residual, slopes=convolution.slopes
+    )
     scalars = (plane, np.int64(outputs), *ALWAYS)
     return ForwardLaunch(
         kernel=compiled(device, kernel_source, kernel),
@@ -191,7 +210,8 @@ def forward(
     if out.size == 0:
         return
     dtype = None if residual is None else residual.dtype
-    convolution = Convolution(*case, dtype, img.strides, krn.strides)
+    strides = img.strides, krn.strides
+    convolution = Convolution(*case[:3], dtype, *strides, *case[3:])
     launch = forward_launch(device, convolution, method, limits)
     launch(device.address(img), img, krn, out, residual)
 
@@ -203,7 +223,7 @@ def forward_at(
     krn_strides: Strides,
     residual: Residual | None,
     method: str = "auto",
-) -> Callable[[int, int, int, int | None, Stream], None]:
+) -> Callable[..., None]:
     """`forward` by addresses on the current GPU: (img, krn, out, residual, stream).
 
     Strides are in elements; there is an output. `residual` describes the one that is kept.
@@ -211,7 +231,14 @@ def forward_at(
     dtype = None if residual is None else residual.dtype
     launch = forward_launch(device, Convolution.of(case, dtype, img_strides, krn_strides), method)
 
-    def call(img: int, krn: int, out: int, residual: int | None, stream: Stream) -> None:
-        launch(img, img, krn, out, residual, stream)
+    def call(
+        img: int,
+        krn: int,
+        out: int,
+        residual: int | None,
+        stream: Stream,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
+        launch(img, img, krn, out, residual, stream, parameters=parameters)
 
     return call

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from semiconv_cupy import structs
 from semiconv_cupy.backends.cuda.convolution import (
     ALWAYS,
     Array,
@@ -97,6 +98,7 @@ class GradientLaunch:
         arrays: GradientArrays,
         stream: Stream | None = None,
         condition: Condition | None = None,
+        parameters: structs.Parameters | None = None,
     ) -> None:
         """Launch for arrays or their addresses."""
         grad_out, img, krn, residual, grad_img, grad_krn = arrays
@@ -111,12 +113,14 @@ class GradientLaunch:
             pointers += (0 if grad_img is None else grad_img,)
         if self.writes_partial:
             pointers += (partial,)
-        if condition is None:
+        if condition is None and parameters is None:
             self._launch(pointers, stream)
         else:
-            given = self.grid, self.scalars, condition, self.conditional_blocks
-            grid, scalars = conditional(*given)
-            self.kernel(grid, self.block, (self.struct, *pointers, *scalars), 0, stream)
+            grid, scalars = self.grid, self.scalars
+            if condition is not None:
+                grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+            struct = structs.scalar_with_parameters(self.struct, parameters)
+            self.kernel(grid, self.block, (struct, *pointers, *scalars), 0, stream)
         if self.sums is not None:
             self.sums(partial, grad_krn, stream, condition)
         del owner  # what is freed now is used again by what comes later on the stream

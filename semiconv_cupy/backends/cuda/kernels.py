@@ -59,6 +59,8 @@ class Specialisation(NamedTuple):
     tile_macros: tuple[tuple[str, str], ...]
     suffix: str  # of the name: the tile
     bins: Bins | None
+    by_channel: bool = False  # each kernel has a value of the parameter
+    slopes: bool = False  # the derivative by the parameter is kept
 
 
 def specialise(
@@ -69,6 +71,9 @@ def specialise(
     offset: str = "int64",
     residual: np.dtype | None = None,
     plan: Tile | Bins | None = None,
+    *,
+    by_channel: bool = False,
+    slopes: bool = False,
 ) -> Specialisation:
     """The specialisation of ``kernels_cu/cuda/<file>.cu`` for a geometry, and for a plan if any."""
     tile = plan if isinstance(plan, Tile) else None
@@ -84,6 +89,8 @@ def specialise(
         tile_macros=() if tile is None else tuple(tile.macros(geometry).items()),
         suffix="" if tile is None else tile.suffix,
         bins=plan if isinstance(plan, Bins) else None,
+        by_channel=by_channel,
+        slopes=slopes,
     )
 
 
@@ -115,6 +122,10 @@ def kernel_source(kernel: Specialisation) -> source.KernelSource:
             kernel.residual.name if kernel.residual.kind == "u" else "Real"
         )
         name += "_residual" if kernel.file.startswith("forward") else ""
+    for flag, word in ((kernel.by_channel, "by_channel"), (kernel.slopes, "slopes")):
+        if flag:
+            macros[f"SEMICONV_{word.upper()}"] = ""
+            name += f"_{word}"
     name += kernel.suffix
     macros |= dict(kernel.tile_macros)
     macros["SEMICONV_KERNEL"] = name

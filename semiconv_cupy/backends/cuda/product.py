@@ -27,6 +27,7 @@ from semiconv_cupy.backends.cuda.product_tile import (
 )
 from semiconv_cupy.backends.device import Device, Kernel, Stream
 from semiconv_cupy.product import Level, Levels, Product
+from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import is_provenance
 from semiconv_cupy.source import itemsize
 
@@ -45,6 +46,15 @@ class Multiplication(NamedTuple):
     product: Product
     storage: str
     residual: np.dtype | None
+    by_channel: bool = False
+    matrix_step: int = 0
+    slopes: bool = False
+
+    @classmethod
+    def of(cls, route: ProductRoute, residual: np.dtype | None) -> Multiplication:
+        """That of a route."""
+        more = route.channels > 1, route.matrix_step, route.slopes and residual is not None
+        return cls(route.semifield, route.product, route.storage, residual, *more)
 
 
 class ProductSpecialisation(NamedTuple):
@@ -58,27 +68,30 @@ class ProductSpecialisation(NamedTuple):
     offset: str  # the type of offsets: "int32" or "int64"
     joins: bool  # the kernel that joins parts of the terms
     unproven: bool = False  # only tiles that ordinary sums leave unproven
+    by_channel: bool = False  # as in `Specialisation`
+    slopes: bool = False
 
 
 def product_source(kernel: ProductSpecialisation) -> source.KernelSource:
     """The kernel that this specialises, ready for a compiler."""
-    semifield, storage, residual, tile, image_in_columns, offset, joins, unproven = kernel
+    semifield, storage, residual, tile, image_in_columns, offset, joins, *_ = kernel
     rows, columns = tile.size
     name = "_".join(("semiconv_product", semifield.word, storage, f"{rows}x{columns}"))
     name += ("_residual" if residual is not None else "") + ("_join" if joins else "")
-    name += "_unproven" if unproven else ""
     macros = source.definitions(semifield, storage) | source.known_kind(semifield) | tile.macros
     macros |= {
         "SEMICONV_OFFSET": offset,
         "SEMICONV_IMAGE_IN_COLUMNS": str(int(image_in_columns)),
-        "SEMICONV_KERNEL": name,
     }
     if residual is not None:
         macros["SEMICONV_RESIDUAL"] = residual.name if residual.kind in "iu" else "Real"
     if joins:
         macros["SEMICONV_JOIN"] = ""
-    if unproven:
-        macros["SEMICONV_UNPROVEN"] = ""
+    for flag in ("unproven", "by_channel", "slopes"):
+        if getattr(kernel, flag):
+            macros[f"SEMICONV_{flag.upper()}"] = ""
+            name += f"_{flag}"
+    macros["SEMICONV_KERNEL"] = name
     options: tuple[str, ...] = OPTIONS
     if semifield.traits(source.arithmetic_of(storage)).rounds_products:
         options += ("-fmad=false",)
@@ -227,6 +240,7 @@ class ProductLaunch:
         residual: int | None,
         stream: Stream | None = None,
         unproven: int = 0,
+        parameters: structs.Parameters | None = None,
     ) -> None:
         """Launch for the addresses of the arrays' first elements.
 
@@ -237,8 +251,8 @@ class ProductLaunch:
         cut = self.cut if odd else self.cut_if_aligned
         partial, owner = device.scratch(self.partial) if self.partial else (0, None)
         arguments = (
-            *(self.struct, img + self.origin, krn, out, kept, self.residual_plane, cut, partial),
-            unproven,
+            *(structs.scalar_with_parameters(self.struct, parameters), img + self.origin, krn),
+            *(out, kept, self.residual_plane, cut, partial, unproven),
         )
         self.kernel(self.grid, self.block, arguments, 0, stream)
         if self.join is not None:
@@ -260,7 +274,7 @@ def product_launch(
     `residual_plane`: elements from one of the residual's arrays to the next. `unproven`: whether
     only tiles with a flag are computed.
     """
-    semifield, product, storage, residual = multiplication
+    semifield, product, storage, residual, by_channel, matrix_step, slopes = multiplication
     matrices = Matrices.of(product)
     plan = plan_product(
         semifield,
@@ -268,6 +282,7 @@ def product_launch(
         matrices.matrices,
         matrices.sizes,
         keeps_residual=residual is not None,
+        slopes=slopes,
         limits=limits,
     )
     tile = plan.tile
@@ -276,11 +291,12 @@ def product_launch(
         raise ValueError(f"a launch has at most {GRID_X} blocks; {product} takes more")
     kernel = ProductSpecialisation(
         semifield.unbound, storage, residual, tile, matrices.image_in_columns,
-        matrices.offset(limits), joins=False, unproven=unproven,
+        matrices.offset(limits), joins=False, unproven=unproven, by_channel=by_channel,
+        slopes=slopes,
     )  # fmt: skip
     join = None if plan.parts == 1 else kernel._replace(joins=True)
     outputs = tiles * plan.parts * math.prod(tile.size)
-    words = words_of_output(semifield, keeps_residual=residual is not None)
+    words = words_of_output(semifield, keeps_residual=residual is not None, slopes=slopes)
     number = max(4, itemsize(source.ARITHMETIC[storage]))
     return ProductLaunch(
         tile=tile,
@@ -289,7 +305,7 @@ def product_launch(
         grid=(tiles * plan.parts,),
         block=(tile.threads,),
         join_launch=((tiles,), (tile.threads // tile.teams,)),
-        struct=structs.Product.of(matrices.product, 0, semifield).scalar(),
+        struct=structs.Product.of(matrices.product, matrix_step, semifield).scalar(),
         cut=_cut(matrices, plan, residual_plane, aligned=False),
         cut_if_aligned=_cut(matrices, plan, residual_plane, aligned=True),
         origin=product.img_origin * itemsize(storage),
@@ -318,12 +334,19 @@ def _cut(matrices: Matrices, plan: ProductPlan, residual_plane: int, *, aligned:
 
 def multiply_at(
     device: Device, multiplication: Multiplication, residual_plane: int = 0, limits: Limits = LIMITS
-) -> Callable[[int, int, int, int | None, Stream | None], None]:
+) -> Callable[..., None]:
     """What computes (img, krn, out, residual or None, stream) by addresses on the current GPU."""
     launch = product_launch(device, multiplication, residual_plane, limits)
 
-    def call(img: int, krn: int, out: int, residual: int | None, stream: Stream | None) -> None:
-        launch(device, img, krn, out, residual, stream)
+    def call(
+        img: int,
+        krn: int,
+        out: int,
+        residual: int | None,
+        stream: Stream | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
+        launch(device, img, krn, out, residual, stream, parameters=parameters)
 
     return call
 
@@ -335,6 +358,7 @@ def multiply(
     krn: Array,
     out: Array,
     residual: Array | None = None,
+    parameters: structs.Parameters | None = None,
     limits: Limits = LIMITS,
 ) -> None:
     """Launch the computation of `out`, and of `residual` where given, on the current stream.
@@ -348,4 +372,5 @@ def multiply(
         plane = residual.size // residual.shape[0]
     launch = product_launch(device, multiplication, plane, limits)
     img, krn, out = map(device.address, (img, krn, out))
-    launch(device, img, krn, out, None if residual is None else device.address(residual))
+    kept = None if residual is None else device.address(residual)
+    launch(device, img, krn, out, kept, parameters=parameters)

@@ -21,6 +21,7 @@ from semiconv_cupy.backends.device import Device, Kernel
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.product import Level, Product, merged
 from semiconv_cupy.residual import is_provenance
+from semiconv_cupy.structs import Parameters, scalar_with_parameters
 
 Array = Any
 _OWN_ROWS = 4  # own_rows of product_gradient.cu
@@ -37,7 +38,7 @@ class GradientSpecialisation(NamedTuple):
 
 def gradient_source(kernel: GradientSpecialisation) -> source.KernelSource:
     """The kernel that this specialises, ready for a compiler."""
-    semifield, _, storage, residual = kernel.multiplication
+    semifield, _, storage, residual, *_ = kernel.multiplication
     name = f"semiconv_product_grad_{'img' if kernel.of_image else 'krn'}"
     name += f"_{semifield.word}_{storage}" + ("_join" if kernel.joins else "")
     macros = (
@@ -75,6 +76,7 @@ class ProductGradientLaunch:
         grad: int,
         itemsizes: tuple[int, int],
         plane: int,
+        parameters: Parameters | None = None,
     ) -> None:
         """Launch for the addresses of (grad_out, img, krn, residual) and of the gradient."""
         grad_out, img, krn, residual = addresses
@@ -82,7 +84,8 @@ class ProductGradientLaunch:
         grad += self.origins[1] * itemsizes[1]
         partial, owner = device.scratch(self.partial) if self.partial else (0, None)
         arguments = (
-            *self.structs, grad_out, img, krn, residual, grad, partial, np.int64(plane), self.sizes,
+            scalar_with_parameters(self.structs[0], parameters), self.structs[1],
+            grad_out, img, krn, residual, grad, partial, np.int64(plane), self.sizes,
         )  # fmt: skip
         self.kernel(self.grid, (BLOCK_THREADS,), arguments, 0, None)
         if self.join is not None:
@@ -147,7 +150,9 @@ def gradient_launch(
     part_size = -(-other // parts)
     parts = -(-other // part_size)
     kernel = GradientSpecialisation(
-        multiplication._replace(semifield=semifield.unbound, product=Product()),
+        Multiplication(
+            semifield.unbound, Product(), multiplication.storage, multiplication.residual
+        ),
         of_image,
         joins=False,
     )
@@ -162,7 +167,7 @@ def gradient_launch(
         grid=(blocks,),
         join_grid=(join_blocks,),
         structs=(
-            structs.Product.of(product, 0, semifield).scalar(),
+            structs.Product.of(product, multiplication.matrix_step, semifield).scalar(),
             structs.Product.of(layout).scalar(),
         ),
         sizes=structs.ProductGradient(matrices, own, other, terms, parts, part_size).scalar(),
@@ -176,6 +181,7 @@ def differentiate(
     multiplication: Multiplication,
     gradients: Product,
     arrays: GradientArrays,
+    parameters: Parameters | None = None,
     limits: Limits = LIMITS,
 ) -> None:
     """Launch the gradients that are there.
@@ -201,4 +207,4 @@ def differentiate(
             grad[...] = 0
             continue
         launch = gradient_launch(device, multiplication, gradients, of_image, limits)
-        launch(device, some, device.address(grad), itemsizes, plane)
+        launch(device, some, device.address(grad), itemsizes, plane, parameters)

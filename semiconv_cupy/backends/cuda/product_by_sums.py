@@ -104,21 +104,28 @@ class ProductSumsLaunch:
     fallback: ProductLaunch  # of tiles that the sums leave unproven
 
     def __call__(
-        self, device: Device, img: int, krn: int, out: int, stream: Stream | None = None
+        self,
+        device: Device,
+        img: int,
+        krn: int,
+        out: int,
+        stream: Stream | None = None,
+        parameters: structs.Parameters | None = None,
     ) -> None:
         """Launch for the addresses of the arrays' first elements."""
         at, owner = self.scratch.allocate(device)
-        self.img(at, self.struct, img + self.origin, self.flags, stream)
-        self.krn(at, self.struct, krn, np.int64(0), stream)
+        struct = structs.scalar_with_parameters(self.struct, parameters)
+        self.img(at, struct, img + self.origin, self.flags, stream)
+        self.krn(at, struct, krn, np.int64(0), stream)
         self.linear(device, at("img"), at("krn"), at("sums"), None, stream)
         both = (self.krn, self.img) if self.image_in_columns else (self.img, self.krn)
         arguments = (
-            *(self.struct, *(one.struct for one in both)),
+            *(struct, *(one.struct for one in both)),
             *(at("sums"), *(at(f"{one.name} ranges") for one in both), out, at("unproven")),
             *self.tiles,
         )
         self.value(self.grid, (BLOCK_THREADS,), arguments, 0, stream)
-        self.fallback(device, img, krn, out, None, stream, at("unproven"))
+        self.fallback(device, img, krn, out, None, stream, at("unproven"), parameters)
         del owner  # what is freed now is used again by what comes later on the stream
 
 
@@ -176,7 +183,7 @@ def product_sums_launch(
     device: Device, multiplication: Multiplication, limits: Limits = LIMITS
 ) -> ProductSumsLaunch:
     """What multiplies arrays of these strides by ordinary sums; there is an output."""
-    semifield, product, storage, _ = multiplication
+    semifield, product, storage, *_ = multiplication
     matrices, real = Matrices.of(product), source.ARITHMETIC[storage]
     text = ProductSumsSpecialisation(semifield.unbound, storage)
     find_extremes, transform = (
@@ -227,10 +234,11 @@ def multiply_by_sums(
     img: Array,
     krn: Array,
     out: Array,
+    parameters: structs.Parameters | None = None,
     limits: Limits = LIMITS,
 ) -> None:
     """Launch the computation of `out` on the current stream; as ``product.multiply``."""
     if multiplication.product.outputs:
         launch = product_sums_launch(device, multiplication, limits)
         img, krn, out = map(device.address, (img, krn, out))
-        launch(device, img, krn, out)
+        launch(device, img, krn, out, parameters=parameters)

@@ -67,21 +67,25 @@ class ProductTile:
         return -(-rows // self.size[0]), -(-columns // self.size[1])
 
 
-def words_of_output(semifield: Semifield, *, keeps_residual: bool) -> int:
+def words_of_output(semifield: Semifield, *, keeps_residual: bool, slopes: bool = False) -> int:
     """Numbers of arithmetic that the accumulator of one output holds (kernels_cu/accumulators)."""
     if semifield.accumulator == "select":
         return 1 if not keeps_residual else 3 if semifield.spread_gradient else 2
-    return {"sum": 3, "log": 5, "root": 7}.get(semifield.accumulator, 1)
+    more = 9 if slopes else 0  # with_slope.cuh: three sums
+    return {"sum": 3, "log": 5, "root": 7}.get(semifield.accumulator, 1) + more
 
 
-def _tiles(words: int) -> Iterator[ProductTile]:
+def _tiles(words: int, *, slopes: bool) -> Iterator[ProductTile]:
     """Tiles for outputs of so many 32-bit words, from the largest to the thinnest.
 
     Registers: 64 words of outputs and 40 others are two blocks of 256 threads; 96 words are three
     blocks of 128. A tile of fewer threads shares its terms among teams, so that a block has as many
-    threads: a multiprocessor needs 8 warps or more to be busy.
+    threads: a multiprocessor needs 8 warps or more to be busy. Accumulators with slopes are too
+    large for shared memory, through which teams join.
     """
-    if words == 1:
+    if slopes:
+        yield ProductTile(2, 2, 8, 16, 1, 8, 2)
+    elif words == 1:
         yield ProductTile(8, 8, 16, 16, 1, 16, 2)
         yield ProductTile(8, 8, 8, 8, 4, 8, 2)
         yield ProductTile(8, 8, 8, 8, 2, 8, 4)
@@ -118,14 +122,16 @@ def plan_product(
     sizes: tuple[int, int, int],
     *,
     keeps_residual: bool,
+    slopes: bool = False,
     limits: Limits = LIMITS,
 ) -> ProductPlan:
     """The plan that a model of a large GPU finds fastest; sizes are (rows, columns, terms)."""
     number = max(4, source.itemsize(source.ARITHMETIC[storage]))
-    words = words_of_output(semifield, keeps_residual=keeps_residual) * number // 4
+    words = words_of_output(semifield, keeps_residual=keeps_residual, slopes=slopes)
+    words = words * number // 4
     plans = (
         ProductPlan(tile, parts)
-        for tile in (tile.fitted(number, limits) for tile in _tiles(words))
+        for tile in (tile.fitted(number, limits) for tile in _tiles(words, slopes=slopes))
         for parts in _parts(sizes[2], tile, limits)
     )
     return min(plans, key=lambda plan: _clocks(plan, matrices, sizes, words, limits))

@@ -53,10 +53,12 @@ def library(semifield: Semifield, storage: str, part: str) -> Library:
 
 # The parts whose work is cut up, and brought to their functions, by another library: it knows a
 # storage dtype and no semifield, so that it is compiled once for all of them.
-_WALKS = dict.fromkeys(("forward", "forward_residual"), "over_tiles") | dict.fromkeys(
+_WALKS = dict.fromkeys(
+    ("forward", "forward_residual", "forward_slopes"), "over_tiles"
+) | dict.fromkeys(
     (
-        "product", "product_residual", "product_by_sums", "product_by_sums_backward",
-        "product_linear_backward",
+        "product", "product_residual", "product_slopes", "product_by_sums",
+        "product_by_sums_backward", "product_linear_backward",
     ),
     "over_blocks",
 )  # fmt: skip
@@ -98,6 +100,8 @@ def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
         yield from ("forward_residual", "product_residual")
     if floating:
         yield from ("backward", "product_backward")
+    if semifield.parameters:
+        yield from ("forward_slopes", "product_slopes")
     if floating and by_sums.applies(semifield):
         yield from (
             "by_sums", "by_sums_backward", "product_by_sums", "product_by_sums_backward",
@@ -123,6 +127,7 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "by_sums": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
+    "forward_slopes": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG),
     "by_sums_backward": (*(_POINTER,) * 7, _FLAG, _FLAG),
     "product": (*(_POINTER,) * 4, _FLAG),
@@ -131,6 +136,7 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "product_linear_backward": (*(_POINTER,) * 7, _FLAG),
     "product_backward": (*(_POINTER,) * 6, _COUNT, _COUNT, _POINTER, _POINTER, _FLAG),
     "product_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
+    "product_slopes": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG),
 }
 
 

@@ -30,7 +30,7 @@ _NO_MEMORY = "not enough memory for the scratch of a matrix product"
 def part(route: ProductRoute, residual: object | None) -> str:
     """Which of kernels_cu/host/*.cpp computes a product with this residual, or with None."""
     if residual is not None:
-        return "product_residual"
+        return "product_slopes" if route.slopes else "product_residual"
     return "product_by_sums" if route.values_by_sums else "product"
 
 
@@ -66,7 +66,9 @@ def _forward_at(route: ProductRoute, plane: int | None) -> Forward:
     loaded = functions.library(route.semifield, route.storage, name)
     struct = structs.Product.of(route.product, route.matrix_step, route.semifield)
     reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{name}")
-    spec = residual_of_terms(route.semifield, route.storage, (), route.product.terms)
+    spec = route.residual_spec(()) or residual_of_terms(
+        route.semifield, route.storage, (), route.product.terms
+    )
     layout = () if plane is None or spec is None else (spec.dtype.itemsize, plane)
     origin = route.product.img_origin * source.itemsize(route.storage)
     workers = functions.workers(route.semifield, route.product.outputs, route.product.terms)

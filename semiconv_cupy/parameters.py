@@ -1,0 +1,148 @@
+"""The values of a semifield's parameters that a call passes: mu of log, p of root.
+
+Plans, routes and kernels know the semifield without them (`unbound`), and how many there are; each
+call hands its own over. Called by ``conv`` and ``matmul``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semiconv_cupy import source, structs
+from semiconv_cupy.algebra import READY_MADE, Semifield, SubtractSemifield, named
+from semiconv_cupy.backends.device import cupy_device
+from semiconv_cupy.backends.host.functions import address
+from semiconv_cupy.backends.place import Place, place_of
+
+Array = Any
+
+
+class Given(NamedTuple):
+    """A semifield without its values, and the values: a number, an array, or None for none."""
+
+    semifield: Any
+    name: str = ""
+    value: Any = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a plan depends on."""
+        value = self.value
+        if type(value) is float or value is None:
+            return (self.semifield, value is None)
+        return self.semifield, type(value), value.shape, value.strides, value.dtype
+
+
+def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given:
+    """The semifield of a call, and the values that it passes or that the semifield has.
+
+    Raises
+    ------
+    TypeError
+        A parameter that the semifield does not have, or one that is missing.
+    ValueError
+        A number that is 0 or not finite.
+    """
+    if isinstance(semifield, str):
+        entry = READY_MADE.get(semifield)
+        if entry is None or entry.parameter is None or entry.parameter not in parameters:
+            semifield = named(semifield)
+        else:
+            value = parameters[entry.parameter]
+            semifield = entry.make(value if _is_number(value) else 1.0)
+    if not parameters:
+        own = semifield.parameters if isinstance(semifield, SubtractSemifield) else {}
+        if not own:
+            return Given(semifield)
+        ((name, value),) = own.items()
+        return Given(semifield.unbound, name, value)
+    names = tuple(semifield.parameters) if isinstance(semifield, SubtractSemifield) else ()
+    unknown = [name for name in parameters if name not in names]
+    if unknown:
+        has = f"has the parameter {names[0]}" if names else "has no parameter"
+        raise TypeError(
+            f"{function} got an unexpected argument {unknown[0]!r}; {semifield!r} {has}"
+        )
+    ((name, value),) = parameters.items()
+    family = semifield.accumulator
+    if _is_number(value):
+        made = getattr(SubtractSemifield, family)(value)  # raises for 0
+        return Given(made.unbound, name, made.parameter)
+    return Given(SubtractSemifield._family(family), name, value)
+
+
+def _is_number(value: Any) -> bool:
+    return np.isscalar(value) or isinstance(value, (int, float))
+
+
+def channels_of(given: Given, kernels: int, storage: str, arrays: Mapping[str, Array]) -> int:
+    """How many values a call passes: 1, or one for each kernel; errors name the argument.
+
+    Raises
+    ------
+    TypeError
+        An array of another library, device or dtype than the arithmetic's.
+    ValueError
+        An array of another size.
+    """
+    value = given.value
+    if value is None or type(value) is float:
+        return 1
+    place_of(given.name, **arrays, **{given.name: value})
+    real = source.ARITHMETIC[storage]
+    if value.dtype != np.dtype(real):
+        raise TypeError(
+            f"{given.name} must have the dtype of arithmetic on {storage}, {real}, got "
+            f"{value.dtype}: pass {given.name}.astype({real!r})"
+        )
+    if value.shape not in ((), (1,), (kernels,)):
+        raise ValueError(
+            f"{given.name} must be a number or an array of shape (), (1,) or ({kernels},), one "
+            f"for each output channel, got shape {value.shape}"
+        )
+    return kernels if value.shape == (kernels,) else 1
+
+
+class Values(NamedTuple):
+    """Values as launches take them; `owner` keeps the memory."""
+
+    parameters: structs.Parameters
+    owner: Any
+
+    @classmethod
+    def of(cls, value: Any, place: Place) -> Values | None:
+        """A number's or an array's; None where there is none."""
+        if value is None:
+            return None
+        if type(value) is float:
+            return cls(structs.Parameters.of_numbers((value,)), None)
+        owner = place.array_module.ascontiguousarray(value)
+        if place.on_gpu:
+            at = (place.device or cupy_device()).address(owner)
+        else:
+            owner = owner.astype(owner.dtype.newbyteorder("="), copy=False)
+            at = address(owner)
+        return cls(structs.Parameters.of_memory(at, owner.size), owner)
+
+
+def bound_by_kernel(semifield: Semifield, value: Any) -> tuple[Semifield, ...]:
+    """The semifields of all kernels, for array loops; they wait for a GPU's values."""
+    if value is None:
+        return (semifield,)
+    if type(value) is not float:
+        value = getattr(value, "get", lambda: value)()
+    make = getattr(SubtractSemifield, semifield.accumulator)
+    return tuple(make(float(number)) for number in np.ravel(value))
+
+
+def gradient_of(value: Any, slopes: Array, grad_out: Array, xp: Any) -> Array:
+    """The gradient of the values: the sum over outputs of grad_out times their slopes."""
+    size = 1 if type(value) is float else value.size
+    products = xp.where(grad_out == 0, 0, grad_out.astype(slopes.dtype, copy=False) * slopes)
+    axes = (0, *range(2, products.ndim))
+    by_channel = products.sum(axis=axes, dtype=np.float64).reshape(-1, size).sum(axis=0)
+    shape = () if type(value) is float else value.shape
+    return by_channel.reshape(shape).astype(slopes.dtype)
