@@ -99,6 +99,16 @@ class CompiledSemifield:
         )
 
     @property
+    def stated(self) -> tuple[Any, ...]:
+        """`content` with all formulas, as keys of saved programs follow from it."""
+        if self.unbound is self:
+            return self.content
+        texts = tuple(
+            (name, sympy.srepr(self.expressions[name])) for name in sorted(self.expressions)
+        )
+        return (type(self).__name__, texts, self.zero, self.accumulator, self.parameter, ())
+
+    @property
     def unbound(self) -> Any:
         """The semifield without the values of its parameters, by which plans and kernels go.
 

@@ -75,7 +75,7 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
     algebra = named(semifield) if isinstance(semifield, str) else semifield
     if not isinstance(algebra, (SelectSemifield, SubtractSemifield)):
         raise no_semifield(semifield)
-    digest = hashlib.sha256(repr((algebra.content, _rules())).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((algebra.stated, _rules())).encode()).hexdigest()[:16]
     d_times = None
     if not needs_arrays(algebra):
         by_img, by_krn = (algebra.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
