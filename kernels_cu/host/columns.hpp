@@ -48,7 +48,9 @@ SEMICONV_FN void transpose_square(Doubles* v) {
 
 // A store past the caches, of a register that lies within a line: what is overwritten is not read before.
 SEMICONV_FN void store_past_caches(double* to, Doubles v) {
-#if defined(__AVX512F__)
+#if defined(__clang__)
+  __builtin_nontemporal_store(v, (Doubles*)to);
+#elif defined(__AVX512F__)
   __builtin_ia32_movntpd512(to, v);
 #elif defined(__AVX__)
   __builtin_ia32_movntpd256(to, v);
