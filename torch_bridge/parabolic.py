@@ -151,7 +151,7 @@ def distance_transform_edt(
     Raises
     ------
     ValueError, TypeError
-        As in `parabolic_dilation`, of sampling.
+        As in `parabolic_dilation`, of sampling; a softness that is not above 0 and finite.
 
     Notes
     -----
@@ -175,6 +175,8 @@ def distance_transform_edt(
     [2.24, 0.0, 0.0, 1.97]
     """
     require_tensors("ndimage.distance_transform_edt", img=img)
+    if not isinstance(softness, Tensor) and not 0 < softness < math.inf:
+        raise ValueError(f"softness must be above 0 and finite, got {softness!r}")
     cost = _cost_of_background(img, softness)
     scale = 1 / _as_tensor("sampling", sampling)
     square = _morphology("distance_transform_edt", cost, scale, axes, (True,))
@@ -189,10 +191,10 @@ def _cost_of_background(img: Tensor, softness: float | Tensor) -> Tensor:
     if not img.is_floating_point():
         hard = torch.full_like(img, math.inf, dtype=torch.float64)
         return hard.masked_fill(img == 0, 0.0)
-    p = img.double()
-    soft = (p > 0) & (p < 1)
-    cost = -softness * torch.log1p(-torch.where(soft, p, 0.0))
-    return torch.where(soft, cost, 0.0).masked_fill((p < 0) | (p >= 1), math.inf)
+    p = img.float() if img.dtype.itemsize < 4 else img
+    hard = (p < 0) | (p >= 1)
+    cost = -torch.log1p(-p.masked_fill(hard, 0.0))
+    return (softness * cost.double()).masked_fill(hard, math.inf)
 
 
 # ---- checks --------------------------------------------------------------------------------------

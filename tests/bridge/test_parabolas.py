@@ -197,6 +197,9 @@ def test_errors_name_the_argument():
         dilation(img, "wide")
     with pytest.raises(TypeError, match="floating dtype"):
         dilation(img, torch.tensor(3))
+    for softness in (0, -1.0, torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="softness must be above 0"):
+            functional.distance_transform_edt(img, softness=softness)
 
 
 # ---- distances -----------------------------------------------------------------------------------
