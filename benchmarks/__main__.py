@@ -4,6 +4,7 @@
     python -m benchmarks --read FILE [--markdown] [--plot FOLDER]
     python -m benchmarks floor --help      random shapes against a friendly one
     python -m benchmarks scale --help      volumes in chunks on worker processes
+    python -m benchmarks gpus --help       training and volumes on several GPUs
 
 Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
 The exit status is 1 if a goal is missed or a work fails.
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, floor, plot, run, scale, table, works
+from benchmarks import costs, floor, gpus, plot, run, scale, table, works
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
         return floor.main(arguments[1:])
     if arguments[:1] == ["scale"]:
         return scale.main(arguments[1:])
+    if arguments[:1] == ["gpus"]:
+        return gpus.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
