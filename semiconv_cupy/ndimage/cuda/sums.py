@@ -168,6 +168,10 @@ def _plan(
     launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
 ) -> _Plan:
     form = launcher.near_form(array, window)
+    if not taps.unread and math.prod(form.window[:-1]) == 1:
+        # Neighbouring threads read neighbouring elements of a row anyway: without a tile, 5 and 21
+        # taps of 2048 x 2048 take 46 and 90 us in place of 100 and 135 (H200).
+        return _Plan(None)
     # An axis without a window takes part in no index, whichever axis it is said to have.
     indices = taps.indices[:, list(form.windowed)] * (np.array(form.window) > 1)
     launch = sum_launch(form, indices.tobytes(), taps.symmetry, launcher.limits)
