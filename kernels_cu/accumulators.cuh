@@ -83,5 +83,17 @@ template <class V> SEMICONV_FN V chained(V flow, V derivative) {
     return where(flow == none, none, product);
 #endif
 }
+// The same in a loop that knows the kind of a root's p: slopes of p >= 1 are finite.
+#if defined(SEMICONV_ROOT)
+template <class V, class S> SEMICONV_FN V chained_of_kind(V flow, V derivative, const S& setting) {
+  if (setting.kind_of() == Setting::flat_up) return chained(flow, derivative);
+  const V none = constant<V>(0);
+  return where(flow == none, none, V(flow * derivative));
+}
+#else
+template <class V, class S> SEMICONV_FN V chained_of_kind(V flow, V derivative, const S&) {
+  return chained(flow, derivative);
+}
+#endif
 
 }  // namespace semiconv
