@@ -98,6 +98,44 @@ class BackwardArguments(NamedTuple):
         return cls._make(_nested(cls, flat))
 
 
+class ParametricArguments(NamedTuple):
+    """The arguments of ``semiconv::parametric_forward``."""
+
+    img: Tensor
+    krn: Tensor
+    parameter: Tensor  # one number, or one for each kernel, in the dtype of arithmetic
+    semifield: str
+    geometry: GeometryArguments
+    residual: bool  # whether to return what the derivative by img and krn needs
+    slopes: bool  # and, behind it, the derivative of each output by the parameter
+
+    @classmethod
+    def received(cls, *flat: Any) -> ParametricArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(_nested(cls, flat))
+
+
+class ParametricBackwardArguments(NamedTuple):
+    """The arguments of ``semiconv::parametric_backward``."""
+
+    grad_out: Tensor
+    img: Tensor
+    krn: Tensor
+    parameter: Tensor
+    residual: Tensor
+    semifield: str
+    geometry: GeometryArguments
+    slopes: bool  # whether the forward pass returned them in the residual
+    want_img: bool
+    want_krn: bool
+    want_parameter: bool
+
+    @classmethod
+    def received(cls, *flat: Any) -> ParametricBackwardArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(_nested(cls, flat))
+
+
 class ProductArguments(NamedTuple):
     """The arguments of ``semiconv::product``."""
 

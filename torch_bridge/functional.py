@@ -25,6 +25,8 @@ from torch_bridge.parabolic import (
     parabolic_erosion,
     parabolic_opening,
 )
+from torch_bridge.parameters import Parameter, parameter_of
+from torch_bridge.parametric import conv_in_family
 from torch_bridge.products import fused_matmul
 from torch_bridge.winners import conv_with_winners, matmul_with_winners
 
@@ -54,6 +56,8 @@ def semifield_conv(
     group_broadcasting: bool = False,
     kind: Kind = "conv",
     return_indices: bool = False,
+    mu: Parameter | None = None,
+    p: Parameter | None = None,
 ) -> Any:
     """Convolve an image with a kernel in a semifield, differentiably.
 
@@ -72,14 +76,21 @@ def semifield_conv(
     return_indices : bool
         Return (out, indices), as `semiconv_cupy.semifield_conv` does: an int64 tensor of the
         winning taps, of selections only.
+    mu, p : float or Tensor, optional
+        The parameter of ``"log"`` and of ``"root"``: a number, or a tensor with one entry or one
+        for each kernel, (O,). A tensor gets a gradient, in its own dtype; the kernels compute with
+        it in float32, or float64 for float64 images. Nothing is compiled for a new value, and
+        nobody waits for the GPU to look at it: a tensor with 0 in it gives results that are not
+        finite, where a number 0 is an error.
 
     Raises
     ------
     TypeError
-        No dense tensors, or of two dtypes.
+        No dense tensors, or of two dtypes; ``"log"`` without mu, ``"root"`` without p, or either
+        with another semifield.
     ValueError
         Tensors on two devices; shapes or arguments that do not fit; `return_indices` with an
-        addition that is no selection.
+        addition that is no selection; a parameter that is 0 or not finite.
 
     NotImplementedError
         Forward mode, unless the semifield selects one winner and its times has constant
@@ -92,11 +103,18 @@ def semifield_conv(
     >>> krn = torch.tensor([[[-1.0, 0.0, -1.0]]])
     >>> semifield_conv(img, krn, BroadcastSemifield.tropical_max(), padding="same").tolist()
     [[[0.0, 4.0, 5.0, 4.0, 1.0]]]
+    >>> mu = torch.tensor(2.0, requires_grad=True)
+    >>> semifield_conv(img, krn, "log", mu=mu).sum().backward()
+    >>> bool(mu.grad < 0)  # with a larger mu, the soft maximum falls towards the maximum
+    True
     """
     geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
     img, krn = one_kind(img, krn)
+    parameter = parameter_of(semifield, mu, p)
     if flag("return_indices", return_indices):
         return conv_with_winners(img, krn, _with_winners(semifield), geometry)
+    if parameter is not None and isinstance(semifield, str):
+        return conv_in_family(img, krn, semifield, geometry, parameter)
     if isinstance(semifield, BroadcastSemifield):
         return broadcast_conv(img, krn, semifield, geometry)
     return fused_conv(img, krn, semifield, geometry)

@@ -127,6 +127,13 @@ class SubtractSemifield(CompiledSemifield):
         self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
 
     @classmethod
+    def named_family(cls, name: str) -> SubtractSemifield:
+        """The "log" or the "root" without a value of its parameter: each call passes one."""
+        if name not in ("log", "root"):
+            raise ValueError(f"name must be 'log' or 'root', got {name!r}")
+        return cls._family("log" if name == "log" else "root")
+
+    @classmethod
     def _family(cls, accumulator: Accumulator, nature: str = "") -> SubtractSemifield:
         """Log or root without a value of its parameter; the zero is that of a positive one."""
         found: SubtractSemifield = _family(cls, accumulator, nature)  # type: ignore[arg-type]

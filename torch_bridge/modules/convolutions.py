@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from semiconv_cupy.algebra import SubtractSemifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
 from semiconv_cupy.source import definitions
@@ -16,9 +17,10 @@ from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.checks import one_kind, plan
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import PreparedSemifield
+from torch_bridge.parameters import NAMES, Parameter, parameter_of
 
 if TYPE_CHECKING:
-    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
+    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield
 
 
 class BroadcastConv(nn.Module):
@@ -79,7 +81,11 @@ class SemifieldConv(nn.Module):
 
     Parameters
     ----------
-    semifield : SelectSemifield or SubtractSemifield
+    semifield : SelectSemifield, SubtractSemifield or str
+        A semifield, or the name of a ready-made one.
+    mu, p : float, Tensor or Parameter, optional
+        Of ``"log"`` and of ``"root"``, as in `torch_bridge.functional.semifield_conv`: a
+        `torch.nn.Parameter` is learned, another tensor is a buffer.
     lazy_fixed : bool
         Fix the shapes and arguments to those of the first call; only the batch size may change
         afterwards, anything else raises ValueError. dtype and device stay free. Nothing is compiled
@@ -98,12 +104,19 @@ class SemifieldConv(nn.Module):
     >>> conv = SelectSemifield.tropical_max().dynamic()
     >>> conv(torch.tensor([[[0.0, 5.0, 0.0]]]), torch.tensor([[[-1.0, 0.0, -2.0]]]), padding="same")
     tensor([[[4., 5., 3.]]])
+    >>> learned = SemifieldConv("log", mu=nn.Parameter(torch.tensor(3.0)))
+    >>> [name for name, _ in learned.named_parameters()]
+    ['mu']
     """
+
+    _family: str | None = None  # "log" or "root" with a tensor; models saved before had none
 
     def __init__(
         self,
-        semifield: SelectSemifield | SubtractSemifield,
+        semifield: SelectSemifield | SubtractSemifield | str,
         *,
+        mu: Parameter | None = None,
+        p: Parameter | None = None,
         lazy_fixed: bool = False,
         thread_block_size: int | None = None,
         to_extension: bool = False,
@@ -111,8 +124,20 @@ class SemifieldConv(nn.Module):
         kernel_inflation: int = 16,
     ) -> None:
         super().__init__()
-        self.semifield = semifield
-        self._prepared = PreparedSemifield(semifield)
+        parameter = parameter_of(semifield, mu, p)
+        self.semifield: SelectSemifield | SubtractSemifield
+        if isinstance(parameter, Tensor):
+            self._family = str(semifield)
+            if isinstance(parameter, nn.Parameter):
+                self.register_parameter(NAMES[self._family], parameter)
+            else:
+                self.register_buffer(NAMES[self._family], parameter)
+            self.semifield = SubtractSemifield.named_family(self._family)
+        elif parameter is not None:
+            self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
+        else:
+            self.semifield = named(semifield) if isinstance(semifield, str) else semifield
+        self._prepared = PreparedSemifield(self.semifield)
         self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
         self.debug = flag("debug", debug)
         self.fixed: dict[str, Any] | None = None
@@ -152,7 +177,7 @@ class SemifieldConv(nn.Module):
             "kind": kind,
         }
         if not self.lazy_fixed:
-            return semifield_conv(img, krn, self._prepared, **arguments)
+            return self._convolve(img, krn, arguments)
         now = {
             "img.shape[1:]": tuple(int(size) for size in img.shape[1:]),
             "krn.shape": tuple(int(size) for size in krn.shape),
@@ -160,8 +185,18 @@ class SemifieldConv(nn.Module):
         }
         if self.fixed is not None and self.fixed != now:
             raise ValueError(self._refusal(now))
-        out = semifield_conv(img, krn, self._prepared, **arguments)
+        out = self._convolve(img, krn, arguments)
         self.fixed = now
+        return out
+
+    def _convolve(self, img: Tensor, krn: Tensor, arguments: dict[str, Any]) -> Tensor:
+        out: Tensor
+        if self._family is None:
+            out = semifield_conv(img, krn, self._prepared, **arguments)
+        else:
+            name = NAMES[self._family]
+            value = {name: getattr(self, name)}
+            out = semifield_conv(img, krn, self._family, **arguments, **value)
         return out
 
     def _refusal(self, now: dict[str, Any]) -> str:

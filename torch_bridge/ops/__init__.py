@@ -1,8 +1,9 @@
-"""The raw operators of torch.library: semiconv::forward, ::backward, ::product, ::product_backward.
+"""The raw operators of torch.library: semiconv::forward, ::backward, ::product and others.
 
-They take checked arguments, fill what torch allocates, and have no derivative: `autograd` and
-`products` give them one. `forward`, `backward`, `product` and `product_backward` hold one operator
-each, `handles` the keys by which operators find semifields, `plans` what follows from shapes and
+They take checked arguments, fill what torch allocates, and have no derivative: `autograd`,
+`products` and `parametric` give them one. `forward`, `backward`, `product` and `product_backward`
+hold one operator each, `parametric` two whose mu or p is a tensor, `parabolas` those of parabolas.
+`handles` has the keys by which operators find semifields, `plans` what follows from shapes and
 dtypes, `executors` the CPU and the GPUs, `dispatch` says which calls need no dispatcher.
 """
 
@@ -14,8 +15,10 @@ from torch_bridge.ops.handles import (
     PreparedSemifield,
     handle_by_one_winner,
     handle_of,
+    handle_of_family,
     semifield_of,
 )
+from torch_bridge.ops.parametric import call_parametric, call_parametric_backward
 from torch_bridge.ops.product import call_product, product_straight
 from torch_bridge.ops.product_backward import call_product_backward
 
@@ -27,12 +30,15 @@ __all__ = [
     "PreparedSemifield",
     "call_backward",
     "call_forward",
+    "call_parametric",
+    "call_parametric_backward",
     "call_product",
     "call_product_backward",
     "forward_straight",
     "goes_straight",
     "handle_by_one_winner",
     "handle_of",
+    "handle_of_family",
     "product_straight",
     "semifield_of",
 ]

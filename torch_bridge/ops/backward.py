@@ -30,9 +30,11 @@ from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
+    memory_of,
     mismatch,
     plan_cached,
     require_memory,
+    require_parameter,
     route_of,
     torch_dtype,
 )
@@ -41,7 +43,7 @@ Gradients = tuple[Tensor, Tensor]  # of img and of krn; empty where it was not r
 Wants = tuple[bool, bool]
 # grad_out, img, krn, residual: without one, None or an empty tensor
 Given = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"]
-Call = Callable[[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"], Gradients]
+Call = Callable[..., Gradients]  # of these, and of a parameter that is a tensor
 Check = Callable[[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"], None]
 
 _library = torch.library.Library("semiconv", "FRAGMENT")
@@ -84,6 +86,24 @@ def _straight(
     return call(*given)
 
 
+def parametric_straight(
+    given: Given,
+    parameter: Tensor,
+    semifield: str,
+    shapes: tuple[Shape, Shape],
+    geometry: GeometryArguments,
+    slopes: bool,
+    wants: Wants,
+) -> Gradients:
+    """`_straight` of a semifield whose parameter is a tensor."""
+    grad_out, img, *_ = given
+    require_parameter(parameter, grad_out, shapes[1][0])
+    layout = grad_out.dtype, grad_out.get_device(), None if img is None else img.stride()
+    constants = (semifield, shapes, geometry, wants)
+    call = _prepared(*layout, *constants, slopes, parameter.numel())
+    return call(*given, parameter.contiguous())
+
+
 def _backward(*flat: Any) -> Gradients:
     """The operator for CPU and CUDA tensors."""
     given = BackwardArguments.received(*flat)
@@ -104,13 +124,15 @@ def _prepared(
     shapes: tuple[Shape, Shape],
     geometry: GeometryArguments,
     wants: Wants,
+    slopes: bool = False,
+    channels: int = 1,
 ) -> Call:
     """The call for tensors of this layout on the executor of that index."""
     executor, (img_shape, krn_shape) = executor_of(index), map(tuple, shapes)
     if min(img_shape, default=0) < 0:
         raise ValueError(f"img_shape must not be negative, got {img_shape}")
     plan = plan_cached(
-        semifield, dtype, executor.on_gpu, img_shape, krn_shape, geometry, derivative=True
+        semifield, dtype, executor.on_gpu, img_shape, krn_shape, geometry, True, slopes, channels
     )
     require_derivatives(plan.storage)  # winners alone are planned in every dtype
     if img_strides is not None and len(img_strides) != len(img_shape):
@@ -139,7 +161,11 @@ def prepare_backward(
     kind = {} if real is dtype else {"dtype": real}
 
     def call(
-        grad_out: Tensor, img: Tensor | None, krn: Tensor | None, residual: Tensor | None
+        grad_out: Tensor,
+        img: Tensor | None,
+        krn: Tensor | None,
+        residual: Tensor | None,
+        *parameter: Tensor,
     ) -> Gradients:
         check(grad_out, img, krn, residual)
         grad_out, image, kernel, kept = grad_out.contiguous(), None, None, None
@@ -158,13 +184,15 @@ def prepare_backward(
         unaligned = ((image or 0) | (kernel or 0) | gradient) % alignment
         missing = keeps_residual and not kept
         if launch is None or unaligned or missing or not is_current():
-            return _by_arrays(grad_out, img, krn, residual, plan, wants, executor)
+            given = (grad_out, img, krn, residual)
+            return _by_arrays(given, plan, wants, executor, *parameter)
         grad_img = grad_out.new_empty(img_shape if want_img else 0, **kind)
         grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, **kind)
         grads = grad_img.data_ptr() or None, grad_krn.data_ptr() or None
         launch(
             GradientArrays(gradient, image, kernel, kept or None, *grads),
             threads_or_stream(),
+            *map(memory_of, parameter),
         )
         if real is not dtype:
             grad_img, grad_krn = grad_img.to(dtype), grad_krn.to(dtype)
@@ -200,11 +228,12 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
     needed = needs_arrays(semifield)
     arrays = (("img", geometry.img_shape), ("krn", geometry.krn_shape))
     out_shape = geometry.out_shape
-    spec = residual_of(semifield, plan.storage, geometry)
+    spec = residual_of(semifield, plan.storage, geometry, slopes=plan.slopes)
     # A forward pass by ordinary sums keeps no residual. On a GPU the number of outputs decides
     # about them, and torch.func.vmap changes that number between the two passes: so where ordinary
     # sums apply, a residual may be there or not.
-    optional = spec is None or by_sums.applies(semifield) or 0 in out_shape
+    by_sums_alone = by_sums.applies(semifield) and not plan.slopes
+    optional = spec is None or by_sums_alone or 0 in out_shape
     kept_shape, kept_dtype = None if spec is None else spec.shape, torch_dtype(spec)
 
     def check(
@@ -243,15 +272,10 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
 
 
 def _by_arrays(
-    grad_out: Tensor,
-    img: Tensor | None,
-    krn: Tensor | None,
-    residual: Tensor | None,
-    plan: Plan,
-    wants: Wants,
-    executor: Executor,
+    given: Given, plan: Plan, wants: Wants, executor: Executor, *parameter: Tensor
 ) -> Gradients:
     """The gradients by NumPy or CuPy arrays, where addresses cannot be used."""
+    grad_out, img, krn, residual = given
     if not any(wants):
         return grad_out.new_empty(0), grad_out.new_empty(0)
     want_img, want_krn = wants
@@ -268,7 +292,12 @@ def _by_arrays(
             grad_krn if want_krn else None,
         )
         arrays = tensors.each(array_of)
-        run.backward(route_of(plan, executor), arrays, threads=torch.get_num_threads())
+        run.backward(
+            route_of(plan, executor),
+            arrays,
+            threads=torch.get_num_threads(),
+            value=array_of(parameter[0]) if parameter else None,
+        )
     return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
 
 

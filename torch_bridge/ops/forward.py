@@ -24,10 +24,12 @@ from torch_bridge.ops.handles import held_semifield, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
+    memory_of,
     mismatch,
     plan_cached,
     plan_uncached,
     require_memory,
+    require_parameter,
     route_of,
 )
 
@@ -43,7 +45,7 @@ def call_forward(
 ) -> Results:
     """``torch.ops.semiconv.forward``, which takes a geometry entry by entry."""
     if goes_straight(img, krn):
-        return _of_tensors(*forward_straight(img, krn, semifield, geometry, residual), img)
+        return of_tensors(*forward_straight(img, krn, semifield, geometry, residual), img)
     results: Results = torch.ops.semiconv.forward(img, krn, semifield, *geometry, residual)
     return results
 
@@ -63,13 +65,33 @@ def forward_straight(
     return call(img, krn)
 
 
+def parametric_straight(
+    img: Tensor,
+    krn: Tensor,
+    parameter: Tensor,
+    semifield: str,
+    geometry: GeometryArguments,
+    residual: bool,
+    slopes: bool,
+) -> Found:
+    """`forward_straight` of a semifield whose parameter is a tensor."""
+    dtype, index = img.dtype, img.get_device()
+    if krn.dtype is not dtype or krn.get_device() != index:
+        raise mismatch("krn", krn, "img", img)
+    require_parameter(parameter, img, krn.shape[0])
+    strides, constants = (img.stride(), krn.stride()), (semifield, geometry, residual, slopes)
+    channels = parameter.numel()
+    call = _prepared(dtype, index, img.shape, krn.shape, *strides, *constants, channels)
+    return call(img, krn, parameter.contiguous())
+
+
 def _forward(*flat: Any) -> Results:
     """The operator for CPU and CUDA tensors."""
     given = ForwardArguments.received(*flat)
-    return _of_tensors(*forward_straight(*given), given.img)
+    return of_tensors(*forward_straight(*given), given.img)
 
 
-def _of_tensors(out: Tensor, residual: Tensor | None, img: Tensor) -> Results:
+def of_tensors(out: Tensor, residual: Tensor | None, img: Tensor) -> Results:
     """The operator's results, an empty tensor where there is no residual."""
     return out, img.new_empty(0) if residual is None else residual
 
@@ -89,10 +111,14 @@ def _prepared(
     semifield: str,
     geometry: GeometryArguments,
     residual: bool,
-) -> Callable[[Tensor, Tensor], Found]:
+    slopes: bool = False,
+    channels: int = 1,
+) -> Callable[..., Found]:
     """The call for tensors of this layout on the executor of that index."""
     executor, shapes = executor_of(index), (tuple(img_shape), tuple(krn_shape))
-    plan = plan_cached(semifield, dtype, executor.on_gpu, *shapes, geometry, derivative=residual)
+    plan = plan_cached(
+        semifield, dtype, executor.on_gpu, *shapes, geometry, residual, slopes, channels
+    )
     return prepare_forward(plan, executor, dtype, img_strides, krn_strides)
 
 
@@ -103,8 +129,8 @@ def prepare_forward(
     img_strides: tuple[int, ...],
     krn_strides: tuple[int, ...],
     forward_at: Callable[..., Callable[..., None] | None] = run.forward_at,
-) -> Callable[[Tensor, Tensor], Found]:
-    """The call for tensors of this plan and these strides.
+) -> Callable[..., Found]:
+    """The call for tensors of this plan and these strides, and for a parameter that is a tensor.
 
     `forward_at` makes the core's function of addresses, or None where array loops serve. The call
     takes arrays instead at odd addresses, and on another GPU than the current one.
@@ -116,31 +142,34 @@ def prepare_forward(
     alignment, out_shape = dtype.itemsize, plan.geometry.out_shape
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
 
-    def call(img: Tensor, krn: Tensor) -> Found:
+    def call(img: Tensor, krn: Tensor, *parameter: Tensor) -> Found:
         image, kernel = img.data_ptr(), krn.data_ptr()
         if launch is None or (image | kernel) % alignment or not is_current():
-            return _by_arrays(img, krn, plan, executor)
+            return _by_arrays(img, krn, plan, executor, *parameter)
         if not (image and kernel):
             require_memory(img=img, krn=krn)
         out = img.new_empty(out_shape)
-        residual = _new_residual(img, plan) if keeps_residual else None
+        residual = new_residual(img, plan) if keeps_residual else None
         kept = None if residual is None else residual.data_ptr()
-        launch(image, kernel, out.data_ptr(), kept, threads_or_stream())
+        given = map(memory_of, parameter)
+        launch(image, kernel, out.data_ptr(), kept, threads_or_stream(), *given)
         return out, residual
 
     return call
 
 
-def _new_residual(img: Tensor, plan: Plan) -> Tensor | None:
+def new_residual(img: Tensor, plan: Plan) -> Tensor | None:
     """The residual, uninitialised; None where there is none."""
     if plan.residual_spec is None:
         return None
     return img.new_empty(plan.residual_spec.shape, dtype=plan.residual_dtype)
 
 
-def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Found:
+def _by_arrays(
+    img: Tensor, krn: Tensor, plan: Plan, executor: Executor, *parameter: Tensor
+) -> Found:
     """The results by NumPy or CuPy arrays, where addresses cannot be used."""
-    out, residual = img.new_empty(plan.geometry.out_shape), _new_residual(img, plan)
+    out, residual = img.new_empty(plan.geometry.out_shape), new_residual(img, plan)
     if out.numel():
         with as_arrays(img):
             run.forward(
@@ -150,6 +179,7 @@ def _by_arrays(img: Tensor, krn: Tensor, plan: Plan, executor: Executor) -> Foun
                 array_of(out),
                 None if residual is None else array_of(residual),
                 threads=torch.get_num_threads(),
+                value=array_of(parameter[0]) if parameter else None,
             )
     return out, residual
 
@@ -162,7 +192,7 @@ def _fake(*flat: Any) -> Results:
         raise mismatch("krn", krn, "img", img)
     held_semifield(key)
     plan = plan_uncached(key, img.dtype, img.is_cuda, img.shape, krn.shape, geometry, residual)
-    return _of_tensors(img.new_empty(plan.geometry.out_shape), _new_residual(img, plan), img)
+    return of_tensors(img.new_empty(plan.geometry.out_shape), new_residual(img, plan), img)
 
 
 def _vmap(

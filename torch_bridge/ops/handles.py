@@ -38,13 +38,19 @@ class Handle(NamedTuple):
 # again from their keys instead.
 _semifields: weakref.WeakValueDictionary[str, Semifield] = weakref.WeakValueDictionary()
 _traced: dict[str, Semifield] = {}
-_PARAMETRIC = re.compile(r"(log|root)\((.+)\)-\w+")
+_PARAMETRIC = re.compile(r"(log|root)(?:\((.+)\))?-\w+")
 
 
 @torch.compiler.assume_constant_result
 def handle_of(semifield: Semifield | str) -> Handle:
     """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
     return _entry_of(semifield)[0]
+
+
+@torch.compiler.assume_constant_result
+def handle_of_family(family: str) -> Handle:
+    """The handle of log or root without a value of its parameter."""
+    return _entry_of(SubtractSemifield.named_family(family))[0]
 
 
 @torch.compiler.assume_constant_result
@@ -81,7 +87,7 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
         by_img, by_krn = (algebra.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
         d_times = (float(by_img), float(by_krn))
     kind: str = algebra.accumulator
-    if kind in ("log", "root"):  # only the ready-made ones have these accumulators
+    if kind in ("log", "root") and algebra.parameter is not None:  # only ready-made ones are such
         kind = f"{kind}({algebra.parameter!r})"
     handle = Handle(f"{kind}-{digest}", needs_arrays(algebra), d_times)
     return handle, _semifields.setdefault(handle.key, algebra)
@@ -129,7 +135,11 @@ def semifield_of(key: str) -> Semifield:
     if parametric is not None:
         name, parameter = parametric.groups()
         with contextlib.suppress(ValueError):  # the text of another program, not a parameter
-            handle, found = _entry_of(getattr(SubtractSemifield, name)(float(parameter)))
+            if parameter is None:
+                made = SubtractSemifield.named_family(name)
+            else:
+                made = getattr(SubtractSemifield, name)(float(parameter))
+            handle, found = _entry_of(made)
             if handle.key == key:
                 return found
     raise RuntimeError(

@@ -18,6 +18,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of
 from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
+from semiconv_cupy.structs import Parameters
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.handles import semifield_of
@@ -29,13 +30,19 @@ MOST_PLANS = 512
 
 
 class Plan(NamedTuple):
-    """The semifield, the geometry and the dtype of a call, and what its derivative needs."""
+    """The semifield, the geometry and the dtype of a call, and what its derivative needs.
+
+    `channels` is the number of values of a parameter that is a tensor: 1, or one for each kernel.
+    `slopes` says whether the residual ends with the outputs' derivatives by it.
+    """
 
     semifield: Semifield
     geometry: Geometry
     storage: str
     residual_spec: Residual | None  # None: the forward pass keeps nothing for the derivative
     residual_dtype: torch.dtype | None  # that of `residual_spec` in torch
+    slopes: bool = False
+    channels: int = 1
 
 
 def plan_uncached(
@@ -46,6 +53,8 @@ def plan_uncached(
     krn_shape: Sequence[int],
     arguments: GeometryArguments,
     derivative: bool,
+    slopes: bool = False,
+    channels: int = 1,
 ) -> Plan:
     """The plan of one call, without a cache: sizes may be symbols.
 
@@ -61,9 +70,10 @@ def plan_uncached(
     storage = storage_of(dtype, semifield, "img", derivative)
     geometry = arguments.plan(img_shape, krn_shape)
     residual_spec = None
-    if derivative and not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu):
-        residual_spec = residual_of(semifield, storage, geometry)
-    return Plan(semifield, geometry, storage, residual_spec, torch_dtype(residual_spec))
+    if derivative and (slopes or not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu)):
+        residual_spec = residual_of(semifield, storage, geometry, slopes=slopes)
+    kept = torch_dtype(residual_spec)
+    return Plan(semifield, geometry, storage, residual_spec, kept, slopes, channels)
 
 
 def storage_of(dtype: torch.dtype, semifield: Semifield, argument: str, derivative: bool) -> str:
@@ -90,7 +100,15 @@ plan_cached = lru_cache(maxsize=MOST_PLANS)(plan_uncached)
 
 def route_of(plan: Plan, executor: Executor) -> Route:
     """How the core computes a call of this plan on the executor."""
-    return choose(plan.semifield, plan.geometry, plan.storage, executor.place())
+    place = executor.place()
+    return choose(
+        plan.semifield,
+        plan.geometry,
+        plan.storage,
+        place,
+        slopes=plan.slopes,
+        channels=plan.channels,
+    )
 
 
 def torch_dtype(residual_spec: Residual | None) -> torch.dtype | None:
@@ -111,3 +129,22 @@ def require_memory(**tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tensor.numel() and not tensor.data_ptr():
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} has no memory: it was freed")
+
+
+def require_parameter(parameter: Tensor, img: Tensor, kernels: int) -> None:
+    """Raise for a parameter that kernels cannot read: they trust its dtype, device and size."""
+    real = torch.float64 if img.dtype is torch.float64 else torch.float32
+    if parameter.dtype is not real or parameter.get_device() != img.get_device():
+        raise TypeError(
+            f"the parameter must be {real} on {img.device}, got {parameter.dtype} on "
+            f"{parameter.device}"
+        )
+    if tuple(parameter.shape) not in ((), (1,), (kernels,)):
+        raise ValueError(
+            f"the parameter must have one value or {kernels}, got shape {tuple(parameter.shape)}"
+        )
+
+
+def memory_of(parameter: Tensor) -> Parameters:
+    """The values of a contiguous parameter, for launches."""
+    return Parameters.of_memory(parameter.data_ptr(), parameter.numel())

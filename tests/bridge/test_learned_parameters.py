@@ -1,0 +1,277 @@
+"""mu and p as tensors: values, gradients, torch's modes, modules that learn them."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.func import grad, jvp, vmap
+
+import torch_bridge as semiconv
+from torch_bridge import SubtractSemifield, ops
+from torch_bridge.arguments import GeometryArguments
+from torch_bridge.checks import plan
+from torch_bridge.functional import semifield_conv
+
+FORWARD = torch.ops.semiconv.parametric_forward
+BACKWARD = torch.ops.semiconv.parametric_backward
+NAME = {"log": "mu", "root": "p"}
+VALUES = {"log": (-3.0, 0.5, 10.0), "root": (-2.0, 0.5, 1.0, 3.0)}
+ALL = [(family, value) for family, values in VALUES.items() for value in values]
+# img, krn, arguments
+GEOMETRIES = {
+    "line": ((2, 3, 9), (4, 3, 3), {"padding": "same"}),
+    "plane": ((2, 2, 5, 6), (3, 2, 2, 3), {"stride": (1, 2), "dilation": (2, 1), "kind": "corr"}),
+    "groups": ((2, 4, 6), (6, 2, 2), {"groups": 2, "padding": 1}),
+    "shared": ((2, 4, 6), (3, 2, 2), {"groups": 2, "group_broadcasting": True}),
+    "product": ((3, 5, 1), (4, 5, 1), {}),
+}
+
+
+def tensors(geometry, family, dtype=torch.float64):
+    torch.manual_seed(0)
+    img, krn, arguments = GEOMETRIES[geometry]
+    lowest = 0.2 if family == "root" else -1.0
+    img, krn = (torch.empty(s, dtype=dtype).uniform_(lowest, 1.5) for s in (img, krn))
+    return img, krn, arguments
+
+
+def fixed(family, value):
+    return getattr(SubtractSemifield, family)(value)
+
+
+def with_tensor(img, krn, family, value, **arguments):
+    return semifield_conv(img, krn, family, **{NAME[family]: value}, **arguments)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("family", "value"), ALL)
+def test_values_are_those_of_the_number(family, value, geometry):
+    img, krn, arguments = tensors(geometry, family)
+    expected = semifield_conv(img, krn, fixed(family, value), **arguments)
+    assert torch.equal(with_tensor(img, krn, family, value, **arguments), expected)
+    for shape in ((), (1,), krn.shape[:1]):
+        found = with_tensor(img, krn, family, torch.full(shape, value).double(), **arguments)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("geometry", ["plane", "groups", "shared"])
+@pytest.mark.parametrize("family", VALUES)
+def test_each_kernel_has_its_own_value(family, geometry):
+    img, krn, arguments = tensors(geometry, family)
+    values = torch.linspace(0.5, 4, krn.shape[0], dtype=torch.float64)
+    values[1::2] *= -1
+    found = with_tensor(img, krn, family, values, **arguments)
+    for channel in range(found.shape[1]):
+        value = values[channel % krn.shape[0]].item()
+        expected = semifield_conv(img, krn, fixed(family, value), **arguments)
+        torch.testing.assert_close(found[:, channel], expected[:, channel])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("family", "value"), ALL)
+def test_gradients_in_all_three(family, value, geometry):
+    img, krn, arguments = tensors(geometry, family)
+    for shape in ((), krn.shape[:1]):
+        mu = torch.full(shape, value, dtype=torch.float64)
+        inputs = [tensor.clone().requires_grad_() for tensor in (img, krn, mu)]
+        assert torch.autograd.gradcheck(
+            lambda img, krn, mu: with_tensor(img, krn, family, mu, **arguments), inputs
+        )
+        inputs[0].requires_grad_(False)
+        inputs[1].requires_grad_(False)
+        assert torch.autograd.gradcheck(
+            lambda img, krn, mu: with_tensor(img, krn, family, mu, **arguments), inputs
+        )
+
+
+def test_windows_of_nothing():
+    """All of one window lies outside, all of another is the zero: gradients are 0."""
+    krn = torch.zeros(1, 1, 1, requires_grad=True)
+    for family, value, zero in (
+        ("log", 2.0, -math.inf),
+        ("log", -2.0, math.inf),
+        ("root", 3.0, 0.0),
+        ("root", -3.0, math.inf),
+    ):
+        img = torch.full((1, 1, 3), zero, requires_grad=True)
+        weights = krn if family == "log" else krn + 1
+        mu = torch.tensor(value, requires_grad=True)
+        out = with_tensor(img, weights, family, mu, padding=1)
+        assert (out == zero).all()
+        gradients = torch.autograd.grad(out, (img, krn, mu), torch.ones_like(out))
+        assert all(not gradient.any() for gradient in gradients), (family, value, gradients)
+
+
+def test_large_values_tend_to_the_extrema():
+    img, krn, arguments = tensors("plane", "log", torch.float32)
+    for value, name in ((1e30, "tropical_max"), (-1e30, "tropical_min")):
+        mu = torch.tensor(value, requires_grad=True)
+        out = with_tensor(img, krn, "log", mu, **arguments)
+        torch.testing.assert_close(out, semifield_conv(img, krn, name, **arguments))
+        out.sum().backward()
+        assert mu.grad.isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_halves_keep_the_parameters_dtype(dtype):
+    img, krn, arguments = tensors("plane", "log", dtype)
+    for own in (torch.float32, torch.float64, dtype):
+        mu = torch.tensor(2.0, dtype=own, requires_grad=True)
+        out = with_tensor(img, krn, "log", mu, **arguments)
+        assert out.dtype == dtype
+        out.float().sum().backward()
+        assert mu.grad.dtype == own
+        assert mu.grad < 0
+
+
+def test_autocast():
+    img, krn, arguments = tensors("plane", "log", torch.float32)
+    mu = torch.tensor(2.0, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = with_tensor(img.bfloat16(), krn, "log", mu, **arguments)
+    assert out.dtype == torch.float32
+    out.sum().backward()
+    assert mu.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("geometry", ["groups", "shared"])
+@pytest.mark.parametrize("shape", [(), "kernels"])
+def test_vmap(geometry, shape):
+    img, krn, arguments = tensors(geometry, "log")
+    kernels = krn.shape[0]
+    own = (kernels,) if shape else ()
+    mu = torch.rand(3, *own, dtype=torch.float64) + 0.5
+    imgs = torch.stack([img, 2 * img, -img])
+    krns = torch.stack([krn, 0.5 * krn, -krn])
+
+    def call(img, krn, mu):
+        return with_tensor(img, krn, "log", mu, **arguments)
+
+    def loss(img, krn, mu):
+        return call(img, krn, mu).square().sum()
+
+    for dims in ((0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (0, None, 0)):
+        given = [
+            every if dim == 0 else every[0]
+            for every, dim in zip((imgs, krns, mu), dims, strict=True)
+        ]
+        each = [
+            [every[n] if dim == 0 else every for every, dim in zip(given, dims, strict=True)]
+            for n in range(3)
+        ]
+        expected = torch.stack([call(*one) for one in each])
+        torch.testing.assert_close(vmap(call, dims)(*given), expected)
+        found = vmap(grad(loss, (0, 1, 2)), dims)(*given)
+        for n, one in enumerate(each):
+            inputs = [tensor.clone().requires_grad_() for tensor in one]
+            own_gradients = torch.autograd.grad(loss(*inputs), inputs)
+            torch.testing.assert_close([gradient[n] for gradient in found], list(own_gradients))
+
+
+def test_what_is_offered_of_no_sum():
+    img, krn, arguments = tensors("line", "log")
+    mu = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        jvp(lambda mu: with_tensor(img, krn, "log", mu, **arguments), (mu,), (mu,))
+    out = with_tensor(img, krn, "log", mu, **arguments)
+    (gradient,) = torch.autograd.grad(out.sum(), mu, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        gradient.backward()
+
+
+@pytest.mark.parametrize("family", VALUES)
+def test_raw_operators(family):
+    img, krn, arguments = tensors("plane", family, torch.float32)
+    mu, handle = torch.tensor([1.0, 2.0, -3.0]), ops.handle_of_family(family)
+    geometry = GeometryArguments.of(plan(img, krn, **arguments))
+    for residual, slopes in ((False, False), (True, True)):
+        torch.library.opcheck(FORWARD, (img, krn, mu, handle.key, *geometry, residual, slopes))
+    out, kept = FORWARD(img, krn, mu, handle.key, *geometry, True, True)
+    given = (torch.ones_like(out), img, krn, mu, kept, handle.key, *geometry, True)
+    torch.library.opcheck(BACKWARD, (*given, True, True, True))
+    with pytest.raises(ValueError, match="one value or 3"):
+        FORWARD(img, krn, torch.ones(2), handle.key, *geometry, False, False)
+    with pytest.raises(TypeError, match="float32"):
+        FORWARD(img, krn, mu.double(), handle.key, *geometry, False, False)
+
+
+@pytest.mark.parametrize("family", VALUES)
+def test_compiled_without_a_graph_break(family):
+    img, krn, arguments = tensors("plane", family, torch.float32)
+
+    def step(img, krn, mu):
+        return with_tensor(img, krn, family, mu, **arguments).square().sum()
+
+    run = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for value in (torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0])):
+        inputs = [tensor.clone().requires_grad_() for tensor in (img, krn, value)]
+        expected = torch.autograd.grad(step(*inputs), inputs)
+        found = torch.autograd.grad(run(*inputs), inputs)
+        torch.testing.assert_close(found, expected)
+    fixed_value = torch.compile(
+        lambda img: with_tensor(img, krn, family, 2.0, **arguments),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    torch.testing.assert_close(fixed_value(img), with_tensor(img, krn, family, 2.0, **arguments))
+
+
+@pytest.mark.parametrize("lazy_fixed", [False, True])
+@pytest.mark.parametrize("family", VALUES)
+def test_a_module_learns_it(family, lazy_fixed):
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    conv = semiconv.SemifieldConv(family, **{NAME[family]: parameter}, lazy_fixed=lazy_fixed)
+    model = semiconv.GenericConv(semiconv.LearnedKernel2D(2, 3, 3, positive="exp"), conv)
+    name = f"conv.{NAME[family]}"
+    assert name in dict(model.named_parameters())
+    img = torch.rand(1, 2, 6, 6)
+    model(img).sum().backward()
+    assert parameter.grad.isfinite().all()
+    assert parameter.grad.all()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        parameter.add_(1)
+    assert not torch.equal(other(img), model(img))
+    other.load_state_dict(model.state_dict())
+    for same in (other, pickle.loads(pickle.dumps(model))):
+        assert torch.equal(same(img), model(img))
+    assert model.double()(img.double()).dtype == torch.float64
+    buffer = semiconv.SemifieldConv(family, **{NAME[family]: torch.tensor(2.0)})
+    assert not list(buffer.parameters())
+    assert list(buffer.state_dict()) == [NAME[family]]
+
+
+def test_roots_refuse_negative_kernels_here_too():
+    conv = semiconv.SemifieldConv("root", p=nn.Parameter(torch.tensor(3.0)))
+    with pytest.raises(ValueError, match='positive="exp"'):
+        semiconv.GenericConv(semiconv.LearnedKernel2D(1, 1, 3), conv)
+
+
+def test_errors():
+    img, krn = torch.rand(1, 2, 6), torch.rand(3, 2, 2)
+    for call, error, message in (
+        (lambda: semifield_conv(img, krn, "log"), TypeError, "needs its parameter: pass mu="),
+        (
+            lambda: semifield_conv(img, krn, "root", mu=1.0),
+            TypeError,
+            'mu is the parameter of "log',
+        ),
+        (lambda: semifield_conv(img, krn, "linear", p=1.0), TypeError, 'p is the parameter of "ro'),
+        (lambda: semifield_conv(img, krn, "log", mu=0.0), ValueError, "mu"),
+        (lambda: semifield_conv(img, krn, "root", p=math.inf), ValueError, "p must"),
+        (lambda: with_tensor(img, krn, "log", torch.ones(2)), ValueError, "each of the 3 kernels"),
+        (lambda: with_tensor(img, krn, "log", torch.ones(3, 1)), ValueError, r"\(3, 1\)"),
+        (lambda: with_tensor(img, krn, "log", torch.tensor(1)), TypeError, "floating"),
+        (
+            lambda: with_tensor(img, krn, "log", torch.ones((), device="meta")),
+            ValueError,
+            "one dev",
+        ),
+        (lambda: semiconv.SemifieldConv("log"), TypeError, "mu="),
+    ):
+        with pytest.raises(error, match=message):
+            call()

@@ -1,0 +1,70 @@
+"""mu of log and p of root in a call: numbers, or tensors that learn.
+
+A number is a semifield's own. A tensor is an argument of the kernels, which read its memory: its
+value is known to nobody else, so it costs no synchronisation, and a CUDA graph that is replayed
+reads it again. Called by `functional`, `pooling` and the modules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy.algebra import Semifield, SubtractSemifield
+from semiconv_cupy.algebra.arguments import checked_parameter
+from torch_bridge.checks import require_dense
+
+Parameter = float | Tensor
+NAMES = {"log": "mu", "root": "p"}
+_FAMILIES = {name: family for family, name in NAMES.items()}
+
+
+def resolved(family: str, value: Parameter, img: Tensor, krn: Tensor) -> Tensor | Semifield:
+    """The parameter of "log" or "root" as kernels read it; the semifield of a number.
+
+    The tensor is converted to the dtype in which the kernels compute: that of halves is float32.
+    """
+    name = NAMES[family]
+    real = torch.float64 if img.dtype is torch.float64 else torch.float32
+    if not isinstance(value, Tensor):
+        if torch.compiler.is_compiling():  # a program holds tensors, and no semifields
+            return torch.full((), checked_parameter(name, value), dtype=real, device=img.device)
+        made: Semifield = getattr(SubtractSemifield, family)(value)
+        return made
+    require_dense(name, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+    if value.device != img.device:
+        raise ValueError(
+            f"img and {name} must be on one device, got img on {img.device} and {name} on "
+            f"{value.device}; move one of them: {name}.to(img.device)"
+        )
+    if tuple(value.shape) not in ((), (1,), (krn.shape[0],)):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {krn.shape[0]} kernels, got shape "
+            f"{tuple(value.shape)}"
+        )
+    return value.to(real)
+
+
+def parameter_of(semifield: Any, mu: Parameter | None, p: Parameter | None) -> Parameter | None:
+    """The parameter of a call in "log" or "root"; None of every other semifield.
+
+    Raises
+    ------
+    TypeError
+        It is missing, or given to another semifield.
+    """
+    given = {"mu": mu, "p": p}
+    own = NAMES.get(semifield) if isinstance(semifield, str) else None
+    for name, value in given.items():
+        if value is not None and name != own:
+            raise TypeError(f'{name} is the parameter of "{_FAMILIES[name]}", got {semifield!r}')
+    if own is None:
+        return None
+    found = given[own]
+    if found is None:
+        raise TypeError(f'"{semifield}" needs its parameter: pass {own}=, a number or a tensor')
+    return found
