@@ -41,6 +41,14 @@ from torch_bridge.parabolic_layers import (
     ParabolicErosion,
     ParabolicOpening,
 )
+from torch_bridge.pooling_layers import (
+    GeMPool1d,
+    GeMPool2d,
+    GeMPool3d,
+    LogSumExpPool1d,
+    LogSumExpPool2d,
+    LogSumExpPool3d,
+)
 from torch_bridge.quadratic import (
     CovCholesky,
     CovCholesky2D,
@@ -71,11 +79,17 @@ __all__ = [
     "DilationPool2d",
     "DilationPool3d",
     "Erosion",
+    "GeMPool1d",
+    "GeMPool2d",
+    "GeMPool3d",
     "GenericClosing",
     "GenericConv",
     "GenericOpening",
     "LearnedKernel",
     "LearnedKernel2D",
+    "LogSumExpPool1d",
+    "LogSumExpPool2d",
+    "LogSumExpPool3d",
     "Opening",
     "ParabolicClosing",
     "ParabolicDilation",

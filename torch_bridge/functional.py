@@ -27,7 +27,9 @@ from torch_bridge.parabolic import (
 )
 from torch_bridge.parameters import Parameter, parameter_of
 from torch_bridge.parametric import conv_in_family
+from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
 from torch_bridge.products import fused_matmul
+from torch_bridge.sizes import KernelSize
 from torch_bridge.winners import conv_with_winners, matmul_with_winners
 
 if TYPE_CHECKING:
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "distance_transform_edt",
+    "gem_pool1d",
+    "gem_pool2d",
+    "gem_pool3d",
+    "log_sum_exp_pool1d",
+    "log_sum_exp_pool2d",
+    "log_sum_exp_pool3d",
     "parabolic_closing",
     "parabolic_dilation",
     "parabolic_erosion",
@@ -193,3 +201,174 @@ def _with_winners(semifield: Any) -> Any:
     if isinstance(semifield, BroadcastSemifield):
         selection_by_one(semifield)  # raises
     return semifield
+
+
+def log_sum_exp_pool1d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    mu: Parameter = 1.0,
+    mean: bool = False,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`log_sum_exp_pool2d` of images (B, C, W) or (C, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> log_sum_exp_pool1d(torch.tensor([[0.0, 0.0, 5.0, 5.0]]), 2, mean=True)
+    tensor([[0., 5.]])
+    """
+    window = PoolingWindow.of(1, kernel_size, stride, padding, dilation, ceil_mode)
+    return log_sum_exp_pool(img, window, mu, mean)
+
+
+def log_sum_exp_pool2d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    mu: Parameter = 1.0,
+    mean: bool = False,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Pool by ln(sum e^(mu v)) / mu; with `mean`, minus ln(n) / mu.
+
+    Parameters
+    ----------
+    img : Tensor (B, C, H, W) or (C, H, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.functional.max_pool2d`, with its output sizes; positions outside the image
+        do not take part.
+    mu : float or Tensor
+        The hardness: a number, finite and not 0, or a tensor with one entry or one for each
+        channel, (C,), which gets a gradient.
+    mean : bool
+        Subtract ln(n) / mu, n the number of positions inside the image.
+
+    See `LogSumExpPool2d` for limits and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mu = torch.tensor([1.0, 50.0])
+    >>> img = torch.tensor([0.0, 0.0, 0.0, 1.0]).view(2, 2).expand(1, 2, 2, 2)
+    >>> log_sum_exp_pool2d(img, 2, mu=mu, mean=True).flatten()
+    tensor([0.3574, 0.9723])
+    """
+    window = PoolingWindow.of(2, kernel_size, stride, padding, dilation, ceil_mode)
+    return log_sum_exp_pool(img, window, mu, mean)
+
+
+def log_sum_exp_pool3d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    mu: Parameter = 1.0,
+    mean: bool = False,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`log_sum_exp_pool2d` of images (B, C, D, H, W) or (C, D, H, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> log_sum_exp_pool3d(torch.zeros(1, 3, 8, 8, 8), 2, mu=2.0).shape
+    torch.Size([1, 3, 4, 4, 4])
+    """
+    window = PoolingWindow.of(3, kernel_size, stride, padding, dilation, ceil_mode)
+    return log_sum_exp_pool(img, window, mu, mean)
+
+
+def gem_pool1d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    p: Parameter = 3.0,
+    eps: float = 1e-6,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`gem_pool2d` of images (B, C, W) or (C, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> gem_pool1d(torch.tensor([[3.0, 3.0, 1.0, 7.0]]), 2, p=1.0)
+    tensor([[3., 4.]])
+    """
+    window = PoolingWindow.of(1, kernel_size, stride, padding, dilation, ceil_mode)
+    return gem_pool(img, window, p, eps)
+
+
+def gem_pool2d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    p: Parameter = 3.0,
+    eps: float = 1e-6,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Pool by the generalised mean, (mean of max(v, eps)^p)^(1/p).
+
+    Parameters
+    ----------
+    img : Tensor (B, C, H, W) or (C, H, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.functional.max_pool2d`, with its output sizes. The mean is over positions
+        inside the image. ``img.shape[-2:]`` pools the whole image.
+    p : float or Tensor
+        The power: a number, finite and not 0, or a tensor with one entry or one for each channel,
+        (C,), which gets a gradient.
+    eps : float
+        Values below it count as eps, and get no gradient.
+
+    See `GeMPool2d` for limits and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = torch.rand(4, 16, 7, 7)
+    >>> gem_pool2d(features, features.shape[-2:]).shape
+    torch.Size([4, 16, 1, 1])
+    """
+    window = PoolingWindow.of(2, kernel_size, stride, padding, dilation, ceil_mode)
+    return gem_pool(img, window, p, eps)
+
+
+def gem_pool3d(
+    img: Tensor,
+    kernel_size: KernelSize,
+    stride: KernelSize | None = None,
+    padding: KernelSize = 0,
+    *,
+    p: Parameter = 3.0,
+    eps: float = 1e-6,
+    dilation: KernelSize = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`gem_pool2d` of images (B, C, D, H, W) or (C, D, H, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> gem_pool3d(torch.ones(1, 3, 8, 8, 8), 2).shape
+    torch.Size([1, 3, 4, 4, 4])
+    """
+    window = PoolingWindow.of(3, kernel_size, stride, padding, dilation, ceil_mode)
+    return gem_pool(img, window, p, eps)

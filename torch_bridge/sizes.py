@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -42,3 +43,12 @@ def whole_number(name: str, value: Any, at_least: int = 1, below: int = 2**31) -
     if int(value) >= below:
         raise ValueError(f"{name} must be below {below}, got {value!r}")
     return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """The value as a finite float above 0; the error names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)

@@ -1,0 +1,205 @@
+"""Log-sum-exp and GeM pooling against torch's own pooling, powers and log-sum-exp."""
+
+import copy
+import itertools
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torch_bridge as semiconv
+from torch_bridge import functional
+
+LOG = {1: semiconv.LogSumExpPool1d, 2: semiconv.LogSumExpPool2d, 3: semiconv.LogSumExpPool3d}
+GEM = {1: semiconv.GeMPool1d, 2: semiconv.GeMPool2d, 3: semiconv.GeMPool3d}
+MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def windows_of(img, shape, size, stride, padding, dilation):
+    """The values of each window of an image (B, C, *S), NaN outside: (B, C, *shape, taps)."""
+    ndim, reach = img.dim() - 2, dilation * (size - 1) + 1
+    room = [(n - 1) * stride + reach - padding for n in shape]
+    pads = [side for have, need in zip(img.shape[2:], room, strict=True)
+            for side in (max(need - have, 0), padding)][::-1]  # fmt: skip
+    windows = F.pad(img, pads, value=math.nan)
+    for axis in range(2, 2 + ndim):
+        windows = windows.unfold(axis, reach, stride)[..., ::dilation]
+    for axis, n in enumerate(shape):
+        windows = windows.narrow(2 + axis, 0, n)
+    return windows.flatten(2 + ndim)
+
+
+def log_sum_exp(values, mu, mean=False):
+    inside = ~values.isnan()
+    out = torch.where(inside, mu * values, -math.inf).logsumexp(-1) / mu
+    n = inside.sum(-1).clamp(min=1).to(values.dtype)
+    return out - n.log() / mu if mean else out
+
+
+def generalised_mean(values, p, eps=1e-6):
+    inside = ~values.isnan()
+    powers = torch.where(inside, values.clamp(min=eps) ** p, 0).sum(-1)
+    n = inside.sum(-1).to(values.dtype)
+    return torch.where(n > 0, (powers / n.clamp(min=1)).clamp(min=1e-300) ** (1 / p), 0)
+
+
+GEOMETRIES = list(
+    itertools.product((2, 3), (None, 1, 3), (0, 1), (1, 2), (False, True), (6, 7), (1, 2, 3))
+)
+
+
+@pytest.mark.table(40)
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation", "ceil", "length", "ndim"), GEOMETRIES
+)
+def test_windows_are_torchs(size, stride, padding, dilation, ceil, length, ndim):
+    img = torch.randn(2, 2, *(length + n for n in range(ndim)), dtype=torch.float64)
+    shape = MAX[ndim](size, stride, padding, dilation, ceil_mode=ceil)(img).shape[2:]
+    values = windows_of(img, shape, size, stride or size, padding, dilation)
+    given = {"dilation": dilation, "ceil_mode": ceil, "dtype": torch.float64}
+    for mean, mu in ((False, 1.5), (True, -0.7)):
+        pool = LOG[ndim](size, stride, padding, mu=mu, mean=mean, **given)
+        torch.testing.assert_close(pool(img), log_sum_exp(values, mu, mean))
+        assert torch.equal(pool(img[0]), pool(img)[0])
+    for p in (3.0, -1.0):
+        pool = GEM[ndim](size, stride, padding, p=p, **given)
+        torch.testing.assert_close(pool(img), generalised_mean(values, p))
+        assert torch.equal(pool(img[0]), pool(img)[0])
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_gem_is_the_average_of_powers(ndim, ceil):
+    img = torch.randn(2, 3, *(7,) * ndim)
+    for p in (1.0, 2.5):
+        powers = img.clamp(min=1e-6) ** p
+        expected = AVERAGE[ndim](powers, 3, 2, 1, ceil, count_include_pad=False) ** (1 / p)
+        torch.testing.assert_close(GEM[ndim](3, 2, 1, p=p, ceil_mode=ceil)(img), expected)
+    norm = F.lp_pool2d(img.abs(), 3.0, 3) if ndim == 2 else None
+    if norm is not None:
+        found = functional.gem_pool2d(img.abs(), 3) * 9 ** (1 / 3)
+        torch.testing.assert_close(found, norm)
+
+
+def test_windows_outside_of_the_image():
+    """Two taps at -2 and 2 of an image of one pixel."""
+    img = torch.ones(1, 1, 1, requires_grad=True)
+    given = {"padding": 2, "dilation": 4}
+    for mu in (1.0, -1.0):
+        for mean in (False, True):
+            out = functional.log_sum_exp_pool1d(img, 2, mu=torch.tensor(mu), mean=mean, **given)
+            assert out.tolist() == [[[-math.copysign(math.inf, mu)]]]
+    for p in (3.0, -2.0):
+        power = torch.tensor(p, requires_grad=True)
+        out = functional.gem_pool1d(img, 2, p=power, **given)
+        assert out.tolist() == [[[0.0]]]
+        gradients = torch.autograd.grad(out.sum(), (img, power))
+        assert [gradient.item() for gradient in gradients] == [0, 0]
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_gradients(channels, padding):
+    torch.manual_seed(0)
+    shape = () if channels is None else (3,)
+    img = torch.rand(2, 3, 5, 6, dtype=torch.float64).add(0.1).requires_grad_()
+    for sign in (1, -1):
+        value = sign * torch.rand(shape, dtype=torch.float64).add(0.5)
+        value.requires_grad_()
+        for mean in (False, True):
+            assert torch.autograd.gradcheck(
+                lambda img, mu, mean=mean: functional.log_sum_exp_pool2d(
+                    img, 3, 2, padding, mu=mu, mean=mean
+                ),
+                (img, value),
+            )
+        assert torch.autograd.gradcheck(
+            lambda img, p: functional.gem_pool2d(img, 3, 2, padding, p=p), (img, value)
+        )
+
+
+def test_values_below_eps_count_as_eps_and_get_no_gradient():
+    img = torch.tensor([[[-3.0, 0.0, 1e-9, 2.0]]], requires_grad=True)
+    out = functional.gem_pool1d(img, 4, p=3.0, eps=0.5)
+    assert out.item() == pytest.approx(((3 * 0.5**3 + 8) / 4) ** (1 / 3))
+    out.sum().backward()
+    assert img.grad.flatten()[:3].tolist() == [0, 0, 0]
+    assert img.grad.flatten()[3] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(dtype):
+    img = (1000 * torch.rand(2, 3, 49)).to(dtype).requires_grad_()
+    for pool, oracle in (
+        (semiconv.GeMPool1d(49, p=0.5, dtype=dtype), lambda v: generalised_mean(v, 0.5)),
+        (semiconv.LogSumExpPool1d(49, mu=0.5, dtype=dtype), lambda v: log_sum_exp(v, 0.5)),
+    ):
+        out = pool(img)
+        assert out.dtype == dtype
+        out.sum().backward()
+        (parameter,) = pool.parameters()
+        assert parameter.grad.dtype == dtype
+        assert parameter.grad.isfinite()
+        expected = oracle(img.detach().double()[:, :, None])
+        tolerance = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(out.detach().double(), expected, rtol=tolerance, atol=0)
+
+
+def test_ends_of_the_scale():
+    img = torch.rand(1, 2, 8, 8) + 0.5
+    close = {"rtol": 1e-2, "atol": 0}
+    maximum, average = F.max_pool2d(img, 2), F.avg_pool2d(img, 2)
+    pool = functional.log_sum_exp_pool2d
+    torch.testing.assert_close(pool(img, 2, mu=1e6), maximum)
+    torch.testing.assert_close(pool(img, 2, mu=-1e6), -F.max_pool2d(-img, 2))
+    torch.testing.assert_close(pool(img, 2, mu=0.01, mean=True), average, **close)
+    torch.testing.assert_close(functional.gem_pool2d(img, 2, p=1.0), average)
+    torch.testing.assert_close(functional.gem_pool2d(img, 2, p=500.0), maximum, **close)
+
+
+@pytest.mark.parametrize("cls", [semiconv.LogSumExpPool2d, semiconv.GeMPool2d])
+def test_modules(cls):
+    img = torch.rand(2, 3, 8, 8)
+    name = cls.parameter_name
+    pool = cls(2, channels=3, **{name: 2.0})
+    assert [key for key, _ in pool.named_parameters()] == [name]
+    fixed = cls(2, learn=False)
+    assert not list(fixed.parameters())
+    assert list(fixed.state_dict()) == [name]
+    nn.init.uniform_(getattr(pool, name), 1, 5)
+    for same in (copy.deepcopy(pool), pickle.loads(pickle.dumps(pool))):
+        assert torch.equal(same(img), pool(img))
+    other = cls(2, channels=3)
+    other.load_state_dict(pool.state_dict())
+    assert torch.equal(other(img), pool(img))
+    for channel, value in enumerate(getattr(pool, name).tolist()):
+        alone = cls(2, learn=False, **{name: value})
+        torch.testing.assert_close(alone(img)[:, channel], pool(img)[:, channel])
+    pool.reset_parameters()
+    assert getattr(pool, name).tolist() == [2, 2, 2]
+    run = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(run(img), pool(img))
+
+
+@pytest.mark.parametrize(
+    ("error", "call", "message"),
+    [
+        (ValueError, lambda: semiconv.LogSumExpPool2d(2, mu=0.0), "mu"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, p=math.inf), "p must"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, eps=0.0), "eps"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, padding=2), "half the window"),
+        (ValueError, lambda: semiconv.GeMPool2d((2, 2, 2)), "kernel_size"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, channels=0), "channels"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, channels=2)(torch.ones(3, 4, 4)), "2 channels"),
+        (ValueError, lambda: semiconv.GeMPool2d(2)(torch.ones(4, 4)), r"\(B, C, H, W\)"),
+        (TypeError, lambda: semiconv.GeMPool2d(2)(torch.ones(1, 4, 4, dtype=torch.int32)), "float"),
+        (ValueError, lambda: functional.gem_pool1d(torch.ones(3, 4), 2, p=torch.ones(2)), "p must"),
+    ],
+)  # fmt: skip
+def test_errors(error, call, message):
+    with pytest.raises(error, match=message):
+        call()
