@@ -24,6 +24,10 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // _workers)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Tests compile what they test, also where `python -m kernels_cu build` has left libraries in the
+# package; test_prebuilt.py and test_installed.py look at these.
+os.environ.setdefault("SEMICONV_PREBUILT", "0")
+
 
 def _parameters(backends):
     return [pytest.param(b, marks=pytest.mark.gpu if b == "cupy" else ()) for b in backends]

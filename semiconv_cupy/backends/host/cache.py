@@ -61,8 +61,12 @@ def folder() -> Path:
 def distrust(path: Path) -> str | None:
     """Why somebody else may put libraries into a folder; None if only this user and root may.
 
-    The path is resolved, as `folder` returns it. Folders that do not exist yet are skipped.
+    The path is resolved, as `folder` returns it. Folders that do not exist yet are skipped. On
+    Windows the rights of a file are those of its folder, and a user's profile is their own.
     """
+    if os.name != "posix":
+        profile = Path(os.path.realpath(os.path.expanduser("~")))
+        return None if path.is_relative_to(profile) else f"{path} is not in {profile}"
     for place in (path, *path.parents):
         try:
             status = place.lstat()

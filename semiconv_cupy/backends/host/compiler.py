@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from semiconv_cupy.errors import BackendUnavailableError, CompileError
 
@@ -42,7 +42,9 @@ _FLAGS = (
     "-pthread",
 )
 _SHARED = "-shared"
-_FLAGS_OF_OTHERS = ("-fvect-cost-model=dynamic",)  # zig knows no such flag, and does so
+_FLAGS_OF_GCC = ("-fvect-cost-model=dynamic",)
+# With `fast` alone, Clang fuses products and sums where a source's pragma forbids it, too.
+_FLAGS_OF_CLANG = ("-ffp-contract=fast-honor-pragmas",)
 # zig compiles its C++ runtime before it links it for the first time, which takes a minute; the
 # sources need none.
 _FLAGS_OF_ZIG = (
@@ -81,15 +83,13 @@ def missing_compiler() -> str:
 
 def _found() -> tuple[list[str] | None, str | None]:
     """The command, or what is wrong and how to mend it; neither where there is no compiler."""
-    if os.name != "posix":
-        return None, "compiled kernels need Linux or macOS"
     named = os.environ.get("CXX")
     if not named:
         paths = filter(None, map(shutil.which, ("c++", "g++", "clang++")))
         path = next(paths, None)
         return (zig() if path is None else [os.path.abspath(path)]), None
     try:
-        program, *arguments = shlex.split(named)
+        program, *arguments = _words(named)
     except ValueError as error:
         what = "has no command" if not named.strip() else f"cannot be read: {error}"
         return None, f"$CXX {what}: {named!r}; correct or unset CXX"
@@ -101,6 +101,13 @@ def _found() -> tuple[list[str] | None, str | None]:
     else:
         what = "is not executable" if os.path.exists(program) else "was not found"
     return None, f"the C++ compiler named by $CXX {what}: {named!r}; correct or unset CXX"
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command; in a path of Windows a backslash is no quotation mark."""
+    if os.name == "posix":
+        return shlex.split(command)
+    return [word.strip('"') for word in shlex.split(command, posix=False)]
 
 
 def zig() -> list[str] | None:
@@ -117,9 +124,14 @@ def is_zig(command: Sequence[str]) -> bool:
     return any(Path(word).stem in ("zig", "ziglang") for word in command)
 
 
-def flags_of(command: Sequence[str]) -> tuple[str, ...]:
-    """The flags of a compiler with which an object is compiled, without those of the machine."""
-    return (*_FLAGS, *(_FLAGS_OF_ZIG if is_zig(command) else _FLAGS_OF_OTHERS))
+def flags_of(command: Sequence[str], version: str = "") -> tuple[str, ...]:
+    """The flags with which an object is compiled, without those of the machine.
+
+    `version` is what the compiler prints about itself.
+    """
+    if is_zig(command):
+        return (*_FLAGS, *_FLAGS_OF_CLANG, *_FLAGS_OF_ZIG)
+    return (*_FLAGS, *(_FLAGS_OF_CLANG if "clang" in version else _FLAGS_OF_GCC))
 
 
 def variables_of(command: Sequence[str], cache: Path) -> dict[str, str]:
@@ -145,7 +157,7 @@ def toolchain(time_limit: float = 60.0) -> Toolchain:
     answer = _run([*command, "--version"], time_limit, errors=False)
     if answer.problem:
         raise BackendUnavailableError(f"`{found} --version` {answer.problem}; {_remedy()}")
-    flags = [_SHARED, *flags_of(command)]
+    flags = [_SHARED, *flags_of(command, answer.output)]
     for native in ("-march=native", "-mcpu=native"):
         # Preprocessing an empty file needs no temporary file.
         if _run([*command, native, "-E", "-x", "c++", os.devnull], time_limit).status == 0:
@@ -234,6 +246,10 @@ def compile_library(text: str, what: str, folder: Path, *, time_limit: float = T
     return made
 
 
+# A process group of its own, and files that only this user may read.
+_GROUP: dict[str, Any] = {"start_new_session": True, "umask": 0o077} if os.name == "posix" else {}
+
+
 class _Done(NamedTuple):
     status: int | None
     output: str
@@ -256,8 +272,7 @@ def _run(
             stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
             # Messages in English, among which _FULL is looked for.
             env={**os.environ, "LC_ALL": "C", **(variables or {})},
-            start_new_session=True,
-            umask=0o077,
+            **_GROUP,
         )
     except OSError as error:
         raise BackendUnavailableError(
@@ -269,7 +284,10 @@ def _run(
     finally:
         if process.returncode is None:  # too slow, or an exception such as KeyboardInterrupt
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+                if os.name == "posix":
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
             process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -290,6 +308,12 @@ def _output(process: subprocess.Popen[bytes], time_limit: float) -> tuple[str, b
     compiler cache) may keep that open.
     """
     assert process.stdout is not None
+    if os.name != "posix":  # where pipes cannot be selected
+        try:
+            whole, _ = process.communicate(timeout=time_limit)
+        except subprocess.TimeoutExpired:
+            return "", False
+        return whole[-_KEPT:].decode(errors="replace"), True
     end = time.monotonic() + time_limit
     output = bytearray()
     descriptor = process.stdout.fileno()

@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,11 @@ _STALE = 2 * compiler.LONGEST_TIME_LIMIT  # seconds
 
 Library: TypeAlias = ctypes.CDLL | prebuilt.Part
 _loaded: dict[str, Library] = {}
+
+
+def _flags(*names: str) -> int:
+    """Flags of `os.open`, of which Windows has some and others of its own."""
+    return sum(getattr(os, name, 0) for name in (*names, "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -61,8 +67,7 @@ def _is_intact(file: Path, key: str) -> bool:
     """
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(file, flags)
+        descriptor = os.open(file, os.O_RDONLY | _flags("O_NONBLOCK", "O_NOFOLLOW"))
     except OSError as error:
         if error.errno == errno.ELOOP:
             _warn_of_file(file, "it is a symbolic link")
@@ -72,10 +77,10 @@ def _is_intact(file: Path, key: str) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
             return False
         mode = stat.S_IMODE(status.st_mode)
-        if status.st_uid not in (0, os.geteuid()):
+        if os.name == "posix" and status.st_uid not in (0, os.geteuid()):
             _warn_of_file(file, f"it belongs to another user (uid {status.st_uid})")
             return False
-        if mode & 0o022:
+        if os.name == "posix" and mode & 0o022:
             _warn_of_file(file, f"others may write to it (mode {mode:04o})")
             return False
         with open(descriptor, "rb", closefd=False) as opened:
@@ -133,9 +138,7 @@ def _first_of_all_processes(lock: Path, time_limit: float) -> Iterator[None]:
     holds it was stopped) compiles as well, and each renames a complete file. The system frees the
     lock of a process that dies.
     """
-    import fcntl  # not on Windows, where nothing is compiled
-
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | _flags("O_NOFOLLOW", "O_NONBLOCK")
     try:
         descriptor = os.open(lock, flags, 0o600)
     except OSError:  # a folder or a link has this name
@@ -145,8 +148,7 @@ def _first_of_all_processes(lock: Path, time_limit: float) -> Iterator[None]:
         end = time.monotonic() + time_limit
         while time.monotonic() < end:
             try:
-                # A lock that a forked child does not inherit, unlike flock's.
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
                 break
             except (BlockingIOError, PermissionError):  # another process has it
                 time.sleep(0.02)
@@ -159,17 +161,33 @@ def _first_of_all_processes(lock: Path, time_limit: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _lock(descriptor: int) -> None:
+    """Lock a file for this process; PermissionError or BlockingIOError if another one has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # A lock that a forked child does not inherit, unlike flock's.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _write(file: Path, content: bytes) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags(), 0o600)
     with open(descriptor, "wb") as opened:
-        os.fchmod(descriptor, 0o600)  # whatever the umask
+        if os.name == "posix":
+            os.fchmod(descriptor, 0o600)  # whatever the umask
         opened.write(content)
         opened.flush()
         os.fsync(descriptor)
 
 
 def _synchronise(place: Path) -> None:
-    """Make a rename in a folder permanent."""
+    """Make a rename in a folder permanent, where a folder can be opened."""
+    if os.name != "posix":
+        return
     descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -237,7 +255,8 @@ def build_all(
 ) -> list[Path]:
     """`build` of many (text, what) at the same time, by default one for each core.
 
-    `progress` is called whenever one is done. The first error ends those that have not begun.
+    `progress` is called whenever one is done. After an error no other one begins; of several
+    errors the first source's is raised.
     """
     if workers is None:
         affinity = getattr(os, "sched_getaffinity", None)
@@ -246,12 +265,12 @@ def build_all(
         works = [pool.submit(build, *source, time_limit=time_limit) for source in sources]
         try:
             for work in as_completed(works):
-                work.result()
+                if work.exception() is not None:
+                    break
                 progress()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        return [work.result() for work in works]
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [work.result() for work in works if not work.cancelled()]
 
 
 def load(
