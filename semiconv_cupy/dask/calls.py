@@ -41,11 +41,24 @@ def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     _refuse_output(arguments)
     if function.__name__ in _PRODUCTS:
         return _PRODUCTS[function.__name__](function, arguments)
-    images = _images(function.__name__, arguments)
+    images, chunks = _images(function.__name__, arguments)
     for name, value in arguments.items():
         if is_chunked(value):  # a footprint, weights: small, and needed for the plan
             arguments[name] = value.compute()
-    return _PLANS.get(function.__name__, by_overlap)(function, arguments, images)
+    result = _PLANS.get(function.__name__, by_overlap)(function, arguments, images)
+    if isinstance(result, tuple):
+        return tuple(_in_chunks(each, chunks) for each in result)
+    return _in_chunks(result, chunks)
+
+
+def _in_chunks(result: da.Array, chunks: Any) -> da.Array:
+    """A result in the image's own chunks, on its last axes."""
+    ahead = result.ndim - len(chunks)
+    return (
+        result
+        if result.chunks[ahead:] == chunks
+        else result.rechunk((*result.chunks[:ahead], *chunks))
+    )
 
 
 def _require_known_chunks(name: str, value: Any) -> None:
@@ -68,12 +81,16 @@ def _refuse_output(arguments: Arguments) -> None:
             )
 
 
-def _images(function: str, arguments: Arguments) -> dict[str, da.Array]:
-    """The arguments of the image's shape, taken out of the rest, as Dask arrays of equal chunks."""
+def _images(function: str, arguments: Arguments) -> tuple[dict[str, da.Array], Any]:
+    """The arguments of the image's shape, taken out of the rest, in equal chunks; and its chunks.
+
+    An axis of one element is one chunk here: with others that have none, Dask would broadcast it.
+    """
     names = [name for name in _IMAGES if arguments.get(name) is not None]
     given = {name: arguments.pop(name) for name in names}
     first = next(value for value in given.values() if is_chunked(value))
     images = {}
+    chunks = tuple((1,) if sum(sizes) == 1 else sizes for sizes in first.chunks)
     for name, value in given.items():
         if not is_chunked(value) and library_of(value) is None:
             value = np.asarray(value)
@@ -82,10 +99,10 @@ def _images(function: str, arguments: Arguments) -> dict[str, da.Array]:
             shapes = " and ".join(str(np.shape(value)) for value in given.values())
             raise error(f"{' and '.join(given)} must have equal sizes, got {shapes}")
         if is_chunked(value):
-            images[name] = value.rechunk(first.chunks)
+            images[name] = value.rechunk(chunks)
         else:
-            images[name] = da.from_array(value, chunks=first.chunks)
-    return images
+            images[name] = da.from_array(value, chunks=chunks)
+    return images, first.chunks
 
 
 def by_overlap(

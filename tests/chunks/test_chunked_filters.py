@@ -42,6 +42,17 @@ def test_windows_longer_than_the_image(mode):
             np.testing.assert_array_equal(found, ndimage.grey_closing(IMAGE, size, mode=mode))
 
 
+def test_chunks_without_elements_on_an_axis_of_one():
+    """Dask's element-wise functions take only the first chunk of such an axis."""
+    image = np.array([[1, 0, 1, 1, 0, 1, 0, 1, 1, 0]], bool)
+    later = da.from_array(image, chunks=((0, 1, 0, 0), (0, 5, 4, 1)))
+    for function in (ndimage.binary_propagation, ndimage.binary_fill_holes, ndimage.white_tophat):
+        arguments = {"size": (1, 3)} if function is ndimage.white_tophat else {}
+        found = function(later, **arguments)
+        assert found.chunks == later.chunks
+        np.testing.assert_array_equal(found, function(image, **arguments))
+
+
 def test_nothing_is_computed_and_the_result_says_what_it_is():
     def never(block_info=None):
         raise AssertionError
