@@ -321,9 +321,13 @@ def product(
     elif route.backend == "cuda":
         multiplication = cuda.Multiplication.of(route, None if residual is None else residual.dtype)
         if residual is None and route.values_by_sums:
-            cuda.multiply_by_sums(_device(route), multiplication, img, krn, out, parameters)
+            cuda.multiply_by_sums(
+                _device(route), multiplication, img, krn, out, parameters=parameters
+            )
         else:
-            cuda.multiply(_device(route), multiplication, img, krn, out, residual, parameters)
+            cuda.multiply(
+                _device(route), multiplication, img, krn, out, residual, parameters=parameters
+            )
     else:
         reference_product.forward(route, img, krn, out, residual, value)
 
@@ -362,7 +366,7 @@ def product_backward(
         host_products.backward(route, gradients, arrays, threads, parameters)
     elif route.backend == "cuda":
         multiplication = cuda.Multiplication.of(route, None if residual is None else residual.dtype)
-        cuda.differentiate(_device(route), multiplication, gradients, arrays, parameters)
+        cuda.differentiate(_device(route), multiplication, gradients, arrays, parameters=parameters)
     else:
         reference_product.backward(route, gradients, arrays, value)
 

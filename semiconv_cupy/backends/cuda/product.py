@@ -358,8 +358,8 @@ def multiply(
     krn: Array,
     out: Array,
     residual: Array | None = None,
-    parameters: structs.Parameters | None = None,
     limits: Limits = LIMITS,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Launch the computation of `out`, and of `residual` where given, on the current stream.
 

@@ -181,8 +181,8 @@ def differentiate(
     multiplication: Multiplication,
     gradients: Product,
     arrays: GradientArrays,
-    parameters: Parameters | None = None,
     limits: Limits = LIMITS,
+    parameters: Parameters | None = None,
 ) -> None:
     """Launch the gradients that are there.
 

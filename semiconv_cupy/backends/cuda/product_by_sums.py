@@ -234,8 +234,8 @@ def multiply_by_sums(
     img: Array,
     krn: Array,
     out: Array,
-    parameters: structs.Parameters | None = None,
     limits: Limits = LIMITS,
+    parameters: structs.Parameters | None = None,
 ) -> None:
     """Launch the computation of `out` on the current stream; as ``product.multiply``."""
     if multiplication.product.outputs:
