@@ -33,9 +33,13 @@ _IMAGES = ("input", "image", "seed", "mask")
 
 def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of a public function of Dask arrays, as Dask arrays."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
+    signature = inspect.signature(function)
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     arguments = dict(bound.arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:  # a semifield's parameters
+            arguments |= arguments.pop(parameter.name)
     for name, value in arguments.items():
         _require_known_chunks(name, value)
     _refuse_output(arguments)
