@@ -171,6 +171,27 @@ def test_vmap(geometry, shape):
             torch.testing.assert_close([gradient[n] for gradient in found], list(own_gradients))
 
 
+@pytest.mark.parametrize("dims", [None, (0, None), (0, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(), (4,)], ids=["one value", "each kernel's"])
+def test_a_parameter_that_is_not_learned(shape, dims):
+    """Ordinary sums, which keep no residual, serve one value for all kernels and no other."""
+    torch.manual_seed(0)
+    batch = () if dims is None else (2,)
+    img = torch.rand(*batch, 2, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    krn = torch.rand(*(batch if dims == (0, 0) else ()), 4, 3, 3, 3, dtype=torch.float64)
+    krn.requires_grad_()
+
+    def values(p):
+        def call(img, krn):
+            return semifield_conv(img, krn, "root", p=p)
+
+        return (call if dims is None else vmap(call, dims))(img, krn)
+
+    found = torch.autograd.grad(values(torch.full(shape, 3.0)).square().sum(), (img, krn))
+    expected = torch.autograd.grad(values(3.0).square().sum(), (img, krn))
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_is_offered_of_no_sum():
     img, krn, arguments = tensors("line", "log")
     mu = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)

@@ -232,7 +232,8 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
     # A forward pass by ordinary sums keeps no residual. On a GPU the number of outputs decides
     # about them, and torch.func.vmap changes that number between the two passes: so where ordinary
     # sums apply, a residual may be there or not.
-    by_sums_alone = by_sums.applies(semifield) and not plan.slopes
+    alone = plan.channels == 1 and not plan.slopes
+    by_sums_alone = by_sums.applies(semifield) and alone
     optional = spec is None or by_sums_alone or 0 in out_shape
     kept_shape, kept_dtype = None if spec is None else spec.shape, torch_dtype(spec)
 

@@ -221,7 +221,13 @@ def _vmap_backward(
 
 
 def _parameter_of_groups(given: Any, in_dims: tuple[Any, ...], count: int) -> Tensor:
-    """The parameter of each kernel that `as_groups` makes of a batch of kernels."""
+    """The parameter of each kernel that `as_groups` makes of a batch of kernels.
+
+    One value for all of them stays one, unless each needs a derivative by it. So where the forward
+    pass took ordinary sums, which serve one value and keep no residual, the backward pass does.
+    """
+    if in_dims[1] is None and given.parameter.numel() == 1 and not given.slopes:
+        return given.parameter.reshape(())
     kernels = given.krn.shape[0 if in_dims[0] is None or in_dims[0] > 0 else 1]
     values = with_batch(given.parameter, in_dims[1], count, 0).reshape(count, -1)
     values = values.expand(count, kernels)

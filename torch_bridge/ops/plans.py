@@ -69,8 +69,8 @@ def plan_uncached(
     semifield = semifield_of(key)
     storage = storage_of(dtype, semifield, "img", derivative)
     geometry = arguments.plan(img_shape, krn_shape)
-    residual_spec = None
-    if derivative and (slopes or not goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu)):
+    residual_spec, alone = None, channels == 1 and not slopes  # as ordinary sums need it
+    if derivative and not (alone and goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu)):
         residual_spec = residual_of(semifield, storage, geometry, slopes=slopes)
     kept = torch_dtype(residual_spec)
     return Plan(semifield, geometry, storage, residual_spec, kept, slopes, channels)
