@@ -26,7 +26,7 @@ class Ensemble:
     Parameters
     ----------
     make : callable
-        ``make(seed)`` is a network.
+        ``make(seed)`` is a network. Its buffers, if any, are the same for each seed.
     seeds : sequence of int
         One for each network.
     data : Data
@@ -56,6 +56,7 @@ class Ensemble:
         self.parameters = {
             name: value.detach().to(self.device).requires_grad_() for name, value in stacked.items()
         }
+        self.buffers = {name: b.to(self.device) for name, b in self.network.named_buffers()}
         on_gpu = self.device.type == "cuda"
         self.graph = graph and on_gpu
         self.optimiser = torch.optim.Adam(
@@ -86,7 +87,7 @@ class Ensemble:
         self.losses += losses.detach()
 
     def _loss(self, parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        scores = functional_call(self.network, parameters, (images,))
+        scores = self._scores(parameters, images)
         return nn.functional.cross_entropy(scores, labels)
 
     def _captured(self) -> Callable[[], None]:
@@ -139,13 +140,13 @@ class Ensemble:
         return right / len(labels)
 
     def _scores(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-        return functional_call(self.network, parameters, (images,))
+        return functional_call(self.network, (parameters, self.buffers), (images,))
 
     @torch.no_grad()
     def member(self, number: int) -> nn.Module:
         """The network of that number, on the CPU, as an ordinary module."""
         state = {name: value[number].cpu() for name, value in self.parameters.items()}
-        self.network.load_state_dict(state)
+        self.network.load_state_dict(state, strict=False)  # its buffers stay as they are
         return self.network
 
     # ---- checkpoints -----------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 import torch_bridge
-from semiconv_cupy import SubtractSemifield
 from torch_bridge.functional import semifield_conv
 
 Options = Mapping[str, Any]
@@ -25,13 +24,15 @@ Options = Mapping[str, Any]
 
 STRIDE = 2
 LEARNED = ("iso", "spectral", "cholesky", "free")
+SOFT = {"log-sum-exp": torch_bridge.LogSumExpPool2d, "gem": torch_bridge.GeMPool2d}
 
 
 def pooling(options: Options, channels: int) -> nn.Module:
     """The pooling layer of {"kind": ..., "size": ...}; other entries go to the layer.
 
     All poolings have stride 2 and the padding of torch's "same" windows, (size - 1) // 2 on both
-    sides, so that networks with different windows have layers of the same shapes.
+    sides, so that networks with different windows have layers of the same shapes. What is learned,
+    each channel has for itself.
     """
     chosen = dict(options)
     kind, size = chosen.pop("kind"), chosen.pop("size")
@@ -42,7 +43,10 @@ def pooling(options: Options, channels: int) -> nn.Module:
         return nn.AvgPool2d(**place, count_include_pad=False, **chosen)
     if kind in LEARNED:
         return torch_bridge.DilationPool2d(**place, channels=channels, structuring=kind, **chosen)
-    raise ValueError(f'pooling "kind" must be max, mean or one of {LEARNED}, got {kind!r}')
+    if kind in SOFT:
+        return SOFT[kind](**place, channels=channels, **chosen)
+    known = ["max", "mean", *LEARNED, *SOFT]
+    raise ValueError(f'pooling "kind" must be one of {known}, got {kind!r}')
 
 
 # ---- convolutions --------------------------------------------------------------------------------
@@ -138,28 +142,10 @@ class Semifield2d(nn.Module):
             return semifield_conv(img, self.weight, "tropical_max", padding=self.padding)
         value = self.value if self.log_parameter is None else self.log_parameter.exp()
         if self.kind == "log":
-            return self._log(img, value)
-        return self._root(img, value)
-
-    def _log(self, img: Tensor, mu: Any) -> Tensor:
-        if isinstance(mu, Tensor):  # log_mu(f, g) = log_1(mu f, mu g) / mu
-            log = SubtractSemifield.log(1.0)
-            out = semifield_conv(mu * img, mu * self.weight, log, padding=self.padding) / mu
-        else:
-            log = SubtractSemifield.log(mu)
-            out = semifield_conv(img, self.weight, log, padding=self.padding)
-        return out - math.log(self.terms) / mu if self.mean else out
-
-    def _root(self, img: Tensor, p: Any) -> Tensor:
-        kernel = self.weight.exp()
-        if isinstance(p, Tensor):  # root_p(f, g) = linear(f^p, g^p)^(1 / p)
-            powers = img.clamp_min(1e-6) ** p, kernel**p
-            out = semifield_conv(*powers, "linear", padding=self.padding)
-            out = out.clamp_min(1e-30) ** (1 / p)
-        else:
-            root = SubtractSemifield.root(p)
-            out = semifield_conv(img, kernel, root, padding=self.padding)
-        return out * self.terms ** (-1 / p) if self.mean else out
+            out = semifield_conv(img, self.weight, "log", mu=value, padding=self.padding)
+            return out - math.log(self.terms) / value if self.mean else out
+        out = semifield_conv(img, self.weight.exp(), "root", p=value, padding=self.padding)
+        return out * self.terms ** (-1 / value) if self.mean else out
 
 
 def _norm(name: str | None, channels: int) -> nn.Module:
@@ -238,9 +224,3 @@ def _drawn(makers: list[Callable[[], nn.Module]], seed: int, begin: int = 0) -> 
             torch.manual_seed(1000 * seed + number)
             layers.append(make())
     return layers
-
-
-def parameters_of_pooling(network: nn.Module) -> int:
-    """How many numbers the poolings learn."""
-    pools = (m for m in network.modules() if isinstance(m, torch_bridge.DilationPool2d))
-    return sum(math.prod(p.shape) for pool in pools for p in pool.parameters())

@@ -40,7 +40,7 @@ def curves(settings: Sequence[Row], axes: Axes) -> None:
 def kernels(record: Mapping[str, Any], layer: str, at_most: int = 6) -> Figure | None:
     """The kernels that the first network learned in that layer; None where it learned none."""
     planes = record["learned"][0]["layers"].get(layer)
-    if not isinstance(planes, list):
+    if not isinstance(planes, list) or not isinstance(planes[0], list):
         return None
     shown = np.array(planes[:at_most], dtype=float)
     figure, axes = plt.subplots(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from examples.thesis import records
 from examples.thesis.data import Data
 from examples.thesis.ensemble import Ensemble
-from examples.thesis.networks import WAYS, lenet
+from examples.thesis.networks import SOFT, WAYS, Semifield2d, lenet
 from examples.thesis.settings import Experiment, Setting, Training
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -226,9 +226,10 @@ def _learned(ensemble: Ensemble) -> list[dict[str, Any]]:
                 with torch.no_grad():
                     values = kernel()[:, 0]
                 layers[name] = [_rounded(plane) for plane in values.tolist()]
-            learned = getattr(layer, "log_parameter", None)
-            if learned is not None:
-                layers[name] = _rounded(learned.exp().item())
+            if isinstance(layer, Semifield2d) and layer.log_parameter is not None:
+                layers[name] = _rounded(layer.log_parameter.exp().item())
+            if isinstance(layer, tuple(SOFT.values())) and layer.learn:
+                layers[name] = _rounded(getattr(layer, layer.parameter_name).tolist())
         found.append({"seed": ensemble.seeds[number], "layers": layers})
     return found
 
