@@ -27,8 +27,8 @@ constexpr int64 most_near_ties = 1024;
 // What a result becomes when it is stored.
 enum Finish { to_nearest = 0, upward = 1, downward = 2, square_root = 3 };
 // A double that is so little beside an integer stands for the integer: sums of the values of an image and of costs,
-// of which a cost was added and subtracted again.
-constexpr double near_whole = 2.3283064365386963e-10, near_whole_relative = 8.881784197001252e-16;
+// of which a cost was added and subtracted again. Never so much that an integer would stand for another one.
+constexpr double near_whole = 2.3283064365386963e-10, near_whole_relative = 8.881784197001252e-16, nearest_whole = 0.25;
 
 // A stored number, negated in a maximum; NaN never wins.
 SEMICONV_FN double parabola_value(double stored, bool maximum) {
@@ -42,7 +42,8 @@ template <class S> SEMICONV_FN S finished(double result, bool maximum, int finis
   if constexpr (Same<S, boolean>::value) {
     return Converted<S>::from(value);
   } else if constexpr (Limits<typename RealOf<S>::type>::integer) {
-    const double near = near_whole + near_whole_relative * (value < 0 ? -value : value);
+    const double off = near_whole + near_whole_relative * (value < 0 ? -value : value);
+    const double near = off < nearest_whole ? off : nearest_whole;
     const double whole = finish == to_nearest ? ::rint(value)
                          : finish == upward   ? ::ceil(value - near)
                                               : ::floor(value + near);

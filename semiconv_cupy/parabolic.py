@@ -69,8 +69,8 @@ def parabolic_dilation(
     Notes
     -----
     Computed in double from the last axis to the first, and rounded once at the end; integers to the
-    nearest, and what is beyond the range of `output` to its nearer end. NaN is never selected; an
-    image of nothing else gives -inf.
+    nearest, and what is beyond the range of `output` to its nearer end. Integers beyond 2**53 take
+    part as the doubles nearest to them. NaN is never selected; an image of nothing else gives -inf.
 
     Of `structuring.quadratic`, which ends at a distance r, each result is at most this one; they
     are equal where no value of the image is more than (r / s)^2 above another.
@@ -120,7 +120,8 @@ def parabolic_opening(
     The highest image below the input that is made of parabolas of this width. Integers are rounded
     once, after both, and upwards: the result stays below the input, and another opening does not
     change it. (Of results rounded to the nearest neither a rounding in between nor one at the end
-    leaves openings idempotent.) Floating results are idempotent up to their rounding.
+    leaves openings idempotent.) Floating results are idempotent up to their rounding, and so are
+    integers beyond 2**32, where a double has few digits behind the point.
 
     Examples
     --------
@@ -241,7 +242,7 @@ def computed(
     """The passes, in one array of doubles; the last one writes the result."""
     passes = [(minimum, axis) for minimum in minima for axis in sorted(scales, reverse=True)]
     xp = place.array_module
-    if not passes and dtype.kind == "f":
+    if not passes and (dtype.kind == "f" or dtype == image.dtype):
         return image.astype(dtype)
     if not passes:  # one pass that only converts
         alone = computed(place, image.reshape(-1, 1), {1: 1.0}, dtype, minima[:1], finish)

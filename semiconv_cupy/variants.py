@@ -191,7 +191,7 @@ def ready_made_libraries(
     Parameters
     ----------
     names : sequence of str, optional
-        The semifields; default: all. the rest is always there.
+        The semifields; default: all. The rest is always there.
     storages : sequence of str, optional
         The dtypes; default: all that a semifield has.
 

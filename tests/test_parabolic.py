@@ -79,6 +79,8 @@ def test_a_scale_of_zero_leaves_an_axis_as_it_is():
     wide = sc.parabolic_dilation(np.array([[-7.5, 300]]), 0, output=np.uint8)
     np.testing.assert_array_equal(wide, np.array([[0, 255]], np.uint8))
     np.testing.assert_array_equal(sc.parabolic_opening([np.nan, 1.0], 0), [np.nan, 1.0])
+    large = np.array([2**53 + 1, -(2**62) - 3, 2**63 - 2])  # no doubles
+    np.testing.assert_array_equal(sc.parabolic_closing(large, 0), large)
 
 
 def test_an_infinite_scale_takes_the_extremum_of_an_axis():
@@ -112,6 +114,15 @@ def test_openings_and_closings_of_integers_are_idempotent(image, scale):
     assert (image <= closed).all()
     np.testing.assert_array_equal(sc.parabolic_opening(opened, scale), opened)
     np.testing.assert_array_equal(sc.parabolic_closing(closed, scale), closed)
+
+
+@pytest.mark.parametrize("backend", [None, reference])
+def test_whole_results_stay_however_large(backend):
+    image = np.array([2**52 - 1, 2**51 + 1, 2**50 + 3, 2**52 - 3])
+    with served_by(backend):
+        least = np.full_like(image, image.min())
+        np.testing.assert_array_equal(sc.parabolic_opening(image, math.inf), least)
+        np.testing.assert_array_equal(sc.parabolic_closing(-image, math.inf), -least)
 
 
 def test_duality_and_adjunction():

@@ -320,7 +320,8 @@ def _finished(place: Place, result: Array, step: Pass) -> Array:
         return xp.sqrt(result)
     if dtype.kind not in "iu":
         return c_cast(place, result, dtype)
-    near = 2.0**-32 + 2.0**-50 * abs(result)  # near_whole of kernels_cu/parabolas.cuh
+    # near_whole of kernels_cu/parabolas.cuh
+    near = xp.minimum(2.0**-32 + 2.0**-50 * abs(result), 0.25)
     if step.finish == Finish.UPWARD:
         whole = xp.ceil(result - near)
     elif step.finish == Finish.DOWNWARD:
