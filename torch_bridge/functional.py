@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from semiconv_cupy.algebra import BroadcastSemifield, Semifield
+from semiconv_cupy.algebra import BroadcastSemifield, Semifield, SubtractSemifield
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
 from semiconv_cupy.operands import Operands
@@ -25,8 +25,8 @@ from torch_bridge.parabolic import (
     parabolic_erosion,
     parabolic_opening,
 )
-from torch_bridge.parameters import Parameter, parameter_of
-from torch_bridge.parametric import conv_in_family
+from torch_bridge.parameters import NAMES, Parameter, parameter_of
+from torch_bridge.parametric import conv_in_family, matmul_in_family
 from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
 from torch_bridge.products import fused_matmul
 from torch_bridge.sizes import KernelSize
@@ -88,8 +88,8 @@ def semifield_conv(
         The parameter of ``"log"`` and of ``"root"``: a number, or a tensor with one entry or one
         for each kernel, (O,). A tensor gets a gradient, in its own dtype; the kernels compute with
         it in float32, or float64 for float64 images. Nothing is compiled for a new value, and
-        nobody waits for the GPU to look at it: a tensor with 0 in it gives results that are not
-        finite, where a number 0 is an error.
+        nobody waits for the GPU to look at it: a tensor with 0, infinity or NaN in it gives results
+        that are not finite, where such a number is an error.
 
     Raises
     ------
@@ -134,6 +134,8 @@ def semifield_matmul(
     semifield: Semifield | BroadcastSemifield | PreparedSemifield | str,
     *,
     return_indices: bool = False,
+    mu: Parameter | None = None,
+    p: Parameter | None = None,
 ) -> Any:
     """Multiply matrices in a semifield, differentiably.
 
@@ -151,14 +153,17 @@ def semifield_matmul(
     return_indices : bool
         Return (out, indices): an int64 tensor that says which k won, -1 where no term is better
         than the zero; of selections only.
+    mu, p : float or Tensor, optional
+        As in `semifield_conv`; a tensor has one entry, or one for each column of `b`, (N,).
 
     Raises
     ------
     TypeError
-        No dense tensors, or of two dtypes.
+        No dense tensors, or of two dtypes; ``"log"`` without mu, ``"root"`` without p, or either
+        with another semifield.
     ValueError
         Scalars, shapes that do not fit, tensors on two devices; `return_indices` with an addition
-        that is no selection.
+        that is no selection; a parameter that is 0 or not finite.
 
     NotImplementedError
         As in `semifield_conv`.
@@ -174,8 +179,13 @@ def semifield_matmul(
     >>> out.sum().backward()
     >>> a.grad.tolist()
     [[0.0, 1.0], [1.0, 0.0]]
+    >>> mu = torch.tensor(2.0, requires_grad=True)
+    >>> semifield_matmul(a, b, "log", mu=mu).sum().backward()
+    >>> bool(mu.grad < 0)
+    True
     """
     require_tensors("semifield_matmul", a=a, b=b)
+    parameter = parameter_of(semifield, mu, p)
     if not (a.dim() and b.dim() and a.size(-1) == b.size(-min(b.dim(), 2))):
         Operands.of(a.shape, b.shape)  # raises
     a, b = one_kind(a, b, ("a", "b"))
@@ -184,6 +194,8 @@ def semifield_matmul(
         found = matmul_with_winners(rows, columns, _with_winners(semifield))
         out, indices = (_without_axes(tensor, a, b) for tensor in found)
         return out, indices
+    if parameter is not None and isinstance(semifield, str):
+        return _without_axes(matmul_in_family(rows, columns, semifield, parameter), a, b)
     if isinstance(semifield, BroadcastSemifield):
         return _without_axes(broadcast_matmul(rows, columns, semifield), a, b)
     return _without_axes(fused_matmul(rows, columns, semifield), a, b)
@@ -197,8 +209,10 @@ def _without_axes(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _with_winners(semifield: Any) -> Any:
-    """The semifield; ValueError for array functions, which have no winners."""
-    if isinstance(semifield, BroadcastSemifield):
+    """The semifield; ValueError for array functions, log and root, which have no winners."""
+    if isinstance(semifield, str) and semifield in NAMES:
+        semifield = SubtractSemifield.named_family(semifield)
+    if isinstance(semifield, (BroadcastSemifield, SubtractSemifield)):
         selection_by_one(semifield)  # raises
     return semifield
 

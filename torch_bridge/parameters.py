@@ -21,29 +21,35 @@ NAMES = {"log": "mu", "root": "p"}
 _FAMILIES = {name: family for family, name in NAMES.items()}
 
 
-def resolved(family: str, value: Parameter, img: Tensor, krn: Tensor) -> Tensor | Semifield:
+def resolved(
+    family: str, value: Parameter, first: Tensor, of: str, count: int, name_of_first: str
+) -> Tensor | Semifield:
     """The parameter of "log" or "root" as kernels read it; the semifield of a number.
 
-    The tensor is converted to the dtype in which the kernels compute: that of halves is float32.
+    The tensor is converted to the dtype in which the kernels compute: that of halves is float32. It
+    has one number, or one for each of `count` kernels or columns, which errors call `of`.
     """
     name = NAMES[family]
-    real = torch.float64 if img.dtype is torch.float64 else torch.float32
+    real = torch.float64 if first.dtype is torch.float64 else torch.float32
     if not isinstance(value, Tensor):
         if torch.compiler.is_compiling():  # a program holds tensors, and no semifields
-            return torch.full((), checked_parameter(name, value), dtype=real, device=img.device)
+            return torch.full((), checked_parameter(name, value), dtype=real, device=first.device)
         made: Semifield = getattr(SubtractSemifield, family)(value)
         return made
     require_dense(name, value)
     if not value.is_floating_point():
-        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
-    if value.device != img.device:
-        raise ValueError(
-            f"img and {name} must be on one device, got img on {img.device} and {name} on "
-            f"{value.device}; move one of them: {name}.to(img.device)"
+        raise TypeError(
+            f"{name} must have a floating dtype, got {value.dtype}; {name}.float() makes one"
         )
-    if tuple(value.shape) not in ((), (1,), (krn.shape[0],)):
+    if value.device != first.device:
         raise ValueError(
-            f"{name} must be one number, or one for each of the {krn.shape[0]} kernels, got shape "
+            f"{name_of_first} and {name} must be on one device, got {name_of_first} on "
+            f"{first.device} and {name} on {value.device}; move one of them: "
+            f"{name}.to({name_of_first}.device)"
+        )
+    if tuple(value.shape) not in ((), (1,), (count,)):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {count} {of}, got shape "
             f"{tuple(value.shape)}"
         )
     return value.to(real)

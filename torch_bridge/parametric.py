@@ -1,4 +1,4 @@
-"""The convolution of log or root whose parameter is a tensor, as torch differentiates it.
+"""Convolutions and products of log or root whose parameter is a tensor, as torch differentiates it.
 
 In image, kernel and parameter, once. `autograd` does the same of two tensors, for semifields that
 hold their own parameters; `ops.parametric` has the operators. Called by `functional` and `pooling`.
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semiconv_cupy.algebra import SubtractSemifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
@@ -23,8 +24,11 @@ from torch_bridge.autograd import (
     recording,
     with_signature,
 )
+from torch_bridge.checks import plan
 from torch_bridge.convolutions import fused_conv
+from torch_bridge.ops.plans import storage_of
 from torch_bridge.parameters import Parameter, resolved
+from torch_bridge.products import fused_matmul
 
 Wants = tuple[bool, bool, bool]  # gradients of img, krn and parameter
 
@@ -33,21 +37,59 @@ def conv_in_family(
     img: Tensor, krn: Tensor, family: str, geometry: Geometry, value: Parameter
 ) -> Tensor:
     """The convolution of checked tensors in "log" or "root", of a number or a tensor."""
-    found = resolved(family, value, img, krn)
+    found = resolved(family, value, img, "kernels", krn.shape[0], "img")
     if isinstance(found, Tensor):
-        return parametric_conv(img, krn, family, geometry, found)
+        return parametric_conv(img, krn, _Operation(family, geometry), found)
     return fused_conv(img, krn, found, geometry)
 
 
-def parametric_conv(
-    img: Tensor, krn: Tensor, family: str, geometry: Geometry, parameter: Tensor
-) -> Tensor:
+def matmul_in_family(a: Tensor, b: Tensor, family: str, value: Parameter) -> Tensor:
+    """The product of checked tensors of two axes or more in "log" or "root"."""
+    if not a.is_floating_point():
+        storage_of(a.dtype, SubtractSemifield.named_family(family), "a", False)  # raises
+    found = resolved(family, value, a, "columns of b", b.shape[-1], "a")
+    if not isinstance(found, Tensor):
+        return fused_matmul(a, b, found)
+    if b.dim() == 2:  # the rows of all matrices of a are those of one
+        rows = a.flatten(0, -2)
+        out = _product(rows[None], b[None], family, found)[0]
+        return out.unflatten(0, a.shape[:-1]) if a.dim() != 2 else out
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    first, second = (x.expand(*batch, *x.shape[-2:]).flatten(0, -3) for x in (a, b))
+    return _product(first, second, family, found).unflatten(0, batch)
+
+
+def _product(a: Tensor, b: Tensor, family: str, parameter: Tensor) -> Tensor:
+    """The product of matrices (G, M, K) and (G, K, N), as a convolution of G groups.
+
+    A column of b is a kernel of one tap, and the rows of a are the positions of an image of K
+    channels, which lie next to each other in vectors.
+    """
+    count, columns = a.shape[0], b.shape[-1]
+    if not (count and a.numel() and b.numel()):
+        return _of_no_terms(a, b, family, parameter)
+    img, krn = a.mT.flatten(0, 1)[None], b.mT.flatten(0, 1)[..., None]
+    if parameter.numel() > 1:
+        parameter = parameter.repeat(count)
+    operation = _Operation(family, plan(img, krn, groups=count), "matrix product")
+    out = parametric_conv(img, krn, operation, parameter)
+    return out[0].unflatten(0, (count, columns)).mT.contiguous()
+
+
+def _of_no_terms(a: Tensor, b: Tensor, family: str, parameter: Tensor) -> Tensor:
+    """The product where it has no terms, and so is the zero, or no results; gradients are 0."""
+    lowest = -torch.inf if family == "log" else 0.0
+    zero = torch.where(parameter.detach() > 0, lowest, torch.inf).to(a.dtype)
+    nothing = sum(tensor.flatten()[:0].sum().to(a.dtype) for tensor in (a, b, parameter))
+    return (zero + nothing).expand(a.shape[0], a.shape[1], b.shape[-1]).contiguous()
+
+
+def parametric_conv(img: Tensor, krn: Tensor, operation: _Operation, parameter: Tensor) -> Tensor:
     """The convolution of checked tensors in "log" or "root".
 
     The parameter has one number, or one for each kernel, in the dtype of arithmetic.
     """
-    learns = torch.is_grad_enabled() and _is_learned(parameter)
-    operation = _Operation(family, geometry, learns)
+    operation.learns = torch.is_grad_enabled() and _is_learned(parameter)
     mode = recording(img, krn, parameter)
     if mode is None:
         return operation.forward(img, krn, parameter, False)[0]
@@ -68,12 +110,14 @@ class _Operation:
     `learns`: whether the forward pass keeps what the derivative by the parameter needs.
     """
 
-    name = "semifield convolution"
+    learns = False
 
-    def __init__(self, family: str, geometry: Geometry, learns: bool) -> None:
+    def __init__(
+        self, family: str, geometry: Geometry, name: str = "semifield convolution"
+    ) -> None:
+        self.name = name
         self.handle = ops.handle_of_family(family)
         self.arguments = GeometryArguments.of(geometry)
-        self.learns = learns
 
     def forward(
         self, img: Tensor, krn: Tensor, parameter: Tensor, with_residual: bool

@@ -13,7 +13,7 @@ import torch_bridge as semiconv
 from torch_bridge import SubtractSemifield, ops
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.checks import plan
-from torch_bridge.functional import semifield_conv
+from torch_bridge.functional import semifield_conv, semifield_matmul
 
 FORWARD = torch.ops.semiconv.parametric_forward
 BACKWARD = torch.ops.semiconv.parametric_backward
@@ -238,6 +238,91 @@ def test_compiled_without_a_graph_break(family):
         backend="aot_eager",
     )
     torch.testing.assert_close(fixed_value(img), with_tensor(img, krn, family, 2.0, **arguments))
+
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+def product(a, b, family, value):
+    return semifield_matmul(a, b, family, **{NAME[family]: value})
+
+
+OPERANDS = [
+    ((4, 5), (5, 3)), ((2, 4, 5), (5, 3)), ((4, 5), (2, 5, 3)), ((2, 1, 4, 5), (3, 5, 3)),
+    ((5,), (5, 3)), ((4, 5), (5,)), ((5,), (5,)),
+    ((0, 5), (5, 3)), ((4, 5), (5, 0)), ((0, 4, 5), (0, 5, 3)), ((4, 0), (0, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("a", "b"), OPERANDS, ids=str)
+@pytest.mark.parametrize("family", VALUES)
+def test_products(family, a, b):
+    torch.manual_seed(0)
+    a, b = (torch.empty(shape).double().uniform_(0.2, 1.5).requires_grad_() for shape in (a, b))
+    columns = b.shape[-1] if b.dim() > 1 else 1
+    for value in VALUES[family]:
+        expected = product(a, b, family, value)
+        assert torch.equal(expected, semifield_matmul(a, b, fixed(family, value)))
+        for shape in ((), (1,), (columns,)):
+            given = torch.full(shape, value, dtype=torch.float64, requires_grad=True)
+            out = product(a, b, family, given)
+            torch.testing.assert_close(out, expected, rtol=1e-14, atol=1e-14)
+            assert out.is_contiguous()
+            if a.numel() and b.numel():
+                assert torch.autograd.gradcheck(
+                    lambda a, b, given: product(a, b, family, given), (a, b, given), fast_mode=True
+                )
+            else:  # no terms: the zero, whose gradients are 0
+                gradients = torch.autograd.grad(out.sum(), (a, b, given))
+                assert not any(gradient.any() for gradient in gradients)
+
+
+def test_products_in_torchs_modes():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 3, 4, 5), torch.randn(2, 1, 5, 6)
+    mu = torch.tensor([1.0, 2.0, -3.0, 0.5, 4.0, -1.0])
+    columns = [product(a, b, "log", value.item())[..., n] for n, value in enumerate(mu)]
+    torch.testing.assert_close(product(a, b, "log", mu), torch.stack(columns, -1))
+
+    def step(a, b, mu):
+        return product(a, b, "log", mu).square().sum()
+
+    each = [grad(step, (0, 1, 2))(a[n], b[n], (n + 1) * mu) for n in range(2)]
+    mus = torch.stack([mu, 2 * mu])
+    found = vmap(grad(step, (0, 1, 2)))(a, b, mus)
+    torch.testing.assert_close(list(found), [torch.stack(both) for both in zip(*each, strict=True)])
+    inputs = [tensor.clone().requires_grad_() for tensor in (a, b, mu)]
+    run = torch.compile(step, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(step(*inputs), inputs)
+    torch.testing.assert_close(torch.autograd.grad(run(*inputs), inputs), expected)
+    half = product(a.bfloat16(), b.bfloat16(), "log", inputs[2])
+    half.float().sum().backward()
+    assert half.dtype == torch.bfloat16
+    assert inputs[2].grad.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product(a.bfloat16(), b, "log", mu).dtype == torch.float32
+    (first,) = torch.autograd.grad(step(*inputs), inputs[2], create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative of a fused matrix product"):
+        first.sum().backward()
+
+
+def test_errors_of_products():
+    a, b = torch.rand(4, 5), torch.rand(5, 3)
+    for call, error, message in (
+        (lambda: semifield_matmul(a, b, "log"), TypeError, "pass mu="),
+        (lambda: semifield_matmul(a, b, "tropical_max", mu=1.0), TypeError, "mu is the parameter"),
+        (lambda: product(a, b, "log", 0.0), ValueError, "mu must be finite and not 0"),
+        (lambda: product(a, b, "log", torch.ones(4)), ValueError, "3 columns of b, got shape"),
+        (lambda: product(a, b, "log", torch.tensor(1)), TypeError, r"mu\.float\(\) makes one"),
+        (lambda: product(a, b, "log", torch.ones((), device="meta")), ValueError, "a and mu must"),
+        (lambda: product(a.int(), b.int(), "log", torch.tensor(1.0)), TypeError, "floating"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    for function, second in ((semifield_matmul, b), (semifield_conv, torch.rand(2, 5, 3))):
+        first = a if function is semifield_matmul else torch.rand(1, 5, 6)
+        with pytest.raises(ValueError, match="needs a SelectSemifield"):
+            function(first, second, "log", mu=2.0, return_indices=True)
 
 
 @pytest.mark.parametrize("lazy_fixed", [False, True])
