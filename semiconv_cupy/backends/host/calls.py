@@ -41,7 +41,7 @@ def forward_call(route: Route, img: np.ndarray, krn: np.ndarray) -> Callable[...
         return lambda *arrays: empty(shape, dtype)
 
     def convert(
-        img: np.ndarray, krn: np.ndarray, parameters: structs.Parameters | None
+        img: np.ndarray, krn: np.ndarray, parameters: structs.Parameters | None = None
     ) -> np.ndarray:
         img, krn = img.astype(dtype, order="C"), krn.astype(dtype, order="C")
         return forward_call(route, img, krn)(img, krn, parameters)
