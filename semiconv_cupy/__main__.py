@@ -11,6 +11,11 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status, 2 for an error that the user can correct."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["apply"]:  # whose options are the parameters of a function
+        from semiconv_cupy import apply
+
+        return apply.main(words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m semiconv_cupy", description="Semifield convolutions."
     )
@@ -21,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_explain(commands)
     _add_prepare(commands)
-    given = parser.parse_args(arguments)
+    commands.add_parser("apply", help="a function from an image file to another, of any size")
+    given = parser.parse_args(words)
     run = {"demo": _demo, "info": _info, "explain": _explain, "prepare": _prepare}[given.command]
     error = run(given)
     if error is not None:

@@ -7,7 +7,6 @@ backend that notes each primitive. Nothing is compiled for the CPU, and no GPU i
 
 from __future__ import annotations
 
-import ast
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -18,13 +17,8 @@ import numpy as np
 
 from kernels_cu import nvrtc
 from semiconv_cupy import (
-    background,
     conv,
     matmul,
-    matmul_vjp,
-    ndimage,
-    parabolic,
-    reconstructions,
     run,
     source,
 )
@@ -52,6 +46,7 @@ from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import contiguous_strides, element_strides
 from semiconv_cupy.structs import MAX_RANK
+from semiconv_cupy.texts import function_named, named_value
 
 Array = Any
 Needs = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
@@ -151,7 +146,7 @@ def explain_command(
     arch: str | None = None,
 ) -> Explanation:
     """`explain` for texts, as ``python -m semiconv_cupy explain`` takes them."""
-    arguments = dict(map(_argument, others))
+    arguments = dict(map(named_value, others))
     arrays: tuple[Any, ...] = (shape,)
     name = function.rpartition(".")[2]
     if name in (*_CONVOLUTIONS, *_PRODUCTS):
@@ -173,17 +168,6 @@ def explain_command(
     return explain(function, *arrays, dtype=dtype, gpu=gpu, arch=arch, **arguments)
 
 
-def _argument(text: str) -> tuple[str, Any]:
-    """(name, value) of a text such as mode=wrap or axes=(0,1)."""
-    name, found, value = text.partition("=")
-    if not found:
-        raise ValueError(f"{text!r} is not of the form NAME=VALUE, such as padding=same")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value
-
-
 # One recorder for all calls: planned launches are cached by their device. One pass at a time.
 _recorder = Recorder()
 
@@ -193,14 +177,7 @@ def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
         return function
     if not isinstance(function, str):
         raise TypeError(f"function must be a function or its name, got {function!r}")
-    for module in (conv, matmul, matmul_vjp, ndimage, background, parabolic, reconstructions):
-        found = getattr(module, function.rpartition(".")[2], None)
-        if inspect.isfunction(found):
-            return found
-    raise ValueError(
-        f"function={function!r} is none of semiconv_cupy or semiconv_cupy.ndimage; such as "
-        "'semifield_conv', 'grey_dilation'"
-    )
+    return function_named(function)
 
 
 def _bind(

@@ -17,6 +17,7 @@ PACKAGES = ("semiconv_cupy", "kernels_cu", "torch_bridge")
 LAYERS = {
     "ground": (
         "semiconv_cupy/errors.py", "semiconv_cupy/once.py", "semiconv_cupy/chunked.py",
+        "semiconv_cupy/files/*",
     ),
     "sources of kernels": (
         "kernels_cu/__init__.py", "kernels_cu/nvrtc.py", "kernels_cu/sass.py",
@@ -49,7 +50,8 @@ LAYERS = {
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
-        "semiconv_cupy/variants.py",
+        "semiconv_cupy/variants.py", "semiconv_cupy/texts.py", "semiconv_cupy/apply.py",
+        "semiconv_cupy/preview.py",
     ),
     "users of the core": (
         "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py", "torch_bridge/*",
