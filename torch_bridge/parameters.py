@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.algebra.arguments import checked_parameter
@@ -74,3 +74,17 @@ def parameter_of(semifield: Any, mu: Parameter | None, p: Parameter | None) -> P
     if found is None:
         raise TypeError(f'"{semifield}" needs its parameter: pass {own}=, a number or a tensor')
     return found
+
+
+def hold(module: nn.Module, family: str, parameter: Tensor) -> None:
+    """Give a module the parameter as `mu` or `p`: a `torch.nn.Parameter`, or else a buffer."""
+    if isinstance(parameter, nn.Parameter):
+        module.register_parameter(NAMES[family], parameter)
+    else:
+        module.register_buffer(NAMES[family], parameter)
+
+
+def held(module: nn.Module, family: str) -> dict[str, Tensor]:
+    """What `hold` gave the module, as the argument of a function."""
+    name = NAMES[family]
+    return {name: getattr(module, name)}

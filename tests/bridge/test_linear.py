@@ -248,3 +248,32 @@ def test_an_input_on_another_device():
 def test_an_init_that_fills_nothing_is_refused(bias):
     with pytest.raises(ValueError, match="init must fill the matrix that it is given in place"):
         SemifieldLinear(3, 2, "tropical_max", bias=bias, init=torch.zeros_like)
+
+
+@pytest.mark.parametrize(("family", "name"), [("log", "mu"), ("root", "p")])
+def test_it_learns_its_parameter(family, name):
+    torch.manual_seed(0)
+    own = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64))
+    layer = SemifieldLinear(5, 4, family, **{name: own}, bias=False, dtype=torch.float64)
+    constant = torch.full((5,), 1.5, dtype=torch.float64)
+    torch.testing.assert_close(layer(constant), constant[:4])  # rows are divided by their sums
+    x = torch.rand(7, 5, dtype=torch.float64) + 0.5
+    expected = [
+        semifield_matmul(x, layer.weight[n], getattr(sc.SubtractSemifield, family)(value.item()))
+        for n, value in enumerate(own)
+    ]
+    torch.testing.assert_close(layer(x), torch.stack(expected, -1))
+    layer(x).square().sum().backward()
+    assert own.grad.all()
+    for same in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(same(x), layer(x))
+        assert name in dict(same.named_parameters())
+    before = own.detach().clone()
+    SemifieldLinear.reset_parameters(layer)
+    assert torch.equal(own, before)
+    fixed = SemifieldLinear(5, 4, family, **{name: torch.tensor(2.0)}, init="uniform")
+    assert list(fixed.state_dict()) == ["weight", "bias", name]
+    with pytest.raises(ValueError, match=rf"{name} must be one number, .* 4 outputs, got .*\(5,\)"):
+        SemifieldLinear(5, 4, family, **{name: torch.ones(5)})
+    with pytest.raises(TypeError, match=f"pass {name}="):
+        SemifieldLinear(5, 4, family)

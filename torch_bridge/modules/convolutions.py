@@ -17,7 +17,7 @@ from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.checks import one_kind, plan
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import PreparedSemifield
-from torch_bridge.parameters import NAMES, Parameter, parameter_of
+from torch_bridge.parameters import Parameter, held, hold, parameter_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield
@@ -128,10 +128,7 @@ class SemifieldConv(nn.Module):
         self.semifield: SelectSemifield | SubtractSemifield
         if isinstance(parameter, Tensor):
             self._family = str(semifield)
-            if isinstance(parameter, nn.Parameter):
-                self.register_parameter(NAMES[self._family], parameter)
-            else:
-                self.register_buffer(NAMES[self._family], parameter)
+            hold(self, self._family, parameter)
             self.semifield = SubtractSemifield.named_family(self._family)
         elif parameter is not None:
             self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
@@ -194,8 +191,7 @@ class SemifieldConv(nn.Module):
         if self._family is None:
             out = semifield_conv(img, krn, self._prepared, **arguments)
         else:
-            name = NAMES[self._family]
-            value = {name: getattr(self, name)}
+            value: Any = held(self, self._family)
             out = semifield_conv(img, krn, self._family, **arguments, **value)
         return out
 

@@ -44,15 +44,15 @@ class Scale(NamedTuple):
     ----------
     multiplies : bool
         Weights multiply, and those of the copies are 1; otherwise they are added, from 0.
-    sign : {1, -1}
+    sign : {1, -1}, or Tensor (1, 1) or (out, 1)
         The sign of the difference of a weight that seldom wins, or of its logarithm.
-    power : float or None
+    power : float or None, or Tensor (1, 1) or (out, 1)
         mu of log or p of root, in magnitude; None for selections.
     """
 
     multiplies: bool
-    sign: int
-    power: float | None = None
+    sign: int | Tensor
+    power: float | Tensor | None = None
 
 
 def scale_of(semifield: Any) -> Scale | None:
@@ -80,6 +80,12 @@ def scale_of(semifield: Any) -> Scale | None:
     return Scale(False, -1 if lower == (traits.offset == "krn") else 1)
 
 
+def scale_of_family(family: str, parameter: Tensor) -> Scale:
+    """The scale of "log" or "root" with one value of the parameter, or one for each output."""
+    values = parameter.detach().reshape(-1, 1)
+    return Scale(family == "root", -values.sign(), values.abs())
+
+
 def _scale_of_arrays(semifield: BroadcastSemifield) -> Scale | None:
     reduce = semifield.add_reduce
     if isinstance(reduce, Log):
@@ -100,15 +106,15 @@ def fill_copies_(weight: Tensor, bias: Tensor | None, scale: Scale) -> None:
     with torch.no_grad():
         rows = torch.empty_like(rows).uniform_(0.5 * below, 1.5 * below)
         if scale.power is not None:
-            rows += math.log(max(rows.shape[1], 2)) / scale.power
+            rows = rows + math.log(max(rows.shape[1], 2)) / scale.power
         each = torch.arange(max(outputs, inputs), device=rows.device)
         rows[each % outputs, each % inputs] = 0
-        rows *= scale.sign
+        rows = rows * scale.sign
         if scale.power is not None:  # divided by the row's sum in the semifield
             signed = -scale.sign * scale.power
-            rows -= torch.logsumexp(signed * rows, 1, keepdim=True) / signed
+            rows = rows - torch.logsumexp(signed * rows, 1, keepdim=True) / signed
         if scale.multiplies:
-            rows.exp_()
+            rows = rows.exp()
         weight.copy_(rows[:, :inputs])
         if bias is not None:
             bias.copy_(rows[:, inputs])

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semiconv_cupy.algebra import BroadcastSemifield, Semifield, named
+from semiconv_cupy.algebra import BroadcastSemifield, Semifield, SubtractSemifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.powers import laws_of
 from torch_bridge.checks import one_kind, require_dense
 from torch_bridge.functional import semifield_matmul
-from torch_bridge.modules.copies import fill_copies_, scale_of
+from torch_bridge.modules.copies import Scale, fill_copies_, scale_of, scale_of_family
 from torch_bridge.ops import PreparedSemifield
+from torch_bridge.parameters import NAMES, Parameter, held, hold, parameter_of
 from torch_bridge.sizes import whole_number
 
 Init = str | Callable[[Tensor], Any]
@@ -35,6 +36,9 @@ class SemifieldLinear(nn.Module):
         The last axis of the input and of the result; all leading axes stay.
     semifield : SelectSemifield, SubtractSemifield, BroadcastSemifield or str
         A semifield, or the name of a ready-made one.
+    mu, p : float, Tensor or Parameter, optional
+        Of ``"log"`` and of ``"root"``: a number, or a tensor with one entry or one for each output,
+        (out_features,). A `torch.nn.Parameter` is learned, another tensor is a buffer.
     bias : bool
         Whether there is a bias; it needs a multiplication with a neutral element.
     init : {"copies", "uniform"} or callable, optional
@@ -80,7 +84,12 @@ class SemifieldLinear(nn.Module):
     tensor([3., 3.], grad_fn=<SqueezeBackward1>)
     >>> layer(torch.randn(8, 5, 3)).shape
     torch.Size([8, 5, 2])
+    >>> learned = SemifieldLinear(3, 2, "log", mu=nn.Parameter(torch.tensor([1.0, -1.0])))
+    >>> [name for name, _ in learned.named_parameters()]
+    ['mu', 'weight', 'bias']
     """
+
+    _family: str | None = None  # "log" or "root" with a tensor
 
     def __init__(
         self,
@@ -88,6 +97,8 @@ class SemifieldLinear(nn.Module):
         out_features: int,
         semifield: Semifield | BroadcastSemifield | str,
         *,
+        mu: Parameter | None = None,
+        p: Parameter | None = None,
         bias: bool = True,
         init: Init | None = None,
         device: Any = None,
@@ -96,10 +107,23 @@ class SemifieldLinear(nn.Module):
         super().__init__()
         self.in_features = whole_number("in_features", in_features)
         self.out_features = whole_number("out_features", out_features)
-        self.semifield = named(semifield) if isinstance(semifield, str) else semifield
+        parameter = parameter_of(semifield, mu, p)
+        self.semifield: Semifield | BroadcastSemifield
+        if isinstance(parameter, Tensor):
+            self._family = str(semifield)
+            hold(self, self._family, _checked(parameter, self._family, self.out_features))
+            self.semifield = SubtractSemifield.named_family(self._family)
+        elif parameter is not None:
+            self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
+        else:
+            self.semifield = named(semifield) if isinstance(semifield, str) else semifield
         self._prepared = _prepared(self.semifield)
-        self.init = _checked_init(init, self.semifield)
-        self.one = _one_for_bias(self.semifield) if flag("bias", bias) else None
+        # Any value will do: the neutral element, and whether there are copies, are those of all.
+        example = self.semifield
+        if self._family is not None:
+            example = getattr(SubtractSemifield, self._family)(1.0)
+        self.init = _checked_init(init, example)
+        self.one = _one_for_bias(example) if flag("bias", bias) else None
         options = {"device": device, "dtype": _floating(dtype)}
         self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features, **options))
         if self.one is None:
@@ -115,12 +139,19 @@ class SemifieldLinear(nn.Module):
                 self._fill_as_one(self.init)
         elif self.init == "uniform":
             bound = self.in_features**-0.5
-            for parameter in self.parameters(recurse=False):
-                nn.init.uniform_(parameter, -bound, bound)
+            for parameter in (self.weight, self.bias):
+                if parameter is not None:
+                    nn.init.uniform_(parameter, -bound, bound)
         else:
-            scale = scale_of(self.semifield)
+            scale = self._scale()
             assert scale is not None
             fill_copies_(self.weight, self.bias, scale)
+
+    def _scale(self) -> Scale | None:
+        if self._family is None:
+            return scale_of(self.semifield)
+        (parameter,) = held(self, self._family).values()
+        return scale_of_family(self._family, parameter.to(self.weight.device))
 
     def _fill_as_one(self, init: Callable[[Tensor], Any]) -> None:
         """Fill the weight, and the bias as the weights of one more input, as one matrix.
@@ -161,7 +192,12 @@ class SemifieldLinear(nn.Module):
             # of the time of a product to 64 outputs, 1/3 of one from 512 to 10.
             x = torch.cat([x, x.new_full((*x.shape[:-1], 1), self.one)], -1)
             weight = torch.cat([weight, self.bias[:, None]], 1)
-        out: Tensor = semifield_matmul(x, weight.mT, self._prepared)
+        out: Tensor
+        if self._family is None:
+            out = semifield_matmul(x, weight.mT, self._prepared)
+        else:
+            value: Any = held(self, self._family)
+            out = semifield_matmul(x, weight.mT, self._family, **value)
         return out
 
     def extra_repr(self) -> str:
@@ -189,6 +225,16 @@ def _floating(dtype: Any) -> Any:
 
 def _prepared(semifield: Any) -> Any:
     return semifield if isinstance(semifield, BroadcastSemifield) else PreparedSemifield(semifield)
+
+
+def _checked(parameter: Tensor, family: str, outputs: int) -> Tensor:
+    """The parameter; a ValueError where its shape does not fit."""
+    if tuple(parameter.shape) in ((), (1,), (outputs,)):
+        return parameter
+    raise ValueError(
+        f"{NAMES[family]} must be one number, or one for each of the {outputs} outputs, got shape "
+        f"{tuple(parameter.shape)}"
+    )
 
 
 def _checked_init(init: Any, semifield: Any) -> Init:
