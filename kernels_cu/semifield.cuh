@@ -8,6 +8,13 @@
 
 namespace semiconv {
 
+// Where a function's setting may be left out: of all semifields without parameters of their own.
+#if defined(SEMICONV_OWN)
+#define SEMICONV_SETTING const Setting& setting
+#else
+#define SEMICONV_SETTING const Setting& = {}
+#endif
+
 // The addition's neutral element. Of log and root it follows from the sign of their parameter.
 #if defined(SEMICONV_LOG) || defined(SEMICONV_ROOT)
 constexpr bool zero_follows = true;
@@ -32,19 +39,22 @@ SEMICONV_FN bool absorbed(Real weight, const Setting& setting) {
   return absolute(weight) < infinity<Real>();
 }
 
-template <class V> SEMICONV_FN V times_expression(V img, V krn) { return SEMICONV_TIMES; }
-template <class V> SEMICONV_FN V times(V img, V krn) {
+template <class V> SEMICONV_FN V times_expression(V img, V krn, SEMICONV_SETTING) { return SEMICONV_TIMES; }
+template <class V> SEMICONV_FN V times(V img, V krn, const Setting& setting) {
 #if defined(SEMICONV_WIDE_TIMES)  // an integer expression whose intermediate results need wider lanes than V's
   if constexpr (sizeof(V) != sizeof(Scalar<V>))
     return each_lane(img, krn, [](Real a, Real b) { return times_expression(a, b); });
   else
 #endif
-    return times_expression(img, krn);
+    return times_expression(img, krn, setting);
 }
+#if !defined(SEMICONV_OWN)
+template <class V> SEMICONV_FN V times(V img, V krn) { return times(img, krn, Setting()); }
+#endif
 
 #if defined(SEMICONV_D_TIMES_D_IMG)
-template <class V> SEMICONV_FN V d_times_d_img(V img, V krn) { return SEMICONV_D_TIMES_D_IMG; }
-template <class V> SEMICONV_FN V d_times_d_krn(V img, V krn) { return SEMICONV_D_TIMES_D_KRN; }
+template <class V> SEMICONV_FN V d_times_d_img(V img, V krn, SEMICONV_SETTING) { return SEMICONV_D_TIMES_D_IMG; }
+template <class V> SEMICONV_FN V d_times_d_krn(V img, V krn, SEMICONV_SETTING) { return SEMICONV_D_TIMES_D_KRN; }
 #endif
 
 #if defined(SEMICONV_SELECT)
@@ -72,17 +82,17 @@ template <class V> SEMICONV_FN V select(V left, V right) {
 #endif
 
 #if defined(SEMICONV_ADD)
-template <class V> SEMICONV_FN V add(V left, V right) { return SEMICONV_ADD; }
+template <class V> SEMICONV_FN V add(V left, V right, SEMICONV_SETTING) { return SEMICONV_ADD; }
 #endif
 
-template <class V> SEMICONV_FN V post_sum(V acc) {
+template <class V> SEMICONV_FN V post_sum(V acc, SEMICONV_SETTING) {
 #if defined(SEMICONV_POST_SUM)
   return SEMICONV_POST_SUM;
 #else
   return acc;
 #endif
 }
-template <class V> SEMICONV_FN V d_post_d_acc(V acc) {
+template <class V> SEMICONV_FN V d_post_d_acc(V acc, SEMICONV_SETTING) {
 #if defined(SEMICONV_D_POST_D_ACC)
   return SEMICONV_D_POST_D_ACC;
 #else
@@ -96,8 +106,8 @@ template <class V> SEMICONV_FN V finite_at_zero(V acc, V derivative) {
   return where(acc == semifield_zero<V>(), finite, derivative);
 }
 #if defined(SEMICONV_SUBTRACT)
-template <class V> SEMICONV_FN V subtract(V res, V val) { return SEMICONV_SUBTRACT; }
-template <class V> SEMICONV_FN V d_add_d_right(V acc, V val) { return SEMICONV_D_ADD_D_RIGHT; }
+template <class V> SEMICONV_FN V subtract(V res, V val, SEMICONV_SETTING) { return SEMICONV_SUBTRACT; }
+template <class V> SEMICONV_FN V d_add_d_right(V acc, V val, SEMICONV_SETTING) { return SEMICONV_D_ADD_D_RIGHT; }
 #endif
 
 }  // namespace semiconv

@@ -101,6 +101,27 @@ template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) {
 #endif
 }
 
+#elif defined(SEMICONV_OWN)
+
+// The parameters of a semifield of the user's own, in the order in which it names them; SEMICONV_OWN of them.
+struct Setting {
+  Real own[SEMICONV_OWN];
+  Setting() = default;
+  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel) {
+    for (int i = 0; i < SEMICONV_OWN; ++i) own[i] = (Real)parameters.of<Real>(i, kernel);
+  }
+  SEMICONV_FN bool alike(const Setting& other) const {
+    for (int i = 0; i < SEMICONV_OWN; ++i)
+      if (own[i] != other.own[i]) return false;
+    return true;
+  }
+};
+// What the semifield's expressions call a parameter.
+template <class V, int I> SEMICONV_FN V own(const Setting& setting) { return spread<V>(setting.own[I]); }
+constexpr bool has_kinds = false;  // of which a launch may need several
+using Outlined = Setting;
+template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) { loop(setting); }
+
 #else
 
 struct Setting {

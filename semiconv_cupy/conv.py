@@ -6,7 +6,7 @@ planned once is found again by the arrays' shapes, strides and dtypes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -28,7 +28,7 @@ from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.methods import METHODS
-from semiconv_cupy.parameters import Given, channels_of, given, gradient_of
+from semiconv_cupy.parameters import Given, channels_of, given, gradient_of, refuse_slopes
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import Route, choose
 from semiconv_cupy.winners import indices_of, selection_by_one
@@ -99,7 +99,8 @@ def semifield_conv(
         value for each kernel, of img's library and of the dtype of arithmetic (float32 for halves).
         Kernels read an array when they run: another value compiles nothing, keeps nothing and does
         not wait for a GPU. So an array's values are not checked: 0 and NaN give NaN, infinite ones
-        are not defined.
+        are not defined. Parameters of a `SubtractSemifield` of one's own are given in the same way;
+        those that are left out keep the semifield's values.
 
     Returns
     -------
@@ -324,6 +325,10 @@ def storage_of(dtype: Any, semifield: Semifield, argument: str = "img") -> str:
 
 def require_value(name: str, values: Given) -> None:
     """ValueError for a number that is none, or infinite, in that storage dtype."""
+    if type(values.value) is tuple:
+        numbers = zip(values.semifield.own, values.value, strict=True)
+        _require_range(name, {key: one for key, one in numbers if type(one) is float})
+        return
     if type(values.value) is float and name in source.FLOATING:
         made = getattr(SubtractSemifield, values.semifield.accumulator)(values.value)
         require_meaning(name, made)
@@ -332,6 +337,7 @@ def require_value(name: str, values: Given) -> None:
 def require_meaning(name: str, semifield: Semifield) -> None:
     """Raise where the semifield has no meaning in that storage dtype, or its parameter no value."""
     if name in source.FLOATING:
+        _require_range(name, semifield.parameters if semifield.own else {})
         if semifield.parameter is not None:
             with np.errstate(over="ignore", under="ignore"):
                 parameter = np.dtype(source.ARITHMETIC[name]).type(semifield.parameter)
@@ -339,6 +345,13 @@ def require_meaning(name: str, semifield: Semifield) -> None:
                 raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
     else:
         semifield.definitions(source.arithmetic_of(name))  # raises where there are none
+
+
+def _require_range(name: str, own: Mapping[str, float]) -> None:
+    largest = float(np.finfo(source.ARITHMETIC[name]).max)
+    for key, value in own.items():
+        if not abs(value) <= largest:
+            raise ValueError(f"{key}={value!r} cannot be computed in {name}: it is infinite there")
 
 
 # ---- derivatives -------------------------------------------------------------------------------
@@ -422,6 +435,7 @@ def semifield_conv_vjp(
     values = given(semifield, parameters, "semifield_conv_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_conv_vjp")
+    refuse_slopes(values, parameters, "semifield_conv_vjp")
     arguments = dict(
         stride=stride,
         padding=padding,

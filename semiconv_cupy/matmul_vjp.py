@@ -18,7 +18,7 @@ from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.conv import native, refuse_broadcast, require_derivatives, require_grad_out
 from semiconv_cupy.matmul import Checked
-from semiconv_cupy.parameters import given, gradient_of
+from semiconv_cupy.parameters import given, gradient_of, refuse_slopes
 from semiconv_cupy.product import merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.strides import contiguous_strides, element_strides
@@ -66,6 +66,7 @@ def semifield_matmul_vjp(
     values = given(semifield, parameters, "semifield_matmul_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_matmul_vjp")
+    refuse_slopes(values, parameters, "semifield_matmul_vjp")
     checked = Checked.of(a, b, values, method, slopes=bool(parameters))
     require_derivatives(checked.storage)
     place, operands, dtype = checked.place, checked.operands, native(a.dtype)

@@ -1,4 +1,4 @@
-"""The values of a semifield's parameters that a call passes: mu of log, p of root.
+"""The values of a semifield's parameters that a call passes: mu of log, p of root, one's own.
 
 Plans, routes and kernels know the semifield without them (`unbound`), and how many there are; each
 call hands its own over. Called by ``conv`` and ``matmul``.
@@ -13,6 +13,7 @@ import numpy as np
 
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import READY_MADE, Semifield, SubtractSemifield, named
+from semiconv_cupy.algebra.own import checked_value
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host.functions import address
 from semiconv_cupy.backends.place import Place, place_of
@@ -21,7 +22,10 @@ Array = Any
 
 
 class Given(NamedTuple):
-    """A semifield without its values, and the values: a number, an array, or None for none."""
+    """A semifield without its values, and the values: a number, an array, or None for none.
+
+    Of a semifield of the user's own: a tuple of numbers and arrays, one for each parameter.
+    """
 
     semifield: Any
     name: str = ""
@@ -31,6 +35,8 @@ class Given(NamedTuple):
     def key(self) -> tuple[Any, ...]:
         """What a plan depends on."""
         value = self.value
+        if type(value) is tuple:
+            return (self.semifield, *(_kind(one) for one in value))
         if type(value) is float or value is None:
             return (self.semifield, value is None)
         return self.semifield, type(value), value.shape, value.strides, value.dtype
@@ -53,6 +59,8 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
         else:
             value = parameters[entry.parameter]
             semifield = entry.make(value if _is_number(value) else 1.0)
+    if getattr(semifield, "own", ()):
+        return _given_own(semifield, parameters, function)
     if not parameters:
         own = semifield.parameters if isinstance(semifield, SubtractSemifield) else {}
         if not own:
@@ -74,6 +82,35 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
     return Given(SubtractSemifield._family(family), name, value)
 
 
+def _kind(value: Any) -> tuple[Any, ...]:
+    """What a plan depends on of one of several values: of a number, whether float32 holds it."""
+    if type(value) is float:
+        return (abs(value) <= _LARGEST,)
+    return type(value), value.shape, value.strides, value.dtype
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _given_own(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given:
+    """`given` of a semifield whose parameters the user named."""
+    for name, value in parameters.items():
+        if name not in semifield.own:
+            has = f"has the parameters {', '.join(semifield.own)}"
+            raise TypeError(f"{function} got an unexpected argument {name!r}; {semifield!r} {has}")
+        if not (_is_number(value) or hasattr(value, "strides")):
+            raise TypeError(f"{name} must be a number or an array, got {name}={value!r}")
+    found = dict(semifield.parameters)
+    for name, value in parameters.items():
+        found[name] = checked_value(name, value) if _is_number(value) else value
+    missing = [name for name in semifield.own if name not in found]
+    if missing:
+        raise TypeError(f"{function} needs {', '.join(missing)}=, parameters of {semifield!r}")
+    return Given(
+        semifield.unbound, ", ".join(semifield.own), tuple(found[name] for name in semifield.own)
+    )
+
+
 def _is_number(value: Any) -> bool:
     return np.isscalar(value) or isinstance(value, (int, float))
 
@@ -89,6 +126,10 @@ def channels_of(given: Given, kernels: int, storage: str, arrays: Mapping[str, A
         An array of another size.
     """
     value = given.value
+    if type(value) is tuple:
+        names = given.semifield.own
+        each = (Given(given.semifield, *one) for one in zip(names, value, strict=True))
+        return max(channels_of(one, kernels, storage, arrays) for one in each)
     if value is None or type(value) is float:
         return 1
     place_of(given.name, **arrays, **{given.name: value})
@@ -119,6 +160,10 @@ class Values(NamedTuple):
             return None
         if type(value) is float:
             return cls(structs.Parameters.of_numbers((value,)), None)
+        if type(value) is tuple:
+            if all(type(one) is float for one in value):
+                return cls(structs.Parameters.of_numbers(value), None)
+            return cls.of_several(value, place)
         owner = place.array_module.ascontiguousarray(value)
         if place.on_gpu:
             at = (place.device or cupy_device()).address(owner)
@@ -127,15 +172,41 @@ class Values(NamedTuple):
             at = address(owner)
         return cls(structs.Parameters.of_memory(at, owner.size), owner)
 
+    @classmethod
+    def of_several(cls, value: tuple[Any, ...], place: Place) -> Values:
+        """Those of numbers and arrays: all for as many channels as the longest."""
+        xp = place.array_module
+        real = next(one.dtype.newbyteorder("=") for one in value if type(one) is not float)
+        rows = xp.broadcast_arrays(*(xp.atleast_1d(xp.asarray(one, real)) for one in value))
+        owner = xp.ascontiguousarray(xp.stack(rows))
+        at = (place.device or cupy_device()).address(owner) if place.on_gpu else address(owner)
+        return cls(structs.Parameters.of_memory(at, owner.shape[1]), owner)
+
 
 def bound_by_kernel(semifield: Semifield, value: Any) -> tuple[Semifield, ...]:
     """The semifields of all kernels, for array loops; they wait for a GPU's values."""
     if value is None:
         return (semifield,)
+    if isinstance(semifield, SubtractSemifield) and type(value) is tuple:
+        rows = np.broadcast_arrays(
+            *(np.atleast_1d(getattr(one, "get", lambda one=one: one)()) for one in value)
+        )
+        columns = (map(float, column) for column in zip(*rows, strict=True))
+        return tuple(semifield._of_values(column) for column in columns)
     if type(value) is not float:
         value = getattr(value, "get", lambda: value)()
     make = getattr(SubtractSemifield, semifield.accumulator)
     return tuple(make(float(number)) for number in np.ravel(value))
+
+
+def refuse_slopes(values: Given, parameters: Mapping[str, Any], function: str) -> None:
+    """TypeError for a call that asks for gradients by parameters of the user's own."""
+    if parameters and values.semifield.own:
+        names = ", ".join(f"{name}=..." for name in parameters)
+        raise TypeError(
+            f"{function} has no gradients by parameters of one's own, got {', '.join(parameters)}; "
+            f"for those by image and kernel pass semifield.with_parameters({names})"
+        )
 
 
 def gradient_of(value: Any, slopes: Array, grad_out: Array, xp: Any) -> Array:

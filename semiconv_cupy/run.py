@@ -173,7 +173,8 @@ def forward_call(route: Route, img: Array, krn: Array) -> Callable[..., Array]:
             found: Array = call(img, krn, values and values.parameters)
             return found
 
-        return with_value if route.semifield.accumulator in ("log", "root") else call
+        has = route.semifield.accumulator in ("log", "root") or route.semifield.own
+        return with_value if has else call
     xp, shape = route.place.array_module, route.geometry.out_shape
     if route.backend == "reference":
         native = img.dtype if img.dtype.isnative else img.dtype.newbyteorder("=")

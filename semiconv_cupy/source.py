@@ -104,6 +104,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
         macros[f"SEMICONV_{semifield.accumulator.upper()}"] = ""
         for function in ("ADD", "SUBTRACT", "D_ADD_D_RIGHT"):  # of an addition that is folded
             macros.pop(f"SEMICONV_{function}", None)
+    if semifield.own:
+        macros["SEMICONV_OWN"] = str(len(semifield.own))
     traits = semifield.traits(arithmetic)
     if traits.offset is not None:
         macros["SEMICONV_PLAIN_TIMES"] = traits.offset

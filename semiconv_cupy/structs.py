@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
+from semiconv_cupy.algebra.own import MOST_PARAMETERS
+
 if TYPE_CHECKING:
     from semiconv_cupy import geometry, product
     from semiconv_cupy.algebra import Semifield
     from semiconv_cupy.layout import Layout
 
 MAX_RANK = 8  # spatial axes of an array at most: max_rank of kernels_cu/integers.cuh
-MOST_PARAMETERS = 4  # of a semifield: most_parameters of kernels_cu/parameters.cuh
 MAX_LEVELS = MAX_RANK + 1  # of an index of a matrix product: max_levels of kernels_cu/product.cuh
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)

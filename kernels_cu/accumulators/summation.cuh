@@ -23,12 +23,12 @@ template <class V> struct Summation {
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN void join(const Summation& later, const Setting& = {}) { sum.join(later.sum); }
   SEMICONV_FN auto finite() const { return absolute(sum.total) < infinity<V>(); }  // once folded
-  SEMICONV_FN V result(const Setting& = {}) const { return post_sum(sum.result()); }
+  SEMICONV_FN V result(const Setting& s = {}) const { return post_sum(sum.result(), s); }
   SEMICONV_FN V residual(int, const Setting& = {}) const { return sum.result(); }
   struct Derivative {
     V d_post;
     SEMICONV_FN Derivative() : d_post(constant<V>(1)) {}
-    SEMICONV_FN Derivative(V acc, const Setting&) : d_post(finite_at_zero(acc, d_post_d_acc(acc))) {}
+    SEMICONV_FN Derivative(V acc, const Setting& s) : d_post(finite_at_zero(acc, d_post_d_acc(acc, s))) {}
     SEMICONV_FN V operator()(V, const Setting&) const { return d_post; }
   };
 };

@@ -56,12 +56,12 @@ SEMICONV_FN void differentiate_channel(const Real* scratch, const MaskLane* mask
         // Where grad_out is 0, and outside the image, the derivative may be infinite or NaN.
         Mask keep = grad_out.live[j];
         if constexpr (MASKED) keep &= load_vector<Mask>(mask + place);
-        const Vector flow = where(keep, derivatives[j](times(img, krn), of_kind) * grad_out.of[j], Vector{});
+        const Vector flow = where(keep, derivatives[j](times(img, krn, of_kind), of_kind) * grad_out.of[j], Vector{});
         if (gradient) {
-          const Vector part = chained_of_kind(flow, d_times_d_img(img, krn), of_kind);
+          const Vector part = chained_of_kind(flow, d_times_d_img(img, krn, of_kind), of_kind);
           store_vector(gradient + place, load_vector<Vector>(gradient + place) + part);
         }
-        to_krn = to_krn + chained_of_kind(flow, d_times_d_krn(img, krn), of_kind);
+        to_krn = to_krn + chained_of_kind(flow, d_times_d_krn(img, krn, of_kind), of_kind);
       }
       if (bins) bins[t] = bins[t] + to_krn;
     }

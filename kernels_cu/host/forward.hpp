@@ -83,8 +83,8 @@ template <int N, bool MASKED> struct Terms {
     }
   }
   static constexpr bool masked = MASKED;
-  SEMICONV_FN Vector at(int j, int64 offset, Vector krn) const {
-    return times(load_vector<Vector>(from[j] + offset), krn);
+  SEMICONV_FN Vector at(int j, int64 offset, Vector krn, const Setting& setting) const {
+    return times(load_vector<Vector>(from[j] + offset), krn, setting);
   }
   SEMICONV_FN Mask inside(int j, int64 offset) const {
     return load_vector<Mask>(valid[j] + offset);
@@ -124,7 +124,7 @@ SEMICONV_FN void observe_channel(A* acc, const T& terms, const Taps& taps, int64
     const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j)
-      change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn), setting); });
+      change(acc[j], terms, j, offset, [&](A& one) { one.observe(terms.at(j, offset, krn, setting), setting); });
   }
 }
 template <int S, class A>
@@ -135,7 +135,7 @@ SEMICONV_FN void observe_adjoining(A* acc, const Real* from, const Taps& taps, i
     const Real* elements = from + taps.offsets[t];
 #pragma GCC unroll 8
     for (int j = 0; j < S; ++j)
-      acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn), setting);
+      acc[j].observe(times(load_vector<Vector>(elements + j * lanes), krn, setting), setting);
   }
 }
 // An accumulator folds at multiples of `terms_per_fold` in its own numbering of taps, also where a pair runs
@@ -175,7 +175,7 @@ SEMICONV_FN void add_channel(A* acc, const T& terms, const Taps& taps, int64 beg
         const int64 offset = taps.offsets[t];
 #pragma GCC unroll 8
         for (int j = 0; j < N; ++j)
-          change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn), index, of_kind); });
+          change(acc[j], terms, j, offset, [&](A& one) { one.add(terms.at(j, offset, krn, of_kind), index, of_kind); });
       }
     };
     if constexpr (T::masked) loop(Outlined(setting));
@@ -203,7 +203,7 @@ SEMICONV_FN void add_adjoining(A* acc, const Real* from, const Taps& taps, int64
         const Real* elements = one_address(from + taps.offsets[t]);
 #pragma GCC unroll 8
         for (int j = 0; j < S; ++j)
-          acc[j].add(times(load_vector<Vector>(elements + j * lanes), krn), index, of_kind);
+          acc[j].add(times(load_vector<Vector>(elements + j * lanes), krn, of_kind), index, of_kind);
       }
     });
   };
@@ -224,8 +224,8 @@ SEMICONV_FN void add_shared(A* leader, A* follower, const Real* from, const Taps
 #pragma GCC unroll 8
       for (int j = 0; j < S; ++j) {
         const Vector element = opaque(load_vector<Vector>(elements + j * lanes));
-        leader[j].add(times(element, krn), index, setting);
-        follower[j].add(times(element, behind), index, setting);
+        leader[j].add(times(element, krn, setting), index, setting);
+        follower[j].add(times(element, behind, setting), index, setting);
       }
     }
   };

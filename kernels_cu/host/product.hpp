@@ -37,10 +37,10 @@ template <class A> constexpr int rows_of() {
 }
 // The term that an accumulator adds: the semifield's multiplication, unless it has one of its own.
 template <class A> struct Multiplies {
-  static SEMICONV_FN Vector of(Vector img, Vector krn) { return times(img, krn); }
+  static SEMICONV_FN Vector of(Vector img, Vector krn, const Setting& setting) { return times(img, krn, setting); }
 };
-template <class A, bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vector v) {
-  return KRN_IS_VECTOR ? Multiplies<A>::of(u, v) : Multiplies<A>::of(v, u);
+template <class A, bool KRN_IS_VECTOR> SEMICONV_FN Vector term_of(Vector u, Vector v, const Setting& setting) {
+  return KRN_IS_VECTOR ? Multiplies<A>::of(u, v, setting) : Multiplies<A>::of(v, u, setting);
 }
 
 // The settings of `ROWS` rows of a block whose corner is `corner`: kernels with settings of their own are rows.
@@ -78,7 +78,7 @@ __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 fi
         const Vector one = broadcast(u[t * ROWS + r]);
 #pragma GCC unroll 8
         for (int w = 0; w < VECTORS; ++w)
-          change(acc[r * VECTORS + w], term_of<A, KRN_IS_VECTOR>(one, along[w]), index, settings.of[r]);
+          change(acc[r * VECTORS + w], term_of<A, KRN_IS_VECTOR>(one, along[w], settings.of[r]), index, settings.of[r]);
       }
       index = index + (MaskLane)1;
     }

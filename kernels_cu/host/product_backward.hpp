@@ -260,8 +260,8 @@ template <bool IMAGE> class Shares {
           for (int w = 0; w < vectors; ++w) {
             const Vector factor = load_vector<Vector>(other + o * width + w * lanes);
             const Vector a = IMAGE ? number[w] : factor, b = IMAGE ? factor : number[w];
-            const Vector flow = d(times(a, b), of_kind) * broadcast(grad);
-            sum[w].add(chained(flow, IMAGE ? d_times_d_img(a, b) : d_times_d_krn(a, b)));
+            const Vector flow = d(times(a, b, of_kind), of_kind) * broadcast(grad);
+            sum[w].add(chained(flow, IMAGE ? d_times_d_img(a, b, of_kind) : d_times_d_krn(a, b, of_kind)));
           }
         });
       }

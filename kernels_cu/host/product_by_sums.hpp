@@ -25,7 +25,7 @@ template <class V> struct Products {
   SEMICONV_FN V result(const Setting& = {}) const { return sum.result(); }
 };
 template <class V> struct Multiplies<Products<V>> {
-  static SEMICONV_FN Vector of(Vector img, Vector krn) { return img * krn; }
+  static SEMICONV_FN Vector of(Vector img, Vector krn, const Setting&) { return img * krn; }
 };
 
 // E of an operand: a row of terms for each own index of each batch, filled up to whole vectors by E of the

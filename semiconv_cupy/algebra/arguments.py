@@ -28,6 +28,16 @@ def _real(name: str, value: Any) -> float:
     raise TypeError(f"{name} must be a real number, got {name}={value!r}")
 
 
+def checked_number(name: str, value: Any) -> float:
+    """The value as a float; TypeError for what is no number, or a tensor that learns."""
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} must be a number, got a tensor that requires a gradient, which it would not "
+            f"get: pass {name}.item()"
+        )
+    return _real(name, value)
+
+
 def checked_flags(channels_add: Any, spread_gradient: Any) -> dict[str, Any]:
     return {
         "channels_add": flag("channels_add", channels_add),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,8 @@ class ArrayFunction:
         The parameters, in order.
     never_nan
         The name of a parameter for which a condition is False where that parameter is NaN.
+    own
+        Numbers for the expression's other symbols, by name; they take the arguments' dtype.
 
     Notes
     -----
@@ -120,11 +122,16 @@ class ArrayFunction:
     """
 
     def __init__(
-        self, expression: sympy.Basic, names: Sequence[str], never_nan: str | None = None
+        self,
+        expression: sympy.Basic,
+        names: Sequence[str],
+        never_nan: str | None = None,
+        own: Mapping[str, float] | None = None,
     ) -> None:
         self.expression = expression
         self.names = tuple(names)
         self.never_nan = never_nan
+        self.own = dict(own or {})
         # Or(a, b) of plain symbols works on 0 and 1 of any dtype; a comparison gives bool.
         self.condition = isinstance(expression, Boolean) and expression.has(Relational)
 
@@ -132,14 +139,14 @@ class ArrayFunction:
         return f"<({', '.join(self.names)}) -> {readable(self.expression)}>"
 
     def __reduce__(self) -> Any:
-        return ArrayFunction, (self.expression, self.names, self.never_nan)
+        return ArrayFunction, (self.expression, self.names, self.never_nan, self.own)
 
     @cached_property
     def _evaluate(self) -> Callable[..., Any]:
         text = PythonPrinter("xp.").doprint(self.expression)
         if self.never_nan is not None:
             text = f"{text} & ({self.never_nan} == {self.never_nan})"
-        return eval(f"lambda xp, {', '.join(self.names)}: {text}", {})
+        return eval(f"lambda xp, {', '.join((*self.names, *self.own))}: {text}", {})
 
     def __call__(self, *arguments: Any) -> Any:
         if len(arguments) != len(self.names):
@@ -161,7 +168,9 @@ class ArrayFunction:
     def _on_arrays(self, module: Any, arrays: list[Any]) -> Any:
         dtype = module.result_type(*arrays)
         shape = np.broadcast_shapes(*(array.shape for array in arrays))
-        result = self._evaluate(_array_functions(module.__name__), *arrays)
+        kind = dtype.type if dtype.kind == "f" else np.float64
+        own = map(kind, self.own.values())
+        result = self._evaluate(_array_functions(module.__name__), *arrays, *own)
         wanted = np.dtype(bool) if self.condition else dtype
         result = module.asarray(result).astype(wanted, copy=False)
         return result if result.shape == shape else module.broadcast_to(result, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ def derivative(expression: sympy.Expr, name: str, what: str) -> sympy.Expr:
     Where(a < b, 1, Where(Eq(a, b), 1/2, 0))
     """
     result = normalised(expression.diff(symbol(name)))
+    if isinstance(result, Grouped):  # as `trace` leaves it: equal semifields have equal formulas
+        result = result.args[0]
     try:
         require_compilable(result, list(expression.free_symbols), condition=False)
     except ExpressionError as error:
@@ -63,7 +65,7 @@ def zero_where_a_factor_is(slope: Any) -> Any:
 SAMPLES = (np.array([0.3, 0.7, 1.1, 1.9]), np.array([0.2, 0.9, 0.4, 0.6]))
 
 
-def inverse(expression: Any, argument: str) -> Any:
+def inverse(expression: Any, argument: str, own: Mapping[str, float] | None = None) -> Any:
     """The expression of res (and val) that undoes an expression of acc (and val); None if unknown.
 
     SymPy's solutions are tried on numbers, as an equation of powers has many.
@@ -74,17 +76,20 @@ def inverse(expression: Any, argument: str) -> Any:
         Of the symbols acc and, for an addition, val.
     argument
         The name of the constructor argument that the inverse stands for.
+    own
+        The semifield's parameters, whose symbols the expression may have: the inverse is tried at
+        these values.
     """
     names = [name for name in ("acc", "val") if name == "acc" or VAL in expression.free_symbols]
     accs, *vals = SAMPLES[: len(names)]
-    results = ArrayFunction(expression, names)(accs, *vals)
+    results = ArrayFunction(expression, names, own=own)(accs, *vals)
     parameters = ("res", *names[1:])
     for solution in solutions(expression, ACC, RES):
         try:
-            candidate = trace(solution, parameters, argument)
+            candidate = trace(solution, parameters, argument, own=tuple(own or ()))
         except TypeError:  # a solution in complex numbers, or in functions that have no C++
             continue
-        found = ArrayFunction(candidate, parameters)(results, *vals)
+        found = ArrayFunction(candidate, parameters, own=own)(results, *vals)
         if np.allclose(found, accs, rtol=1e-6):
             return candidate
     return None
@@ -107,8 +112,8 @@ def solutions(expression: Any, unknown: Any, result: Any) -> Iterator[Any]:
         .replace(Expm1, lambda a: sympy.exp(a) - 1)
         .replace(Log1p, lambda a: sympy.log(1 + a))
     )
-    # Fractional powers of floats take SymPy minutes.
-    if not any(power.exp.is_Float for power in plain.atoms(sympy.Pow)):
+    # Fractional powers of floats, and those of symbols, take SymPy minutes.
+    if not any(power.exp.is_Float or power.exp.free_symbols for power in plain.atoms(sympy.Pow)):
         try:
             yield from sympy.solve(sympy.Eq(plain, result), unknown)
         except NotImplementedError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import sympy
@@ -18,7 +18,7 @@ from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.calculus import derivative, zero_where_a_factor_is
 from semiconv_cupy.algebra.cpp import cpp_floating
-from semiconv_cupy.algebra.functions import exact_number
+from semiconv_cupy.algebra.functions import exact_number, symbol
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.signatures import ARGUMENTS, PARAMETERS
 from semiconv_cupy.algebra.tracing import trace
@@ -46,6 +46,8 @@ class CompiledSemifield:
     parameters : mapping
         The numbers that launches of kernels receive, by name: ``{"mu": 2.0}``. No text that is
         compiled contains them.
+    own : tuple of str
+        The names of parameters that the user gave it; `unbound` has these, and no values.
     nature : str
         What of a root's p decides how it is computed, one of a few words; "" of all others.
     expressions : mapping
@@ -66,6 +68,7 @@ class CompiledSemifield:
     expressions: Mapping[str, Any]
     content: tuple[Any, ...]
     parameters: Mapping[str, float] = types.MappingProxyType({})
+    own: tuple[str, ...] = ()
     nature: str = ""
     channels_add: bool = False
     spread_gradient: bool = False
@@ -80,12 +83,13 @@ class CompiledSemifield:
         accumulator: Accumulator,
         parameter: float | None = None,
         cache_name: str | None = None,
+        own: tuple[str, ...] = (),
         **flags: bool,
     ) -> None:
         """Set every attribute; `functions` become `expressions`."""
         texts = tuple((name, sympy.srepr(functions[name])) for name in sorted(functions))
         options = tuple(sorted(flags.items()))
-        content = (type(self).__name__, texts, zero, accumulator, parameter, options)
+        content = (type(self).__name__, texts, zero, accumulator, parameter, options, own)
         vars(self).update(
             expressions=types.MappingProxyType(functions),
             zero=zero,
@@ -95,13 +99,14 @@ class CompiledSemifield:
             content=content,
             _hash=hash(content),
             _recipe=None,
+            own=own,
             **flags,
         )
 
     @property
     def stated(self) -> tuple[Any, ...]:
         """`content` with all formulas, as keys of saved programs follow from it."""
-        if self.unbound is self:
+        if self.unbound is self or self.own:
             return self.content
         texts = tuple(
             (name, sympy.srepr(self.expressions[name])) for name in sorted(self.expressions)
@@ -154,7 +159,8 @@ class CompiledSemifield:
         Expressions can be pickled, lambdas cannot.
         """
         functions = {ARGUMENTS.get(name, name): f for name, f in self.expressions.items()}
-        return {**functions, "zero": self.zero, "cache_name": self.cache_name}
+        own = {"parameters": dict(self.parameters)} if self.own else {}
+        return {**functions, "zero": self.zero, "cache_name": self.cache_name, **own}
 
     def __repr__(self) -> str:
         if self._recipe is not None:
@@ -171,6 +177,8 @@ class CompiledSemifield:
         flags = {name: value for name, value in self._arguments().items() if value is True}
         parts = [f"{name}={text}" for name, text in texts.items()]
         parts += [f"zero={self.zero!r}", *([shown_keywords(flags)] if flags else [])]
+        if self.own:
+            parts.append(f"parameters={dict(self.parameters) or self.own!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
     @property
@@ -194,9 +202,14 @@ class CompiledSemifield:
     @cached_property
     def functions(self) -> types.SimpleNamespace:
         """The scalar functions on numbers, NumPy and CuPy arrays, by the names of `expressions`."""
+        if self.own and not self.parameters:
+            raise TypeError(f"{self!r} has no values of its parameters; use with_parameters")
         made = {
             name: ArrayFunction(
-                expression, PARAMETERS[name], never_nan="right" if name == "select" else None
+                expression,
+                PARAMETERS[name],
+                never_nan="right" if name == "select" else None,
+                own=self.parameters if self.own else None,
             )
             for name, expression in self.expressions.items()
         }
@@ -252,6 +265,8 @@ class CompiledSemifield:
         """
         if self.accumulator == "root" and self.zero != 0:
             return False  # inf * 0
+        if self.own:  # a value may be infinite, in an array
+            return False
         known = self.unbound
         return absorbs(known.expressions, known.accumulator, known.zero)
 
@@ -295,8 +310,9 @@ class CompiledSemifield:
         return dict(self._definitions[arithmetic])
 
     def _floating_definitions(self) -> dict[str, str]:
+        own = {symbol(name): symbol(f"own<V, {n}>(setting)") for n, name in enumerate(self.own)}
         texts = {
-            f"SEMICONV_{name.upper()}": cpp_floating(expression)
+            f"SEMICONV_{name.upper()}": cpp_floating(expression.xreplace(own))
             for name, expression in self.expressions.items()
             if name != "undo_post_sum"  # no kernel reads it
         }
@@ -378,24 +394,27 @@ def shown_keywords(keywords: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in keywords.items())
 
 
-def traced(name: str, function: ScalarFunction) -> Any:
+def traced(name: str, function: ScalarFunction, own: Sequence[str] = ()) -> Any:
     """The expression of a function that a user passed; `name` is one of `PARAMETERS`."""
     argument = ARGUMENTS.get(name, name)
-    return trace(function, PARAMETERS[name], argument, condition=name == "select")
+    return trace(function, PARAMETERS[name], argument, condition=name == "select", own=own)
 
 
 def times_and_derivatives(
-    times: ScalarFunction, d_img: ScalarFunction | None, d_krn: ScalarFunction | None
+    times: ScalarFunction,
+    d_img: ScalarFunction | None,
+    d_krn: ScalarFunction | None,
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The expressions of a multiplication and its derivatives; those that are None are derived."""
-    product = traced("times", times)
+    product = traced("times", times, own)
     functions = {"times": product}
     for name, given, by in (("d_times_d_img", d_img, "img"), ("d_times_d_krn", d_krn, "krn")):
         if given is None:
             slope = derivative(product, by, ARGUMENTS.get(name, name))
             functions[name] = zero_where_a_factor_is(slope)
         else:
-            functions[name] = traced(name, given)
+            functions[name] = traced(name, given, own)
     return functions
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
+from semiconv_cupy.algebra.own import changed, checked_parameters
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.algebra.signatures import ACC, LEFT, PARAMETERS, RES, RIGHT, VAL
@@ -56,13 +57,18 @@ class SubtractSemifield(CompiledSemifield):
         Its inverse. Nothing needs it; `check` tests it where it is given.
     d_post_d_acc : (acc) -> number, optional
         Its derivative.
+    parameters : mapping of names to numbers, optional
+        At most four numbers that functions take by name and kernels receive with each call, as
+        ``times=lambda img, krn, a: a * img + krn`` with ``parameters={"a": 1.0}``. Calls give
+        others as keywords, as `semifield_conv` documents ``mu``; nothing is compiled for them.
 
     Raises
     ------
     TypeError
-        Where a function cannot be traced.
+        Where a function cannot be traced, or takes a name that `parameters` does not have.
     ValueError
-        Where subtract is needed and left out, and SymPy cannot solve for it.
+        Where subtract is needed and left out, and SymPy cannot solve for it. A parameter that is
+        not finite, or has the name of an argument of functions or calls.
 
     Notes
     -----
@@ -96,35 +102,93 @@ class SubtractSemifield(CompiledSemifield):
         post_sum: ScalarFunction | None = None,
         undo_post_sum: ScalarFunction | None = None,
         d_post_d_acc: ScalarFunction | None = None,
+        parameters: Mapping[str, float] | None = None,
     ) -> None:
-        functions = times_and_derivatives(times, d_times_d_img, d_times_d_kernel)
-        total = functions["add"] = traced("add", add)
+        values = {} if parameters is None else checked_parameters(parameters)
+        own = tuple(values)
+        functions = times_and_derivatives(times, d_times_d_img, d_times_d_kernel, own)
+        total = functions["add"] = traced("add", add, own)
         as_acc_and_val = {LEFT: ACC, RIGHT: VAL}
         plain = total == LEFT + RIGHT
         if subtract is None and plain:
             functions["subtract"] = RES - VAL
         elif subtract is None:
-            functions["subtract"] = _inverse(total.xreplace(as_acc_and_val), "subtract", "add")
+            functions["subtract"] = _inverse(
+                total.xreplace(as_acc_and_val), "subtract", "add", values
+            )
         else:
-            functions["subtract"] = traced("subtract", subtract)
+            functions["subtract"] = traced("subtract", subtract, own)
         if d_add_d_right is None:
             slope = derivative(total, "right", "d_add_d_right")
             functions["d_add_d_right"] = slope.xreplace(as_acc_and_val)
         else:
-            functions["d_add_d_right"] = traced("d_add_d_right", d_add_d_right)
+            functions["d_add_d_right"] = traced("d_add_d_right", d_add_d_right, own)
         if post_sum is not None:
-            post = functions["post_sum"] = traced("post_sum", post_sum)
+            post = functions["post_sum"] = traced("post_sum", post_sum, own)
             if undo_post_sum is not None:  # no kernel reads it
-                functions["undo_post_sum"] = traced("undo_post_sum", undo_post_sum)
+                functions["undo_post_sum"] = traced("undo_post_sum", undo_post_sum, own)
             functions["d_post_d_acc"] = (
                 derivative(post, "acc", "d_post_d_acc")
                 if d_post_d_acc is None
-                else traced("d_post_d_acc", d_post_d_acc)
+                else traced("d_post_d_acc", d_post_d_acc, own)
             )
         elif undo_post_sum is not None or d_post_d_acc is not None:
             raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
         accumulator: Accumulator = "sum" if plain else "custom"
-        self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
+        if not own:
+            self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
+            return
+        unnamed = set(own) - {s.name for f in functions.values() for s in f.free_symbols}
+        if unnamed:
+            raise ValueError(
+                f"parameters has {', '.join(sorted(unnamed))}, which no function takes"
+            )
+        unbound = type(self).__new__(type(self))
+        unbound._define(functions, checked_zero(zero), accumulator, cache_name=cache_name, own=own)
+        self._bind(unbound, values)
+
+    def _bind(self, unbound: SubtractSemifield, values: Mapping[str, float]) -> None:
+        """Become a semifield of the user's own with values of its parameters."""
+        content = (unbound.content, tuple(values.values()))
+        vars(self).update(
+            {**vars(unbound), "content": content, "_hash": hash(content)},
+            parameters=types.MappingProxyType(dict(values)),
+            _unbound=unbound,
+        )
+
+    def with_parameters(self, **values: float) -> SubtractSemifield:
+        """The same semifield with other values of parameters of its own; compiles nothing.
+
+        Raises
+        ------
+        TypeError
+            A name that `parameters` of the constructor did not have, or a value that is no number.
+        ValueError
+            A value that is not finite.
+
+        Examples
+        --------
+        >>> scaled = SubtractSemifield(
+        ...     lambda left, right: left + right,
+        ...     lambda img, krn, a: a * img * krn,
+        ...     zero=0.0,
+        ...     parameters={"a": 1.0},
+        ... )
+        >>> scaled.with_parameters(a=3.0).times(2.0, 5.0)
+        30.0
+        """
+        if not self.own:
+            raise TypeError(f"{self!r} has no parameters of its own")
+        known = self.parameters or dict.fromkeys(self.own, math.nan)
+        if not self.parameters and set(values) != set(self.own):
+            raise TypeError(f"{self!r} needs values of {', '.join(self.own)}")
+        return self._of_values(changed(known, values, repr(self)).values())
+
+    def _of_values(self, values: Iterable[float]) -> SubtractSemifield:
+        """The same with these values, in the order of `own`, whatever they are."""
+        made = type(self).__new__(type(self))
+        made._bind(self.unbound, dict(zip(self.own, values, strict=True)))
+        return made
 
     @classmethod
     def named_family(cls, name: str) -> SubtractSemifield:
@@ -170,7 +234,7 @@ class SubtractSemifield(CompiledSemifield):
 
     @cached_property
     def expressions(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """The scalar functions of log and root, of one value of the parameter."""
+        """The scalar functions: of log and root those of one value of the parameter."""
         formulas = _log_formulas if self.accumulator == "log" else _root_formulas
         value = self.parameter or math.nan
         found: Mapping[str, Any] = formulas(type(self), value, self.zero).expressions
@@ -265,8 +329,14 @@ class SubtractSemifield(CompiledSemifield):
         """
         if "undo_post_sum" in self.expressions or "post_sum" not in self.expressions:
             return getattr(self.functions, "undo_post_sum", None)
-        inverse = _inverse(self.expressions["post_sum"], "undo_post_sum", "post_sum")
-        return ArrayFunction(inverse, PARAMETERS["undo_post_sum"])
+        inverse = _inverse(
+            self.expressions["post_sum"], "undo_post_sum", "post_sum", self._own_values
+        )
+        return ArrayFunction(inverse, PARAMETERS["undo_post_sum"], own=self._own_values)
+
+    @property
+    def _own_values(self) -> Mapping[str, float]:
+        return self.parameters if self.own else {}
 
     @property
     def d_post_d_acc(self) -> ArrayFunction | None:
@@ -361,17 +431,17 @@ _HOW_TO_UNDO = {
 }
 
 
-def _selects(addition: Any) -> bool:
+def _selects(addition: Any, own: Mapping[str, float]) -> bool:
     """Whether an addition of acc and val always gives one of them."""
     grid = np.linspace(-2, 2, 9)
     acc, val = (axis.ravel() for axis in np.meshgrid(grid, grid))
-    total = ArrayFunction(addition, ("acc", "val"))(acc, val)
+    total = ArrayFunction(addition, ("acc", "val"), own=own)(acc, val)
     return bool(((total == acc) | (total == val)).all())
 
 
-def _ready_made_sum(addition: Any) -> str | None:
+def _ready_made_sum(addition: Any, own: Mapping[str, float]) -> str | None:
     """The call that makes the log or root whose addition this is, in acc and val."""
-    add = ArrayFunction(addition, ("acc", "val"))
+    add = ArrayFunction(addition, ("acc", "val"), own=own)
     acc, val = np.meshgrid(*SAMPLES)
     at_zero, at_one = add(0.0, 0.0), add(1.0, 1.0)  # ln(2)/mu, 2^(1/p)
     with np.errstate(all="ignore"):
@@ -388,15 +458,15 @@ def _ready_made_sum(addition: Any) -> str | None:
     return None
 
 
-def _inverse(expression: Any, argument: str, function: str) -> Any:
+def _inverse(expression: Any, argument: str, function: str, own: Mapping[str, float]) -> Any:
     """The inverse of an addition or of post_sum, or the error that names the argument to pass."""
-    found = inverse(expression, argument)
+    found = inverse(expression, argument, own)
     if found is not None:
         return found
     remedy = f"pass {argument}={_HOW_TO_UNDO[argument]}"
     if argument == "subtract":
-        ready_made = _ready_made_sum(expression)
-        if _selects(expression):
+        ready_made = _ready_made_sum(expression, own)
+        if _selects(expression, own):
             remedy = "it picks one of its arguments, which cannot be undone: use SelectSemifield"
         elif ready_made is not None:
             remedy += f", or use {ready_made}, which is this addition and cannot overflow"

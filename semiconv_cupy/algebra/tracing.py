@@ -16,12 +16,19 @@ from sympy.logic.boolalg import Boolean
 
 from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.functions import ExpressionError, Grouped, symbol
+from semiconv_cupy.algebra.own import named_by
 from semiconv_cupy.algebra.printing import CPP_FUNCTIONS, readable
 from semiconv_cupy.algebra.recording import FUNCTION_REMEDY, Traced, to_sympy
 from semiconv_cupy.algebra.stand_ins import stand_in
 
 
-def trace(function: Any, names: Sequence[str], what: str, condition: bool = False) -> sympy.Basic:
+def trace(
+    function: Any,
+    names: Sequence[str],
+    what: str,
+    condition: bool = False,
+    own: Sequence[str] = (),
+) -> sympy.Basic:
     """The expression that a scalar callable computes.
 
     Parameters
@@ -35,6 +42,8 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
         The name of the argument, for errors.
     condition
         Whether the result must be a condition (True) or a number (False).
+    own
+        Names of more symbols, which the callable may take by name.
 
     Raises
     ------
@@ -47,19 +56,23 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
     img + 2*krn
     """
     symbols = [symbol(name) for name in names]
+    named = {name: symbol(name) for name in own}
     try:
         if isinstance(function, ArrayFunction):
             function = function.expression
         if isinstance(function, sympy.Lambda):
-            result = to_sympy(function(*symbols))
+            more = [named[s.name] for s in function.signature[len(names) :] if s.name in named]
+            result = to_sympy(function(*symbols, *more))
         elif isinstance(function, sympy.Basic):
-            by_name = dict(zip(names, symbols, strict=True))
+            by_name = dict(zip(names, symbols, strict=True)) | named
             result = to_sympy(
                 function.xreplace({s: by_name.get(s.name, s) for s in function.free_symbols})
             )
         elif callable(function):
-            _check_signature(function, names)
-            value = stand_in(function, {})(*map(Traced, symbols))
+            taken = named_by(function, len(names), own)
+            _check_signature(function, names, taken)
+            keywords = {name: Traced(named[name]) for name in taken}
+            value = stand_in(function, {})(*map(Traced, symbols), **keywords)
             if value is None:
                 raise ExpressionError("returned None: is `return` missing?")
             result = to_sympy(value)
@@ -67,7 +80,7 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
             raise ExpressionError(f"needs a callable or a SymPy expression, not {function!r}")
         if isinstance(result, Grouped):
             result = result.args[0]
-        require_compilable(result, symbols, condition)
+        require_compilable(result, [*symbols, *named.values()], condition)
     except ExpressionError as error:
         raise TypeError(f"{what}({', '.join(names)}): {error}") from error
     except (TypeError, AttributeError) as error:  # an operator, method or call that symbols lack
@@ -80,16 +93,20 @@ def trace(function: Any, names: Sequence[str], what: str, condition: bool = Fals
     return result
 
 
-def _check_signature(function: Callable[..., Any], names: Sequence[str]) -> None:
+def _check_signature(
+    function: Callable[..., Any], names: Sequence[str], taken: Sequence[str]
+) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
         return
     try:
-        signature.bind(*names)
+        signature.bind(*names, **dict.fromkeys(taken))
     except TypeError:
         raise ExpressionError(
-            f"is called with {len(names)} arguments, but {function!r} takes {signature}"
+            f"is called with {len(names)} arguments{' and ' * bool(taken)}{', '.join(taken)}, but "
+            f"{function!r} takes {signature}; numbers that it takes by name are declared, as "
+            "parameters={'a': 1.0}"
         ) from None
 
 

@@ -107,15 +107,15 @@ def _convolve(work: Work, img: Array, krn: Array) -> tuple[Array, Array | None]:
     krn = krn.astype(dtype, copy=False)
     add = ADDITIONS[semifield.accumulator]
     out = xp.empty(geometry.out_shape, dtype)
-    times = times_function(xp, semifield, dtype)
     shape = (geometry.batch, *geometry.out_size)
     residuals: list[Any] = []
     for plane, channels in _planes(geometry, img, krn):
-        groups = _addends(semifield, channels)
+        groups, own = _addends(semifield, channels), work.semifield_of(plane)
+        times = times_function(xp, own, dtype)
         parts = [
             add(
-                *(xp, work.semifield_of(plane), dtype, shape),
-                lambda some=some: _terms(geometry, some, times),
+                *(xp, own, dtype, shape),
+                lambda some=some, times=times: _terms(geometry, some, times),
             )
             for some in groups
         ]
@@ -150,8 +150,8 @@ def _differentiate(
     for gradient in (grad_img, grad_krn):
         if gradient is not None:
             gradient[...] = 0
-    functions = semifield.functions
     for plane, channels in _planes(geometry, img, krn):
+        functions = work.semifield_of(plane).functions
         group, output = divmod(plane, geometry.outputs_per_group)
         kernel = output if geometry.shares_kernels else plane
         for channel, image, weights in channels:

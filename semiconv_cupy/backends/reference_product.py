@@ -119,7 +119,13 @@ def backward(
     """Fill the gradients that are given: see ``run.product_backward``."""
     grad_out, img, krn, residual, grad_img, grad_krn = arrays
     xp, storage = route.place.array_module, route.storage
-    functions = computed_semifield(route.semifield, storage).functions
+    semifields = bound_by_kernel(computed_semifield(route.semifield, storage), value)
+    if not route.semifield.own:
+        semifields = semifields[:1]
+    times, d_img, d_krn = (
+        _chosen_function(xp, route, [getattr(one.functions, name) for one in semifields])
+        for name in ("times", "d_times_d_img", "d_times_d_krn")
+    )
     dtype = np.dtype(source.ARITHMETIC[storage])
     slopes = numbers(_outputs(xp, gradients, grad_out), storage).astype(dtype)[None]
     for gradient in (grad_img, grad_krn):
@@ -131,11 +137,11 @@ def backward(
         to_img = _gradient_views(xp, gradients, grad_img, "img")
         to_krn = _gradient_views(xp, gradients, grad_krn, "krn")
         for n, pixel, factor in terms():
-            flow = chained(xp, slopes, weight(EVERYWHERE, functions.times(pixel, factor), n))
+            flow = chained(xp, slopes, weight(EVERYWHERE, times(pixel, factor), n))
             if to_img is not None:
-                to_img(n, chained(xp, flow, functions.d_times_d_img(pixel, factor)))
+                to_img(n, chained(xp, flow, d_img(pixel, factor)))
             if to_krn is not None:
-                to_krn(n, chained(xp, flow, functions.d_times_d_krn(pixel, factor)))
+                to_krn(n, chained(xp, flow, d_krn(pixel, factor)))
 
 
 def _weight(
@@ -159,8 +165,17 @@ def _weight(
     weights = [weight_function(xp, semifield, kept, (0,)) for semifield in semifields]
     if len(weights) == 1:
         return weights[0]
+    return _chosen_function(xp, route, weights)
+
+
+def _chosen_function(
+    xp: Any, route: ProductRoute, functions: list[Callable[..., Array]]
+) -> Callable[..., Array]:
+    """Of one function for each kernel, the values that each output's kernel has."""
+    if len(functions) == 1:
+        return functions[0]
     kernels = _kernels(xp, route)
-    return lambda *where: _chosen(xp, kernels, [weight(*where) for weight in weights])
+    return lambda *where: _chosen(xp, kernels, [function(*where) for function in functions])
 
 
 # ---- views ---------------------------------------------------------------------------------------

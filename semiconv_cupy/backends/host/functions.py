@@ -100,7 +100,7 @@ def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
         yield from ("forward_residual", "product_residual")
     if floating:
         yield from ("backward", "product_backward")
-    if semifield.parameters:
+    if semifield.parameters and not semifield.own:
         yield from ("forward_slopes", "product_slopes")
     if floating and by_sums.applies(semifield):
         yield from (

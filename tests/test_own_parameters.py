@@ -1,0 +1,191 @@
+"""Parameters that a semifield of one's own names: values, gradients, laws, errors."""
+
+import copy
+import math
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import semiconv_cupy as sc
+
+METHODS = ("auto", "reference")
+
+
+def norm(a=2.0, gain=1.5):
+    """(sum (gain img krn)^a)^(1/a): its values and gradients are known."""
+    return sc.SubtractSemifield(
+        add=lambda left, right, a: (left**a + right**a) ** (1 / a),
+        times=lambda img, krn, *, gain: gain * img * krn,
+        zero=0.0,
+        parameters={"a": a, "gain": gain},
+    )
+
+
+def expected(img, krn, a, gain):
+    """The convolution (kind "corr") of `norm`, its channels, by NumPy; a and gain are (O,)."""
+    size = krn.shape[2:]
+    windows = np.lib.stride_tricks.sliding_window_view(img, size, (2, 3))
+    a, gain = (np.broadcast_to(x, krn.shape[:1]).reshape(-1, 1, 1, 1, 1, 1) for x in (a, gain))
+    powers = (np.einsum("bcijxy,ocxy->bocijxy", windows, krn) * gain) ** a
+    return powers.sum((2, 5, 6)) ** (1 / a[..., 0, 0, 0])
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return rng.uniform(0.2, 1, (2, 2, 5, 9)), rng.uniform(0.2, 1, (3, 2, 2, 3))
+
+
+OTHERS = (
+    {},
+    {"a": 3.0},
+    {"a": np.array([1.5, 2.0, 3.0]), "gain": 0.5},
+    {"a": np.array(2.5), "gain": np.array([0.5, 1.0, 2.0])},
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("others", OTHERS)
+def test_values_follow_the_call(arrays, others, method):
+    img, krn = arrays
+    found = sc.semifield_conv(img, krn, norm(), kind="corr", method=method, **others)
+    values = {"a": 2.0, "gain": 1.5} | others
+    np.testing.assert_allclose(found, expected(img, krn, **values), rtol=1e-13)
+
+
+def test_several_values_compile_one_library(arrays):
+    img, krn = arrays
+    sc.semifield_conv(img, krn, norm())
+    texts = set()
+    for a in np.linspace(1.1, 5, 30):
+        semifield = norm(a, a + 1)
+        texts.add(tuple(semifield.unbound.definitions("floating").items()))
+        assert semifield.unbound == norm().unbound
+        sc.semifield_conv(img, krn, semifield)
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_gradients_by_image_and_kernel(arrays, method, per_channel):
+    img, krn = (x[..., :1, :3] for x in arrays)
+    semifield = norm(3.0, 0.7)
+    out, pullback = sc.semifield_conv_vjp(img, krn[..., :1, :2], semifield, method=method)
+    grad = np.random.default_rng(1).normal(size=out.shape)
+    for number, which in enumerate(pullback(grad)):
+        operands = [img, krn[..., :1, :2]]
+        for at in np.ndindex(which.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = [x.copy() for x in operands]
+                moved[number][at] += step
+                sides.append((sc.semifield_conv(*moved, semifield, method=method) * grad).sum())
+            np.testing.assert_allclose(
+                which[at], (sides[0] - sides[1]) / 2e-6, rtol=1e-7, atol=1e-8
+            )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_products(method):
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(0.2, 1, (5, 6)), rng.uniform(0.2, 1, (6, 4))
+    found = sc.semifield_matmul(x, y, norm(3.0), gain=np.array([1.0, 2.0, 3.0, 4.0]), method=method)
+    right = ((x[:, :, None] * y * np.arange(1, 5)) ** 3).sum(1) ** (1 / 3)
+    np.testing.assert_allclose(found, right, rtol=1e-13)
+    _, pullback = sc.semifield_matmul_vjp(x, y, norm(3.0), method=method)
+    grad_x, _ = pullback(np.ones((5, 4)))
+    products = 1.5 * x[:, :, None] * y
+    sums = (products**3).sum(1) ** (1 / 3)
+    by_x = ((products / sums[:, None]) ** 2 * 1.5 * y).sum(2)
+    np.testing.assert_allclose(grad_x, by_x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["same", ((1, 2), (0, 3))])
+def test_outside_the_image_nothing_takes_part(padding):
+    """krn + a img of the zero is not the zero: taps outside are left out all the same."""
+    semifield = sc.SubtractSemifield(
+        lambda left, right: left + right,
+        lambda img, krn, a: a * img + krn,
+        zero=0.0,
+        post_sum=lambda acc, a: acc * a,
+        parameters={"a": 2.0},
+    )
+    img, krn = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 3, 2), np.float32)
+    found = sc.semifield_conv(img, krn, semifield, padding=padding, a=3.0)
+    slow = sc.semifield_conv(img, krn, semifield, padding=padding, a=3.0, method="reference")
+    np.testing.assert_array_equal(found, slow)
+    assert found.max() == 6 * 4 * 3
+
+
+def test_one_semifield_with_values():
+    semifield = norm()
+    assert semifield == norm() != norm(3.0)
+    assert hash(semifield) == hash(norm())
+    assert semifield.with_parameters(a=3.0) == norm(3.0)
+    assert semifield.with_parameters(a=3.0).parameters == {"a": 3.0, "gain": 1.5}
+    assert repr(semifield).endswith("zero=0.0, parameters={'a': 2.0, 'gain': 1.5})")
+    for same in (pickle.loads(pickle.dumps(semifield)), copy.deepcopy(semifield)):
+        assert same == semifield
+        assert same.unbound == semifield.unbound
+    assert semifield.add(3.0, 4.0) == 5.0
+    assert semifield.d_times_d_img(2.0, 4.0) == 6.0
+
+
+def test_check_tests_the_laws_at_the_values():
+    assert norm().check().ok
+    wrong = sc.SubtractSemifield(
+        lambda left, right: left + right,
+        lambda img, krn, a: img * krn**a,
+        d_times_d_kernel=lambda img, krn, a: img,
+        zero=0.0,
+        parameters={"a": 1.0},
+    )
+    assert wrong.check(domain=(0.1, 4)).ok
+    assert not wrong.with_parameters(a=2.0).check(domain=(0.1, 4)).ok
+
+
+def add(left, right):
+    return left + right
+
+
+@pytest.mark.parametrize(
+    ("times", "parameters", "error", "message"),
+    [
+        (lambda img, krn, b: b * img, {"a": 1.0}, TypeError, "parameters="),
+        (lambda img, krn, krn_=1: img, {"krn": 1.0}, ValueError, "'krn'"),
+        (lambda img, krn: img, {"stride": 1.0}, ValueError, "'stride'"),
+        (lambda img, krn: img, {"a b": 1.0}, ValueError, "'a b'"),
+        (lambda img, krn: img * krn, {"a": 1.0}, ValueError, "no function takes"),
+        (lambda img, krn, a: a * img, {"a": math.inf}, ValueError, "a=inf"),
+        (lambda img, krn, a: a * img, {"a": "1"}, TypeError, "a='1'"),
+        (lambda img, krn, a: a * img, [1.0], TypeError, "parameters=[1.0]"),
+        (lambda img, krn, **x: img, dict.fromkeys("abcde", 1.0), ValueError, "at most 4"),
+    ],
+)
+def test_what_is_refused(times, parameters, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        sc.SubtractSemifield(add, times, zero=0.0, parameters=parameters)
+
+
+def test_what_calls_refuse(arrays):
+    img, krn = arrays
+    semifield = norm()
+    for others, error, message in (
+        ({"b": 1.0}, TypeError, "'b'"),
+        ({"a": math.nan}, ValueError, "a=nan"),
+        ({"a": np.ones(3, np.float32)}, TypeError, "a must have the dtype"),
+        ({"a": np.ones(2)}, ValueError, "a must be a number or an array of shape"),
+        ({"a": "2"}, TypeError, "a='2'"),
+    ):
+        with pytest.raises(error, match=message):
+            sc.semifield_conv(img, krn, semifield, **others)
+    with pytest.raises(TypeError, match="needs a, gain="):
+        sc.semifield_conv(img, krn, semifield.unbound)
+    small = img.astype(np.float32), krn.astype(np.float32)
+    sc.semifield_conv(*small, semifield, gain=2.0, method="reference")
+    with pytest.raises(ValueError, match="gain=1e\\+300"):
+        sc.semifield_conv(*small, semifield, gain=1e300, method="reference")
+    with pytest.raises(TypeError, match="no parameters of its own"):
+        sc.SubtractSemifield.linear().with_parameters(a=1.0)
