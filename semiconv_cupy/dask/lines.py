@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
+from dask.utils import parse_bytes
 
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.dask.overlap import call_by_name
@@ -24,11 +26,42 @@ Arguments = dict[str, Any]
 Images = dict[str, da.Array]
 
 
-def whole_lines(image: da.Array, axis: int) -> da.Array:
-    """The image in chunks that contain whole lines along an axis, of Dask's usual size."""
-    if image.numblocks[axis] <= 1:
-        return image
-    return image.rechunk({other: -1 if other == axis else "auto" for other in range(image.ndim)})
+def whole_lines(array: da.Array, axis: int, chunks: Any) -> da.Array:
+    """The array in pieces that contain whole lines along an axis: parts, or groups, of `chunks`.
+
+    A piece has as many numbers as Dask's usual chunk of double, or as the largest of `chunks`.
+    Ends of chunks stay ends of pieces: else each piece would need parts of many others.
+    """
+    if array.numblocks[axis] <= 1:
+        return array
+    usual = parse_bytes(dask.config.get("array.chunk-size")) // 8
+    most = max(usual, math.prod(max(sizes) for sizes in chunks))
+    edges = [n for other, n in enumerate(array.shape) if other != axis]
+    while edges and max(edges) > 1 and array.shape[axis] * math.prod(edges) > most:
+        largest = edges.index(max(edges))
+        edges[largest] = -(-edges[largest] // 2)
+    edges.insert(axis, array.shape[axis])
+    pieces = [pieces_of(sizes, edge) for sizes, edge in zip(chunks, edges, strict=True)]
+    pieces[axis] = (array.shape[axis],)
+    return array.rechunk(tuple(pieces))
+
+
+def pieces_of(sizes: Sequence[int], most: int) -> tuple[int, ...]:
+    """Chunks cut into equal parts of `most` elements at most, or joined up to so many.
+
+    Examples
+    --------
+    >>> pieces_of((10, 3, 0, 2, 4), 5)
+    (5, 5, 5, 4)
+    """
+    pieces: list[int] = []
+    for size in sizes:
+        count = max(1, -(-size // max(1, most)))
+        if count > 1 or not pieces or pieces[-1] + size > most:
+            pieces += [size * (k + 1) // count - size * k // count for k in range(count)]
+        else:
+            pieces[-1] += size
+    return tuple(pieces)
 
 
 def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images) -> da.Array:
@@ -44,8 +77,9 @@ def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images
     result = image
     for number, (minimum, axis) in enumerate(passes, start=1):
         dtype = meta.dtype if number == len(passes) else np.dtype(np.float64)
+        lines = whole_lines(result, axis, image.chunks)
         result = da.map_blocks(
-            _parabolic_pass, whole_lines(result, axis), {axis: scales[axis]}, dtype, (minimum,),
+            _parabolic_pass, lines, {axis: scales[axis]}, dtype, (minimum,),
             finish, dtype=dtype, meta=meta.astype(dtype),
         )  # fmt: skip
     return result.rechunk(image.chunks)
@@ -71,8 +105,9 @@ def distance(function: Callable[..., Any], arguments: Arguments, images: Images)
     result = da.map_blocks(_is_set, image, dtype=bool)
     for axis in reversed(range(image.ndim)):
         finish = Finish.ROOT if axis == 0 else Finish.TO_NEAREST
+        lines = whole_lines(result, axis, image.chunks)
         result = da.map_blocks(
-            _distance_pass, whole_lines(result, axis), axis, along.tables[axis], along.exact,
+            _distance_pass, lines, axis, along.tables[axis], along.exact,
             finish, dtype=np.float64, meta=meta,
         )  # fmt: skip
     return result.rechunk(image.chunks)

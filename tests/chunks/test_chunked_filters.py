@@ -12,6 +12,7 @@ import pytest
 
 da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
 
+import dask  # noqa: E402
 from random_chunks import FUNCTIONS, MODES, compare, work  # noqa: E402
 
 import semiconv_cupy as sc  # noqa: E402
@@ -119,6 +120,14 @@ def test_each_element_moves_once_and_no_more_than_the_window_sees():
         for ends in ([10, 20, 30], [20], range(8, 40, 8))
     ]
     assert moved == (40 + cut[0]) * (40 + cut[1]) * (40 + cut[2]) - 40**3
+
+
+def test_pieces_of_whole_lines_are_parts_of_chunks():
+    """Pieces whose ends are no chunks' ends would take ten times as many tasks."""
+    later = da.zeros((400, 400, 400), chunks=100, dtype=np.uint8)
+    with dask.config.set({"array.chunk-size": "1 MiB"}):
+        for result in (ndimage.distance_transform_edt(later), sc.parabolic_erosion(later, 1.0)):
+            assert len(dict(result.__dask_graph__())) <= 40 * later.npartitions
 
 
 @pytest.mark.parametrize("rule", ["reflect", "mirror", "nearest", "wrap", "constant"])
