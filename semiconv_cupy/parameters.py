@@ -52,6 +52,9 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
     ValueError
         A number that is 0 or not finite.
     """
+    for name, value in parameters.items():
+        if value is None:
+            raise TypeError(f"{name} must be a number or an array, got None")
     if isinstance(semifield, str):
         entry = READY_MADE.get(semifield)
         if entry is None or entry.parameter is None or entry.parameter not in parameters:
@@ -132,7 +135,8 @@ def channels_of(given: Given, kernels: int, storage: str, arrays: Mapping[str, A
         return max(channels_of(one, kernels, storage, arrays) for one in each)
     if value is None or type(value) is float:
         return 1
-    place_of(given.name, **arrays, **{given.name: value})
+    function = "semifield_conv" if "img" in arrays else "semifield_matmul"
+    place_of(function, **arrays, **{given.name: value})
     real = source.ARITHMETIC[storage]
     if value.dtype != np.dtype(real):
         raise TypeError(

@@ -379,9 +379,17 @@ def tensors():
         "a mu to be learned": (
             lambda: sc.SubtractSemifield.log(torch.nn.Parameter(torch.tensor(2.0))),
             TypeError,
-            "mu must be a number, got a tensor that requires a gradient: it is compiled into the "
-            "kernel and gets none. Learn it outside: log(mu) of (f, g) is log(1) of (mu f, mu g), "
-            "divided by mu",
+            "mu must be a number here, got a tensor that requires a gradient, which a semifield "
+            'does not keep: SemifieldConv("log", mu=...) and '
+            'torch_bridge.functional.semifield_conv(img, krn, "log", mu=...) learn it',
+        ),
+        "a tensor as mu of arrays": (
+            lambda: sc.semifield_conv(
+                img.numpy(), img.numpy(), "log", mu=torch.ones((), dtype=img.dtype)
+            ),
+            TypeError,
+            "mu must be a NumPy or CuPy array, got torch.Tensor; for tensors use "
+            "torch_bridge.functional.semifield_conv",
         ),
         "a tensor for a filter": (
             lambda: sc.ndimage.grey_dilation(img[0, 0], 3),

@@ -227,6 +227,9 @@ def test_equal_values_are_equal_semifields():
         ("log", {}, TypeError, r"'log' needs its parameter: pass 'log' with mu=\.\.\."),
         ("log", {"p": 2.0}, TypeError, "'log' needs its parameter"),
         ("log", {"mu": 0}, ValueError, "mu must be finite and not 0, got mu=0; .*'linear'.* mean"),
+        ("log", {"mu": None}, TypeError, "mu must be a number or an array, got None"),
+        (MADE["log"](1), {"mu": None}, TypeError, "mu must be a number or an array, got None"),
+        ("log", {"mu": [1.0]}, TypeError, r"numpy\.asarray\(mu\) makes one"),
         ("root", {"p": np.inf}, ValueError, "p must be finite and not 0, got p=inf"),
         (
             "log",

@@ -58,19 +58,17 @@ def checked_zero(zero: Any) -> float:
 
 def checked_parameter(name: str, value: Any) -> float:
     if getattr(value, "requires_grad", False):
-        same = {
-            "mu": "log(mu) of (f, g) is log(1) of (mu f, mu g), divided by mu",
-            "p": "root(p) of (f, g) is linear of (f^p, g^p), to the power of 1/p",
-        }
+        family = {"mu": "log", "p": "root"}[name]
         raise TypeError(
-            f"{name} must be a number, got a tensor that requires a gradient: it is compiled into "
-            f"the kernel and gets none. Learn it outside: {same[name]}"
+            f"{name} must be a number here, got a tensor that requires a gradient, which a "
+            f'semifield does not keep: SemifieldConv("{family}", {name}=...) and '
+            f'torch_bridge.functional.semifield_conv(img, krn, "{family}", {name}=...) learn it'
         )
     number = _real(name, value)
     if not math.isfinite(number) or number == 0:
         limits = {
-            "mu": "for 0, 'linear' with weights 1/n is the mean; for infinity, 'tropical_max' the "
-            "maximum",
+            "mu": "for 0, 'linear' with weights 1/n is the mean, to which the log-mean (log minus "
+            "ln(n) / mu) tends; for infinity, 'tropical_max' the maximum",
             "p": "for infinity, 'max_times' is the maximum",
         }
         raise ValueError(f"{name} must be finite and not 0, got {name}={value!r}; {limits[name]}")
