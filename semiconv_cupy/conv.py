@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import run, source
+from semiconv_cupy import own_gradients, run, source
 from semiconv_cupy.algebra import (
     BroadcastSemifield,
     SelectSemifield,
@@ -28,7 +29,7 @@ from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 from semiconv_cupy.methods import METHODS
-from semiconv_cupy.parameters import Given, channels_of, given, gradient_of, refuse_slopes
+from semiconv_cupy.parameters import Given, channels_of, given, gradient_of
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import Route, choose
 from semiconv_cupy.winners import indices_of, selection_by_one
@@ -417,7 +418,8 @@ def semifield_conv_vjp(
         gradient is the third, of its shape and of the dtype of arithmetic: for log
         ``sum of grad_out (sum_i w_i v_i - out) / mu``, for root
         ``sum of grad_out out (sum_i w_i ln v_i - ln out) / p``, with the weights w_i of a window's
-        terms v_i; nothing comes from windows of zeros and from those with an infinite term.
+        terms v_i; nothing comes from windows of zeros and from those with an infinite term. Where
+        parameters of one's own were passed, a gradient follows for each, in the call's order.
 
     Examples
     --------
@@ -435,7 +437,7 @@ def semifield_conv_vjp(
     values = given(semifield, parameters, "semifield_conv_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_conv_vjp")
-    refuse_slopes(values, parameters, "semifield_conv_vjp")
+    own_gradients.refuse_additions(values, parameters, "semifield_conv_vjp")
     arguments = dict(
         stride=stride,
         padding=padding,
@@ -444,7 +446,9 @@ def semifield_conv_vjp(
         group_broadcasting=group_broadcasting,
         kind=kind,
     )
-    route = checked_route(img, krn, values, method, arguments, slopes=bool(parameters))
+    route = checked_route(
+        img, krn, values, method, arguments, slopes=bool(parameters) and not algebra.own
+    )
     place, geometry = route.place, route.geometry
     require_derivatives(route.storage)
     dtype = native(img.dtype)
@@ -458,6 +462,13 @@ def semifield_conv_vjp(
     if needs_arrays(algebra):
         saved = img.view(), krn.view()
 
+    def summed(other: Semifield, grad_out: Array) -> Array:
+        """The gradient of each kernel, its numbers added up, by another derivative of times."""
+        of_krn = xp.empty(geometry.krn_shape, source.ARITHMETIC[route.storage])
+        arrays = GradientArrays(grad_out, *saved, residual, None, of_krn)
+        run.backward(replace(route, semifield=other), arrays, value=value)
+        return of_krn.sum(axis=tuple(range(1, of_krn.ndim)), dtype=np.float64)
+
     def pullback(grad_out: Array) -> tuple[Array, ...]:
         place_of("semifield_conv", out=out_like, grad_out=grad_out)
         require_grad_out(grad_out, geometry.out_shape, dtype)
@@ -470,6 +481,16 @@ def semifield_conv_vjp(
             found = grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
             if not parameters:
                 return found
+            if algebra.own:
+                by_own = own_gradients.gradients(
+                    values,
+                    parameters,
+                    residual,
+                    grad_out,
+                    xp,
+                    lambda other: summed(other, grad_out),
+                )
+                return *found, *(one.astype(real) for one in by_own)
             assert residual is not None
             return *found, gradient_of(value, residual[-1], grad_out, xp)
 

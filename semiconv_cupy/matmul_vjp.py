@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import run, source
+from semiconv_cupy import own_gradients, run, source
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.conv import native, refuse_broadcast, require_derivatives, require_grad_out
 from semiconv_cupy.matmul import Checked
-from semiconv_cupy.parameters import given, gradient_of, refuse_slopes
+from semiconv_cupy.parameters import given, gradient_of
 from semiconv_cupy.product import merged
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.strides import contiguous_strides, element_strides
@@ -66,8 +67,8 @@ def semifield_matmul_vjp(
     values = given(semifield, parameters, "semifield_matmul_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_matmul_vjp")
-    refuse_slopes(values, parameters, "semifield_matmul_vjp")
-    checked = Checked.of(a, b, values, method, slopes=bool(parameters))
+    own_gradients.refuse_additions(values, parameters, "semifield_matmul_vjp")
+    checked = Checked.of(a, b, values, method, slopes=bool(parameters) and not algebra.own)
     require_derivatives(checked.storage)
     place, operands, dtype = checked.place, checked.operands, native(a.dtype)
     xp, shape = place.array_module, operands.out_shape
@@ -90,6 +91,15 @@ def semifield_matmul_vjp(
         saved = a.view(), b.view()
     a_shape, b_shape, out_like = a.shape, b.shape, out.reshape(-1)[:0]
 
+    def summed(other: Semifield, grad_out: Array) -> Array:
+        """The gradient of each column of `b`, added up, by another derivative of times."""
+        of_b = xp.empty(b_shape, source.ARITHMETIC[checked.storage])
+        arrays = GradientArrays(grad_out, *saved, residual, None, of_b)
+        run.product_backward(replace(route, semifield=other), gradients, arrays, value=value)
+        return of_b.reshape(-1, b_shape[-1] if len(b_shape) > 1 else 1).sum(
+            axis=0, dtype=np.float64
+        )
+
     def pullback(grad_out: Array) -> tuple[Array, ...]:
         if np.isscalar(grad_out):
             grad_out = _number(xp, grad_out, dtype)
@@ -99,7 +109,7 @@ def semifield_matmul_vjp(
         with place.current():
             if not math.prod(shape):
                 nothing = xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
-                return (*nothing, xp.zeros(np.shape(value), real)) if parameters else nothing
+                return *nothing, *(xp.zeros(np.shape(one), real) for one in parameters.values())
             grad_a, grad_b = xp.empty(a_shape, real), xp.empty(b_shape, real)
             grad_out = xp.ascontiguousarray(grad_out).astype(dtype, copy=False).reshape(shape)
             arrays = GradientArrays(grad_out, *saved, residual, grad_a, grad_b)
@@ -107,8 +117,15 @@ def semifield_matmul_vjp(
             found = grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
             if not parameters:
                 return found
-            assert residual is not None
             columns = (1, shape[-1]) if len(b_shape) > 1 else (1, 1)
+            if algebra.own:
+                sums = None if residual is None else residual.reshape(1, -1, columns[1])
+                flat = grad_out.reshape(-1, columns[1])
+                by_own = own_gradients.gradients(
+                    values, parameters, sums, flat, xp, lambda other: summed(other, grad_out)
+                )
+                return *found, *(one.astype(real) for one in by_own)
+            assert residual is not None
             slopes, given_out = (x.reshape(-1, columns[1]) for x in (residual[-1], grad_out))
             return *found, gradient_of(value, slopes, given_out, xp)
 

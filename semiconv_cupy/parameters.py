@@ -203,16 +203,6 @@ def bound_by_kernel(semifield: Semifield, value: Any) -> tuple[Semifield, ...]:
     return tuple(make(float(number)) for number in np.ravel(value))
 
 
-def refuse_slopes(values: Given, parameters: Mapping[str, Any], function: str) -> None:
-    """TypeError for a call that asks for gradients by parameters of the user's own."""
-    if parameters and values.semifield.own:
-        names = ", ".join(f"{name}=..." for name in parameters)
-        raise TypeError(
-            f"{function} has no gradients by parameters of one's own, got {', '.join(parameters)}; "
-            f"for those by image and kernel pass semifield.with_parameters({names})"
-        )
-
-
 def gradient_of(value: Any, slopes: Array, grad_out: Array, xp: Any) -> Array:
     """The gradient of the values: the sum over outputs of grad_out times their slopes."""
     size = 1 if type(value) is float else value.size

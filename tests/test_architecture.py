@@ -41,7 +41,7 @@ LAYERS = {
     "calls": (
         "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
         "semiconv_cupy/powers.py",
-        "semiconv_cupy/run.py", "semiconv_cupy/ndimage/*",
+        "semiconv_cupy/run.py", "semiconv_cupy/own_gradients.py", "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",
         "semiconv_cupy/structuring.py", "semiconv_cupy/parabolic.py",
     ),

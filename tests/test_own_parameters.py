@@ -135,6 +135,7 @@ def test_one_semifield_with_values():
 
 def test_check_tests_the_laws_at_the_values():
     assert norm().check().ok
+    assert "derivative of times by gain" in str(norm().check())
     wrong = sc.SubtractSemifield(
         lambda left, right: left + right,
         lambda img, krn, a: img * krn**a,
@@ -144,6 +145,91 @@ def test_check_tests_the_laws_at_the_values():
     )
     assert wrong.check(domain=(0.1, 4)).ok
     assert not wrong.with_parameters(a=2.0).check(domain=(0.1, 4)).ok
+
+
+def affine(a=0.8, c=1.3):
+    """tanh(c sum(a img^2 krn + c)): both in the terms and behind the sum."""
+    return sc.SubtractSemifield(
+        add=lambda left, right: left + right,
+        times=lambda img, krn, a, c: a * img**2 * krn + c * a,
+        zero=0.0,
+        post_sum=lambda acc, c: np.tanh(c * acc / 9),
+        parameters={"a": a, "c": c},
+    )
+
+
+def slopes_by_differences(call, grad, values):
+    """d (sum of grad * call(values)) / d each number of the values."""
+    for name, value in values.items():
+        found = np.empty(np.shape(value))
+        for at in np.ndindex(found.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = np.array(value, float)
+                moved[at] += step
+                sides.append((call(**values | {name: moved}) * grad).sum())
+            found[at] = (sides[0] - sides[1]) / 2e-6
+        yield found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": 0.8},
+        {"c": np.array([0.4, 0.9, 1.2]), "a": np.array(0.7)},
+        {"a": np.array([0.5, 1, 2])},
+    ],
+)
+def test_gradients_by_parameters(arrays, values, method):
+    img, krn = (x[:, :1, :4, :5] for x in arrays)
+    options = {"padding": "same", "method": method}
+    out, pullback = sc.semifield_conv_vjp(img, krn, affine(), **options, **values)
+    grad = np.random.default_rng(3).normal(size=out.shape)
+    _, _, *found = pullback(grad)
+
+    def call(**moved):
+        return sc.semifield_conv(img, krn, affine(), **options, **moved)
+
+    for one, right, value in zip(
+        found, slopes_by_differences(call, grad, values), values.values(), strict=True
+    ):
+        assert np.shape(one) == np.shape(value)
+        np.testing.assert_allclose(one, right, rtol=1e-6, atol=1e-8)
+
+
+def test_gradients_by_parameters_of_shared_kernels_and_products(arrays):
+    img, krn = (x[..., :4, :5] for x in arrays)
+    options, values = {"groups": 2, "group_broadcasting": True}, {"c": np.array([0.4, 0.9, 1.2])}
+    out, pullback = sc.semifield_conv_vjp(img, krn[:, :1], affine(), **options, **values)
+    grad = np.random.default_rng(4).normal(size=out.shape)
+
+    def call(**moved):
+        return sc.semifield_conv(img, krn[:, :1], affine(), **options, **moved)
+
+    right = next(slopes_by_differences(call, grad, values))
+    np.testing.assert_allclose(pullback(grad)[2], right, rtol=1e-6)
+
+    x, y = img[0, 0], img[0, 1, :, :3].repeat(2, 0)[:5]
+    out, pullback = sc.semifield_matmul_vjp(x, y, affine(), **values)
+    grad = np.random.default_rng(5).normal(size=out.shape)
+    right = next(
+        slopes_by_differences(
+            lambda **moved: sc.semifield_matmul(x, y, affine(), **moved), grad, values
+        )
+    )
+    np.testing.assert_allclose(pullback(grad)[2], right, rtol=1e-6)
+
+
+def test_gradients_of_float32_and_of_terms_that_are_folded(arrays):
+    img, krn = (x.astype(np.float32) for x in arrays)
+    grad = np.ones((2, 3, 4, 7), np.float32)
+    found = sc.semifield_conv_vjp(img, krn, norm(), gain=2.0)[1](grad)[2]
+    assert found.dtype == np.float32
+    out = sc.semifield_conv(img, krn, norm())  # the norm is linear in the gain
+    np.testing.assert_allclose(found, out.sum(dtype=float) / 1.5, rtol=1e-5)
+    with pytest.raises(TypeError, match="no gradient by a, which add"):
+        sc.semifield_conv_vjp(img, krn, norm(), a=2.0)
 
 
 def add(left, right):

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.errors import integer
 
 __all__ = ["Law", "LawReport", "check"]
@@ -347,6 +348,23 @@ def _check_times(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
     )  # fmt: skip
 
 
+def _check_own(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
+    """The derivatives of times by parameters of the user's own, at their values."""
+    for name in getattr(semifield, "own", ()):
+        slope = semifield.with_kernel_slope(name)
+        if slope is None:
+            continue
+        values = {key: np.full_like(a, value) for key, value in semifield.parameters.items()}
+        names = ("img", "krn", *values)
+        points = {"img": a, "krn": k, **values}
+        checker.slope(
+            f"derivative of times by {name}", f"d (img ⊗ krn) / d {name}",
+            ArrayFunction(slope.expressions["d_times_d_krn"], names),
+            ArrayFunction(semifield.expressions["times"], names),
+            name, points, {key: value[:0] for key, value in points.items()},
+        )  # fmt: skip
+
+
 def _check_select(checker: _Checker, semifield: Any, samples: _Samples) -> None:
     a, b, _, k = samples
     select = semifield.add_select
@@ -377,6 +395,7 @@ def _check_subtract(checker: _Checker, semifield: Any, samples: _Samples) -> Non
         products = _Samples(times(a, k), times(b, k), times(c, k), k)
         _check_algebra(checker, add, times, semifield.zero, products, post)
     _check_times(checker, semifield, a, k)
+    _check_own(checker, semifield, a, k)
     acc, val = times(a, k), times(b, c)
     res = add(acc, val)
     checker.equal(

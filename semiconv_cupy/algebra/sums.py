@@ -10,10 +10,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import sympy
 
 from semiconv_cupy.algebra.arguments import checked_parameter, checked_zero
 from semiconv_cupy.algebra.arrays import ArrayFunction
-from semiconv_cupy.algebra.calculus import SAMPLES, derivative, inverse
+from semiconv_cupy.algebra.calculus import (
+    SAMPLES,
+    derivative,
+    inverse,
+    zero_where_a_factor_is,
+)
 from semiconv_cupy.algebra.compiled import (
     Accumulator,
     CompiledSemifield,
@@ -22,6 +28,7 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
+from semiconv_cupy.algebra.functions import symbol
 from semiconv_cupy.algebra.own import changed, checked_parameters
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.recording import where
@@ -189,6 +196,34 @@ class SubtractSemifield(CompiledSemifield):
         made = type(self).__new__(type(self))
         made._bind(self.unbound, dict(zip(self.own, values, strict=True)))
         return made
+
+    def adds_by(self, name: str) -> bool:
+        """Whether the addition takes that parameter."""
+        return symbol(name) in self.unbound.expressions["add"].free_symbols
+
+    def with_kernel_slope(self, name: str) -> SubtractSemifield | None:
+        """The semifield that differentiates by a parameter where this one does by the kernel.
+
+        None where no term depends on the parameter.
+        """
+        unbound = self.unbound
+        slope = zero_where_a_factor_is(derivative(unbound.expressions["times"], name, name))
+        if slope == 0:
+            return None
+        made = type(self).__new__(type(self))
+        functions = {**unbound.expressions, "d_times_d_krn": slope}
+        made._define(functions, self.zero, unbound.accumulator, own=self.own)
+        return made
+
+    def post_slope(self, name: str) -> ArrayFunction | None:
+        """The derivative of `post_sum` by a parameter, a function of acc and all parameters.
+
+        None where post_sum does not depend on it.
+        """
+        if symbol(name) not in self.unbound.expressions.get("post_sum", sympy.S.Zero).free_symbols:
+            return None
+        slope = derivative(self.unbound.expressions["post_sum"], name, name)
+        return ArrayFunction(slope, ("acc", *self.own))
 
     @classmethod
     def named_family(cls, name: str) -> SubtractSemifield:
