@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torch_bridge.autograd import _inside_of_transforms
 from torch_bridge.checks import require_dense, require_tensors
 from torch_bridge.ops.parabolas import Passes
 from torch_bridge.parabolas import parabolas
@@ -151,7 +152,9 @@ def distance_transform_edt(
     Raises
     ------
     ValueError, TypeError
-        As in `parabolic_dilation`, of sampling; a softness that is not above 0 and finite.
+        As in `parabolic_dilation`, of sampling, whose square counts and must be finite; a softness
+        that is not above 0 and finite. (Compiled code and transforms of torch.func do not look at
+        the values of tensors.)
 
     Notes
     -----
@@ -175,10 +178,11 @@ def distance_transform_edt(
     [2.24, 0.0, 0.0, 1.97]
     """
     require_tensors("ndimage.distance_transform_edt", img=img)
-    if not isinstance(softness, Tensor) and not 0 < softness < math.inf:
-        raise ValueError(f"softness must be above 0 and finite, got {softness!r}")
+    soft, steps = _as_tensor("softness", softness), _as_tensor("sampling", sampling).abs()
+    _require("softness", "above 0 and finite", soft, (soft > 0) & (soft < math.inf))
+    _require("sampling", "finite", steps, steps < math.inf)
     cost = _cost_of_background(img, softness)
-    scale = 1 / _as_tensor("sampling", sampling)
+    scale = 1 / steps
     square = _morphology("distance_transform_edt", cost, scale, axes, (True,))
     # At 0 the root has an infinite slope, and that of a minimum is 0.
     apart = square > 0
@@ -198,6 +202,14 @@ def _cost_of_background(img: Tensor, softness: float | Tensor) -> Tensor:
 
 
 # ---- checks --------------------------------------------------------------------------------------
+
+
+def _require(name: str, what: str, value: Tensor, holds: Tensor) -> None:
+    """ValueError where numbers are not what they must be; traced ones cannot be looked at."""
+    if torch.compiler.is_compiling() or _inside_of_transforms():
+        return
+    if not bool(holds.all()):
+        raise ValueError(f"{name} must be {what}, got {value.tolist()}")
 
 
 def _morphology(

@@ -41,7 +41,10 @@ class _Parabolic(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        initial = torch.as_tensor(scale, dtype=torch.float64).detach()
+        try:
+            initial = torch.as_tensor(scale, dtype=torch.float64).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"scale must be numbers or a tensor, got {scale!r}: {error}") from None
         self.channels = None if channels is None else whole_number("channels", channels)
         self.ndim = _ndim(scale, initial, ndim)
         self.learn = flag("learn", learn)

@@ -197,9 +197,16 @@ def test_errors_name_the_argument():
         dilation(img, "wide")
     with pytest.raises(TypeError, match="floating dtype"):
         dilation(img, torch.tensor(3))
-    for softness in (0, -1.0, torch.inf, torch.nan):
+    for softness in (0, -1.0, torch.inf, torch.nan, torch.tensor([1.0, -1.0])):
         with pytest.raises(ValueError, match="softness must be above 0"):
             functional.distance_transform_edt(img, softness=softness)
+    with pytest.raises(TypeError, match="softness must be numbers"):
+        functional.distance_transform_edt(img, softness="soft")
+    for sampling in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="sampling must be finite"):
+            functional.distance_transform_edt(img, sampling)
+    with pytest.raises(TypeError, match="scale must be numbers or a tensor, got 'wide'"):
+        semiconv.ParabolicDilation("wide")
 
 
 # ---- distances -----------------------------------------------------------------------------------
@@ -209,11 +216,11 @@ def test_errors_name_the_argument():
 def test_distances_of_hard_masks_are_scipys(dtype):
     scipy_ndimage = pytest.importorskip("scipy.ndimage")
     masks = (torch.rand(2, 1, 40, 51, generator=torch.Generator().manual_seed(1)) < 0.95).to(dtype)
-    for sampling in (1.0, (0.5, 3.0)):
+    for sampling in (1.0, (0.5, -3.0)):
         found = functional.distance_transform_edt(masks, sampling)
         assert found.dtype is (dtype if masks.is_floating_point() else torch.float32)
         for mask, distance in zip(masks[:, 0], found[:, 0], strict=True):
-            expected = scipy_ndimage.distance_transform_edt(mask.numpy(), sampling)
+            expected = scipy_ndimage.distance_transform_edt(mask.numpy(), np.abs(sampling))
             # torch's root of a double may be off by a last place
             tolerance = 3e-16 if dtype is torch.float64 else 0
             expected = expected.astype(distance.numpy().dtype)
