@@ -277,10 +277,10 @@ def distance_transform_bf(
 
     Notes
     -----
-    One pass along each axis, as in `distance_transform_edt`; the chessboard's distances by two
-    scans, its indices in a time that grows with the greatest distance to the power of rank - 1.
-    SciPy compares all pairs of foreground and border elements. Where nothing is background,
-    distances are inf (2**32 - 1 of uint32) and indices -1.
+    One pass along each axis, as in `distance_transform_edt`; distances of integers by two scans,
+    the chessboard's indices in a time that grows with the greatest distance to the power of
+    rank - 1. SciPy compares all pairs of foreground and border elements. Where nothing is
+    background, distances are inf (2**32 - 1 of uint32) and indices -1.
 
     Examples
     --------
@@ -299,28 +299,34 @@ def distance_transform_bf(
     steps = None if sampling is None else checked_sampling(sampling, unset.ndim)
     dtype = np.float64 if kind == "euclidean" else np.uint32
     wanted.require(unset.shape, dtype, RuntimeError)
-    if kind == "chessboard":
-        chamfer = _chamfer_steps("chessboard", unset.ndim)
-        found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
-        winners = _last_in_cube(place, unset, found) if wanted.return_indices else None
+    if kind == "euclidean":
+        found, winners = _last(place, unset, squares_of(unset.shape, steps), wanted.return_indices)
     else:
-        along = squares_of(unset.shape, steps) if kind == "euclidean" else _taxicab(unset.shape)
-        found, winners = _last(place, unset, along, wanted.return_indices)
-    if dtype == np.uint32:
-        never = (found < 0) | (found == np.inf)
-        found = place.array_module.where(never, 2.0**32 - 1, found).astype(np.uint32)
+        chamfer = _chamfer_steps(kind, unset.ndim)
+        found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
+        winners = _last_nearest(place, unset, kind, found) if wanted.return_indices else None
+        found = found.view(np.uint32)  # -1, where nothing is background, is their highest number
     return wanted.deliver(found if wanted.return_distances else None, winners)
 
 
 def _last(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[Array, Array | None]:
     """`_summed`, but of those equally near the last in C order: the first of the mirrored array."""
     xp, turned = place.array_module, (slice(None, None, -1),) * unset.ndim
-    found, winners = _summed(place, xp.ascontiguousarray(unset[turned]), along, indices)
-    if winners is not None:
-        for axis, size in enumerate(unset.shape):
-            winners[axis] = xp.where(winners[axis] < 0, -1, size - 1 - winners[axis])
-        winners = xp.ascontiguousarray(winners[(slice(None), *turned)])
+    mirrored = xp.ascontiguousarray(unset[turned]) if indices else unset
+    found, winners = _summed(place, mirrored, along, indices)
+    if winners is None:  # and distances are those of the mirrored array
+        return found, None
+    for axis, size in enumerate(unset.shape):
+        winners[axis] = xp.where(winners[axis] < 0, -1, size - 1 - winners[axis])
+    winners = xp.ascontiguousarray(winners[(slice(None), *turned)])
     return xp.ascontiguousarray(found[turned]), winners
+
+
+def _last_nearest(place: Place, unset: Array, metric: str, distances: Array) -> Array:
+    """The last False in C order at the distance, which is known, of a metric of integers."""
+    if metric == "chessboard":
+        return _last_in_cube(place, unset, distances)
+    return _last(place, unset, _taxicab(unset.shape), True)[1]
 
 
 def _last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
@@ -388,7 +394,8 @@ def distance_transform_cdt(
     Raises
     ------
     ValueError
-        Another metric, a structure of other sizes; arrays of the wrong shape or dtype.
+        Another metric, a structure of other sizes; arrays of the wrong shape or dtype; indices of
+        2**31 elements or more.
     RuntimeError
         Nothing is wanted, or an array is given for what is not wanted.
 
@@ -404,6 +411,11 @@ def distance_transform_cdt(
     array([[0, 1, 2],
            [1, 1, 2]], dtype=int32)
     """
+    if return_indices and math.prod(getattr(input, "shape", ())) >= 2**31:
+        raise ValueError(
+            f"return_indices is for input of less than 2**31 elements, got shape {input.shape}; "
+            "distance_transform_edt and distance_transform_bf have no such limit"
+        )
     place, unset = _foreground(input)
     wanted = _Wanted(place, return_distances, return_indices, distances, indices)
     steps = _chamfer_steps(metric, unset.ndim)

@@ -98,6 +98,9 @@ def test_distances_by_any_metric_are_scipys(metric):
     """The indices as well: of several elements equally near, the last in C order."""
     for image, _ in images(40, seed=7, most_elements=2000):
         given = ndimage.distance_transform_bf(image, metric, return_indices=True)
+        alone = ndimage.distance_transform_bf(image, metric)
+        np.testing.assert_array_equal(alone, given[0])
+        assert alone.dtype == given[0].dtype
         if image.all():
             assert (given[0] == (np.inf if metric == "euclidean" else 2**32 - 1)).all()
             assert (given[1] == -1).all()
@@ -215,3 +218,6 @@ def test_wrong_metrics():
             ndimage.distance_transform_cdt(image, metric)
     with pytest.raises(ValueError, match="must be int32"):
         ndimage.distance_transform_cdt(image, distances=np.zeros((4, 5)))
+    many = np.broadcast_to(True, (2**16, 2**15))
+    with pytest.raises(ValueError, match=r"less than 2\*\*31 elements"):
+        ndimage.distance_transform_cdt(many, return_indices=True)
