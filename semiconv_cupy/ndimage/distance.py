@@ -89,6 +89,8 @@ class _Wanted:
 def _foreground(input: Any) -> tuple[Place, Array]:
     """Where the input lies, and which elements are not zero: C-contiguous, of a rank >= 1."""
     place, array = as_array(input)
+    if array.dtype.kind not in "biufc":
+        raise RuntimeError(f"data type not supported: input is {array.dtype}, not of numbers")
     array = array if array.dtype == np.bool_ else array != 0
     xp = place.array_module
     return place, xp.ascontiguousarray(xp.atleast_1d(array))
@@ -196,7 +198,7 @@ def distance_transform_edt(
     ------
     RuntimeError
         As SciPy does: nothing is wanted, an array is given for what is not wanted or has the wrong
-        shape or dtype, a sampling of the wrong length.
+        shape or dtype, a sampling of the wrong length. An input that is not of numbers.
     ValueError, TypeError
         A sampling that is not finite, or whose square is no number.
 

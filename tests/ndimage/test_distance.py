@@ -203,6 +203,12 @@ def test_wrong_arguments(error, text, given):
         ndimage.distance_transform_edt(np.ones((4, 5)), **given)
 
 
+def test_what_is_no_number_is_no_foreground():
+    for image in (None, [["a"]], np.array(["2020-01-01"], "M8[D]"), np.zeros(3, "i4,i4")):
+        with pytest.raises(RuntimeError, match="data type not supported"):
+            ndimage.distance_transform_edt(image)
+
+
 def test_wrong_metrics():
     image = np.ones((4, 5))
     with pytest.raises(RuntimeError, match=r"metric not supported: .* got 'far'"):
