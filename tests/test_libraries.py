@@ -630,14 +630,19 @@ def test_a_time_limit_must_be_possible(tmp_path, run):
 # ---- threads and processes -----------------------------------------------------------------------
 
 
+# A signal, or a fork by another thread, while `subprocess` still starts the compiler is Python's
+# affair: compilers say that they run a while after they were started.
+STARTED = "sleep .4"
+
+
 @pytest.fixture
 def slow_compiler(tmp_path):
     """A compiler that writes down the time at which it begins and ends, a second apart at least."""
     log = tmp_path / "log"
     named = script(
         tmp_path / "cxx",
-        f'case "$*" in *library.cpp*) echo begin >> {log}; sleep 1;; esac\n{COMPILER} "$@"\n'
-        f'status=$?; case "$*" in *library.cpp*) echo end >> {log};; esac; exit $status',
+        f'case "$*" in *library.cpp*) {STARTED}; echo begin >> {log}; sleep 1;; esac\n'
+        f'{COMPILER} "$@"\nstatus=$?; case "$*" in *library.cpp*) echo end >> {log};; esac; exit $status',
     )
     return named, log
 
@@ -730,7 +735,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, begin):
     log, cache = tmp_path / "log", tmp_path / "cache"
     named = script(
         tmp_path / "cxx",
-        f'case "$*" in *library.cpp*) echo $$ > {log}; exec sleep 100;; esac\nexec {COMPILER} "$@"',
+        f'case "$*" in *library.cpp*) {STARTED}; echo $$ > {log}; exec sleep 100;; esac\n'
+        f'exec {COMPILER} "$@"',
     )
     finish = begin(cache, interrupted, environment={"CXX": named})
     wait_for(lambda: log.exists() and log.read_text())
