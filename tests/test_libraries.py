@@ -642,7 +642,8 @@ def slow_compiler(tmp_path):
     named = script(
         tmp_path / "cxx",
         f'case "$*" in *library.cpp*) {STARTED}; echo begin >> {log}; sleep 1;; esac\n'
-        f'{COMPILER} "$@"\nstatus=$?; case "$*" in *library.cpp*) echo end >> {log};; esac; exit $status',
+        f'{COMPILER} "$@"\n'
+        f'status=$?; case "$*" in *library.cpp*) echo end >> {log};; esac; exit $status',
     )
     return named, log
 
