@@ -79,7 +79,7 @@ def semifield_conv(
         Step between outputs in image elements: s.
     dilation : int or one int per spatial axis
         Step between taps in image elements: d.
-    padding : int, one int per axis, (begin, end) pairs, "valid" or "same"
+    padding : int, one int per axis, one (begin, end) per axis, "valid" or "same"
         How far windows reach beyond the image, at its beginning (begin) and its end. "valid" is 0;
         "same" keeps the size at stride 1 (the odd step at the end).
     groups : int
