@@ -89,7 +89,10 @@ class CompiledSemifield:
         """Set every attribute; `functions` become `expressions`."""
         texts = tuple((name, sympy.srepr(functions[name])) for name in sorted(functions))
         options = tuple(sorted(flags.items()))
-        content = (type(self).__name__, texts, zero, accumulator, parameter, options, own)
+        content: tuple[Any, ...] = (
+            *(type(self).__name__, texts, zero, accumulator, parameter, options),
+            *([own] if own else []),  # keys of saved programs follow from the content of the others
+        )
         vars(self).update(
             expressions=types.MappingProxyType(functions),
             zero=zero,
