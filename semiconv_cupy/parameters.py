@@ -67,6 +67,7 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
     if not parameters:
         own = semifield.parameters if isinstance(semifield, SubtractSemifield) else {}
         if not own:
+            require_value_of(semifield)
             return Given(semifield)
         ((name, value),) = own.items()
         return Given(semifield.unbound, name, value)
@@ -83,6 +84,17 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
         made = getattr(SubtractSemifield, family)(value)  # raises for 0
         return Given(made.unbound, name, made.parameter)
     return Given(SubtractSemifield._family(family), name, value)
+
+
+def require_value_of(semifield: Any) -> None:
+    """TypeError for log or root of no value, where a call passes none."""
+    if isinstance(semifield, SubtractSemifield) and semifield.accumulator in ("log", "root"):
+        name = {"log": "mu", "root": "p"}[semifield.accumulator]
+        if semifield.parameter is None:
+            raise TypeError(
+                f"{semifield!r} has no value of its parameter: pass "
+                f'"{semifield.accumulator}" with {name}=...'
+            )
 
 
 def _kind(value: Any) -> tuple[Any, ...]:

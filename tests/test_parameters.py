@@ -229,6 +229,7 @@ def test_equal_values_are_equal_semifields():
         ("log", {"mu": 0}, ValueError, "mu must be finite and not 0, got mu=0; .*'linear'.* mean"),
         ("log", {"mu": None}, TypeError, "mu must be a number or an array, got None"),
         (MADE["log"](1), {"mu": None}, TypeError, "mu must be a number or an array, got None"),
+        (sc.SubtractSemifield.named_family("log"), {}, TypeError, r'pass "log" with mu=\.\.\.'),
         ("log", {"mu": [1.0]}, TypeError, r"numpy\.asarray\(mu\) makes one"),
         ("root", {"p": np.inf}, ValueError, "p must be finite and not 0, got p=inf"),
         (

@@ -378,6 +378,11 @@ def test_errors():
             "one dev",
         ),
         (lambda: semiconv.SemifieldConv("log"), TypeError, "mu="),
+        (
+            lambda: semifield_conv(img, krn, SubtractSemifield.named_family("root")),
+            TypeError,
+            'pass "root" with p=',
+        ),
     ):
         with pytest.raises(error, match=message):
             call()

@@ -16,6 +16,7 @@ import torch
 
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield, named, no_semifield
 from semiconv_cupy.backends import by_sums
+from semiconv_cupy.parameters import require_value_of
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.winners import selection_by_one
 
@@ -44,7 +45,10 @@ _PARAMETRIC = re.compile(r"(log|root)(?:\((.+)\))?-\w+")
 @torch.compiler.assume_constant_result
 def handle_of(semifield: Semifield | str) -> Handle:
     """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
-    return _entry_of(semifield)[0]
+    handle, found = _entry_of(semifield)
+    if handle.key.startswith(("log-", "root-")):  # of no value
+        require_value_of(found)
+    return handle
 
 
 @torch.compiler.assume_constant_result
