@@ -102,6 +102,24 @@ template <class V> class BySums {
 #endif
   }
 
+  // E ln E of E = E(v): what the entropy of a window's weights needs (accumulators/with_slope.cuh). Since
+  // E(img) E(krn) has the logarithm ln E(img) + ln E(krn), the terms' moments are sums of products, too:
+  //     T = sum of E ln E over terms = sum of moment(img) E(krn) + E(img) moment(krn).
+  SEMICONV_FN V moment(V v, V shift, V transformed) const {
+#if defined(SEMICONV_LOG)
+    const DoubleWord<V> apart = two_sum(v, V(-shift));
+    const V logarithm = parameter() * apart.high + parameter() * apart.low;
+#else
+    const V logarithm = spread<V>((Scalar<V>)order()) * log(ratio(v, shift));
+#endif
+    return where(transformed > constant<V>(0), V(transformed * logarithm), transformed);
+  }
+  // The entropy of a window's weights, 0 of a window of zeros.
+  static SEMICONV_FN V entropy(V sum, V moments) {
+    const V none = constant<V>(0);
+    return where(sum > none, V(log(sum) - moments / sum), none);
+  }
+
   // The semifield's value of a window whose sum is S.
   SEMICONV_FN V restore(V sum, V img_shift, V krn_shift) const {
     const DoubleWord<V> quotient = log_over_parameter(sum);
@@ -224,6 +242,15 @@ template <class V> struct Proof {
   }
   template <class W> SEMICONV_FN auto holds(W sum) const {
     return (sum >= constant<W>(least)) & (sum < infinity<W>());
+  }
+  // The same for the entropy H = ln S - T / S. What is lost is multiplied by its logarithm in T, of which no
+  // factor's leaves the range of exponents. The two parts of H cancel where S is small, or one term is nearly
+  // all of it: their errors are units of 1 + |T / S|, and become units of H times `most_cancelled` at most.
+  template <class W> SEMICONV_FN auto holds(W sum, W moments, W entropy) const {
+    constexpr V most_cancelled = 32, range = 2 * V(sizeof(V) == 4 ? 104 : 746);
+    const W size = constant<W>(1) - moments / sum;
+    return (holds(sum) & (sum >= constant<W>(range * least)) & (constant<W>(most_cancelled) * entropy >= size)) |
+           ((sum == constant<W>(0)) & holds(sum));
   }
 };
 

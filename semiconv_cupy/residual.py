@@ -40,7 +40,7 @@ def residual_of(
     Selections: the index of the winning tap, flat over (channel, kernel position), in the smallest
     unsigned integer that fits; its largest value says that nothing was selected. Selections that
     share gradients: the selected value and how many terms equal it. log and root: the scale and the
-    sum that the window's terms are relative to (nothing by ordinary sums: see ``route``).
+    sum that the window's terms are relative to (by ordinary sums, nothing or `slopes_alone`).
     Everything else with a nonlinear addition: the accumulator before post_sum. `slopes`: and, in
     log and root, the derivative of the value by the parameter.
     """
@@ -48,6 +48,11 @@ def residual_of(
     if semifield.channels_add:
         shape = (*shape[:2], geometry.in_channels, *shape[2:])
     return residual_of_terms(semifield, storage, shape, geometry.taps, slopes=slopes)
+
+
+def slopes_alone(storage: str, geometry: Geometry) -> Residual:
+    """What ordinary sums keep of log and root where the derivative by the parameter is wanted."""
+    return Residual((1, *geometry.out_shape), np.dtype(ARITHMETIC[storage]), 1)
 
 
 def residual_of_terms(

@@ -33,7 +33,7 @@ from semiconv_cupy.methods import (
 )
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
-from semiconv_cupy.residual import Residual, residual_of
+from semiconv_cupy.residual import Residual, residual_of, slopes_alone
 from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS
 from semiconv_cupy.vectors import for_vectors
@@ -66,7 +66,7 @@ class Route:
     schedule : {"auto", "direct", "tiled"}
         Which CUDA kernels may compute it; "auto" takes the fastest.
     by_sums : bool
-        Whether log or root is computed by ordinary sums; then no residual is kept.
+        Whether log or root is computed by ordinary sums; then no residual is kept, but slopes.
     reason : str or None
         Why array loops compute it although the caller would take compiled kernels.
     plain : bool
@@ -96,7 +96,7 @@ class Route:
     def residual_spec(self) -> Residual | None:
         """The array that a forward pass keeps for the derivative; None where it keeps nothing."""
         if self.by_sums:
-            return None
+            return slopes_alone(self.storage, self.geometry) if self.slopes else None
         return residual_of(self.semifield, self.storage, self.geometry, slopes=self.slopes)
 
     def form(self, img_strides: Strides, krn_strides: Strides) -> CanonicalForm:
@@ -294,10 +294,10 @@ class Route:
         """The route of a backward pass whose forward pass kept this residual, or None.
 
         The two passes may have been planned apart, for other sizes: ``torch.func.vmap`` changes the
-        number of outputs, by which a GPU's method is chosen.
+        number of outputs, by which a GPU's method is chosen. Slopes are planned alike for any.
         """
         sums = residual is None and by_sums.applies(self.semifield)
-        if self.by_sums == sums or self.channels > 1:
+        if self.by_sums == sums or self.channels > 1 or self.slopes:
             return self
         return replace(self, by_sums=not self.by_sums)
 
@@ -314,17 +314,21 @@ def choose_uncached(
 ) -> Route:
     """`choose` without its cache."""
     require_kernels_of_own(semifield, place, method)
-    if method == "linear" and (channels > 1 or slopes):
-        require_one_value(channels)
     loops = Route(
         semifield,
         geometry,
         storage,
         place,
         backend="reference",
-        by_sums=channels == 1
-        and not slopes
-        and goes_by_sums(semifield, geometry, method, on_gpu=place.on_gpu, limits=limits.by_sums),
+        by_sums=goes_by_sums(
+            semifield,
+            geometry,
+            method,
+            on_gpu=place.on_gpu,
+            channels=channels,
+            slopes=slopes,
+            limits=limits.by_sums,
+        ),
         plain=limits.plain,
         products=limits.gpu_products if place.on_gpu else limits.products,
         channels=channels,
@@ -368,7 +372,7 @@ def choose(
     limits : Limits
         What compiled kernels can do, and from where on ordinary sums pay.
     channels, slopes
-        As in `Route`: ordinary sums serve one value for all channels, and no slopes.
+        As in `Route`.
 
     Returns
     -------
@@ -403,16 +407,22 @@ def goes_by_sums(
     method: str,
     *,
     on_gpu: bool,
+    channels: int = 1,
+    slopes: bool = False,
     limits: by_sums.Limits = by_sums.LIMITS,
 ) -> bool:
     """Whether `method` means ordinary sums here; ValueError for "linear" where they do not apply.
 
-    It only compares sizes, which may be symbols (torch.compile's).
+    They serve one value for all channels, and slopes on the CPU where windows overlap: products and
+    GPUs compute those by the terms. It only compares sizes, which may be symbols (torch.compile's).
     """
+    serve = channels == 1 and not (slopes and (on_gpu or not _overlaps(geometry)))
     if method == "linear":
         require_by_sums(semifield)
+        if not serve:
+            require_one_value(channels)
     if method == "auto":
-        return by_sums.pays(semifield, geometry, on_gpu=on_gpu, limits=limits)
+        return serve and by_sums.pays(semifield, geometry, on_gpu=on_gpu, limits=limits)
     return method == "linear"
 
 

@@ -40,7 +40,7 @@ def _case(route: Route) -> cuda.Case:
 
 
 def _require_no_residual(route: Route | ProductRoute) -> None:
-    if route.by_sums:
+    if route.by_sums and not route.slopes:
         raise ValueError("ordinary sums keep no residual; choose method='direct' to have one")
 
 

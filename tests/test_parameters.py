@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import warnings
 
 import cases
 import mpmath
@@ -13,8 +14,9 @@ from semiconv_cupy import run
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import functions
 from semiconv_cupy.backends.host.compiler import compiler
-from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.place import NUMPY, Place
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.methods import Limits
 from semiconv_cupy.route import choose
 from semiconv_cupy.strides import contiguous_strides
 
@@ -156,6 +158,107 @@ def test_the_derivative_by_a_parameter(family, value, spread, method, dtype):
         if method == "reference":  # array loops add up weights beside 1
             scale += (1 if family == "log" else abs(expected)) / value**2
         assert abs(found - slope) <= 100 * eps * scale + 1e-30, (found, float(slope))
+
+
+def slopes_of(img, krn, family, value, method, **arguments):
+    """The route, the values, and each output's derivative by the parameter."""
+    geometry = Geometry.plan(img.shape, krn.shape, **arguments)
+    unbound = MADE[family](value).unbound
+    route = choose(unbound, geometry, img.dtype.name, NUMPY, method, slopes=True)
+    out, spec = np.empty(geometry.out_shape, img.dtype), route.residual_spec
+    residual = np.empty(spec.shape, spec.dtype)
+    run.forward(route, img, krn, out, residual, value=value)
+    return route, out, residual[-1]
+
+
+BY_SUMS = {
+    "several tiles": ((2, 4, 90, 150), (5, 4, 3, 3), dict(padding=1)),
+    "wide borders, stride": (
+        (2, 3, 13, 11),
+        (4, 3, 3, 3),
+        dict(padding=((6, 3), (2, 8)), stride=2),
+    ),
+    "groups, dilation": ((2, 4, 40), (6, 2, 3), dict(groups=2, dilation=3, padding=3)),
+    "shared kernels": ((2, 4, 9), (5, 2, 3), dict(groups=2, group_broadcasting=True, padding=1)),
+    "volumes": ((1, 2, 6, 7, 9), (3, 2, 2, 3, 3), dict(padding=1)),
+    "colours": ((2, 1, 12, 20, 3), (2, 1, 3, 3, 1), dict(padding=(1, 1, 0))),
+    "one pixel": ((1, 2, 1, 1), (5, 2, 3, 3), dict(padding=2)),
+    "an empty batch": ((0, 2, 9), (5, 2, 3), dict(padding=1)),
+}
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("work", BY_SUMS)
+@pytest.mark.parametrize(("family", "value"), [("log", 2.0), ("log", -0.5), ("root", 3.0)])
+def test_slopes_by_sums_are_those_of_the_terms(family, value, work, dtype):
+    """Few of them at each range: sums prove all slopes, some, or none; black and far pixels."""
+    (img_shape, krn_shape, arguments), rng = BY_SUMS[work], np.random.default_rng(5)
+    for spread in (0.3, 2.0, 30.0):
+        img, krn = (spread * rng.normal(size=shape) for shape in (img_shape, krn_shape))
+        if family == "root":
+            img, krn = np.exp(img / 4), np.exp(krn / 4)
+        if img.size > 99:
+            img[..., :5] = MADE[family](value).zero
+            img[:1, :1, 7:8] *= 1000
+        img, krn = img.astype(dtype), krn.astype(dtype)
+        route, out, slopes = slopes_of(img, krn, family, value, "linear", **arguments)
+        assert route.by_sums
+        direct, expected, exact_slopes = slopes_of(img, krn, family, value, "direct", **arguments)
+        assert not direct.by_sums
+        eps = float(np.finfo(dtype).eps)
+        terms = max(np.abs(x[np.isfinite(x)]).max(initial=1) for x in (img, krn))
+        close(out, expected, 16 * eps, 16 * eps * terms if family == "log" else 0)
+        close(slopes, exact_slopes, 200 * eps, 1e-30)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+@pytest.mark.parametrize(("family", "value"), EACH)
+def test_slopes_of_windows_that_overlap(family, value, spread, dtype):
+    """Whether sums give them or, since they cannot prove them, the terms."""
+    value, size = float(dtype(value)), 7
+    img = np.exp(spread * np.random.default_rng(3).normal(size=(1, 1, 30))).astype(dtype)
+    krn = np.full((1, 1, size), float(family == "root"), dtype)
+    method = "auto" if family == "root" and -1 < value < 1 else "linear"
+    _, _, slopes = slopes_of(img, krn, family, value, method)
+    for n, found in enumerate(slopes[0, 0]):
+        _, slope = exact(family, value, img[0, 0, n : n + size])
+        assert abs(found - slope) <= 100 * np.finfo(dtype).eps * abs(slope) + 1e-30
+
+
+def test_slopes_by_sums_by_array_loops():
+    """A route by sums that compiled kernels cannot follow keeps its one plane, too."""
+    img, krn, arguments = arrays("windows")
+    geometry = Geometry.plan(img.shape, krn.shape, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sc.BackendWarning)
+        route = choose(
+            MADE["log"](2.0), geometry, "float64", NUMPY, slopes=True, limits=Limits(scratch=1)
+        )
+    assert (route.backend, route.by_sums, route.residual_spec.arrays) == ("reference", True, 1)
+    residual = np.empty(route.residual_spec.shape)
+    run.forward(route, img, krn, np.empty(geometry.out_shape), residual)
+    close(residual[0], slopes_of(img, krn, "log", 2.0, "reference", **arguments)[2], 1e-12, 1e-14)
+
+
+def test_products_and_several_values_keep_the_terms():
+    for work, channels, sums in (
+        ("windows", 1, True),
+        ("windows", 5, False),
+        ("a matrix product", 1, False),
+    ):
+        img, krn, arguments = arrays(work)
+        geometry = Geometry.plan(img.shape, krn.shape, **arguments)
+        unbound = MADE["log"](2.0).unbound
+        route = choose(unbound, geometry, "float64", NUMPY, channels=channels, slopes=True)
+        assert (route.by_sums, route.residual_spec.arrays) == (sums, 1 if sums else 3)
+        if not sums:
+            with pytest.raises(ValueError, match="method='linear' does not serve"):
+                choose(
+                    unbound, geometry, "float64", NUMPY, "linear", channels=channels, slopes=True
+                )
 
 
 def test_windows_of_zeros_and_infinite_terms_have_no_slope():

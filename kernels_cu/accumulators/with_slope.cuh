@@ -13,9 +13,18 @@ namespace semiconv {
 // This is (sum w_i v_i - out) / mu, and the like of root, without the difference of two large numbers. Where one
 // share is nearly all of T, ln T is taken as ln(1 + what the others are), so that H stays exact to a few units in
 // the last place. The last residual is the slope: 0 of a window of zeros, and beside an infinite term.
+template <class V> SEMICONV_FN V slope_by_parameter(V value, V entropy, const Setting& s) {
+#if defined(SEMICONV_LOG)
+  const V parameter = spread<V>(s.mu), slope = -entropy / parameter / parameter;
+#else
+  const V parameter = spread<V>(s.exponents[0]), slope = -value * entropy / parameter / parameter;
+#endif
+  return where(absolute(value) < infinity<V>(), slope, where(value == value, constant<V>(0), value));
+}
+
 template <class V, class A> struct WithSlope : A {
   static constexpr int residuals = A::residuals + 1;
-  BlockedSum<V> large, small, moment;  // shares of at least 1; the others; sum s_i ln s_i
+  BlockedSum<V> large, small, moment;  // shares of about 1 (of root: rounded); the others; sum s_i ln s_i
   SEMICONV_FN void start(const Setting& s) {
     A::start(s);
     large.start();
@@ -37,10 +46,10 @@ template <class V, class A> struct WithSlope : A {
     large.correction = where(moved, none, large.correction);
   }
   template <class I, class S> SEMICONV_FN void add(V val, I, const S& s) {
-    const V none = constant<V>(0), one = constant<V>(1), share = A::share(val, s);
+    const V none = constant<V>(0), half = constant<V>(0.5), share = A::share(val, s);
     A::sum.add(share);
-    large.add(where(share < one, none, share));
-    small.add(where(share < one, share, none));
+    large.add(where(share < half, none, share));
+    small.add(where(share < half, share, none));
     moment.add(where(share > none, V(share * log(share)), none));
   }
   SEMICONV_FN void fold() {
@@ -67,14 +76,14 @@ template <class V, class A> struct WithSlope : A {
   }
   SEMICONV_FN V residual(int i, const Setting& s) const {
     if (i < A::residuals) return A::residual(i, s);
-    const V none = constant<V>(0), value = A::result(s);
-#if defined(SEMICONV_LOG)
-    const V parameter = spread<V>(s.mu), slope = -entropy() / parameter / parameter;
-#else
-    const V parameter = spread<V>(s.exponents[0]), slope = -value * entropy() / parameter / parameter;
-#endif
-    return where(absolute(value) < infinity<V>(), slope, where(value == value, none, value));
+    return slope_by_parameter(A::result(s), entropy(), s);
   }
+};
+
+// Where nothing else is kept.
+template <class A> struct SlopeAlone : A {
+  static constexpr int residuals = 1;
+  template <class S> SEMICONV_FN auto residual(int, const S& s) const { return A::residual(A::residuals - 1, s); }
 };
 
 }  // namespace semiconv

@@ -10,5 +10,6 @@ using namespace semiconv;
 
 SEMICONV_EXPORT int semiconv_by_sums(const Geometry* g, const Storage* img, const Storage* krn,
                                     Storage* out, int absorbing, int threads) {
-  return forward_by_sums(*g, img, krn, out, absorbing, threads);
+  const Results results{out, nullptr, 0, 0, g->pixels(), g->out_strides[g->rank + 1]};
+  return forward_by_sums(*g, img, krn, results, absorbing, threads);
 }

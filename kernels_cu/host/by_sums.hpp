@@ -8,7 +8,10 @@
 //
 // A strip with an unproven output is computed whole by the loops of forward.hpp, from a scratch of the
 // numbers as they are, which is filled when the first such strip of the tile is met.
-// Exported by by_sums.cpp and by_sums_backward.cpp.
+//
+// With SEMICONV_SLOPES the sums of E ln E are computed beside S, and the slopes by mu or p from both. A tile
+// most of whose strips have no proven slope is computed directly from there on: it would cost both.
+// Exported by by_sums.cpp, by_sums_slopes.cpp and by_sums_backward.cpp.
 #pragma once
 #include "forward.hpp"
 #include "by_sums.cuh"
@@ -37,16 +40,21 @@ inline Range<Real> range_of(const Setting& setting, const Real* numbers, int64 c
   if (!(absolute(extreme) < infinity<Real>())) return {one, one.neutral(), one.neutral()};
   return {one, extreme, furthest};
 }
-inline void transform_all(const Setting& setting, const Real* from, Real* to, int64 count, Real shift) {
+// `moments`, of E ln E, may be null.
+inline void transform_all(const Setting& setting, Real* numbers, Real* moments, int64 count, Real shift) {
   const BySums<Vector> e(setting);
-  for (int64 n = 0; n < whole_vectors(count); ++n)
-    store_vector(to + n * lanes, e.transform(load_vector<Vector>(from + n * lanes), broadcast(shift)));
+  for (int64 n = 0; n < whole_vectors(count); ++n) {
+    const Vector number = load_vector<Vector>(numbers + n * lanes);
+    const Vector transformed = e.transform(number, broadcast(shift));
+    store_vector(numbers + n * lanes, transformed);
+    if (moments) store_vector(moments + n * lanes, e.moment(number, broadcast(shift), transformed));
+  }
 }
 
 // E of every kernel, each with its range: the weights of the ordinary sums. Taps of all input channels
 // are in the kernel's memory order.
 class TransformedKernels {
-  Buffer<Real> values;
+  Buffer<Real> values, moments;
   Buffer<int64> places;
   Buffer<Range<Real>> ranges;
   int64 pitch;
@@ -55,11 +63,13 @@ class TransformedKernels {
   const int64 taps;
   bool complete = false;
 
-  TransformedKernels(const Geometry& g, const Setting& setting, const Tiling& t, const TapTable& table)
+  TransformedKernels(const Geometry& g, const Setting& setting, const Tiling& t, const TapTable& table,
+                     bool with_moments = false)
       : pitch(whole_vectors(g.in_channels * g.window_size()) * lanes),
         taps(g.in_channels * g.window_size()) {
     const int64 window = g.window_size();
-    if (!values.allocate(g.kernels * pitch) || !places.allocate(taps) || !ranges.allocate(g.kernels))
+    if (!values.allocate(g.kernels * pitch) || !places.allocate(taps) || !ranges.allocate(g.kernels) ||
+        (with_moments && !moments.allocate(g.kernels * pitch)))
       return;
     for (int64 i = 0; i < g.in_channels; ++i)
       for (int64 n = 0; n < window; ++n)
@@ -70,11 +80,12 @@ class TransformedKernels {
         memcpy(kernel + i * window, table.of(k, i).values, window * sizeof(Real));
       for (int64 n = taps; n < pitch; ++n) kernel[n] = semifield_zero<Real>(setting);
       ranges.data[k] = range_of(setting, kernel, pitch);
-      transform_all(setting, kernel, kernel, pitch, ranges.data[k].shift);
+      transform_all(setting, kernel, with_moments ? moments.data + k * pitch : nullptr, pitch, ranges.data[k].shift);
     }
     complete = true;
   }
   const Real* of(int64 kernel) const { return values.data + kernel * pitch; }
+  const Real* moments_of(int64 kernel) const { return moments.data + kernel * pitch; }
   const Range<Real>& range(int64 kernel) const { return ranges.data[kernel]; }
   const int64* offsets() const { return places.data; }
 };
@@ -112,6 +123,62 @@ __attribute__((noinline)) void sum_strips(const Real* scratch, const Real* weigh
   else add_up<N, false>(scratch, weights, offsets, taps, strips, sums);
 }
 
+#if defined(SEMICONV_SLOPES)
+constexpr bool with_slopes = true;
+constexpr int summed_strips = register_bytes == 64 ? 8 : 4;  // two sums of each in registers
+using DirectSums = SlopeAlone<WithResidual<Vector, Mask>>;
+#else
+constexpr bool with_slopes = false;
+constexpr int summed_strips = 8;
+using DirectSums = Accumulator<Vector>;
+#endif
+
+// The sums of N strips over all taps, and those of E ln E. `apart`: from an E(img) to its moment.
+template <int N, bool ADJOINING>
+SEMICONV_FN void add_up_moments(const Real* scratch, int64 apart, const Real* weights, const Real* weight_moments,
+                                const int64* offsets, int64 taps, const Strip* strips, Vector* sums,
+                                Vector* moments) {
+  BlockedSum<Vector> sum[N], moment[N];
+  const Real* from[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    sum[j].start();
+    moment[j].start();
+    from[j] = ADJOINING ? scratch + strips[0].from + j * lanes : scratch + strips[j].from;
+  }
+  for (int64 begin = 0; begin < taps; begin += terms_per_fold) {
+    const int64 end = smaller_of(begin + terms_per_fold, taps);
+    for (int64 t = begin; t < end; ++t) {
+      const Vector weight = broadcast(weights[t]), weight_moment = broadcast(weight_moments[t]);
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) {
+        const Real* const at = (ADJOINING ? from[0] + j * lanes : from[j]) + offsets[t];
+        const Vector number = load_vector<Vector>(at);
+        sum[j].add(number * weight);
+        moment[j].add(number * weight_moment);
+        moment[j].add(load_vector<Vector>(at + apart) * weight);
+      }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      sum[j].fold();
+      moment[j].fold();
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    sums[j] = sum[j].result();
+    moments[j] = moment[j].result();
+  }
+}
+template <int N>
+__attribute__((noinline)) void sum_moments(const Real* scratch, int64 apart, const Real* weights,
+                                           const Real* weight_moments, const int64* offsets, int64 taps,
+                                           const Strip* strips, Vector* sums, Vector* moments) {
+  const auto run = strips[0].adjoining >= N ? add_up_moments<N, true> : add_up_moments<N, false>;
+  run(scratch, apart, weights, weight_moments, offsets, taps, strips, sums, moments);
+}
+
 SEMICONV_FN Mask first_lanes(int count) {
   MaskLane buffer[lanes];
   for (int i = 0; i < lanes; ++i) buffer[i] = i < count ? -1 : 0;
@@ -144,13 +211,13 @@ class TransformedTile {
   // in the group of channels that begins at image_, in the array that begins at img_.
   TransformedTile(const Geometry& g_, const Setting& setting_, const Tiling& t_, const TileLoader& loader_, const Storage* img_,
                   const Storage* image_, const int64* origin_, bool masked_, Real* transformed_,
-                  Real* plain_, MaskLane* mask)
+                  Real* plain_, MaskLane* mask, Real* moments = nullptr)
       : g(g_), setting(setting_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
         transformed(transformed_) {
     const int64 count = g.in_channels * t.channel_size;
     fill(transformed);
     range = range_of(setting, transformed, count);
-    transform_all(setting, transformed, transformed, count, range.shift);
+    transform_all(setting, transformed, moments, count, range.shift);
   }
   static int64 scratch_elements(const Geometry& g, const Tiling& t) {
     return whole_vectors(g.in_channels * t.channel_size) * lanes + lanes;  // loads reach a vector further
@@ -168,9 +235,10 @@ class TransformedTile {
   const MaskLane* mask() const { return masked ? outside : nullptr; }
 };
 
-inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage* krn, Storage* out,
+inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
                           bool absorbing, int threads) {
-  constexpr int N = 8, direct = 2;
+  constexpr int N = summed_strips, direct = 2;
+  Storage* const out = results.out;
   // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
   const Tiling tiling(g, 4, 1, true);
   const TapTable table(g, tiling, krn, neutral_weights);
@@ -178,7 +246,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   const Border border(g, absorbing);
   const Setting& setting = border.setting;
   const BySums<Vector> e(setting);
-  const TransformedKernels weights(g, setting, tiling, table);
+  const TransformedKernels weights(g, setting, tiling, table, with_slopes);
   if (!weights.complete) return out_of_memory;
   const bool may_pad = border.absorbs && table.finite;
   const TileLoader loader(g, tiling, g.in_channels, border.zero);
@@ -187,10 +255,10 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   const Pairing no_pairs;
   const int64 most_strips = strips_of(g, tiling) + N;
   const int64 elements = TransformedTile::scratch_elements(g, tiling);
-  const size_t bytes = 2 * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
-                       2 * most_strips * sizeof(Strip) + layout.size * sizeof(Real) + 256;
+  constexpr int scratches = 2 + with_slopes;  // E(img), the numbers, E ln E
+  const size_t bytes = scratches * elements * sizeof(Real) + tiling.channel_size * sizeof(MaskLane) +
+                       2 * most_strips * sizeof(Strip) + (1 + with_slopes) * layout.size * sizeof(Real) + 256;
   const int64 items = g.batch * g.groups * tiling.tiles;
-  const Results results{out, nullptr, 0, 0, g.pixels(), g.out_strides[g.rank + 1]};
   int status = success;
 
   in_parallel(items, threads, [&](Items& rest) {
@@ -200,12 +268,14 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       set_flag(status, out_of_memory);
       return;
     }
-    MaskLane* mask = (MaskLane*)(memory + 2 * elements);
+    Real* const moments = with_slopes ? memory + 2 * elements : nullptr;
+    MaskLane* mask = (MaskLane*)(memory + scratches * elements);
     Strip* room = (Strip*)(((size_t)(mask + tiling.channel_size) + 63) / 64 * 64);
     TapRange range_of_all;
     Strips strips{nullptr, room, nullptr, &range_of_all};
     Stage stage = layout;
     stage.values = (Real*)(((size_t)(room + 2 * most_strips) + 63) / 64 * 64);
+    stage.residual = stage.values + layout.size;
 
     for (int64 item; rest.take(item);) {
       const int64 b = item / tiling.tiles / g.groups, group = item / tiling.tiles % g.groups;
@@ -214,8 +284,9 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       const bool masked = !may_pad && !inside_image(g, origin, size);
       TransformedTile tile(g, setting, tiling, loader, img,
                            img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
-                           origin, masked, memory, memory + elements, mask);
+                           origin, masked, memory, memory + elements, mask, moments);
       strips.cut(g, tiling, origin, size, Cut{layout.to_strides(), no_pairs, all_taps, false, N});
+      int64 summed = 0, failed = 0;  // strips that went by sums, and strips that were not proven
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         int64 plane =
             b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
@@ -225,19 +296,42 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
         const Proof<Real> proof(BySums<Real>(setting), tile.range, range, weights.taps);
         Strips unproven{nullptr, room + most_strips, room + most_strips, nullptr, 0, 0, 0};
         for (int64 j = 0; j < strips.count; j += N) {
-          Vector sums[N];
-          sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
-                        strips.data + j, sums);
-          for (int64 k = 0; k < smaller_of(N, strips.count - j); ++k) {
+          const int64 used = smaller_of(N, strips.count - j);
+          Vector sums[N], entropies[N];
+          Mask proven[N] = {};
+          if constexpr (with_slopes) {
+            if (2 * failed <= summed + 2 * N) {
+              Vector sums_of_moments[N];
+              sum_moments<N>(tile.transformed, moments - tile.transformed, weights.of(kernel),
+                             weights.moments_of(kernel), weights.offsets(), weights.taps, strips.data + j, sums,
+                             sums_of_moments);
+              for (int64 k = 0; k < used; ++k) {
+                entropies[k] = e.entropy(sums[k], sums_of_moments[k]);
+                proven[k] = (Mask)proof.holds(sums[k], sums_of_moments[k], entropies[k]);
+              }
+              summed += used;
+            }
+          } else {
+            sum_strips<N>(tile.transformed, weights.of(kernel), weights.offsets(), weights.taps,
+                          strips.data + j, sums);
+            for (int64 k = 0; k < used; ++k) proven[k] = (Mask)proof.holds(sums[k]);
+          }
+          for (int64 k = 0; k < used; ++k) {
             const Strip& strip = strips.data[j + k];
-            if (any(first_lanes(strip.count) & ~(Mask)proof.holds(sums[k]))) {
+            if (any(first_lanes(strip.count) & ~proven[k])) {
               unproven.data[unproven.count] = strip;
               unproven.data[unproven.count++].adjoining = 0;
+              ++failed;
               continue;
             }
             const Vector value = e.restore(sums[k], broadcast(tile.range.shift), broadcast(range.shift));
             if (stage.used) store_vector(stage.values + strip.to, value);
             else store_lanes(out + plane + strip.to, value, strip.count, results.step);
+#if defined(SEMICONV_SLOPES)
+            const Vector slope = slope_by_parameter(value, entropies[k], setting);
+            if (stage.used) store_vector((Real*)stage.residual + strip.to, slope);
+            else store_lanes((Real*)results.residual + plane + strip.to, slope, strip.count, results.step);
+#endif
           }
         }
         if (unproven.count > 0) {
@@ -249,9 +343,11 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
             unproven.edge_count = unproven.count;
             unproven.count = 0;
           }
-          run_tile<Accumulator<Vector>, direct>(work, no_pairs, unproven);
+          run_tile<DirectSums, direct>(work, no_pairs, unproven);
         }
-        if (stage.used) stage.unload(size, (const Real*)stage.values, out + plane);
+        if (!stage.used) continue;
+        stage.unload(size, (const Real*)stage.values, out + plane);
+        if (with_slopes) stage.unload(size, (const Real*)stage.residual, (Real*)results.residual + plane);
       }
     }
     workspace.release_beyond(kept_bytes);

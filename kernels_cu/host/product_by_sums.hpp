@@ -62,7 +62,7 @@ class TransformedOperand {
           fill_panel(operand, row % count, 1, 0, term_count, numbers, 1);
           for (int64 t = term_count; t < pitch; ++t) numbers[t] = semifield_zero<Real>(setting);
           const Range<Real> range = range_of(setting, numbers, pitch);
-          transform_all(setting, numbers, numbers, pitch, range.shift);
+          transform_all(setting, numbers, nullptr, pitch, range.shift);
           shift_data.data[row] = range.shift;
           smallest_data.data[row] = range.smallest;
         }

@@ -3,9 +3,10 @@
 x -> x^p and x -> e^(mu x) turn their additions into ordinary sums and their multiplications into
 products, so that a term costs one multiply-add and no exponential. Each sum shows whether terms
 that underflowed could matter; outputs of which it proves nothing are computed directly, so that the
-method is right for any numbers (``kernels_cu/by_sums.cuh``). No residual is kept: the derivative
-computes the sums again from image and kernel, because their scale is that of a tile (on a GPU, of
-an image), and terms relative to one scale sum to 1 with no other. Array-free; called by ``route``.
+method is right for any numbers (``kernels_cu/by_sums.cuh``). No residual is kept but slopes by mu
+or p: the derivative computes the sums again from image and kernel, because their scale is that of a
+tile (on a GPU, of an image), and terms relative to one scale sum to 1 with no other. Array-free;
+called by ``route``.
 """
 
 from __future__ import annotations

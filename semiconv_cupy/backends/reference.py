@@ -73,7 +73,9 @@ def forward(
         found, kept = _convolve(work, numbers(img, storage), numbers(krn, storage))
         out[...] = as_bits(work.xp, found) if holds_bits(out, storage) else found
     if residual is not None and kept is not None:
-        residual[...] = kept if kept.shape == residual.shape else kept[: len(residual)]
+        first = len(kept) - 1 if route.by_sums else 0  # by sums, the slope alone
+        several = kept.ndim == residual.ndim and len(residual) != len(kept)
+        residual[...] = kept[first : first + len(residual)] if several else kept
 
 
 def backward(

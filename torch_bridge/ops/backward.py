@@ -228,7 +228,7 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
     needed = needs_arrays(semifield)
     arrays = (("img", geometry.img_shape), ("krn", geometry.krn_shape))
     out_shape = geometry.out_shape
-    spec = residual_of(semifield, plan.storage, geometry, slopes=plan.slopes)
+    spec = plan.residual_spec if plan.slopes else residual_of(semifield, plan.storage, geometry)
     # A forward pass by ordinary sums keeps no residual. On a GPU the number of outputs decides
     # about them, and torch.func.vmap changes that number between the two passes: so where ordinary
     # sums apply, a residual may be there or not.

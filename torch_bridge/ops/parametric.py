@@ -101,8 +101,7 @@ def _backward(*flat: Any) -> Gradients:
     )
     if not given.want_parameter:
         return grad_img, grad_krn, parameter.new_empty(0)
-    if not given.slopes:
-        raise ValueError("want_parameter needs slopes, the forward pass's with slopes=True")
+    _require_slopes(slopes=given.slopes)
     real = getattr(torch, ARITHMETIC[storage])
     found = _by_slopes(grad_out.to(real), residual, parameter, krn.shape[0])
     return grad_img, grad_krn, found
@@ -111,6 +110,11 @@ def _backward(*flat: Any) -> Gradients:
 for _dispatch_key in ("CPU", "CUDA"):
     _library.impl("parametric_forward", _forward, _dispatch_key)
     _library.impl("parametric_backward", _backward, _dispatch_key)
+
+
+def _require_slopes(*, slopes: bool) -> None:
+    if not slopes:
+        raise ValueError("want_parameter needs slopes, the forward pass's with slopes=True")
 
 
 def _by_slopes(grad_out: Tensor, residual: Tensor, parameter: Tensor, kernels: int) -> Tensor:
@@ -177,7 +181,8 @@ def _vmap_forward(
         axis = 0
     else:
         img = with_batch(img, in_dims[0], count, 1).flatten(1, 2)
-        parameter = _parameter_of_groups(given, in_dims[1:3], count)
+        if not _is_one_value(parameter, in_dims[2]):
+            parameter = _parameter_of_groups(given, in_dims[1:3], count)
         krn, geometry = as_groups(with_batch(krn, in_dims[1], count, 0), geometry)
         axis = 1
     constants = (given.semifield, geometry, given.residual, given.slopes)
@@ -197,11 +202,12 @@ def _vmap_backward(
     img = with_batch(given.img, in_dims[1], count, 1).flatten(1, 2)
     own = with_batch(given.krn, in_dims[2], count, 0)
     krn, grouped = as_groups(own, given.geometry)
-    parameter = _parameter_of_groups(given, in_dims[2:4], count)
+    of_groups = _parameter_of_groups(given, in_dims[2:4], count)
+    parameter = given.parameter if _is_one_value(given.parameter, in_dims[3]) else of_groups
     residual = given.residual
     if residual.numel():
         residual = with_batch(residual, in_dims[4], count, 2).flatten(2, 3)
-    wants = given.want_img, given.want_krn, given.want_parameter
+    wants = given.want_img, given.want_krn, False
     grad_img, grad_krn, grad_parameter = call_parametric_backward(
         grad_out, img, krn, parameter, residual, given.semifield, grouped, given.slopes, wants
     )
@@ -211,23 +217,29 @@ def _vmap_backward(
     if given.want_krn:
         grad_krn = grad_krn.unflatten(0, (count, -1, kernels)).sum(1)
     if given.want_parameter:
-        each = grad_parameter.unflatten(0, (count, -1, kernels)).sum(1)
+        _require_slopes(slopes=given.slopes)
+        found = _by_slopes(grad_out.to(of_groups.dtype), residual, of_groups, krn.shape[0])
+        each = found.unflatten(0, (count, -1, kernels)).sum(1)
         axis = in_dims[3]
         shape = [n for at, n in enumerate(given.parameter.shape) if at != axis]
         one = not shape or shape == [1]
         grad_parameter = each.sum(1).view(count, *shape) if one else each
+    wants = given.want_img, given.want_krn, given.want_parameter
     dims = tuple(at if want else None for at, want in zip((1, 0, 0), wants, strict=True))
     return (grad_img, grad_krn, grad_parameter), dims  # type: ignore[return-value]
 
 
-def _parameter_of_groups(given: Any, in_dims: tuple[Any, ...], count: int) -> Tensor:
-    """The parameter of each kernel that `as_groups` makes of a batch of kernels.
+def _is_one_value(parameter: Tensor, in_dim: int | None) -> bool:
+    """Whether one value serves a whole batch.
 
-    One value for all of them stays one, unless each needs a derivative by it. So where the forward
-    pass took ordinary sums, which serve one value and keep no residual, the backward pass does.
+    It stays one: where the forward pass took ordinary sums, which serve one value, the backward
+    pass does.
     """
-    if in_dims[1] is None and given.parameter.numel() == 1 and not given.slopes:
-        return given.parameter.reshape(())
+    return in_dim is None and parameter.numel() == 1
+
+
+def _parameter_of_groups(given: Any, in_dims: tuple[Any, ...], count: int) -> Tensor:
+    """The parameter of each kernel that `as_groups` makes of a batch of kernels."""
     kernels = given.krn.shape[0 if in_dims[0] is None or in_dims[0] > 0 else 1]
     values = with_batch(given.parameter, in_dims[1], count, 0).reshape(count, -1)
     values = values.expand(count, kernels)

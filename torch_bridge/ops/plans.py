@@ -15,7 +15,7 @@ from torch import Tensor
 from semiconv_cupy import conv
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.residual import Residual, is_provenance, residual_of
+from semiconv_cupy.residual import Residual, is_provenance, residual_of, slopes_alone
 from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
 from semiconv_cupy.structs import Parameters
@@ -69,9 +69,15 @@ def plan_uncached(
     semifield = semifield_of(key)
     storage = storage_of(dtype, semifield, "img", derivative)
     geometry = arguments.plan(img_shape, krn_shape)
-    residual_spec, alone = None, channels == 1 and not slopes  # as ordinary sums need it
-    if derivative and not (alone and goes_by_sums(semifield, geometry, "auto", on_gpu=on_gpu)):
-        residual_spec = residual_of(semifield, storage, geometry, slopes=slopes)
+    residual_spec = None
+    if derivative:
+        sums = goes_by_sums(
+            semifield, geometry, "auto", on_gpu=on_gpu, channels=channels, slopes=slopes
+        )
+        if not sums:
+            residual_spec = residual_of(semifield, storage, geometry, slopes=slopes)
+        elif slopes:
+            residual_spec = slopes_alone(storage, geometry)
     kept = torch_dtype(residual_spec)
     return Plan(semifield, geometry, storage, residual_spec, kept, slopes, channels)
 

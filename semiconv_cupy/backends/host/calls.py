@@ -67,7 +67,8 @@ def forward_call(route: Route, img: np.ndarray, krn: np.ndarray) -> Callable[...
 def forward_part(route: Route, *, keeps_residual: bool) -> str:
     """Which of kernels_cu/host/*.cpp computes a forward pass."""
     if keeps_residual:
-        return "forward_slopes" if route.slopes else "forward_residual"
+        values = "by_sums" if route.by_sums else "forward"
+        return f"{values}_slopes" if route.slopes else "forward_residual"
     return "by_sums" if route.by_sums else "forward"
 
 

@@ -106,6 +106,8 @@ def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
         yield from (
             "by_sums", "by_sums_backward", "product_by_sums", "product_by_sums_backward",
         )  # fmt: skip
+        if semifield.parameters:
+            yield "by_sums_slopes"
     if floating and semifield.differentiates_by_factors:
         yield "product_linear_backward"
 
@@ -126,6 +128,7 @@ _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "forward": (*(_POINTER,) * 4, _FLAG, _FLAG),
     "by_sums": (*(_POINTER,) * 4, _FLAG, _FLAG),
+    "by_sums_slopes": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "forward_residual": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "forward_slopes": (*(_POINTER,) * 5, _COUNT, _COUNT, _FLAG, _FLAG),
     "backward": (*(_POINTER,) * 5, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG),
