@@ -121,7 +121,8 @@ def parabolic_opening(
     once, after both, and upwards: the result stays below the input, and another opening does not
     change it. (Of results rounded to the nearest neither a rounding in between nor one at the end
     leaves openings idempotent.) Floating results are idempotent up to their rounding, and so are
-    integers beyond 2**32, where a double has few digits behind the point.
+    integers beyond 2**24, or of scales beyond 1000, where a double has few digits left for the
+    steps of a parabola.
 
     Examples
     --------
