@@ -165,4 +165,7 @@ def matrix_product(function: Callable[..., Any], arguments: Arguments) -> Any:
 
 
 def _in_chunks(value: Any) -> da.Array:
-    return value if is_chunked(value) else da.from_array(value, chunks=np.shape(value))
+    """A Dask array; an axis of one element is one chunk, as Dask broadcasts chunks of such axes."""
+    if not is_chunked(value):
+        return da.from_array(value, chunks=np.shape(value))
+    return value.rechunk(tuple((1,) if sum(sizes) == 1 else sizes for sizes in value.chunks))

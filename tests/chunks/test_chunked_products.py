@@ -89,3 +89,39 @@ def test_products(a_shape, b_shape, winners):
         sc.semifield_matmul(*later, "tropical_max", out=np.empty((7, 9), "f4"))
     with pytest.raises(ValueError, match="must"):
         sc.semifield_matmul(later[0], da.zeros((4, 4), dtype="f4"), "tropical_max")
+
+
+def test_parameters_of_a_semifield_reach_the_chunks():
+    rng = np.random.default_rng(0)
+    img, krn = rng.standard_normal((1, 1, 20, 30)), rng.standard_normal((1, 1, 3, 5))
+    later = da.from_array(img, chunks=(1, 1, 7, 11))
+    rows = rng.standard_normal((30, 4))
+    for mu in (0.5, -3.0):
+        found = sc.semifield_conv(later, krn, "log", padding=1, mu=mu)
+        expected = sc.semifield_conv(img, krn, "log", padding=1, mu=mu)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        found = sc.semifield_matmul(later[0, 0], rows, "log", mu=mu)
+        expected = sc.semifield_matmul(img[0, 0], rows, "log", mu=mu)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(TypeError, match="p"):
+        sc.semifield_conv(later, krn, "log", p=2.0)
+
+
+@pytest.mark.parametrize("ones", [(0, 1, 0), (1, 0), (0, 0, 1)])
+def test_products_along_axes_of_one_in_chunks_without_elements(ones):
+    rng = np.random.default_rng(0)
+    for a_shape, b_shape in (
+        ((1, 5), (5, 1)),
+        ((7, 1), (1, 4)),
+        ((1, 3, 5), (2, 5, 4)),
+        ((1,), (1, 4)),
+    ):
+        a, b = (rng.standard_normal(shape).astype("f4") for shape in (a_shape, b_shape))
+        expected = sc.semifield_matmul(a, b, "tropical_max")
+        later = (
+            da.from_array(x, chunks=tuple(ones if n == 1 else (n - 1, 1) for n in x.shape))
+            for x in (a, b)
+        )
+        found = sc.semifield_matmul(*later, "tropical_max")
+        assert found.shape == expected.shape
+        np.testing.assert_array_equal(found.compute(scheduler="sync"), expected)
