@@ -346,7 +346,8 @@ def _last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
     rows = [xp.asarray(r.ravel()) for r in np.indices(shape[:-1])]
     radius = distances.ravel()
     left, most = xp.flatnonzero(radius >= 0), int(radius.max())
-    for offset in product(range(most, -most - 1, -1), repeat=unset.ndim - 1):
+    reaches = [min(most, size - 1) for size in shape[:-1]]
+    for offset in product(*(range(reach, -reach - 1, -1) for reach in reaches)):
         inside = radius[left] >= max(map(abs, offset), default=0)
         at = [row[left // n] + o for row, o in zip(rows, offset, strict=True)]
         for position, size in zip(at, shape, strict=False):

@@ -111,6 +111,14 @@ def test_distances_by_any_metric_are_scipys(metric):
             assert one.dtype == other.dtype
 
 
+def test_a_long_axis_beside_short_ones_takes_no_longer():
+    image = np.ones((2, 1, 2, 2, 90), bool)
+    image[1, 0, 1, 0, 89] = False
+    distances, indices = ndimage.distance_transform_bf(image, "chessboard", return_indices=True)
+    np.testing.assert_array_equal(distances[0, 0, 0, 1], np.r_[89:0:-1, 1])
+    assert (indices == np.array([1, 0, 1, 0, 89]).reshape(5, 1, 1, 1, 1, 1)).all()
+
+
 def test_chamfer_distances_are_scipys():
     """By name and by any structure of bool; where no step leads, SciPy's index is the element's."""
     for image, random in images(60, seed=8, most_elements=2000):
