@@ -108,7 +108,10 @@ struct Envelope {
     return load_vector<Doubles>(value + y) + load_vector<Doubles>(cost + (y - x));
   }
   // Farther from an element of that value, even the least one loses.
-  double reach_of(double of) const { return ::sqrt((of - range.least + slack) / cost[1]) + 1; }
+  double reach_of(double of) const {
+    const double steps = (of - range.least + slack) / cost[1];
+    return (cost[2] < 3 * cost[1] ? steps : ::sqrt(steps)) + 1;  // costs may be the distances themselves
+  }
   // Which of the candidates from .. to may win at a node.
   template <bool EXACT> void locate(int64 node, int64 from, int64 to) const {
     const int64 x = node * block_size;

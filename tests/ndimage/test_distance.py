@@ -119,6 +119,15 @@ def test_a_long_axis_beside_short_ones_takes_no_longer():
     assert (indices == np.array([1, 0, 1, 0, 89]).reshape(5, 1, 1, 1, 1, 1)).all()
 
 
+def test_taxicab_indices_far_from_the_background():
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        image = random.random(random.integers(20, 60, 2)) < random.choice([0.97, 0.99])
+        given = ndimage.distance_transform_bf(image, "taxicab", return_indices=True)
+        expected = scipy_ndimage.distance_transform_bf(image, "taxicab", return_indices=True)
+        np.testing.assert_array_equal(given[1], expected[1])
+
+
 def test_chamfer_distances_are_scipys():
     """By name and by any structure of bool; where no step leads, SciPy's index is the element's."""
     for image, random in images(60, seed=8, most_elements=2000):
