@@ -268,8 +268,8 @@ def test_parabolas(dtype, scale):
         function = getattr(semiconv.functional, name)
         found = []
         for device in ("cpu", "cuda", "cuda"):
-            given = img.to(device).requires_grad_()
-            lengths = scale.to(device).requires_grad_()
+            given = img.detach().to(device, copy=True).requires_grad_()
+            lengths = scale.detach().to(device, copy=True).requires_grad_()
             out = function(given, lengths)
             out.backward(img.to(device).flip(3))
             found.append([tensor.cpu() for tensor in (out, given.grad, lengths.grad)])
