@@ -3,7 +3,7 @@
 ``compute_later`` answers what ``semiconv_cupy.chunked`` hands over. Which other elements a chunk
 needs follows from the window (``stages.py``), exactly (``halo.py``); one graph moves them
 (``overlap.py``). What spreads through the whole image joins the chunks' components
-(``spreading.py``), or goes around among the chunks' borders (``reconstruct.py``).
+(``spreading.py``), or goes around among the chunks' borders (``borders.py``).
 """
 
 from __future__ import annotations

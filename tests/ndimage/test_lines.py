@@ -67,7 +67,7 @@ def test_gradients_go_to_the_winners(shape, threads):
                 where = (*index[:axis], winner, *index[axis + 1 :])
                 expected[where] += grad[index]
                 moments[index[:axis] + index[axis + 1 :]] += (
-                    float(grad[index]) * (index[axis] - winner) ** 2.0
+                    float(grad[index]) * int(index[axis] - winner) ** 2
                 )
         for dtype in (np.float64, np.float32, np.float16):
             out, found = np.empty(shape, dtype), np.empty(moments.shape)
