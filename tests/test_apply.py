@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +274,11 @@ def test_ctrl_c_leaves_nothing_and_ends_with_130(tmp_path):
     command = [sys.executable, "-m", "semiconv_cupy", "apply", "grey_opening", "a.zarr", "b.zarr",
                "--footprint", "ball(9)", "--chunks", "64"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as run:
+    # A shell that starts the tests in the background lets its children ignore the signal.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, preexec_fn=heed
+    ) as run:
         until = time.monotonic() + 60
         while not list(tmp_path.glob(".b.zarr.*.part/c")) and run.poll() is None:
             assert time.monotonic() < until

@@ -7,11 +7,10 @@ output's own (`Reach`). `spans` follows the chain from its end to its beginning.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
-
-import numpy as np
 
 from semiconv_cupy.ndimage.window import Window
 
@@ -161,7 +160,7 @@ def between(ends: Sequence[int], low: int, high: int) -> tuple[Piece, ...]:
         )
     if low >= high:
         return ()
-    found, index = [], int(np.searchsorted(ends, low, side="right"))
+    found, index = [], bisect_right(ends, low)
     while low < high:
         begin = ends[index - 1] if index else 0
         stop = min(ends[index], high)
