@@ -37,8 +37,10 @@ class Given(NamedTuple):
         value = self.value
         if type(value) is tuple:
             return (self.semifield, *(_kind(one) for one in value))
-        if type(value) is float or value is None:
-            return (self.semifield, value is None)
+        if value is None:
+            return (self.semifield,)
+        if type(value) is float:
+            return self.semifield, _LEAST < abs(value) < _BEYOND
         return self.semifield, type(value), value.shape, value.strides, value.dtype
 
 
@@ -105,6 +107,8 @@ def _kind(value: Any) -> tuple[Any, ...]:
 
 
 _LARGEST = float(np.finfo(np.float32).max)
+# Between these, a number is neither 0 nor infinite once it is rounded to float32.
+_LEAST, _BEYOND = 2.0**-150, 2.0**128 - 2.0**103
 
 
 def _given_own(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given:

@@ -418,3 +418,19 @@ def test_cuda_products_read_values(family, by_channel):
     residual = np.empty(spec.shape, spec.dtype)
     run.forward(route, img, krn, out, residual, value=value)
     close(out, expected)
+
+
+def test_a_number_out_of_range_is_refused_whatever_was_planned_before():
+    img, krn = np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    a = np.ones((5, 5), np.float32)
+    for family, name in (("log", "mu"), ("root", "p")):
+        for value in (2.0, 1e300, 1e-300, -1e300):
+            for call in (sc.semifield_conv, sc.semifield_conv_vjp, sc.semifield_matmul):
+                given = (img, krn) if call is not sc.semifield_matmul else (a, a)
+                if value == 2.0:
+                    call(*given, family, **{name: value})
+                    continue
+                with pytest.raises(ValueError, match="cannot be computed in float32"):
+                    call(*given, family, **{name: value})
+    doubles = sc.semifield_conv(img.astype("f8"), krn.astype("f8"), "log", mu=1e300)
+    assert (doubles == 2).all()

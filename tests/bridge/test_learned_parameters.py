@@ -386,3 +386,9 @@ def test_errors():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+@pytest.mark.parametrize("family", ["log", "root"])
+def test_modules_of_a_family_need_a_value(family):
+    with pytest.raises(TypeError, match="has no value of its parameter"):
+        semiconv.SubtractSemifield.named_family(family).dynamic()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from semiconv_cupy.algebra import SubtractSemifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
+from semiconv_cupy.parameters import require_value_of
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.checks import one_kind, plan
@@ -134,6 +135,7 @@ class SemifieldConv(nn.Module):
             self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
         else:
             self.semifield = named(semifield) if isinstance(semifield, str) else semifield
+            require_value_of(self.semifield)
         self._prepared = PreparedSemifield(self.semifield)
         self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
         self.debug = flag("debug", debug)
