@@ -31,12 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--edge", type=int, default=2048)
     parser.add_argument("--chunk", type=int, default=512)
-    parser.add_argument("--only", choices=("training", "chunks"))
+    parser.add_argument("--only", choices=("training", "opening", "erosion"))
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
-    if options.only != "chunks":
+    if options.only in (None, "training"):
         found |= training(options)
     if options.only != "training":
         found |= chunks(options)
@@ -179,6 +179,8 @@ def chunks(options: argparse.Namespace) -> dict[str, Any]:
         f"opening {WINDOW}^3": lambda volume: ndimage.grey_opening(volume, size=WINDOW),
         "parabolic erosion": lambda volume: sc.parabolic_erosion(volume, SCALE),
     }
+    if options.only:
+        works = {name: work for name, work in works.items() if options.only in name}
     found: dict[str, Any] = {"gigabytes": options.edge**3 / 1e9}
     blocks: dict[str, list[Any]] = {}
     for gpus in sorted({1, options.gpus}):
@@ -202,8 +204,17 @@ class _Workers:
         self.cpu = cpu
         common = dict(cls=distributed.Nanny, options={"nthreads": 1})
         workers = {
+            # A chunk on a GPU takes none of the memory that the limit is about.
             gpu: common
-            | {"options": {"nthreads": 1, "env": {} if cpu else {"CUDA_VISIBLE_DEVICES": str(gpu)}}}
+            | {
+                "options": {"nthreads": 1}
+                if cpu
+                else {
+                    "nthreads": 1,
+                    "memory_limit": 0,
+                    "env": {"CUDA_VISIBLE_DEVICES": str(gpu)},
+                }
+            }
             for gpu in range(gpus)
         }
         scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False}}
