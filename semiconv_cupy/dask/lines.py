@@ -1,4 +1,8 @@
-"""Parabolas and distances of Dask arrays: one axis at a time, each rechunked to whole lines."""
+"""Parabolas and distances of Dask arrays: one axis at a time, each rechunked to whole lines.
+
+A parabola sees no further in an image of integers than their range allows: where that is not far,
+a chunk and its surroundings are enough.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from dask.array.utils import meta_from_array
 from dask.utils import parse_bytes
 
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.dask.overlap import call_by_name
+from semiconv_cupy.dask.halo import Halo, Reach, Stage
+from semiconv_cupy.dask.overlap import call_by_name, overlapped
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import check_axes, readable
 from semiconv_cupy.ndimage.distance import checked_sampling, squares_of
@@ -24,6 +29,10 @@ from semiconv_cupy.parabolic import PASSES, computed, scales_of
 Array = Any
 Arguments = dict[str, Any]
 Images = dict[str, da.Array]
+
+# So many elements are computed at most for one of the image, to save the exchange of all elements,
+# as doubles, before each pass.
+MOST_GROWTH = 4.0
 
 
 def whole_lines(array: da.Array, axis: int, chunks: Any) -> da.Array:
@@ -65,7 +74,7 @@ def pieces_of(sizes: Sequence[int], most: int) -> tuple[int, ...]:
 
 
 def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images) -> da.Array:
-    """A pass along each axis in double, as in memory; the last one rounds."""
+    """A pass along each axis in double, as in memory; the last one rounds. Or one overlap."""
     (image,) = images.values()
     call = partial(call_by_name, function, tuple(images), arguments)
     meta = call(meta_from_array(image))
@@ -74,6 +83,9 @@ def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images
     passes = [(minimum, axis) for minimum in minima for axis in sorted(scales, reverse=True)]
     if not passes:
         return da.map_blocks(call, image, dtype=meta.dtype, meta=meta)
+    stages = [_seen(image, scales)] * len(minima)
+    if Halo.of(image.chunks, stages).growth(image.chunks) <= MOST_GROWTH:
+        return overlapped(call, [image], stages, meta, function.__name__)
     result = image
     for number, (minimum, axis) in enumerate(passes, start=1):
         dtype = meta.dtype if number == len(passes) else np.dtype(np.float64)
@@ -83,6 +95,18 @@ def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images
             finish, dtype=dtype, meta=meta.astype(dtype),
         )  # fmt: skip
     return result.rechunk(image.chunks)
+
+
+def _seen(image: da.Array, scales: dict[int, float]) -> Stage:
+    """How far one element may decide another: while the parabola has not fallen by their range."""
+    reaches = [0] * image.ndim
+    for axis, scale in scales.items():
+        reaches[axis] = image.shape[axis]
+        if image.dtype.kind in "iu" and math.isfinite(scale):
+            limits = np.iinfo(image.dtype)
+            far = math.floor(scale * math.sqrt(int(limits.max) - int(limits.min)))
+            reaches[axis] = min(far, image.shape[axis])
+    return tuple(Reach(reach, reach, "ignore") for reach in reaches)
 
 
 def _parabolic_pass(

@@ -130,6 +130,20 @@ def test_pieces_of_whole_lines_are_parts_of_chunks():
             assert len(dict(result.__dask_graph__())) <= 40 * later.npartitions
 
 
+@pytest.mark.parametrize("name", ["dilation", "erosion", "opening", "closing"])
+def test_parabolas_of_integers_see_no_further_than_their_range(name):
+    """Single extreme pixels reach as far as any can; chunks see that far, and no whole lines."""
+    function = getattr(sc, f"parabolic_{name}")
+    rng = np.random.default_rng(7)
+    for dtype, scale in (("uint8", 0.5), ("int8", (0.3, 1.0)), ("uint8", (0.0, 0.7))):
+        limits = np.iinfo(dtype)
+        image = np.where(rng.random((90, 110)) < 0.01, limits.max, limits.min).astype(dtype)
+        for values in (image, np.invert(image)):
+            later = function(da.from_array(values, chunks=(30, 40)), scale)
+            assert not any("lines" in layer or "rechunk" in layer for layer in later.dask.layers)
+            np.testing.assert_array_equal(later, function(values, scale))
+
+
 @pytest.mark.parametrize("rule", ["reflect", "mirror", "nearest", "wrap", "constant"])
 def test_no_smaller_part_would_do(rule):
     """Every end of the needed part matters: by a search for the elements that an output shows."""
