@@ -1,5 +1,5 @@
 // Exports semiconv_chamfer: distances in steps from element to element, by two raster scans; called by
-// semiconv_cupy/ndimage/host.py.
+// semiconv_cupy/ndimage/host/lines.py.
 //
 //     steps that count       scan in raster order          then against it
 //       a b c                pulls from a b c d            pulls from the opposite ones

@@ -1,5 +1,5 @@
 // Exports semiconv_correlate: weighted sums in double precision for every pair of dtypes; called by
-// semiconv_cupy/ndimage/host.py.
+// semiconv_cupy/ndimage/host/sums.py.
 //
 // One shared object serves all dtypes. Products are rounded, and added tap by tap in the given order:
 // results are SciPy's to the last bit.

@@ -1,5 +1,5 @@
 // Exports semiconv_flat (boxes) and semiconv_footprint: flat erosions and dilations of one storage type;
-// called by semiconv_cupy/ndimage/host.py.
+// called by semiconv_cupy/ndimage/host/flat.py.
 #if !defined(__clang__)
 #pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif

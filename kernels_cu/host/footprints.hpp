@@ -17,7 +17,7 @@
 //   3. every output takes the best of all look-ups (reduce_tile): a look-up is one offset into the scratch,
 //      where the levels lie behind each other.
 //
-// semiconv_cupy/ndimage/host.py makes the list of look-ups.
+// semiconv_cupy/ndimage/host/flat.py makes the list of look-ups.
 #pragma once
 #include "windows.hpp"
 

@@ -1,6 +1,6 @@
 // Exports semiconv_parabolas, the erosion or dilation by a parabola without end along one axis, and
 // semiconv_nearest, the distances to the nearest element that is not set, along the last axis; called by
-// semiconv_cupy/ndimage/host.py.
+// semiconv_cupy/ndimage/host/lines.py.
 //
 // One shared object serves all dtypes (SEMICONV_STORAGE is float64): lines are computed in double. Lines along
 // another axis than the last are copied a few columns at a time, so that each line of the cache is used as a whole:

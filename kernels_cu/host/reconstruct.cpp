@@ -16,7 +16,7 @@
 //
 // The queue only sees what turns back, such as the arms of a spiral. Arrays are copied with a margin of
 // `reach` elements that never win, so that no step needs a test of the border.
-// Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host.py.
+// Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host/spread.py.
 #if !defined(__clang__)
 #pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif

@@ -1,5 +1,5 @@
 // Exports semiconv_structure: erosions and dilations by a structure, of one storage type; called by
-// semiconv_cupy/ndimage/host.py. Values are added in erosions too: the caller negates them.
+// semiconv_cupy/ndimage/host/structures.py. Values are added in erosions too: the caller negates them.
 #if !defined(__clang__)
 #pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
 #endif

@@ -4,7 +4,7 @@
 #pragma once
 #include "filters.cuh"
 
-// The codes of the storage types; _TYPES in semiconv_cupy/ndimage/host.py lists them in this order.
+// The codes of the storage types; _TYPES in semiconv_cupy/ndimage/host/libraries.py lists them in this order.
 #define SEMICONV_EACH_TYPE(DO)                                                               \
   DO(0, boolean) DO(1, int8) DO(2, uint8) DO(3, int16) DO(4, uint16) DO(5, int32) DO(6, uint32) \
   DO(7, int64) DO(8, uint64) DO(9, float16) DO(10, bfloat16) DO(11, float32) DO(12, float64)

@@ -16,7 +16,7 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.backends.host import prebuilt
-from semiconv_cupy.ndimage.host import TYPE_CODES
+from semiconv_cupy.ndimage.host.libraries import TYPE_CODES
 from semiconv_cupy.ndimage.lines import Pullback
 from semiconv_cupy.ndimage.structs import Lines
 

@@ -1,0 +1,94 @@
+"""Which compiled library serves a primitive on NumPy arrays, and what its functions take."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.host import functions as host
+from semiconv_cupy.backends.host import prebuilt
+
+_POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "flat": {
+        "semiconv_flat": (_POINTER,) * 4 + (_FLAG, _FLAG),
+        "semiconv_footprint": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG),
+    },
+    "structure": {
+        "semiconv_structure": (
+            *(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG, _FLAG,
+        ),
+    },
+    "correlate": {
+        "semiconv_correlate": (
+            *(_POINTER,) * 3, _COUNT, _FLAG, _POINTER, _FLAG, _POINTER, _FLAG, ctypes.c_double,
+            _FLAG,
+        ),
+    },
+    "parabolas": {
+        "semiconv_parabolas": (
+            *(_POINTER,) * 2, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER,
+            _COUNT, *(_FLAG,) * 4,
+        ),
+        "semiconv_nearest": (*(_POINTER,) * 5, _FLAG, _FLAG),
+    },
+    "chamfer": {"semiconv_chamfer": (*(_POINTER,) * 2, _COUNT, *(_POINTER,) * 3)},
+    "reconstruct": {
+        "semiconv_reconstruct": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG),
+    },
+}  # fmt: skip
+# The codes of SEMICONV_EACH_TYPE in kernels_cu/host/types.hpp.
+_TYPES = (
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16",
+    "bfloat16", "float32", "float64",
+)  # fmt: skip
+# The parts of which one object serves elements of all dtypes, and the dtype that it computes in.
+_FOR_ALL = {"correlate": "float64", "parabolas": "float64", "chamfer": "int32"}
+TYPE_CODES = {name: code for code, name in enumerate(_TYPES)}
+
+_libraries: dict[tuple[str, np.dtype], host.Library] = {}
+
+
+def library(part: str, dtype: np.dtype) -> host.Library:
+    """The compiled functions of ``kernels_cu/host/<part>.cpp`` for a storage dtype."""
+    found = _libraries.get((part, dtype))
+    if found is None:
+        found = host.open_library(*source_of(part, dtype), _ARGUMENTS[part])
+        _libraries[part, dtype] = found
+    return found
+
+
+def source_of(part: str, dtype: np.dtype) -> tuple[str, str]:
+    """The text of a library and its name in messages, as `libraries.build` takes them."""
+    storage = dtype.name
+    text = source.assemble(f"host/{part}.cpp", source.storage_macros(storage))
+    return text, library_name(part, dtype)
+
+
+def serves(primitive: str, dtype: np.dtype) -> bool:
+    """Whether a primitive's library can be had: ready-made, or by a compiler."""
+    return prebuilt.serves(source_of(*part_of(primitive, dtype))[0])
+
+
+def sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:
+    """The sources of the primitives' libraries, for the given dtypes or for all that NumPy has."""
+    chosen = [name for name in storages or _TYPES if name != "bfloat16"]
+    for part, functions in _ARGUMENTS.items():
+        for storage in [_FOR_ALL[part]] if part in _FOR_ALL else chosen:
+            if (part, storage) != ("structure", "bool"):  # whose values are added as uint8
+                exports = (*source.COMMON_EXPORTS, *functions)
+                yield source.HostSource(*source_of(part, np.dtype(storage)), exports)
+
+
+def library_name(part: str, dtype: np.dtype) -> str:
+    """The name of a library in messages and in explanations."""
+    return f"{part} on {dtype.name}"
+
+
+def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
+    """Which of kernels_cu/host/*.cpp computes a primitive, and compiled for which dtype."""
+    part = {"box": "flat", "footprint": "flat", "nearest": "parabolas"}.get(primitive, primitive)
+    return part, np.dtype(_FOR_ALL.get(part, dtype))
