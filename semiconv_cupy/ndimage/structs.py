@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 from semiconv_cupy.structs import MAX_RANK, Axes, Struct
+
+
+def each(field_type: Any, *names: str) -> tuple[tuple[str, Any], ...]:
+    """Fields of one type."""
+    return tuple((name, field_type) for name in names)
+
 
 # ---- kernels_cu/host -----------------------------------------------------------------------------
 
@@ -23,11 +30,8 @@ class Box(Struct):
 
     file = "host/structs.hpp"
     _fields_ = (
-        ("planes", ctypes.c_int64),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("window", Pair),
-        ("before", Pair),
+        *each(ctypes.c_int64, "planes", "rows", "columns"),
+        *each(Pair, "window", "before"),
         ("beyond", TablePair),
         ("unit", ctypes.c_int64),
     )
@@ -39,10 +43,7 @@ class Mapped(Struct):
     file = "host/structs.hpp"
     _fields_ = (
         ("rank", ctypes.c_int64),
-        ("size", Axes),
-        ("window", Axes),
-        ("before", Axes),
-        ("stride", Axes),
+        *each(Axes, "size", "window", "before", "stride"),
         ("beyond", Tables),
         ("unit", ctypes.c_int64),
     )
@@ -59,7 +60,7 @@ class Lines(Struct):
     """Lines along one axis, which lie side by side."""
 
     file = "host/structs.hpp"
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("outer", "size", "inner"))
+    _fields_ = each(ctypes.c_int64, "outer", "size", "inner")
 
     @classmethod
     def along(cls, shape: tuple[int, ...], axis: int) -> Lines:
@@ -80,13 +81,8 @@ class Neighbourhood(Struct):
 
     file = "cuda/neighbourhood.cu"
     _fields_ = (
-        ("taps", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-        ("size", Axes),
-        ("stride", Axes),
-        ("window", Axes),
-        ("before", Axes),
-        ("table", Axes),
+        *each(ctypes.c_int64, "taps", "outputs"),
+        *each(Axes, "size", "stride", "window", "before", "table"),
     )
 
 
@@ -95,15 +91,10 @@ class Bordered(Struct):
 
     file = "cuda/border.cu"
     _fields_ = (
-        ("size", Axes),
-        ("stride", Axes),
-        ("window", Axes),
-        ("before", Axes),
-        ("unit", ctypes.c_int64),
-        ("pitch", ctypes.c_int64),
+        *each(Axes, "size", "stride", "window", "before"),
+        *each(ctypes.c_int64, "unit", "pitch"),
         ("table", Axes),
-        ("rows", ctypes.c_int64),
-        ("parts", ctypes.c_int64),
+        *each(ctypes.c_int64, "rows", "parts"),
     )
 
 
@@ -114,8 +105,7 @@ class Weighted(Struct):
     _fields_ = (
         ("batch", ctypes.c_int64),
         ("size", _Triple),
-        ("window", _Triple32),
-        ("before", _Triple32),
+        *each(_Triple32, "window", "before"),
         ("unit", ctypes.c_int32),
         ("tile", _Pair32),
         ("taps", ctypes.c_int32),
@@ -128,10 +118,7 @@ class Spread(Struct):
     file = "cuda/spread.cuh"
     _fields_ = (
         ("size", Axes),
-        ("planar", ctypes.c_int64),
-        ("across", ctypes.c_int64),
-        ("tiles_y", ctypes.c_int64),
-        ("tiles_x", ctypes.c_int64),
+        *each(ctypes.c_int64, "planar", "across", "tiles_y", "tiles_x"),
     )
 
 
@@ -142,16 +129,18 @@ class Flat(Struct):
     _fields_ = (
         ("planes", ctypes.c_int64),
         ("size", Pair),
-        ("window", _Pair32),
-        ("before", _Pair32),
+        *each(_Pair32, "window", "before"),
         ("unit", ctypes.c_int32),
         ("tile", _Pair32),
-        ("aligned", ctypes.c_int32),
-        ("rows_pitch", ctypes.c_int32),
-        ("stacks_pitch", ctypes.c_int32),
-        ("rows", ctypes.c_int32),
-        ("rows_folds", ctypes.c_int32),
-        ("stacks_folds", ctypes.c_int32),
+        *each(
+            ctypes.c_int32,
+            "aligned",
+            "rows_pitch",
+            "stacks_pitch",
+            "rows",
+            "rows_folds",
+            "stacks_folds",
+        ),
     )
 
 
@@ -162,13 +151,10 @@ class Footprint(Struct):
     _fields_ = (
         ("batch", ctypes.c_int64),
         ("size", _Triple),
-        ("window", _Triple32),
-        ("before", _Triple32),
+        *each(_Triple32, "window", "before"),
         ("unit", ctypes.c_int32),
         ("tile", _Triple32),
-        ("pitch", ctypes.c_int32),
-        ("aligned", ctypes.c_int32),
-        ("levels", ctypes.c_int32),
+        *each(ctypes.c_int32, "pitch", "aligned", "levels"),
         ("first", ctypes.c_int32 * (MOST_LEVELS + 1)),
     )
 
@@ -177,16 +163,14 @@ class LinePass(Struct):
     """Envelopes of parabolas over lines."""
 
     file = "cuda/parabolas.cu"
-    _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("lines", "size", "exact", "groups", "repeat")
-    )
+    _fields_ = each(ctypes.c_int64, "lines", "size", "exact", "groups", "repeat")
 
 
 class LinePullback(Struct):
     """The transpose of passes over lines."""
 
     file = "cuda/parabolas_backward.cu"
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("lines", "size", "inner"))
+    _fields_ = each(ctypes.c_int64, "lines", "size", "inner")
 
 
 class Front(Struct):
@@ -195,19 +179,6 @@ class Front(Struct):
     file = "cuda/chamfer.cu"
     _fields_ = (
         ("size", Axes),
-        ("rows", ctypes.c_int64),
-        ("steps", ctypes.c_int64),
-        ("number", ctypes.c_int64),
+        *each(ctypes.c_int64, "rows", "steps", "number"),
         ("sign", ctypes.c_int32),
     )
-
-
-NEIGHBOURHOOD = Neighbourhood.dtype()
-BORDERED = Bordered.dtype()
-SPREAD = Spread.dtype()
-FLAT = Flat.dtype()
-FOOTPRINT = Footprint.dtype()
-WEIGHTED = Weighted.dtype()
-LINE_PASS = LinePass.dtype()
-LINE_PULLBACK = LinePullback.dtype()
-FRONT = Front.dtype()

@@ -20,7 +20,7 @@ from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, form_of
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
-from semiconv_cupy.ndimage.structs import FLAT
+from semiconv_cupy.ndimage.structs import Flat
 from semiconv_cupy.ndimage.window import Window
 
 Array = Any
@@ -158,7 +158,7 @@ class FlatLaunch:
     threads, shared_bytes : int
         Threads and shared memory of a block.
     struct : numpy.ndarray
-        `structs.FLAT`, but for `aligned`, which depends on the arrays.
+        `structs.Flat`, but for `aligned`, which depends on the arrays.
     grid : tuple of int
         Blocks along columns, rows and planes.
     cost : float
@@ -178,7 +178,7 @@ def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch |
     tile, cost = _cheapest_tile(planes, itemsize, limits)
     if tile is None:
         return None
-    struct = np.zeros((), FLAT)
+    struct = np.zeros((), Flat.dtype())
     struct["planes"], struct["size"], struct["before"] = planes.number, planes.size, planes.before
     struct["window"], struct["tile"] = planes.window, (tile.rows, tile.columns)
     struct["unit"] = planes.unit

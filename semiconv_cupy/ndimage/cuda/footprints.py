@@ -22,7 +22,7 @@ from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
-from semiconv_cupy.ndimage.structs import FOOTPRINT
+from semiconv_cupy.ndimage.structs import Footprint
 from semiconv_cupy.ndimage.window import Window
 
 Array = Any
@@ -51,7 +51,7 @@ class FootprintLaunch:
     Attributes
     ----------
     struct : numpy.ndarray
-        `structs.FOOTPRINT`, but for `aligned`, which depends on the arrays.
+        `structs.Footprint`, but for `aligned`, which depends on the arrays.
     lookups : numpy.ndarray of int32
         Where in a tile to look for each run, level after level.
     key : tuple
@@ -111,7 +111,7 @@ def footprint_launch(
     pitch = broad | 1
     whole = np.frombuffer(taps, np.bool_).reshape(volumes.window)
     levels = _lookups(whole, high, pitch, form.unit)
-    struct = np.zeros((), FOOTPRINT)
+    struct = np.zeros((), Footprint.dtype())
     struct["batch"], struct["size"], struct["window"] = batch, size, volumes.window
     struct["before"], struct["unit"] = (0, 0, 0, *form.before[axes:])[-3:], form.unit
     struct["tile"], struct["pitch"], struct["levels"] = tile, pitch, len(levels)

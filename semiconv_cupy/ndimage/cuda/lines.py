@@ -15,7 +15,7 @@ from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.lines import Finish, Pass, Pullback
-from semiconv_cupy.ndimage.structs import FRONT, LINE_PASS, LINE_PULLBACK
+from semiconv_cupy.ndimage.structs import Front, LinePass, LinePullback
 
 Array = Any
 _WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/parabolas.cu and nearest.cu
@@ -111,7 +111,7 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     shared = shared_bytes <= launcher.limits.shared_bytes
     scratch = None if shared else device.empty((lines, size), np.float64)
     nodes = device.empty((lines, 2, blocks + 1), np.int32)
-    struct = np.zeros((), LINE_PASS)
+    struct = np.zeros((), LinePass.dtype())
     struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
     struct["groups"] = step.groups
     struct["repeat"] = step.repeat * math.prod(array.shape[axis + 1 :])
@@ -137,7 +137,7 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
 
 def pull_back(launcher: Launcher, grad: Array, back: Pullback) -> None:
     """Fill `back.out` and `back.moments`, all of doubles, from the gradient of a pass's output."""
-    struct = np.zeros((), LINE_PULLBACK)
+    struct = np.zeros((), LinePullback.dtype())
     size = grad.shape[back.axis]
     struct["lines"], struct["size"] = grad.size // size, size
     struct["inner"] = math.prod(grad.shape[back.axis + 1 :])
@@ -154,7 +154,7 @@ def chamfer(
     never = np.int32(np.iinfo(np.int32).max - 1)
     distances = xp.where(unset, never, np.int32(0)).astype(np.int32)
     reached = xp.arange(unset.size, dtype=np.int32).reshape(shape) if features else None
-    struct = np.zeros((), FRONT)
+    struct = np.zeros((), Front.dtype())
     struct["size"][:ndim] = shape
     struct["rows"], struct["steps"] = unset.size // shape[-1], len(steps)
     fronts = 1 + sum((n - 1) << (ndim - 1 - axis) for axis, n in enumerate(shape))

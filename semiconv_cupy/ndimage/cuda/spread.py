@@ -15,7 +15,7 @@ from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
-from semiconv_cupy.ndimage.structs import SPREAD
+from semiconv_cupy.ndimage.structs import Spread
 
 Array = Any
 _SIDE = 32  # of a tile, as in kernels_cu/cuda/spread.cu
@@ -75,7 +75,7 @@ def reconstruct(
     if max(reach) > limits.reach or max(tiles, height, width) > limits.blocks:
         return reference.reconstruct(seed, mask, given, minimum)
     across = steps[:, :-2].any(axis=1)
-    struct = np.zeros((), SPREAD)
+    struct = np.zeros((), Spread.dtype())
     struct["size"][: len(shape)] = shape
     struct["planar"], struct["across"] = np.count_nonzero(~across), across.sum()
     struct["tiles_y"], struct["tiles_x"] = tiles_y, tiles_x

@@ -26,7 +26,7 @@ from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
 from semiconv_cupy.ndimage.form import FilterForm
-from semiconv_cupy.ndimage.structs import BORDERED
+from semiconv_cupy.ndimage.structs import Bordered
 from semiconv_cupy.ndimage.window import Window
 from semiconv_cupy.strides import contiguous_strides
 
@@ -115,7 +115,7 @@ def _bordered(launcher: Launcher, array: Array, form: FilterForm, outside: np.nd
     pitch = -(-shape[-1] // CHUNK) * CHUNK  # so that whole chunks can be read
     out = launcher.device.empty((*shape[:-1], pitch), array.dtype)[..., : shape[-1]]
     threads_x = min(BLOCK_THREADS, 2 ** max(5, (shape[-1] // _OF_THREAD).bit_length()))
-    struct = np.zeros((), BORDERED)
+    struct = np.zeros((), Bordered.dtype())
     struct["size"][:rank], struct["stride"][:rank] = form.shape, contiguous_strides(form.shape)
     struct["window"][:rank], struct["before"][:rank] = form.window, form.before
     struct["table"][:rank], struct["pitch"] = table_starts(form.window), pitch

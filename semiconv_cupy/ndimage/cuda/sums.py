@@ -21,7 +21,7 @@ from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
-from semiconv_cupy.ndimage.structs import WEIGHTED
+from semiconv_cupy.ndimage.structs import Weighted
 from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window
 
 Array = Any
@@ -60,7 +60,7 @@ class SumLaunch:
     Attributes
     ----------
     struct : numpy.void
-        `structs.WEIGHTED`.
+        `structs.Weighted`.
     places : numpy.ndarray of int32
         The taps of each plane, and where they lie in a tile.
     together : int
@@ -101,7 +101,7 @@ def sum_launch(
         return None
     rows, columns = best
     broad = columns + (window[2] - 1) * form.unit
-    struct = np.zeros((), WEIGHTED)
+    struct = np.zeros((), Weighted.dtype())
     struct["batch"], struct["size"] = batch, size
     struct["window"], struct["before"] = window, before
     struct["unit"], struct["tile"], struct["taps"] = form.unit, best, len(taps)

@@ -16,7 +16,7 @@ from semiconv_cupy.backends.device import Kernel
 from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
 from semiconv_cupy.ndimage.form import FilterForm
-from semiconv_cupy.ndimage.structs import NEIGHBOURHOOD
+from semiconv_cupy.ndimage.structs import Neighbourhood
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.strides import contiguous_strides
 
@@ -116,7 +116,7 @@ def _reduce(
     strides = contiguous_strides(array.shape)
     axes = tuple(range(rank))
     form = FilterForm(array.shape, window.shape, window.before, window.rules, 1, axes, strides)
-    struct = np.zeros((), NEIGHBOURHOOD)
+    struct = np.zeros((), Neighbourhood.dtype())
     struct["taps"], struct["outputs"] = len(terms.indices), array.size
     struct["size"][:rank], struct["stride"][:rank] = array.shape, strides
     struct["window"][:rank], struct["before"][:rank] = window.shape, window.before
