@@ -2,7 +2,7 @@
 
 Names, signatures, conventions and results are SciPy's; docstrings say where SciPy is wrong and
 this is not. No kernels here: the public functions (``filters``, ``morphology``, ``binary``,
-``correlation``) resolve SciPy's arguments to a `Window` and compose a few primitives
+``correlation``, ``distance``) resolve SciPy's arguments to a `Window` and compose a few primitives
 (``neighbourhood``), which ``kernels_cu`` computes.
 """
 
@@ -20,6 +20,12 @@ from semiconv_cupy.ndimage.binary import (
     iterate_structure,
 )
 from semiconv_cupy.ndimage.correlation import convolve, convolve1d, correlate, correlate1d
+from semiconv_cupy.ndimage.differences import (
+    black_tophat,
+    morphological_gradient,
+    morphological_laplace,
+    white_tophat,
+)
 from semiconv_cupy.ndimage.distance import (
     distance_transform_bf,
     distance_transform_cdt,
@@ -32,14 +38,10 @@ from semiconv_cupy.ndimage.filters import (
     minimum_filter1d,
 )
 from semiconv_cupy.ndimage.morphology import (
-    black_tophat,
     grey_closing,
     grey_dilation,
     grey_erosion,
     grey_opening,
-    morphological_gradient,
-    morphological_laplace,
-    white_tophat,
 )
 from semiconv_cupy.ndimage.structures import generate_binary_structure
 

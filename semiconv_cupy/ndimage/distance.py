@@ -1,14 +1,13 @@
 """Distance transforms, with SciPy's signatures: how far the nearest background lies, and where.
 
 The Euclidean one is exact: squared distances are erosions by parabolas along one axis after another
-(``lines``), and these are sums of integers where no sampling is given.
+(``lines``, ``nearest``), and these are sums of integers where no sampling is given.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,17 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array, as_array, as_numpy, per_axis
-from semiconv_cupy.ndimage.lines import Finish, Pass, costs
-from semiconv_cupy.ndimage.reference import accumulated
+from semiconv_cupy.ndimage.nearest import (
+    first_nearest,
+    last_nearest,
+    last_nearest_by_steps,
+    squares_of,
+)
 from semiconv_cupy.ndimage.structures import generate_binary_structure
 
 __all__ = ["distance_transform_bf", "distance_transform_cdt", "distance_transform_edt"]
 
 _TAXICAB = ("taxicab", "cityblock", "manhattan")
-_EXACT = 2.0**53  # integers up to here are doubles
 _LEAST, _MOST = 1e-150, 1e150  # of a sampling, so that squares neither overflow nor vanish
 
 
@@ -116,49 +118,6 @@ def checked_sampling(sampling: Any, ndim: int) -> list[float]:
 # ---- Euclidean -----------------------------------------------------------------------------------
 
 
-class _Costs(NamedTuple):
-    """What a distance along each axis adds, whether sums are exact, and whether a root follows."""
-
-    tables: list[np.ndarray]
-    exact: bool
-    root: bool
-
-
-def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> _Costs:
-    """Squares of distances by a sampling: integers where it is absent."""
-    weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
-    largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
-    exact = largest <= _EXACT and all(w.is_integer() for w in weights)
-    return _Costs([costs(n, w) for n, w in zip(shape, weights, strict=True)], exact, root=True)
-
-
-def _taxicab(shape: tuple[int, ...]) -> _Costs:
-    """The distances themselves."""
-    return _Costs([np.arange(n, dtype=np.float64) for n in shape], exact=True, root=False)
-
-
-def _summed(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[Array, Array | None]:
-    """Distances to the nearest False, and its index: the first in C order of those equally near."""
-    xp, shape, last = place.array_module, unset.shape, unset.ndim - 1
-    found = xp.empty(shape, np.float64)
-    winners = xp.empty((unset.ndim, *shape), np.int32) if indices else None
-    for axis in range(last, -1, -1):
-        step = Pass(
-            axis,
-            along.tables[axis],
-            found,
-            None if winners is None else winners[axis],
-            None if winners is None or axis == last else winners[axis + 1 :],
-            finish=Finish.ROOT if along.root and axis == 0 else Finish.TO_NEAREST,
-            exact=along.exact,
-        )
-        if axis == last:
-            neighbourhood.nearest(place, unset, step)
-        else:
-            neighbourhood.parabolas(place, found, step)
-    return found, winners
-
-
 @by_chunks
 def distance_transform_edt(
     input: Any,
@@ -237,7 +196,9 @@ def distance_transform_edt(
     wanted = _Wanted(place, return_distances, return_indices, distances, indices)
     steps = None if sampling is None else checked_sampling(sampling, unset.ndim)
     wanted.require(unset.shape, np.float64, RuntimeError)
-    found, winners = _summed(place, unset, squares_of(unset.shape, steps), wanted.return_indices)
+    found, winners = first_nearest(
+        place, unset, squares_of(unset.shape, steps), wanted.return_indices
+    )
     return wanted.deliver(found if wanted.return_distances else None, winners)
 
 
@@ -302,68 +263,17 @@ def distance_transform_bf(
     dtype = np.float64 if kind == "euclidean" else np.uint32
     wanted.require(unset.shape, dtype, RuntimeError)
     if kind == "euclidean":
-        found, winners = _last(place, unset, squares_of(unset.shape, steps), wanted.return_indices)
+        found, winners = last_nearest(
+            place, unset, squares_of(unset.shape, steps), wanted.return_indices
+        )
     else:
         chamfer = _chamfer_steps(kind, unset.ndim)
         found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
-        winners = _last_nearest(place, unset, kind, found) if wanted.return_indices else None
+        winners = (
+            last_nearest_by_steps(place, unset, kind, found) if wanted.return_indices else None
+        )
         found = found.view(np.uint32)  # -1, where nothing is background, is their highest number
     return wanted.deliver(found if wanted.return_distances else None, winners)
-
-
-def _last(place: Place, unset: Array, along: _Costs, indices: bool) -> tuple[Array, Array | None]:
-    """`_summed`, but of those equally near the last in C order: the first of the mirrored array."""
-    xp, turned = place.array_module, (slice(None, None, -1),) * unset.ndim
-    mirrored = xp.ascontiguousarray(unset[turned]) if indices else unset
-    found, winners = _summed(place, mirrored, along, indices)
-    if winners is None:  # and distances are those of the mirrored array
-        return found, None
-    for axis, size in enumerate(unset.shape):
-        winners[axis] = xp.where(winners[axis] < 0, -1, size - 1 - winners[axis])
-    winners = xp.ascontiguousarray(winners[(slice(None), *turned)])
-    return xp.ascontiguousarray(found[turned]), winners
-
-
-def _last_nearest(place: Place, unset: Array, metric: str, distances: Array) -> Array:
-    """The last False in C order at the distance, which is known, of a metric of integers."""
-    if metric == "chessboard":
-        return _last_in_cube(place, unset, distances)
-    return _last(place, unset, _taxicab(unset.shape), True)[1]
-
-
-def _last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
-    """The last False in C order among those at the chessboard's distance, which is known.
-
-    Nothing nearer is False, so it is the last one in the cube of that radius. The offsets along all
-    axes but the last are tried from the greatest on; the row there has a False in the cube if the
-    last one before the cube's end is not before its beginning.
-    """
-    xp, shape, n = place.array_module, unset.shape, unset.shape[-1]
-    found = xp.full((unset.ndim, *shape), -1, np.int32)
-    if unset.size == 0:
-        return found
-    before = accumulated(xp, xp.where(unset, -1, xp.arange(n)), xp.maximum).reshape(-1, n)
-    rows = [xp.asarray(r.ravel()) for r in np.indices(shape[:-1])]
-    radius = distances.ravel()
-    left, most = xp.flatnonzero(radius >= 0), int(radius.max())
-    reaches = [min(most, size - 1) for size in shape[:-1]]
-    for offset in product(*(range(reach, -reach - 1, -1) for reach in reaches)):
-        inside = radius[left] >= max(map(abs, offset), default=0)
-        at = [row[left // n] + o for row, o in zip(rows, offset, strict=True)]
-        for position, size in zip(at, shape, strict=False):
-            inside &= (position >= 0) & (position < size)
-        tried, at = left[inside], [position[inside] for position in at]
-        row = xp.zeros(tried.shape, np.int64)
-        for position, size in zip(at, shape, strict=False):
-            row = row * size + position
-        x, reach = tried % n, radius[tried]
-        last = before[row, xp.minimum(x + reach, n - 1)]
-        hit = last >= xp.maximum(x - reach, 0)
-        for plane, position in zip(found, (*at, last), strict=True):
-            plane.ravel()[tried[hit]] = position[hit]
-        inside[inside] = hit
-        left = left[~inside]
-    return found
 
 
 @by_chunks
