@@ -26,6 +26,7 @@ from pathlib import Path
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import cache, compiler, prebuilt
+from semiconv_cupy.progress import bar
 from semiconv_cupy.source import HostSource
 
 
@@ -275,10 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         by = Compiler(tuple(options.cxx), place)
         try:
             libraries = ready_made_libraries(options.semifields, options.dtypes)
-            built = build(
-                libraries, target, options.levels or list(target.levels), options.output,
-                by=by, objects=options.objects, jobs=options.jobs, progress=_progress,
-            )  # fmt: skip
+            with bar("compiling", "libraries") as show:
+                built = build(
+                    libraries, target, options.levels or list(target.levels), options.output,
+                    by=by, objects=options.objects, jobs=options.jobs, progress=show,
+                )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as error:
             parser.error(str(error))
     for one in built:
@@ -342,11 +344,3 @@ def platform_tag(options: argparse.Namespace) -> str:
     if compiler.is_zig(options.cxx):  # which links against the oldest C library of the tag
         return target.tag
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} libraries compiled{end}", end="", file=sys.stderr, flush=True)
-    elif done % 100 == 0 or done == total:
-        print(f"{done} of {total} libraries compiled", file=sys.stderr, flush=True)

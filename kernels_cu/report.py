@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -272,6 +271,7 @@ def main(
     options, parser = _parse(arguments)
 
     # The one place where this package asks the core, which alone knows what ships and is launched.
+    from semiconv_cupy.progress import bar
     from semiconv_cupy.variants import shipping_variants
     from semiconv_cupy.works import STANDARD_WORKS
 
@@ -281,7 +281,8 @@ def main(
         parser.error(f"no kernel has {options.filter!r} in its name")
     timed = (STANDARD_WORKS if works is None else works) if options.works else ()
     try:
-        rows = report(chosen, options.arch, with_sass=options.sass, progress=_progress_bar)
+        with bar("compiling", "kernels") as show:
+            rows = report(chosen, options.arch, with_sass=options.sass, progress=show)
         times = {work.name: model_work(work) for work in timed}
     except (nvrtc.LibraryNotFoundError, sass.DisassemblerNotFoundError, ValueError) as error:
         parser.error(str(error))
@@ -322,11 +323,3 @@ def _parse(
         "--works", action="store_true", help="model times of a standard set of works on an H100"
     )
     return parser.parse_args(arguments), parser
-
-
-def _progress_bar(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        filled = 40 * done // max(total, 1)
-        end = "\n" if done == total else ""
-        bar = "#" * filled + "." * (40 - filled)
-        print(f"\r[{bar}] {done}/{total}", end=end, file=sys.stderr, flush=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield
 from semiconv_cupy.algebra.names import READY_MADE, no_semifield, semifield_of
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.errors import integer
+from semiconv_cupy.progress import bar
 
 _FILTERS = "ndimage"
 
@@ -67,9 +68,12 @@ def prepare(
     named = [name for name, entry in READY_MADE.items() if entry.parameter is None]
     given = [*named, _FILTERS] if semifields is None else _several("semifields", semifields)
     sources = {one.text: one for each in given for one in _sources_of(each, storages)}
-    with _bar(len(sources)) as progress:
+    done, total = count(1), len(sources)
+    with bar("compiling", "libraries") as show:
         works = (one[:2] for one in sources.values())
-        return len(libraries.build_all(works, workers=jobs, progress=progress))
+        return len(
+            libraries.build_all(works, workers=jobs, progress=lambda: show(next(done), total))
+        )
 
 
 def _several(name: str, value: Any) -> list[Any]:
@@ -101,15 +105,3 @@ def _sources_of(what: Any, storages: Sequence[str]) -> Iterator[source.HostSourc
         raise no_semifield(semifield)
     for storage in storages:
         yield from libraries_of(semifield, storage)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """What counts one library more: on a terminal a bar, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda: None
-        return
-    with tqdm(total=total, desc="compiling", unit=" libraries", disable=None) as bar:
-        yield lambda: bar.update() and None

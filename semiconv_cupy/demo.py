@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semiconv_cupy import structuring
+from semiconv_cupy.progress import bar
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -177,21 +177,21 @@ def compare(grey: Grey, krn: np.ndarray) -> tuple[float, dict[str, Timed]]:
     """
     ours, scipys = _our_operations(krn), _scipys_operations(krn)
     steps = 2 + 2 * len(ours)
-    first_calls = []
-    for step, operation in enumerate(("dilation", "erosion")):
-        _progress(step, steps, f"first {operation}")
-        first_calls.append(_time(ours[operation], grey))
-    timed = {}
-    for index, operation in enumerate(ours):
-        _progress(2 + 2 * index, steps, operation)
-        result = ours[operation](grey)
-        seconds = _median_time(ours[operation], grey)
-        _progress(3 + 2 * index, steps, f"{operation} by scipy.ndimage")
-        scipys_result = scipys[operation](grey)  # not timed: SciPy's first call imports modules
-        scipys_seconds = _median_time(scipys[operation], grey)
-        difference = float(np.max(np.abs(result - scipys_result)))
-        timed[operation] = Timed(result, seconds, scipys_seconds, difference)
-    _progress(steps, steps, "")
+    first_calls, timed = [], {}
+    with bar("comparing", "steps") as show:
+        for step, operation in enumerate(("dilation", "erosion")):
+            show(step, steps, f"first {operation}")
+            first_calls.append(_time(ours[operation], grey))
+        for step, operation in enumerate(ours, start=1):
+            show(2 * step, steps, operation)
+            result = ours[operation](grey)
+            seconds = _median_time(ours[operation], grey)
+            show(2 * step + 1, steps, f"{operation} by scipy.ndimage")
+            scipys_result = scipys[operation](grey)  # not timed: SciPy's first call imports modules
+            scipys_seconds = _median_time(scipys[operation], grey)
+            difference = float(np.max(np.abs(result - scipys_result)))
+            timed[operation] = Timed(result, seconds, scipys_seconds, difference)
+        show(steps, steps)
     return max(first_calls), timed
 
 
@@ -247,14 +247,6 @@ def _median_time(operation: Operation, grey: Grey) -> float:
     while len(seconds) < 15 and sum(seconds) < 0.6:
         seconds.append(_time(operation, grey))
     return statistics.median(seconds)
-
-
-def _progress(done: int, total: int, label: str) -> None:
-    """Draw a bar in the last line of the terminal, if standard error is one."""
-    if sys.stderr.isatty():
-        bar = "#" * round(24 * done / total)
-        line = f"[{bar:.<24}] {label}" if done < total else ""
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def _seconds(seconds: float) -> str:

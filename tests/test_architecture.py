@@ -17,6 +17,7 @@ PACKAGES = ("semiconv_cupy", "kernels_cu", "torch_bridge")
 LAYERS = {
     "ground": (
         "semiconv_cupy/errors.py", "semiconv_cupy/once.py", "semiconv_cupy/chunked.py",
+        "semiconv_cupy/progress.py",
         "semiconv_cupy/files/*",
     ),
     "sources of kernels": (

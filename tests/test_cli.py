@@ -1,5 +1,6 @@
 """The command line: the demo on small pictures of every kind, and info with parts missing."""
 
+import io
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 from semiconv_cupy import demo, info
 from semiconv_cupy.__main__ import main
+from semiconv_cupy.progress import bar
 
 ROOT = Path(__file__).parent.parent
 
@@ -168,6 +170,26 @@ def test_demo_without_its_packages_names_the_remedy():
     done = run_without(["skimage", "tifffile"], program)
     assert done.returncode == 2
     assert done.stderr.endswith("packages are missing: pip install scikit-image tifffile\n")
+
+
+class Terminal(io.StringIO):
+    """What a program takes for a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("silenced", [False, True])
+def test_long_works_show_a_bar_on_a_terminal(silenced, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    if silenced:
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+    with bar("comparing", "steps") as show:
+        show(1, 4, "an opening")
+        show(4, 4)
+    shown = terminal.getvalue()
+    assert shown == "" if silenced else re.search("comparing: 100%.* 4/4 ", shown)
 
 
 def test_info_names_each_part(capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.callbacks import Callback
+
+from semiconv_cupy.progress import Show, bar
 
 MOST_CHUNK = 128 << 20
 # A chunk with its surroundings, its result and scratch, twice: so many chunks a thread may hold.
@@ -92,17 +93,17 @@ def write(result: da.Array, target: Any, client: Any) -> None:
         chunks=tuple((1,) * count for count in result.numblocks),
     )  # fmt: skip
     if client is None:
-        with _bar(result.npartitions) as bar, _Counted(name, bar):
+        with bar("writing", "chunks") as show, _Counted(name, result.npartitions, show):
             written.compute()
         return
     from distributed import KilledWorker, as_completed, futures_of
 
     futures = futures_of(client.persist(written))
     try:
-        with _bar(result.npartitions) as bar:
-            for future in as_completed(futures):
+        with bar("writing", "chunks") as show:
+            for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
-                bar.update()
+                show(done, len(futures))
     except KilledWorker as error:
         raise MemoryError(
             f"workers died of a chunk, most likely for lack of memory: {error}; choose smaller "
@@ -119,30 +120,14 @@ def _write_block(target: Any, block: np.ndarray, block_info: Any = None) -> np.n
 class _Counted(Callback):
     """Moves the bar for each chunk that is written by threads."""
 
-    def __init__(self, name: str, bar: Any) -> None:
+    def __init__(self, name: str, total: int, show: Show) -> None:
         super().__init__()
-        self.name, self.bar = name, bar
+        self.name, self.done, self.total, self.show = name, 0, total, show
 
     def _posttask(self, key: Any, *_: Any) -> None:
         if isinstance(key, tuple) and key[0] == self.name:
-            self.bar.update()
-
-
-@contextmanager
-def _bar(count: int) -> Iterator[Any]:
-    """tqdm's bar in a terminal; nothing where there is no tqdm or no terminal."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield _NoBar()
-        return
-    with tqdm(total=count, unit="chunk", disable=not sys.stderr.isatty()) as bar:
-        yield bar
-
-
-class _NoBar:
-    def update(self) -> None:
-        """Nothing."""
+            self.done += 1
+            self.show(self.done, self.total)
 
 
 def tasks(result: da.Array) -> int:
