@@ -21,9 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
-    commands.add_parser(
+    info = commands.add_parser(
         "info", help="what runs where on this machine, and what to do about the rest"
     )
+    info.add_argument("--json", action="store_true", help="the report as one JSON object")
     _add_explain(commands)
     _add_prepare(commands)
     commands.add_parser("apply", help="a function from an image file to another, of any size")
@@ -149,7 +150,7 @@ def _demo(given: argparse.Namespace) -> str | None:
 def _info(given: argparse.Namespace) -> str | None:
     from semiconv_cupy import info
 
-    info.run()
+    info.run(as_json=given.json)
     return None
 
 

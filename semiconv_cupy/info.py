@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -54,22 +55,26 @@ def installed_here() -> Installed:
     return Installed(versions, demo.missing_packages())
 
 
-def run(installed: Installed | None = None) -> None:
+def run(installed: Installed | None = None, *, as_json: bool = False) -> None:
     """Print the report: what is found, section by section, and then the remedies.
 
     Parameters
     ----------
     installed : Installed, optional
         By default `installed_here()`.
+    as_json : bool
+        One JSON object: each section's facts by their names, and the list of remedies.
     """
     installed = installed_here() if installed is None else installed
     remedies: list[str] = []
-    for title, section in {
-        "Packages": _packages,
-        "CPU": _cpu,
-        "GPU": _gpu,
-        "Backends": _backends,
-    }.items():
+    sections = {"Packages": _packages, "CPU": _cpu, "GPU": _gpu, "Backends": _backends}
+    if as_json:
+        found: dict[str, Any] = {
+            title.lower(): dict(section(installed, remedies)) for title, section in sections.items()
+        }
+        print(json.dumps(found | {"remedies": remedies}, indent=1))
+        return
+    for title, section in sections.items():
         print(title)
         for name, fact in section(installed, remedies):
             print(f"  {name:14} {fact}", flush=True)

@@ -1,6 +1,7 @@
 """The command line: the demo on small pictures of every kind, and info with parts missing."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -200,6 +201,19 @@ def test_info_names_each_part(capsys):
     assert re.search(r"^  NumPy arrays +\S", printed, re.MULTILINE)
     assert re.search(r"^  CuPy arrays +\S", printed, re.MULTILINE)
     assert re.search(r"^Remedies\n  - \S", printed, re.MULTILINE)
+
+
+def test_info_as_json_says_the_same(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["packages", "cpu", "gpu", "backends", "remedies"]
+    for section in ("packages", "cpu", "gpu", "backends"):
+        for name, fact in found[section].items():
+            assert f"  {name:14} {fact}\n" in printed
+    for remedy in found["remedies"]:
+        assert f"  - {remedy}\n" in printed
 
 
 def test_info_where_nothing_optional_is_installed():
