@@ -1,156 +1,216 @@
-// Weighted sums over a list of taps in double precision, from tiles of doubles in shared memory.
+// Weighted sums over whole windows in double precision, from tiles of doubles in shared memory.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_OUT (the output's storage type),
-// SEMICONV_SYMMETRY (1 or -1: opposite taps are joined, else 0), SEMICONV_TOGETHER (outputs of a thread),
-// SEMICONV_NEGLIGIBLE (a weight whose size is not above it is none; below 0: all are used).
-// Sizes, windows, tiles, what lies beyond the border, the taps and their weights are arguments.
+// SEMICONV_SYMMETRY (1 or -1: opposite taps are joined, else 0), SEMICONV_BELOW (outputs of a thread below
+// each other), SEMICONV_BLOCKS (that a multiprocessor holds at a time: registers are limited to that),
+// SEMICONV_ADJACENT (whether neighbouring positions of a row are neighbouring elements),
+// SEMICONV_NEGLIGIBLE (a weight whose size is not above it is none; below 0: all are used), SEMICONV_ROWS and
+// SEMICONV_COLUMNS (of taps in a plane of the window, if both are small; else 0).
+// Sizes, windows, tiles, what lies beyond the border and the weights are arguments.
 //
-// A tile has rows and columns of one plane. What its windows see of a plane is copied, each element converted
-// once, and every tap in that plane is added; then comes the next plane, in the order of the taps.
-#include "../filters.cuh"
+// A thread has two columns of outputs, one position apart. An element that it reads is multiplied by all
+// weights by which its outputs see it: each output still adds its taps in the window's order.
+#include "weighted_tile.cuh"
 
 namespace semiconv {
 
-// Twin of semiconv_cupy/ndimage/structs.py. A window counts positions, all else elements.
-struct Weighted {
-  int64 batch, size[3];
-  int32 window[3], before[3];
-  int32 unit;     // elements from one position of a row to the next
-  int32 tile[2];  // rows and columns; the columns are a power of two and at most as many as a block has threads
-  int32 taps;
-};
-
 using Out = SEMICONV_OUT;
-constexpr int together = SEMICONV_TOGETHER, threads = 256;
+constexpr int below = SEMICONV_BELOW;  // outputs of a thread in a column
+constexpr bool adjacent = SEMICONV_ADJACENT;
 
-struct Block {
-  const Weighted& w;
-  double* const tile;
-  const int64 *beyond, *const origin;
+template <class T> struct alignas(2 * sizeof(T)) Two { T x, y; };
+using Pair = Two<double>;
 
-  SEMICONV_FN int32 high() const { return w.tile[0] + w.window[1] - 1; }
-  SEMICONV_FN int32 broad() const { return w.tile[1] + (w.window[2] - 1) * w.unit; }
+// One thread's outputs: rows of the tile from its own on, weights in rows of an even number of doubles.
+struct Outputs {
+  const double* at;
+  const double* weights;
+  const int32 pitch, unit, high, broad, weights_pitch;
+  double sum[below][2];
 
-  // The element at a place of what the tile sees, -1 for the constant. Places that no output sees repeat the
-  // last seen.
-  SEMICONV_FN int64 element(int axis, int32 within) const {
-    const int32 unit = axis == 2 ? w.unit : 1;
-    const int64 place = origin[axis] + within - w.before[axis] * unit;
-    if (place >= 0 && place < w.size[axis]) return place;
-    const int64 last = w.size[axis] + (w.window[axis] - 1 - w.before[axis]) * unit - 1;
-    const int64* table = beyond;
-    for (int a = 0; a < axis; ++a) table += w.window[a] - 1;
-    return element_in_row(w.size[axis], w.before[axis], table, unit, place < last ? place : last);
+  // What two neighbouring positions of a row show, the first of which is even.
+  SEMICONV_FN Pair pair(const double* row, int32 position) const {
+    if constexpr (adjacent) return *(const Pair*)(row + position);
+    else return {row[position * unit], row[(position + 1) * unit]};
+  }
+  SEMICONV_FN Pair two_weights(int32 row, int32 column) const {
+    return *(const Pair*)(weights + row * weights_pitch + column);
+  }
+  SEMICONV_FN void add(int k, double first, double second, double weight) {
+    if constexpr (SEMICONV_NEGLIGIBLE >= 0)
+      if (!(fabs(weight) > SEMICONV_NEGLIGIBLE)) return;
+    sum[k][0] += first * weight;
+    sum[k][1] += second * weight;
   }
 
-  // Copies what the tile sees of a plane, which lies inside it. A thread asks for several elements before it
-  // waits for the first.
-  SEMICONV_FN void load_inside(const Storage* corner) const {
-    constexpr int at_once = sizeof(Storage) == 8 || SEMICONV_SYMMETRY ? 2 : 4;  // without spilled registers
-    const int32 across = broad(), total = high() * across;
-    const int32 columns = threads % across;
-    const int64 row = w.size[2], step = threads / across * row + columns;
-    int32 column = (int32)threadIdx.x % across;
-    const Storage* from = corner + (int32)threadIdx.x / across * row + column;
-#pragma unroll 1
-    for (int32 first = threadIdx.x; first < total; first += at_once * threads) {
-      Storage seen[at_once];
+  // The tap that is last in the window.
+  SEMICONV_FN void add_last() {
 #pragma unroll
-      for (int k = 0; k < at_once; ++k) {
-        if (first + k * threads < total) seen[k] = *from;
-        from += step, column += columns;
-        if (column >= across) column -= across, from += row - across;
+    for (int k = 0; k < below; ++k) {
+      const double* last = at + (k + high - 1) * pitch + (broad - 1) * unit;
+      add(k, last[0], last[unit], weights[(high - 1) * weights_pitch + broad - 1]);
+    }
+  }
+
+  // COUNT rows of taps, beginning with `first`, `columns` in each. Row by row of what they see.
+  template <int COUNT> SEMICONV_FN void add_rows(int32 first, int32 columns) {
+#pragma unroll
+    for (int y = 0; y < below + COUNT - 1; ++y) {
+      const double* row = at + (first + y) * pitch;
+      Pair seen = pair(row, 0);
+      int32 column = 0;
+#pragma unroll (SEMICONV_COLUMNS ? 8 : 1)
+      for (; column + 1 < columns; column += 2) {
+        const Pair next = pair(row, column + 2);
+#pragma unroll
+        for (int tap = 0; tap < COUNT; ++tap) {
+          if (y - tap < 0 || y - tap >= below) continue;
+          const Pair weight = two_weights(first + tap, column);
+          add(y - tap, seen.x, seen.y, weight.x);
+          add(y - tap, seen.y, next.x, weight.y);
+        }
+        seen = next;
       }
+      if (column == columns) continue;
 #pragma unroll
-      for (int k = 0; k < at_once; ++k)
-        if (first + k * threads < total) tile[first + k * threads] = (double)load(seen[k]);
+      for (int tap = 0; tap < COUNT; ++tap)
+        if (y - tap >= 0 && y - tap < below)
+          add(y - tap, seen.x, seen.y, weights[(first + tap) * weights_pitch + column]);
     }
   }
 
-  // The same of any tile.
-  SEMICONV_FN void load_anywhere(const Storage* from, double outside) const {
-    const int32 across = broad(), total = high() * across;
-#pragma unroll 1
-    for (int32 at = threadIdx.x; at < total; at += threads) {
-      const int64 y = from == nullptr ? -1 : element(1, at / across), x = element(2, at % across);
-      tile[at] = y < 0 || x < 0 ? outside : (double)load(from[y * w.size[2] + x]);
-    }
-  }
-
-  SEMICONV_FN void load_plane(const Storage* volume, int32 z, double outside) const {
-    const int64 plane = element(0, z), y = origin[1] - w.before[1], x = origin[2] - w.before[2] * w.unit;
-    const Storage* from = volume + plane * w.size[1] * w.size[2];
-    if (plane >= 0 && y >= 0 && x >= 0 && y + high() <= w.size[1] && x + broad() <= w.size[2])
-      load_inside(from + y * w.size[2] + x);
-    else
-      load_anywhere(plane < 0 ? nullptr : from, outside);
-  }
-
-  // Adds taps to a thread's sums; its outputs lie `apart` doubles from each other.
-  SEMICONV_FN void add(const double* at, int32 apart, const int32* offsets, const double* weights, int32 begin,
-                       int32 end, double (&sum)[together]) const {
-#if SEMICONV_SYMMETRY
-    // All taps lie in one plane; the first one stands alone.
-    const double* from = at + offsets[0];
-#pragma unroll
-    for (int k = 0; k < together; ++k) sum[k] = from[k * apart] * weights[0];
-#pragma unroll 2
-    for (int32 tap = 1; tap <= w.taps / 2; ++tap) {
-      const double weight = weights[tap];
-      const double *one = at + offsets[tap], *other = at + offsets[w.taps - tap];
-#pragma unroll
-      for (int k = 0; k < together; ++k)
-        sum[k] += (one[k * apart] + SEMICONV_SYMMETRY * other[k * apart]) * weight;
-    }
-#else
-#pragma unroll 2
-    for (int32 tap = begin; tap < end; ++tap) {
-      const double weight = weights[tap];
-      if constexpr (SEMICONV_NEGLIGIBLE >= 0)
-        if (!(fabs(weight) > SEMICONV_NEGLIGIBLE)) continue;
-      const double* from = at + offsets[tap];
-#pragma unroll
-      for (int k = 0; k < together; ++k) sum[k] += from[k * apart] * weight;
-    }
+  SEMICONV_FN void add_window(int32 rows, int32 columns) {
+#if SEMICONV_ROWS
+    return add_rows<SEMICONV_ROWS>(0, SEMICONV_COLUMNS);
 #endif
+    int32 row = 0;
+    for (; rows - row > 5; row += 4) add_rows<4>(row, columns);
+    switch (rows - row) {
+      case 5: add_rows<5>(row, columns); break;
+      case 4: add_rows<4>(row, columns); break;
+      case 3: add_rows<3>(row, columns); break;
+      case 2: add_rows<2>(row, columns); break;
+      case 1: add_rows<1>(row, columns); break;
+    }
+  }
+
+  SEMICONV_FN void begin(int k, const double* centre) {
+    const double weight = weights[high / 2 * weights_pitch + broad / 2];
+    sum[k][0] = centre[0] * weight, sum[k][1] = centre[unit] * weight;
+  }
+  SEMICONV_FN void join(int k, double one, double other, double next_one, double next_other, double weight) {
+    sum[k][0] += (one + SEMICONV_SYMMETRY * other) * weight;
+    sum[k][1] += (next_one + SEMICONV_SYMMETRY * next_other) * weight;
+  }
+
+  // The taps of a row: the centre, then pairs of opposite ones from the outermost on.
+  SEMICONV_FN void join_along_rows() {
+    const int32 half = broad / 2;
+#pragma unroll
+    for (int k = 0; k < below; ++k) {
+      const double* row = at + k * pitch;
+      begin(k, row + half * unit);
+      Pair left = pair(row, 0), right = pair(row, 2 * half);
+      int32 tap = 0;
+#pragma unroll 1
+      for (; tap + 1 < half; tap += 2) {
+        const Pair next = pair(row, tap + 2), before = pair(row, 2 * half - tap - 2);
+        const Pair weight = two_weights(0, tap);
+        join(k, left.x, right.x, left.y, right.y, weight.x);
+        join(k, left.y, before.y, next.x, right.x, weight.y);
+        left = next, right = before;
+      }
+      if (tap < half) join(k, left.x, right.x, left.y, right.y, weights[tap]);
+    }
+  }
+
+  // The same of a column: two windows of rows, which move towards each other.
+  SEMICONV_FN void join_along_columns() {
+    const int32 half = high / 2;
+    Pair above[below], under[below];
+#pragma unroll
+    for (int k = 0; k < below; ++k) {
+      begin(k, at + (k + half) * pitch);
+      above[k] = pair(at + k * pitch, 0), under[k] = pair(at + (k + 2 * half) * pitch, 0);
+    }
+#pragma unroll 1
+    for (int32 tap = 0; tap < half; ++tap) {
+      const double weight = weights[tap * weights_pitch];
+#pragma unroll
+      for (int k = 0; k < below; ++k) join(k, above[k].x, under[k].x, above[k].y, under[k].y, weight);
+#pragma unroll
+      for (int k = 0; k + 1 < below; ++k) above[k] = above[k + 1], under[below - 1 - k] = under[below - 2 - k];
+      above[below - 1] = pair(at + (below + tap) * pitch, 0);
+      under[0] = pair(at + (2 * half - tap - 1) * pitch, 0);
+    }
+  }
+
+  // All taps of a plane of the window.
+  SEMICONV_FN void add_plane(bool rotated) {
+#if SEMICONV_SYMMETRY
+    if (high == 1) join_along_rows();
+    else join_along_columns();
+#else
+    if (rotated) add_last();
+    add_window(high - (rotated && high > 1), broad - (rotated && high == 1));
+#endif
+  }
+
+  // The outputs of an image that lie inside it, from a row and column of a plane on.
+  SEMICONV_FN void store(Out* image, const Weighted& w, int64 plane, int64 row, int64 column) const {
+    if (column >= w.size[2]) return;
+    const bool both = column + unit < w.size[2];
+    const bool at_a_time = adjacent && both && w.size[2] % 2 == 0 && (size_t)image % sizeof(Two<Out>) == 0;
+    Out* to = image + (plane * w.size[1] + row) * w.size[2] + column;
+#pragma unroll
+    for (int k = 0; k < below; ++k, to += w.size[2]) {
+      if (row + k >= w.size[1]) return;
+      const Two<Out> two{Converted<Out>::from(sum[k][0]), Converted<Out>::from(sum[k][1])};
+      if (at_a_time) {
+        *(Two<Out>*)to = two;
+      } else {
+        to[0] = two.x;
+        if (both) to[unit] = two.y;
+      }
+    }
   }
 };
 
 }  // namespace semiconv
 
-// places: for each plane of the window its first tap, then the number of taps, then each tap's place in a tile.
-extern "C" __global__ void __launch_bounds__(semiconv::threads, 3)
+extern "C" __global__ void __launch_bounds__(semiconv::threads, SEMICONV_BLOCKS)
 SEMICONV_KERNEL(const semiconv::Weighted w, const semiconv::Storage* __restrict__ source,
                 semiconv::Out* __restrict__ out, const long long* __restrict__ beyond,
-                const int* __restrict__ places, const double* __restrict__ weights, double outside) {
+                const double* __restrict__ weights, double outside) {
   using namespace semiconv;
   extern __shared__ unsigned long long shared_memory[];
-  const int64 volume = w.size[0] * w.size[1] * w.size[2], planes = w.batch * w.size[0];
+  double* const doubles = (double*)shared_memory;
+  const int32 weights_pitch = w.window[2] + w.window[2] % 2;
+  double* const kept = doubles + (w.tile[0] + w.window[1] - 1) * w.pitch;
+  for (int32 n = threadIdx.x; n < w.window[0] * w.window[1] * w.window[2]; n += threads)
+    kept[n / w.window[2] * weights_pitch + n % w.window[2]] = weights[n];
+
+  const int64 volume = w.size[0] * w.size[1] * w.size[2];
+  const int32 unit = adjacent ? 1 : w.unit, lane = threadIdx.x % w.lanes;
+  const int32 column = lane / unit * 2 * unit + lane % unit, row = threadIdx.x / w.lanes * below;
+  const bool idle = column + unit >= w.tile[1];
+  const double* const at = doubles + row * w.pitch + (idle ? 0 : column);
+  const int64 planes = w.batch * w.size[0];
   const bool few = planes < (int64)1 << 31;  // a division of 32 bits takes a quarter of the time
-  const int32 x = threadIdx.x % w.tile[1], y = threadIdx.x / w.tile[1], rows = threads / w.tile[1];
-  const int32* offsets = places + w.window[0] + 1;
   for (int64 n = blockIdx.z; n < planes; n += gridDim.z) {
     const int64 image = few ? (int32)n / (int32)w.size[0] : n / w.size[0];
     for (int64 top = (int64)blockIdx.y * w.tile[0]; top < w.size[1]; top += (int64)gridDim.y * w.tile[0])
       for (int64 left = (int64)blockIdx.x * w.tile[1]; left < w.size[2]; left += (int64)gridDim.x * w.tile[1]) {
         const int64 origin[] = {n - image * w.size[0], top, left};
-        const Block block{w, (double*)shared_memory, beyond, origin};
-        const double* at = block.tile + y * block.broad() + x;
-        double sum[together];
-#pragma unroll
-        for (int k = 0; k < together; ++k) sum[k] = 0;
-        for (int32 z = 0; z < w.window[0]; ++z) {
-          if (places[z] == places[z + 1]) continue;
-          block.load_plane(source + image * volume, z, outside);
+        const Tile tile{w, doubles, beyond, origin};
+        Outputs outputs{at, kept, w.pitch, unit, w.window[1], w.window[2], weights_pitch, {}};
+        for (int32 z = 0; z < w.window[0]; ++z, outputs.weights += w.window[1] * weights_pitch) {
+          tile.load_plane(source + image * volume, z, outside);
           __syncthreads();
-          block.add(at, rows * block.broad(), offsets, weights, places[z], places[z + 1], sum);
+          outputs.add_plane(w.rotated);
           __syncthreads();  // the next plane needs the memory
         }
-        if (left + x >= w.size[2]) continue;
-        Out* column = out + image * volume + (origin[0] * w.size[1] + top + y) * w.size[2] + left + x;
-#pragma unroll
-        for (int k = 0; k < together; ++k)
-          if (top + y + k * rows < w.size[1]) column[k * rows * w.size[2]] = Converted<Out>::from(sum[k]);
+        if (!idle) outputs.store(out + image * volume, w, origin[0], top + row, left + column);
       }
   }
 }

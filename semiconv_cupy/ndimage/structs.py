@@ -101,14 +101,16 @@ class Bordered(Struct):
 class Weighted(Struct):
     """Weighted sums from tiles."""
 
-    file = "cuda/weighted.cu"
+    file = "cuda/weighted_tile.cuh"
     _fields_ = (
         ("batch", ctypes.c_int64),
         ("size", _Triple),
         *each(_Triple32, "window", "before"),
         ("unit", ctypes.c_int32),
         ("tile", _Pair32),
-        ("taps", ctypes.c_int32),
+        ("pitch", ctypes.c_int32),
+        ("lanes", ctypes.c_int32),
+        ("rotated", ctypes.c_int32),
     )
 
 

@@ -295,14 +295,19 @@ def test_cuda_boxes(dtype):
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
 
 
-# Several tiles; windows beyond the image; planes of taps, one without any; colours; no tile.
+# Several tiles; windows beyond the image; planes of taps, one without any; colours; no tile. The
+# numbers say how many of a window's positions are taps.
 SUMS = [
-    ((70, 130), (5, 3), (2, 2), ("mirror", "constant")),
-    ((40, 39), (17, 12), (3, 11), ("constant", "nearest")),
-    ((3, 5, 7), (3, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror")),
-    ((2, 6, 30, 2), (1, 5, 3, 1), (0, 4, 0, 0), ("wrap", "reflect", "nearest", "wrap")),
-    ((2, 3, 9, 9), (2, 3, 3, 3), (0, 1, 1, 1), ("wrap", "constant", "mirror", "nearest")),
-    ((20, 3000), (3, 200), (1, 100), ("reflect", "reflect")),
+    ((70, 130), (5, 3), (2, 2), ("mirror", "constant"), 0.7),
+    ((70, 131), (3, 3), (1, 1), ("nearest", "constant"), 1),
+    ((40, 39), (17, 12), (3, 11), ("constant", "nearest"), 0.7),
+    ((66, 39), (11, 8), (3, 7), ("constant", "reflect"), 1),
+    ((3, 5, 7), (3, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror"), 0.7),
+    ((4, 9, 33), (3, 2, 4), (1, 0, 2), ("wrap", "constant", "mirror"), 1),
+    ((2, 6, 30, 3), (1, 5, 3, 1), (0, 4, 0, 0), ("wrap", "reflect", "nearest", "wrap"), 1),
+    ((40, 50), (9, 9), (4, 4), ("wrap", "reflect"), 0.1),
+    ((2, 3, 9, 9), (2, 3, 3, 3), (0, 1, 1, 1), ("wrap", "constant", "mirror", "nearest"), 0.7),
+    ((20, 3000), (3, 200), (1, 100), ("reflect", "reflect"), 0.7),
 ]
 
 
@@ -310,12 +315,13 @@ SUMS = [
 def test_cuda_sums(dtypes):
     backend = cuda.Backend(HarnessDevice(order="reverse"))
     random = np.random.default_rng(3)
-    for shape, window, before, rules in SUMS:
+    for shape, window, before, rules, part in SUMS:
         image = image_of(dtypes[0], shape)
-        taps = random.random(window) < 0.7
-        taps[..., -1] = True
-        if len(window) == 3:
-            taps[1] = False  # a plane without taps
+        taps = random.random(window) < part
+        if part < 1:
+            taps[..., -1] = part > 0.5
+            if len(window) == 3:
+                taps[1] = False  # a plane without taps
         indices = np.argwhere(taps)
         given = (
             Window(window, before, rules, cval=2.5),
@@ -327,21 +333,41 @@ def test_cuda_sums(dtypes):
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {window}")
 
 
+@pytest.mark.parametrize("shape", [(70, 40), (3, 300), (5, 40, 3)])
+def test_cuda_sums_along_an_axis_begin_with_the_last_tap(shape):
+    image, random = image_of("float32", shape), np.random.default_rng(5)
+    for axis, length in ((0, 4), (1, 5), (1, 8)):
+        indices = np.zeros((length, len(shape)), np.int64)
+        indices[:, axis] = np.roll(np.arange(length), 1)
+        window = Window.along(axis, len(shape), length, 2, "mirror", 0.0)
+        taps = WeightedTaps(indices, random.normal(size=length))
+        expected, result = (np.full(shape, 77, np.float64) for _ in range(2))
+        reference.correlate(image, window, taps, expected)
+        cuda.Backend(HarnessDevice()).correlate(image, window, taps, result)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{axis} {length}")
+
+
 @pytest.mark.parametrize("symmetry", [1, -1])
 def test_cuda_joins_opposite_taps(symmetry):
     backend, random = cuda.Backend(HarnessDevice(order="reverse")), np.random.default_rng(4)
-    for axis, shape in enumerate([(70, 40), (3, 300)]):
-        ahead = random.random(3)
-        order = np.array([3, 0, 1, 2, 4, 5, 6])
+    for axis, half, shape in (
+        (0, 3, (70, 40)),
+        (1, 3, (3, 300)),
+        (1, 2, (5, 60)),
+        (1, 3, (5, 40, 3)),
+    ):
+        ahead = random.random(half)
+        length = 2 * half + 1
+        order = np.r_[half, 0:half, half + 1 : length]
         weights = np.concatenate([[0.3], symmetry * ahead, ahead[::-1]])
-        indices = np.zeros((7, 2), np.int64)
+        indices = np.zeros((length, len(shape)), np.int64)
         indices[:, axis] = order
-        window = Window.along(axis, 2, 7, 2, "mirror", 0.0)
+        window = Window.along(axis, len(shape), length, 2, "mirror", 0.0)
         taps, image = WeightedTaps(indices, weights, symmetry), image_of("float32", shape)
         expected, result = (np.full(shape, 77, np.float32) for _ in range(2))
         reference.correlate(image, window, taps, expected)
         backend.correlate(image, window, taps, result)
-        np.testing.assert_array_equal(result, expected)
+        np.testing.assert_array_equal(result, expected, err_msg=f"{axis} {half} {shape}")
 
 
 def test_cuda_reads_weights_where_they_are_and_leaves_out_the_negligible():

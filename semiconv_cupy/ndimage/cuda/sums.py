@@ -1,4 +1,4 @@
-"""Weighted sums on a GPU, from tiles of doubles in shared memory; launches of ``weighted.cu``.
+"""Weighted sums over windows on a GPU, from tiles of doubles; launches of ``weighted.cu``.
 
 Each element is converted once for all taps that see it. The plans (`sum_launch`) know no arrays.
 """
@@ -16,7 +16,6 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.backends.device import Prepared, prepared
-from semiconv_cupy.ndimage.caching import cached_where
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
@@ -26,27 +25,45 @@ from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window
 
 Array = Any
 Triple = tuple[int, int, int]
-_OUTPUTS = (1, 2, 4, 8)  # of a thread; a kernel is compiled for each
-_MOST_JOINED = 4  # of a thread where taps are joined: there are no registers for more
-# What it costs to load an element of a tile, in the time of adding one tap for an output: index
-# arithmetic, and a conversion to double.
-_LOAD = 6.0
+_BELOW = (1, 2, 4, 8)  # outputs of a thread in a column; a kernel is compiled for each
+_MOST_JOINED = 4  # where taps are joined along a column: there are no registers for more
+_MOST_UNROLLED = 5  # rows and columns of a window for which a kernel is compiled
+_LEAST_FULL = 0.25  # of a window's positions; with fewer taps a list of them is shorter work
+
+# What a multiprocessor of an H200 needs, in clocks: for an element of a tile (its load, conversion
+# and place in shared memory), for a double read from there, for a tap of an output (a product and a
+# sum), and until the first elements of a tile have come.
+_LOAD, _READ, _TAP, _WAIT = 0.25, 1 / 16, 2 / 64, 300.0
 
 
 def sum_kernel(
-    storage: str, out: str, symmetry: int, together: int, unread: bool = False
+    storage: str,
+    out: str,
+    symmetry: int,
+    below: int,
+    adjacent: bool = True,
+    holed: bool = False,
+    plane: tuple[int, int] = (0, 0),
 ) -> source.KernelSource:
-    """The weighted sums of taps, `together` outputs of a thread; `unread`: as in `WeightedTaps`."""
-    which = f"symmetry{symmetry}".replace("-", "_")
-    if unread:
-        which = "unread"
-    name = f"semiconv_weighted_{which}_{storage}_{out}_{together}"
+    """The weighted sums of windows.
+
+    `below`: outputs of a thread in a column; `adjacent`: positions of a row are neighbours;
+    `holed`: weights may be negligible; `plane`: rows and columns of taps, 0 for any.
+    """
+    which = f"symmetry{symmetry}".replace("-", "_") + "_holed" * holed + "_spaced" * (not adjacent)
+    which += f"_{plane[0]}x{plane[1]}" if any(plane) else ""
+    name = f"semiconv_weighted_{which}_{storage}_{out}_{below}"
+    lean = not symmetry and below < 8 and adjacent and not any(plane)
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
         "SEMICONV_SYMMETRY": str(symmetry),
-        "SEMICONV_TOGETHER": str(together),
-        "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if unread else -1.0),
+        "SEMICONV_BELOW": str(below),
+        "SEMICONV_BLOCKS": str(3 if lean else 2),
+        "SEMICONV_ADJACENT": str(adjacent).lower(),
+        "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if holed else -1.0),
+        "SEMICONV_ROWS": str(plane[0]),
+        "SEMICONV_COLUMNS": str(plane[1]),
     }
     # Without fused multiplications sums are the host's bits.
     options = (*OPTIONS, "-fmad=false")
@@ -61,10 +78,10 @@ class SumLaunch:
     ----------
     struct : numpy.void
         `structs.Weighted`.
-    places : numpy.ndarray of int32
-        The taps of each plane, and where they lie in a tile.
-    together : int
-        Outputs of a thread.
+    below : int
+        Outputs of a thread in a column.
+    plane : tuple of int
+        Rows and columns of taps that the kernel is compiled for, 0 for any.
     grid : tuple of int
         Blocks along the last axis, the one before, and all others.
     shared_bytes : int
@@ -72,49 +89,82 @@ class SumLaunch:
     """
 
     struct: Any
-    places: np.ndarray
-    together: int
+    below: int
+    plane: tuple[int, int]
     grid: Triple
     shared_bytes: int
 
 
-@cached_where(lambda form, indices, *_: len(indices) <= LIMITS.kept_bytes, 256)
-def sum_launch(
-    form: FilterForm, indices: bytes, symmetry: int, limits: Limits = LIMITS
-) -> SumLaunch | None:
-    """The launch for taps at these indices of the window (int64, one row each), in their order.
+class _Tile(NamedTuple):
+    """A block's outputs: `lanes` threads side by side, each of `below` rows of two columns."""
 
-    None where no tile has room for the window, where more than three axes have windows, and where
-    the taps go back to an earlier plane. Taps that are joined lie in one plane.
+    lanes: int
+    below: int
+    unit: int
+
+    @property
+    def rows(self) -> int:
+        return BLOCK_THREADS // self.lanes * self.below
+
+    @property
+    def columns(self) -> int:
+        return 2 * self.unit * (self.lanes // self.unit)
+
+    def pitch(self, window: Triple) -> int:
+        """Doubles from one row to the next: even, and with room for the second of any pair."""
+        columns = self.columns + ((window[2] | 1) - 1) * self.unit
+        return columns + columns % 2
+
+    def shared_bytes(self, window: Triple) -> int:
+        weights = window[0] * window[1] * (window[2] + window[2] % 2)
+        return 8 * ((self.rows + window[1] - 1) * self.pitch(window) + weights)
+
+    def clocks(self, window: Triple, joined: bool) -> float:
+        """What the tile takes on a multiprocessor that has others to work on meanwhile."""
+        seen = (self.rows + window[1] - 1) * (self.columns + window[2] * self.unit)
+        conflicts = max(8 / self.lanes, 1)  # of warps that read several rows at a time
+        rows = window[1] + -(-window[1] // 4) * (self.below - 1)  # four rows of taps at a time
+        reads = rows * (window[2] + 1) / (2 * self.below)
+        if joined:
+            reads = window[2] / 2 if window[1] == 1 else window[1] / self.below + 2
+        one = math.prod(window[1:]) * _TAP + reads * _READ * conflicts
+        return window[0] * (_LOAD * seen + self.rows * self.columns * one + _WAIT)
+
+
+def sum_launch(
+    form: FilterForm, symmetry: int, rotated: bool, limits: Limits = LIMITS
+) -> SumLaunch | None:
+    """The launch for all taps of a window; `rotated`: the last one is added first.
+
+    None where no tile has room for the window, and where more than three axes have windows. Taps
+    that are joined, or rotated, lie along one axis.
     """
     axes = max(len(form.shape) - 3, 0)
     if math.prod(form.window[:axes]) > 1:
         return None
     window, before = _last_three(form.window[axes:], 1), _last_three(form.before[axes:], 0)
     size, batch = _last_three(form.shape[axes:], 1), math.prod(form.shape[:axes])
-    taps = np.frombuffer(indices, np.int64).reshape(-1, len(form.shape))[:, axes:]
-    taps = np.pad(taps, ((0, 0), (3 - taps.shape[1], 0)))
-    planes = taps[:, 0]
-    outputs = [each for each in _OUTPUTS if each <= _MOST_JOINED or not symmetry]
-    best = _cheapest_tile(batch, size, window, form.unit, len(taps), outputs, limits)
-    if best is None or (np.diff(planes) < 0).any() or (symmetry and window[0] > 1):
+    if (symmetry or rotated) and window[0] > 1:
         return None
-    rows, columns = best
-    broad = columns + (window[2] - 1) * form.unit
+    best = _cheapest_tile(batch, size, window, form.unit, symmetry != 0, limits)
+    if best is None:
+        return None
     struct = np.zeros((), Weighted.dtype())
     struct["batch"], struct["size"] = batch, size
     struct["window"], struct["before"] = window, before
-    struct["unit"], struct["tile"], struct["taps"] = form.unit, best, len(taps)
-    first = np.searchsorted(planes, np.arange(window[0] + 1))
-    places = np.concatenate([first, taps[:, 1] * broad + taps[:, 2] * form.unit]).astype(np.int32)
+    struct["unit"], struct["tile"] = form.unit, (best.rows, best.columns)
+    struct["pitch"], struct["lanes"] = best.pitch(window), best.lanes
+    struct["rotated"] = rotated
     grid = (
-        min(-(-size[2] // columns), limits.blocks),
-        min(-(-size[1] // rows), limits.blocks_y),
+        min(-(-size[2] // best.columns), limits.blocks),
+        min(-(-size[1] // best.rows), limits.blocks_y),
         min(batch * size[0], limits.blocks_y),
     )
-    shared_bytes = 8 * (rows + window[1] - 1) * broad
-    together = rows * columns // BLOCK_THREADS
-    return SumLaunch(struct[()], places, together, grid, shared_bytes)
+    plane = (0, 0)
+    if not symmetry and form.unit == 1 and max(window[1:]) <= _MOST_UNROLLED:
+        # The last tap is added by itself.
+        plane = window[1] - (rotated and window[1] > 1), window[2] - (rotated and window[1] == 1)
+    return SumLaunch(struct[()], best.below, plane, grid, best.shared_bytes(window))
 
 
 def _last_three(values: tuple[int, ...], missing: int) -> Triple:
@@ -123,65 +173,75 @@ def _last_three(values: tuple[int, ...], missing: int) -> Triple:
 
 
 def _cheapest_tile(
-    batch: int,
-    size: Triple,
-    window: Triple,
-    unit: int,
-    taps: int,
-    outputs: list[int],
-    limits: Limits,
-) -> tuple[int, int] | None:
-    """The rows and columns whose outputs cost least, None if no tile fits."""
-    best: tuple[float, int, int] | None = None
-    for rows, columns in _tiles(size[1], size[2], outputs):
-        seen = (rows + window[1] - 1) * (columns + (window[2] - 1) * unit)
-        if 8 * seen > limits.shared_bytes:
-            continue
-        blocks = batch * size[0] * -(-size[1] // rows) * -(-size[2] // columns)
-        work = blocks * (_LOAD * window[0] * seen + taps * rows * columns)
-        cost = work * (1 + limits.blocks_at_once / 2 / blocks)
-        best = min(best or (cost, rows, columns), (cost, rows, columns))
-    return best and best[1:]
+    batch: int, size: Triple, window: Triple, unit: int, joined: bool, limits: Limits
+) -> _Tile | None:
+    """The tile whose outputs cost least, None if none fits."""
+
+    def cost(tile: _Tile) -> float:
+        blocks = batch * size[0] * -(-size[1] // tile.rows) * -(-size[2] // tile.columns)
+        return (blocks + limits.blocks_at_once / 2) * tile.clocks(window, joined)
+
+    most = _MOST_JOINED if joined else max(_BELOW)
+    tiles = _tiles(size[2], unit, [below for below in _BELOW if below <= most])
+    fitting = [tile for tile in tiles if tile.shared_bytes(window) <= limits.shared_bytes]
+    return min(fitting, key=cost, default=None)
 
 
-def _tiles(high: int, broad: int, each: list[int]) -> Iterator[tuple[int, int]]:
-    """Tiles of `each` outputs a thread; rows of a warp's width where the array is as wide."""
-    for outputs in (BLOCK_THREADS * number for number in each):
-        for columns in powers_of_two(min(32, 1 << (broad - 1).bit_length()), broad):
-            if columns <= BLOCK_THREADS:
-                yield outputs // columns, columns
+def _tiles(broad: int, unit: int, below: list[int]) -> Iterator[_Tile]:
+    """Tiles at most as broad as the array needs."""
+    first = 1 << (unit - 1).bit_length()  # a thread for each element of a position
+    for lanes in powers_of_two(first, -(-broad // 2)):
+        if lanes <= BLOCK_THREADS:
+            yield from (_Tile(lanes, each, unit) for each in below)
+
+
+def _order(indices: np.ndarray, window: tuple[int, ...], symmetry: int) -> str:
+    """In which order a window's taps come.
+
+    "straight": as in memory; "rotated": the last one, then the others straight; "joined": the
+    centre, then the others, of which opposite ones are joined; "" for any other.
+    """
+    flat = np.ravel_multi_index(tuple(indices.T), window)
+    size = math.prod(window)
+    if symmetry:
+        centre_first = np.r_[size // 2, 0 : size // 2, size // 2 + 1 : size]
+        return "joined" if np.array_equal(flat, centre_first) else ""
+    if (np.diff(flat) > 0).all():
+        return "straight"
+    return "rotated" if np.array_equal(flat, np.r_[size - 1, 0 : size - 1]) else ""
 
 
 class _Plan(NamedTuple):
-    """A launch that is repeated, and the arrays that it reads each time."""
+    """A launch that is repeated, and the tables that it reads each time."""
 
-    run: Prepared | None  # None where no tile serves
-    kept: tuple[Array, ...] = ()
+    run: Prepared | None = None  # None where no tile serves
+    tables: Array = None
+    as_given: bool = False  # whether the weights are one for each position, in their order
 
     @property
     def nbytes(self) -> int:
         """Those on the device."""
-        return sum(array.nbytes for array in self.kept)
+        return 0 if self.tables is None else int(self.tables.nbytes)
 
 
 def _plan(
     launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
 ) -> _Plan:
+    order = _order(taps.indices, window.shape, taps.symmetry)
+    positions = math.prod(window.shape)
+    if not order or len(taps.indices) < _LEAST_FULL * positions:
+        return _Plan()
     form = launcher.near_form(array, window)
-    if not taps.unread and math.prod(form.window[:-1]) == 1:
-        # Neighbouring threads read neighbouring elements of a row anyway: without a tile, 5 and 21
-        # taps of 2048 x 2048 take 46 and 90 us in place of 100 and 135 (H200).
-        return _Plan(None)
-    # An axis without a window takes part in no index, whichever axis it is said to have.
-    indices = taps.indices[:, list(form.windowed)] * (np.array(form.window) > 1)
-    launch = sum_launch(form, indices.tobytes(), taps.symmetry, launcher.limits)
+    launch = sum_launch(form, taps.symmetry, order == "rotated", launcher.limits)
     if launch is None:
-        return _Plan(None)
-    dtypes = array.dtype.name, out.dtype.name
-    kernel = launcher.kernel(sum_kernel, *dtypes, taps.symmetry, launch.together, taps.unread)
-    around = (launch.struct,), 5, (np.float64(window.cval),)
+        return _Plan()
+    full = len(taps.indices) == positions
+    holed = taps.unread or not full
+    which = taps.symmetry, launch.below, form.unit == 1, holed, (0, 0) if holed else launch.plane
+    kernel = launcher.kernel(sum_kernel, array.dtype.name, out.dtype.name, *which)
+    around = (launch.struct,), 4, (np.float64(window.cval),)
     run = prepared(kernel, launch.grid, (BLOCK_THREADS,), *around, launch.shared_bytes)
-    return _Plan(run, (launcher.tables(form), launcher.upload(launch.places)))
+    return _Plan(run, launcher.tables(form), full and order == "straight")
 
 
 def correlate(
@@ -198,7 +258,11 @@ def correlate(
         return False
     weights = taps.weights
     if not taps.unread:
-        given = np.ascontiguousarray(weights, np.float64)
+        if plan.as_given:
+            given = np.ascontiguousarray(weights, np.float64)
+        else:
+            given = np.zeros(window.shape)
+            given[tuple(taps.indices.T)] = weights
         weights = launcher.keep(("weights", given.tobytes()), lambda: given)
-    plan.run((array, out, *plan.kept, weights))
+    plan.run((array, out, plan.tables, weights))
     return True

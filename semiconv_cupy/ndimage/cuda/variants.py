@@ -43,11 +43,15 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     yield taps_kernel("sum", "uint8", "float64", "bool", 8)
     yield taps_kernel("sum", "float32", "float64", "float16", 1)
     for symmetry in (0, 1, -1):
-        for outputs in (1, 4 if symmetry else 8):
-            yield sum_kernel("float32", "float32", symmetry, outputs)
+        yield sum_kernel("float32", "float32", symmetry, 4)
+    for below in (1, 8):
+        yield sum_kernel("float32", "float32", 0, below)
+        yield sum_kernel("float32", "float32", 0, below, plane=(3, 3))
     for storages in (("uint8", "uint8"), ("int64", "bool"), ("float16", "float64")):
         yield sum_kernel(*storages, 0, 8)
-    yield sum_kernel("float32", "float32", 0, 8, unread=True)
+    yield sum_kernel("float32", "float32", 0, 8, holed=True)
+    for symmetry in (0, 1):
+        yield sum_kernel("float32", "float32", symmetry, 4, adjacent=False)
     for storage in ("float16", "float32", "uint8"):
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
