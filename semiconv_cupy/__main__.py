@@ -49,6 +49,9 @@ def _add_demo(commands: Any) -> None:
         help="any picture, or a .npy or .tif array (of a volume, the middle slice); "
         "default: a photograph that scikit-image ships",
     )
+    kinds = demo.add_mutually_exclusive_group()
+    kinds.add_argument("--colour", action="store_true", help="each channel of a colour picture")
+    kinds.add_argument("--volume", action="store_true", help="a volume in three dimensions")
     demo.add_argument(
         "--out",
         type=Path,
@@ -58,9 +61,8 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument(
         "--scale",
         type=float,
-        default=12.0,
         help="pixels at which the structuring function has fallen from 0 to -1, white to black "
-        "(default: %(default)g)",
+        "(default: 12, of a volume 4)",
     )
     demo.add_argument(
         "--size", type=int, help="taps along each axis, odd (default: as many as matter)"
@@ -141,7 +143,8 @@ def _demo(given: argparse.Namespace) -> str | None:
     from semiconv_cupy import demo
 
     try:
-        demo.run(given.image, given.out, given.scale, given.size, given.panel)
+        kind = "colour" if given.colour else "volume" if given.volume else "grey"
+        demo.run(given.image, given.out, given.scale, given.size, given.panel, kind)
     except demo.DemoError as error:
         return str(error)
     return None

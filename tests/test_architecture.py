@@ -49,6 +49,7 @@ LAYERS = {
     "arrays in chunks": ("semiconv_cupy/dask/*",),
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
+        "semiconv_cupy/demo_sheet.py",
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
         "semiconv_cupy/variants.py", "semiconv_cupy/texts.py", "semiconv_cupy/apply.py",

@@ -65,6 +65,25 @@ def test_demo_without_a_picture_takes_a_photograph_and_the_given_size(tmp_path, 
     assert out.read_bytes().startswith(b"\xff\xd8")
 
 
+@pytest.mark.parametrize("kind", ["colour", "volume"])
+def test_demo_of_colours_and_volumes(kind, picture, tmp_path, capsys):
+    """Each channel apart, and in three dimensions: SciPy's results, in a picture of their kind."""
+    parts = [picture[:20, :24], picture[20:, :24], picture[:20, 24:]]
+    np.save(tmp_path / "small.npy", np.stack(parts, axis=-1 if kind == "colour" else 0))
+    given = (tmp_path / "small.npy", f"--{kind}", "--out", tmp_path / "out.png", "--scale", 3)
+    status, printed, _ = run_demo(capsys, *given, "--panel", 96)
+    assert status == 0
+    assert "24 x 20 pixels of 3 channels" in printed or "24 x 20 x 3 voxels" in printed
+    assert re.findall(r"x +(\S+)$", printed, re.MULTILINE)[-4:] == ["0"] * 4
+    with Image.open(tmp_path / "out.png") as written:
+        red, green, _ = written.crop((12, 30, 60, 60)).split()
+        assert (red.tobytes() != green.tobytes()) == (kind == "colour")
+    np.save(tmp_path / "flat.npy", picture)
+    status, _, complaints = run_demo(capsys, tmp_path / "flat.npy", f"--{kind}")
+    assert status == 2
+    assert "got shape (40, 48)" in complaints
+
+
 def test_load_gives_grey_values_between_0_and_1(picture, tmp_path):
     eight = np.rint(255 * picture).astype(np.uint8)
     sixteen = np.rint(4095 * picture).astype(np.uint16)
