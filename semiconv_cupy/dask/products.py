@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from semiconv_cupy.chunked import is_chunked
 from semiconv_cupy.dask.halo import ALONE, Halo, Span, between
-from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled
+from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled, shared
 from semiconv_cupy.errors import as_repeated_call
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.operands import Operands
@@ -98,14 +98,14 @@ def convolution(function: Callable[..., Any], arguments: Arguments) -> Any:
     axes = [parts_of(sizes, geometry, axis) for axis, sizes in enumerate(img.chunks[2:])]
     alone = ((ALONE,) * img.numblocks[0], (ALONE,))
     halo = Halo((*alone, *(tuple(part.span for part in axis) for axis in axes)))
-    work = Held((partial(function, **fixed), krn, metas))
-    graph: Graph = {f"work-{name}": work}
+    graph: Graph = {}
+    work = shared(graph, f"work-{name}", (partial(function, **fixed), krn, metas))
     around = Surroundings(img, halo, f"slab-{name}", graph)
     for index in around.indices:
         parts = [axis[i] for axis, i in zip(axes, index[2:], strict=True)]
         shape = [geometry.out_channels, *(part.outputs for part in parts)]
         where = [[*part.seen, *part.padding] for part in parts]
-        graph[(name, *index)] = (_convolved, f"work-{name}", around.part(index), where, shape)
+        graph[(name, *index)] = (_convolved, work, around.part(index), where, shape)
     counts = (tuple(part.outputs for part in axis) for axis in axes)
     chunks = (img.chunks[0], (geometry.out_channels,), *counts)
     whole = HighLevelGraph.from_collections(name, graph, dependencies=[img])

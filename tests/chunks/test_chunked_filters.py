@@ -106,13 +106,21 @@ def test_a_footprint_may_be_a_dask_array_and_an_image_may_be_in_memory():
 
 
 def test_each_element_moves_once_and_no_more_than_the_window_sees():
-    """Three axes: 2 slabs each, and one task for the result; bytes are the shell of the chunks."""
+    """Three axes: 2 slabs each, all faces, and the result; bytes are the shell of the chunks."""
     later = da.zeros((40, 40, 40), chunks=(10, 20, 8), dtype=np.uint8)
-    for windowed, slabs in (((0, 1, 2), 6), ((1,), 2)):
+    for windowed, slabs in (((0, 1, 2), 7), ((1,), 2)):
         result = ndimage.maximum_filter(later, size=4, axes=windowed)
         graph = dict(result.__dask_graph__())
         tasks = [key for key in graph if isinstance(key, tuple) and key[0] != later.name]
         assert len(tasks) <= later.npartitions * (slabs + 1)
+        # No key is shared by all chunks, and a slab needs whole chunks only where it needs no slab:
+        # so no chunk moves for a slab, nor for what all workers have.
+        needs = result.__dask_graph__().get_all_dependencies()
+        for key in tasks:
+            assert all(isinstance(other, tuple) for other in needs[key])
+            if "slab" in key[0]:
+                whole = any(other[0] == later.name for other in needs[key])
+                assert not whole or len(needs[key]) == 1
     stage = (Reach(2, 1, "reflect"),) * 3
     moved = Halo.of(later.chunks, [stage]).elements_moved(later.chunks)
     cut = [
