@@ -40,7 +40,7 @@ class Given(NamedTuple):
         if value is None:
             return (self.semifield,)
         if type(value) is float:
-            return self.semifield, _LEAST < abs(value) < _BEYOND
+            return self.semifield, fit_every_dtype(self.semifield, (value,))
         return self.semifield, type(value), value.shape, value.strides, value.dtype
 
 
@@ -109,6 +109,13 @@ def _kind(value: Any) -> tuple[Any, ...]:
 _LARGEST = float(np.finfo(np.float32).max)
 # Between these, a number is neither 0 nor infinite once it is rounded to float32.
 _LEAST, _BEYOND = 2.0**-150, 2.0**128 - 2.0**103
+
+
+def fit_every_dtype(semifield: Semifield, numbers: tuple[float, ...]) -> bool:
+    """Whether values of a semifield's parameters are such in every dtype, float32 included."""
+    if semifield.own:
+        return all(abs(number) <= _LARGEST for number in numbers)
+    return all(_LEAST < abs(number) < _BEYOND for number in numbers)
 
 
 def _given_own(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given:

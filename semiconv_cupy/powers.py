@@ -5,6 +5,7 @@ Both are products by squaring, so `matmul` does the work.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -250,9 +251,19 @@ def one_of(semifield: Any) -> float | None:
     return report.one
 
 
-@lru_cache(maxsize=64)
 def laws_of(semifield: Any) -> LawReport:
-    """The report of ``semifield.check()``, computed once for each semifield."""
+    """The report of ``semifield.check()``, computed once for each semifield.
+
+    All logs of positive mu have the laws of log(1), all roots of negative p those of root(-1).
+    """
+    if getattr(semifield, "parameter", None) is not None:
+        made = getattr(type(semifield), semifield.accumulator)
+        semifield = made(math.copysign(1.0, semifield.parameter))
+    return _report_of(semifield)
+
+
+@lru_cache(maxsize=64)
+def _report_of(semifield: Any) -> LawReport:
     report: LawReport = semifield.check()
     return report
 

@@ -8,8 +8,8 @@ A test compares every field's place with the C++ side.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -151,6 +151,29 @@ def with_parameters(struct: _WithParameters, parameters: Parameters | None) -> _
     own = type(struct).from_buffer_copy(struct)
     own.parameters = parameters
     return own
+
+
+def referring(
+    struct: _WithParameters,
+) -> Callable[[Parameters | None], Any]:
+    """What makes a reference to `with_parameters` of the struct, for calls by ctypes.
+
+    It remembers the latest one: a network passes the same `Parameters` again and again.
+    """
+    plain = ctypes.byref(struct)
+    latest: tuple[Parameters | None, Any] = (None, plain)
+
+    def reference(parameters: Parameters | None) -> Any:
+        nonlocal latest
+        if parameters is None:
+            return plain
+        known, found = latest  # one read, as other threads may call at the same time
+        if parameters is not known:
+            found = ctypes.byref(with_parameters(struct, parameters))
+            latest = (parameters, found)
+        return found
+
+    return reference
 
 
 def scalar_with_parameters(struct: np.void, parameters: Parameters | None) -> np.void:

@@ -236,7 +236,7 @@ def _save(ctx: Any, first: Tensor, second: Tensor, operation: Operation, residua
     ctx.operation = operation
     if not torch.compiler.is_compiling():
         # Keeps the semifield alive: the backward pass finds it by its key.
-        ctx.semifield = ops.semifield_of(operation.handle.key)
+        ctx.semifield = ops.semifield_of(operation.handle.parted.unbound)
     ctx.shapes = (tuple(first.shape), tuple(second.shape))
     ctx.save_for_backward(*_saved(first, second, operation, residual))
 

@@ -40,14 +40,23 @@ def _operation(semifield: AnySemifield, geometry: Geometry) -> _Convolution:
         handle = ops.handle_of(semifield)
     if torch.compiler.is_compiling():  # sizes may be symbols, which no cache can look up
         return _Convolution(handle, GeometryArguments.of(geometry))
+    if handle.parted.numbers:
+        return _new_operation(handle, _cached_arguments(geometry))
     return _cached_operation(handle, geometry)
+
+
+_cached_arguments = lru_cache(maxsize=512)(GeometryArguments.of)
+
+
+def _new_operation(handle: Handle, arguments: GeometryArguments) -> _Convolution:
+    operation = _Convolution(handle, arguments)
+    operation.semifield = ops.semifield_of(handle.parted.unbound)
+    return operation
 
 
 @lru_cache(maxsize=512)
 def _cached_operation(handle: Handle, geometry: Geometry) -> _Convolution:
-    operation = _Convolution(handle, GeometryArguments.of(geometry))
-    operation.semifield = ops.semifield_of(handle.key)
-    return operation
+    return _new_operation(handle, GeometryArguments.of(geometry))
 
 
 class _Convolution:
@@ -60,7 +69,7 @@ class _Convolution:
     def straight(
         self, img: Tensor, krn: Tensor, with_residual: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return ops.forward_straight(img, krn, self.handle.key, self.arguments, with_residual)
+        return ops.forward_straight(img, krn, self.handle.parted, self.arguments, with_residual)
 
     def forward(self, img: Tensor, krn: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         return ops.call_forward(img, krn, self.handle.key, self.arguments, with_residual)

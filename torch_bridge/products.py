@@ -36,7 +36,7 @@ def _operation(semifield: AnySemifield) -> _Product:
         handle = ops.handle_of(semifield)
     operation = _Product(handle)
     if not torch.compiler.is_compiling():
-        operation.semifield = ops.semifield_of(handle.key)
+        operation.semifield = ops.semifield_of(handle.parted.unbound)
     return operation
 
 
@@ -48,7 +48,7 @@ class _Product:
         self.handle = handle
 
     def straight(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor | None]:
-        return ops.product_straight(a, b, self.handle.key, with_residual)
+        return ops.product_straight(a, b, self.handle.parted, with_residual)
 
     def forward(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         return ops.call_product(a, b, self.handle.key, with_residual)

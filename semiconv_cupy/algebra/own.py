@@ -69,11 +69,11 @@ def checked_value(name: str, value: Any) -> float:
     return number
 
 
-def changed(own: Mapping[str, float], values: Mapping[str, Any], whose: str) -> dict[str, float]:
+def changed(own: Mapping[str, float], values: Mapping[str, Any], whose: Any) -> dict[str, float]:
     """The parameters with some of their values replaced; TypeError for a name that is not there."""
     for name in values:
         if name not in own:
-            raise TypeError(f"{whose} has no parameter {name!r}; it has {', '.join(own)}")
+            raise TypeError(f"{whose!r} has no parameter {name!r}; it has {', '.join(own)}")
     return dict(own) | {name: checked_value(name, value) for name, value in values.items()}
 
 

@@ -189,7 +189,7 @@ class SubtractSemifield(CompiledSemifield):
         known = self.parameters or dict.fromkeys(self.own, math.nan)
         if not self.parameters and set(values) != set(self.own):
             raise TypeError(f"{self!r} needs values of {', '.join(self.own)}")
-        return self._of_values(changed(known, values, repr(self)).values())
+        return self._of_values(changed(known, values, self).values())
 
     def _of_values(self, values: Iterable[float]) -> SubtractSemifield:
         """The same with these values, in the order of `own`, whatever they are."""

@@ -1,8 +1,10 @@
 """mu and p as tensors: values, gradients, torch's modes, modules that learn them."""
 
 import copy
+import gc
 import math
 import pickle
+import tracemalloc
 
 import pytest
 import torch
@@ -55,6 +57,49 @@ def test_values_are_those_of_the_number(family, value, geometry):
     for shape in ((), (1,), krn.shape[:1]):
         found = with_tensor(img, krn, family, torch.full(shape, value).double(), **arguments)
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+
+
+def sweep(family, call, count=150):
+    """The memory that so many new values leave behind, after as many as warm caches up."""
+    for value in range(1, 20):
+        call(fixed(family, 1.0 + value / 9999))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for value in range(count):
+            call(fixed(family, 2.5 + value / 99))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("family", NAME)
+def test_numbers_are_no_part_of_what_is_kept(family):
+    """A plan took 30 KiB a value. Torch's own graph leaves some 60 KiB, whatever the count."""
+    img, krn, arguments = tensors("plane", family, torch.float32)
+    a, b = torch.rand(2, 30, requires_grad=True), torch.rand(30, 3)
+
+    def convolution(semifield):
+        semifield_conv(img.requires_grad_(), krn, semifield, **arguments).sum().backward()
+
+    def product(semifield):
+        semifield_matmul(a, b, semifield).sum().backward()
+
+    assert max(sweep(family, convolution), sweep(family, product)) < 200_000
+
+
+def test_a_number_out_of_range_is_refused_whatever_was_planned_before():
+    img, krn, arguments = tensors("plane", "log", torch.float32)
+    semifield_conv(img, krn, "log", mu=2.0, **arguments)
+    with pytest.raises(ValueError, match=r"log\(mu=1e\+300\) cannot be computed in float32"):
+        semifield_conv(img, krn, "log", mu=1e300, **arguments)
+    with pytest.raises(ValueError, match=r"log\(mu=1e-300\) cannot be computed in float32"):
+        semifield_matmul(img[0, 0], img[0, 0].mT, "log", mu=1e-300)
+    doubles = semifield_conv(img.double(), krn.double(), "log", mu=1e300, **arguments)
+    greatest = semifield_conv(img.double(), krn.double(), "tropical_max", **arguments)
+    assert torch.equal(doubles, greatest)
 
 
 @pytest.mark.parametrize("geometry", ["plane", "groups", "shared"])

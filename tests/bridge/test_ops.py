@@ -126,11 +126,20 @@ def test_the_schemas_are_those_that_saved_programs_name():
     [
         ("tropical_max", "select-218c0c5bdb875285"),
         (SubtractSemifield.log(2.0), "log(2.0)-a78791d26ead2c50"),
+        (SubtractSemifield.root(3.0), "root(3.0)-c68ac58ca763ab45"),
     ],
 )
 def test_keys_are_those_that_saved_programs_hold(semifield, key):
     """Keys that version 0.1.0 made: a program says with nothing else what it convolves in."""
-    assert ops.handle_of(semifield).key == key
+    made = ops.handle_of(semifield)  # the process knows a selection once it was used
+    assert ops.semifield_of(key) == ops.semifield_of(made.key)
+    img, krn, geometry = (
+        torch.rand(1, 1, 5),
+        torch.rand(1, 1, 3),
+        ([1], [0, 0], [1], 1, False, True),
+    )
+    found, expected = (FORWARD(img, krn, one, *geometry, False)[0] for one in (key, made.key))
+    assert torch.equal(found, expected)
 
 
 class Recorder(TorchDispatchMode):

@@ -26,13 +26,15 @@ from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import as_groups, with_batch
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
-from torch_bridge.ops.handles import held_semifield, semifield_of
+from torch_bridge.ops.handles import held_semifield, parted, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
-    memory_of,
+    Values,
+    as_given,
     mismatch,
     plan_cached,
+    received,
     require_memory,
     require_parameter,
     route_of,
@@ -43,7 +45,7 @@ Gradients = tuple[Tensor, Tensor]  # of img and of krn; empty where it was not r
 Wants = tuple[bool, bool]
 # grad_out, img, krn, residual: without one, None or an empty tensor
 Given = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"]
-Call = Callable[..., Gradients]  # of these, and of a parameter that is a tensor
+Call = Callable[..., Gradients]  # of these, and of values of parameters
 Check = Callable[[Tensor, "Tensor | None", "Tensor | None", "Tensor | None"], None]
 
 _library = torch.library.Library("semiconv", "FRAGMENT")
@@ -81,9 +83,9 @@ def _straight(
     """The gradients by the call that was prepared for the tensors' layout."""
     grad_out, img, *_ = given
     strides = None if img is None else img.stride()
-    device = grad_out.get_device()
-    call = _prepared(grad_out.dtype, device, strides, semifield, shapes, geometry, wants)
-    return call(*given)
+    device, (unbound, numbers) = grad_out.get_device(), parted(semifield)
+    call = _prepared(grad_out.dtype, device, strides, unbound, shapes, geometry, wants)
+    return call(*given, numbers) if numbers else call(*given)
 
 
 def parametric_straight(
@@ -165,7 +167,7 @@ def prepare_backward(
         img: Tensor | None,
         krn: Tensor | None,
         residual: Tensor | None,
-        *parameter: Tensor,
+        *values: Values,
     ) -> Gradients:
         check(grad_out, img, krn, residual)
         grad_out, image, kernel, kept = grad_out.contiguous(), None, None, None
@@ -185,14 +187,14 @@ def prepare_backward(
         missing = keeps_residual and not kept
         if launch is None or unaligned or missing or not is_current():
             given = (grad_out, img, krn, residual)
-            return _by_arrays(given, plan, wants, executor, *parameter)
+            return _by_arrays(given, plan, wants, executor, values)
         grad_img = grad_out.new_empty(img_shape if want_img else 0, **kind)
         grad_krn = grad_out.new_empty(krn_shape if want_krn else 0, **kind)
         grads = grad_img.data_ptr() or None, grad_krn.data_ptr() or None
         launch(
             GradientArrays(gradient, image, kernel, kept or None, *grads),
             threads_or_stream(),
-            *map(memory_of, parameter),
+            *map(received, values),
         )
         if real is not dtype:
             grad_img, grad_krn = grad_img.to(dtype), grad_krn.to(dtype)
@@ -273,7 +275,7 @@ def _check_of_tensors(plan: Plan, dtype: torch.dtype, index: int) -> Check:
 
 
 def _by_arrays(
-    given: Given, plan: Plan, wants: Wants, executor: Executor, *parameter: Tensor
+    given: Given, plan: Plan, wants: Wants, executor: Executor, values: tuple[Values, ...]
 ) -> Gradients:
     """The gradients by NumPy or CuPy arrays, where addresses cannot be used."""
     grad_out, img, krn, residual = given
@@ -297,7 +299,7 @@ def _by_arrays(
             route_of(plan, executor),
             arrays,
             threads=torch.get_num_threads(),
-            value=array_of(parameter[0]) if parameter else None,
+            value=as_given(values, plan.semifield),
         )
     return grad_img.to(grad_out.dtype), grad_krn.to(grad_out.dtype)
 

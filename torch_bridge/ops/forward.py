@@ -20,14 +20,16 @@ from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import as_groups, with_batch
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
-from torch_bridge.ops.handles import held_semifield, semifield_of
+from torch_bridge.ops.handles import Parted, held_semifield, parted, semifield_of
 from torch_bridge.ops.plans import (
     MOST_PLANS,
     Plan,
-    memory_of,
+    Values,
+    as_given,
     mismatch,
     plan_cached,
     plan_uncached,
+    received,
     require_memory,
     require_parameter,
     route_of,
@@ -45,13 +47,13 @@ def call_forward(
 ) -> Results:
     """``torch.ops.semiconv.forward``, which takes a geometry entry by entry."""
     if goes_straight(img, krn):
-        return of_tensors(*forward_straight(img, krn, semifield, geometry, residual), img)
+        return of_tensors(*forward_straight(img, krn, parted(semifield), geometry, residual), img)
     results: Results = torch.ops.semiconv.forward(img, krn, semifield, *geometry, residual)
     return results
 
 
 def forward_straight(
-    img: Tensor, krn: Tensor, semifield: str, geometry: GeometryArguments, residual: bool
+    img: Tensor, krn: Tensor, semifield: Parted, geometry: GeometryArguments, residual: bool
 ) -> Found:
     """`call_forward` of tensors that go straight: by the call that was prepared for their layout.
 
@@ -60,9 +62,9 @@ def forward_straight(
     dtype, index = img.dtype, img.get_device()
     if krn.dtype is not dtype or krn.get_device() != index:
         raise mismatch("krn", krn, "img", img)
-    strides = img.stride(), krn.stride()
-    call = _prepared(dtype, index, img.shape, krn.shape, *strides, semifield, geometry, residual)
-    return call(img, krn)
+    strides, (unbound, numbers) = (img.stride(), krn.stride()), semifield
+    call = _prepared(dtype, index, img.shape, krn.shape, *strides, unbound, geometry, residual)
+    return call(img, krn, numbers) if numbers else call(img, krn)
 
 
 def parametric_straight(
@@ -87,8 +89,8 @@ def parametric_straight(
 
 def _forward(*flat: Any) -> Results:
     """The operator for CPU and CUDA tensors."""
-    given = ForwardArguments.received(*flat)
-    return of_tensors(*forward_straight(*given), given.img)
+    img, krn, key, geometry, residual = ForwardArguments.received(*flat)
+    return of_tensors(*forward_straight(img, krn, parted(key), geometry, residual), img)
 
 
 def of_tensors(out: Tensor, residual: Tensor | None, img: Tensor) -> Results:
@@ -130,7 +132,7 @@ def prepare_forward(
     krn_strides: tuple[int, ...],
     forward_at: Callable[..., Callable[..., None] | None] = run.forward_at,
 ) -> Callable[..., Found]:
-    """The call for tensors of this plan and these strides, and for a parameter that is a tensor.
+    """The call for tensors of this plan and these strides, and for values of parameters.
 
     `forward_at` makes the core's function of addresses, or None where array loops serve. The call
     takes arrays instead at odd addresses, and on another GPU than the current one.
@@ -142,17 +144,16 @@ def prepare_forward(
     alignment, out_shape = dtype.itemsize, plan.geometry.out_shape
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
 
-    def call(img: Tensor, krn: Tensor, *parameter: Tensor) -> Found:
+    def call(img: Tensor, krn: Tensor, *values: Values) -> Found:
         image, kernel = img.data_ptr(), krn.data_ptr()
         if launch is None or (image | kernel) % alignment or not is_current():
-            return _by_arrays(img, krn, plan, executor, *parameter)
+            return _by_arrays(img, krn, plan, executor, values)
         if not (image and kernel):
             require_memory(img=img, krn=krn)
         out = img.new_empty(out_shape)
         residual = new_residual(img, plan) if keeps_residual else None
         kept = None if residual is None else residual.data_ptr()
-        given = map(memory_of, parameter)
-        launch(image, kernel, out.data_ptr(), kept, threads_or_stream(), *given)
+        launch(image, kernel, out.data_ptr(), kept, threads_or_stream(), *map(received, values))
         return out, residual
 
     return call
@@ -166,7 +167,7 @@ def new_residual(img: Tensor, plan: Plan) -> Tensor | None:
 
 
 def _by_arrays(
-    img: Tensor, krn: Tensor, plan: Plan, executor: Executor, *parameter: Tensor
+    img: Tensor, krn: Tensor, plan: Plan, executor: Executor, values: tuple[Values, ...]
 ) -> Found:
     """The results by NumPy or CuPy arrays, where addresses cannot be used."""
     out, residual = img.new_empty(plan.geometry.out_shape), new_residual(img, plan)
@@ -179,7 +180,7 @@ def _by_arrays(
                 array_of(out),
                 None if residual is None else array_of(residual),
                 threads=torch.get_num_threads(),
-                value=array_of(parameter[0]) if parameter else None,
+                value=as_given(values, plan.semifield),
             )
     return out, residual
 

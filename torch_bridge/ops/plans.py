@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,12 @@ from semiconv_cupy.route import Route, choose, goes_by_sums
 from semiconv_cupy.source import BOOLEAN, FLOATING, INTEGER
 from semiconv_cupy.structs import Parameters
 from torch_bridge.arguments import GeometryArguments
+from torch_bridge.dlpack import array_of
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.handles import semifield_of
+
+# A tensor's, or numbers, of all parameters.
+Values = Tensor | tuple[float, ...]
 
 _STORAGES = {getattr(torch, name): name for name in (*FLOATING, *INTEGER, BOOLEAN)}
 
@@ -151,6 +155,22 @@ def require_parameter(parameter: Tensor, img: Tensor, kernels: int) -> None:
         )
 
 
-def memory_of(parameter: Tensor) -> Parameters:
-    """The values of a contiguous parameter, for launches."""
-    return Parameters.of_memory(parameter.data_ptr(), parameter.numel())
+def received(values: Values) -> Parameters:
+    """The values of parameters as launches take them: numbers, or a contiguous tensor's memory."""
+    if isinstance(values, tuple):
+        return _of_numbers(values)
+    return Parameters.of_memory(values.data_ptr(), values.numel())
+
+
+# The same object for the same numbers lets a prepared call recognise them.
+_of_numbers = lru_cache(maxsize=32)(Parameters.of_numbers)
+
+
+def as_given(values: tuple[Values, ...], semifield: Semifield) -> Any:
+    """The same for calls by arrays; None for none."""
+    if not values:
+        return None
+    (value,) = values
+    if isinstance(value, tuple):
+        return value if semifield.own else value[0]
+    return array_of(value)

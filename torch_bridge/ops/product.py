@@ -24,8 +24,17 @@ from torch_bridge.arguments import ProductArguments, schema
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
-from torch_bridge.ops.handles import held_semifield, semifield_of
-from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory, storage_of, torch_dtype
+from torch_bridge.ops.handles import Parted, held_semifield, parted, semifield_of
+from torch_bridge.ops.plans import (
+    MOST_PLANS,
+    Values,
+    as_given,
+    mismatch,
+    received,
+    require_memory,
+    storage_of,
+    torch_dtype,
+)
 
 Results = tuple[Tensor, Tensor]
 
@@ -36,7 +45,7 @@ _library.define(f"product({schema(ProductArguments)}) -> (Tensor out, Tensor res
 def call_product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
     """``torch.ops.semiconv.product``."""
     if goes_straight(a, b):
-        return product_straight(a, b, semifield, residual)
+        return product_straight(a, b, parted(semifield), residual)
     results: Results = torch.ops.semiconv.product(a, b, semifield, residual)
     return results
 
@@ -78,17 +87,23 @@ class ProductPlan(NamedTuple):
         return choose_product(self.semifield, product, self.storage, executor.place())
 
 
-def product_straight(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
+def product_straight(a: Tensor, b: Tensor, semifield: Parted, residual: bool) -> Results:
     """`call_product` of tensors that go straight: by the call prepared for their layout."""
     dtype, index = a.dtype, a.get_device()
     if b.dtype is not dtype or b.get_device() != index:
         raise mismatch("b", b, "a", a)
-    call = _prepared(dtype, index, a.shape, b.shape, a.stride(), b.stride(), semifield, residual)
-    return call(a, b)
+    unbound, numbers = semifield
+    call = _prepared(dtype, index, a.shape, b.shape, a.stride(), b.stride(), unbound, residual)
+    return call(a, b, numbers) if numbers else call(a, b)
+
+
+def _product(a: Tensor, b: Tensor, semifield: str, residual: bool) -> Results:
+    """The operator for CPU and CUDA tensors."""
+    return product_straight(a, b, parted(semifield), residual)
 
 
 for _dispatch_key in ("CPU", "CUDA"):
-    _library.impl("product", product_straight, _dispatch_key)
+    _library.impl("product", _product, _dispatch_key)
 
 
 @lru_cache(maxsize=MOST_PLANS)
@@ -101,7 +116,7 @@ def _prepared(
     b_strides: tuple[int, ...],
     semifield: str,
     residual: bool,
-) -> Callable[[Tensor, Tensor], Results]:
+) -> Callable[..., Results]:
     """The call for tensors of this layout on the executor of that index."""
     executor, shapes = executor_of(index), (tuple(a_shape), tuple(b_shape))
     plan = ProductPlan.of(semifield, dtype, executor.on_gpu, *shapes, residual)
@@ -114,22 +129,22 @@ def prepare_product(
     dtype: torch.dtype,
     a_strides: tuple[int, ...],
     b_strides: tuple[int, ...],
-) -> Callable[[Tensor, Tensor], Results]:
-    """The call for tensors of this plan and these strides.
+) -> Callable[..., Results]:
+    """The call for tensors of this plan and these strides, and for values of parameters.
 
     It takes arrays instead of addresses where array loops serve, at odd addresses, and on another
     GPU than the current one.
     """
     shape, keeps_residual = plan.operands.out_shape, plan.residual_spec is not None
     if 0 in shape:
-        return lambda a, b: _new_results(a, plan)
+        return lambda a, b, *values: _new_results(a, plan)
     product = plan.operands.product(a_strides, b_strides, contiguous_strides(shape)).merged()
     route = plan.route(product, executor)
     launch = run.product_at(route, keeps_residual=keeps_residual)
     alignment = dtype.itemsize
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
 
-    def call(a: Tensor, b: Tensor) -> Results:
+    def call(a: Tensor, b: Tensor, *values: Values) -> Results:
         first, second = a.data_ptr(), b.data_ptr()
         out, residual = _new_results(a, plan)
         if launch is None or (first | second) % alignment or not is_current():
@@ -141,12 +156,13 @@ def prepare_product(
                     array_of(out),
                     array_of(residual) if keeps_residual else None,
                     threads=torch.get_num_threads(),
+                    value=as_given(values, plan.semifield),
                 )
             return out, residual
         if not (first and second):
             require_memory(a=a, b=b)
         kept = residual.data_ptr() if keeps_residual else None
-        launch(first, second, out.data_ptr(), kept, threads_or_stream())
+        launch(first, second, out.data_ptr(), kept, threads_or_stream(), *map(received, values))
         return out, residual
 
     return call

@@ -27,13 +27,20 @@ from torch_bridge.dlpack import array_of
 from torch_bridge.ops.batches import with_batch
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import Executor, as_arrays, executor_of
-from torch_bridge.ops.handles import held_semifield
-from torch_bridge.ops.plans import MOST_PLANS, mismatch, require_memory
+from torch_bridge.ops.handles import held_semifield, parted
+from torch_bridge.ops.plans import (
+    MOST_PLANS,
+    Values,
+    as_given,
+    mismatch,
+    received,
+    require_memory,
+)
 from torch_bridge.ops.product import ProductPlan, stacked_axes
 
 Gradients = tuple[Tensor, Tensor]  # of a and of b; empty where it was not requested
 Wants = tuple[bool, bool]
-Call = Callable[[Tensor, "Tensor | None", "Tensor | None", Tensor], Gradients]
+Call = Callable[..., Gradients]  # of grad_out, a, b, residual, and of values of parameters
 
 _library = torch.library.Library("semiconv", "FRAGMENT")
 _library.define(
@@ -71,17 +78,19 @@ def _backward(
     want_b: bool,
 ) -> Gradients:
     """The operator for CPU and CUDA tensors: finds the call that was prepared for their layout."""
+    unbound, numbers = parted(semifield)
     call = _prepared(
         grad_out.dtype,
         grad_out.get_device(),
         None if a is None else a.stride(),
         None if b is None else b.stride(),
-        semifield,
+        unbound,
         tuple(a_shape),
         tuple(b_shape),
         (want_a, want_b),
     )
-    return call(grad_out, a, b, residual)
+    given = grad_out, a, b, residual
+    return call(*given, numbers) if numbers else call(*given)
 
 
 for _dispatch_key in ("CPU", "CUDA"):
@@ -123,7 +132,7 @@ def prepare_product_backward(
     if not any(wants) or not math.prod(operands.out_shape) or not operands.terms:
 
         def nothing(
-            grad_out: Tensor, a: Tensor | None, b: Tensor | None, residual: Tensor
+            grad_out: Tensor, a: Tensor | None, b: Tensor | None, residual: Tensor, *_: Values
         ) -> Gradients:
             check(grad_out, a, b, residual)
             return grad_out.new_zeros(new_shapes[0]), grad_out.new_zeros(new_shapes[1])
@@ -134,7 +143,13 @@ def prepare_product_backward(
     real, alignment = getattr(torch, ARITHMETIC[plan.storage]), dtype.itemsize
     is_current, threads_or_stream = executor.is_current, executor.threads_or_stream
 
-    def call(grad_out: Tensor, a: Tensor | None, b: Tensor | None, residual: Tensor) -> Gradients:
+    def call(
+        grad_out: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        residual: Tensor,
+        *values: Values,
+    ) -> Gradients:
         check(grad_out, a, b, residual)
         grad_out, residual = grad_out.contiguous(), residual.contiguous()
         grad_a, grad_b = (grad_out.new_empty(shape, dtype=real) for shape in new_shapes)
@@ -147,9 +162,15 @@ def prepare_product_backward(
         if launch is None or any((at or 0) % alignment for at in addresses[:3]) or not is_current():
             with as_arrays(grad_out):
                 arrays = tensors.each(array_of)
-                run.product_backward(route, gradients, arrays, threads=torch.get_num_threads())
+                run.product_backward(
+                    route,
+                    gradients,
+                    arrays,
+                    threads=torch.get_num_threads(),
+                    value=as_given(values, plan.semifield),
+                )
         else:
-            launch(addresses, threads_or_stream())
+            launch(addresses, threads_or_stream(), *map(received, values))
         return (grad_a, grad_b) if real is dtype else (grad_a.to(dtype), grad_b.to(dtype))
 
     return call

@@ -100,8 +100,7 @@ def forward_at(
     part = forward_part(route, keeps_residual=keeps_residual)
     loaded = library(route.semifield, route.storage, part)
     struct = structs.Geometry.of(form.geometry, form.layout, route.semifield)
-    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
-    with_parameters = structs.with_parameters
+    reference, run = structs.referring(struct), getattr(loaded, f"semiconv_{part}")
     absorbing = int(route.storage in source.FLOATING and route.semifield.absorbing)
     workers = _workers(route)
     layout = _layout(route.residual_spec) if keeps_residual else ()
@@ -115,10 +114,7 @@ def forward_at(
         parameters: structs.Parameters | None = None,
     ) -> None:
         kept = (residual, *layout) if layout else ()
-        own = reference
-        if parameters is not None:
-            own = ctypes.byref(with_parameters(struct, parameters))
-        if run(own, img, krn, out, *kept, absorbing, workers(most)):
+        if run(reference(parameters), img, krn, out, *kept, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -153,7 +149,7 @@ def _by_windows_at(route: Route, img_strides: Strides) -> products.Backward:
     form, gradient_strides = route.form_of_gradients(img_strides)
     struct = structs.Geometry.of(form.geometry, form.layout, route.semifield)
     strides = (ctypes.c_int64 * len(gradient_strides))(*gradient_strides)
-    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{part}")
+    reference, run = structs.referring(struct), getattr(loaded, f"semiconv_{part}")
     layout = _layout(route.residual_spec)
     workers = _workers(route)
     absorbing = int(route.semifield.absorbing)
@@ -163,9 +159,7 @@ def _by_windows_at(route: Route, img_strides: Strides) -> products.Backward:
     ) -> None:
         grad_out, img, krn, residual, *grads = arrays
         kept = () if route.by_sums else (residual, *layout)
-        own = reference
-        if parameters is not None:
-            own = ctypes.byref(structs.with_parameters(struct, parameters))
+        own = reference(parameters)
         if run(own, grad_out, img, krn, *kept, *grads, strides, absorbing, workers(most)):
             raise MemoryError(_NO_MEMORY)
 

@@ -65,7 +65,7 @@ def _forward_at(route: ProductRoute, plane: int | None) -> Forward:
     name = part(route, plane)
     loaded = functions.library(route.semifield, route.storage, name)
     struct = structs.Product.of(route.product, route.matrix_step, route.semifield)
-    reference, run = ctypes.byref(struct), getattr(loaded, f"semiconv_{name}")
+    reference, run = structs.referring(struct), getattr(loaded, f"semiconv_{name}")
     spec = route.residual_spec(()) or residual_of_terms(
         route.semifield, route.storage, (), route.product.terms
     )
@@ -82,10 +82,7 @@ def _forward_at(route: ProductRoute, plane: int | None) -> Forward:
         parameters: structs.Parameters | None = None,
     ) -> None:
         kept = (residual, *layout) if layout else ()
-        own = reference
-        if parameters is not None:
-            own = ctypes.byref(structs.with_parameters(struct, parameters))
-        if run(own, img + origin, krn, out, *kept, workers(most)):
+        if run(reference(parameters), img + origin, krn, out, *kept, workers(most)):
             raise MemoryError(_NO_MEMORY)
 
     return call
@@ -137,7 +134,9 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
 def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
     """`backward_at` from a residual, which is computed here where the forward pass kept none."""
     loaded = functions.library(route.semifield, route.storage, "product_backward")
-    product = structs.Product.of(route.product, route.matrix_step, route.semifield)
+    product = structs.referring(
+        structs.Product.of(route.product, route.matrix_step, route.semifield)
+    )
     slopes = structs.Product.of(gradients)
     run = loaded.semiconv_product_backward
     spec = residual_of_terms(route.semifield, route.storage, (), route.product.terms)
@@ -151,8 +150,7 @@ def _by_residual_at(route: ProductRoute, gradients: Product) -> Backward:
         arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
     ) -> None:
         grad_out, img, krn, residual, grad_img, grad_krn = arrays
-        own = structs.with_parameters(product, parameters)
-        references = ctypes.byref(own), ctypes.byref(slopes)
+        references = product(parameters), ctypes.byref(slopes)
         kept = None
         if residual is None and recompute is not None and img is not None and krn is not None:
             kept = recompute(img, krn, most, parameters)
@@ -224,7 +222,9 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
         return None
     loaded = functions.library(route.semifield, route.storage, part)
     run = getattr(loaded, f"semiconv_{part}")
-    product = structs.Product.of(route.product, route.matrix_step, route.semifield)
+    product = structs.referring(
+        structs.Product.of(route.product, route.matrix_step, route.semifield)
+    )
     slopes = structs.Product.of(gradients)
     origin = route.product.img_origin * source.itemsize(route.storage)
     to_origin = gradients.img_origin * np.dtype(source.ARITHMETIC[route.storage]).itemsize
@@ -237,8 +237,7 @@ def by_sums_backward_at(route: ProductRoute, gradients: Product) -> BySums | Non
         if img is None or krn is None:
             return False
         to_img = None if grad_img is None else grad_img + to_origin
-        own = structs.with_parameters(product, parameters)
-        references = ctypes.byref(own), ctypes.byref(slopes)
+        references = product(parameters), ctypes.byref(slopes)
         status: int = run(*references, grad_out, img + origin, krn, to_img, grad_krn, workers(most))
         if status not in (0, _UNPROVEN):
             raise MemoryError(_NO_MEMORY)
