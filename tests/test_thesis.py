@@ -5,6 +5,7 @@ import gzip
 import json
 import struct
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from examples.thesis.networks import WAYS, lenet
 
 SPECTRAL = {"kind": "spectral", "size": 3}
 LINEAR = {"kind": "linear"}
-LOG = {"kind": "log", "mu": 1.0}
+LOG = {"kind": "log", "mu": 2.0}
 GEM = {"kind": "gem", "size": 3, "p": 3.0}
 LOG_SUM_EXP = {"kind": "log-sum-exp", "size": 3, "mu": 2.0, "mean": True}
 gpu = [
@@ -101,11 +102,23 @@ def test_networks_of_one_seed_are_equal_where_they_can_be(digits):
     assert not torch.equal(network(digits, 8)[0].weight, one[0].weight)
 
 
-@pytest.mark.parametrize("conv", [LOG, {"kind": "root", "p": 2.0}], ids=["log", "root"])
-def test_sums_are_means_in_the_semifields_own_sense(conv):
-    """Of a constant image and the neutral kernel, the constant comes out, without a border."""
+@pytest.mark.parametrize(
+    ("conv", "width"),
+    [
+        (LOG, 2.0),
+        (LOG | {"mu": -0.5}, 2.0),
+        ({"kind": "root", "p": 3.0}, 2.0),
+        ({"kind": "max-plus"}, 1.0),
+        (LOG | {"sum": "mean", "spread": 0.0}, 0.0),
+        ({"kind": "root", "p": 3.0, "sum": "mean", "spread": 0.0}, 0.0),
+    ],
+    ids=lambda value: value if isinstance(value, float) else settings.Setting(SPECTRAL, value).name,
+)
+def test_a_constant_image_stays_constant(conv, width):
+    """A kernel of unit sum keeps it, whatever its taps are; so does the mean, of equal taps."""
     layer = lenet((1, 8, 8), 10, SPECTRAL, conv, 0)[0]
-    layer.weight.data.zero_()
+    exponents = layer.weight.detach() * abs(layer.value or 1.0)
+    assert exponents.std().item() == pytest.approx(width, rel=0.25)
     out = layer(torch.full((1, 1, 8, 8), 0.25))
     torch.testing.assert_close(out[..., 1:-1, 1:-1], torch.full((1, 6, 6, 6), 0.25))
 
@@ -121,6 +134,20 @@ def test_a_learned_parameter_starts_as_the_fixed_one_and_moves(digits, conv):
 
 
 # ---- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("conv", "message"),
+    [
+        (LOG | {"sum": "none"}, "\"sum\" must be one of .*, got 'none'"),
+        (LOG | {"norm": "layer"}, "\"norm\" must be one of .*, got 'layer'"),
+        (LOG | {"mu": -2.0, "learn": True}, "must begin > 0, got -2.0"),
+        ({"kind": "logs"}, "\"kind\" must be linear or one of .*, got 'logs'"),
+    ],
+)
+def test_wrong_options_of_a_convolution(conv, message):
+    with pytest.raises(ValueError, match=message):
+        lenet((1, 8, 8), 10, SPECTRAL, conv, 0)
 
 
 def experiment(pools, **training):
@@ -141,14 +168,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(digits, tmp_path):
     stops = 0
     while not train.run(work, digits, parts, seconds=0.0, bar=False):
         stops += 1
-        assert len(list(tmp_path.glob("parts.*.pt"))) == 1
-    assert stops == 4  # two groups of seeds, each of three epochs
+        checkpoints = len(list(tmp_path.glob("parts.*.pt")))
+        assert checkpoints == (stops != 3)  # the third one is between the groups
+    assert stops == 5  # two groups of seeds, each of three epochs
     assert without_times(parts) == without_times(whole)
     assert [r["identity"]["seeds"] for r in records.read(whole)] == [[0, 1], [2]]
     assert list(tmp_path.glob("*.pt")) == []
     before = whole.read_bytes()
     assert train.run(work, digits, whole, bar=False)
     assert whole.read_bytes() == before
+    more = experiment([SPECTRAL], seeds=4, at_once=4)  # in other groups: only what is missing
+    assert train.run(more, digits, whole, bar=False)
+    assert [r["identity"]["seeds"] for r in records.read(whole)] == [[0, 1], [2], [3]]
 
 
 def test_a_checkpoint_of_other_work_is_not_continued(tmp_path):
@@ -174,11 +205,11 @@ def test_a_record_that_was_cut_off_is_written_again(tmp_path):
     [
         (LINEAR, SPECTRAL, 0.6),
         (LOG, SPECTRAL, 0.2),
-        (LOG | {"mean": False}, SPECTRAL, None),
+        (LOG | {"sum": "plain"}, SPECTRAL, None),
         (LINEAR, GEM, 0.4),
         (LINEAR, LOG_SUM_EXP, 0.4),
     ],
-    ids=["linear", "log", "log without the mean", "GeM", "log-sum-exp"],
+    ids=["linear", "log", "a plain log", "GeM", "log-sum-exp"],
 )
 def test_digits_are_learned(digits, conv, pool, least):
     """Log networks stay at a tenth only where sums are no means: their offset drowns the image."""
@@ -213,6 +244,9 @@ def test_lists_are_all_combinations(tmp_path):
     assert names == ["max 3", "max 5", "free 3", "free 5", "log 2.0, max 3"]
     assert list(found.training.groups()) == [[0, 1], [2]]
     assert found.baseline == "max 3"
+    assert [setting.name for setting in found.only("free").settings] == ["free 3", "free 5"]
+    with pytest.raises(ValueError, match="no network has 'iso' in its name; they are 'max 3', "):
+        found.only("iso")
     with pytest.raises(ValueError, match=r"training\.seeds must be an int >= 1, got 0"):
         settings.read(path, seeds=0)
     path.write_text('data = "digits"\n[training]\nepoch = 1\n[[run]]\npooling = {}\n')
@@ -259,6 +293,38 @@ def test_missing_files(tmp_path):
         data.load("mnist", tmp_path)
     with pytest.raises(ValueError, match="'mnist' needs --data FOLDER"):
         data.load("mnist", None)
+
+
+def stand_in(name, images, labels):
+    """A module `torchvision` whose data sets have the attributes of the real ones."""
+
+    class Set:
+        def __init__(self, root, train=None, split=None):
+            part = 0 if train or split == "train" else 1
+            self.data, self.targets, self.labels = images[part], labels[part].tolist(), labels[part]
+
+    datasets = types.SimpleNamespace(**{name: Set})
+    return types.SimpleNamespace(datasets=datasets)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "SVHN"])
+def test_coloured_data_sets_of_torchvision(tmp_path, monkeypatch, name):
+    """CIFAR10 has pixels (N, 32, 32, 3) and a list of labels, SVHN (N, 3, 32, 32) and an array."""
+    random = np.random.default_rng(0)
+    shape = (32, 32, 3) if name == "CIFAR10" else (3, 32, 32)
+    images = [random.integers(256, size=(n, *shape), dtype=np.uint8) for n in (20, 10)]
+    labels = [np.arange(n) % 10 for n in (20, 10)]
+    monkeypatch.setitem(sys.modules, "torchvision", stand_in(name, images, labels))
+    found = data.load(name, tmp_path)
+    assert (found.name, found.shape, found.classes) == (name, (3, 32, 32), 10)
+    assert found.test.labels.tolist() == labels[1].tolist()
+    first = images[0][0].transpose(2, 0, 1) if name == "CIFAR10" else images[0][0]
+    torch.testing.assert_close(found.train.images[0], torch.tensor(first / 255).float())
+    runs = (settings.Setting(SPECTRAL),)
+    work = settings.Experiment(name, settings.Training(1, 10, 0.01, 1, 1), runs, runs[0].name)
+    assert train.run(work, found, tmp_path / "out.jsonl", bar=False)
+    (made,) = records.read(tmp_path / "out.jsonl")
+    assert made["identity"]["examples"] == 20
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -308,16 +374,17 @@ def test_the_commands(digits, tmp_path, capsys):
     command.main(["table", str(out)])
     printed = capsys.readouterr().out
     assert "| spectral 3 " in printed
-    assert "| gem 3 3.0 " in printed
+    assert "| gem 3 3.0              | 1 p " in printed
     command.main(["reduce", str(out), "--out", str(tmp_path / "small")])
     command.main(["table", str(tmp_path / "small" / "digits.jsonl")])
     assert capsys.readouterr().out == printed
     with pytest.raises(FileExistsError, match="remove it first"):
         command.main(["reduce", str(out), "--out", str(tmp_path / "small")])
     pytest.importorskip("matplotlib", reason="draws the figures")
-    command.main(["plot", str(tmp_path / "small" / "digits.jsonl"), "--out", str(tmp_path)])
+    command.main(["table", str(tmp_path / "small" / "digits.jsonl"), "--figures", str(tmp_path)])
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert {"accuracies_0.png", "curves_0.png", "kernels_spectral_3_layer_1.png"} <= drawn
+    assert "parameters.png" in drawn
     assert json.loads(out.read_text().splitlines()[0])["machine"]["torch"] == torch.__version__
 
 

@@ -1,4 +1,4 @@
-"""The commands `train`, `time`, `table`, `plot` and `reduce`."""
+"""The commands `train`, `time`, `table` and `reduce`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,16 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("epochs", "batch", "seeds", "at-once"):
         add.add_argument(f"--{name}", type=int, metavar="N", help="in place of the file's")
     add.add_argument("--rate", type=float, metavar="X", help="in place of the file's")
+    add.add_argument("--only", default="", metavar="TEXT", help="networks with this in their names")
     add.add_argument("--seconds", type=float, default=math.inf, metavar="S", help=SECONDS)
     add.add_argument("--eager", action="store_true", help="no CUDA graphs")
     add.add_argument("--way", default="auto", choices=["auto", *networks.WAYS], help=WAY)
     add.set_defaults(command=_train)
-    add = commands.add_parser("table", help="print the tables of records")
+    add = commands.add_parser("table", help="print the tables of records, and draw them")
     add.add_argument("records", type=Path, nargs="+", metavar="FILE")
     add.add_argument("--baseline", default="max 3", metavar="NAME", help="default: %(default)s")
+    add.add_argument("--figures", type=Path, metavar="FOLDER", help="draw them there, as PNG files")
     add.set_defaults(command=_table)
-    add = commands.add_parser("plot", help="draw accuracies, curves and learned kernels")
-    add.add_argument("records", type=Path, nargs="+", metavar="FILE")
-    add.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of PNG files")
-    add.set_defaults(command=_plot)
     add = commands.add_parser("reduce", help="keep what tables and figures need of records")
     add.add_argument("records", type=Path, nargs="+", metavar="FILE")
     add.add_argument(
@@ -65,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> None:
     changes = {name: getattr(options, name) for name in settings.Training.__dataclass_fields__}
-    experiment = settings.read(options.config, **changes)
+    experiment = settings.read(options.config, **changes).only(options.only)
     found = data.load(experiment.data, options.data).to(torch.device(options.device))
     done = train.run(
         experiment,
@@ -82,14 +80,11 @@ def _train(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     found = [record for path in options.records for record in records.read(path)]
     print(tables.report(found, options.baseline))
+    if options.figures:
+        from examples.thesis import plots  # Matplotlib is installed where figures are wanted
 
-
-def _plot(options: argparse.Namespace) -> None:
-    from examples.thesis import plots  # Matplotlib is installed where figures are wanted
-
-    found = [record for path in options.records for record in records.read(path)]
-    for path in plots.write(found, options.out):
-        print(path)
+        for path in plots.write(found, options.figures):
+            print(path)
 
 
 def _reduce(options: argparse.Namespace) -> None:

@@ -85,26 +85,30 @@ class Linear2d(nn.Conv2d):
 class Semifield2d(nn.Module):
     """A convolution with a free kernel in the semifield max-plus, log(mu) or root(p).
 
+    The taps of a root are positive: exp of a parameter. mu * kernel or p * ln(kernel) decides how
+    much a tap weighs.
+
     Parameters
     ----------
     channels : (int, int)
     size, padding : int
     kind : {"max-plus", "log", "root"}
     parameter : float, optional
-        mu or p, > 0.
+        mu, not 0, or p > 0.
     learn : bool
-        Whether mu or p is learned, one number for the layer, as its logarithm.
-    spread : float
-        The standard deviation of the kernel's initial values; of their logarithms where they are
-        positive, as a root needs them.
-    mean : bool
-        Whether the sum of a window is divided by the number of its terms, in the semifield's own
-        sense: log subtracts ln(n) / mu, root divides by n^(1 / p). The result then has the scale
-        of one term, whatever the parameter.
-    norm : {"batch", "group"}, optional
-        Gives the results mean 0 and variance 1, and each channel a factor and a summand that are
-        learned: "batch" each channel of a batch, when it is tested as when it learns
-        (torch.nn.BatchNorm2d); "group" each image (torch.nn.GroupNorm of one group).
+        Whether mu or p, > 0, is learned, one number for the layer, as its logarithm.
+    spread : float, optional
+        The standard deviation of the kernel's initial values; for a root, of their logarithms. By
+        default 2 / |mu| or 2 / p, so that few taps of a window weigh most; of max-plus 1.
+    sum : {"unit", "mean", "plain"}
+        "plain" is the semifield's sum: of n equal numbers, log adds ln(n) / mu to one of them, root
+        multiplies it by n^(1 / p). "mean" takes this away. "unit" divides the kernel by its own
+        sum, in the semifield's sense, so that a constant image stays as it is for any kernel; the
+        largest tap of max-plus is then 0.
+    norm : {"affine", "batch", "group"}, optional
+        A factor and a summand for each channel that are learned, from 1 and 0. Before, "batch"
+        gives each channel of a batch mean 0 and variance 1, when it is tested as when it learns
+        (torch.nn.BatchNorm2d), and "group" each image (torch.nn.GroupNorm of one group).
     """
 
     def __init__(
@@ -116,15 +120,20 @@ class Semifield2d(nn.Module):
         parameter: float | None = None,
         *,
         learn: bool = False,
-        spread: float = 0.1,
-        mean: bool = True,
+        spread: float | None = None,
+        sum: str = "unit",
         norm: str | None = None,
     ) -> None:
         super().__init__()
+        if sum not in SUMS:
+            raise ValueError(f'"sum" must be one of {SUMS}, got {sum!r}')
+        if learn and not (parameter and parameter > 0):
+            raise ValueError(f"a parameter that is learned must begin > 0, got {parameter!r}")
         ins, outs = channels
         self.norm = _norm(norm, outs)
-        self.kind, self.padding, self.mean = kind, padding, mean
-        self.terms = ins * size**2
+        self.kind, self.padding, self.sum = kind, padding, sum
+        if spread is None:
+            spread = 2 / abs(parameter) if parameter else 1.0
         self.weight = nn.Parameter(spread * torch.randn(outs, ins, size, size))
         self.value = parameter
         self.log_parameter = None
@@ -132,30 +141,65 @@ class Semifield2d(nn.Module):
             self.log_parameter = nn.Parameter(torch.tensor(math.log(parameter)))
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, parameter={self.value}, padding={self.padding}, mean={self.mean}"
+        return f"{self.kind}, parameter={self.value}, padding={self.padding}, sum={self.sum}"
 
     def forward(self, img: Tensor) -> Tensor:
-        return self.norm(self._convolve(img))
-
-    def _convolve(self, img: Tensor) -> Tensor:
+        value = self.parameter()
+        taps = self.taps(value)
         if self.kind == "max-plus":
-            return semifield_conv(img, self.weight, "tropical_max", padding=self.padding)
-        value = self.value if self.log_parameter is None else self.log_parameter.exp()
-        if self.kind == "log":
-            out = semifield_conv(img, self.weight, "log", mu=value, padding=self.padding)
-            return out - math.log(self.terms) / value if self.mean else out
-        out = semifield_conv(img, self.weight.exp(), "root", p=value, padding=self.padding)
-        return out * self.terms ** (-1 / value) if self.mean else out
+            out = semifield_conv(img, taps, "tropical_max", padding=self.padding)
+        elif self.kind == "log":
+            out = semifield_conv(img, taps, "log", mu=value, padding=self.padding)
+        else:
+            out = semifield_conv(img, taps.exp(), "root", p=value, padding=self.padding)
+        return self.norm(out)
+
+    def parameter(self) -> Any:
+        """mu or p, a number or the tensor that is learned; None of max-plus."""
+        return self.value if self.log_parameter is None else self.log_parameter.exp()
+
+    def taps(self, value: Any) -> Tensor:
+        """The kernel, for a root its logarithm, with the sum that `sum` says."""
+        flat = self.weight.flatten(1)
+        if self.sum == "plain" or (self.sum == "mean" and self.kind == "max-plus"):
+            return self.weight
+        if self.sum == "mean":
+            return self.weight - math.log(flat.shape[1]) / value
+        if self.kind == "max-plus":
+            total = flat.amax(1)
+        else:
+            total = torch.logsumexp(value * flat, 1) / value
+        return self.weight - total[:, None, None, None]
+
+
+SUMS = ("unit", "mean", "plain")
+
+
+class Affine(nn.Module):
+    """A factor and a summand for each channel, from 1 and 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, img: Tensor) -> Tensor:
+        return self.weight * img + self.bias
+
+
+NORMS: dict[str | None, Callable[[int], nn.Module]] = {
+    None: lambda channels: nn.Identity(),
+    "affine": Affine,
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "group": lambda channels: nn.GroupNorm(1, channels),
+}
 
 
 def _norm(name: str | None, channels: int) -> nn.Module:
-    if name is None:
-        return nn.Identity()
-    if name == "batch":
-        return nn.BatchNorm2d(channels, track_running_stats=False)
-    if name == "group":
-        return nn.GroupNorm(1, channels)
-    raise ValueError(f'"norm" must be "batch" or "group", got {name!r}')
+    if name not in NORMS:
+        known = [norm for norm in NORMS if norm]
+        raise ValueError(f'"norm" must be one of {known}, got {name!r}')
+    return NORMS[name](channels)
 
 
 def convolution(
@@ -191,17 +235,22 @@ def lenet(
 ) -> nn.Sequential:
     """LeNet-5 for images of shape (C, H, W).
 
+    The "size" of its two convolutions is 5 by default, and 3 for images below 24 x 24 pixels, where
+    both are padded; the second one of larger images is not.
+
     Each layer draws its parameters with a random state of its own. So two networks of one seed are
     equal in all layers that both of them have, and their accuracies are a pair.
     """
     first, height, width = shape
-    smallest = min(height, width)
-    size, padding = (5, 0) if smallest >= 24 else (3, 1)  # the digits have 8 x 8 pixels
+    kernel = dict(conv)
+    large = min(height, width) >= 24  # the digits have 8 x 8 pixels
+    size = kernel.pop("size", 5 if large else 3)
+    padding = 0 if large else size // 2
     makers: list[Callable[[], nn.Module]] = [
-        lambda: convolution(conv, (first, 6), size, size // 2, way),
+        lambda: convolution(kernel, (first, 6), size, size // 2, way),
         lambda: pooling(pool, 6),
         nn.ReLU,
-        lambda: convolution(conv, (6, 16), size, padding, way),
+        lambda: convolution(kernel, (6, 16), size, padding, way),
         lambda: pooling(pool, 16),
         nn.ReLU,
         nn.Flatten,

@@ -37,17 +37,31 @@ def curves(settings: Sequence[Row], axes: Axes) -> None:
     axes.legend(fontsize="small")
 
 
+def parameters(records: Sequence[Mapping[str, Any]], axes: Axes) -> None:
+    """mu or p of each layer that learned one, from epoch to epoch: the mean over the networks."""
+    for number, record in enumerate(records):
+        epochs = record["parameters"]
+        for name, style in zip(epochs[0], ("-", "--"), strict=False):
+            means = [np.mean(epoch[name]) for epoch in epochs]
+            label = f"{record['setting']}, layer {name}"
+            axes.plot(np.arange(1, len(means) + 1), means, style, color=f"C{number}", label=label)
+    axes.set(xlabel="epoch", ylabel="mean of mu or p", yscale="log")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def kernels(record: Mapping[str, Any], layer: str, at_most: int = 6) -> Figure | None:
     """The kernels that the first network learned in that layer; None where it learned none."""
     planes = record["learned"][0]["layers"].get(layer)
-    if not isinstance(planes, list) or not isinstance(planes[0], list):
+    if not planes:
         return None
     shown = np.array(planes[:at_most], dtype=float)
     figure, axes = plt.subplots(
         1, len(shown), figsize=(1.3 * len(shown), 1.7), squeeze=False, layout="constrained"
     )
-    # Below -1, a pixel must be brighter by more than 1 to win against the one in the middle.
-    low, high = max(shown.min(), -1.0), max(shown.max(), 0.0)
+    low, high = shown.min(), max(shown.max(), 0.0)
+    if record["identity"]["convolution"]["kind"] == "linear":
+        # Below -1, a pixel must be brighter by more than 1 to win against the one in the middle.
+        low = max(low, -1.0)
     for axis, plane in zip(axes[0], shown, strict=True):
         image = axis.imshow(plane, vmin=low, vmax=high, cmap="viridis")
         axis.set_axis_off()
@@ -57,26 +71,38 @@ def kernels(record: Mapping[str, Any], layer: str, at_most: int = 6) -> Figure |
 
 
 def write(records: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """All figures as PNG files in `folder`; returns their paths."""
+    """All figures as PNG files in `folder`; returns their paths.
+
+    Of each experiment the accuracies, their curves and the parameters that were learned; of each
+    network the kernels of the first layer that has some.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    for number, (title, settings) in enumerate(rows(records).items()):
-        for kind, draw in (("accuracies", accuracies), ("curves", curves)):
-            size = (8, 1.2 + 0.3 * len(settings)) if draw is accuracies else (8, 5)
-            figure, axes = plt.subplots(figsize=size, layout="constrained")
-            draw(settings, axes)
-            axes.set_title(title, fontsize="medium")
-            figures[f"{kind}_{number}"] = figure
-    for record in records:
-        layers = record["learned"][0]["layers"] if record["kind"] == "training" else {}
-        for layer in layers:
-            learned = kernels(record, layer)
-            if learned is not None:
-                name = "_".join(record["setting"].replace('"', "").split())
-                figures[f"kernels_{name}_layer_{layer}"] = learned
     paths = []
-    for name, figure in figures.items():
+
+    def save(name: str, figure: Figure) -> None:
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=120)
         plt.close(figure)
+
+    trained = [record for record in records if record["kind"] == "training"]
+    for number, (title, settings) in enumerate(rows(trained).items()):
+        for name, draw, size in (
+            ("accuracies", accuracies, (8.0, 1.2 + 0.3 * len(settings))),
+            ("curves", curves, (8.0, 5.0)),
+        ):
+            figure, axes = plt.subplots(figsize=size, layout="constrained")
+            draw(settings, axes)
+            axes.set_title(title, fontsize="medium")
+            save(f"{name}_{number}", figure)
+    learned = [record for record in trained if record.get("parameters", [{}])[0]]
+    if learned:
+        figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+        parameters(learned, axes)
+        save("parameters", figure)
+    for record in trained:
+        layer = next(iter(record["learned"][0]["layers"]), "")
+        drawn = kernels(record, layer)
+        if drawn is not None:
+            name = "_".join(record["setting"].replace(",", "").split())
+            save(f"kernels_{name}_layer_{layer}", drawn)
     return paths

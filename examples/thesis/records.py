@@ -40,10 +40,10 @@ PLANES_TO_KEEP = 6
 def reduced(record: dict[str, Any]) -> dict[str, Any]:
     """What tables and figures need of a record: no optimiser's details, the kernels of one network.
 
-    Losses become their mean over the networks, and numbers have fewer digits.
+    Losses become their mean over the networks, and kernels have fewer digits.
     """
-    if record["kind"] != "training":
-        return record
+    if record["kind"] != "training" or "loss" not in record:
+        return record  # that of a time; or reduced before
     unwanted = ("graph", "test_seconds", "loss", "learned")
     small = {name: value for name, value in record.items() if name not in unwanted}
     losses = [[value for value in epoch if value is not None] for epoch in record["loss"]]

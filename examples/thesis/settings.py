@@ -5,10 +5,11 @@ A run's options may be lists: every combination is a run of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ class Training:
         if not self.rate > 0:
             raise ValueError(f"training.rate must be > 0, got {self.rate!r}")
 
-    def groups(self) -> Iterator[list[int]]:
-        """The seeds, in groups of at most `at_once`."""
-        for begin in range(0, self.seeds, self.at_once):
-            yield list(range(begin, min(begin + self.at_once, self.seeds)))
+    def groups(self, done: Collection[int] = ()) -> Iterator[list[int]]:
+        """The seeds that are not done, in groups of at most `at_once`."""
+        left = [seed for seed in range(self.seeds) if seed not in done]
+        for begin in range(0, len(left), self.at_once):
+            yield left[begin : begin + self.at_once]
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,21 @@ class Setting:
 
 
 def _text(options: Options) -> str:
-    """The values that say what it is first; then all others with their names."""
-    first = [str(options[name]) for name in ("kind", "size", "mu", "p") if name in options]
-    others = [
-        f"{name}={json.dumps(value)}"
-        for name, value in sorted(options.items())
-        if name not in ("kind", "size", "mu", "p")
-    ]
-    return " ".join(first + others)
+    """The values that say what it is first; then texts as they are, and the rest with their names.
+
+    >>> _text({"kind": "log", "mu": 2.0, "sum": "unit", "learn": True, "spread": 1.0})
+    'log 2.0 unit learn spread=1.0'
+    """
+    known = ("kind", "size", "mu", "p", "sum", "norm", "learn")
+    names = [name for name in known if name in options]
+    others = sorted(set(options) - set(known))
+    return " ".join(_entry(name, options[name]) for name in [*names, *others])
+
+
+def _entry(name: str, value: Any) -> str:
+    if isinstance(value, str) or name in ("size", "mu", "p"):
+        return str(value)
+    return name if value is True else f"{name}={json.dumps(value)}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,14 @@ class Experiment:
     training: Training
     settings: tuple[Setting, ...]
     baseline: str  # the name of the setting with which all others are compared
+
+    def only(self, text: str) -> Experiment:
+        """The same with those settings whose names contain `text`; ValueError if there are none."""
+        found = tuple(setting for setting in self.settings if text in setting.name)
+        if not found:
+            names = ", ".join(repr(setting.name) for setting in self.settings)
+            raise ValueError(f"no network has {text!r} in its name; they are {names}")
+        return dataclasses.replace(self, settings=found)
 
 
 def read(path: Path, **changes: Any) -> Experiment:

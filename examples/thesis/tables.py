@@ -156,11 +156,34 @@ def timing_table(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             record = by_key.get((name, mode))
             seconds = record and record.get("seconds_an_epoch")
             if not seconds:
-                line += ["-", "-"]
+                line += [_why(record), "-"]
                 continue
             ratio = f"{seconds / base[mode]:.2f}" if base.get(mode) else "-"
             line += [f"{seconds:.3f}", ratio]
         lines.append(line)
+    return lines
+
+
+def _why(record: Mapping[str, Any] | None) -> str:
+    """Why there is no time: the word before a colon, where an error says more."""
+    return "-" if record is None else str(record.get("problem", "-")).partition(":")[0]
+
+
+def learned_table(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """What mu or p each layer has learned: after the first epoch, and after the last one.
+
+    Of each network it is one number, the mean over a layer's channels where each of them has one.
+    """
+    means = ("mean after epoch 1", "after the last")
+    lines = [["network", "layer", "seeds", *means, "spread", "range"]]
+    for record in records:
+        epochs = record.get("parameters") or [{}]
+        for name, values in epochs[-1].items():
+            first, last = np.array(epochs[0][name]), np.array(values)
+            spread = f"{last.std(ddof=1):.2f}" if len(last) > 1 else "-"
+            reach = f"{last.min():.2f} to {last.max():.2f}"
+            numbers = [f"{first.mean():.2f}", f"{last.mean():.2f}", spread, reach]
+            lines.append([record["setting"], name, str(len(last)), *numbers])
     return lines
 
 
@@ -183,6 +206,10 @@ def report(records: Sequence[Mapping[str, Any]], baseline: str) -> str:
         machines = {r["machine"]["device"] for r in records if r["kind"] == "training"}
         parts.append(f"{title}; {', '.join(sorted(machines))}\n")
         parts.append(markdown(accuracy_table(settings, baseline)) + "\n")
+    learned = learned_table(records)
+    if len(learned) > 1:
+        parts.append("Parameters that were learned, by the number of the layer\n")
+        parts.append(markdown(learned) + "\n")
     if any(record["kind"] == "timing" for record in records):
         parts.append("One network, batch of the timing\n")
         parts.append(markdown(timing_table(records)) + "\n")

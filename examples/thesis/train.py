@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from examples.thesis import records
 from examples.thesis.data import Data
 from examples.thesis.ensemble import Ensemble
-from examples.thesis.networks import SOFT, WAYS, Semifield2d, lenet
+from examples.thesis.networks import PARAMETERS, SOFT, WAYS, Semifield2d, lenet
 from examples.thesis.settings import Experiment, Setting, Training
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -49,7 +49,7 @@ def run(
         Whether a step on a GPU is a CUDA graph.
     seconds : float
         After so much time the epoch is finished, a checkpoint written, and False returned: the
-        same call then continues.
+        same call then continues. Each call does an epoch at least.
     bar : bool
         Whether a terminal shows a bar of progress.
 
@@ -59,17 +59,20 @@ def run(
         Whether everything is done.
     """
     deadline = time.monotonic() + seconds
-    done = {_key(record["identity"]) for record in records.of_kind("training", out)}
     work = []
+    recorded = _recorded(out)
     for setting in experiment.settings:
-        for seeds in experiment.training.groups():
-            identity = _identity(setting, experiment.training, data, seeds)
-            if _key(identity) not in done:
-                work.append((setting, identity))
+        done = recorded.get(_key(_identity(setting, experiment.training, data, [])), set())
+        work += [
+            (setting, _identity(setting, experiment.training, data, seeds))
+            for seeds in experiment.training.groups(done)
+        ]
     if work and way == "auto":
         way = _fastest_way(experiment, data, graph)
     with _bar(len(work) * experiment.training.epochs, bar) as progress:
-        for setting, identity in work:
+        for number, (setting, identity) in enumerate(work):
+            if number and time.monotonic() > deadline:
+                return False
             progress.set_description(setting.name)
             one = _Run(setting, identity, data, out, way, graph)
             if not one.learn(progress, deadline):
@@ -77,6 +80,15 @@ def run(
             records.append(out, one.record())
             one.checkpoint.unlink(missing_ok=True)
     return True
+
+
+def _recorded(out: Path) -> dict[str, set[int]]:
+    """The seeds that the file has of each work, in whatever groups they were trained."""
+    found: dict[str, set[int]] = {}
+    for record in records.of_kind("training", out):
+        identity = record["identity"]
+        found.setdefault(_key(identity | {"seeds": []}), set()).update(identity["seeds"])
+    return found
 
 
 def _identity(setting: Setting, training: Training, data: Data, seeds: list[int]) -> dict[str, Any]:
@@ -126,11 +138,11 @@ class _Run:
         make = functools.partial(lenet, data.shape, data.classes, pool, conv, way=way)
         self.ensemble = Ensemble(make, self.seeds, data, identity["rate"], self.batch, graph)
         self.history: dict[str, list[Any]] = {
-            name: [] for name in ("loss", "accuracy", "seconds", "test_seconds")
+            name: [] for name in ("loss", "accuracy", "seconds", "test_seconds", "parameters")
         }
         saved = records.load(self.checkpoint, identity)
         if saved is not None:
-            self.history = saved["history"]
+            self.history.update(saved["history"])
             self.ensemble.load_state(saved["ensemble"])
 
     def learn(self, progress: Any, deadline: float) -> bool:
@@ -161,6 +173,7 @@ class _Run:
         losses = self.ensemble.take_losses(self.steps).tolist()  # waits
         learned = time.perf_counter()
         accuracy = self.ensemble.accuracy().tolist()
+        self.history["parameters"].append(_parameters(self.ensemble))
         self.history["accuracy"].append([round(value, 6) for value in accuracy])
         self.history["loss"].append([_rounded(value) for value in losses])
         self.history["seconds"].append(round(learned - begin, 4))
@@ -214,22 +227,34 @@ def _fastest_way(experiment: Experiment, data: Data, graph: bool) -> str:
     return min(times, key=times.__getitem__)
 
 
+def _parameters(ensemble: Ensemble) -> dict[str, list[float]]:
+    """What mu or p each network has learned in each layer, as a mean over the layer's channels.
+
+    The names are those of the layers with "mu" or "p" behind, as "0 mu".
+    """
+    found = {}
+    for name, layer in ensemble.network.named_children():
+        if isinstance(layer, Semifield2d) and layer.log_parameter is not None:
+            values = ensemble.parameters[f"{name}.log_parameter"].detach().exp()
+            found[f"{name} {PARAMETERS[layer.kind]}"] = _rounded(values.tolist())
+        if isinstance(layer, tuple(SOFT.values())) and layer.learn:
+            values = ensemble.parameters[f"{name}.{layer.parameter_name}"].detach().mean(1)
+            found[f"{name} {layer.parameter_name}"] = _rounded(values.tolist())
+    return found
+
+
 def _learned(ensemble: Ensemble) -> list[dict[str, Any]]:
-    """What the first networks have learned: kernels of their poolings and parameters of sums."""
+    """The kernels that the first networks have learned, of the first image channel."""
     found = []
     for number in range(min(SEEDS_WITH_KERNELS, len(ensemble.seeds))):
-        network = ensemble.member(number)
         layers = {}
-        for name, layer in network.named_children():
+        for name, layer in ensemble.member(number).named_children():
             kernel = getattr(layer, "kernel", None)
-            if isinstance(kernel, nn.Module):
-                with torch.no_grad():
-                    values = kernel()[:, 0]
-                layers[name] = [_rounded(plane) for plane in values.tolist()]
-            if isinstance(layer, Semifield2d) and layer.log_parameter is not None:
-                layers[name] = _rounded(layer.log_parameter.exp().item())
-            if isinstance(layer, tuple(SOFT.values())) and layer.learn:
-                layers[name] = _rounded(getattr(layer, layer.parameter_name).tolist())
+            with torch.no_grad():
+                if isinstance(kernel, nn.Module):
+                    layers[name] = _rounded(kernel()[:, 0].tolist())
+                if isinstance(layer, Semifield2d):
+                    layers[name] = _rounded(layer.taps(layer.parameter())[:, 0].tolist())
         found.append({"seed": ensemble.seeds[number], "layers": layers})
     return found
 
