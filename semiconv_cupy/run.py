@@ -13,7 +13,7 @@ from typing import Any
 
 from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
-from semiconv_cupy.backends.device import Device, Stream, cupy_device
+from semiconv_cupy.backends.device import Described, Device, Launches, Stream, cupy_device
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host import calls as host
 from semiconv_cupy.backends.host import products as host_products
@@ -21,6 +21,7 @@ from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.parameters import Values
 from semiconv_cupy.product import Product
 from semiconv_cupy.product_route import ProductRoute
+from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import Route
 from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
 from semiconv_cupy.structs import Parameters
@@ -252,23 +253,12 @@ def _gradients(
     route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
 ) -> Callable[..., None]:
     """What computes gradients on a GPU, each in its form. Strides are in elements."""
-    device, schedule = _device(route), route.schedule
-    forms = route.gradients(img_strides, krn_strides, wants)
+    device = _device(route)
     if route.by_sums:
-        ((found, *strides, _),) = forms
-        run = cuda_by_sums.backward_at(device, _case(found), *strides, wants, schedule)
+        ((found, *strides, _),) = route.gradients(img_strides, krn_strides, wants)
+        run = cuda_by_sums.backward_at(device, _case(found), *strides, wants, route.schedule)
         return lambda arrays, stream, parameters=None: run(*arrays, stream, parameters)
-    spec = route.residual_spec
-    launches = [
-        launch
-        for found, *strides, alone in forms
-        for launch in cuda.gradient_launches(
-            device,
-            cuda.Convolution.of(_case(found), spec and spec.dtype, *strides),
-            alone,
-            schedule,
-        )
-    ]
+    launches = _gradient_launches(route, img_strides, krn_strides, wants)
 
     def launch_all(
         arrays: GradientArrays, stream: Stream | None, parameters: Parameters | None = None
@@ -277,6 +267,58 @@ def _gradients(
             launch(device, arrays, stream, parameters=parameters)
 
     return launch_all
+
+
+def _gradient_launches(
+    route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
+) -> list[cuda.Launch]:
+    """The launches of `_gradients`, without ordinary sums."""
+    spec = route.residual_spec
+    return [
+        launch
+        for found, *strides, alone in route.gradients(img_strides, krn_strides, wants)
+        for launch in cuda.gradient_launches(
+            _device(route),
+            cuda.Convolution.of(_case(found), spec and spec.dtype, *strides),
+            alone,
+            route.schedule,
+        )
+    ]
+
+
+def launches_of(
+    route: Route, img_strides: Strides, krn_strides: Strides, wants: tuple[bool, bool]
+) -> Launches | None:
+    """What `forward_at` with its residual and `backward_at` launch on a GPU, described.
+
+    None where something else than plain launches computes the work: products, ordinary sums, works
+    in parts, a kernel that the backward pass copies.
+    """
+    spec, needed = route.residual_spec, needs_arrays(route.semifield)
+    contiguous = contiguous_strides(route.geometry.krn_shape)
+    if route.backend != "cuda" or route.by_sums or (needed and krn_strides != contiguous):
+        return None
+    if _product_on_gpu(route, img_strides, krn_strides, spec is not None) is not None:
+        return None
+    found, *strides = route.in_its_form(img_strides, krn_strides)
+    convolution = cuda.Convolution.of(_case(found), spec and spec.dtype, *strides)
+    forward = cuda.forward_launch(_device(route), convolution, route.schedule)
+    both = forward.described(keeps_residual=spec is not None)
+    if both is None:
+        return None
+    if not needed:
+        img_strides = (0,) * len(img_strides)
+    backward: list[Described] = []
+    scratch = 0
+    for launch in _gradient_launches(route, img_strides, contiguous, wants):
+        if not isinstance(launch, cuda.GradientLaunch):
+            return None
+        given = launch.described(wants, has_arrays=needed, keeps_residual=spec is not None)
+        if given is None:
+            return None
+        backward += given
+        scratch = max(scratch, 0 if launch.sums is None else launch.sums.numbers)
+    return Launches(both, forward.alignment, backward, scratch)
 
 
 def backward_at(

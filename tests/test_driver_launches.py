@@ -1,37 +1,18 @@
-"""Launches by the driver's function (`backends.device.prepared`), with stand-ins for CuPy.
-
-The driver is given addresses of arguments and no types, so the stand-ins read as many bytes of each
-as the compiled kernel declares.
-"""
+"""Launches by the driver's function (`backends.device.prepared`), with stand-ins for CuPy."""
 
 import ctypes
-import sys
 import types
 
 import cases
 import numpy as np
 import pytest
 from compare import assert_matches
+from driver_on_cpu import CUDADriverError, DriverOnCpu, install
 
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.device import CupyDevice, prepared
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.residual import residual_of
-
-
-class CUDADriverError(RuntimeError):
-    """As CuPy calls it."""
-
-
-def stand_in(monkeypatch, raw_kernel, launch, **names):
-    """CuPy of these functions, and the device that takes it for CuPy."""
-    driver = types.SimpleNamespace(launchKernel=launch, CUDADriverError=CUDADriverError)
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
-    stream = types.SimpleNamespace(ptr=6)
-    cuda = types.SimpleNamespace(driver=driver, runtime=runtime, get_current_stream=lambda: stream)
-    cupy = types.SimpleNamespace(RawKernel=raw_kernel, cuda=cuda, **names)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return CupyDevice()
 
 
 def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
@@ -58,7 +39,8 @@ def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
         seen.append((function, *sizes, stream, extra, struct, addresses, count))
 
     stream, without_context = (types.SimpleNamespace(ptr=n) for n in (5, 13))
-    device = stand_in(monkeypatch, RawKernel, launch)
+    install(monkeypatch, RawKernel, launch)
+    device = CupyDevice()
     struct = np.zeros(3, "i8").view("V24")[0]
     array = types.SimpleNamespace(data=types.SimpleNamespace(ptr=2**63 + 1))
     constants = (4, 2), (256,), (struct,), 2, (np.int64(-9),)
@@ -74,43 +56,11 @@ def test_the_driver_reads_the_arguments_of_a_prepared_launch(monkeypatch):
     ]
 
 
-@pytest.fixture
-def driver_on_cpu(monkeypatch):
-    """A device whose launches by the driver run on the CPU; RawKernel's are refused."""
-    kernels = []
-
-    def raw_kernel(text, name, options):
-        kernels.append(cases.harness().compile(text, name, options))
-        return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=len(kernels) - 1))
-
-    def launch(function, *sizes):
-        *sizes, _stream, table, _extra = sizes
-        kernel = kernels[function]
-        where = (ctypes.c_void_p * len(kernel.parameters)).from_address(table)
-        given = []
-        for at, parameter in zip(where, kernel.parameters, strict=True):
-            kind = parameter.kind.decode()
-            dtype = np.dtype(
-                {"p": "u8", "c": "u8", "s": f"V{parameter.size}"}.get(
-                    kind, f"{kind}{parameter.size}"
-                )
-            )
-            raw = bytes((ctypes.c_char * dtype.itemsize).from_address(at))
-            value = np.frombuffer(raw, dtype)[0]
-            given.append(int(value) if kind in "pc" else value)
-        kernel(tuple(sizes[:3]), tuple(sizes[3:6]), tuple(given), sizes[6])
-
-    def empty(shape, dtype):
-        array = cases.harness().empty(shape, dtype)
-        return types.SimpleNamespace(data=types.SimpleNamespace(ptr=array.ctypes.data), kept=array)
-
-    return stand_in(monkeypatch, raw_kernel, launch, empty=empty)
-
-
 @pytest.mark.parametrize("method", ["tiled", "direct"])
 @pytest.mark.parametrize("name", ["tropical_max", "log(2)"])
-def test_launches_by_the_driver_compute_the_same(driver_on_cpu, name, method):
+def test_launches_by_the_driver_compute_the_same(monkeypatch, name, method):
     """All arguments arrive: structs, scalars, addresses that stay, and those of arrays."""
+    driver_on_cpu = DriverOnCpu(monkeypatch)
     plain, geometry, case = cases.harness(), cases.GEOMETRIES["same"], cases.SEMIFIELDS[name]
     img, krn = cases.arrays_of(case, geometry, "float32")
     plan = geometry.plan()

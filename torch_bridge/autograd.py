@@ -4,10 +4,10 @@ What is saved for the derivative, which gradients are computed, and the second d
 selections. An `Operation` says what is computed: `convolutions` and `products` have one each, and
 call `recorded`. `ops` has the operators themselves.
 
-    mode                                     the function that records
+    mode                                     what records
     torch.compile                            `_Traced`
     torch.func, vmap, forward mode           `_Transformed`
-    no dispatcher has to see the call        `_Straight`
+    no dispatcher has to see the call        the operation's `Node` on a GPU, else `_Straight`
     all else                                 `_Eager`
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -26,7 +27,7 @@ from torch.autograd import forward_ad
 from semiconv_cupy.algebra import Semifield
 from torch_bridge import ops
 from torch_bridge.arguments import Shape
-from torch_bridge.ops import Handle
+from torch_bridge.ops import FallBack, Handle, Node
 
 Shapes = tuple[Shape, Shape]
 Wants = tuple[bool, bool]
@@ -50,6 +51,10 @@ class Operation(Named, Protocol):
 
     # Outside of traces: the backward pass finds it by its key, as long as something holds it.
     semifield: Semifield | None
+    node: Node | None  # the one that served last
+
+    def find_node(self, first: Tensor, second: Tensor, fall_back: FallBack) -> Node | None:
+        """What records a call of such tensors in C++; None where nothing does."""
 
     def forward(self, first: Tensor, second: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         """The output and its residual, which is empty unless it is wanted."""
@@ -85,10 +90,26 @@ def recorded(first: Tensor, second: Tensor, operation: Operation) -> Tensor:
     """The output of checked tensors."""
     if ops.goes_straight(first, second) and not in_forward_mode():
         if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad):
-            out: Tensor = _Straight.apply(first, second, operation)
+            out: Tensor | None = _by_node(first, second, operation)
+            if out is None:
+                out = _Straight.apply(first, second, operation)
             return out
         return operation.straight(first, second, False)[0]
     return recorded_with_winners(first, second, operation, False)[0]
+
+
+def _by_node(first: Tensor, second: Tensor, operation: Operation) -> Tensor | None:
+    """The output of tensors that go straight, recorded by a node; None where none serves."""
+    node = operation.node
+    if node is None and first.get_device() < 0:
+        return None
+    out = None if node is None else node(first, second)
+    if out is None:
+        fall_back = ByPython(operation, (tuple(first.shape), tuple(second.shape)))
+        node = operation.find_node(first, second, fall_back)
+        if node is not None:
+            operation.node, out = node, node(first, second)
+    return out
 
 
 def recorded_with_winners(
@@ -215,19 +236,40 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, _: Any = None) -> Any:
-        wants = want_first, want_second = ctx.needs_input_grad[:2]
         if grad_out is None:
             return None, None, None
         residual, *arrays = ctx.saved_tensors
         first, second = arrays if arrays else (None, None)
-        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode()):
-            kept = grad_out.new_empty(0) if residual is None else residual
-            request = _Request(ctx.operation, ctx.shapes, wants)
-            grads = _Gradients.apply(grad_out, first, second, kept, request)
-        else:
-            given = (grad_out, first, second, residual)
-            grads = ctx.operation.gradients(*given, ctx.shapes, wants)
-        return grads[0] if want_first else None, grads[1] if want_second else None, None
+        given = (grad_out, first, second, residual)
+        return *_gradients(ctx.operation, ctx.shapes, given, ctx.needs_input_grad[:2]), None
+
+
+def _gradients(
+    operation: Operation, shapes: Shapes, given: tuple[Any, Any, Any, Any], wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those that are wanted, for (grad_out, first, second, residual)."""
+    if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or in_forward_mode()):
+        grad_out, first, second, residual = given
+        kept = grad_out.new_empty(0) if residual is None else residual
+        request = _Request(operation, shapes, wants)
+        grads = _Gradients.apply(grad_out, first, second, kept, request)
+    else:
+        grads = operation.gradients(*given, shapes, wants)
+    return grads[0] if wants[0] else None, grads[1] if wants[1] else None
+
+
+@dataclass(frozen=True)
+class ByPython:
+    """What a node of that operation calls for all that it does not compute itself."""
+
+    operation: Any  # an `Operation`
+    shapes: Shapes
+
+    def __call__(
+        self, grad_out: Tensor, first: Any, second: Any, residual: Any, *wants: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        given = (grad_out, first, second, residual)
+        return _gradients(self.operation, self.shapes, given, (wants[0], wants[1]))
 
 
 def _save(ctx: Any, first: Tensor, second: Tensor, operation: Operation, residual: Tensor) -> None:

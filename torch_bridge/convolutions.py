@@ -16,7 +16,7 @@ from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
-from torch_bridge.ops import Handle, PreparedSemifield
+from torch_bridge.ops import FallBack, Handle, Node, PreparedSemifield
 
 AnySemifield = Semifield | PreparedSemifield | str
 
@@ -62,9 +62,13 @@ def _cached_operation(handle: Handle, geometry: Geometry) -> _Convolution:
 class _Convolution:
     name = "semifield convolution"
     semifield: Semifield | None = None
+    node: Node | None = None
 
     def __init__(self, handle: Handle, arguments: GeometryArguments) -> None:
         self.handle, self.arguments = handle, arguments
+
+    def find_node(self, img: Tensor, krn: Tensor, fall_back: FallBack) -> Node | None:
+        return ops.conv_node(img, krn, self.handle.key, self.arguments, fall_back)
 
     def straight(
         self, img: Tensor, krn: Tensor, with_residual: bool

@@ -12,7 +12,7 @@ from torch import Tensor
 from semiconv_cupy.algebra import Semifield
 from torch_bridge import ops
 from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
-from torch_bridge.ops import Handle, PreparedSemifield
+from torch_bridge.ops import FallBack, Handle, Node, PreparedSemifield
 
 AnySemifield = Semifield | PreparedSemifield | str
 
@@ -43,9 +43,13 @@ def _operation(semifield: AnySemifield) -> _Product:
 class _Product:
     name = "matrix product"
     semifield: Semifield | None = None
+    node: Node | None = None
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
+
+    def find_node(self, a: Tensor, b: Tensor, fall_back: FallBack) -> Node | None:
+        return None  # no launches are described
 
     def straight(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor | None]:
         return ops.product_straight(a, b, self.handle.parted, with_residual)

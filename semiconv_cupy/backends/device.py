@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +53,55 @@ class Kernel(Protocol):
         shared_bytes: int,
         stream: Stream | None = None,
     ) -> None: ...
+
+
+class Described(NamedTuple):
+    """A launch in the driver's terms, for a program that launches without Python.
+
+    Attributes
+    ----------
+    function : int
+        The address of the driver's function.
+    extent : tuple of int
+        Three sizes of the grid, three of a block, bytes of shared memory.
+    arguments : tuple of bytes or str
+        A constant's bytes, or the name of what a pointer points to.
+    """
+
+    function: int
+    extent: tuple[int, ...]
+    arguments: tuple[bytes | str, ...]
+
+
+class Launches(NamedTuple):
+    """What computes an operation of one or two tensors, and what differentiates it.
+
+    Pointers are called "first", "second", "out", "residual", "grad_out", "grad_first",
+    "grad_second", "scratch", and "nowhere" where a kernel reads none.
+
+    Attributes
+    ----------
+    forward : list of Described
+        For any address of the first tensor, and for one that is a multiple of `alignment`.
+    alignment : int
+    backward : list of Described
+        One after the other.
+    scratch : int
+        Float64 numbers, uninitialised.
+    """
+
+    forward: list[Described]
+    alignment: int
+    backward: list[Described]
+    scratch: int
+
+
+class Driver(NamedTuple):
+    """Addresses of the driver's functions of these names, and of a GPU's context."""
+
+    cuLaunchKernel: int
+    cuCtxSetCurrent: int
+    context: int
 
 
 class Device(Protocol):
@@ -137,6 +187,18 @@ class CupyDevice:
         cuda = self.array_module.cuda
         return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
 
+    def driver(self) -> Driver:
+        """What launches `Described` kernels of this GPU, which is the current one."""
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        context = ctypes.c_void_p()
+        self.array_module.cuda.runtime.free(0)  # makes the context where there is none
+        library.cuCtxGetCurrent(ctypes.byref(context))
+        launch, set_context = (
+            ctypes.cast(function, ctypes.c_void_p).value or 0
+            for function in (library.cuLaunchKernel, library.cuCtxSetCurrent)
+        )
+        return Driver(launch, set_context, context.value or 0)
+
 
 class _CupyKernel:
     """A `Kernel` by CuPy's RawKernel."""
@@ -219,6 +281,11 @@ class _CupyLaunch:
             self._function(self._grid, self._block, args, shared_mem=shared_bytes, stream=stream)
         self._spare.append(slots)
 
+    def described(self, pointers: tuple[str, ...]) -> Described:
+        """The launch, its pointers by name; CuPy keeps the function as long as the process."""
+        before, after = (tuple(map(_bytes_of, given)) for given in self._constants)
+        return Described(self._function.kernel.ptr, self._size, (*before, *pointers, *after))
+
 
 def prepared(
     kernel: Kernel,
@@ -237,6 +304,11 @@ def prepared(
         kernel(grid, block, (*before, *given, *after), shared_bytes, stream)
 
     return launch
+
+
+def described(launch: Prepared, pointers: tuple[str, ...]) -> Described | None:
+    """A prepared launch in the driver's terms, its pointers by name; None without a driver."""
+    return launch.described(pointers) if isinstance(launch, _CupyLaunch) else None
 
 
 @lru_cache(maxsize=1)

@@ -3,11 +3,13 @@
 They take checked arguments, fill what torch allocates, and have no derivative: `autograd`,
 `products` and `parametric` give them one. `forward`, `backward`, `product` and `product_backward`
 hold one operator each, `parametric` two whose mu or p is a tensor, `parabolas` those of parabolas.
+`node` and `conv_node` record calls on a GPU without Python.
 `handles` has the keys by which operators find semifields, `plans` what follows from shapes and
 dtypes, `executors` the CPU and the GPUs, `dispatch` says which calls need no dispatcher.
 """
 
 from torch_bridge.ops.backward import call_backward
+from torch_bridge.ops.conv_node import conv_node
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.forward import call_forward, forward_straight
 from torch_bridge.ops.handles import (
@@ -18,6 +20,7 @@ from torch_bridge.ops.handles import (
     handle_of_family,
     semifield_of,
 )
+from torch_bridge.ops.node import FallBack, Node
 from torch_bridge.ops.parametric import call_parametric, call_parametric_backward
 from torch_bridge.ops.product import call_product, product_straight
 from torch_bridge.ops.product_backward import call_product_backward
@@ -26,7 +29,9 @@ from torch_bridge.ops.product_backward import call_product_backward
 Known = PreparedSemifield
 
 __all__ = [
+    "FallBack",
     "Handle",
+    "Node",
     "PreparedSemifield",
     "call_backward",
     "call_forward",
@@ -34,6 +39,7 @@ __all__ = [
     "call_parametric_backward",
     "call_product",
     "call_product_backward",
+    "conv_node",
     "forward_straight",
     "goes_straight",
     "handle_by_one_winner",

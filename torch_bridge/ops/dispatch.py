@@ -33,7 +33,7 @@ def _plain_keys() -> int:
     return bits
 
 
-_BEYOND_PLAIN = ~_plain_keys()
+BEYOND_PLAIN = ~_plain_keys()
 
 
 def goes_straight(*tensors: Tensor | None) -> bool:
@@ -52,4 +52,4 @@ def goes_straight(*tensors: Tensor | None) -> bool:
             if type(tensor) not in _CLASSES:
                 return False
             keys |= _dispatch_keys(tensor).raw_repr()
-    return not keys & _BEYOND_PLAIN
+    return not keys & BEYOND_PLAIN

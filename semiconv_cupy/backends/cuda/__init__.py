@@ -12,6 +12,7 @@ Each name is used by the lines below its own. All launch code takes a `Device`
 """
 
 from semiconv_cupy.backends.cuda.backward import (
+    Launch,
     backward,
     fills_with_zeros,
     gradient_launches,
@@ -20,6 +21,7 @@ from semiconv_cupy.backends.cuda.backward import (
 from semiconv_cupy.backends.cuda.convolution import Case, Convolution
 from semiconv_cupy.backends.cuda.forward import forward, forward_at, forward_launch
 from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
+from semiconv_cupy.backends.cuda.gradient_launch import GradientLaunch
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.product import Multiplication, multiply, multiply_at
 from semiconv_cupy.backends.cuda.product_backward import differentiate
@@ -31,6 +33,8 @@ __all__ = [
     "LIMITS",
     "Case",
     "Convolution",
+    "GradientLaunch",
+    "Launch",
     "Limits",
     "Multiplication",
     "backward",

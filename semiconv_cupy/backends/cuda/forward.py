@@ -32,7 +32,15 @@ from semiconv_cupy.backends.cuda.kernels import (
     specialise,
 )
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
-from semiconv_cupy.backends.device import Device, Kernel, Prepared, Stream, prepared
+from semiconv_cupy.backends.device import (
+    Described,
+    Device,
+    Kernel,
+    Prepared,
+    Stream,
+    described,
+    prepared,
+)
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual
 from semiconv_cupy.strides import Strides
@@ -103,6 +111,17 @@ class ForwardLaunch:
         self.kernel((*grid, self.parts.number), self.block, arguments, 0, stream)
         self.parts.join(grid, self.block, arguments, 0, stream)
         del owner  # what is freed now is used again by what comes later on the stream
+
+    def described(self, *, keeps_residual: bool) -> list[Described] | None:
+        """The launches for any address of img and for one that is aligned, or None: several.
+
+        Pointers are called as `Launches` calls them.
+        """
+        if self.parts is not None:
+            return None
+        pointers = ("first", "second", "out", "residual" if keeps_residual else "out")
+        both = [described(launch, pointers) for launch in self._launches]
+        return [found for found in both if found is not None] or None
 
     def with_parameters(
         self,

@@ -28,7 +28,15 @@ from semiconv_cupy.backends.cuda.convolution import (
 )
 from semiconv_cupy.backends.cuda.kernels import compiled, sum_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, Limits
-from semiconv_cupy.backends.device import Device, Kernel, Prepared, Stream, prepared
+from semiconv_cupy.backends.device import (
+    Described,
+    Device,
+    Kernel,
+    Prepared,
+    Stream,
+    described,
+    prepared,
+)
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.source import ARITHMETIC
@@ -57,6 +65,10 @@ class PartialSums:
             return
         grid, scalars = conditional(self.grid, self.scalars, condition, self.conditional_blocks)
         self.kernel(grid, (BLOCK_THREADS,), (partial, grad_krn, *scalars), 0, stream)
+
+    def described(self) -> Described | None:
+        """The launch without condition; None without a driver."""
+        return described(self._launch, ("scratch", "grad_second"))
 
 
 def partial_sums(
@@ -124,3 +136,22 @@ class GradientLaunch:
         if self.sums is not None:
             self.sums(partial, grad_krn, stream, condition)
         del owner  # what is freed now is used again by what comes later on the stream
+
+    def described(
+        self, wants: tuple[bool, bool], *, has_arrays: bool, keeps_residual: bool
+    ) -> list[Described] | None:
+        """The launches without condition, one after the other; None without a driver.
+
+        Pointers are called as `Launches` calls them.
+        """
+        pointers: tuple[str, ...] = ("grad_out",)
+        pointers += ("first", "second") if has_arrays else ("grad_out", "grad_out")
+        pointers += ("residual" if keeps_residual else "grad_out",)
+        if self.writes_img:
+            pointers += ("grad_first" if wants[0] else "nowhere",)
+        if self.writes_partial:
+            pointers += ("nowhere" if self.sums is None else "scratch",)
+        found = [described(self._launch, pointers)]
+        if self.sums is not None:
+            found.append(self.sums.described())
+        return [launch for launch in found if launch is not None] or None

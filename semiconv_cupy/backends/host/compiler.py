@@ -195,7 +195,14 @@ def _machine() -> str:
 # ---- one compilation -----------------------------------------------------------------------------
 
 
-def compile_library(text: str, what: str, folder: Path, *, time_limit: float = TIME_LIMIT) -> Path:
+def compile_library(
+    text: str,
+    what: str,
+    folder: Path,
+    *,
+    flags: Sequence[str] = (),
+    time_limit: float = TIME_LIMIT,
+) -> Path:
     """Compile a C++ text to a whole shared object in a folder that is the caller's alone.
 
     Parameters
@@ -206,6 +213,8 @@ def compile_library(text: str, what: str, folder: Path, *, time_limit: float = T
         What it computes, for messages.
     folder : Path
         Also the compiler's folder of temporary files.
+    flags : sequence of str
+        Behind those of the `toolchain`, and behind the source's name.
     time_limit : float
         Seconds, at most `LONGEST_TIME_LIMIT`; then the compiler and its children are killed.
 
@@ -229,7 +238,7 @@ def compile_library(text: str, what: str, folder: Path, *, time_limit: float = T
     if is_zig(command) and not (folder.parent / "zig").exists():
         print("semiconv_cupy: zig compiles for the first time, which takes ten seconds",
               file=sys.stderr, flush=True)  # fmt: skip
-    done = _run([*command, "-o", str(made), str(file)], time_limit, variables)
+    done = _run([*command, "-o", str(made), str(file), *flags], time_limit, variables)
     problem = done.problem
     if done.status:
         if any(text in done.output for text in _FULL):

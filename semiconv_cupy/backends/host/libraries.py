@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from semiconv_cupy.backends.host import cache, compiler, prebuilt
 from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn_once
@@ -43,9 +43,21 @@ def _flags(*names: str) -> int:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def _key(text: str) -> str:
-    """The name of a text's library: a hash of all that its bytes follow from."""
-    return hashlib.sha256("\0".join((text, *_identity())).encode()).hexdigest()[:32]
+class _Order(NamedTuple):
+    """A library to be compiled: its key, its text, what it computes (for messages), and limits."""
+
+    key: str
+    text: str
+    what: str
+    flags: tuple[str, ...]
+    time_limit: float
+
+    @classmethod
+    def of(cls, text: str, what: str, flags: tuple[str, ...], time_limit: float) -> _Order:
+        """The order whose key is a hash of all that the library's bytes follow from."""
+        identity = "\0".join((text, *flags, *_identity()))
+        key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        return cls(key, text, what, flags, time_limit)
 
 
 def _identity() -> tuple[str, ...]:
@@ -100,22 +112,22 @@ def _warn_of_file(file: Path, reason: str) -> None:
     )
 
 
-def _make(place: Path, key: str, text: str, what: str, time_limit: float) -> Path:
+def _make(place: Path, order: _Order) -> Path:
     """Compile into a folder, unless another process does; return the library's file."""
-    library = place / f"{key}.so"
+    library = place / f"{order.key}.so"
     _remove_leftovers(place)
-    with _first_of_all_processes(place / f"{key}.lock", time_limit):
-        if not _is_intact(library, key):  # no other process made it meanwhile
-            _compile_into(library, key, text, what, time_limit)
+    with _first_of_all_processes(place / f"{order.key}.lock", order.time_limit):
+        if not _is_intact(library, order.key):  # no other process made it meanwhile
+            _compile_into(library, order)
     return library
 
 
-def _compile_into(library: Path, key: str, text: str, what: str, time_limit: float) -> None:
-    place = library.parent
+def _compile_into(library: Path, order: _Order) -> None:
+    place, (key, text, what, flags, time_limit) = library.parent, order
     build = Path(tempfile.mkdtemp(prefix="build-", dir=place))
     try:
         build.chmod(0o700)
-        made = compiler.compile_library(text, what, build, time_limit=time_limit)
+        made = compiler.compile_library(text, what, build, flags=flags, time_limit=time_limit)
         body = made.read_bytes()
         complete = build / "complete"
         _write(complete, body + _digest(key, body))
@@ -241,9 +253,9 @@ def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> P
     ready = prebuilt.file_of(text)
     if ready is not None:
         return ready
-    key = _key(text)
-    with exclusive(key):
-        return _built(key, text, what, time_limit)
+    order = _Order.of(text, what, (), time_limit)
+    with exclusive(order.key):
+        return _built(order)
 
 
 def build_all(
@@ -278,11 +290,15 @@ def load(
     what: str,
     functions: Mapping[str, Sequence[type] | None],
     *,
+    flags: tuple[str, ...] = (),
     time_limit: float = compiler.TIME_LIMIT,
 ) -> Library:
-    """`build` a library, load it and declare its functions' arguments (None: undeclared)."""
+    """`build` a library, load it and declare its functions' arguments (None: undeclared).
+
+    `flags` are the compiler's, behind the source's name; a ready-made library has none.
+    """
     ready = prebuilt.find(text)
-    library = ready or _compiled(text, what, functions, time_limit)
+    library = ready or _compiled(_Order.of(text, what, flags, time_limit), functions)
     if ready is not None:
         _loaded[prebuilt.name_of(text)] = ready
     for name, arguments in functions.items():
@@ -291,16 +307,16 @@ def load(
     return library
 
 
-def _compiled(text: str, what: str, functions: Iterable[str], time_limit: float) -> Library:
-    key = _key(text)
+def _compiled(order: _Order, functions: Iterable[str]) -> Library:
+    key, what = order.key, order.what
     with exclusive(key):
         library = _loaded.get(key)
         if library is None:
-            file = _built(key, text, what, time_limit)
+            file = _built(order)
             try:
                 library = _open(file)
             except OSError as error:  # in a folder whose files may not be executed, for example
-                library = _load_from_elsewhere(error, key, text, what, time_limit)
+                library = _load_from_elsewhere(error, order)
             lacking = [name for name in functions if not hasattr(library, name)]
             if lacking:
                 file.unlink(missing_ok=True)
@@ -324,36 +340,34 @@ def _open(file: Path) -> ctypes.CDLL:
         raise OSError(f"{str(file)!r} is refused by the system's loader") from None
 
 
-def _built(key: str, text: str, what: str, time_limit: float) -> Path:
+def _built(order: _Order) -> Path:
     for place in cache.trusted_folders():
-        library = place / f"{key}.so"
-        if _is_intact(library, key):
+        library = place / f"{order.key}.so"
+        if _is_intact(library, order.key):
             return library
     try:
-        return _make(cache.writable_folder(), key, text, what, time_limit)
+        return _make(cache.writable_folder(), order)
     except OSError as error:  # full, read-only, not to be trusted, or removed meanwhile
-        return _make_elsewhere(error, key, text, what, time_limit)
+        return _make_elsewhere(error, order)
 
 
-def _make_elsewhere(reason: OSError, key: str, text: str, what: str, time_limit: float) -> Path:
+def _make_elsewhere(reason: OSError, order: _Order) -> Path:
     place = cache.temporary_folder(reason)
     try:
-        return _make(place, key, text, what, time_limit)
+        return _make(place, order)
     except OSError as error:
         raise BackendUnavailableError(
-            f"{what} can be compiled neither in the cache ({reason}) nor in {place} ({error}); "
-            f"{cache.REMEDY}"
+            f"{order.what} can be compiled neither in the cache ({reason}) nor in {place} "
+            f"({error}); {cache.REMEDY}"
         ) from None
 
 
-def _load_from_elsewhere(
-    reason: OSError, key: str, text: str, what: str, time_limit: float
-) -> ctypes.CDLL:
-    file = _make_elsewhere(reason, key, text, what, time_limit)
+def _load_from_elsewhere(reason: OSError, order: _Order) -> ctypes.CDLL:
+    file = _make_elsewhere(reason, order)
     try:
         return _open(file)
     except OSError as error:
         raise BackendUnavailableError(
-            f"{what} was compiled and cannot be loaded: {error}; name another C++ compiler in "
-            f"$CXX, or {cache.REMEDY}"
+            f"{order.what} was compiled and cannot be loaded: {error}; name another C++ compiler "
+            f"in $CXX, or {cache.REMEDY}"
         ) from None

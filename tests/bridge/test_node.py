@@ -1,0 +1,269 @@
+"""The C++ node (`ops.node`): the bits of Python's path, and all else that torch expects of a node.
+
+Without a GPU its launches run on the CPU (`driver_on_cpu`), for CPU tensors.
+"""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from driver_on_cpu import DriverOnCpu
+
+from semiconv_cupy import SelectSemifield, SubtractSemifield
+from semiconv_cupy.backends.place import Place
+from torch_bridge.autograd import ByPython
+from torch_bridge.functional import semifield_conv
+from torch_bridge.ops import node
+from torch_bridge.ops.backward import prepare_backward
+from torch_bridge.ops.conv_node import prepare_node
+from torch_bridge.ops.executors import Executor
+from torch_bridge.ops.forward import prepare_forward
+from torch_bridge.ops.plans import plan_uncached
+
+pytestmark = pytest.mark.skipif(not node.served(), reason="the compiler makes no node for torch")
+CPU = torch.device("cpu")
+SEMIFIELDS = {
+    "max": "tropical_max",
+    "spread": SelectSemifield.tropical_max(spread_gradient=True),
+    "log": SubtractSemifield.log(2.0),
+}
+
+
+@pytest.fixture(scope="module")
+def functions():
+    found = node.library(wait=True)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def device(monkeypatch):
+    return DriverOnCpu(monkeypatch)
+
+
+def drawn(dtype=torch.float32, wants=(True, True), shape=(2, 3, 9, 10)):
+    generator = torch.Generator().manual_seed(0)
+    img = torch.randn(shape, generator=generator).to(dtype)  # no ties, but in halves
+    krn = torch.randn((shape[1], 1, 3, 3), generator=generator).to(dtype)
+    return img.requires_grad_(wants[0]), krn.requires_grad_(wants[1])
+
+
+def operation_of(img, krn, semifield, **arguments):
+    """What Python's path computes with, on the CPU."""
+    return semifield_conv(img, krn, semifield, **arguments).grad_fn.operation
+
+
+class Prepared:
+    """The node of a depthwise convolution, and Python's path to the same kernels."""
+
+    def __init__(self, functions, device, img, krn, semifield, **arguments):
+        self.operation = operation_of(img, krn, semifield, groups=img.shape[1], **arguments)
+        self.shapes = tuple(img.shape), tuple(krn.shape)
+        self.wants = img.requires_grad, krn.requires_grad
+        self.executor = Executor(
+            -1, True, lambda: Place("CuPy", 0, device), lambda: True, lambda: None
+        )
+        key = self.operation.handle.key
+        self.plan = plan_uncached(
+            key, img.dtype, True, *self.shapes, self.operation.arguments, True
+        )
+        strides = img.stride(), krn.stride()
+        self.node = prepare_node(
+            functions, self.plan, self.executor, img.dtype, CPU, strides, self.wants,
+            ByPython(self.operation, self.shapes),
+        )  # fmt: skip
+
+    def by_python(self, img, krn, grad_out):
+        """The output and the gradients."""
+        img, krn = img.detach(), krn.detach()
+        call = prepare_forward(self.plan, self.executor, img.dtype, img.stride(), krn.stride())
+        out, residual = call(img, krn)
+        needed = self.operation.handle.needs_arrays
+        strides = img.stride() if needed else None
+        call = prepare_backward(self.plan, self.executor, img.dtype, strides, self.wants)
+        grads = call(grad_out, *((img, krn) if needed else (None, None)), residual)
+        wanted = zip(grads, self.wants, strict=True)
+        return out, [grad if wants else None for grad, wants in wanted]
+
+
+@pytest.mark.table(4)
+@pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("max", "float32"), ("log", "float32"), ("max", "float16"), ("spread", "float32")],
+)
+def test_the_bits_are_those_of_pythons_path(functions, device, name, dtype, wants):
+    img, krn = drawn(getattr(torch, dtype), wants)
+    prepared = Prepared(functions, device, img, krn, SEMIFIELDS[name], stride=2, padding=1)
+    out = prepared.node(img, krn)
+    grad_out = torch.randn_like(out)
+    expected, grads = prepared.by_python(img, krn, grad_out)
+    assert device.launches == 1
+    out.backward(grad_out.transpose(2, 3).contiguous().transpose(2, 3))  # as torch may lay it out
+    torch.testing.assert_close(out.detach(), expected, rtol=0, atol=0)
+    for tensor, grad in zip((img, krn), grads, strict=True):
+        torch.testing.assert_close(tensor.grad, grad, rtol=0, atol=0)
+
+
+@pytest.fixture
+def recorded_by_node(functions, device):
+    """Two tensors, and a convolution of them that the public function records by a node."""
+    img, krn = drawn()
+    prepared = Prepared(functions, device, img, krn, "tropical_max", padding=1)
+    prepared.operation.node = prepared.node
+
+    def convolve(img, krn):
+        return semifield_conv(img, krn, "tropical_max", groups=3, padding=1)
+
+    yield img, krn, convolve
+    prepared.operation.node = None  # torch's caches keep the operation
+
+
+def by_torch(img, krn):
+    """The same by plain tensors, which torch differentiates as often as one likes."""
+    padded = torch.nn.functional.pad(img, (1, 1, 1, 1), value=-float("inf"))
+    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
+    return (windows + krn.flip(2, 3).reshape(1, 3, 1, 1, 9)).amax(-1)
+
+
+def test_the_public_function_calls_it(recorded_by_node, device):
+    img, krn, convolve = recorded_by_node
+    out = convolve(img, krn)
+    assert out.grad_fn.name() == "SemifieldBackward"
+    assert device.launches == 1
+    expected = by_torch(img, krn)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    found, wanted = (torch.autograd.grad((one**2).sum(), (img, krn)) for one in (out, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_other_tensors_go_through_python(recorded_by_node, device):
+    img, krn, convolve = recorded_by_node
+    others = {
+        "no gradient of img": (img.detach(), krn),
+        "other strides": (img.detach().transpose(2, 3).contiguous().transpose(2, 3), krn),
+        "another dtype": (img.double(), krn.double()),
+        "a parameter's view": (img, krn[:1].expand(3, 1, 3, 3)),
+    }
+    for given in others.values():
+        assert convolve(*given).grad_fn.name() != "SemifieldBackward"
+    with torch.no_grad():
+        convolve(img, krn)
+    assert device.launches == 0
+
+
+def test_a_second_derivative_and_fewer_gradients_are_pythons(recorded_by_node, device):
+    img, krn, convolve = recorded_by_node
+
+    def twice(out):
+        grads = torch.autograd.grad((out**3).sum(), (img, krn), create_graph=True)
+        assert device.launches == 1  # forward alone
+        return grads, torch.autograd.grad(sum((grad**2).sum() for grad in grads), (img, krn))
+
+    grads, second = twice(convolve(img, krn))
+    device.launches = 1
+    torch.testing.assert_close((grads, second), twice(by_torch(img, krn)))
+    (alone,) = torch.autograd.grad((convolve(img, krn) ** 3).sum(), krn)
+    assert device.launches == 2
+    torch.testing.assert_close(alone, grads[1].detach())
+
+
+def test_errors_are_raised_where_torch_raises_them(recorded_by_node, functions, device):
+    img, krn, convolve = recorded_by_node
+    out = convolve(img, krn)
+    out.sum().backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        out.sum().backward()
+    log = Prepared(functions, device, img, krn, SEMIFIELDS["log"], padding=1)
+    out = log.node(img, krn)
+    grads = torch.autograd.grad(out.sum(), (img, krn), create_graph=True)
+    with pytest.raises(RuntimeError, match=r"second derivative .* is offered for selections"):
+        (grads[0] ** 2).sum().backward()
+    out = log.node(img, krn)
+    with torch.no_grad():
+        img += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+    out = log.node(img, krn)
+    device.failures += [700]
+    with pytest.raises(RuntimeError, match="CUDA error 700 of cuLaunchKernel"):
+        out.sum().backward()
+    device.failures += [700]
+    assert log.node(img, krn) is None  # Python's path repeats the call and raises
+
+
+def test_a_thread_that_is_new_to_cuda_is_given_the_context(recorded_by_node, device):
+    img, krn, convolve = recorded_by_node
+    device.failures += [201]
+    out = convolve(img, krn)
+    assert device.contexts == [99]
+    torch.testing.assert_close(out, by_torch(img, krn), rtol=0, atol=0)
+
+
+def test_hooks_of_saved_tensors_and_of_the_node_are_called(recorded_by_node, functions, device):
+    img, krn, convolve = recorded_by_node
+    expected = torch.autograd.grad(convolve(img, krn).sum(), (img, krn))
+    seen = []
+
+    def pack(tensor):
+        seen.append(tensor.dtype)
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = convolve(img, krn)
+    assert seen == [torch.uint8]
+    out.grad_fn.register_prehook(lambda grads: (2 * grads[0],))
+    found = torch.autograd.grad(out.sum(), (img, krn))
+    torch.testing.assert_close(found, tuple(2 * grad for grad in expected), rtol=0, atol=0)
+
+
+def test_nothing_is_left_behind(recorded_by_node, device):
+    """No leak in 1,000 steps, and a kept gradient of the kernel keeps nothing else alive."""
+    img, krn, convolve = recorded_by_node
+    device.failures += [0] * 4000  # no errors, and nothing is run
+    convolve(img, krn).sum().backward()
+    alive = weakref.ref(img.grad.untyped_storage())
+    kept, img.grad = krn.grad, None
+    gc.collect()
+    assert kept.untyped_storage().nbytes() == 3 * 9 * 4
+    assert alive() is None or alive().nbytes() == 0
+    resource = pytest.importorskip("resource")
+    for step in range(1000):
+        if step == 100:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        convolve(img, krn).sum().backward()
+        del krn.grad, img.grad
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB
+
+
+def test_a_plan_lives_as_long_as_graphs_that_need_it(functions, device):
+    img, krn = drawn()
+    prepared = Prepared(functions, device, img, krn, "tropical_max", padding=1)
+    out = prepared.node(img, krn)
+    fall_back = weakref.ref(prepared.operation)
+    del prepared.node
+    gc.collect()
+    out.sum().backward()
+    torch.testing.assert_close(krn.grad.sum(), torch.tensor(float(out.numel())))
+    assert fall_back() is not None
+
+
+def test_several_threads_call_it_at_once(recorded_by_node):
+    img, krn, convolve = recorded_by_node
+    expected = torch.autograd.grad(convolve(img, krn).sum(), (img, krn))
+    found = []
+
+    def work():
+        outputs = (convolve(img, krn) for _ in range(20))
+        found.extend(torch.autograd.grad(out.sum(), (img, krn)) for out in outputs)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 60
+    for grads in found:
+        torch.testing.assert_close(grads, expected, rtol=0, atol=0)

@@ -1,0 +1,224 @@
+"""An operation that autograd records without Python, by ``kernels_cu/torch/node.cpp``.
+
+On a GPU a small training call takes as long as its Python: this node allocates and launches in
+C++, forward and backward, what `Launches` describes. It is compiled once for a version of torch, in
+the background; until then, and for all that a node does not serve, Python's path computes the same
+bits. Called by `autograd` through the operations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from semiconv_cupy import source
+from semiconv_cupy.backends.device import Described, Driver, Launches
+from semiconv_cupy.backends.host import compiler, libraries
+from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn_once
+from torch_bridge.ops.dispatch import BEYOND_PLAIN
+
+# In the order of `Role` in node.cpp.
+ROLES = (
+    "nowhere", "first", "second", "out", "residual", "grad_out", "grad_first", "grad_second",
+    "scratch",
+)  # fmt: skip
+Gradients = tuple["Tensor | None", "Tensor | None"]
+# (grad_out, first, second, residual, wants first, wants second)
+FallBack = Callable[..., Gradients]
+
+
+class Operand(NamedTuple):
+    """One of the two tensors as a node expects it."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    wants: bool  # whether its gradient is computed
+
+
+class Work(NamedTuple):
+    """What a node computes: tensors of one dtype on one device.
+
+    `gradients` and `residual` are empty tensors of the dtypes of gradients before they are rounded
+    and of the residual, on that device; `tensor` is one of the tensors' own dtype.
+    """
+
+    first: Operand
+    second: Operand | None
+    out_shape: tuple[int, ...]
+    residual_shape: tuple[int, ...] | None
+    tensor: Tensor
+    gradients: Tensor
+    residual: Tensor
+    saves_tensors: bool  # whether the derivative needs the two tensors
+
+
+class Node:
+    """The recorded call for tensors of one layout."""
+
+    def __init__(
+        self, library: Any, work: Work, launches: Launches, driver: Driver, fall_back: FallBack
+    ) -> None:
+        self._forget, self._call = library.semiconv_node_forget, library.semiconv_node_call
+        numbers = _numbers(work, launches, driver)
+        array = (ctypes.c_int64 * len(numbers))(*numbers)
+        self._plan = library.semiconv_node_plan(array, _answering(fall_back))
+
+    def __call__(self, first: Tensor, second: Tensor | None) -> Tensor | None:
+        """The output, which autograd has recorded; None for tensors of another layout.
+
+        For tensors that go straight, while gradients are recorded.
+        """
+        second_at = None if second is None else second._cdata
+        found: Tensor | None = self._call(self._plan, first._cdata, second_at)
+        return found
+
+    def __del__(self) -> None:
+        if hasattr(self, "_plan"):  # nodes of graphs that are still alive share the plan
+            self._forget(self._plan)
+
+
+def _answering(fall_back: FallBack) -> Callable[..., tuple[Any, Any, str | None]]:
+    """The function that a node calls: an error is a text, which it raises as RuntimeError."""
+
+    def answer(*given: Any) -> tuple[Any, Any, str | None]:
+        try:
+            return *fall_back(*given), None
+        except Exception as error:
+            return None, None, str(error) or type(error).__name__
+
+    return answer
+
+
+# ---- the numbers that node.cpp reads -------------------------------------------------------------
+
+
+def _numbers(work: Work, launches: Launches, driver: Driver) -> list[int]:
+    """All of a plan, in the order of its class `Plan`; a list begins with its length."""
+    operands = work.first, work.second
+    residual = work.residual_shape or ()
+    return [
+        *driver,
+        *(tensor._cdata for tensor in (work.tensor, work.gradients, work.residual)),
+        BEYOND_PLAIN,
+        work.saves_tensors,
+        *(number for operand in operands for number in _numbers_of_operand(operand)),
+        *(len(work.out_shape), *work.out_shape),
+        *(len(residual), *residual),
+        launches.scratch,
+        launches.alignment,
+        *_numbers_of_launches(launches.forward),
+        *_numbers_of_launches(launches.backward),
+    ]
+
+
+def _numbers_of_operand(operand: Operand | None) -> list[int]:
+    if operand is None:
+        return [0, 0, 0, 0]
+    sizes, strides, wants = operand
+    return [1, wants, len(sizes), *sizes, len(strides), *strides]
+
+
+def _numbers_of_launches(launches: list[Described]) -> list[int]:
+    found = [len(launches)]
+    for function, extent, given in launches:
+        arguments: list[int] = []
+        constants: list[int] = []
+        for argument in given:
+            if isinstance(argument, str):
+                arguments.append(ROLES.index(argument))
+                continue
+            arguments.append(-1 - len(constants))
+            padded = argument + bytes(-len(argument) % 8)
+            constants += memoryview(padded).cast("q").tolist()
+        found += [function, len(extent), *extent, len(arguments), *arguments]
+        found += [len(constants), *constants]
+    return found
+
+
+# ---- the library ---------------------------------------------------------------------------------
+
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "semiconv_node_plan": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.py_object]),
+    "semiconv_node_forget": (None, [ctypes.c_void_p]),
+    "semiconv_node_call": (ctypes.py_object, [ctypes.c_void_p] * 3),
+}
+_WHAT = "the C++ node of training calls"
+
+
+class _Build:
+    """The library, compiled once in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.library: Any = None
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, name="semiconv node", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.library = _load()
+        except (BackendUnavailableError, CompileError, OSError) as error:
+            self.error = error
+
+
+@lru_cache(maxsize=1)
+def _build() -> _Build:
+    return _Build()
+
+
+def library(*, wait: bool = False) -> Any:
+    """The compiled functions; None while they are compiled, or where they cannot be.
+
+    The first call begins to compile in a thread; with `wait` the caller waits for its end. A
+    warning says once what does not compile; without a compiler Python's path serves.
+    """
+    if not served():
+        return None
+    build = _build()
+    if wait:
+        build.thread.join()
+    if isinstance(build.error, (CompileError, OSError)):
+        warn_once(
+            "the C++ node", f"training calls go through Python, which is slower: {build.error}"
+        )
+    return build.library
+
+
+def served() -> bool:
+    """Whether this machine's compiler can make what torch loads: GCC or Clang, on Linux."""
+    found = compiler.compiler()
+    return sys.platform == "linux" and found is not None and not compiler.is_zig(found.split())
+
+
+def _load() -> Any:
+    text = source.assemble("torch/node.cpp", {"SEMICONV_TORCH": f'"{torch.__version__}"'})
+    found = libraries.load(text, _WHAT, dict.fromkeys(_FUNCTIONS), flags=_flags())
+    # With Python's lock held, and what the functions return is a Python object.
+    python = ctypes.PyDLL(None, handle=found._handle)
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(python, name)
+        function.restype, function.argtypes = result, arguments
+    return python
+
+
+def _flags() -> tuple[str, ...]:
+    """Those of torch's headers and libraries, which this process has loaded already."""
+    folder = Path(torch.__file__).parent
+    names = "-lc10", "-ltorch_cpu", "-ltorch_python"
+    return (
+        "-std=c++20",
+        "-O1",  # nothing here is worth the time of more
+        "-DAT_PER_OPERATOR_HEADERS",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        f"-I{folder / 'include'}",
+        f"-L{folder / 'lib'}",
+        *names,
+    )
