@@ -231,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, const semiconv::Division division,
-                unsigned int copies_whole_chunks, void* __restrict__ partial, unsigned int parts) {
+                unsigned int piece, void* __restrict__ partial, unsigned int parts) {
   using namespace semiconv;
 #if defined(SEMICONV_JOIN)
   Accumulators<Chosen> acc;
@@ -272,9 +272,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int64 first_kernel = g.kernel_of(tile.group, first_output) * g.krn_strides[0];
   // Of a plane that is one slab, these are the same for every slab; otherwise they are not read.
   const int64 fixed_first = source_of(0).first;
-  const Source::Route fixed_route = source_of(0).route(g);
+  Source::Route fixed_route;
+  if (piece == columns) fixed_route = source_of(0).route(g);
   const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
-  const Copies copies{g, source_of, walk, thread, team, patches, weights, copies_whole_chunks,
+  const Copies copies{g, source_of, walk, thread, team, patches, weights, piece,
                       last_channel, first_kernel, fixed_first, fixed_route, fixed_weights, zero};
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
     for (int d = 0; d < depth; ++d) copies.fill_outside(source_of(0), patches[side][team][d]);

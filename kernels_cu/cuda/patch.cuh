@@ -54,10 +54,18 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
 
   SEMICONV_FN void fill_outside(Chunk<Storage, columns>* patch, Storage outside) const {
     if (whole) return;
-    visit_chunks<1>([&](int, int n, int row, int column) {
+    Chunk<Storage, columns> empty;
 #pragma unroll
-      for (int x = 0; x < columns; ++x)
-        if (!contains(row, column + x)) patch[n].of[x] = outside;
+    for (int x = 0; x < columns; ++x) empty.of[x] = outside;
+    visit_chunks<1>([&](int, int n, int row, int column) {
+      const bool seen = row >= from_y && row < to_y;
+      if (!seen || column + columns <= from_x || column >= to_x) {
+        patch[n] = empty;
+      } else if (column < from_x || column + columns > to_x) {
+#pragma unroll
+        for (int x = 0; x < columns; ++x)
+          if (column + x < from_x || column + x >= to_x) patch[n].of[x] = outside;
+      }
     });
   }
   // Where this thread's chunks lie, in elements from the patch's first one: the same in every plane.
@@ -98,6 +106,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
         to.copy(n * sizeof(Chunk<Storage, columns>), (const Chunk<Storage, columns>*)(corner + row * pitch_y + column));
     });
   }
+  // The same, a chunk's elements by its thread.
   template <class P>
   SEMICONV_FN void copy_elements(const Geometry& g, const Storage* corner, int count, P* patches) const {
     const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
@@ -111,6 +120,29 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
           to.copy(d * sizeof(P) + (n * columns + x) * sizeof(Storage), from + d * g.img_strides[1]);
       }
     });
+  }
+  // The same by pieces of PIECE elements, of which neighbouring threads copy neighbouring ones.
+  template <int PIECE, class P>
+  SEMICONV_FN void copy_pieces(const Geometry& g, const Storage* corner, int count, P* patches) const {
+    static_assert(width <= 1 << 15 && threads <= 256, "a thread's row is found without a division");
+    const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
+    const int across = (to_x - from_x + PIECE - 1) / PIECE, high = to_y - from_y;
+    if (across <= 0) return;
+    const int thread = threadIdx.x % threads, each = across < threads ? 65536 / across + 1 : 0;
+    const int rows_on = (threads * each) >> 16, first_row = (thread * each) >> 16;
+    const int pieces_on = threads - rows_on * across;
+    int row = first_row, piece = thread - first_row * across;
+    const Destination to(patches);
+    while (row < high) {
+      const int32 at = (from_y + row) * width + from_x + piece * PIECE;
+      const Storage* from = corner + ((from_y + row) * pitch_y + (from_x + piece * PIECE) * pitch_x);
+#pragma unroll
+      for (int d = 0; d < depth; ++d)
+        if (d < count)
+          to.copy(d * sizeof(P) + at * sizeof(Storage), (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
+      row += rows_on, piece += pieces_on;
+      if (piece >= across) piece -= across, ++row;
+    }
   }
 
   // visit(element) for this thread's share of a patch that was copied from the image.

@@ -65,7 +65,7 @@ struct Copies {
   const int &thread, &team;
   Patch (*const patches)[teams][depth];
   Weights (*const weights)[teams][depth];
-  const uint32& copies_whole_chunks;  // none crosses the image's edge, all are aligned
+  const uint32& piece;         // elements that are copied at once: none crosses the image's edge, all are aligned
   const int32& last_channel;   // the last of the block's channels that has an output
   const int64& first_kernel;   // in a plane, the weights of the block's first output
   const int64& fixed_first;    // these three hold for every slab where a plane is one slab; else they are not read
@@ -87,9 +87,15 @@ struct Copies {
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
-    if (!copies_whole_chunks) source_of(p).copy_elements(g, corner, count, patches_here);
-    else if constexpr (slabs == 1) Source::copy_chunks(g, corner, count, fixed_route, patches_here);
-    else source_of(p).copy_chunks_once(g, corner, patches_here);
+    if (piece < columns) {
+      if constexpr (integer) source_of(p).copy_elements(g, corner, count, patches_here);
+      else if (piece == 2) source_of(p).copy_pieces<2>(g, corner, count, patches_here);
+      else source_of(p).copy_pieces<1>(g, corner, count, patches_here);
+    } else if constexpr (slabs == 1) {
+      Source::copy_chunks(g, corner, count, fixed_route, patches_here);
+    } else {
+      source_of(p).copy_chunks_once(g, corner, patches_here);
+    }
     const Destination to(weights[side][team]);
     const Storage* from = walk.plane_krn + first_kernel + slab_of(p).first * along_y(g.krn_strides + 2, 0);
     visit_weights(p, [&](int n, int32 at) {

@@ -96,8 +96,8 @@ class Convolution(NamedTuple):
         spec = residual_of(self.semifield, self.storage, self.geometry)
         return np.int64(0 if spec is None else math.prod(spec.shape) // spec.arrays)
 
-    def has_whole_chunks(self, *, padded_rows: bool = False) -> bool:
-        """Whether chunks of `CHUNK` elements lie in rows of an image, none across its edge.
+    def has_whole_chunks(self, size: int = CHUNK, *, padded_rows: bool = False) -> bool:
+        """Whether chunks of `size` elements lie in rows of an image, none across its edge.
 
         `padded_rows`: windows lie inside the image, and whole chunks of a row may be read.
         """
@@ -106,7 +106,13 @@ class Convolution(NamedTuple):
         steps = [n for n, size in zip(outer, sizes, strict=False) if size > 1]
         if not padded_rows:
             steps.append(self.geometry.image_size[-1])
-        return last == 1 and not any(n % CHUNK for n in steps)
+        return last == 1 and not any(n % size for n in steps)
+
+    def piece(self, *, padded_rows: bool = False) -> int:
+        """Elements of the image that may be copied at once: a chunk, two or one."""
+        if self.has_whole_chunks(padded_rows=padded_rows):
+            return CHUNK
+        return 2 if self.has_whole_chunks(2) else 1
 
     def forward_offset(self, limits: Limits) -> str:
         """The type that holds every offset of a launch of one thread an output."""

@@ -180,15 +180,15 @@ def forward_launch(
             by_channel=convolution.by_channel,
         )  # fmt: skip
         kernel, parts = _in_parts(device, kernel, tile, geometry, limits)
-        whole = np.uint32(convolution.has_whole_chunks(padded_rows=padded_rows))
+        piece = np.uint32(convolution.piece(padded_rows=padded_rows))
         first = (plane, tile.division(geometry))
         return ForwardLaunch(
             kernel=compiled(device, kernel_source, kernel),
             grid=(tile.grid(geometry),),
             block=(tile.threads,),
             struct=convolution.struct,
-            scalars=(*first, np.uint32(0), *_ONE_PART),
-            scalars_if_aligned=(*first, whole, *_ONE_PART),
+            scalars=(*first, np.uint32(1), *_ONE_PART),
+            scalars_if_aligned=(*first, piece, *_ONE_PART),
             alignment=min(16, CHUNK * source.itemsize(storage)),
             conditional_blocks=limits.conditional_blocks,
             parts=parts,
