@@ -205,6 +205,15 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, cons
 constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
+// Before sm_80, numbers that are widened or compared with their winners need a few registers more.
+#if defined(SEMICONV_RESIDUAL)
+constexpr bool plain_floats = false;
+#else
+constexpr bool plain_floats = Same<Storage, float>::value;
+#endif
+constexpr int resident_blocks =
+    architecture < 800 && SEMICONV_BLOCKS == 2 && !plain_floats ? 1 : SEMICONV_BLOCKS;
+
 // ---- the walk of a block -------------------------------------------------------------------------
 
 SEMICONV_FN View view_of(const Patch& patch, const Weights& weights, int corner_row, int corner_column,
@@ -227,7 +236,8 @@ template <class F> SEMICONV_FN void visit_partial(Accumulators<Chosen>& acc, Cho
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, SEMICONV_BLOCKS)
+extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X,
+                                             semiconv::resident_blocks)
 SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane, const semiconv::Division division,
