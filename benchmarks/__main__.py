@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, floor, gpus, plot, run, scale, table, works
+from benchmarks import costs, floor, gpus, plot, run, scale, steps, table, works
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -50,7 +50,11 @@ class Suite:
 
 SUITES: dict[Device, Suite] = {
     "cpu": Suite(run.bench_of_cpu, works.cpu, lambda absent: costs.costs("cpu", absent)),
-    "gpu": Suite(run.bench_of_gpu, works.gpu, lambda absent: costs.costs("gpu", absent)),
+    "gpu": Suite(
+        run.bench_of_gpu,
+        works.gpu,
+        lambda absent: (*costs.costs("gpu", absent), *steps.steps(absent)),
+    ),
 }
 
 

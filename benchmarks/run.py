@@ -222,11 +222,15 @@ def model_rows(
 
 def measure_costs(selected: Iterable[Cost], say: Callable[[Report], None]) -> list[Report]:
     """The rows of costs that are not ratios."""
-    rows = []
+    rows: list[Report] = []
     for cost in selected:
-        value = cost.measure()
-        goals = [verdict(cost.goal, value)] if math.isfinite(cost.goal.most) else []
-        found = {"cost": cost.name, "value": value, "unit": cost.unit, "goals": goals}
+        try:
+            value = cost.measure()
+            goals = [verdict(cost.goal, value)] if math.isfinite(cost.goal.most) else []
+            found = {"cost": cost.name, "value": value, "unit": cost.unit, "goals": goals}
+        except Exception as error:
+            # As of a work: the other rows are measured all the same; the exit status is then 1.
+            found = {"cost": cost.name, "error": f"{type(error).__name__}: {error}"}
         rows.append(found)
         say(found)
     return rows

@@ -10,7 +10,7 @@ Report = dict[str, Any]  # plain data, as in the JSON
 def line(found: Report) -> str:
     """One row of a report, as text."""
     if "error" in found:
-        return f"{found['work']:46} FAILED: {found['error']}"
+        return f"{_name(found):46} FAILED: {found['error']}"
     if "cost" in found:
         text = f"{found['cost']:46} {found['value']:10.3g} {found['unit']}"
     else:
@@ -80,7 +80,7 @@ def summary(report: Report) -> str:
     ]
     for found, goal in missed:
         lines.append(f"  MISSED {_name(found)}: {goal['goal']}, reached {goal['reached']:.3g}")
-    failed = [found["work"] for found in rows if "error" in found]
+    failed = [_name(found) for found in rows if "error" in found]
     if failed:
         lines.append(f"failed: {', '.join(failed)}")
     if report["not measured"]:
@@ -111,6 +111,8 @@ def markdown(report: Report) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| cost | | goal |", "|---|---|---|"]
     for found in report["costs"]:
+        if "error" in found:
+            continue
         lines.append(
             f"| {found['cost']} | {found['value']:.3g} {found['unit']} | {_goals(found)} |"
         )  # fmt: skip

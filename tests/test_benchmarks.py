@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, inputs, peers, plot, run, table, timing, works
+from benchmarks import ceilings, inputs, peers, plot, run, steps, table, timing, works
 from benchmarks.costs import Cost
 from benchmarks.works import Convolution, Filter, Goal, Product
 from kernels_cu import model, nvrtc, sass
@@ -282,3 +282,16 @@ def test_only_chooses_by_name(command_of_few, capsys):
 def test_a_duration_below_a_unit_and_a_goal_without_a_limit():
     assert table.duration(0.99e-3) == "990 us"
     assert math.isinf(Goal("value").most)
+
+
+def test_every_training_step_runs_and_a_peer_that_fails_fails_alone():
+    every = {cost.name: cost for cost in steps.steps([], where="cpu")}
+    assert len(every) == 8
+    few = [cost for name, cost in every.items() if "4096" not in name and "512" not in name]
+    rows = run.measure_costs(few, lambda row: None)
+    peers = [row for row in rows if steps.PACKAGE in row["cost"]]
+    assert all(row["value"] > 0 for row in rows if row not in peers)
+    assert all("error" in row or row["value"] > 0 for row in peers)
+    assert table.line(peers[0])
+    assert not [*steps.steps([works.POOLING])]
+    assert len([*steps.steps([works.FUSED])]) == 4
