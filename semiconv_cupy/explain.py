@@ -415,7 +415,8 @@ class _Observer:
         ):
             route, needs = "reference", ((), (), 0)
         elif self._gpu is None:
-            library = host_primitives.library_name(*host_primitives.part_of(name, array.dtype))
+            part = host_primitives.part_of(name, array.dtype, *arguments)
+            library = host_primitives.library_name(*part)
             route, needs = "host", ((library,), (), _MAPPED_TILE)
         else:
             route, needs = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)

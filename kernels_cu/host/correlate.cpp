@@ -63,40 +63,19 @@ Writer writer(int type) {
   return nullptr;
 }
 
-// An element whose type is known at run time only: SIZE bytes.
-template <int SIZE> struct Bytes {
-  unsigned char bytes[SIZE];
-};
-
-template <class Reducer, int SIZE>
-bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps,
-               const void* source, int source_type, void* out, int out_type, double outside,
-               int threads) {
-  const Reader read = reader(source_type);
-  const Writer write = writer(out_type);
-  const auto convert = [&](const Bytes<SIZE>* from, double* to, int64 n) { read(from, to, n); };
+template <class Reducer>
+bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps, Elements source,
+               Reader read, double outside, void* out, Writer write, int threads) {
   const auto put = [&](int64 to, int64 apart, Sums sums, int n) {
     double buffer[lanes_of<double>];
     store_vector(buffer, sums);
     write(buffer, out, to, apart, n);
   };
   const auto work = [&](double* scratch, const int64* origin, const int64* outputs) {
-    fill_mapped(m, t, origin, (const Bytes<SIZE>*)source, scratch, outside, convert);
+    fill_mapped(m, t, origin, source, scratch, outside, read);
     reduce_tile(m, t, origin, outputs, reducer, taps, scratch, put);
   };
   return for_each_tile<double>(m, t, t.positions + 2 * lanes_of<double>, threads, work);
-}
-
-template <class Reducer>
-bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps,
-               const void* source, int source_type, void* out, int out_type, double outside,
-               int threads) {
-  switch (itemsize(source_type)) {
-    case 1: return correlate<Reducer, 1>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
-    case 2: return correlate<Reducer, 2>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
-    case 4: return correlate<Reducer, 4>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
-    default: return correlate<Reducer, 8>(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
-  }
 }
 
 }  // namespace
@@ -115,8 +94,11 @@ SEMICONV_EXPORT int semiconv_correlate(const Mapped* mapped, const long long* in
     offsets.data[n] = 0;
     for (int a = 0; a < m.rank; ++a) offsets.data[n] += indices[n * m.rank + a] * m.step(a, t.pitch[a]);
   }
+  const Elements elements{(const char*)source, itemsize(source_type)};
+  const Reader read = reader(source_type);
+  const Writer write = writer(out_type);
   const auto run = [&](const auto& reducer, int64 taps) {
-    return !correlate(m, t, reducer, taps, source, source_type, out, out_type, outside, threads);
+    return !correlate(m, t, reducer, taps, elements, read, outside, out, write, threads);
   };
   if (symmetry > 0) return run(Symmetric<1>{offsets.data, weights, count}, count / 2 + 1);
   if (symmetry < 0) return run(Symmetric<-1>{offsets.data, weights, count}, count / 2 + 1);

@@ -34,6 +34,14 @@ template <bool MINIMUM> struct FlatReducer {
   }
 };
 
+template <bool MINIMUM> void clean_keys(const void* stored, Key* to, int64 n) {
+  const Key* from = (const Key*)stored;
+  int64 i = 0;
+  for (; i + key_lanes <= n; i += key_lanes)
+    store_vector(to + i, clean_key<MINIMUM>(load_vector<Keys>(from + i)));
+  for (; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
+}
+
 template <bool MINIMUM>
 inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 count, int64 levels,
                                const Key* source, Key* out, Key outside, int threads) {
@@ -46,17 +54,12 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
     offsets.data[n] = at;
   }
   const FlatReducer<MINIMUM> reducer{offsets.data};
-  const auto convert = [](const Key* from, Key* to, int64 n) {
-    int64 i = 0;
-    for (; i + key_lanes <= n; i += key_lanes)
-      store_vector(to + i, clean_key<MINIMUM>(load_vector<Keys>(from + i)));
-    for (; i < n; ++i) to[i] = clean_key<MINIMUM>(from[i]);
-  };
   const auto put = [&](int64 to, int64 apart, Keys value, int n) {
     store_apart(out + to, apart, stored_key(value), n);
   };
   const auto work = [&](Key* scratch, const int64* origin, const int64* outputs) {
-    fill_mapped(m, t, origin, source, scratch, clean_key<MINIMUM>(outside), convert);
+    fill_mapped(m, t, origin, Elements{(const char*)source, sizeof(Key)}, scratch, clean_key<MINIMUM>(outside),
+                clean_keys<MINIMUM>);
     for (int64 level = 1; level < levels; ++level) {
       const Key* before = scratch + (level - 1) * t.positions;
       const int64 shift = m.unit << (level - 1);

@@ -83,15 +83,31 @@ struct MappedTiles {
   }
 };
 
-// convert(from, to, n) for n elements `stride` apart.
-template <class S, class T, class Convert>
-inline void convert_apart(const S* from, int64 stride, T* to, int64 n, const Convert& convert) {
-  if (stride == 1) return convert(from, to, n);
-  constexpr int64 most = 64;
-  S together[most];
-  for (int64 begin = 0; begin < n; begin += most) {
+// Elements in memory whose type only a function knows: `size` bytes each.
+struct Elements {
+  const char* first;
+  int64 size;
+  Elements operator+(int64 n) const { return {first + n * size, size}; }
+};
+// Copies n elements that lie together to the numbers of a scratch.
+template <class T> using Conversion = void (*)(const void* from, T* to, int64 n);
+
+template <int SIZE> inline void gather(const char* from, int64 stride, char* to, int64 n) {
+  for (int64 i = 0; i < n; ++i) memcpy(to + i * SIZE, from + i * stride * SIZE, SIZE);
+}
+// Of n elements `stride` apart.
+template <class T> inline void convert_apart(Elements from, int64 stride, T* to, int64 n, Conversion<T> convert) {
+  if (stride == 1) return convert(from.first, to, n);
+  constexpr int64 most = 64, largest = 8;
+  char together[most * largest];
+  for (int64 begin = 0; begin < n; begin += most, from = from + most * stride) {
     const int64 count = smaller_of(most, n - begin);
-    for (int64 i = 0; i < count; ++i, from += stride) together[i] = *from;
+    switch (from.size) {
+      case 1: gather<1>(from.first, stride, together, count); break;
+      case 2: gather<2>(from.first, stride, together, count); break;
+      case 4: gather<4>(from.first, stride, together, count); break;
+      default: gather<largest>(from.first, stride, together, count);
+    }
     convert(together, to + begin, count);
   }
 }
@@ -114,11 +130,11 @@ template <class S, class V> SEMICONV_FN void store_apart(S* to, int64 stride, V 
   else store_lanes_apart(to, stride, lanes, n);
 }
 
-// Copy what the tile at `origin` sees into its scratch. convert(from, to, n) copies n elements that lie
-// together; positions that show no element become `outside`.
-template <class S, class T, class Convert>
-inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin, const S* source,
-                        T* scratch, T outside, Convert convert) {
+// Copy what the tile at `origin` sees into its scratch; positions that show no element become `outside`.
+// Compiled once for all that share a scratch's type.
+template <class T>
+__attribute__((noinline)) void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* origin,
+                                           Elements source, T* scratch, T outside, Conversion<T> convert) {
   const int last = (int)m.rank - 1;
   int64 index[max_rank] = {}, rows = 1;
   for (int a = 0; a < last; ++a) rows *= t.extent[a];
@@ -139,14 +155,14 @@ inline void fill_mapped(const Mapped& m, const MappedTiles& t, const int64* orig
     T* row = scratch + r * t.pitch[larger_of(last - 1, 0)];
     if (last == 0) row = scratch;
     if (inside) {
-      const S* from = source + at;
+      const Elements from = source + at;
       const auto gather = [&](int64 begin, int64 finish) {
         T* to = row + (begin - first);
         if (m.unit == 1) {
           for (int64 p = begin; p < finish; ++p, ++to) {
             const int64 element = m.element(last, p);
             if (element < 0) *to = outside;
-            else convert(from + element * apart, to, (int64)1);
+            else convert((from + element * apart).first, to, 1);
           }
           return;
         }

@@ -4,8 +4,11 @@
 // holds them (SumOf in filters.cuh) or, with `precise`, in double, and saturate when they are stored;
 // floating sums in the element's arithmetic. As in SciPy, values are rounded to the type of the sums, but
 // for the first tap's. NaN is never selected.
-// Exported by structure.cpp.
+// Exported by structure.cpp, structure_in_double.cpp and structure_absent.cpp.
 #pragma once
+#if !defined(__clang__)
+#pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")  // as fast as -O3, compiled in half the time
+#endif
 #include "mapped.hpp"
 
 namespace semiconv {
@@ -78,6 +81,29 @@ template <class W, bool MINIMUM, bool ABSENT> struct SaturatingReducer {
   }
 };
 
+// Elements as the numbers of sums; NaN as the value that never wins.
+template <bool MINIMUM, class W> void elements_of(const void* source, W* to, int64 n) {
+  const Storage* from = (const Storage*)source;
+  constexpr int width = lanes_of<W>;
+  int64 i = 0;
+  if constexpr (Same<W, Storage>::value)  // `better` never takes a NaN on its right
+    for (; i + width <= n; i += width)
+      store_vector(to + i, better<MINIMUM>((VectorOf<W>)(VectorOf<W>{} + worst<MINIMUM, W>()),
+                                           load_vector<VectorOf<W>>(from + i)));
+  for (; i < n; ++i) {
+    const W element = (W)load(from[i]);
+    to[i] = element == element ? element : worst<MINIMUM, W>();
+  }
+}
+// Not inlined: the conversion would be compiled for each register of each loop.
+template <class W>
+__attribute__((noinline)) void store_sums(Storage* to, int64 apart, VectorOf<W> sums, int n) {
+  constexpr int width = lanes_of<W>;
+  Several<Storage, width> stored;
+  for (int i = 0; i < width; ++i) stored.elements[i] = stored_sum(sums[i]);
+  store_apart(to, apart, stored, n);
+}
+
 template <bool MINIMUM, class Reducer, class V>
 inline bool structure_extremum(const Mapped& m, const int64* indices, const V* values,
                                const double* first, int64 count, const Storage* source, Storage* out,
@@ -95,31 +121,39 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
   const SharedTaps shared =
       pairs ? SharedTaps(offsets.data, count, t.pitch[m.rank - 2]) : SharedTaps();
   const Reducer reducer{offsets.data, values, first, shared, outside};
-  const auto convert = [](const Storage* from, W* to, int64 n) {
-    int64 i = 0;
-    if constexpr (Same<W, Storage>::value)  // `better` never takes a NaN on its right
-      for (; i + width <= n; i += width)
-        store_vector(to + i, better<MINIMUM>((VectorOf<W>)(VectorOf<W>{} + worst<MINIMUM, W>()),
-                                             load_vector<VectorOf<W>>(from + i)));
-    for (; i < n; ++i) {
-      const W element = (W)load(from[i]);
-      to[i] = element == element ? element : worst<MINIMUM, W>();
-    }
-  };
   const auto put = [&](int64 to, int64 apart, VectorOf<W> sums, int n) {
-    if constexpr (Same<W, Storage>::value) {
-      store_apart(out + to, apart, sums, n);
-    } else {
-      Several<Storage, width> stored;
-      for (int i = 0; i < width; ++i) stored.elements[i] = stored_sum(sums[i]);
-      store_apart(out + to, apart, stored, n);
-    }
+    if constexpr (Same<W, Storage>::value) store_apart(out + to, apart, sums, n);
+    else store_sums<W>(out + to, apart, sums, n);
   };
   const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
-    fill_mapped(m, t, origin, source, scratch, outside, convert);
+    fill_mapped(m, t, origin, Elements{(const char*)source, sizeof(Storage)}, scratch, outside, elements_of<MINIMUM, W>);
     reduce_tile(m, t, origin, outputs, reducer, count, scratch, put);
   };
   return for_each_tile<W>(m, t, t.positions + 2 * width, threads, work);
 }
+
+// Sums in W.
+template <class W>
+bool sums_in(const Mapped& m, const int64* indices, const void* values, const double* first, int64 count,
+             const Storage* source, Storage* out, const void* outside, int minimum, int threads) {
+  const auto run = minimum ? structure_extremum<true, StructureReducer<W, true>, W>
+                           : structure_extremum<false, StructureReducer<W, false>, W>;
+  return run(m, indices, (const W*)values, first, count, source, out, *(const W*)outside, threads);
+}
+// Sums of 64-bit integers, which have no wider type.
+template <class R, bool ABSENT>
+bool saturating(const Mapped& m, const int64* indices, const void* values, const double* first, int64 count,
+                const Storage* source, Storage* out, const void* outside, int minimum, int threads) {
+  const auto run = minimum ? structure_extremum<true, SaturatingReducer<R, true, ABSENT>, int64>
+                           : structure_extremum<false, SaturatingReducer<R, false, ABSENT>, int64>;
+  return run(m, indices, (const int64*)values, first, count, source, out, *(const R*)outside, threads);
+}
+// Sums in the type that holds them.
+template <class R, bool SATURATING = Limits<R>::integer && sizeof(R) == 8> struct Exact {
+  static constexpr auto run = sums_in<typename SumOf<R>::type>;
+};
+template <class R> struct Exact<R, true> {
+  static constexpr auto run = saturating<R, false>;
+};
 
 }  // namespace semiconv

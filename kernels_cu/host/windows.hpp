@@ -31,6 +31,20 @@ constexpr int most_parts = 5;  // of a step
 using Step = void (*)(const Key* const* parts, Key* to, int64 n);
 using StepPair = void (*)(const Key* const* rows, Key* const* to, int64 n);
 
+// step() of any number of parts, of fewer elements than a register has.
+template <bool MINIMUM, bool FROM_RAW, bool TO_RAW>
+__attribute__((noinline)) void step_short(const Key* const* parts, int count, Key* to, int64 n) {
+  const auto key_at = [&](int p, int64 i) {
+    const Key stored = parts[p][i];
+    return FROM_RAW ? clean_key<MINIMUM>(stored) : stored;
+  };
+  for (int64 i = 0; i < n; ++i) {
+    Key value = key_at(0, i);
+    for (int p = 1; p < count; ++p) value = better<MINIMUM>(value, key_at(p, i));
+    to[i] = TO_RAW ? stored_key(value) : value;
+  }
+}
+
 // to[i] = best of parts[0][i] .. parts[PARTS - 1][i] for i < n. FROM_RAW: parts are stored elements, which
 // become keys; TO_RAW: `to` takes stored elements. Arrays of keys are read and written in whole registers,
 // beyond n too, and `to` may be parts[0]; arrays of stored elements are touched at i < n only.
@@ -61,12 +75,7 @@ __attribute__((noinline)) void step(const Key* const* given, Key* to, int64 n) {
     store_vector(to + n - key_lanes, value_at(n - key_lanes));
     return;
   }
-  for (; i < n; ++i) {
-    Key value = FROM_RAW ? clean_key<MINIMUM>(parts[0][i]) : parts[0][i];
-    for (int p = 1; p < PARTS; ++p)
-      value = better<MINIMUM>(value, FROM_RAW ? clean_key<MINIMUM>(parts[p][i]) : parts[p][i]);
-    to[i] = TO_RAW ? stored_key(value) : value;
-  }
+  step_short<MINIMUM, FROM_RAW, TO_RAW>(given, PARTS, to, n);
 }
 // Two rows of windows of PARTS consecutive rows: to[r][i] = best of rows[r][i] .. rows[r + PARTS - 1][i] for
 // r = 0, 1. The best of the rows 1 .. PARTS - 1, which both windows contain, is found once.

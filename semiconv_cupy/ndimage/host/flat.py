@@ -163,7 +163,7 @@ def footprint_call(
     """What computes `footprint` of arrays of that shape and dtype."""
     assert window.taps is not None
     run, form = (
-        library("flat", dtype).semiconv_footprint,
+        library("footprint", dtype).semiconv_footprint,
         form_for(shape, window, least_row(dtype.itemsize)),
     )
     lookups, levels = _lookups(window.taps.tobytes(), window.shape, form.windowed)

@@ -10,18 +10,18 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.backends.host import prebuilt
+from semiconv_cupy.ndimage.addends import Addends
 
 _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_OF_STRUCTURE = (*(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG)
 _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
-    "flat": {
-        "semiconv_flat": (_POINTER,) * 4 + (_FLAG, _FLAG),
+    "flat": {"semiconv_flat": (_POINTER,) * 4 + (_FLAG, _FLAG)},
+    "footprint": {
         "semiconv_footprint": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG),
     },
-    "structure": {
-        "semiconv_structure": (
-            *(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG, _FLAG, _FLAG,
-        ),
-    },
+    "structure": {"semiconv_structure": _OF_STRUCTURE},
+    "structure_in_double": {"semiconv_structure_in_double": _OF_STRUCTURE},
+    "structure_absent": {"semiconv_structure_absent": _OF_STRUCTURE},
     "correlate": {
         "semiconv_correlate": (
             *(_POINTER,) * 3, _COUNT, _FLAG, _POINTER, _FLAG, _POINTER, _FLAG, ctypes.c_double,
@@ -47,6 +47,12 @@ _TYPES = (
 )  # fmt: skip
 # The parts of which one object serves elements of all dtypes, and the dtype that it computes in.
 _FOR_ALL = {"correlate": "float64", "parabolas": "float64", "chamfer": "int32"}
+# Those of the parts that not all dtypes need: bool arrays are added as uint8.
+_STORAGES = {
+    "structure": _TYPES[1:],
+    "structure_in_double": source.INTEGER,
+    "structure_absent": ("int64", "uint64"),
+}
 TYPE_CODES = {name: code for code, name in enumerate(_TYPES)}
 
 _libraries: dict[tuple[str, np.dtype], host.Library] = {}
@@ -78,7 +84,7 @@ def sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource
     chosen = [name for name in storages or _TYPES if name != "bfloat16"]
     for part, functions in _ARGUMENTS.items():
         for storage in [_FOR_ALL[part]] if part in _FOR_ALL else chosen:
-            if (part, storage) != ("structure", "bool"):  # whose values are added as uint8
+            if storage in _STORAGES.get(part, chosen):
                 exports = (*source.COMMON_EXPORTS, *functions)
                 yield source.HostSource(*source_of(part, np.dtype(storage)), exports)
 
@@ -88,7 +94,15 @@ def library_name(part: str, dtype: np.dtype) -> str:
     return f"{part} on {dtype.name}"
 
 
-def part_of(primitive: str, dtype: np.dtype) -> tuple[str, np.dtype]:
-    """Which of kernels_cu/host/*.cpp computes a primitive, and compiled for which dtype."""
-    part = {"box": "flat", "footprint": "flat", "nearest": "parabolas"}.get(primitive, primitive)
+def part_of(primitive: str, dtype: np.dtype, *arguments: object) -> tuple[str, np.dtype]:
+    """Which of kernels_cu/host/*.cpp computes a primitive, and compiled for which dtype.
+
+    `arguments` are the primitive's others than the array; without them, those of most calls.
+    """
+    part = {"box": "flat", "nearest": "parabolas"}.get(primitive, primitive)
+    addends = next((one for one in arguments if isinstance(one, Addends)), None)
+    if addends is not None and addends.in_double:
+        part = "structure_in_double"
+    elif addends is not None and addends.absent and dtype.name in _STORAGES["structure_absent"]:
+        part = "structure_absent"
     return part, np.dtype(_FOR_ALL.get(part, dtype))

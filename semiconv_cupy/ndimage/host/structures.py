@@ -1,4 +1,4 @@
-"""Extrema of sums with a structure over NumPy arrays, by ``kernels_cu/host/structure.cpp``."""
+"""Extrema of sums with a structure over NumPy arrays, by ``kernels_cu/host/structure*.cpp``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semiconv_cupy.ndimage.addends import Addends
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
 from semiconv_cupy.ndimage.host.flat import Call
 from semiconv_cupy.ndimage.host.forms import form_for, least_row, mapped_window, threads_for
-from semiconv_cupy.ndimage.host.libraries import library
+from semiconv_cupy.ndimage.host.libraries import library, part_of
 from semiconv_cupy.ndimage.window import Window
 
 
@@ -52,24 +52,22 @@ def structure_call(
     """What computes `structure` of arrays of that shape and dtype."""
     assert window.taps is not None
     values, outside, itemsize = addends.values, addends.outside, addends.values.itemsize
-    run, form = (
-        library("structure", dtype).semiconv_structure,
-        form_for(shape, window, least_row(itemsize)),
-    )
+    part, _ = part_of("structure", dtype, window, addends)
+    run = getattr(library(part, dtype), f"semiconv_{part}")
+    form = form_for(shape, window, least_row(itemsize))
     indices = _indices(window.taps.tobytes(), window.shape, form.windowed)
     mapped = mapped_window(form)
     first = None if addends.first is None else ctypes.byref(ctypes.c_double(addends.first))
     threads = threads_for(itemsize * math.prod(shape) * (8 + len(indices)))
-    in_double, flag = int(addends.in_double), int(minimum)
-    absent = addends.absent and dtype.kind in "iu" and dtype.itemsize == 8 and not in_double
+    flag, absent = int(minimum), part == "structure_absent"
 
     def call(array: np.ndarray) -> np.ndarray:
         out = np.empty_like(array)
         beyond = _no_element(array, minimum) if absent else outside
         status = run(
             ctypes.byref(mapped[0]), host.address(indices), host.address(values), first,
-            len(indices), host.address(array), host.address(out), host.address(beyond),
-            in_double, int(absent), flag, threads,
+            len(indices), host.address(array), host.address(out), host.address(beyond), flag,
+            threads,
         )  # fmt: skip
         host.check(status, "a filter by a structure")
         return out
