@@ -6,15 +6,12 @@ takes one pass along each axis (``ndimage.lines``), whose time does not depend o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import Place
 from semiconv_cupy.chunked import by_chunks
-from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     Array,
     as_array,
@@ -25,7 +22,8 @@ from semiconv_cupy.ndimage.arguments import (
     readable,
     require_real,
 )
-from semiconv_cupy.ndimage.lines import Finish, Pass, costs
+from semiconv_cupy.ndimage.lines import Finish
+from semiconv_cupy.parabolic_passes import computed
 
 __all__ = ["parabolic_closing", "parabolic_dilation", "parabolic_erosion", "parabolic_opening"]
 
@@ -71,6 +69,9 @@ def parabolic_dilation(
     Computed in double from the last axis to the first, and rounded once at the end; integers to the
     nearest, and what is beyond the range of `output` to its nearer end. Integers beyond 2**53 take
     part as the doubles nearest to them. NaN is never selected; an image of nothing else gives -inf.
+
+    A large image goes part by part: with the result, twice the result's memory is used at most.
+    `parabolic_opening` and `parabolic_closing` keep one array of doubles.
 
     Of `structuring.quadratic`, which ends at a distance r, each result is at most this one; they
     are equal where no value of the image is more than (r / s)^2 above another.
@@ -191,12 +192,6 @@ def _diagonal(covariance: np.ndarray, count: int) -> np.ndarray:
     return np.sqrt(variances)
 
 
-def weight_of(scale: float) -> float:
-    """By what the square of a distance is multiplied: 1 / scale^2; 0 of inf."""
-    square = scale * scale
-    return math.inf if square == 0 else 1 / square
-
-
 # ---- passes --------------------------------------------------------------------------------------
 
 # Which of the passes are minima, and how integers are rounded at the end.
@@ -230,35 +225,3 @@ def _morphology(
         raise TypeError(f"output of bool cannot hold parabolas, got {output!r}")
     result = computed(place, readable(place, image), scales, dtype, minima, finish)
     return deliver(place, result, output, image)
-
-
-def computed(
-    place: Place,
-    image: Array,
-    scales: dict[int, float],
-    dtype: np.dtype,
-    minima: tuple[bool, ...],
-    finish: Finish,
-) -> Array:
-    """The passes, in one array of doubles; the last one writes the result."""
-    passes = [(minimum, axis) for minimum in minima for axis in sorted(scales, reverse=True)]
-    xp = place.array_module
-    if not passes and (dtype.kind == "f" or dtype == image.dtype):
-        return image.astype(dtype)
-    if not passes:  # one pass that only converts
-        alone = computed(place, image.reshape(-1, 1), {1: 1.0}, dtype, minima[:1], finish)
-        return alone.reshape(image.shape)
-    given, between = image, None
-    for number, (minimum, axis) in enumerate(passes, start=1):
-        last = number == len(passes)
-        if last and dtype != np.float64:
-            out = xp.empty(image.shape, dtype)
-        elif between is None:
-            out = between = xp.empty(image.shape, np.float64)
-        else:
-            out = between
-        weight = weight_of(scales[axis])
-        step = Pass(axis, costs(image.shape[axis], weight), out, minimum=minimum, exact=weight == 0)
-        neighbourhood.parabolas(place, given, step._replace(finish=finish) if last else step)
-        given = out
-    return given

@@ -45,6 +45,7 @@ LAYERS = {
         "semiconv_cupy/run.py", "semiconv_cupy/own_gradients.py", "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",
         "semiconv_cupy/structuring.py", "semiconv_cupy/parabolic.py",
+        "semiconv_cupy/parabolic_passes.py",
     ),
     "arrays in chunks": ("semiconv_cupy/dask/*",),
     "views of the whole core": (

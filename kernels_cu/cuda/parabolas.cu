@@ -21,9 +21,9 @@ constexpr int warp = 32, lines_of_block = 4;
 constexpr uint32 all_lanes = 0xffffffffu;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
-// the next ones of the next.
+// the next ones of the next. The outputs begin .. end - 1 of each line are computed; begin is a multiple of a warp.
 struct LinePass {
-  int64 lines, size, exact, groups, repeat;
+  int64 lines, size, exact, groups, repeat, begin, end;
 };
 
 SEMICONV_FN double least_of_warp(double value) {
@@ -91,12 +91,13 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
   const int64 number = (int64)blockIdx.x * lines_of_block + of_block, size = pass.size;
   if (number >= pass.lines) return;
   const int64 blocks = ceil_div(size, (int64)warp), begin = number * size;
+  const int64 from = pass.begin, to = pass.end, results = number * (to - from) - from;
   cost += number / pass.repeat % pass.groups * size;
   if (cost[0] > 0) {  // nothing moves: NaN stays, too
-    for (int64 x = lane; x < size; x += warp) {
+    for (int64 x = from + lane; x < to; x += warp) {
       const double v = (double)load(source[begin + x]);
-      out[begin + x] = finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-      if (SEMICONV_WINNERS) winners[begin + x] = (int)x;
+      out[results + x] = finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+      if (SEMICONV_WINNERS) winners[results + x] = (int)x;
     }
     return;
   }
@@ -120,44 +121,49 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
     for (int64 y = lane; least != none && y < size; y += warp)
       if (found == none && value[y] == least) found = (double)y;
     found = least_of_warp(found);
-    for (int64 x = lane; x < size; x += warp) {
-      out[begin + x] = finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-      if (SEMICONV_WINNERS) winners[begin + x] = found == none ? -1 : (int)found;
+    for (int64 x = from + lane; x < to; x += warp) {
+      out[results + x] = finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+      if (SEMICONV_WINNERS) winners[results + x] = found == none ? -1 : (int)found;
     }
     return;
   }
   const Line line{value, cost, lane, pass.exact ? 0 : near_ties * magnitude};
+  const int64 left = from / warp, right = ceil_div(to, (int64)warp);
+  const auto place = [&](int64 node, int64 lowest, int64 highest) {
+    int64 low, high;
+    line.locate(node * warp, lowest, highest, low, high);
+    __syncwarp();
+    if (lane == 0) {
+      first[node] = (int)low;
+      last[node] = (int)high;
+    }
+    __syncwarp();
+  };
   if (lane == 0) {
     first[0] = 0;
     last[blocks] = (int)(size - 1);
   }
   __syncwarp();
+  if (left > 0) place(left, 0, size - 1);
+  if (right < blocks) place(right, first[left], size - 1);
   int64 step = 1;
-  while (2 * step < blocks) step *= 2;
+  while (2 * step < right - left) step *= 2;
   for (; step > 0; step /= 2)
-    for (int64 node = step; node < blocks; node += 2 * step) {
-      int64 low, high;
-      line.locate(node * warp, first[node - step], last[smaller_of(node + step, blocks)], low, high);
-      __syncwarp();
-      if (lane == 0) {
-        first[node] = (int)low;
-        last[node] = (int)high;
-      }
-      __syncwarp();
-    }
-  for (int64 b = 0; b < blocks; ++b) {
-    const int64 x = b * warp + lane, to = last[b + 1];
-    if (x >= size) continue;
+    for (int64 node = left + step; node < right; node += 2 * step)
+      place(node, first[node - step], last[smaller_of(node + step, right)]);
+  for (int64 b = left; b < right; ++b) {
+    const int64 x = b * warp + lane, until = last[b + 1];
+    if (x >= to) continue;
     double best = none;
     int64 at = -1;
-    for (int64 y = first[b]; y <= to; ++y) {
+    for (int64 y = first[b]; y <= until; ++y) {
       const double candidate = line.sum(y, x);
       if (candidate < best) {
         best = candidate;
         if (SEMICONV_WINNERS) at = y;
       }
     }
-    out[begin + x] = finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-    if (SEMICONV_WINNERS) winners[begin + x] = (int)at;
+    out[results + x] = finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH);
+    if (SEMICONV_WINNERS) winners[results + x] = (int)at;
   }
 }

@@ -2,8 +2,9 @@
 // semiconv_nearest, the distances to the nearest element that is not set, along the last axis; called by
 // semiconv_cupy/ndimage/host/lines.py.
 //
-// One shared object serves all dtypes (SEMICONV_STORAGE is float64): lines are computed in double. Lines along
-// another axis than the last are copied a few columns at a time, so that each line of the cache is used as a whole:
+// One shared object serves all dtypes (SEMICONV_STORAGE is float64): lines are computed in double, or in float where
+// that is exact. Lines along another axis than the last are copied a few columns at a time, so that each line of the
+// cache is used as a whole:
 //
 //     source (size, inner)    columns 8 .. 15    ->    scratch: 8 lines of `size`    ->    back
 //
@@ -19,7 +20,7 @@ using namespace semiconv;
 
 namespace {
 
-template <class S> void finish_into(const double* from, void* to, int64 n, bool maximum, int finish) {
+template <class S, class T> void finish_into(const T* from, void* to, int64 n, bool maximum, int finish) {
   // One loop for each, which is then vectorised.
   if (finish == square_root)
     for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], false, square_root);
@@ -30,11 +31,12 @@ template <class S> void finish_into(const double* from, void* to, int64 n, bool 
   else
     for (int64 i = 0; i < n; ++i) ((S*)to)[i] = finished<S>(from[i], false, to_nearest);
 }
-using Finisher = void (*)(const double*, void*, int64, bool, int);
-Finisher finisher(int type) {
+template <class T> using Finisher = void (*)(const T*, void*, int64, bool, int);
+template <class T> Finisher<T> finisher(int type) {
+  if constexpr (sizeof(T) == 4) return type == float32_code ? finish_into<float, T> : finish_into<double, T>;
   switch (type) {
 #define SEMICONV_FINISHER(code, S) \
-  case code: return finish_into<S>;
+  case code: return finish_into<S, T>;
     SEMICONV_EACH_TYPE(SEMICONV_FINISHER)
 #undef SEMICONV_FINISHER
   }
@@ -43,6 +45,7 @@ Finisher finisher(int type) {
 
 struct Call {
   Lines lines;
+  LineOutputs outputs;
   int64 groups, repeat;  // `repeat` lines in a row have the costs of one group, the next ones of the next
   const char* source;
   char* out;
@@ -52,42 +55,59 @@ struct Call {
   int64 follower_count;
   bool maximum, exact;
   int finish;
+
+  int64 width() const { return outputs.end - outputs.begin; }
+  // How far apart neighbours of a line lie in the result, in elements.
+  int64 out_apart() const { return lines.inner / outputs.row * outputs.pitch; }
 };
 
 // How many lines come first alone, so that the columns of all later groups begin with a line of the cache, which
 // registers then do not cross.
-int64 first_columns(const Lines& lines, const void* out, int out_type) {
-  const int64 ahead = (64 - (int64)((size_t)out % 64)) % 64;
-  return out_type == 12 && lines.inner % 8 == 0 && lines.inner > 16 && ahead % 8 == 0 ? ahead / 8 : 0;
+int64 first_columns(const Call& call) {
+  const int64 ahead = (64 - (int64)((size_t)call.out % 64)) % 64;
+  const bool whole = call.outputs.row % 8 == 0 && call.outputs.pitch % 8 == 0 && call.outputs.row > 16;
+  return call.out_type == float64_code && whole && ahead % 8 == 0 ? ahead / 8 : 0;
 }
 // An array of so many doubles has left a second-level cache when the next pass reads it: stores past the caches
 // save a fifth of a pass's time, unless the lines are in the cache anyway, since the array is the source.
 constexpr int64 streamed_doubles = int64(1) << 19;
 // So many lines are computed together that rows of doubles are one or two lines of the cache.
-int64 columns_of(const Lines& lines) { return smaller_of(lines.inner, lines.size > 8192 ? 8 : 16); }
+int64 columns_of(const Call& call) { return smaller_of(call.outputs.row, call.lines.size > 8192 ? 8 : 16); }
 
-// One thread's lines: copied in, computed, copied out.
-class Worker {
+// `rows` rows of `bytes` bytes, which are a few registers at most.
+template <int BYTES> void copy_rows_of(char* to, int64 to_apart, const char* from, int64 from_apart, int64 rows) {
+  for (int64 i = 0; i < rows; ++i) memcpy(to + i * to_apart, from + i * from_apart, BYTES);
+}
+void copy_rows(char* to, int64 to_apart, const char* from, int64 from_apart, int64 rows, int64 bytes) {
+  if (bytes == 64) return copy_rows_of<64>(to, to_apart, from, from_apart, rows);
+  if (bytes == 32) return copy_rows_of<32>(to, to_apart, from, from_apart, rows);
+  if (bytes == 16) return copy_rows_of<16>(to, to_apart, from, from_apart, rows);
+  for (int64 i = 0; i < rows; ++i) memcpy(to + i * to_apart, from + i * from_apart, bytes);
+}
+
+// One thread's lines: copied in, computed in T, copied out.
+template <class T> class Worker {
+  static constexpr int own_code = sizeof(T) == 4 ? float32_code : float64_code;
   const Call& call;
-  const Costs& of_groups;
-  const double* costs = nullptr;
+  const Costs<T>& of_groups;
+  const T* costs = nullptr;
   const Reader read;
-  const Finisher finish;
+  const Finisher<T> finish;
   const int64 columns, pitch;
-  AlignedBuffer<double> value, result, winner, rows;
+  AlignedBuffer<T> value, result, winner, rows;
   AlignedBuffer<int32> first, last, chosen, followed;
   const int64 source_size, out_size;
 
  public:
-  Worker(const Call& call_, const Costs& costs_)
-      : call(call_), of_groups(costs_), read(reader(call_.source_type)), finish(finisher(call_.out_type)),
-        columns(columns_of(call_.lines)),
+  Worker(const Call& call_, const Costs<T>& costs_)
+      : call(call_), of_groups(costs_), read(reader(call_.source_type)), finish(finisher<T>(call_.out_type)),
+        columns(columns_of(call_)),
         // An odd number of cache lines, so that equal places of all lines do not share a set of the cache.
-        pitch((((call_.lines.size + line_padding) / 8) | 1) * 8 + 16), source_size(itemsize(call_.source_type)),
+        pitch((((call_.lines.size + line_padding<T>) / 8) | 1) * 8 + 16), source_size(itemsize(call_.source_type)),
         out_size(itemsize(call_.out_type)) {}
 
   bool allocate() {
-    const int64 size = call.lines.size, blocks = ceil_div(size, block_size);
+    const int64 size = call.lines.size, blocks = ceil_div(size, (int64)block_size<T>);
     bool done = value.allocate(columns * pitch) && result.allocate(columns * pitch) && first.allocate(blocks + 1) &&
                 last.allocate(blocks + 1);
     if (columns > 1) done = done && rows.allocate(columns * size);
@@ -96,14 +116,14 @@ class Worker {
     return done;
   }
 
-  // The lines outer and column .. column + count - 1.
-  void compute(int64 outer, int64 column, int64 count) {
+  // The lines outer and column .. column + count - 1 of a row.
+  void compute(int64 outer, int64 row, int64 column, int64 count) {
     const int64 size = call.lines.size, inner = call.lines.inner;
-    const int64 begin = outer * size * inner + column;
+    const int64 begin = outer * size * inner + row * call.outputs.row + column;
     costs = of_groups.centre(outer / call.repeat % call.groups);
     load(begin, count);
     for (int64 c = 0; c < count; ++c) line(c);
-    store(begin, count);
+    store(outer * call.width() * call.out_apart() + row * call.outputs.pitch + column, count);
     if (!call.winners) return;
     choose(begin, count);
     const int64 plane = call.lines.outer * size * inner;
@@ -114,63 +134,90 @@ class Worker {
   void load(int64 begin, int64 count) {
     const int64 size = call.lines.size, inner = call.lines.inner;
     const char* from = call.source + begin * source_size;
-    if (inner == 1) {
-      read(from, value.data, size);
+    if (call.source_type == own_code) {
+      if (inner == 1) memcpy(value.data, from, size * sizeof(T));
+      else load_columns(value.data, pitch, (const T*)from, inner, size, count);
       return;
     }
-    if (call.source_type == 12) {
-      load_columns(value.data, pitch, (const double*)from, inner, size, count);
-      return;
+    if constexpr (sizeof(T) == 8) {
+      if (inner == 1) {
+        read(from, value.data, size);
+        return;
+      }
+      char* const stored = (char*)result.data;  // which is not in use yet
+      copy_rows(stored, count * source_size, from, inner * source_size, size, count * source_size);
+      read(stored, rows.data, size * count);
+      load_columns(value.data, pitch, rows.data, count, size, count);
     }
-    for (int64 i = 0; i < size; ++i) read(from + i * inner * source_size, rows.data + i * count, count);
-    load_columns(value.data, pitch, rows.data, count, size, count);
   }
   void store(int64 begin, int64 count) {
-    const int64 size = call.lines.size, inner = call.lines.inner;
+    const int64 width = call.width(), apart = call.out_apart();
     char* to = call.out + begin * out_size;
-    if (inner == 1) {
-      finish(result.data, to, size, call.maximum, call.finish);
+    if (call.lines.inner == 1) {
+      finish(result.data, to, width, call.maximum, call.finish);
       return;
     }
-    if (call.out_type == 12) {
-      for (int64 c = 0; c < count; ++c) {
-        double* of = result.data + c * pitch;
-        if (call.maximum || call.finish == square_root) finish(of, of, size, call.maximum, call.finish);
+    const bool streams = call.source != call.out && call.lines.outer * width * call.lines.inner > streamed_doubles;
+    if constexpr (sizeof(T) == 8) {
+      if (call.out_type == float64_code) {
+        for (int64 c = 0; c < count; ++c) {
+          double* of = result.data + c * pitch;
+          if (call.maximum || call.finish == square_root) finish(of, of, width, call.maximum, call.finish);
+        }
+        if (streams && fits_registers((double*)to, apart))
+          stream_columns((double*)to, apart, result.data, pitch, width, count);
+        else store_columns((double*)to, apart, result.data, pitch, width, count);
+        return;
       }
-      const bool streams = call.source != call.out && call.lines.outer * size * inner > streamed_doubles;
-      store_columns((double*)to, inner, result.data, pitch, size, count, streams);
+    } else if (streams && call.finish == square_root && call.out_type == float64_code &&
+               fits_registers((double*)to, apart)) {
+      stream_roots((double*)to, apart, result.data, pitch, width, count);
       return;
     }
-    store_columns(rows.data, count, result.data, pitch, size, count);
-    for (int64 i = 0; i < size; ++i)
-      finish(rows.data + i * count, to + i * inner * out_size, count, call.maximum, call.finish);
+    store_columns(rows.data, count, result.data, pitch, width, count);
+    char* const stored = (char*)result.data;  // which is no longer in use
+    if (out_size > (int64)sizeof(T)) {
+      for (int64 i = 0; i < width; ++i)
+        finish(rows.data + i * count, to + i * apart * out_size, count, call.maximum, call.finish);
+      return;
+    }
+    finish(rows.data, stored, width * count, call.maximum, call.finish);
+    copy_rows(to, apart * out_size, stored, count * out_size, width, count * out_size);
   }
   void line(int64 c) {
-    const int64 size = call.lines.size;
-    double* of = value.data + c * pitch;
-    double* to = result.data + c * pitch;
-    double* by = call.winners ? winner.data + c * pitch : nullptr;
+    const int64 size = call.lines.size, begin = call.outputs.begin, width = call.width();
+    T* of = value.data + c * pitch;
+    T* to = result.data + c * pitch;
+    T* by = call.winners ? winner.data + c * pitch : nullptr;
     if (costs[0] > 0) {  // nothing moves: NaN stays, too
-      for (int64 i = 0; i < size; ++i) to[i] = call.maximum ? -of[i] : of[i];
-      for (int64 i = 0; by && i < size; ++i) by[i] = (double)i;
+      for (int64 i = 0; i < width; ++i) to[i] = call.maximum ? -of[begin + i] : of[begin + i];
+      for (int64 i = 0; by && i < width; ++i) by[i] = (T)(begin + i);
       return;
     }
-    const Range range = prepare(of, size, call.maximum);
-    const double none = Extreme<double>::highest();
+    const Range<T> range = prepare(of, size, call.maximum);
+    const T none = Extreme<T>::highest();
     if (range.least == none || range.least == -none) {  // nothing, or one that wins everywhere
       int64 found = range.least == none ? -1 : 0;
       while (found >= 0 && of[found] != range.least) ++found;
-      for (int64 i = 0; i < size; ++i) to[i] = range.least;
-      for (int64 i = 0; by && i < size; ++i) by[i] = (double)found;
+      for (int64 i = 0; i < width; ++i) to[i] = range.least;
+      for (int64 i = 0; by && i < width; ++i) by[i] = (T)found;
       return;
     }
-    const Envelope envelope{of, size, costs, range, call.exact ? 0 : near_ties * range.magnitude, first.data, last.data};
-    if (by) call.exact ? envelope.compute<true, true>(to, by) : envelope.compute<false, true>(to, by);
-    else call.exact ? envelope.compute<true, false>(to, by) : envelope.compute<false, false>(to, by);
+    const double slack = call.exact ? 0 : near_ties * range.magnitude;
+    const Envelope<T> envelope{of, size, costs, range, slack, first.data, last.data};
+    const int64 end = call.outputs.end;
+    if constexpr (sizeof(T) == 8)
+      if (!call.exact) {
+        by ? envelope.template compute<false, true>(begin, end, to, by)
+           : envelope.template compute<false, false>(begin, end, to, by);
+        return;
+      }
+    by ? envelope.template compute<true, true>(begin, end, to, by)
+       : envelope.template compute<true, false>(begin, end, to, by);
   }
   void choose(int64 begin, int64 count) {
     const int64 size = call.lines.size, inner = call.lines.inner;
-    const double* from = winner.data;
+    const T* from = winner.data;
     if (inner > 1) {
       store_columns(rows.data, count, winner.data, pitch, size, count);
       from = rows.data;
@@ -194,9 +241,36 @@ class Worker {
   }
 };
 
+// All lines of a call.
+template <class T> int run(const Call& call, const double* cost, int threads) {
+  const Lines& lines = call.lines;
+  Costs<T> costs;
+  if (!costs.allocate(cost, lines.size, call.groups)) return out_of_memory;
+  const int64 columns = columns_of(call), lead = first_columns(call), row = call.outputs.row;
+  const int64 parts = (lead > 0) + ceil_div(row - lead, columns), rows = lines.inner / row;
+  // Short lines are shared several at a time.
+  const int64 together = larger_of(1, 4096 / (lines.size * columns)), works = lines.outer * rows * parts;
+  int status = success;
+  in_parallel(ceil_div(works, together), threads, [&](Items& items) {
+    Worker<T> worker(call, costs);
+    if (!worker.allocate()) {
+      set_flag(status, out_of_memory);
+      return;
+    }
+    for (int64 item; items.take(item);)
+      for (int64 n = item * together; n < smaller_of(works, (item + 1) * together); ++n) {
+        const int64 part = n % parts, column = lead && part ? lead + (part - 1) * columns : part * columns;
+        worker.compute(n / parts / rows, n / parts % rows, column,
+                       lead && !part ? lead : smaller_of(columns, row - column));
+      }
+  });
+  return status;
+}
+
 // The distances of one row: in each run of elements that are set, its first half is nearer to the left end.
 // `cost` is symmetric, and rises from the left end and falls to the right one in the order of memory.
-void nearest_in_row(const uint8* set, int64 size, const double* cost, double* squares, int32* winners, int finish) {
+template <class T>
+void nearest_in_row(const uint8* set, int64 size, const T* cost, T* squares, int32* winners, int finish) {
   int64 x = 0, before = -1;
   while (x < size) {
     if (!set[x]) {
@@ -215,15 +289,15 @@ void nearest_in_row(const uint8* set, int64 size, const double* cost, double* sq
     // Equally near: the element of least index.
     int64 middle = !found ? end : before < 0 ? x : (before + end) / 2 + 1;
     if (before < 0 && !found) {
-      for (int64 i = x; i < end; ++i) squares[i] = Extreme<double>::highest();
+      for (int64 i = x; i < end; ++i) squares[i] = Extreme<T>::highest();
       if (winners)
         for (int64 i = x; i < end; ++i) winners[i] = -1;
     } else {
       if (end - x < 16) {
         for (int64 i = x; i < end; ++i) squares[i] = cost[i < middle ? i - before : i - end];
       } else {
-        memcpy(squares + x, cost + (x - before), (middle - x) * sizeof(double));
-        memcpy(squares + middle, cost + (middle - end), (end - middle) * sizeof(double));
+        memcpy(squares + x, cost + (x - before), (middle - x) * sizeof(T));
+        memcpy(squares + middle, cost + (middle - end), (end - middle) * sizeof(T));
       }
       if (winners) {
         for (int64 i = x; i < middle; ++i) winners[i] = (int32)before;
@@ -233,52 +307,44 @@ void nearest_in_row(const uint8* set, int64 size, const double* cost, double* sq
     x = end;
   }
   if (finish == square_root)
-    for (int64 i = 0; i < size; ++i) squares[i] = ::sqrt(squares[i]);
+    for (int64 i = 0; i < size; ++i) squares[i] = (T)::sqrt((double)squares[i]);
+}
+
+template <class T>
+int nearest(const Lines& lines, const double* cost, const uint8* set, T* squares, int* winners, int finish, int threads) {
+  Costs<T> costs;
+  if (!costs.allocate(cost, lines.size)) return out_of_memory;
+  const int64 rows = lines.outer, size = lines.size, together = larger_of(1, 16384 / size);
+  in_parallel(ceil_div(rows, together), threads, [&](Items& items) {
+    for (int64 item; items.take(item);)
+      for (int64 r = item * together; r < smaller_of(rows, (item + 1) * together); ++r)
+        nearest_in_row(set + r * size, size, costs.centre(), squares + r * size, winners ? winners + r * size : nullptr,
+                       finish);
+  });
+  return success;
 }
 
 }  // namespace
 
 // cost: of the distances 0 .. size - 1, of each group; one that begins with infinity leaves its lines as they are.
-// winners and followers may be null; finish: one of Finish. exact: sums are exact, as integers are. `out` may be the source where both are doubles. Returns 0, or 1 where memory ran out.
-SEMICONV_EXPORT int semiconv_parabolas(const Lines* lines, const double* cost, long long groups, long long repeat,
-                                       const void* source, int source_type, void* out, int out_type, int* winners,
-                                       int* followers, long long follower_count, int maximum, int finish, int exact,
-                                       int threads) {
-  const Call call{*lines, groups, repeat, (const char*)source, (char*)out, source_type, out_type, winners, followers,
-                  follower_count, maximum != 0, exact != 0, finish};
-  Costs costs;
-  if (!costs.allocate(cost, lines->size, groups)) return out_of_memory;
-  const int64 columns = columns_of(*lines), lead = first_columns(*lines, out, out_type);
-  const int64 parts = (lead > 0) + ceil_div(lines->inner - lead, columns);
-  // Short lines are shared several at a time.
-  const int64 together = larger_of(1, 4096 / (lines->size * columns)), works = lines->outer * parts;
-  int status = success;
-  in_parallel(ceil_div(works, together), threads, [&](Items& items) {
-    Worker worker(call, costs);
-    if (!worker.allocate()) {
-      set_flag(status, out_of_memory);
-      return;
-    }
-    for (int64 item; items.take(item);)
-      for (int64 n = item * together; n < smaller_of(works, (item + 1) * together); ++n) {
-        const int64 part = n % parts, column = lead && part ? lead + (part - 1) * columns : part * columns;
-        worker.compute(n / parts, column, lead && !part ? lead : smaller_of(columns, lines->inner - column));
-      }
-  });
-  return status;
+// winners and followers may be null, and are of whole lines; finish: one of Finish. exact: sums are exact in the
+// source's type, as those of integers are: of float32 they are computed in float32, if `out` is float32 or float64.
+// `out` may be the source where both are doubles, or both float32 and exact. Returns 0, or 1 where memory ran out.
+SEMICONV_EXPORT int semiconv_parabolas(const Lines* lines, const LineOutputs* outputs, const double* cost,
+                                       long long groups, long long repeat, const void* source, int source_type,
+                                       void* out, int out_type, int* winners, int* followers, long long follower_count,
+                                       int maximum, int finish, int exact, int threads) {
+  const Call call{*lines, *outputs, groups, repeat, (const char*)source, (char*)out, source_type, out_type, winners,
+                  followers, follower_count, maximum != 0, exact != 0, finish};
+  const bool single = exact && source_type == float32_code && (out_type == float32_code || out_type == float64_code);
+  return single ? run<float>(call, cost, threads) : run<double>(call, cost, threads);
 }
 
-// squares: the costs of the distances; winners (or null): the nearest element that is 0, -1 where there is none.
-SEMICONV_EXPORT int semiconv_nearest(const Lines* lines, const double* cost, const void* set, double* squares,
-                                     int* winners, int finish, int threads) {
-  Costs costs;
-  if (!costs.allocate(cost, lines->size)) return out_of_memory;
-  const int64 rows = lines->outer, size = lines->size, together = larger_of(1, 16384 / size);
-  in_parallel(ceil_div(rows, together), threads, [&](Items& items) {
-    for (int64 item; items.take(item);)
-      for (int64 r = item * together; r < smaller_of(rows, (item + 1) * together); ++r)
-        nearest_in_row((const uint8*)set + r * size, size, costs.centre(), squares + r * size,
-                       winners ? winners + r * size : nullptr, finish);
-  });
-  return success;
+// squares: the costs of the distances, in float32 or float64; winners (or null): the nearest element that is 0, -1
+// where there is none.
+SEMICONV_EXPORT int semiconv_nearest(const Lines* lines, const double* cost, const void* set, void* squares,
+                                     int out_type, int* winners, int finish, int threads) {
+  const uint8* of = (const uint8*)set;
+  return out_type == float32_code ? nearest(*lines, cost, of, (float*)squares, winners, finish, threads)
+                                  : nearest(*lines, cost, of, (double*)squares, winners, finish, threads);
 }

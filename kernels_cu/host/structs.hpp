@@ -76,5 +76,10 @@ struct Sizes {
 struct Lines {
   int64 outer, size, inner;
 };
+// Which elements of each line are computed, begin .. end - 1, and where they go: `row` of them lie side by side, and
+// `pitch` elements after each row the next one begins.
+struct LineOutputs {
+  int64 begin, end, row, pitch;
+};
 
 }  // namespace semiconv

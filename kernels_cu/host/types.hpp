@@ -11,6 +11,8 @@
 
 namespace semiconv {
 
+constexpr int float32_code = 11, float64_code = 12;
+
 inline int itemsize(int type) {
   switch (type) {
 #define SEMICONV_SIZE(code, S) \

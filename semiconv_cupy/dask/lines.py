@@ -25,7 +25,8 @@ from semiconv_cupy.ndimage.arguments import check_axes, readable
 from semiconv_cupy.ndimage.distance import checked_sampling
 from semiconv_cupy.ndimage.lines import Finish, Pass
 from semiconv_cupy.ndimage.nearest import squares_of
-from semiconv_cupy.parabolic import PASSES, computed, scales_of
+from semiconv_cupy.parabolic import PASSES, scales_of
+from semiconv_cupy.parabolic_passes import computed
 
 Array = Any
 Arguments = dict[str, Any]

@@ -172,7 +172,8 @@ def distance_transform_edt(
 
     Each axis is an erosion by a parabola without end [1]_, [2]_; the time grows linearly with the
     number of elements (times the logarithm of the longest axis), and does not depend on them.
-    Besides the results, and a bool copy of an input of another dtype, no array is allocated.
+    Besides the results, and a bool copy of an input of another dtype, at most one array of float32
+    is allocated, of the input's shape.
 
     References
     ----------

@@ -44,7 +44,8 @@ class Pass(NamedTuple):
         maximum); convex. Or one row for each group of lines; a row that begins with inf leaves its
         lines as they are, NaN included.
     out : array
-        C-contiguous, of the array's shape; may be the array where both are of float64.
+        C-contiguous, of the array's shape; may be the array where both are of float64, or of
+        float32 and exact. Without winners it may be a part of an array along a later axis.
     winners : array, optional
         int32: which element along the axis gave each result, -1 where none did.
     followers : array, optional
@@ -55,10 +56,14 @@ class Pass(NamedTuple):
     finish : Finish
         What the results become.
     exact : bool
-        Whether sums are exact, as those of integers are.
+        Whether sums are exact in the array's dtype, as those of integers are. Of float32 they are
+        computed in float32 then.
     repeat : int
         The lines of `repeat` indices of the axes before, in C order, have the costs of one group,
         the next ones those of the next group.
+    outputs : tuple of int, optional
+        Which elements along the axis are computed, first and end; all by default. The first is a
+        multiple of 64. `out` has as many; all lines have the same costs, and there are no winners.
     storages : tuple of str, optional
         The storage dtypes of array and `out` where NumPy has none: of bfloat16 in the bits of
         uint16. For the CPU's kernels alone.
@@ -75,6 +80,7 @@ class Pass(NamedTuple):
     finish: Finish = Finish.TO_NEAREST
     exact: bool = False
     repeat: int = 1
+    outputs: tuple[int, int] | None = None
     storages: tuple[str, str] | None = None
     threads: int | None = None
 

@@ -17,14 +17,25 @@ from semiconv_cupy.ndimage.arguments import Array
 from semiconv_cupy.ndimage.lines import Finish, Pass, costs
 from semiconv_cupy.ndimage.reference import accumulated
 
-_EXACT = 2.0**53  # integers up to here are doubles
+_EXACT, _SINGLE = 2.0**53, 2.0**24  # integers up to here are doubles, and floats
 
 
 class Costs(NamedTuple):
-    """What a distance along each axis adds, whether sums are exact, and whether a root follows."""
+    """What a distance along each axis adds, and whether a root follows.
+
+    Attributes
+    ----------
+    tables : list of numpy.ndarray
+        The costs along each axis.
+    exact, single : bool
+        Whether all sums are integers that doubles, and floats, hold.
+    root : bool
+        Whether the results are the roots of the sums.
+    """
 
     tables: list[np.ndarray]
     exact: bool
+    single: bool
     root: bool
 
 
@@ -32,13 +43,16 @@ def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> Costs:
     """Squares of distances by a sampling: integers where it is absent."""
     weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
     largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
-    exact = largest <= _EXACT and all(w.is_integer() for w in weights)
-    return Costs([costs(n, w) for n, w in zip(shape, weights, strict=True)], exact, root=True)
+    whole = all(w.is_integer() for w in weights)
+    exact, single = whole and largest <= _EXACT, whole and largest <= _SINGLE
+    tables = [costs(n, w) for n, w in zip(shape, weights, strict=True)]
+    return Costs(tables, exact, single, root=True)
 
 
 def steps_of(shape: tuple[int, ...]) -> Costs:
     """The distances themselves."""
-    return Costs([np.arange(n, dtype=np.float64) for n in shape], exact=True, root=False)
+    tables = [np.arange(n, dtype=np.float64) for n in shape]
+    return Costs(tables, exact=True, single=sum(shape) <= _SINGLE, root=False)
 
 
 def first_nearest(
@@ -47,12 +61,13 @@ def first_nearest(
     """Distances to the nearest False, and its index: the first in C order of those equally near."""
     xp, shape, last = place.array_module, unset.shape, unset.ndim - 1
     found = xp.empty(shape, np.float64)
+    between = xp.empty(shape, np.float32) if along.single and last else found
     winners = xp.empty((unset.ndim, *shape), np.int32) if indices else None
     for axis in range(last, -1, -1):
         step = Pass(
             axis,
             along.tables[axis],
-            found,
+            found if axis == 0 else between,
             None if winners is None else winners[axis],
             None if winners is None or axis == last else winners[axis + 1 :],
             finish=Finish.ROOT if along.root and axis == 0 else Finish.TO_NEAREST,
@@ -61,7 +76,7 @@ def first_nearest(
         if axis == last:
             neighbourhood.nearest(place, unset, step)
         else:
-            neighbourhood.parabolas(place, found, step)
+            neighbourhood.parabolas(place, between, step)
     return found, winners
 
 

@@ -270,6 +270,9 @@ def parabolas(array: Array, step: Pass) -> None:
         return
     place = place_of(input=array)
     xp, n = place.array_module, array.shape[step.axis]
+    if step.costs[0] > 0:
+        _leave(place, array, step)
+        return
     value = xp.moveaxis(array.astype(np.float64), step.axis, -1)
     value = _without_nan(xp, value if step.minimum else -value, minimum=True)
     best = xp.full(value.shape, np.inf)
@@ -287,6 +290,8 @@ def parabolas(array: Array, step: Pass) -> None:
         best[..., begin:end] = xp.where(wins, sums, part)
         positions = xp.arange(begin + offset, end + offset, dtype=np.int32)
         winner[..., begin:end] = xp.where(wins, positions, winner[..., begin:end])
+    begin, end = step.outputs or (0, n)
+    best = best[..., begin:end]
     result = best if step.minimum else 0 - best  # never -0
     step.out[...] = xp.moveaxis(_finished(place, result, step), -1, step.axis)
     if step.winners is not None:
@@ -304,13 +309,17 @@ def _group_by_group(array: Array, step: Pass) -> None:
     for group, costs in enumerate(step.costs):
         given, out = array.reshape(lines)[:, group], step.out.reshape(lines)[:, group]
         winners = None if step.winners is None else step.winners.reshape(lines)[:, group]
-        if costs[0] == 0:
-            part = step._replace(axis=2, costs=costs, out=out, winners=winners, followers=None)
-            parabolas(given, part)
-            continue
-        out[...] = given
-        if winners is not None:
-            winners[...] = np.arange(shape[step.axis], dtype=np.int32)[:, None]
+        part = step._replace(axis=2, costs=costs, out=out, winners=winners, followers=None)
+        parabolas(given, part)
+
+
+def _leave(place: Place, array: Array, step: Pass) -> None:
+    """Every element as it is, NaN too, and won by itself."""
+    xp = place.array_module
+    step.out[...] = _finished(place, array.astype(np.float64), step)
+    if step.winners is not None:
+        own = xp.arange(array.shape[step.axis], dtype=np.int32)
+        step.winners[...] = own.reshape(-1, *(1,) * (array.ndim - 1 - step.axis))
 
 
 def _finished(place: Place, result: Array, step: Pass) -> Array:

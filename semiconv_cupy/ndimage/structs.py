@@ -68,6 +68,13 @@ class Lines(Struct):
         return cls(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
 
 
+class LineOutputs(Struct):
+    """Which elements of each line are computed, and where they go."""
+
+    file = "host/structs.hpp"
+    _fields_ = each(ctypes.c_int64, "begin", "end", "row", "pitch")
+
+
 # ---- kernels_cu/cuda -----------------------------------------------------------------------------
 
 MOST_LEVELS = 16  # most_levels of kernels_cu/cuda/footprint.cu
@@ -165,7 +172,7 @@ class LinePass(Struct):
     """Envelopes of parabolas over lines."""
 
     file = "cuda/parabolas.cu"
-    _fields_ = each(ctypes.c_int64, "lines", "size", "exact", "groups", "repeat")
+    _fields_ = each(ctypes.c_int64, "lines", "size", "exact", "groups", "repeat", "begin", "end")
 
 
 class LinePullback(Struct):

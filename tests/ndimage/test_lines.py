@@ -53,6 +53,28 @@ def test_each_group_of_lines_has_its_own_costs(shape, minimum):
             np.testing.assert_array_equal(again[1], winners)
 
 
+@pytest.mark.parametrize("backend", [None, reference, cuda.Backend(HarnessDevice())])
+@pytest.mark.parametrize("weight", [0.3, 1e-4])
+def test_parts_of_lines_are_those_of_the_whole(backend, weight):
+    image = np.random.default_rng(2).standard_normal((3, 70, 150, 5)).astype(np.float32)
+    image[0, :, 3] = np.inf
+    whole, there = np.empty(image.shape), np.empty(image.shape, np.float32)
+    with served_by(backend):
+        neighbourhood.parabolas(NUMPY, image, Pass(2, costs(150, weight), whole))
+        neighbourhood.parabolas(NUMPY, whole, Pass(0, costs(3, 0.5), there, minimum=False))
+        for begin, end in ((0, 64), (64, 128), (128, 150), (0, 150)):
+            part = np.empty((3, 70, end - begin, 5))
+            step = Pass(2, costs(150, weight), part, outputs=(begin, end))
+            neighbourhood.parabolas(NUMPY, image, step)
+            np.testing.assert_array_equal(part, whole[:, :, begin:end])
+            to = np.zeros(image.shape, np.float32)
+            step = Pass(0, costs(3, 0.5), to[:, :, begin:end], minimum=False)
+            neighbourhood.parabolas(NUMPY, part, step)
+            np.testing.assert_array_equal(to[:, :, begin:end], there[:, :, begin:end])
+            assert not to[:, :, :begin].any()
+            assert not to[:, :, end:].any()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 70, 200), (5, 1), (0, 4)])
 def test_gradients_go_to_the_winners(shape, threads):

@@ -21,7 +21,7 @@ from semiconv_cupy.backends.place import NUMPY
 from semiconv_cupy.ndimage import cuda, neighbourhood
 from semiconv_cupy.ndimage.lines import Pass, Pullback, costs
 from semiconv_cupy.ndimage.lines_backward import pull_back
-from semiconv_cupy.parabolic import weight_of
+from semiconv_cupy.parabolic_passes import weight_of
 from torch_bridge.dlpack import array_of
 from torch_bridge.ops.executors import as_arrays, executor_of
 

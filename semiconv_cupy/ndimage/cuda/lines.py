@@ -50,10 +50,10 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
     return source.KernelSource(name, source.assemble("cuda/parabolas.cu", macros), OPTIONS)
 
 
-def nearest_kernel(winners: bool) -> source.KernelSource:
-    """The distances along rows."""
-    name = f"semiconv_nearest{'_winners' if winners else ''}"
-    macros = source.storage_macros("float64") | {
+def nearest_kernel(storage: str, winners: bool) -> source.KernelSource:
+    """The distances along rows, of a dtype."""
+    name = f"semiconv_nearest_{storage}{'_winners' if winners else ''}"
+    macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_WINNERS": str(winners).lower(),
     }
@@ -88,7 +88,7 @@ def _costs(launcher: Launcher, step: Pass) -> Array:
 def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
     """How far the nearest False lies along the last axis, into `step.out`."""
     rows, size = unset.size // unset.shape[-1], unset.shape[-1]
-    kernel = launcher.kernel(nearest_kernel, step.winners is not None)
+    kernel = launcher.kernel(nearest_kernel, step.out.dtype.name, step.winners is not None)
     arguments = (
         np.int64(rows), np.int64(size), _costs(launcher, step), unset, step.out,
         0 if step.winners is None else step.winners, np.int32(step.finish),
@@ -101,7 +101,10 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     device, xp, axis = launcher.device, launcher.device.array_module, step.axis
     together = math.prod(array.shape[axis + 1 :]) == 1
     given = array if together else xp.ascontiguousarray(xp.moveaxis(array, axis, -1))
-    out = step.out if together else device.empty(given.shape, step.out.dtype)
+    begin, end = step.outputs or (0, array.shape[axis])
+    out = step.out
+    if not together:
+        out = device.empty((*given.shape[:-1], end - begin), step.out.dtype)
     winners = step.winners
     if winners is not None and not together:
         winners = device.empty(given.shape, np.int32)
@@ -113,7 +116,7 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     nodes = device.empty((lines, 2, blocks + 1), np.int32)
     struct = np.zeros((), LinePass.dtype())
     struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
-    struct["groups"] = step.groups
+    struct["groups"], struct["begin"], struct["end"] = step.groups, begin, end
     struct["repeat"] = step.repeat * math.prod(array.shape[axis + 1 :])
     kind = Specialisation(
         step.out.dtype.name, winners is not None, shared, step.minimum, Finish(step.finish)

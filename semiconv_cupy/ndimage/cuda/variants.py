@@ -59,10 +59,14 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield components_kernel(rank, False, (1, 1))
     yield spread_kernel("float64", 4, True, (LIMITS.reach, LIMITS.reach))
     for winners in (False, True):
-        yield nearest_kernel(winners)
+        yield nearest_kernel("float64", winners)
+        yield nearest_kernel("float32", winners)
         for shared in (False, True):
             kind = Specialisation("float64", winners, shared, finish=Finish.ROOT)
             yield parabolas_kernel("float64", kind)
+        yield parabolas_kernel("float32", Specialisation("float32", winners))
+        single = Specialisation("float64", winners, finish=Finish.ROOT)
+        yield parabolas_kernel("float32", single)
     for storage in ("uint8", "int64", "float16", "float32"):
         yield parabolas_kernel(storage, Specialisation("float64", minimum=False))
         for finish in (Finish.TO_NEAREST, Finish.UPWARD):

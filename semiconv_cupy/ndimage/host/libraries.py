@@ -30,10 +30,10 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "parabolas": {
         "semiconv_parabolas": (
-            *(_POINTER,) * 2, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER,
+            *(_POINTER,) * 3, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER,
             _COUNT, *(_FLAG,) * 4,
         ),
-        "semiconv_nearest": (*(_POINTER,) * 5, _FLAG, _FLAG),
+        "semiconv_nearest": (*(_POINTER,) * 4, _FLAG, _POINTER, _FLAG, _FLAG),
     },
     "chamfer": {"semiconv_chamfer": (*(_POINTER,) * 2, _COUNT, *(_POINTER,) * 3)},
     "reconstruct": {

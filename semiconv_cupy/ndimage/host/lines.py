@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.ndimage.host.forms import threads_for
 from semiconv_cupy.ndimage.host.libraries import TYPE_CODES, library, part_of
 from semiconv_cupy.ndimage.lines import Pass
-from semiconv_cupy.ndimage.structs import Axes, Lines, Sizes
+from semiconv_cupy.ndimage.structs import Axes, LineOutputs, Lines, Sizes
 
 
 def nearest(unset: np.ndarray, step: Pass) -> None:
@@ -20,9 +21,21 @@ def nearest(unset: np.ndarray, step: Pass) -> None:
     lines = Lines.along(unset.shape, unset.ndim - 1)
     status = loaded.semiconv_nearest(
         ctypes.byref(lines), host.address(step.costs), host.address(unset), host.address(step.out),
-        host.address_or_none(step.winners), step.finish, threads_for(64 * unset.size),
+        TYPE_CODES[step.out.dtype.name], host.address_or_none(step.winners), step.finish,
+        threads_for(64 * unset.size),
     )  # fmt: skip
     host.check(status, "a distance transform")
+
+
+def _outputs(lines: Lines, step: Pass) -> LineOutputs:
+    """Which elements of each line are computed, and where they go: into `step.out`."""
+    begin, end = step.outputs or (0, lines.size)
+    row, pitch = lines.inner, lines.inner
+    if not step.out.flags.c_contiguous:  # a part of an array, of whole rows along the later axes
+        shape, strides = step.out.shape, step.out.strides
+        split = max(a for a in range(len(shape) - 1) if strides[a] != strides[a + 1] * shape[a + 1])
+        row, pitch = math.prod(shape[split + 1 :]), strides[split] // step.out.itemsize
+    return LineOutputs(begin, end, row, pitch)
 
 
 def parabolas(array: np.ndarray, step: Pass) -> None:
@@ -32,7 +45,8 @@ def parabolas(array: np.ndarray, step: Pass) -> None:
     followers = step.followers
     given, stored = step.storages or (array.dtype.name, step.out.dtype.name)
     status = loaded.semiconv_parabolas(
-        ctypes.byref(lines), host.address(step.costs), step.groups, step.repeat,
+        ctypes.byref(lines), ctypes.byref(_outputs(lines, step)), host.address(step.costs),
+        step.groups, step.repeat,
         host.address(array), TYPE_CODES[given], host.address(step.out), TYPE_CODES[stored],
         host.address_or_none(step.winners), host.address_or_none(followers),
         0 if followers is None else len(followers),
