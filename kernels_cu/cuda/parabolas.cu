@@ -80,7 +80,7 @@ struct Line {
 }  // namespace semiconv
 
 // nodes: two numbers for each block of a line and one more. `out` may be the source: a line is read as a whole first.
-extern "C" __global__ void __launch_bounds__(128, 8)
+extern "C" __global__ void __launch_bounds__(128, 7)
 SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
                 double* scratch, int* nodes) {
