@@ -8,12 +8,8 @@
 
 namespace semiconv {
 
-// Where a function's setting may be left out: of all semifields without parameters of their own.
-#if defined(SEMICONV_OWN)
-#define SEMICONV_SETTING const Setting& setting
-#else
-#define SEMICONV_SETTING const Setting& = {}
-#endif
+// Expressions name it only where a semifield has parameters of its own.
+#define SEMICONV_SETTING [[maybe_unused]] const Setting& setting
 
 // The addition's neutral element. Of log and root it follows from the sign of their parameter.
 #if defined(SEMICONV_LOG) || defined(SEMICONV_ROOT)
@@ -43,14 +39,11 @@ template <class V> SEMICONV_FN V times_expression(V img, V krn, SEMICONV_SETTING
 template <class V> SEMICONV_FN V times(V img, V krn, const Setting& setting) {
 #if defined(SEMICONV_WIDE_TIMES)  // an integer expression whose intermediate results need wider lanes than V's
   if constexpr (sizeof(V) != sizeof(Scalar<V>))
-    return each_lane(img, krn, [](Real a, Real b) { return times_expression(a, b); });
+    return each_lane(img, krn, [&](Real a, Real b) { return times_expression(a, b, setting); });
   else
 #endif
     return times_expression(img, krn, setting);
 }
-#if !defined(SEMICONV_OWN)
-template <class V> SEMICONV_FN V times(V img, V krn) { return times(img, krn, Setting()); }
-#endif
 
 #if defined(SEMICONV_D_TIMES_D_IMG)
 template <class V> SEMICONV_FN V d_times_d_img(V img, V krn, SEMICONV_SETTING) { return SEMICONV_D_TIMES_D_IMG; }
@@ -64,8 +57,8 @@ constexpr bool plain_extremum = true;  // the selection is max or min
 constexpr bool plain_extremum = false;
 #endif
 
-template <class V> SEMICONV_FN auto selects_right(V left, V right) { return SEMICONV_SELECT; }
-template <class V> SEMICONV_FN V select(V left, V right) {
+template <class V> SEMICONV_FN auto selects_right(V left, V right, SEMICONV_SETTING) { return SEMICONV_SELECT; }
+template <class V> SEMICONV_FN V select(V left, V right, SEMICONV_SETTING) {
 #if defined(SEMICONV_SELECT_GREATER)
   return select_greater(left, right);
 #elif defined(SEMICONV_SELECT_LESS)
@@ -73,10 +66,10 @@ template <class V> SEMICONV_FN V select(V left, V right) {
 #else
 #if defined(SEMICONV_WIDE_SELECT)  // as WIDE_TIMES
   if constexpr (sizeof(V) != sizeof(Scalar<V>))
-    return each_lane(left, right, [](Real a, Real b) { return selects_right(a, b) ? b : a; });
+    return each_lane(left, right, [&](Real a, Real b) { return selects_right(a, b, setting) ? b : a; });
   else
 #endif
-    return where(selects_right(left, right), right, left);
+    return where(selects_right(left, right, setting), right, left);
 #endif
 }
 #endif

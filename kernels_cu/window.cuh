@@ -104,7 +104,7 @@ SEMICONV_FN void accumulate(const Geometry& g, const Window& window, A& acc, con
                             const Storage* image, const Storage* kernel, int32 first, int32 last) {
   const auto term = [&](int32 i, Offset image_at, Offset kernel_at) {
     return times((Real)load(image[i * (Offset)g.img_strides[1] + image_at]),
-                 (Real)load(kernel[i * (Offset)g.krn_strides[1] + kernel_at]));
+                 (Real)load(kernel[i * (Offset)g.krn_strides[1] + kernel_at]), setting);
   };
   if constexpr (A::two_pass) {
     for (int32 i = first; i < last; ++i)

@@ -12,7 +12,6 @@ from typing import Literal
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.place import Place
-from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.product import Product
 from semiconv_cupy.structs import MAX_RANK
 
@@ -112,13 +111,3 @@ def require_one_value(channels: int) -> None:
 def require_gpu_for_tiles(method: str, place: Place) -> None:
     if method == "tiled" and not place.on_gpu:
         raise ValueError("method='tiled' is for CuPy arrays; NumPy arrays take 'direct' or 'auto'")
-
-
-def require_kernels_of_own(semifield: Semifield, place: Place, method: str) -> None:
-    """BackendUnavailableError where kernels would need parameters that CUDA's do not read."""
-    if semifield.own and place.on_gpu and method != "reference":
-        raise BackendUnavailableError(
-            f"CUDA kernels do not read parameters of one's own ({', '.join(semifield.own)}); "
-            "close over the number instead, which compiles one kernel a value, or pass "
-            "method='reference'"
-        )

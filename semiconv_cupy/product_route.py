@@ -21,7 +21,6 @@ from semiconv_cupy.methods import (
     Limits,
     require_by_sums,
     require_gpu_for_tiles,
-    require_kernels_of_own,
     require_one_value,
 )
 from semiconv_cupy.product import Product
@@ -101,7 +100,6 @@ def _choose_product(
     channels: int,
     slopes: bool,
 ) -> ProductRoute:
-    require_kernels_of_own(semifield, place, method)
     alone = channels == 1 and not slopes
     if method == "linear" and not alone:
         require_one_value(channels)

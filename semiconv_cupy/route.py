@@ -28,7 +28,6 @@ from semiconv_cupy.methods import (
     Schedule,
     require_by_sums,
     require_gpu_for_tiles,
-    require_kernels_of_own,
     require_one_value,
 )
 from semiconv_cupy.product import Product, merged
@@ -313,7 +312,6 @@ def choose_uncached(
     slopes: bool = False,
 ) -> Route:
     """`choose` without its cache."""
-    require_kernels_of_own(semifield, place, method)
     loops = Route(
         semifield,
         geometry,

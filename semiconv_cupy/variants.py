@@ -59,6 +59,18 @@ _SEMIFIELDS: tuple[Semifield, ...] = (
     _ROOT,
     SubtractSemifield.root(2.5),
 )
+# Semifields of which each output channel may have values of its own.
+_OF_ARRAYS: tuple[Semifield, ...] = (
+    SubtractSemifield.named_family("log"),
+    SubtractSemifield.named_family("root"),
+    SubtractSemifield(
+        lambda left, right, a: left + right + a * left * right,
+        lambda img, krn, b, c: b * img * krn + c,
+        zero=0.0,
+        post_sum=lambda acc, d: d * acc,
+        parameters={"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0},
+    ).unbound,
+)
 # Works that tiles are made for: mixing, depthwise, strides, large windows; signals and volumes.
 _TILED = (
     Geometry.plan((8, 64, 64, 64), (64, 64, 3, 3), padding="same"),
@@ -94,6 +106,11 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for geometry in (_TILED[0], _TILED[3]):
         for storage in ("bfloat16", "uint8", "int16", "int32", "int64"):
             yield from _tiled(_DILATION, storage, geometry)
+    for semifield in _OF_ARRAYS:
+        yield from _direct(semifield, "float32", _PLANE)
+        for storage, number in (("float32", 0), ("float32", 3), ("float64", 0)):
+            yield from _tiled(semifield, storage, _TILED[number], by_channel=True)
+        yield from _product(semifield, "float32", 4096, by_channel=True)
     for storage in ("float32", "float64"):
         yield sum_source(storage)
         yield exchange_source(storage)
@@ -111,7 +128,9 @@ def _products() -> Iterator[source.KernelSource]:
         yield from _product(_DILATION, storage, 4096)
 
 
-def _product(semifield: Semifield, storage: str, size: int) -> Iterator[source.KernelSource]:
+def _product(
+    semifield: Semifield, storage: str, size: int, *, by_channel: bool = False
+) -> Iterator[source.KernelSource]:
     """The kernels of a product of square matrices, and the one that joins parts of its terms."""
     spec = residual_of_terms(semifield, storage, (size, size), size)
     for kept in dict.fromkeys((None, None if spec is None else spec.dtype)):
@@ -119,10 +138,10 @@ def _product(semifield: Semifield, storage: str, size: int) -> Iterator[source.K
         for joins in (False, True):
             kernel = ProductSpecialisation(
                 semifield, storage, kept, plan.tile, image_in_columns=joins, offset="int32",
-                joins=joins,
+                joins=joins, by_channel=by_channel,
             )  # fmt: skip
             yield product_source(kernel)
-            if kept is None and by_sums.applies(semifield):
+            if kept is None and by_sums.applies(semifield) and not by_channel:
                 yield product_source(kernel._replace(unproven=True))
     if by_sums.applies(semifield):
         yield product_sums_source(ProductSumsSpecialisation(semifield, storage))
@@ -154,7 +173,9 @@ def _direct(
         yield kernel_source(specialise("by_sums", *case, "int32"))
 
 
-def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[source.KernelSource]:
+def _tiled(
+    semifield: Semifield, storage: str, geometry: Geometry, *, by_channel: bool = False
+) -> Iterator[source.KernelSource]:
     """The tiled kernels that serve this, forward and backward."""
     case = (semifield, storage, geometry)
     residual = residual_of(*case)
@@ -163,7 +184,7 @@ def _tiled(semifield: Semifield, storage: str, geometry: Geometry) -> Iterator[s
         tile = forward_tile_of(*case, kept, LIMITS.for_method("tiled"))
         if tile is None:
             continue
-        kernel = specialise("forward_tiled", *case, "int64", kept, tile)
+        kernel = specialise("forward_tiled", *case, "int64", kept, tile, by_channel=by_channel)
         yield kernel_source(kernel)
         if tile.parts(geometry, LIMITS) > 1:
             for one in in_parts(kernel)[:2]:

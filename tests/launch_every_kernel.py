@@ -8,6 +8,7 @@ compiling, so that several processes (PROCESS of 0, 1, ...) take less. A test in
 test_cuda_backward.py runs it on the CPU.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +26,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.residual import residual_of
+from semiconv_cupy.route import choose
 from semiconv_cupy.strides import contiguous_strides
 
 SEMIFIELDS = [
@@ -149,6 +151,33 @@ def _product(device, semifield, storage, shapes):
     run.product_backward(route, product, GradientArrays(out, a, b, residual, *grads))
 
 
+def own_parameters() -> Iterator[partial]:
+    """Convolutions of semifields with parameters of their own; each is a function of the device."""
+    for shapes in GEOMETRIES:
+        for add in (lambda left, right: left + right, math.hypot):
+            for channels in (1, shapes[1][0]):
+                for method in ("direct", "auto"):
+                    yield partial(_own, add=add, shapes=shapes, channels=channels, method=method)
+
+
+def _own(device, add, shapes, channels, method):
+    semifield = SubtractSemifield(
+        add, lambda img, krn, a, b: a * img * krn + b, zero=0.0, parameters={"a": 1.0, "b": 2.0}
+    ).unbound
+    img_shape, krn_shape, arguments = shapes
+    geometry, xp = Geometry.plan(img_shape, krn_shape, **arguments), device.array_module
+    place = Place("CuPy" if xp is not np else "NumPy", gpu=0, device=device)
+    route = choose(semifield, geometry, "float32", place, method, channels=channels)
+    img, krn = (xp.ones(shape, "float32") for shape in (img_shape, krn_shape))
+    value = (1.5, 0.5 if channels == 1 else xp.ones(channels, "float32"))
+    spec, out = route.residual_spec, device.empty(geometry.out_shape, "float32")
+    residual = spec and device.empty(spec.shape, spec.dtype)
+    for kept in (None, residual):
+        run.forward(route, img, krn, out, kept, value=value)
+    grads = (device.empty(shape, "float32") for shape in (img_shape, krn_shape))
+    run.backward(route, GradientArrays(out, img, krn, residual, *grads), value=value)
+
+
 def integers() -> Iterator[partial]:
     """Forward passes of dtypes that have no gradient; each is a function of the device."""
     rng = np.random.default_rng(0)
@@ -203,7 +232,7 @@ def main(process: int, processes: int) -> None:
     """Run every `processes`-th case."""
     import cupy
 
-    made = (*convolutions(), *parts(), *integers(), *products())
+    made = (*convolutions(), *parts(), *own_parameters(), *integers(), *products())
     of_device = (partial(case, cupy_device()) for case in made)
     cases = [*of_device, *filters(cupy)][process::processes]
     for case in cases:

@@ -331,7 +331,8 @@ def test_what_compute_sanitizer_is_given():
     some = launch_every_kernel.convolutions(semifields, launch_every_kernel.GEOMETRIES[:1])
     for case in some:
         case(HarnessDevice())
-    for case in (*launch_every_kernel.integers(), *launch_every_kernel.products()):
+    made = (*launch_every_kernel.integers(), *launch_every_kernel.products())
+    for case in (*made, *launch_every_kernel.own_parameters()):
         case(Recorder())
     for case in launch_every_kernel.filters(np):
         case()

@@ -171,8 +171,14 @@ def test_teams_without_a_plane_fill_no_tile(name):
 
 
 def test_tiled_by_name_is_honoured_or_refused():
+    geometry, device = GEOMETRIES["stride"], cases.harness()
+    semifield = SEMIFIELDS["tropical_max"].semifield
+    img, krn = cases.arrays_of(SEMIFIELDS["tropical_max"], geometry, "float32")
+    out = device.empty(geometry.plan().out_shape, "float32")
     with pytest.raises(ValueError, match="method='tiled' does not serve"):
-        check(cases.harness(), "signed_max_times", GEOMETRIES["same"], method="tiled")
+        cuda.forward(
+            device, cuda.Case(semifield, geometry.plan(), "float32"), img, krn, out, method="tiled"
+        )
 
 
 @pytest.mark.parametrize("method", ["direct", "tiled"])

@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 import semiconv_cupy as sc
-from semiconv_cupy.backends.place import Place
-from semiconv_cupy.geometry import Geometry
-from semiconv_cupy.route import choose
 
 METHODS = ("auto", "reference")
 
@@ -278,12 +275,3 @@ def test_what_calls_refuse(arrays):
         sc.semifield_conv(*small, semifield, gain=1e300, method="reference")
     with pytest.raises(TypeError, match="no parameters of its own"):
         sc.SubtractSemifield.linear().with_parameters(a=1.0)
-
-
-def test_cuda_refuses_them():
-    place = Place("CuPy", gpu=0, device=object())
-    geometry = Geometry.plan((1, 1, 8, 8), (1, 1, 3, 3))
-    for method in ("auto", "direct", "tiled"):
-        with pytest.raises(sc.BackendUnavailableError, match="one's own \\(a, gain\\)"):
-            choose(norm().unbound, geometry, "float32", place, method)
-    assert choose(norm().unbound, geometry, "float32", place, "reference").backend == "reference"

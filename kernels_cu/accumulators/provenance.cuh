@@ -15,14 +15,14 @@ template <class V, class I> struct Provenance {
     winner = no_winner();
   }
   static SEMICONV_FN I no_winner() { return I{} - 1; }
-  SEMICONV_FN void add(V val, I index, const Setting& = {}) {
-    const auto better = selects_right(best, val);
+  SEMICONV_FN void add(V val, I index, const Setting& s) {
+    const auto better = selects_right(best, val, s);
     winner = where(better, index, winner);
-    if constexpr (plain_extremum && !moves_apart) best = select(best, val);
+    if constexpr (plain_extremum && !moves_apart) best = select(best, val, s);
     else assign_where(better, best, val);
   }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const Provenance& later, const Setting& = {}) { add(later.best, later.winner); }
+  SEMICONV_FN void join(const Provenance& later, const Setting& s) { add(later.best, later.winner, s); }
   SEMICONV_FN V result(const Setting& = {}) const { return best; }
 };
 

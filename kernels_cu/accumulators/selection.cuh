@@ -10,9 +10,9 @@ template <class V> struct Selection {
   static constexpr int residuals = 0;
   V best;
   SEMICONV_FN void start(const Setting& = {}) { best = semifield_zero<V>(); }
-  template <class I> SEMICONV_FN void add(V val, I, const Setting& = {}) { best = select(best, val); }
+  template <class I> SEMICONV_FN void add(V val, I, const Setting& s) { best = select(best, val, s); }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const Selection& later, const Setting& = {}) { best = select(best, later.best); }
+  SEMICONV_FN void join(const Selection& later, const Setting& s) { best = select(best, later.best, s); }
   SEMICONV_FN V result(const Setting& = {}) const { return best; }
 };
 

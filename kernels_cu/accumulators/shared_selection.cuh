@@ -17,7 +17,7 @@ template <class V> struct SharedSelection {
     best = settled = semifield_zero<V>();
     count = constant<V>(0);
   }
-  SEMICONV_FN void observe(V val, const Setting& = {}) { best = select(best, val); }
+  SEMICONV_FN void observe(V val, const Setting& s) { best = select(best, val, s); }
   SEMICONV_FN void settle(const Setting& = {}) {
     count = where(best == settled, count, constant<V>(0));
     settled = best;
@@ -27,8 +27,8 @@ template <class V> struct SharedSelection {
     count = count + where(val == best, where(best == semifield_zero<V>(), none, one), none);
   }
   SEMICONV_FN void fold() {}
-  SEMICONV_FN void join(const SharedSelection& later, const Setting& = {}) {
-    observe(later.best);
+  SEMICONV_FN void join(const SharedSelection& later, const Setting& s) {
+    observe(later.best, s);
     settle();
     count = count + where(later.best == best, later.count, constant<V>(0));
   }

@@ -48,10 +48,11 @@ struct Term {
 // grad_out times d out / d term, and the factors of the term; all 0 where the term gets nothing. The winner
 // is read first: most taps did not win, and then grad_out need not be loaded.
 struct TermGradient {
+  const Setting& setting;
   Real value, img, krn;
-  SEMICONV_FN TermGradient(const Differentiated& d, const Setting& setting, const Term& term, int64 output,
+  SEMICONV_FN TermGradient(const Differentiated& d, const Setting& s, const Term& term, int64 output,
                            int64 residual_at)
-      : value(0), img(0), krn(0) {
+      : setting(s), value(0), img(0), krn(0) {
 #if defined(SEMICONV_PROVENANCE)
     if (!OutputDerivative(d, setting, residual_at).won(term.tap)) return;
     value = load(d.grad_out[output]);
@@ -64,11 +65,11 @@ struct TermGradient {
     if (value == 0) return;
     img = load(d.img[term.img]);
     krn = load(d.krn[term.krn]);
-    value *= OutputDerivative(d, setting, residual_at)(times(img, krn));
+    value *= OutputDerivative(d, setting, residual_at)(times(img, krn, setting));
 #endif
   }
-  SEMICONV_FN Real to_img() const { return chained(value, d_times_d_img(img, krn)); }
-  SEMICONV_FN Real to_krn() const { return chained(value, d_times_d_krn(img, krn)); }
+  SEMICONV_FN Real to_img() const { return chained(value, d_times_d_img(img, krn, setting)); }
+  SEMICONV_FN Real to_krn() const { return chained(value, d_times_d_krn(img, krn, setting)); }
 };
 
 // Where the residual of an output lies: one for each input channel if channels add, else one.

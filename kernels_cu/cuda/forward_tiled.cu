@@ -5,6 +5,7 @@
 //   SEMICONV_PARTS    absent where a block computes all terms of its tile; else how many bytes `partial` has for
 //                     an accumulator
 //   SEMICONV_JOIN     defined in the kernel that joins what the blocks of each tile have left there
+//   SEMICONV_TEST_BORDER   defined where the semifield's zero absorbs no weight
 // Same accumulators and tap order as `direct`. This file decides the order of work; numbers.cuh and
 // weights.cuh decide the values, winners.cuh the winners.
 //
@@ -34,8 +35,8 @@
 //     global memory    out and residual, written once at the end (outputs.cuh)
 //
 // Positions outside the image. Floating semifields have a zero that absorbs every finite weight: such
-// positions are filled with it, and terms need no test. Terms are tested (`inside`) on integers, where no
-// number absorbs, and beside infinite weights. Sums of products find out afterwards: if a result is not
+// positions are filled with it, and terms need no test. Terms are tested (`inside`) in tiles that see the border
+// if no number absorbs, as of integers, and beside infinite weights. Sums of products find out afterwards: if a result is not
 // finite, the block computes its tile again with tests.
 //
 // Taps that see the border alone, from anywhere in a tile, are passed over: slabs of rows (find() in
@@ -101,11 +102,11 @@ template <int PASS, int TAPS, class A, class S>
 SEMICONV_FN void add_term(A& one, const S& setting, Value& of_run, Value term, const View& view, int ky, int first,
                           int kx) {
   if constexpr (by_runs) {
-    of_run = kx % run ? extremum(of_run, term) : term;
+    of_run = kx % run ? extremum(of_run, term, setting) : term;
     if ((kx + 1) % run == 0 || kx + 1 == TAPS)
-      one.add(saturated_value(of_run), (view.first_row + ky) * runs + (first + kx) / run);
+      one.add(saturated_value(of_run), (view.first_row + ky) * runs + (first + kx) / run, setting);
   } else if constexpr (provenance) {
-    one.add(saturated_value(term), (view.first_row + ky) * size_x() + first + kx);
+    one.add(saturated_value(term), (view.first_row + ky) * size_x() + first + kx, setting);
   } else if constexpr (PASS == 0) {
     one.observe(term, setting);
   } else {
@@ -145,7 +146,8 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const Settings& settings, c
         // A run needs each of its terms, the first to begin and the last to end: a zero, which never wins.
         if (!by_runs && !takes_part) continue;
         const Value term =
-            takes_part ? term_of<PLAIN>(line[seen_at], weights.of[n % columns]) : semifield_zero<Value>(settings[c]);
+            takes_part ? term_of<PLAIN>(line[seen_at], weights.of[n % columns], settings[c])
+                       : semifield_zero<Value>(settings[c]);
         add_term<PASS, TAPS>(acc[c][row][x], S(settings[c]), of_run[c][x], term, view, ky, first, kx);
       }
     }
@@ -313,6 +315,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                               [&](Storage number) { large = large || !is_small(load(number)); });
         }
       const bool saturates = __syncthreads_or(large), guarded = !source.whole;
+#elif defined(SEMICONV_TEST_BORDER)  // no number stands for a position outside the image
+      __syncthreads();
+      const bool saturates = false, guarded = !source_of(p).whole;
 #elif defined(SEMICONV_SELECT)  // NaN is never selected: -inf + inf is harmless
       __syncthreads();
       const bool saturates = false, guarded = false;
@@ -358,7 +363,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       p = next;
     }
     if (slabs_to_fold > 1) fold(acc);
-#if defined(SEMICONV_SUM_OF_PRODUCTS)
+#if defined(SEMICONV_SUM_OF_PRODUCTS) && !defined(SEMICONV_TEST_BORDER)
     bool finite = true;
     for_each(acc, [&](const Chosen& one, int) { finite = finite && one.finite(); });
     if (!again && __syncthreads_or(!finite && (slabs > 1 || !source_of(0).whole))) continue;

@@ -96,6 +96,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     }
     return outputs;
   };
+  const Setting setting(g.parameters, kernel);
   // d term / d weight at the winner of one pixel.
   const auto derivative_of_term = [&](const Outputs& outputs, int e, int32 winner) {
     Real factor_img = 0, factor_krn = 0;
@@ -124,7 +125,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #else
     (void)outputs, (void)e, (void)winner;
 #endif
-    return d_times_d_krn(factor_img, factor_krn);
+    return d_times_d_krn(factor_img, factor_krn, setting);
   };
 
   Outputs ahead = read(chunk);

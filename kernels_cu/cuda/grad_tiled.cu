@@ -73,8 +73,8 @@ struct Line {
 #if defined(SEMICONV_PROVENANCE)
     (void)inside;  // a winner is always inside
     if ((int32)mark[0][n / unit].of[n % unit] == tap) {
-      if (wants_img) to_img += chained(grad, d_times_d_img(img, weight));
-      if (wants_krn) to_krn += chained(grad, d_times_d_krn(img, weight));
+      if (wants_img) to_img += chained(grad, d_times_d_img(img, weight, setting));
+      if (wants_krn) to_krn += chained(grad, d_times_d_krn(img, weight, setting));
     }
 #else
     (void)tap;
@@ -84,9 +84,9 @@ struct Line {
     Derivative derivative{};
     if constexpr (marks > 0) derivative = bit_cast<Derivative>(words);
     if (wants_krn) grad = bit_cast<Real>(bit_cast<Bits>(grad) & inside);
-    const Real flow = grad == 0 ? Real(0) : grad * derivative(times(img, weight), setting);
-    if (wants_img) to_img += chained(flow, d_times_d_img(img, weight));
-    if (wants_krn) to_krn += chained(flow, d_times_d_krn(img, weight));
+    const Real flow = grad == 0 ? Real(0) : grad * derivative(times(img, weight, setting), setting);
+    if (wants_img) to_img += chained(flow, d_times_d_img(img, weight, setting));
+    if (wants_krn) to_krn += chained(flow, d_times_d_krn(img, weight, setting));
 #endif
   }
 };
@@ -136,7 +136,7 @@ SEMICONV_FN void visit(Elements& own, const Patch& patch, const Real* weights, i
 SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
   constexpr int32 size = size_y(), line_taps = size_x();
   constexpr int unrolled = size * line_taps <= 128 ? 64 : 1;
-  const Real derivative = d_times_d_img(Real(0), Real(0));  // the same for all numbers
+  const Real derivative = d_times_d_img(Real(0), Real(0), Setting());  // the same for all numbers
   const int32 corner = (threadIdx.x / threads_x - lowest_y) * patch_width +
                        threadIdx.x % threads_x - lowest_x + phase_x;
 #pragma unroll unrolled

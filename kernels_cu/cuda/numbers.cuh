@@ -24,6 +24,13 @@ constexpr bool integer = true;
 constexpr bool integer = false;
 #endif
 
+// Whether no number stands for a position outside the image.
+#if defined(SEMICONV_INTEGER) || defined(SEMICONV_TEST_BORDER)
+constexpr bool tests_border = true;
+#else
+constexpr bool tests_border = false;
+#endif
+
 // Whether the multiplication adds something to img, and what; on integers it saturates besides.
 #if defined(SEMICONV_PLAIN_TIMES)
 constexpr bool adds = true;
@@ -80,9 +87,9 @@ using Chosen = Accumulator<Value>;
 #endif
 
 #if defined(SEMICONV_SELECT)
-SEMICONV_FN Value extremum(Value a, Value b) { return select(a, b); }
+SEMICONV_FN Value extremum(Value a, Value b, const Setting& setting) { return select(a, b, setting); }
 #else
-SEMICONV_FN Value extremum(Value a, Value) { return a; }
+SEMICONV_FN Value extremum(Value a, Value, const Setting&) { return a; }
 #endif
 
 // ---- terms ---------------------------------------------------------------------------------------
@@ -94,10 +101,10 @@ template <class N = Number> SEMICONV_FN N weight_number(Storage stored) {
   else return (N)load(stored);
 }
 // img (x) krn, of the weight's number or of a stored weight; PLAIN: nothing overflows.
-template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn) {
+template <bool PLAIN, class V, class W> SEMICONV_FN V term_of(V img, W krn, const Setting& setting) {
   if constexpr (short_sums || paired) return img + krn;
   else if constexpr (PLAIN) return img + addend((V)load(krn));
-  else return times(img, (V)load(krn));
+  else return times(img, (V)load(krn), setting);
 }
 
 // ---- positions outside the image, saturation -----------------------------------------------------

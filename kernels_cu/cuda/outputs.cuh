@@ -119,9 +119,9 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Settings& settings, c
       store_chunk(arrays.out + at, results, width - left);
       const auto winner = [&](const auto& one, int x) {
         if constexpr (by_runs && one_plane)
-          return tap_in_patch(view, c, row, x, one.best, one.winner, inside);
+          return tap_in_patch(view, c, row, x, one.best, one.winner, settings[c], inside);
         else if constexpr (by_runs)
-          return tap_in_image(g, tile, image, kernel, top + row, left + x, one.best, one.winner);
+          return tap_in_image(g, tile, image, kernel, top + row, left + x, one.best, one.winner, settings[c]);
         else
           return one.winner;
       };

@@ -59,15 +59,16 @@ struct TermNumbers {
 // visit(one, i, j, k, term) of all outputs (i, j) and terms k of a slab, k in order. The numbers of the next term
 // are loaded while those of one are used.
 template <bool PLAIN, class F>
-SEMICONV_FN void visit_term(Accumulators& acc, const TermNumbers& numbers, int k, F&& visit) {
+SEMICONV_FN void visit_term(Accumulators& acc, const Settings& settings, const TermNumbers& numbers, int k, F&& visit) {
   acc.visit([&](auto& one, int i, int j) {
-    const Value term = image_in_columns ? term_of<PLAIN>(numbers.column[j], numbers.row[i])
-                                        : term_of<PLAIN>(numbers.row[i], numbers.column[j]);
+    const Setting& setting = settings.of(i, j);
+    const Value term = image_in_columns ? term_of<PLAIN>(numbers.column[j], numbers.row[i], setting)
+                                        : term_of<PLAIN>(numbers.row[i], numbers.column[j], setting);
     visit(one, i, j, k, term);
   });
 }
 template <bool PLAIN, class F>
-SEMICONV_FN void visit_terms(Accumulators& acc, const View& view, int count, F&& visit) {
+SEMICONV_FN void visit_terms(Accumulators& acc, const Settings& settings, const View& view, int count, F&& visit) {
   constexpr bool rare = may_overflow<Real>() && !PLAIN;  // then a short loop serves
   TermNumbers numbers[2];
   if (!rare && count == depth) {
@@ -75,13 +76,13 @@ SEMICONV_FN void visit_terms(Accumulators& acc, const View& view, int count, F&&
 #pragma unroll
     for (int k = 0; k < depth; ++k) {
       if (k + 1 < depth) numbers[(k + 1) % 2].load(view, k + 1);
-      visit_term<PLAIN>(acc, numbers[k % 2], k, visit);
+      visit_term<PLAIN>(acc, settings, numbers[k % 2], k, visit);
     }
   } else {
 #pragma unroll 1
     for (int k = 0; k < count; ++k) {
       numbers[0].load(view, k);
-      visit_term<PLAIN>(acc, numbers[0], k, visit);
+      visit_term<PLAIN>(acc, settings, numbers[0], k, visit);
     }
   }
 }
@@ -92,21 +93,23 @@ SEMICONV_FN void add_slab(Accumulators& acc, const Settings& settings, const Vie
   if constexpr (by_slabs) {
     if (count == 0) return;
     Value best[rows][values] = {};  // the first term takes the place of these
-    visit_terms<PLAIN>(acc, view, count, [&](auto&, int i, int j, int k, Value term) {
-      best[i][j] = k ? extremum(best[i][j], term) : term;
+    visit_terms<PLAIN>(acc, settings, view, count, [&](auto&, int i, int j, int k, Value term) {
+      best[i][j] = k ? extremum(best[i][j], term, settings.of(i, j)) : term;
     });
-    acc.visit([&](auto& one, int i, int j) { one.add(saturated_value(best[i][j]), (int32)(first / depth)); });
+    acc.visit([&](auto& one, int i, int j) {
+      one.add(saturated_value(best[i][j]), (int32)(first / depth), settings.of(i, j));
+    });
   } else {
     if constexpr (Chosen::two_pass) {
-      visit_terms<PLAIN>(acc, view, count, [&](auto& one, int i, int j, int, Value term) {
+      visit_terms<PLAIN>(acc, settings, view, count, [&](auto& one, int i, int j, int, Value term) {
         one.observe(term, settings.of(i, j));
       });
       acc.visit([&](auto& one, int i, int j) { one.settle(settings.of(i, j)); });
     }
     const auto add = [&](const auto& of_kind) {
       using S = typename semiconv::Plain<decltype(of_kind)>::type;
-      visit_terms<PLAIN>(acc, view, count, [&](auto& one, int i, int j, int k, Value term) {
-        if constexpr (provenance) one.add(saturated_value(term), (int32)first + k);
+      visit_terms<PLAIN>(acc, settings, view, count, [&](auto& one, int i, int j, int k, Value term) {
+        if constexpr (provenance) one.add(saturated_value(term), (int32)first + k, settings.of(i, j));
         else one.add(term, (int32)first + k, S(settings.of(i, j)));
       });
     };

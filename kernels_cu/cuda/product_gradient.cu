@@ -63,9 +63,21 @@ template <char ARRAY> SEMICONV_FN int64 at_term(const Product& g, int64 index) {
   return offset_in<ARRAY>(g.contracted, g.contracted_levels, index);
 }
 
-SEMICONV_FN Real d_own(Real own, Real other) {
-  return of_image ? d_times_d_img(own, other) : d_times_d_krn(other, own);
+SEMICONV_FN Real d_own(Real own, Real other, const Setting& setting) {
+  return of_image ? d_times_d_img(own, other, setting) : d_times_d_krn(other, own, setting);
 }
+
+// The settings of the kernels of one matrix; the kernel is the own index or the other one.
+struct SettingsOf {
+  const Product& g;
+  int64 first_kernel;
+  Setting first;
+  SEMICONV_FN SettingsOf(const Product& g, int64 matrix)
+      : g(g), first_kernel(matrix * g.matrix_step), first(g.parameters, first_kernel) {}
+  SEMICONV_FN Setting operator()(int64 own, int64 other) const {
+    return g.parameters.channels > 1 ? Setting(g.parameters, first_kernel + (of_image ? other : own)) : first;
+  }
+};
 
 // d result / d term of one output, from what the forward pass kept.
 template <class D, int RESIDUALS> SEMICONV_FN D derivative_at(const Real* kept, int64 residual_plane, const Setting& setting) {
@@ -129,6 +141,7 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
   const int64 row = work % sizes.own, matrix = work / sizes.own;
   if (matrix >= sizes.matrices) return;
   const Target target(d, sizes, grad, partial, part, matrix, row);
+  const SettingsOf setting_of(g, matrix);
   for (int64 c = lane; c < sizes.terms; c += 32) target[c] = 0;
   __syncwarp();
   const int64 kept_at = at_matrix<'o'>(g, matrix) + at_own<'o'>(g, row);
@@ -151,7 +164,7 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
       other_number = load(others[at_matrix<other_array>(g, matrix) + at_other<other_array>(g, other) +
                                  at_term<other_array>(g, winner)]);
 #endif
-      value = chained(value, d_own(own_number, other_number));
+      value = chained(value, d_own(own_number, other_number, setting_of(row, other)));
     }
     const uint32 same = __match_any_sync(0xffffffffu, won ? winner : -1);
     const int turn_of_lane = __popc(same & ((1u << lane) - 1));
@@ -184,11 +197,7 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
     sum[r].start();
   }
   const Real* kept = (const Real*)residual + at_matrix<'o'>(g, matrix);
-  const int64 first_kernel = matrix * g.matrix_step;
-  const Setting first_setting(g.parameters, first_kernel);
-  const auto setting_of = [&](int64 row, int64 other) {
-    return g.parameters.channels > 1 ? Setting(g.parameters, first_kernel + (of_image ? other : row)) : first_setting;
-  };
+  const SettingsOf setting_of(g, matrix);
   const Storage* given = grad_out + at_matrix<'o'>(d, matrix);
   for (int64 begin = first; begin < last; begin += 32) {
     // Each lane looks at one of the next 32 outputs of every row, for all lanes.
@@ -209,9 +218,10 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const __grid_consta
 #pragma unroll
       for (int r = 0; r < own_rows; ++r) {
         const Slope<Derivative> slope = slopes[r][n];
-        const Real val = of_image ? times(own[r], number) : times(number, own[r]);
-        const Real flow = slope.given * slope.derivative(val, setting_of(smaller_of(first_row + r, sizes.own - 1), begin + n));
-        sum[r].add(slope.given == 0 ? Real(0) : chained(flow, d_own(own[r], number)));
+        const Setting setting = setting_of(smaller_of(first_row + r, sizes.own - 1), begin + n);
+        const Real val = of_image ? times(own[r], number, setting) : times(number, own[r], setting);
+        const Real flow = slope.given * slope.derivative(val, setting);
+        sum[r].add(slope.given == 0 ? Real(0) : chained(flow, d_own(own[r], number, setting)));
       }
       if ((n + 1) % terms_per_fold == 0 || n + 1 == count) {
 #pragma unroll

@@ -37,14 +37,18 @@ struct Settings {
   bool alike;
   SEMICONV_FN Settings(const Product& g, const ProductCut& cut, const ProductBlock& block, const ThreadPlace& place)
       : alike(true) {
-    const int64 first = block.matrix * g.matrix_step;
 #pragma unroll
     for (int n = 0; n < count; ++n) {
-      const int64 kernel = image_in_columns ? smaller_of<int64>((int64)block.row + place.row(n), cut.rows - 1)
-                                            : smaller_of<int64>((int64)block.column + place.column(n), cut.columns - 1);
-      settings[n] = Setting(g.parameters, first + (count > 1 ? kernel : 0));
+      settings[n] = of_kernel(g, cut, block, place, n);
       alike = alike && settings[n].alike(settings[0]);
     }
+  }
+  // The n-th one, from memory: loops that are not unrolled find none in registers.
+  static SEMICONV_FN Setting of_kernel(const Product& g, const ProductCut& cut, const ProductBlock& block,
+                                       const ThreadPlace& place, int n) {
+    const int64 kernel = image_in_columns ? smaller_of<int64>((int64)block.row + place.row(n), cut.rows - 1)
+                                          : smaller_of<int64>((int64)block.column + place.column(n), cut.columns - 1);
+    return Setting(g.parameters, block.matrix * g.matrix_step + (count > 1 ? kernel : 0));
   }
   SEMICONV_FN const Setting& of(int i, int j) const { return settings[count == 1 ? 0 : image_in_columns ? i : j]; }
 };
@@ -138,11 +142,13 @@ struct Slots {
 // The first term of slab `slab` whose value is `best`; -1 where no slab won.
 template <class N>
 SEMICONV_FN int32 winner_of_slab(const Product& g, int64 terms, const Storage* image, const Storage* kernel, N best,
-                                 int32 slab) {
+                                 int32 slab, const Setting& setting) {
   if (slab < 0) return -1;
   const Offset first = (Offset)slab * depth;
   const int count = terms - first < depth ? (int)(terms - first) : depth;
-  const auto equal = [&](Storage a, Storage b) { return times((Real)load(a), (Real)load(b)) == (Real)best; };
+  const auto equal = [&](Storage a, Storage b) {
+    return times((Real)load(a), (Real)load(b), setting) == (Real)best;
+  };
   if (g.contracted_levels == 1 && count == depth) {
     // All loads before the first comparison: global memory takes long to answer.
     Storage numbers[depth], weights[depth];
@@ -194,8 +200,8 @@ struct Stores {
       }
     }
   }
-  // Finds the winners of a row of the tile, from the slabs that won.
-  template <class A> SEMICONV_FN void find_winners(const A& line, int row) const {
+  // Finds the winners of the thread's row i, that of the tile's `row`, from the slabs that won.
+  template <class A> SEMICONV_FN void find_winners(const A& line, int i, int row) const {
     const int thread = this_thread();
 #pragma unroll
     for (int j = 0; j < columns; ++j)
@@ -206,7 +212,8 @@ struct Stores {
       auto& slot = slots.of[j][thread];
       const Offset of_column = tables.column_operand[place.column(j)];
       slot.winner = winner_of_slab(g, cut.terms, arrays.img + (image_in_columns ? of_column : of_row),
-                                   arrays.krn + (image_in_columns ? of_row : of_column), slot.best, slot.winner);
+                                   arrays.krn + (image_in_columns ? of_row : of_column), slot.best, slot.winner,
+                                   Settings::of_kernel(g, cut, block, place, image_in_columns ? i : j));
     }
   }
 };
@@ -225,7 +232,7 @@ template <class A> SEMICONV_FN void store_outputs(A& acc, const Settings& settin
 #if defined(SEMICONV_RESIDUAL)
     auto* kept = (SEMICONV_RESIDUAL*)stores.arrays.residual + at;
 #if defined(SEMICONV_PROVENANCE)
-    if constexpr (by_slabs) stores.find_winners(line, row);
+    if constexpr (by_slabs) stores.find_winners(line, i, row);
     stores.row(kept, [&](int j) {
       return (SEMICONV_RESIDUAL)(by_slabs ? stores.slots.of[j][this_thread()].winner : line[j].winner);
     });

@@ -33,7 +33,7 @@ static_assert(!by_runs || !wide || segment % run == 0, "a run reaches over two s
 // image, kernel: of the output's batch element and group, and of its own weights. (y, x): the output.
 template <class V>
 SEMICONV_FN int32 tap_in_image(const Geometry& g, const TeamTile& tile, const Storage* image, const Storage* kernel,
-                               int32 y, int32 x, V best, int32 winner) {
+                               int32 y, int32 x, V best, int32 winner, const Setting& setting) {
   if (winner < 0) return -1;
   const int32 row = winner / runs, first = winner % runs * run;  // its row of taps, its first tap there
   const int32 ky = row % size_y();
@@ -66,7 +66,7 @@ SEMICONV_FN int32 tap_in_image(const Geometry& g, const TeamTile& tile, const St
   int32 found = 0;
 #pragma unroll
   for (int n = run - 1; n >= 0; --n) {
-    const Real term = times((Real)load(numbers[n]), (Real)load(weights[n]));
+    const Real term = times((Real)load(numbers[n]), (Real)load(weights[n]), setting);
     if (inside[n] && term == Packed<V>::number(best, 0)) found = n;
   }
   return row * size_x() + first + found;
@@ -75,7 +75,8 @@ SEMICONV_FN int32 tap_in_image(const Geometry& g, const TeamTile& tile, const St
 // The same from shared memory, where it holds the only plane. (c, row, x): the output among the
 // thread's; inside(row, column) says whether a position of the thread's part of the patch is in the image.
 template <class V, class F>
-SEMICONV_FN int32 tap_in_patch(const View& view, int c, int row, int x, V best, int32 winner, F&& inside) {
+SEMICONV_FN int32 tap_in_patch(const View& view, int c, int row, int x, V best, int32 winner, const Setting& setting,
+                               F&& inside) {
   if (winner < 0) return -1;
   const int32 ky = winner / runs, first = winner % runs * run;
   const int32 r = row * stride_y() + (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
@@ -87,9 +88,10 @@ SEMICONV_FN int32 tap_in_patch(const View& view, int c, int row, int x, V best, 
   for (int n = run - 1; n >= 0; --n) {
     const int32 step = (mirrored ? -n : n) * dilation_x();
     if (size_x() % run && first + n >= size_x()) continue;
-    if (integer && !inside(r, column + step)) continue;
+    if (tests_border && !inside(r, column + step)) continue;
     const Number number = Packed<Value>::from(numbers[step]);
-    const Value term = saturated_value(term_of<false>(Packed<Value>::pack(number, number), weights[n * channels]));
+    const Value both = Packed<Value>::pack(number, number);
+    const Value term = saturated_value(term_of<false>(both, weights[n * channels], setting));
     if (Packed<V>::number(term, 0) == Packed<V>::number(best, 0)) found = n;
   }
   return ky * size_x() + first + found;

@@ -65,7 +65,8 @@ struct TileBackward {
       double* bins = partial ? partial + (kernel - first_kernel) * taps : nullptr;
       for (int64 i = 0; i < (channels_add ? g.in_channels : 1); ++i) {
         const int64 at = channels_add ? (plane * g.in_channels + i) * pixels : plane * pixels;
-        const Plane<I> arrays{call.grad_out + plane * pixels, winners + at, img, krn, grad_img, bins};
+        const Plane<I> arrays{call.grad_out + plane * pixels, winners + at, img, krn, grad_img, bins,
+                              Setting(g.parameters, kernel)};
         walk.each(g, [&](const Run& run, const auto& steps) __attribute__((always_inline)) {
           scatter_run(run, steps, arrays, image_taps, strided_taps, taps, reach);
         });

@@ -450,9 +450,10 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
 #if defined(SEMICONV_DROP_ZERO_WEIGHTS)
 inline int64 count_neutral(const Real* weights, int64 count) {
   const Real zero = semifield_zero<Real>(), large = 1 / Limits<Real>::smallest_normal;
+  const Setting none{};  // such a multiplication has no parameters
   int64 found = 0;
   for (int64 n = 0; n < count; ++n)
-    found += times<Real>(large, weights[n]) == zero && times<Real>(-large, weights[n]) == zero;
+    found += times<Real>(large, weights[n], none) == zero && times<Real>(-large, weights[n], none) == zero;
   return found;
 }
 constexpr CountNeutral neutral_weights = count_neutral;

@@ -94,6 +94,11 @@ void scatter(const ProductBackward& call, const Side<IMAGE>& side, int64 batch, 
   };
   Walk of_slope = walk(true, &Level::out), of_winner = walk(false, &Level::out);
   Walk of_img = walk(false, &Level::img), of_krn = walk(false, &Level::krn);
+  const Product& product = call.product;
+  const int64 produced = size_of(product.produced, product.produced_levels);
+  const auto setting_of = [&](int64 kernel) {
+    return Setting(product.parameters, batch * product.matrix_step + kernel % produced);
+  };
   const int64 others = side.other.size();
   for (int64 o = 0; o < others; ++o) {
     for (int64 i = 0; i < count; ++i) {
@@ -106,7 +111,8 @@ void scatter(const ProductBackward& call, const Side<IMAGE>& side, int64 batch, 
       const Real a = load(call.img[img_batch + of_img.offset + img[i] + term_places[1][term]]);
       const Real b = load(call.krn[krn_batch + of_krn.offset + krn[i] + term_places[2][term]]);
 #endif
-      sums[i * terms + term] += chained(flow, IMAGE ? d_times_d_img(a, b) : d_times_d_krn(a, b));
+      const Setting setting = setting_of(IMAGE ? o : first + i);
+      sums[i * terms + term] += chained(flow, IMAGE ? d_times_d_img(a, b, setting) : d_times_d_krn(a, b, setting));
     }
     of_slope.skip(1), of_winner.skip(1), of_img.skip(1), of_krn.skip(1);
   }

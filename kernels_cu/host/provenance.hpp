@@ -169,6 +169,7 @@ template <class I> struct Plane {
   const Storage *img, *krn;
   Real* grad_img;  // C-contiguous
   double* bins;    // one a tap
+  Setting setting;
 };
 
 // One run of outputs. `taps`: how many there are, and where they lie from a corner.
@@ -192,8 +193,8 @@ SEMICONV_FN void scatter_run(const Run run, const Steps steps, const Plane<I> pl
     if (read < reach.lowest || read > reach.highest) continue;
     const Real a = load(plane.img[read]), b = load(plane.krn[tap]);
 #endif
-    if (plane.grad_img) plane.grad_img[place] += chained(grad, d_times_d_img(a, b));
-    if (plane.bins) plane.bins[tap] += chained(grad, d_times_d_krn(a, b));
+    if (plane.grad_img) plane.grad_img[place] += chained(grad, d_times_d_img(a, b, plane.setting));
+    if (plane.bins) plane.bins[tap] += chained(grad, d_times_d_krn(a, b, plane.setting));
   }
 }
 

@@ -9,7 +9,7 @@ namespace semiconv {
 #if defined(SEMICONV_PLAIN_TIMES) && !defined(SEMICONV_INTEGER) && defined(__FMA__)
 // img + krn as img * 1 + krn, the same bits: multipliers do it, while the adders of common machines
 // are busy with the maximum. The compiler must not see that it is a 1.
-SEMICONV_FN Vector times(Vector img, Vector krn, const Setting& = {}) {
+SEMICONV_FN Vector times(Vector img, Vector krn, const Setting&) {
   return img * opaque(broadcast(1)) + (SEMICONV_PLAIN_TIMES);
 }
 #endif

@@ -16,7 +16,15 @@ import sympy
 
 from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.cpp import needs_wide
-from semiconv_cupy.algebra.functions import Grouped, exact_number
+from semiconv_cupy.algebra.functions import (
+    Absolute,
+    Grouped,
+    Maximum,
+    Minimum,
+    Sign,
+    Where,
+    exact_number,
+)
 from semiconv_cupy.algebra.printing import MOST_FACTORS
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 
@@ -39,6 +47,9 @@ class Traits:
     wide_times, wide_select : bool
         The multiplication of integers, or the selection of one, has intermediate results beyond the
         range of their dtype.
+    is_arithmetic : bool
+        Terms and their addition are sums, products, quotients, square roots and comparisons: so
+        short that a kernel may repeat them for every tap and many outputs.
     rounds_products : bool
         A selection whose terms add up products. Kernels compute the winning term a second time to
         find its tap. Both must have the same bits, so the compiler must not fuse a product and a
@@ -52,6 +63,7 @@ class Traits:
     drops_zero_weights: bool
     wide_times: bool
     wide_select: bool
+    is_arithmetic: bool
     rounds_products: bool
 
 
@@ -82,6 +94,11 @@ def traits_of(
         drops_zero_weights=selects and floating and (product or offset is not None),
         wide_times=wide,
         wide_select=selects and arithmetic == "integer" and needs_wide(expressions["select"]),
+        is_arithmetic=all(
+            is_arithmetic(expressions[name])
+            for name in ("times", "select", "add")
+            if name in expressions
+        ),
         rounds_products=selects and floating and adds_products(times),
     )
 
@@ -173,6 +190,25 @@ def derivatives_are_factors(expressions: Mapping[str, Any]) -> bool:
     """
     by_img, by_krn = (_bare(expressions[f"d_times_d_{name}"]) for name in ("img", "krn"))
     return bool(by_img == KRN and by_krn == IMG)
+
+
+def is_arithmetic(expression: Any) -> bool:
+    """Whether an expression has no function that takes many instructions, as exp or a power.
+
+    Examples
+    --------
+    >>> is_arithmetic(sympy.sqrt(LEFT**2 + RIGHT**2)), is_arithmetic(sympy.exp(IMG) * KRN)
+    (True, False)
+    """
+    return all(
+        abs(node.exp) in (sympy.Rational(1, 2), 0.5) or (node.exp.is_Integer and abs(node.exp) <= 4)
+        if isinstance(node, sympy.Pow)
+        else not isinstance(node, sympy.Function) or isinstance(node, _SHORT)
+        for node in sympy.preorder_traversal(expression)
+    )
+
+
+_SHORT = (Absolute, Grouped, Maximum, Minimum, Sign, Where)
 
 
 def adds_products(expression: Any) -> bool:

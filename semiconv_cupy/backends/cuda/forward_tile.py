@@ -190,7 +190,8 @@ def _has_kernel(
 ) -> bool:
     """Whether forward_tiled.cu computes this at all."""
     integer = storage not in source.FLOATING
-    if semifield.channels_add or not (integer or semifield.absorbing):
+    tests_border = semifield.unbound is semifield and semifield.traits("floating").is_arithmetic
+    if semifield.channels_add or not (integer or semifield.absorbing or tests_border):
         return False
     if integer and residual is not None and not is_provenance(semifield):
         return False
@@ -200,10 +201,12 @@ def _has_kernel(
 def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) -> int:
     """Registers that tiles plan for one output's accumulator, in words of 32 bits.
 
-    A selection alone takes 1, with its provenance 2, a compensated sum 3. log and root count
-    as 4, although they declare 5 and 7 numbers (kernels_cu/accumulators).
+    A selection alone takes 1, with its provenance 2, a compensated sum 3. An addition of the
+    user's own keeps 1 number, and computes with more. log and root count as 4, although they
+    declare 5 and 7 numbers (kernels_cu/accumulators).
     """
-    count = {"select": 1 if residual is None else 2, "sum": 3}.get(semifield.accumulator, 4)
+    kept = {"select": 1 if residual is None else 2, "custom": 2, "sum": 3}
+    count = kept.get(semifield.accumulator, 4)
     count *= 2 if source.itemsize(storage) == 8 else 1
     if storage not in source.FLOATING and source.itemsize(storage) >= 4 and count > 1:
         count += 1  # sums that saturate
@@ -259,6 +262,10 @@ def _largest(
     least = -(-limits.threads // (threads_y * threads_x))
     teams = max(1, min(teams, max(1 << (planes_of_outputs - 1).bit_length(), least)))
     resident = 384 if mixes_sums else 512
+    of_any_kind = semifield.accumulator == "root" and not semifield.nature
+    if registers >= 8 or of_any_kind or (mixes and semifield.own):
+        # Doubles, or p of an array, in log and root; parameters of several channels: none spills.
+        resident = 256
     if not mixes and registers <= 2:
         resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
     sides = 2 if planes > depth else 1

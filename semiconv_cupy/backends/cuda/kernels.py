@@ -117,6 +117,9 @@ def kernel_source(kernel: Specialisation) -> source.KernelSource:
         "SEMICONV_DILATION": _braces(kernel.dilation),
         "SEMICONV_OFFSET": kernel.offset,
     }
+    floating = kernel.storage in source.FLOATING
+    if kernel.file == "forward_tiled" and floating and not kernel.semifield.absorbing:
+        macros["SEMICONV_TEST_BORDER"] = ""
     if kernel.residual is not None:
         macros["SEMICONV_RESIDUAL"] = (
             kernel.residual.name if kernel.residual.kind == "u" else "Real"

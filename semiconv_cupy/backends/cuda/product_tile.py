@@ -129,9 +129,10 @@ def plan_product(
     number = max(4, source.itemsize(source.ARITHMETIC[storage]))
     words = words_of_output(semifield, keeps_residual=keeps_residual, slopes=slopes)
     words = words * number // 4
+    of_tile = words + bool(semifield.own)  # its parameters lie beside the outputs
     plans = (
         ProductPlan(tile, parts)
-        for tile in (tile.fitted(number, limits) for tile in _tiles(words, slopes=slopes))
+        for tile in (tile.fitted(number, limits) for tile in _tiles(of_tile, slopes=slopes))
         for parts in _parts(sizes[2], tile, limits)
     )
     return min(plans, key=lambda plan: _clocks(plan, matrices, sizes, words, limits))
