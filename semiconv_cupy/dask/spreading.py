@@ -11,11 +11,12 @@ in memory while all others are labelled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.array.utils import meta_from_array
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.graph_manipulation import bind
@@ -23,11 +24,13 @@ from dask.highlevelgraph import HighLevelGraph
 
 from semiconv_cupy.backends.place import place_of, to_numpy
 from semiconv_cupy.dask.halo import Halo, Reach
-from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled, cut
+from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled, cut, shared
 from semiconv_cupy.dask.union_find import reached
 from semiconv_cupy.ndimage import neighbourhood
 
 Array = Any
+# What an element may be, in one array of uint8, which moves and is read as one.
+START, LIMIT = 1, 2
 _SHIFT = 40  # a label of the image is the chunk's number, and below it the label of the chunk
 
 
@@ -37,64 +40,67 @@ def is_symmetric(steps: np.ndarray) -> bool:
     return all(tuple(-k for k in step) in there for step in there)
 
 
-def spread(start: da.Array, limit: da.Array, steps: np.ndarray) -> da.Array:
-    """What `start` reaches within `limit`, which contains it, by symmetric steps; bool."""
-    if start.size == 0 or len(steps) == 0:
-        return start
+def spread(
+    images: Sequence[da.Array], mark: Callable[[Sequence[da.Array]], da.Array], steps: np.ndarray
+) -> da.Array:
+    """What START reaches within LIMIT, which contains it, by symmetric steps; bool.
+
+    `mark` makes of the images an array of uint8 of both, for each element, in equal chunks. It is
+    called twice, since the images are read twice.
+    """
+    marks = mark(images)
+    if marks.size == 0 or len(steps) == 0:
+        return da.map_blocks(_started, marks, dtype=bool)
     reach = [int(k) for k in np.abs(steps).max(axis=0)]
     stage = tuple(Reach(k, k, "constant") for k in reach)
-    halo = Halo.of(limit.chunks, [stage])
+    halo = Halo.of(marks.chunks, [stage])
     if not any(span.more for along in halo.axes for span in along):
-        return da.map_blocks(_paint_alone, start, limit, steps, dtype=bool, meta=start._meta)
-    token = tokenize(start.name, limit.name, steps)
-    joined = _join(start, limit, halo, Held(steps), token)
-    start, limit = bind([start, limit], joined)
+        return da.map_blocks(_paint_alone, marks, steps, dtype=bool)
+    token = tokenize(marks.name, steps)
+    joined = _join(marks, halo, steps, token)
+    again = mark(bind(list(images), joined))
     name = f"painted-{token}"
-    graph: Graph = {f"steps-{name}": Held(steps)}
-    around = Surroundings(limit, halo, f"slab-{name}", graph)
+    graph: Graph = {}
+    held = shared(graph, f"steps-{name}", steps)
+    around = Surroundings(again, halo, f"slab-{name}", graph)
     for number, index in enumerate(around.indices):
-        lengths = tuple(sizes[i] for sizes, i in zip(limit.chunks, index, strict=True))
+        lengths = tuple(sizes[i] for sizes, i in zip(marks.chunks, index, strict=True))
         graph[(name, *index)] = (
-            _paint, f"steps-{name}", number, joined.key, (start.name, *index),
-            around.part(index), around.trim(index, lengths),
+            _paint, held, number, joined.key, around.part(index), around.trim(index, lengths),
         )  # fmt: skip
-    whole = HighLevelGraph.from_collections(name, graph, dependencies=[start, limit, joined])
-    return da.Array(whole, name, limit.chunks, meta=start._meta)
+    whole = HighLevelGraph.from_collections(name, graph, dependencies=[again, joined])
+    meta = np.empty_like(meta_from_array(marks), dtype=np.bool_)
+    return da.Array(whole, name, marks.chunks, meta=meta)
 
 
-def _join(start: da.Array, limit: da.Array, halo: Halo, steps: Held, token: str) -> Delayed:
+def _join(marks: da.Array, halo: Halo, steps: np.ndarray, token: str) -> Delayed:
     """The labels of all chunks that lie in overlaps and are reached."""
     name = f"labels-{token}"
-    graph: Graph = {f"steps-{name}": steps}
-    around = Surroundings(limit, halo, f"slab-{name}", graph)
+    graph: Graph = {}
+    held = shared(graph, f"steps-{name}", steps)
+    around = Surroundings(marks, halo, f"slab-{name}", graph)
     numbers = {index: number for number, index in enumerate(around.indices)}
-    pairs, seeds = [], []
-    for index, number in numbers.items():
-        overlaps = _overlaps(limit.chunks, halo, index)
-        lengths = tuple(sizes[i] for sizes, i in zip(limit.chunks, index, strict=True))
-        key = (name, *index)
+    pairs = []
+    for index in numbers:
+        overlaps = _overlaps(marks.chunks, halo, index)
+        lengths = tuple(sizes[i] for sizes, i in zip(marks.chunks, index, strict=True))
+        key, after, nexts = (name, *index), [], []
         graph[key] = (
-            _label, f"steps-{name}", number, (start.name, *index), around.part(index),
-            around.trim(index, lengths), [[axis, *width] for axis, _, *width in overlaps],
+            _label, held, around.part(index), around.trim(index, lengths),
+            [[axis, *width] for axis, _, *width in overlaps],
         )  # fmt: skip
-        graph[f"seeds-{name}", *index] = (_item, key, 0)
-        seeds.append((f"seeds-{name}", *index))
-        for place, (axis, side, *_) in enumerate(overlaps):
-            graph[f"overlap-{name}-{axis}-{side}", *index] = (_item, key, 1 + place)
-            if side == 1:
-                following = _next(limit.chunks, index, axis)
-                pair = (f"pairs-{name}-{axis}", *index)
-                graph[pair] = (
-                    _pairs,
-                    (f"overlap-{name}-{axis}-1", *index),
-                    (f"overlap-{name}-{axis}-0", *following),
-                )
-                pairs.append(pair)
+        for place, (axis, side, *_) in enumerate(overlaps, start=1):
+            if side == 0:  # what moves to the chunk before this one
+                graph[f"overlap-{name}-{axis}", *index] = (_item, key, place)
+                continue
+            following = _next(marks.chunks, index, axis)
+            after.append(place)
+            nexts.append([numbers[following], (f"overlap-{name}-{axis}", *following)])
+        graph[f"pairs-{name}", *index] = (_pairs, numbers[index], key, after, nexts)
+        pairs.append((f"pairs-{name}", *index))
     joined = f"joined-{token}"
-    graph[joined] = (_joined, seeds, pairs)
-    return Delayed(
-        joined, HighLevelGraph.from_collections(joined, graph, dependencies=[start, limit])
-    )
+    graph[joined] = (_joined, pairs)
+    return Delayed(joined, HighLevelGraph.from_collections(joined, graph, dependencies=[marks]))
 
 
 def _next(chunks: Sequence[Sequence[int]], index: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -140,24 +146,19 @@ def _behind(span: Any) -> int:
 
 
 def _label(
-    steps: Held, number: int, start: Array, part: Any, trim: Sequence[int], overlaps: Any
+    steps: Held, part: Any, trim: Sequence[int], overlaps: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """The labels of the chunk's own True elements that an overlap shows, and those of overlaps."""
-    labels = _components(assembled(*part), steps.value)
-    own = cut(labels, trim)
-    shown = []
-    for axis, first, last in overlaps:
-        shown.append(
-            to_numpy(labels[(slice(None),) * axis + (slice(first, last),)]).astype(np.int64)
-        )
-    offset = np.int64(number) << _SHIFT
-    seeds = np.unique(to_numpy(own[start])).astype(np.int64)
-    seen = np.unique(np.concatenate([np.zeros(0, np.int64), *(np.unique(one) for one in shown)]))
-    seeds = np.intersect1d(seeds, seen)
-    return [
-        seeds[seeds > 0] + offset,
-        *(np.where(one > 0, one + offset, 0) for one in shown),
+    """The labels of a chunk's own starts that an overlap shows, and those of its overlaps."""
+    marks = assembled(*part)
+    labels = _components(marks >= LIMIT, steps.value)
+    shown = [
+        to_numpy(labels[(slice(None),) * axis + (slice(first, last),)]).copy()
+        for axis, first, last in overlaps
     ]
+    seeds = np.unique(to_numpy(cut(labels, trim)[_started(cut(marks, trim))]))
+    seen = np.unique(np.concatenate([seeds[:0], *(np.unique(one) for one in shown)]))
+    seeds = np.intersect1d(seeds, seen)
+    return [seeds[seeds > 0], *shown]
 
 
 def _components(limit: Array, steps: np.ndarray) -> Array:
@@ -183,30 +184,40 @@ def _item(values: Sequence[Any], place: int) -> Any:
     return values[place]
 
 
-def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The different pairs of labels of the same elements."""
-    both = first > 0
-    return np.unique(np.stack([first[both], second[both]], axis=1), axis=0)
+def _pairs(
+    number: int, labels: Sequence[np.ndarray], places: Sequence[int], following: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a chunk the labels of the image that its starts have, and their pairs with others' labels.
+
+    Its overlaps at `places` show the elements that `following` has of the next chunks, each with
+    that chunk's number.
+    """
+    pairs = [np.zeros((0, 2), np.int64)]
+    for place, (other, second) in zip(places, following, strict=True):
+        first = labels[place]
+        both = first > 0
+        found = np.unique(np.stack([first[both], second[both]], axis=1).astype(np.int64), axis=0)
+        pairs.append(found + (np.array([number, other], np.int64) << _SHIFT))
+    return labels[0].astype(np.int64) + (np.int64(number) << _SHIFT), np.concatenate(pairs)
 
 
-def _joined(seeds: Sequence[np.ndarray], pairs: Sequence[np.ndarray]) -> np.ndarray:
-    none = np.zeros(0, np.int64)
-    return reached(np.concatenate([none.reshape(0, 2), *pairs]), np.concatenate([none, *seeds]))
+def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    seeds, pairs = zip(*found, strict=True)
+    return reached(np.concatenate(pairs), np.concatenate(seeds))
 
 
-def _paint(
-    steps: Held, number: int, joined: np.ndarray, start: Array, part: Any, trim: Sequence[int]
-) -> Array:
+def _started(marks: Array) -> Array:
+    return (marks & START) != 0
+
+
+def _paint(steps: Held, number: int, joined: np.ndarray, part: Any, trim: Sequence[int]) -> Array:
     """The components of a chunk that are reached: from its own elements and from one of each."""
-    limit = assembled(*part)
-    place = place_of(limit=limit)
-    xp = place.array_module
-    seed = xp.zeros(limit.shape, np.bool_)
-    box = tuple(slice(*pair) for pair in zip(trim[::2], trim[1::2], strict=True))
-    seed[box] = start
+    marks = assembled(*part)
+    seed = _started(marks)
+    xp = place_of(marks=marks).array_module
     low, high = (np.searchsorted(joined, np.int64(n) << _SHIFT) for n in (number, number + 1))
     seed.reshape(-1)[xp.asarray((joined[low:high] & ((1 << _SHIFT) - 1)) - 1)] = True
-    return cut(_filled(seed, limit, steps.value), trim)
+    return cut(_filled(seed, marks >= LIMIT, steps.value), trim)
 
 
 def _filled(start: Array, limit: Array, steps: np.ndarray) -> Array:
@@ -215,6 +226,6 @@ def _filled(start: Array, limit: Array, steps: np.ndarray) -> Array:
     return neighbourhood.reconstruct(place, start, limit, _within(steps, limit.shape), False)
 
 
-def _paint_alone(start: Array, limit: Array, steps: np.ndarray) -> Array:
+def _paint_alone(marks: Array, steps: np.ndarray) -> Array:
     """The same where no chunk has neighbours."""
-    return _filled(start, limit, steps)
+    return _filled(_started(marks), marks >= LIMIT, steps)

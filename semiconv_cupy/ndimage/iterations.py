@@ -213,19 +213,19 @@ def _until_it_repeats(step: Step, image: Array, iterations: int) -> Array:
                 for _ in range((iterations - done) % period):
                     state = step(state)
             elif period > 1:
-                raise ValueError(_without_limit(f"they repeat every {period} steps"))
+                raise ValueError(without_limit(f"they repeat every {period} steps"))
             return state
         if endless and done > image.size**2 + 1:
             if bool(xp.array_equal(state, image)):
                 return state
-            raise ValueError(_without_limit("they repeat in a long period"))
+            raise ValueError(without_limit("they repeat in a long period"))
         if done == next_kept:
             kept, kept_after, next_kept = state, done, 2 * done
         image = state
     return image
 
 
-def _without_limit(repeats: str) -> str:
+def without_limit(repeats: str) -> str:
     """The message for steps that never come to an end."""
     return (
         "iterations below 1 run until nothing changes, and with this structure, which does not "

@@ -130,6 +130,40 @@ def test_each_element_moves_once_and_no_more_than_the_window_sees():
     assert moved == (40 + cut[0]) * (40 + cut[1]) * (40 + cut[2]) - 40**3
 
 
+@pytest.mark.parametrize("name", ["binary_dilation", "binary_erosion"])
+def test_steps_by_a_structure_without_its_origin_run_until_nothing_changes(name):
+    """No chunk is ever joined with another one; what never ends is refused as in memory."""
+    function, image = getattr(ndimage, name), IMAGE > 99
+
+    def bounded(block):
+        assert block.size <= 80
+        return block
+
+    later = da.from_array(image, chunks=(8, 10)).map_blocks(bounded)
+    for structure in ([[1, 0, 0]], [[1, 1], [1, 0]]):  # the second moves both ways
+        found = function(later, structure, iterations=0)
+        assert all(size <= 10 for along in found.chunks for size in along)
+        np.testing.assert_array_equal(found, function(image, structure, iterations=0))
+    point = np.zeros((9, 20), bool)
+    point[5, 7] = True
+    given = dict(structure=[[1, 0, 1]], iterations=0, border_value=int(name == "binary_erosion"))
+    if name == "binary_erosion":
+        point = ~point
+    for array in (point, da.from_array(point, chunks=(5, 6))):
+        with pytest.raises(ValueError, match="they repeat every 2 steps; pass the number"):
+            function(array, **given)
+
+
+def test_tasks_of_what_spreads_stay_few():
+    """25 a chunk, and 45 with a mask that is an array in chunks, too."""
+    later = da.zeros((160, 160, 160), chunks=20, dtype=bool)
+    for result, most in (
+        (ndimage.binary_fill_holes(later), 25),
+        (ndimage.binary_propagation(later, mask=~later), 45),
+    ):
+        assert len(dict(result.__dask_graph__())) <= most * later.npartitions
+
+
 def test_pieces_of_whole_lines_are_parts_of_chunks():
     """Pieces whose ends are no chunks' ends would take ten times as many tasks."""
     later = da.zeros((400, 400, 400), chunks=100, dtype=np.uint8)
