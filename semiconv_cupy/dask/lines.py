@@ -41,20 +41,31 @@ def whole_lines(array: da.Array, axis: int, chunks: Any) -> da.Array:
     """The array in pieces that contain whole lines along an axis: parts, or groups, of `chunks`.
 
     A piece has as many numbers as Dask's usual chunk of double, or as the largest of `chunks`.
-    Ends of chunks stay ends of pieces: else each piece would need parts of many others.
+    Ends of chunks stay ends of pieces: else each piece would need parts of many others. All axes
+    but the first are joined first, and the first is cut first: pieces along two of them share its
+    cuts, so that each is taken apart along one axis alone.
     """
     if array.numblocks[axis] <= 1:
         return array
     usual = parse_bytes(dask.config.get("array.chunk-size")) // 8
     most = max(usual, math.prod(max(sizes) for sizes in chunks))
-    edges = [n for other, n in enumerate(array.shape) if other != axis]
-    while edges and max(edges) > 1 and array.shape[axis] * math.prod(edges) > most:
-        largest = edges.index(max(edges))
-        edges[largest] = -(-edges[largest] // 2)
-    edges.insert(axis, array.shape[axis])
+    edges = list(array.shape)
+    others = [other for other in range(array.ndim) if other != axis]
+    least = {other: max(chunks[other]) for other in others}
+    for other, floor in (
+        *((other, least[other]) for other in reversed(others)),
+        *((other, 1) for other in others),
+    ):
+        fits = most * edges[other] // max(1, math.prod(edges))
+        edges[other] = min(edges[other], max(floor, fits))
     pieces = [pieces_of(sizes, edge) for sizes, edge in zip(chunks, edges, strict=True)]
     pieces[axis] = (array.shape[axis],)
     return array.rechunk(tuple(pieces))
+
+
+def without_empty(chunks: Any) -> tuple[tuple[int, ...], ...]:
+    """The chunks that have elements: Dask plans no rechunking in steps with others among them."""
+    return tuple(tuple(size for size in sizes if size) or (0,) for sizes in chunks)
 
 
 def pieces_of(sizes: Sequence[int], most: int) -> tuple[int, ...]:
@@ -62,7 +73,7 @@ def pieces_of(sizes: Sequence[int], most: int) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> pieces_of((10, 3, 0, 2, 4), 5)
+    >>> pieces_of((10, 3, 2, 4), 5)
     (5, 5, 5, 4)
     """
     pieces: list[int] = []
@@ -88,15 +99,16 @@ def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images
     stages = [_seen(image, scales)] * len(minima)
     if Halo.of(image.chunks, stages).growth(image.chunks) <= MOST_GROWTH:
         return overlapped(call, [image], stages, meta, function.__name__)
-    result = image
+    chunks = without_empty(image.chunks)
+    result = image.rechunk(chunks)
     for number, (minimum, axis) in enumerate(passes, start=1):
         dtype = meta.dtype if number == len(passes) else np.dtype(np.float64)
-        lines = whole_lines(result, axis, image.chunks)
+        lines = whole_lines(result, axis, chunks)
         result = da.map_blocks(
             _parabolic_pass, lines, {axis: scales[axis]}, dtype, (minimum,),
             finish, dtype=dtype, meta=meta.astype(dtype),
         )  # fmt: skip
-    return result.rechunk(image.chunks)
+    return result.rechunk(chunks).rechunk(image.chunks)
 
 
 def _seen(image: da.Array, scales: dict[int, float]) -> Stage:
@@ -128,15 +140,16 @@ def distance(function: Callable[..., Any], arguments: Arguments, images: Images)
     sampling = arguments["sampling"]
     steps = None if sampling is None else checked_sampling(sampling, image.ndim)
     along = squares_of(image.shape, steps)
-    result = da.map_blocks(_is_set, image, dtype=bool)
+    chunks = without_empty(image.chunks)
+    result = da.map_blocks(_is_set, image, dtype=bool).rechunk(chunks)
     for axis in reversed(range(image.ndim)):
         finish = Finish.ROOT if axis == 0 else Finish.TO_NEAREST
-        lines = whole_lines(result, axis, image.chunks)
+        lines = whole_lines(result, axis, chunks)
         result = da.map_blocks(
             _distance_pass, lines, axis, along.tables[axis], along.exact,
             finish, dtype=np.float64, meta=meta,
         )  # fmt: skip
-    return result.rechunk(image.chunks)
+    return result.rechunk(chunks).rechunk(image.chunks)
 
 
 def _is_set(array: Array) -> Array:
