@@ -18,7 +18,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.convolution import blocks_for
 from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS
-from semiconv_cupy.backends.device import Device, prepared
+from semiconv_cupy.backends.device import Device, Launches, described, prepared
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.structs import MAX_RANK
 
@@ -63,10 +63,13 @@ class Calls(NamedTuple):
         (log_std, pairs, krn, threads or stream).
     gradients : callable
         (log_std, pairs, grad_krn, grad_log_std, grad_pairs, threads or stream).
+    launches : Launches or None
+        The same on a GPU, described; log_std and pairs are the two tensors.
     """
 
     values: Callable[[int, int, int, Any], None]
     gradients: Callable[[int, int, int, int, int, Any], None]
+    launches: Launches | None
 
 
 def serves(sizes: tuple[int, ...]) -> bool:
@@ -97,7 +100,7 @@ def on_host(family: Family) -> Calls:
         others = grad_krn, grad_log_std, grad_pairs
         run_back(*given, log_std, pairs, *others, 1 if alone else threads)
 
-    return Calls(values, gradients)
+    return Calls(values, gradients, None)
 
 
 def host_source(storage: str) -> tuple[str, str]:
@@ -132,7 +135,14 @@ def on_gpu(family: Family, device: Device) -> Calls:
     ) -> None:
         run_back((log_std, pairs, grad_krn, grad_log_std, grad_pairs), stream)
 
-    return Calls(values, gradients)
+    alone = family.covariance == "isotropic"
+    second, of_second = ("nowhere", "nowhere") if alone else ("second", "grad_second")
+    there = described(run, ("first", second, "out"))
+    back = described(run_back, ("first", second, "grad_out", "grad_first", of_second))
+    launches = None
+    if there is not None and back is not None:
+        launches = Launches([there, there], alignment=1, backward=[back], scratch=0)
+    return Calls(values, gradients, launches)
 
 
 def quadratic_source(

@@ -13,6 +13,7 @@ from driver_on_cpu import DriverOnCpu
 
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.quadratic import Family, on_gpu
 from torch_bridge.autograd import ByPython
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import node
@@ -20,6 +21,7 @@ from torch_bridge.ops.backward import prepare_backward
 from torch_bridge.ops.conv_node import prepare_node
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.forward import prepare_forward
+from torch_bridge.ops.node import Operand, Work
 from torch_bridge.ops.plans import plan_uncached
 
 pytestmark = pytest.mark.skipif(not node.served(), reason="the compiler makes no node for torch")
@@ -267,3 +269,26 @@ def test_several_threads_call_it_at_once(recorded_by_node):
     assert len(found) == 60
     for grads in found:
         torch.testing.assert_close(grads, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("covariance", ["spectral", "isotropic"])
+def test_quadratic_kernels_have_the_bits_of_their_calls(functions, device, covariance):
+    """A node of one tensor, or of two, without a residual."""
+    calls = on_gpu(Family(covariance, "float32", (3, 5), 4), device)
+    log_std = torch.linspace(-1, 1, 4 if covariance == "isotropic" else 8, requires_grad=True)
+    pairs = None if covariance == "isotropic" else torch.linspace(0, 3, 4, requires_grad=True)
+    given = log_std, pairs
+    operands = [t if t is None else Operand(tuple(t.shape), t.stride(), True) for t in given]
+    empty, shape = torch.empty(0), (4, 1, 3, 5)
+    work = Work(*operands, shape, None, empty, empty, empty, saves_tensors=True)
+    out = node.Node(functions, work, calls.launches, device.driver(), None)(*given)
+    expected, grad_out = torch.empty(shape), torch.randn(shape)
+    at = [0 if t is None else t.data_ptr() for t in given]
+    calls.values(*at, expected.data_ptr(), None)
+    assert torch.equal(out, expected)
+    out.backward(grad_out)
+    grads = [None if t is None else torch.empty_like(t) for t in given]
+    places = [0 if t is None else t.data_ptr() for t in grads]
+    calls.gradients(*at, grad_out.data_ptr(), *places, None)
+    for tensor, grad in zip(given, grads, strict=True):
+        assert tensor is None or torch.equal(tensor.grad, grad)

@@ -5,7 +5,6 @@ Called by `convolutions`.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,6 @@ from torch_bridge.ops.node import FallBack, Node, Operand, Work, library
 from torch_bridge.ops.plans import MOST_PLANS, Plan, plan_cached, route_of
 
 Wants = tuple[bool, bool]
-_ASKED = os.environ.get("SEMICONV_NODE") == "1"
 
 
 def conv_node(
@@ -32,7 +30,7 @@ def conv_node(
     None where none serves, or where it is still being compiled.
     """
     index = img.get_device()
-    if not _ASKED or index < 0 or krn.dtype is not img.dtype or krn.get_device() != index:
+    if index < 0 or krn.dtype is not img.dtype or krn.get_device() != index:
         return None
     functions = library()
     if functions is None:

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from semiconv_cupy.backends.device import Driver
 from semiconv_cupy.backends.quadratic import Family, Parametrisation, on_gpu, on_host, serves
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.source import FLOATING
+from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.dlpack import gpu
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import executor_of
+from torch_bridge.ops.node import Node, Operand, Work, library
 from torch_bridge.ops.plans import require_memory
 
 Composed = Callable[[Tensor, Any], Tensor]
@@ -48,7 +51,9 @@ def quadratic_kernel(
     if torch.is_grad_enabled() and (
         log_std.requires_grad or (pairs is not None and pairs.requires_grad)
     ):
-        recorded: Tensor = _Recorded.apply(log_std, pairs, family, composed)
+        recorded: Tensor | None = family.by_node(log_std, pairs, composed)
+        if recorded is None:
+            recorded = _Recorded.apply(log_std, pairs, family, composed)
         return recorded
     return family.values(log_std, pairs)
 
@@ -70,8 +75,9 @@ class _Family:
     def __init__(self, family: Family, shape: tuple[int, ...], index: int) -> None:
         executor = executor_of(index)
         calls = on_host(family) if index < 0 else on_gpu(family, gpu(index))
-        self._values, self._gradients = calls
+        self._values, self._gradients, self._launches = calls
         self._shape = shape
+        self._node: Node | None = None
         self.is_current, self._threads_or_stream = executor.is_current, executor.threads_or_stream
 
     def values(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
@@ -80,6 +86,51 @@ class _Family:
         krn = log_std.new_empty(self._shape)
         self._values(*_addresses(log_std, pairs), krn.data_ptr(), self._threads_or_stream())
         return krn
+
+    def by_node(self, log_std: Tensor, pairs: Tensor | None, composed: Composed) -> Tensor | None:
+        """The kernel, recorded by a `Node`; None where none serves."""
+        if self._launches is None:
+            return None
+        out = None if self._node is None else self._node(log_std, pairs)
+        if out is None and (functions := library()) is not None:
+            operands = tuple(map(_operand, (log_std, pairs)))
+            self._node = _kept_node(functions, self, operands, log_std.dtype, composed)
+            out = None if self._node is None else self._node(log_std, pairs)
+        return out
+
+    def prepare_node(
+        self,
+        functions: Any,
+        operands: tuple[Operand | None, Operand | None],
+        empty: Tensor,
+        driver: Driver,
+        composed: Composed,
+    ) -> Node | None:
+        """The node for parameters of these layouts, of the dtype of `empty` and on its device."""
+        first, second = operands
+        if self._launches is None or first is None:
+            return None
+        for operand in operands:
+            if operand is not None and operand.strides != contiguous_strides(operand.sizes):
+                return None
+        work = Work(
+            first=first,
+            second=second,
+            out_shape=self._shape,
+            residual_shape=None,
+            tensor=empty,
+            gradients=empty,
+            residual=empty,
+            saves_tensors=True,
+        )
+
+        def by_python(
+            grad: Tensor, log_std: Tensor, pairs: Tensor | None, _: None, *wants: bool
+        ) -> tuple[Tensor | None, Tensor | None]:
+            found = _gradients(self, composed, log_std, pairs, grad)
+            return found[0] if wants[0] else None, found[1] if wants[1] else None
+
+        return Node(functions, work, self._launches, driver, by_python)
 
     def gradients(
         self, log_std: Tensor, pairs: Tensor | None, grad: Tensor
@@ -96,6 +147,26 @@ class _Family:
             self._threads_or_stream(),
         )
         return of_log_std, of_pairs
+
+
+def _operand(tensor: Tensor | None) -> Operand | None:
+    if tensor is None:
+        return None
+    return Operand(tuple(tensor.shape), tensor.stride(), tensor.requires_grad)
+
+
+@lru_cache(maxsize=512)
+def _kept_node(
+    functions: Any,
+    family: _Family,
+    operands: tuple[Operand | None, Operand | None],
+    dtype: torch.dtype,
+    composed: Composed,
+) -> Node | None:
+    """The node of a family on the current GPU."""
+    empty = torch.empty(0, dtype=dtype, device="cuda")
+    driver = gpu(empty.get_device()).driver()
+    return family.prepare_node(functions, operands, empty, driver, composed)
 
 
 def _contiguous(tensor: Any) -> Any:
@@ -144,15 +215,21 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         log_std, pairs = ctx.saved_tensors
-        watched = torch.is_grad_enabled() or not goes_straight(grad, log_std, pairs)
-        if watched or not ctx.family.is_current():
-            return *_by_tensors(ctx.composed, log_std, pairs, grad), None, None
-        return *ctx.family.gradients(log_std, pairs, grad), None, None
+        return *_gradients(ctx.family, ctx.composed, log_std, pairs, grad), None, None
+
+
+def _gradients(
+    family: _Family, composed: Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    watched = torch.is_grad_enabled() or not goes_straight(grad, log_std, pairs)
+    if watched or not family.is_current():
+        return _by_tensors(composed, log_std, pairs, grad)
+    return family.gradients(log_std, pairs, grad)
 
 
 def _by_tensors(
     composed: Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
-) -> list[Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """The gradients by tensors, themselves differentiable where gradients are recorded."""
     records = torch.is_grad_enabled()
     given = [log_std, pairs]
@@ -160,6 +237,7 @@ def _by_tensors(
     with torch.enable_grad():
         krn = composed(log_std, pairs)
         found = iter(torch.autograd.grad(krn, asked, grad, create_graph=records))
-    return [
+    of_log_std, of_pairs = (
         next(found) if tensor is not None and tensor.requires_grad else None for tensor in given
-    ]
+    )
+    return of_log_std, of_pairs
