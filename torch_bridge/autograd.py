@@ -88,9 +88,14 @@ class Operation(Named, Protocol):
 
 def recorded(first: Tensor, second: Tensor, operation: Operation) -> Tensor:
     """The output of checked tensors."""
+    node = operation.node
+    if node is not None and type(first) in ops.PLAIN_CLASSES and type(second) in ops.PLAIN_CLASSES:
+        found = node(first, second)
+        if found is not None:
+            return found
     if ops.goes_straight(first, second) and not in_forward_mode():
         if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad):
-            out: Tensor | None = _by_node(first, second, operation)
+            out: Tensor | None = _by_new_node(first, second, operation)
             if out is None:
                 out = _Straight.apply(first, second, operation)
             return out
@@ -98,18 +103,16 @@ def recorded(first: Tensor, second: Tensor, operation: Operation) -> Tensor:
     return recorded_with_winners(first, second, operation, False)[0]
 
 
-def _by_node(first: Tensor, second: Tensor, operation: Operation) -> Tensor | None:
-    """The output of tensors that go straight, recorded by a node; None where none serves."""
-    node = operation.node
-    if node is None and first.get_device() < 0:
+def _by_new_node(first: Tensor, second: Tensor, operation: Operation) -> Tensor | None:
+    """The output of tensors that go straight, by a node for them; None where none serves."""
+    if first.get_device() < 0:
         return None
-    out = None if node is None else node(first, second)
-    if out is None:
-        fall_back = ByPython(operation, (tuple(first.shape), tuple(second.shape)))
-        node = operation.find_node(first, second, fall_back)
-        if node is not None:
-            operation.node, out = node, node(first, second)
-    return out
+    fall_back = ByPython(operation, (tuple(first.shape), tuple(second.shape)))
+    node = operation.find_node(first, second, fall_back)
+    if node is None:
+        return None
+    operation.node = node
+    return node(first, second)
 
 
 def recorded_with_winners(

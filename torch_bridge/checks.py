@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
 
-TENSORS, _DENSE = (Tensor, torch.nn.Parameter), torch.strided
+TENSORS, DENSE = (Tensor, torch.nn.Parameter), torch.strided
 
 
 def plan(
@@ -30,7 +30,7 @@ def plan(
     TypeError
         No dense tensors.
     """
-    if not (type(img) in TENSORS and type(krn) in TENSORS and img.layout is krn.layout is _DENSE):
+    if not (type(img) in TENSORS and type(krn) in TENSORS and img.layout is krn.layout is DENSE):
         require_tensors("semifield_conv", img=img, krn=krn)
     # While compiling, sizes may be symbols, which no cache can look up.
     make_plan = Geometry.plan_uncached if torch.compiler.is_compiling() else Geometry.plan

@@ -15,7 +15,14 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
-from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
+from torch_bridge.autograd import (
+    Directions,
+    Operation,
+    Shapes,
+    Wants,
+    recorded,
+    recorded_with_winners,
+)
 from torch_bridge.ops import FallBack, Handle, Node, PreparedSemifield
 
 AnySemifield = Semifield | PreparedSemifield | str
@@ -31,6 +38,11 @@ def fused_conv_with_winners(
 ) -> tuple[Tensor, Tensor]:
     """The convolution of checked tensors, and its residual, as `recorded_with_winners`."""
     return recorded_with_winners(img, krn, _operation(semifield, geometry), with_winners)
+
+
+def convolution(semifield: AnySemifield, geometry: Geometry) -> Operation:
+    """What `fused_conv` records, for callers that keep it."""
+    return _operation(semifield, geometry)
 
 
 def _operation(semifield: AnySemifield, geometry: Geometry) -> _Convolution:

@@ -7,13 +7,17 @@ closing that keep the image's size. They join a kernel of `quadratic` with a fus
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry
-from torch_bridge.checks import plan
+from torch_bridge.autograd import Operation, recorded
+from torch_bridge.checks import DENSE, TENSORS, one_kind, plan
+from torch_bridge.convolutions import convolution
 from torch_bridge.functional import semifield_conv
 from torch_bridge.pooling import PoolingWindow
 from torch_bridge.quadratic import (
@@ -160,6 +164,10 @@ class _DilationPool(_ChannelwiseLayer):
         )
 
     def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
+        # While compiling, sizes may be symbols, which no cache can look up.
+        if type(img) in TENSORS and img.layout is DENSE and not torch.compiler.is_compiling():
+            operation = _pooling(self._window, img.shape, krn.shape, **self._groups(img))
+            return recorded(*one_kind(img, krn), operation)
         return semifield_conv(
             img,
             krn,
@@ -169,6 +177,27 @@ class _DilationPool(_ChannelwiseLayer):
             dilation=self._window.dilation,
             **self._groups(img),
         )
+
+
+@lru_cache(maxsize=512)
+def _pooling(
+    window: PoolingWindow,
+    img_shape: tuple[int, ...],
+    krn_shape: tuple[int, ...],
+    groups: int,
+    group_broadcasting: bool,
+) -> Operation:
+    """The convolution that pools an image of that shape: a module asks in every step."""
+    geometry = Geometry.plan(
+        img_shape,
+        krn_shape,
+        stride=window.strides,
+        padding=window.padding(tuple(img_shape[2:])),
+        dilation=window.dilation,
+        groups=groups,
+        group_broadcasting=group_broadcasting,
+    )
+    return convolution("tropical_max", geometry)
 
 
 class DilationPool1d(_DilationPool):

@@ -18,7 +18,7 @@ from torch_bridge.autograd import ByPython
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import node
 from torch_bridge.ops.backward import prepare_backward
-from torch_bridge.ops.conv_node import prepare_node
+from torch_bridge.ops.conv_node import conv_node, prepare_node
 from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.forward import prepare_forward
 from torch_bridge.ops.node import Operand, Work
@@ -292,3 +292,79 @@ def test_quadratic_kernels_have_the_bits_of_their_calls(functions, device, covar
     calls.gradients(*at, grad_out.data_ptr(), *places, None)
     for tensor, grad in zip(given, grads, strict=True):
         assert tensor is None or torch.equal(tensor.grad, grad)
+
+
+# ---- on a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_gpu_too(functions):
+    """Tensors on the GPU, their node, and what Python's path gives for them."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    img, krn = (tensor.detach().cuda().requires_grad_() for tensor in drawn(shape=(16, 3, 28, 28)))
+    operation = operation_of(
+        img.detach().cpu().requires_grad_(), krn.cpu(), "tropical_max", groups=3
+    )
+    shapes = tuple(img.shape), tuple(krn.shape)
+    fall_back = ByPython(operation, shapes)
+    found = conv_node(img, krn, operation.handle.key, operation.arguments, fall_back)
+    out, residual = operation.straight(img.detach(), krn.detach(), True)
+    grads = operation.gradients(2 * out, None, None, residual, shapes, (True, True))
+    return img, krn, found, (out, *grads)
+
+
+def squared(img, krn, found):
+    """The output, and the gradients of the sum of its squares."""
+    out = found(img, krn)
+    return (out.detach(), *torch.autograd.grad((out**2).sum(), (img, krn)))
+
+
+@pytest.mark.gpu
+def test_streams_and_threads_on_a_gpu(on_gpu_too):
+    """Each thread has a stream of its own, and no context before its first launch."""
+    img, krn, found, expected = on_gpu_too
+    results = []
+
+    def work():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.default_stream())
+        with torch.cuda.stream(stream):
+            results.extend(squared(img, krn, found) for _ in range(20))
+        stream.synchronize()
+
+    torch.cuda.synchronize()
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 60
+    for result in results:
+        assert all(map(torch.equal, result, expected))
+
+
+@pytest.mark.gpu
+def test_graphs_on_a_gpu(on_gpu_too):
+    img, krn, found, expected = on_gpu_too
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        squared(img, krn, found)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        inside = squared(img, krn, found)
+    for tensor in inside:
+        tensor.zero_()
+    graph.replay()
+    assert all(map(torch.equal, inside, expected))
+
+
+@pytest.mark.gpu
+def test_memory_on_a_gpu(on_gpu_too):
+    img, krn, found, _ = on_gpu_too
+    for step in range(1100):
+        squared(img, krn, found)
+        if step == 100:
+            before = torch.cuda.memory_allocated()
+    assert torch.cuda.memory_allocated() == before

@@ -10,7 +10,7 @@ dtypes, `executors` the CPU and the GPUs, `dispatch` says which calls need no di
 
 from torch_bridge.ops.backward import call_backward
 from torch_bridge.ops.conv_node import conv_node
-from torch_bridge.ops.dispatch import goes_straight
+from torch_bridge.ops.dispatch import PLAIN_CLASSES, goes_straight
 from torch_bridge.ops.forward import call_forward, forward_straight
 from torch_bridge.ops.handles import (
     Handle,
@@ -29,6 +29,7 @@ from torch_bridge.ops.product_backward import call_product_backward
 Known = PreparedSemifield
 
 __all__ = [
+    "PLAIN_CLASSES",
     "FallBack",
     "Handle",
     "Node",

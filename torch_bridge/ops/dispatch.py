@@ -20,7 +20,7 @@ from torch._C import (
 )
 from torch.autograd import _profiler_enabled
 
-_CLASSES = (Tensor, torch.nn.Parameter)
+PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
 
 
 def _plain_keys() -> int:
@@ -49,7 +49,7 @@ def goes_straight(*tensors: Tensor | None) -> bool:
     keys: int = _dispatch_tls_local_include_set().raw_repr()
     for tensor in tensors:
         if tensor is not None:
-            if type(tensor) not in _CLASSES:
+            if type(tensor) not in PLAIN_CLASSES:
                 return False
             keys |= _dispatch_keys(tensor).raw_repr()
     return not keys & BEYOND_PLAIN

@@ -75,7 +75,8 @@ class Node:
     def __call__(self, first: Tensor, second: Tensor | None) -> Tensor | None:
         """The output, which autograd has recorded; None for tensors of another layout.
 
-        For tensors that go straight, while gradients are recorded.
+        For tensors without subclasses. Also None where none is to be recorded, or where a mode, a
+        transform or a profiler has to see the call.
         """
         second_at = None if second is None else second._cdata
         found: Tensor | None = self._call(self._plan, first._cdata, second_at)
@@ -175,7 +176,7 @@ def _build() -> _Build:
     return _Build()
 
 
-_ASKED = os.environ.get("SEMICONV_NODE") == "1"
+_WANTED = os.environ.get("SEMICONV_NODE", "1") != "0"
 
 
 def library(*, wait: bool = False) -> Any:
@@ -184,7 +185,7 @@ def library(*, wait: bool = False) -> Any:
     The first call begins to compile in a thread; with `wait` the caller waits for its end. A
     warning says once what does not compile; without a compiler Python's path serves.
     """
-    if not (_ASKED or wait) or not served():
+    if not (_WANTED or wait) or not served():
         return None
     build = _build()
     if wait:
@@ -196,6 +197,7 @@ def library(*, wait: bool = False) -> Any:
     return build.library
 
 
+@lru_cache(maxsize=1)
 def served() -> bool:
     """Whether this machine's compiler can make what torch loads: GCC or Clang, on Linux."""
     found = compiler.compiler()

@@ -21,13 +21,15 @@ from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.source import FLOATING
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.dlpack import gpu
-from torch_bridge.ops.dispatch import goes_straight
+from torch_bridge.ops.dispatch import PLAIN_CLASSES, goes_straight
 from torch_bridge.ops.executors import executor_of
 from torch_bridge.ops.node import Node, Operand, Work, library
 from torch_bridge.ops.plans import require_memory
 
 Composed = Callable[[Tensor, Any], Tensor]
 _STORAGES = {getattr(torch, name): name for name in FLOATING}
+_WIDE = (torch.float32, torch.float64)
+_PLAIN_OR_NONE = (*PLAIN_CLASSES, type(None))
 
 
 def quadratic_kernel(
@@ -42,16 +44,24 @@ def quadratic_kernel(
 
     The parameters are those of `covariances`; an isotropic kernel has no `pairs`.
     """
+    if torch.compiler.is_compiling():
+        return composed(log_std, pairs)
+    wanted = parametrisation, channels, sizes, log_std.dtype, log_std.get_device()
+    if log_std.is_cuda and type(log_std) in PLAIN_CLASSES and log_std.dtype in _WIDE:
+        family = _family(*wanted)
+        if family is not None and family.node is not None and type(pairs) in _PLAIN_OR_NONE:
+            found = family.node(log_std, pairs)
+            if found is not None:
+                return found
     if not _is_plain(log_std, pairs):
         return composed(log_std, pairs)
-    index = log_std.get_device()
-    family = _family(parametrisation, channels, sizes, log_std.dtype, index)
+    family = _family(*wanted)
     if family is None or not family.is_current():
         return composed(log_std, pairs)
     if torch.is_grad_enabled() and (
         log_std.requires_grad or (pairs is not None and pairs.requires_grad)
     ):
-        recorded: Tensor | None = family.by_node(log_std, pairs, composed)
+        recorded: Tensor | None = family.by_new_node(log_std, pairs, composed)
         if recorded is None:
             recorded = _Recorded.apply(log_std, pairs, family, composed)
         return recorded
@@ -65,8 +75,7 @@ def _is_plain(log_std: Tensor, pairs: Tensor | None) -> bool:
     if pairs is not None and (pairs.dtype is not log_std.dtype or pairs.device != log_std.device):
         return False
     # Autocast computes exp in float32.
-    wide = log_std.dtype in (torch.float32, torch.float64)
-    return wide or not torch.is_autocast_enabled(log_std.device.type)
+    return log_std.dtype in _WIDE or not torch.is_autocast_enabled(log_std.device.type)
 
 
 class _Family:
@@ -77,7 +86,7 @@ class _Family:
         calls = on_host(family) if index < 0 else on_gpu(family, gpu(index))
         self._values, self._gradients, self._launches = calls
         self._shape = shape
-        self._node: Node | None = None
+        self.node: Node | None = None  # the one that served last
         self.is_current, self._threads_or_stream = executor.is_current, executor.threads_or_stream
 
     def values(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
@@ -87,16 +96,16 @@ class _Family:
         self._values(*_addresses(log_std, pairs), krn.data_ptr(), self._threads_or_stream())
         return krn
 
-    def by_node(self, log_std: Tensor, pairs: Tensor | None, composed: Composed) -> Tensor | None:
-        """The kernel, recorded by a `Node`; None where none serves."""
-        if self._launches is None:
+    def by_new_node(
+        self, log_std: Tensor, pairs: Tensor | None, composed: Composed
+    ) -> Tensor | None:
+        """The kernel, recorded by a `Node` for these parameters; None where none serves."""
+        functions = None if self._launches is None else library()
+        if functions is None:
             return None
-        out = None if self._node is None else self._node(log_std, pairs)
-        if out is None and (functions := library()) is not None:
-            operands = tuple(map(_operand, (log_std, pairs)))
-            self._node = _kept_node(functions, self, operands, log_std.dtype, composed)
-            out = None if self._node is None else self._node(log_std, pairs)
-        return out
+        operands = _operand(log_std), _operand(pairs)
+        self.node = _kept_node(functions, self, operands, log_std.dtype, composed)
+        return None if self.node is None else self.node(log_std, pairs)
 
     def prepare_node(
         self,
