@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,8 +368,32 @@ def test_holm_against_an_example():
     assert tables.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+FOLDER = Path(train.__file__).parent
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("name", ["pooling", "convolutions", "timing"])
+def test_the_documents_tables_are_those_of_the_records(name):
+    """Each row of the records is one of docs/results.md, which leaves some columns out."""
+    found = records.read(FOLDER / "results" / f"{name}.jsonl")
+    if name == "timing":
+        lines = tables.timing_table(found)
+    else:
+        (rows,) = tables.rows(found).values()
+        lines = [*tables.accuracy_table(rows, "max 3"), *tables.learned_table(found)]
+    text = (FOLDER.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    shown = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    for line in lines:
+        rest = [iter(line) for _ in shown]
+        fits = [all(cell in left for cell in row) for row, left in zip(shown, rest, strict=True)]
+        assert any(fits), line
+
+
 def test_the_commands(digits, tmp_path, capsys):
-    config = command.Path(train.__file__).with_name("digits.toml")
+    config = FOLDER / "digits.toml"
     out = tmp_path / "digits.jsonl"
     command.main(["train", str(config), "--out", str(out), "--epochs", "1", "--seeds", "2"])
     command.main(["table", str(out)])

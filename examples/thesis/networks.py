@@ -256,14 +256,23 @@ def lenet(
         nn.Flatten,
     ]
     layers = nn.Sequential(*_drawn(makers, seed))
-    with torch.no_grad():
-        features = layers(torch.zeros(1, *shape)).shape[1]
-    dense = [features, 120, 84, classes]
+    dense = [_features(shape, (size, padding), pool["size"]), 120, 84, classes]
     for number, (ins, outs) in enumerate(itertools.pairwise(dense)):
         layers.extend(_drawn([lambda i=ins, o=outs: nn.Linear(i, o)], seed, len(layers)))
         if number < 2:
             layers.append(nn.ReLU())
     return layers
+
+
+def _features(shape: tuple[int, ...], conv: tuple[int, int], window: int) -> int:
+    """How many numbers the dense layers take. No layer is run, so none is compiled for it."""
+    size, padding = conv
+    pool = nn.MaxPool2d(window, STRIDE, (window - 1) // 2)
+    with torch.device("meta"):
+        first = nn.Conv2d(shape[0], 6, size, padding=size // 2)
+        second = nn.Conv2d(6, 16, size, padding=padding)
+        out: Tensor = pool(second(pool(first(torch.empty(1, *shape)))))
+    return out.numel()
 
 
 def _drawn(makers: list[Callable[[], nn.Module]], seed: int, begin: int = 0) -> list[nn.Module]:

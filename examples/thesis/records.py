@@ -1,4 +1,7 @@
-"""Results as lines of JSON, and checkpoints: files that survive a kill at any moment."""
+"""Results as lines of JSON, and checkpoints: files that survive a kill at any moment.
+
+Records are read and written without PyTorch, which takes seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import json
 import os
 from pathlib import Path
 from typing import Any
-
-import torch
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -68,6 +69,8 @@ def _short(values: Any) -> Any:
 
 def save(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
     """Write a checkpoint under another name, then rename it: the old one or the new one exists."""
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     torch.save(state | {"identity": json.dumps(identity, sort_keys=True)}, temporary)
@@ -76,6 +79,8 @@ def save(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
 
 def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint of the run of that identity, or None where there is none."""
+    import torch
+
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -157,7 +157,7 @@ def _seconds_of_a_step(call: Callable[[], None], steps: int, wait: Callable[[], 
 
 def rows(data: Data, size: int) -> list[Row]:
     modes = ("eager", "graph") if data.train.images.is_cuda else ("eager",)
-    return [(name, mode) for name in networks(data, size) for mode in modes]
+    return [(name, mode) for mode in modes for name in networks(data, size)]
 
 
 def measure_missing(data: Data, out: Path, batch: int, size: int, rounds: int) -> None:
