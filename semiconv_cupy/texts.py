@@ -10,6 +10,7 @@ from typing import Any
 from semiconv_cupy import (
     background,
     conv,
+    image_conv,
     matmul,
     matmul_vjp,
     ndimage,
@@ -38,7 +39,7 @@ def function_named(name: str) -> Callable[..., Any]:
 
 def image_functions() -> dict[str, Callable[..., Any]]:
     """The public functions that make one image of one image, by name."""
-    found = {}
+    found: dict[str, Callable[..., Any]] = {"semifield_conv": image_conv.semifield_conv}
     for module in (ndimage, background, parabolic, reconstructions):
         for name in getattr(module, "__all__", None) or vars(module):
             function = getattr(module, name)

@@ -111,6 +111,33 @@ def test_functions_without_axes_take_each_colour_by_itself(chunks, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "b.tif"), expected)
 
 
+@pytest.mark.parametrize("chunks", [[], CHUNKED], ids=["whole", "chunks"])
+def test_a_convolution_by_a_kernel_from_a_file(chunks, tmp_path, capsys):
+    kernel = np.array([[0.0, -5, 1], [-5, 0, -5]])
+    write(tmp_path / "a.tif", COLOUR)
+    np.save(tmp_path / "k.npy", kernel)
+    command = [
+        "semifield_conv",
+        tmp_path / "a.tif",
+        tmp_path / "b.tif",
+        "--krn",
+        tmp_path / "k.npy",
+    ]
+    assert apply(*command, *chunks) == 2
+    assert "krn has numbers that uint8 does not have" in capsys.readouterr().err
+    assert apply(*command, "--dtype", "float32", *chunks) == 0
+    found = read(tmp_path / "b.tif")
+    assert found.dtype == np.float32
+    for colour in range(3):
+        expected = sc.semifield_conv(
+            COLOUR[None, None, ..., colour].astype("f4"), kernel[None, None].astype("f4"),
+            "tropical_max", padding="same",
+        )  # fmt: skip
+        np.testing.assert_array_equal(found[..., colour], expected[0, 0])
+    assert apply(*command, "--overwrite", "--dtype", "float32", "--semifield", "log") == 2
+    assert "mu=" in capsys.readouterr().err
+
+
 def test_shapes_masks_and_bool(tmp_path):
     write(tmp_path / "a.npy", GREY > 200)
     write(tmp_path / "mask.png", (GREY > 100) * np.uint8(255))
@@ -310,12 +337,21 @@ def test_help_lists_the_functions_and_the_parameters_of_each(capsys):
             assert shown == (parameter not in hidden), (name, parameter)
 
 
+def test_workers_of_a_scheduler_give_the_same(tmp_path):
+    """Its workers are threads of this process; processes differ in how they are started."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    write(tmp_path / "a.zarr", VOLUME)
+    given = dict(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
+    with distributed.LocalCluster(**given, protocol="tcp", silence_logs=50) as cluster:
+        assert apply("grey_opening", tmp_path / "a.zarr", tmp_path / "b.tif", "--size", 3,
+                     "--chunks", 16, "--scheduler", cluster.scheduler_address) == 0  # fmt: skip
+    np.testing.assert_array_equal(read(tmp_path / "b.tif"), ndimage.grey_opening(VOLUME, 3))
+
+
 @pytest.mark.slow
 def test_processes_give_the_same(tmp_path):
     pytest.importorskip("distributed", reason="distributed is not installed")
     write(tmp_path / "a.zarr", VOLUME)
-    command = [sys.executable, "-m", "semiconv_cupy", "apply", "grey_opening", "a.zarr", "b.tif",
-               "--size", "3", "--chunks", "8", "--scheduler", "processes"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert apply("grey_opening", tmp_path / "a.zarr", tmp_path / "b.tif", "--size", 3,
+                 "--chunks", 16, "--scheduler", "processes") == 0  # fmt: skip
     np.testing.assert_array_equal(read(tmp_path / "b.tif"), ndimage.grey_opening(VOLUME, 3))

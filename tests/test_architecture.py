@@ -54,7 +54,7 @@ LAYERS = {
         "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
         "semiconv_cupy/variants.py", "semiconv_cupy/texts.py", "semiconv_cupy/apply.py",
-        "semiconv_cupy/preview.py",
+        "semiconv_cupy/image_conv.py", "semiconv_cupy/preview.py",
     ),
     "users of the core": (
         "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py", "torch_bridge/*",
