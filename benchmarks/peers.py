@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 import semiconv_cupy as sc
-from benchmarks import works
+from benchmarks import parameters, works
 from benchmarks.inputs import Inputs, Libraries, foreground, libraries_of, numbers
 from benchmarks.timing import Call
-from benchmarks.works import AnyWork, Convolution, Device, Filter, Measured, Product
+from benchmarks.works import AnyWork, Convolution, Device, Filter, Measured, Parametric, Product
 from semiconv_cupy import ndimage
 from semiconv_cupy.backends.host.functions import threads
 from semiconv_cupy.backends.place import place_of
@@ -87,6 +87,8 @@ def calls(
         return dict(_filter_calls(measured, device, seed, absent, libraries))
     if isinstance(measured, Product):
         return dict(_product_calls(measured, seed, absent, libraries))
+    if isinstance(measured, Parametric):
+        return dict(parameters.calls(measured, seed, absent, libraries))
     inputs = Inputs(measured, device, seed, libraries)
     found: dict[str, Maker] = {OURS: lambda: _ours(measured, inputs)}
     if measured.mode == "provenance":

@@ -36,6 +36,7 @@ EAGER = "pytorch_nd_semiconv eager"
 COMPILED = "pytorch_nd_semiconv compiled"
 FUSED = "pytorch_nd_semiconv fused"
 PLAIN = "without provenance"
+CONSTANT, BY_CHANNEL, LEARNED = "compiled in", "one a channel", "learned"
 LIMIT = "limit"
 
 LOG, ROOT = sc.SubtractSemifield.log(3.0), sc.SubtractSemifield.root(3.0)
@@ -174,7 +175,52 @@ class Product:
         return f"{'pairs' if selects else 'products'} {self.dtype}"
 
 
-AnyWork = Convolution | Filter | Product
+@dataclass(frozen=True)
+class Parametric:
+    """A convolution or a product in log or root, whose number is given at run time.
+
+    In "training", forward and backward through torch.
+    """
+
+    name: str
+    function: Literal["semifield_conv", "semifield_matmul"]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    semifield: sc.SubtractSemifield
+    mode: Literal["forward", "training"]
+    arguments: dict[str, Any] = field(hash=False)
+    goals: tuple[Goal, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """How many values there may be: one for each kernel, or each column."""
+        return self.shapes[1][0 if self.function == "semifield_conv" else -1]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The shape of the result; windows keep the image's size."""
+        first, columns = self.shapes[0], self.columns
+        if self.function == "semifield_conv":
+            return (first[0], columns, *first[2:])
+        return (*first[:-1], columns)
+
+    @property
+    def operations(self) -> int:
+        """How many terms all outputs have together."""
+        return math.prod(self.out_shape) * math.prod(self.shapes[1]) // self.columns
+
+    @property
+    def bytes(self) -> int:
+        """The fewest bytes, as of a `Convolution` that keeps nothing."""
+        once = 4 * sum(map(math.prod, (*self.shapes, self.out_shape)))
+        return once if self.mode == "forward" else 2 * once
+
+    @property
+    def operation(self) -> str:
+        """The name of the ceiling."""
+        return "products float32"
+
+
+AnyWork = Convolution | Filter | Product | Parametric
 
 
 def _product(n: int, name: str, goals: tuple[Goal, ...] = (), **arguments: Any) -> Product:
@@ -320,10 +366,29 @@ def cpu() -> Iterator[AnyWork]:
     yield _product(512, "max")
     for a, b in (((1, 1024), (1024, 1024)), ((1024, 4), (4, 1024)), ((1024, 16, 16),) * 2):
         yield Product(f"product {_times(a)} by {_times(b)}, max", a, b)
+    yield from _parameters()
 
 
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def _parameters() -> Iterator[Parametric]:
+    """Log and root of a number at run time."""
+    log, root = sc.SubtractSemifield.log, sc.SubtractSemifield.root
+    roots = {f"root({p:g})": root(p) for p in (3.0, 2.5, 2.0, 0.5, 4.0, 1.0, -2.0)}
+    for name, semifield in {"log(2)": log(2.0), **roots, "log(-2)": log(-2.0)}.items():
+        for what, function, shapes in (
+            ("3x3, 1 -> 4, 256^2", "semifield_conv", ((1, 1, 256, 256), (4, 1, 3, 3))),
+            ("3x3, 16 -> 32, 8 x 32^2", "semifield_conv", ((8, 16, 32, 32), (32, 16, 3, 3))),
+            ("product 256^3", "semifield_matmul", ((256, 256), (256, 256))),
+        ):
+            arguments = {"padding": "same"} if function == "semifield_conv" else {}
+            for mode, extra in (("forward", ""), ("training", ", fwd + bwd")):
+                yield Parametric(
+                    f"parameters: {name}, {what}{extra}", function, shapes, semifield, mode,
+                    arguments, at_least(1 / 1.1, CONSTANT),
+                )  # fmt: skip
 
 
 POOLINGS = (((32, 6, 28, 28), 7, 2), ((8, 16, 64, 64), 5, 1))
@@ -386,6 +451,7 @@ def gpu() -> Iterator[AnyWork]:
     yield _product(4096, "log", semifield=LOG)
     yield Product("product 1024x64x64 by 1024x64x64, max", *((1024, 64, 64),) * 2,
                   goals=(Goal(LIMIT, least=0.4),))  # fmt: skip
+    yield from _parameters()
 
 
 @dataclass(frozen=True)

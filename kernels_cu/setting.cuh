@@ -13,6 +13,12 @@ namespace semiconv {
 // A number in all lanes.
 template <class V> SEMICONV_FN V spread(Scalar<V> number) { return V(number - constant<V>(0)); }
 
+#if defined(SEMICONV_CONSTANT)  // the benchmarks compile a number in, to compare with it
+#define SEMICONV_PARAMETER(number) SEMICONV_CONSTANT
+#else
+#define SEMICONV_PARAMETER(number) number
+#endif
+
 #if defined(SEMICONV_LOG)
 
 // mu, of ln(sum e^(mu val)) / mu.
@@ -21,7 +27,7 @@ struct Setting {
   bool upwards;  // the extreme term is the largest one
   Setting() = default;
   SEMICONV_FN Setting(const Parameters& parameters, int64 kernel)
-      : mu((Real)parameters.of<Real>(0, kernel)), upwards(mu > 0) {}
+      : mu((Real)SEMICONV_PARAMETER(parameters.of<Real>(0, kernel))), upwards(mu > 0) {}
   SEMICONV_FN bool alike(const Setting& other) const { return upwards == other.upwards; }
 };
 constexpr bool has_kinds = false;  // of which a launch may need several
@@ -42,7 +48,7 @@ struct Setting {
   bool upwards;           // the extreme term is the largest one
   bool divides;           // see PowerSum
   Setting() = default;
-  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel) : p(parameters.of<Real>(0, kernel)) {
+  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel) : p(SEMICONV_PARAMETER(parameters.of<Real>(0, kernel))) {
     const double inverse = 1 / p;
     power = p > -17 && p < 17 && (int)p == p ? (int)p : 0;
     root = inverse > -17 && inverse < 17 ? (int)inverse : 0;
