@@ -14,7 +14,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import ceilings, inputs, peers, plot, run, steps, table, timing, works
 from benchmarks.costs import Cost
-from benchmarks.works import Convolution, Filter, Goal, Product
+from benchmarks.works import Convolution, Filter, Goal, Parametric, Product
 from kernels_cu import model, nvrtc, sass
 from semiconv_cupy.works import STANDARD_WORKS, Work
 
@@ -41,6 +41,9 @@ def small(measured):
     if isinstance(measured, Product):
         a, b = (tuple(min(n, 12) for n in shape) for shape in (measured.a, measured.b))
         return dataclasses.replace(measured, a=a, b=b)
+    if isinstance(measured, Parametric):
+        shapes = tuple(tuple(min(n, 7) for n in shape) for shape in measured.shapes)
+        return dataclasses.replace(measured, shapes=shapes)
     work = measured.work
     channels = 3 if work.groups > 1 else min(work.image[1], 4)
     groups = 3 if work.groups > 1 else 1
@@ -88,7 +91,21 @@ def test_works_of_a_gpu(measured):
         assert (works.POOLING in found["ratios"]) == pools
 
 
-@pytest.mark.parametrize("measured", works_of("cpu"))
+# Of the others a library or more is compiled for each number.
+QUICK = "parameters: log(3), 3x3, 1 -> 4, 256^2"
+CPU = [
+    pytest.param(
+        measured,
+        id=measured.name,
+        marks=[pytest.mark.slow]
+        if isinstance(measured, Parametric) and measured.name != QUICK
+        else [],
+    )
+    for measured in works.cpu()
+]
+
+
+@pytest.mark.parametrize("measured", CPU)
 def test_works_of_a_cpu(measured):
     found = rehearse(measured, "cpu")
     for goal, of in zip(found["goals"], measured.goals, strict=True):

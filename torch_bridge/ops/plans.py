@@ -162,7 +162,6 @@ def received(values: Values) -> Parameters:
     return Parameters.of_memory(values.data_ptr(), values.numel())
 
 
-# The same object for the same numbers lets a prepared call recognise them.
 _of_numbers = lru_cache(maxsize=32)(Parameters.of_numbers)
 
 

@@ -75,8 +75,17 @@ class ForwardLaunch:
     @cached_property
     def _launches(self) -> tuple[Prepared, Prepared]:
         """Without parts and conditions: for any address of img, and for one that is aligned."""
+        return self._prepared(None)
+
+    @cached_property
+    def _with_latest(self) -> structs.Latest[tuple[Prepared, Prepared]]:
+        """The same with the parameters of a call."""
+        return structs.Latest(self._prepared)
+
+    def _prepared(self, parameters: structs.Parameters | None) -> tuple[Prepared, Prepared]:
+        struct = structs.scalar_with_parameters(self.struct, parameters)
         both = (self.scalars, self.scalars_if_aligned)
-        given = self.grid, self.block, (self.struct,), 4
+        given = self.grid, self.block, (struct,), 4
         first, second = (prepared(self.kernel, *given, scalars) for scalars in both)
         return first, second
 
@@ -93,9 +102,9 @@ class ForwardLaunch:
     ) -> None:
         """Launch for arrays or their addresses, of which img's is given as well."""
         aligned = not address % self.alignment
-        if condition is None and self.parts is None and parameters is None:
-            pointers = (img, krn, out, out if residual is None else residual)
-            self._launches[aligned](pointers, stream)
+        if condition is None and self.parts is None:
+            launches = self._launches if parameters is None else self._with_latest.of(parameters)
+            launches[aligned]((img, krn, out, out if residual is None else residual), stream)
             return
         scalars = self.scalars_if_aligned if aligned else self.scalars
         grid: tuple[int, ...] = self.grid

@@ -101,8 +101,17 @@ class GradientLaunch:
 
     @cached_property
     def _launch(self) -> Prepared:
+        return self._prepared(None)
+
+    @cached_property
+    def _with_latest(self) -> structs.Latest[Prepared]:
+        """The launch with the parameters of a call."""
+        return structs.Latest(self._prepared)
+
+    def _prepared(self, parameters: structs.Parameters | None) -> Prepared:
+        struct = structs.scalar_with_parameters(self.struct, parameters)
         pointers = 4 + self.writes_img + self.writes_partial
-        return prepared(self.kernel, self.grid, self.block, (self.struct,), pointers, self.scalars)
+        return prepared(self.kernel, self.grid, self.block, (struct,), pointers, self.scalars)
 
     def __call__(
         self,
@@ -125,8 +134,9 @@ class GradientLaunch:
             pointers += (0 if grad_img is None else grad_img,)
         if self.writes_partial:
             pointers += (partial,)
-        if condition is None and parameters is None:
-            self._launch(pointers, stream)
+        if condition is None:
+            launch = self._launch if parameters is None else self._with_latest.of(parameters)
+            launch(pointers, stream)
         else:
             grid, scalars = self.grid, self.scalars
             if condition is not None:
