@@ -283,14 +283,15 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
   const int64 first_kernel = g.kernel_of(tile.group, first_output) * g.krn_strides[0];
   // Of a plane that is one slab, these are the same for every slab; otherwise they are not read.
-  const int64 fixed_first = source_of(0).first;
+  const Source first_source = source_of(0);
+  const int64 fixed_first = first_source.first;
   Source::Route fixed_route;
-  if (piece == columns) fixed_route = source_of(0).route(g);
+  if (piece == columns) fixed_route = first_source.route(g);
   const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
   const Copies copies{g, source_of, walk, thread, team, patches, weights, piece,
-                      last_channel, first_kernel, fixed_first, fixed_route, fixed_weights, zero};
+                      last_channel, first_kernel, first_source, fixed_first, fixed_route, fixed_weights, zero};
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
-    for (int d = 0; d < depth; ++d) copies.fill_outside(source_of(0), patches[side][team][d]);
+    for (int d = 0; d < depth; ++d) copies.fill_outside(first_source, patches[side][team][d]);
 
   Accumulators<Chosen> acc;
 #pragma unroll 1
@@ -377,7 +378,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
                             Columns::all());
-  store_outputs(acc, settings, g, tile_of_team(g, division), view, InImage{source, corner_row, corner_column}, arrays);
+  store_outputs(acc, settings, g, once ? tile : tile_of_team(g, division), view,
+                InImage{source, corner_row, corner_column}, arrays);
 #endif
 #endif
 }

@@ -68,6 +68,7 @@ struct Copies {
   const uint32& piece;         // elements that are copied at once: none crosses the image's edge, all are aligned
   const int32& last_channel;   // the last of the block's channels that has an output
   const int64& first_kernel;   // in a plane, the weights of the block's first output
+  const Source& first_source;  // of a block that copies once
   const int64& fixed_first;    // these three hold for every slab where a plane is one slab; else they are not read
   const Source::Route& fixed_route;
   const WeightRoute& fixed_weights;
@@ -88,9 +89,10 @@ struct Copies {
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
     if (piece < columns) {
-      if constexpr (integer) source_of(p).copy_elements(g, corner, count, patches_here);
-      else if (piece == 2) source_of(p).copy_pieces<2>(g, corner, count, patches_here);
-      else source_of(p).copy_pieces<1>(g, corner, count, patches_here);
+      const Source source = once ? first_source : source_of(p);
+      if constexpr (integer) source.copy_elements(g, corner, count, patches_here);
+      else if (piece == 2) source.template copy_pieces<2>(g, corner, count, patches_here);
+      else source.template copy_pieces<1>(g, corner, count, patches_here);
     } else if constexpr (slabs == 1) {
       Source::copy_chunks(g, corner, count, fixed_route, patches_here);
     } else {
