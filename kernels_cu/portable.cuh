@@ -1,6 +1,6 @@
 // What differs between compilers: qualifiers of functions, bit patterns.
 //
-// Defines SEMICONV_FN, which shared functions begin with (compiled for the GPU, always inlined),
+// Defines `architecture`, SEMICONV_FN, which shared functions begin with (compiled for the GPU, always inlined),
 // SEMICONV_INLINE for functions that the host's compiler may call, and SEMICONV_GPU where a compiler for
 // GPUs reads the text. Mathematics that differs lies in functions.cuh.
 #pragma once
@@ -26,6 +26,13 @@
 #endif
 
 namespace semiconv {
+
+// The GPU's compute capability, sm_90 as 900; kernels that run on a CPU take the way of that one.
+#if defined(SEMICONV_GPU)
+constexpr int architecture = __CUDA_ARCH__;
+#else
+constexpr int architecture = 900;
+#endif
 
 template <class To, class From> SEMICONV_FN To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");

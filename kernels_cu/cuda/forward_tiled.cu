@@ -207,14 +207,14 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, cons
 constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
-// Before sm_80, numbers that are widened or compared with their winners need a few registers more.
+// Two blocks leave too few registers on sm_120, and before sm_80 to all but plain floats.
 #if defined(SEMICONV_RESIDUAL)
 constexpr bool plain_floats = false;
 #else
 constexpr bool plain_floats = Same<Storage, float>::value;
 #endif
-constexpr int resident_blocks =
-    architecture < 800 && SEMICONV_BLOCKS == 2 && !plain_floats ? 1 : SEMICONV_BLOCKS;
+constexpr bool needs_more = architecture >= 1000 || (architecture < 800 && !plain_floats);
+constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICONV_BLOCKS;
 
 // ---- the walk of a block -------------------------------------------------------------------------
 
@@ -283,15 +283,16 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 last_channel = (int32)g.outputs_per_group - 1 - (int32)first_output;
   const int64 first_kernel = g.kernel_of(tile.group, first_output) * g.krn_strides[0];
   // Of a plane that is one slab, these are the same for every slab; otherwise they are not read.
-  const Source first_source = source_of(0);
-  const int64 fixed_first = first_source.first;
+  const Source first_source = once ? source_of(0) : Source();
+  const int64 fixed_first = once ? first_source.first : source_of(0).first;
   Source::Route fixed_route;
-  if (piece == columns) fixed_route = first_source.route(g);
+  if (!once) fixed_route = source_of(0).route(g);
+  else if (piece == columns) fixed_route = first_source.route(g);
   const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
   const Copies copies{g, source_of, walk, thread, team, patches, weights, piece,
                       last_channel, first_kernel, first_source, fixed_first, fixed_route, fixed_weights, zero};
   for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
-    for (int d = 0; d < depth; ++d) copies.fill_outside(first_source, patches[side][team][d]);
+    for (int d = 0; d < depth; ++d) copies.fill_outside(once ? first_source : source_of(0), patches[side][team][d]);
 
   Accumulators<Chosen> acc;
 #pragma unroll 1

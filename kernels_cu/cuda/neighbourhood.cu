@@ -154,7 +154,7 @@ SEMICONV_FN void reduce(const Neighbourhood& n, const Taps& taps, const Element*
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Neighbourhood n, const semiconv::Storage* __restrict__ elements,
                 semiconv::Out* __restrict__ out, const long long* __restrict__ tables,
                 const long long* __restrict__ indices, const long long* __restrict__ offsets,

@@ -72,11 +72,6 @@ template <class S> struct Packed<PairOfHalves<S>> {
 };
 
 // Whether this GPU adds and compares two numbers of a storage type in one instruction.
-#if defined(SEMICONV_GPU)
-constexpr int architecture = __CUDA_ARCH__;
-#else
-constexpr int architecture = 900;
-#endif
 template <class S> struct ComputedInPairs { static constexpr bool value = false; };
 template <> struct ComputedInPairs<uint8> { static constexpr bool value = architecture >= 900; };
 template <> struct ComputedInPairs<int8> { static constexpr bool value = architecture >= 900; };

@@ -33,6 +33,7 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   int from_y, to_y, from_x, to_x;  // rows and columns of the patch that lie in the image
   bool whole;                      // whether all of them do
 
+  PatchSource() = default;
   // offset: rows between the first one that the tile's windows see and the patch's first one.
   SEMICONV_FN PatchSource(const Geometry& g, const TeamTile& tile, int32 offset) {
     const int32 y = tile.y * stride_y() - (int32)along_y(g.pad_begin, 0) + offset;
@@ -52,19 +53,20 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
     return row >= from_y && row < to_y && column >= from_x && column < to_x;
   }
 
-  SEMICONV_FN void fill_outside(Chunk<Storage, columns>* patch, Storage outside) const {
+  // BY_CHUNKS is quicker, and takes more registers.
+  template <bool BY_CHUNKS> SEMICONV_FN void fill_outside(Chunk<Storage, columns>* patch, Storage outside) const {
     if (whole) return;
     Chunk<Storage, columns> empty;
 #pragma unroll
     for (int x = 0; x < columns; ++x) empty.of[x] = outside;
     visit_chunks<1>([&](int, int n, int row, int column) {
-      const bool seen = row >= from_y && row < to_y;
-      if (!seen || column + columns <= from_x || column >= to_x) {
+      const bool none = row < from_y || row >= to_y || column + columns <= from_x || column >= to_x;
+      if (BY_CHUNKS && none) {
         patch[n] = empty;
-      } else if (column < from_x || column + columns > to_x) {
+      } else if (!BY_CHUNKS || column < from_x || column + columns > to_x) {
 #pragma unroll
         for (int x = 0; x < columns; ++x)
-          if (column + x < from_x || column + x >= to_x) patch[n].of[x] = outside;
+          if (!contains(row, column + x)) patch[n].of[x] = outside;
       }
     });
   }

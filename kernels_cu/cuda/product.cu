@@ -69,7 +69,9 @@ SEMICONV_FN void visit_term(Accumulators& acc, const Settings& settings, const T
 }
 template <bool PLAIN, class F>
 SEMICONV_FN void visit_terms(Accumulators& acc, const Settings& settings, const View& view, int count, F&& visit) {
-  constexpr bool rare = may_overflow<Real>() && !PLAIN;  // then a short loop serves
+  // A short loop serves where it runs rarely, and where doubles have few units: for sm_120 the long one needs
+  // more registers than there are.
+  constexpr bool rare = (may_overflow<Real>() && !PLAIN) || (sizeof(Real) == 8 && architecture >= 1000);
   TermNumbers numbers[2];
   if (!rare && count == depth) {
     numbers[0].load(view, 0);

@@ -43,7 +43,7 @@ SEMICONV_FN Kernel kernel_of(const Storage* log_std, const Storage* pairs, int64
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL(const semiconv::Storage* __restrict__ log_std, const semiconv::Storage* __restrict__ pairs,
                 semiconv::Storage* __restrict__ krn, long long kernels) {
   using namespace semiconv;
@@ -52,7 +52,7 @@ SEMICONV_KERNEL(const semiconv::Storage* __restrict__ log_std, const semiconv::S
     krn[n] = store(kernel_of(log_std, pairs, n / taps, kernels)(Offset(n % taps).of));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 SEMICONV_KERNEL_GRADIENT(const semiconv::Storage* __restrict__ log_std,
                          const semiconv::Storage* __restrict__ pairs,
                          const semiconv::Storage* __restrict__ grad_krn,

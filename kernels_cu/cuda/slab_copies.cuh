@@ -65,7 +65,8 @@ struct Copies {
   const int &thread, &team;
   Patch (*const patches)[teams][depth];
   Weights (*const weights)[teams][depth];
-  const uint32& piece;         // elements that are copied at once: none crosses the image's edge, all are aligned
+  const uint32& piece;         // elements that are copied at once, of which none crosses the image's edge and all
+                               // are aligned: `columns`, 2 (if `once`), or 0 for single ones
   const int32& last_channel;   // the last of the block's channels that has an output
   const int64& first_kernel;   // in a plane, the weights of the block's first output
   const Source& first_source;  // of a block that copies once
@@ -80,7 +81,7 @@ struct Copies {
     else WeightRoute::visit_once(g, slab_of(p).tap_rows, last_channel, thread, visit);
   }
   SEMICONV_FN void fill_outside(const Source& source, Patch& patch) const {
-    source.fill_outside(patch.of, store(zero));
+    source.fill_outside<once>(patch.of, store(zero));
   }
   // Starts the copies of the step that begins with p, the slab that walk.find() found.
   SEMICONV_FN void start(int32 p, int side) const {
@@ -88,11 +89,11 @@ struct Copies {
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
-    if (piece < columns) {
-      const Source source = once ? first_source : source_of(p);
-      if constexpr (integer) source.copy_elements(g, corner, count, patches_here);
-      else if (piece == 2) source.template copy_pieces<2>(g, corner, count, patches_here);
-      else source.template copy_pieces<1>(g, corner, count, patches_here);
+    if (piece == 0 || (once && piece < columns)) {
+      // Where copies go on beside the terms, there are no registers for pieces.
+      if constexpr (integer || !once) source_of(p).copy_elements(g, corner, count, patches_here);
+      else if (piece == 2) first_source.copy_pieces<2>(g, corner, count, patches_here);
+      else first_source.copy_pieces<1>(g, corner, count, patches_here);
     } else if constexpr (slabs == 1) {
       Source::copy_chunks(g, corner, count, fixed_route, patches_here);
     } else {

@@ -108,11 +108,14 @@ class Convolution(NamedTuple):
             steps.append(self.geometry.image_size[-1])
         return last == 1 and not any(n % size for n in steps)
 
-    def piece(self, *, padded_rows: bool = False) -> int:
-        """Elements of the image that may be copied at once: a chunk, two or one."""
+    def piece(self, *, once: bool, padded_rows: bool = False) -> int:
+        """Elements of the image that are copied at a time: a chunk, two, or 0 for single ones.
+
+        `once`: a block copies all that it sees before it computes; only then two serve.
+        """
         if self.has_whole_chunks(padded_rows=padded_rows):
             return CHUNK
-        return 2 if self.has_whole_chunks(2) else 1
+        return 2 if once and self.has_whole_chunks(2) else 0
 
     def forward_offset(self, limits: Limits) -> str:
         """The type that holds every offset of a launch of one thread an output."""

@@ -189,14 +189,14 @@ def forward_launch(
             by_channel=convolution.by_channel,
         )  # fmt: skip
         kernel, parts = _in_parts(device, kernel, tile, geometry, limits)
-        piece = np.uint32(convolution.piece(padded_rows=padded_rows))
+        piece = np.uint32(convolution.piece(once=tile.once(geometry), padded_rows=padded_rows))
         first = (plane, tile.division(geometry))
         return ForwardLaunch(
             kernel=compiled(device, kernel_source, kernel),
             grid=(tile.grid(geometry),),
             block=(tile.threads,),
             struct=convolution.struct,
-            scalars=(*first, np.uint32(1), *_ONE_PART),
+            scalars=(*first, np.uint32(0), *_ONE_PART),
             scalars_if_aligned=(*first, piece, *_ONE_PART),
             alignment=min(16, CHUNK * source.itemsize(storage)),
             conditional_blocks=limits.conditional_blocks,

@@ -44,6 +44,10 @@ class ForwardTile(Tile):
             "SEMICONV_SHIFT": str(shift(geometry)),
         }
 
+    def once(self, geometry: Geometry) -> bool:
+        """Whether a block copies all that it sees of the image before it computes."""
+        return self.sides == 1 and self.slab == planar(geometry.kernel_size, 1)[0]
+
     @property
     def suffix(self) -> str:
         """Channels and rows of a thread."""
