@@ -8,6 +8,7 @@
 //
 // Compiled for one version of torch, SEMICONV_TORCH, whose headers say how nodes are held.
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/function.h>
 
@@ -30,6 +31,13 @@ struct SemifieldBackward : Node {
   explicit SemifieldBackward(std::shared_ptr<Plan> plan) : plan(std::move(plan)) {}
 
   std::string name() const override { return "SemifieldBackward"; }
+
+  void compiled_args(torch::autograd::CompiledNodeArgs&) const override {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        false, "compiled autograd cannot trace ", name(), ", which is recorded in C++: set ",
+        "torch._dynamo.config.compiled_autograd = True before the forward pass, or SEMICONV_NODE=0 ",
+        "in the environment");
+  }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -72,8 +80,8 @@ struct SemifieldBackward : Node {
       if (wants[i] != plan->tensors[i].wants) return false;
       if (!plan->saves_tensors) continue;
       const auto& tensor = tensors[i];
-      if (!plan->tensors[i].is_of(tensor, plan->storage)) return false;
       if (tensor.defined() && !plan->is_plain(tensor)) return false;
+      if (!plan->tensors[i].is_of(tensor, plan->storage)) return false;
     }
     return !left.defined() ||
            (left.sizes() == plan->residual_sizes && left.is_contiguous() && plan->is_plain(left) &&
@@ -123,17 +131,18 @@ auto made(std::shared_ptr<Plan> plan) {
     return c10::make_intrusive<N>(std::move(plan));
 }
 
-// The recorded output; no tensor where this is not the call that was planned, or a mode or a profiler
-// has to see it.
+// The recorded output; no tensor where this is not the call that was planned, or where a mode, a
+// profiler or hooks of saved tensors, which may raise errors of Python, have to see it.
 Tensor recorded(const std::shared_ptr<Plan>& plan, const Tensor (&tensors)[2]) {
   if (!at::GradMode::is_enabled() || at::impl::torch_function_mode_enabled() ||
-      torch::profiler::impl::profilerEnabled())
+      torch::profiler::impl::profilerEnabled() ||
+      !at::SavedTensorDefaultHooks::get_tls_state().stack.empty())
     return {};
   for (int i : {0, 1}) {
     const auto& layout = plan->tensors[i];
+    if (tensors[i].defined() && !plan->is_plain(tensors[i])) return {};
     if (!layout.is_of(tensors[i], plan->storage)) return {};
-    if (!layout.exists) continue;
-    if (layout.wants != tensors[i].requires_grad() || !plan->is_plain(tensors[i])) return {};
+    if (layout.exists && layout.wants != tensors[i].requires_grad()) return {};
   }
   const at::Device device = plan->storage.device();
   if (!device.is_cpu() && plan->guard().getDevice() != device) return {};

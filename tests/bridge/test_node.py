@@ -10,6 +10,8 @@ import weakref
 import pytest
 import torch
 from driver_on_cpu import DriverOnCpu
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.place import Place
@@ -204,21 +206,94 @@ def test_a_thread_that_is_new_to_cuda_is_given_the_context(recorded_by_node, dev
     torch.testing.assert_close(out, by_torch(img, krn), rtol=0, atol=0)
 
 
-def test_hooks_of_saved_tensors_and_of_the_node_are_called(recorded_by_node, functions, device):
+def test_hooks_of_the_node_are_called(recorded_by_node):
     img, krn, convolve = recorded_by_node
     expected = torch.autograd.grad(convolve(img, krn).sum(), (img, krn))
-    seen = []
-
-    def pack(tensor):
-        seen.append(tensor.dtype)
-        return tensor.clone()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = convolve(img, krn)
-    assert seen == [torch.uint8]
+    out = convolve(img, krn)
     out.grad_fn.register_prehook(lambda grads: (2 * grads[0],))
     found = torch.autograd.grad(out.sum(), (img, krn))
     torch.testing.assert_close(found, tuple(2 * grad for grad in expected), rtol=0, atol=0)
+
+
+class Functions(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def profiled(convolve, img, krn):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        return convolve(img, krn)
+
+
+def under_function_mode(convolve, img, krn):
+    with Functions():
+        return convolve(img, krn)
+
+
+def under_dispatch_mode(convolve, img, krn):
+    with Operators() as mode:
+        out = convolve(img, krn)
+    assert any("semiconv.forward" in name for name in mode.seen)
+    return out
+
+
+def packed(convolve, img, krn):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        return convolve(img, krn)
+
+
+def of_a_subclass(convolve, img, krn):
+    return convolve(img.as_subclass(type("Subclass", (torch.Tensor,), {})), krn)
+
+
+def with_tangents(convolve, img, krn):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(img, torch.ones_like(img))
+        return convolve(dual, krn)
+
+
+def transformed(convolve, img, krn):
+    return torch.func.vjp(convolve, img, krn)[0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [profiled, under_function_mode, under_dispatch_mode, packed, of_a_subclass, with_tangents,
+     transformed],
+)  # fmt: skip
+def test_what_has_to_see_a_call_sees_pythons(recorded_by_node, device, call):
+    img, krn, convolve = recorded_by_node
+    out = call(convolve, img, krn)
+    assert device.launches == 0
+    torch.testing.assert_close(out.detach().as_subclass(torch.Tensor), by_torch(img, krn).detach())
+
+
+def test_a_mode_sees_the_backward_pass(recorded_by_node, device):
+    img, krn, convolve = recorded_by_node
+    out = convolve(img, krn)
+    with Operators() as mode:
+        grads = torch.autograd.grad(out.sum(), (img, krn))
+    assert any("semiconv.backward" in name for name in mode.seen)
+    expected = torch.autograd.grad(convolve(img, krn).sum(), (img, krn))
+    torch.testing.assert_close(grads, expected)
+
+
+def test_compiled_autograd_says_the_remedy(recorded_by_node):
+    img, krn, convolve = recorded_by_node
+    out = convolve(img, krn)
+    enabled = torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager"))
+    with enabled, pytest.raises(NotImplementedError, match="SEMICONV_NODE=0"):
+        out.sum().backward()
 
 
 def test_nothing_is_left_behind(recorded_by_node, device):

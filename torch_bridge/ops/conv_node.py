@@ -33,7 +33,7 @@ def conv_node(
     if index < 0 or krn.dtype is not img.dtype or krn.get_device() != index:
         return None
     functions = library()
-    if functions is None:
+    if functions is None or not executor_of(index).is_current():
         return None
     shapes, strides = (img.shape, krn.shape), (img.stride(), krn.stride())
     wants = img.requires_grad, krn.requires_grad
@@ -56,8 +56,6 @@ def _kept(
 ) -> Node | None:
     """The node of this layout on the GPU of that index, which is the current one."""
     executor = executor_of(index)
-    if not executor.is_current():
-        return None
     plan = plan_cached(semifield, dtype, True, *map(tuple, shapes), geometry, True)
     device = torch.device("cuda", index)
     return prepare_node(functions, plan, executor, dtype, device, strides, wants, fall_back)

@@ -185,7 +185,7 @@ def library(*, wait: bool = False) -> Any:
     The first call begins to compile in a thread; with `wait` the caller waits for its end. A
     warning says once what does not compile; without a compiler Python's path serves.
     """
-    if not (_WANTED or wait) or not served():
+    if not (_WANTED or wait) or not served() or _compiles_autograd():
         return None
     build = _build()
     if wait:
@@ -195,6 +195,12 @@ def library(*, wait: bool = False) -> Any:
             "the C++ node", f"training calls go through Python, which is slower: {build.error}"
         )
     return build.library
+
+
+def _compiles_autograd() -> bool:
+    """Whether backward passes are to be traced, which sees no C++."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo is not None and dynamo.config.compiled_autograd
 
 
 @lru_cache(maxsize=1)
