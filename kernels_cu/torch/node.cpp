@@ -6,7 +6,8 @@
 // What is not as planned goes back to Python: a forward call by None, a backward pass by the plan's
 // `fall_back`, which also computes second derivatives and what modes have to see.
 //
-// Compiled for one version of torch, SEMICONV_TORCH, whose headers say how nodes are held.
+// Compiled for one version of torch, SEMICONV_TORCH, whose headers say how nodes are held. SEMICONV_NODE
+// is no macro but a variable of the environment: with 0, Python records all calls.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/ops/empty.h>
