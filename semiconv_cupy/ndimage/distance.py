@@ -17,8 +17,9 @@ from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array, as_array, as_numpy, per_axis
 from semiconv_cupy.ndimage.nearest import (
     first_nearest,
+    last_by_steps,
+    last_in_cube,
     last_nearest,
-    last_nearest_by_steps,
     squares_of,
 )
 from semiconv_cupy.ndimage.structures import generate_binary_structure
@@ -242,9 +243,8 @@ def distance_transform_bf(
     Notes
     -----
     One pass along each axis, as in `distance_transform_edt`; distances of integers by two scans,
-    the chessboard's indices in a time that grows with the greatest distance to the power of
-    rank - 1. SciPy compares all pairs of foreground and border elements. Where nothing is
-    background, distances are inf (2**32 - 1 of uint32) and indices -1.
+    the chessboard's indices by searches in trees. SciPy compares all pairs of foreground and border
+    elements. Where nothing is background, distances are inf (2**32 - 1 of uint32) and indices -1.
 
     Examples
     --------
@@ -270,9 +270,11 @@ def distance_transform_bf(
     else:
         chamfer = _chamfer_steps(kind, unset.ndim)
         found = neighbourhood.chamfer(place, unset, chamfer, features=False)[0]
-        winners = (
-            last_nearest_by_steps(place, unset, kind, found) if wanted.return_indices else None
-        )
+        winners = None
+        if wanted.return_indices and kind == "chessboard":
+            winners = last_in_cube(place, unset, found, chamfer)
+        elif wanted.return_indices:
+            winners = last_by_steps(place, unset)
         found = found.view(np.uint32)  # -1, where nothing is background, is their highest number
     return wanted.deliver(found if wanted.return_distances else None, winners)
 

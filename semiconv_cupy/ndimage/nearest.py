@@ -6,8 +6,7 @@ A metric is what a distance along each axis adds. No SciPy conventions and no ke
 from __future__ import annotations
 
 import math
-from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array
 from semiconv_cupy.ndimage.lines import Finish, Pass, costs
-from semiconv_cupy.ndimage.reference import accumulated
 
 _EXACT, _SINGLE = 2.0**53, 2.0**24  # integers up to here are doubles, and floats
 
@@ -95,43 +93,81 @@ def last_nearest(
     return xp.ascontiguousarray(found[turned]), winners
 
 
-def last_nearest_by_steps(place: Place, unset: Array, metric: str, distances: Array) -> Array:
-    """The last False in C order at the distance, which is known, of a metric of integers."""
-    if metric == "chessboard":
-        return last_in_cube(place, unset, distances)
-    return last_nearest(place, unset, steps_of(unset.shape), True)[1]
+def last_by_steps(place: Place, unset: Array) -> Array:
+    """The index of the last False in C order of those at the taxicab's distance."""
+    winners: Array = last_nearest(place, unset, steps_of(unset.shape), True)[1]
+    return winners
 
 
-def last_in_cube(place: Place, unset: Array, distances: Array) -> Array:
+def last_in_cube(place: Place, unset: Array, distances: Array, steps: np.ndarray) -> Array:
     """The last False in C order among those at the chessboard's distance, which is known.
 
-    Nothing nearer is False, so it is the last one in the cube of that radius. The offsets along all
-    axes but the last are tried from the greatest on; the row there has a False in the cube if the
-    last one before the cube's end is not before its beginning.
+    Nothing nearer is False, so it is the last one in the cube of that radius. Its positions are
+    found axis by axis: the last one within the radius whose slab, of the axes that follow, has a
+    False in the cube, which it has if the distance within the slab is no more than the radius.
+
+    Parameters
+    ----------
+    distances : array
+        int32, -1 where nothing is False.
+    steps : numpy.ndarray
+        The chessboard's, as `neighbourhood.chamfer` takes them.
     """
-    xp, shape, n = place.array_module, unset.shape, unset.shape[-1]
+    xp, shape, last = place.array_module, unset.shape, unset.ndim - 1
     found = xp.full((unset.ndim, *shape), -1, np.int32)
-    if unset.size == 0:
-        return found
-    before = accumulated(xp, xp.where(unset, -1, xp.arange(n)), xp.maximum).reshape(-1, n)
-    rows = [xp.asarray(r.ravel()) for r in np.indices(shape[:-1])]
     radius = distances.ravel()
-    left, most = xp.flatnonzero(radius >= 0), int(radius.max())
-    reaches = [min(most, size - 1) for size in shape[:-1]]
-    for offset in product(*(range(reach, -reach - 1, -1) for reach in reaches)):
-        inside = radius[left] >= max(map(abs, offset), default=0)
-        at = [row[left // n] + o for row, o in zip(rows, offset, strict=True)]
-        for position, size in zip(at, shape, strict=False):
-            inside &= (position >= 0) & (position < size)
-        tried, at = left[inside], [position[inside] for position in at]
-        row = xp.zeros(tried.shape, np.int64)
-        for position, size in zip(at, shape, strict=False):
-            row = row * size + position
-        x, reach = tried % n, radius[tried]
-        last = before[row, xp.minimum(x + reach, n - 1)]
-        hit = last >= xp.maximum(x - reach, 0)
-        for plane, position in zip(found, (*at, last), strict=True):
-            plane.ravel()[tried[hit]] = position[hit]
-        inside[inside] = hit
-        left = left[~inside]
+    elements = xp.flatnonzero(radius >= 0)
+    if elements.size == 0:
+        return found
+    radius = radius[elements]
+    at = [xp.unravel_index(elements, shape)[axis] for axis in range(unset.ndim)]
+    for axis, size in enumerate(shape):
+        if axis < last:
+            along = steps[(steps[:, : axis + 1] == 0).all(axis=1)]
+            of_slabs = neighbourhood.chamfer(place, unset, along, features=False)[0]
+        else:
+            of_slabs = xp.where(unset, np.int32(-1), np.int32(0))
+        of_slabs[of_slabs < 0] = np.iinfo(np.int32).max
+        line = xp.zeros(elements.shape, np.int64)
+        for other in (a for a in range(unset.ndim) if a != axis):
+            line = line * shape[other] + at[other]
+        columns = xp.ascontiguousarray(xp.moveaxis(of_slabs, axis, -1)).reshape(-1, size)
+        begin = xp.minimum(at[axis] + radius, size - 1)
+        at[axis] = _last_at_most(xp, columns, line, begin, radius)
+        found[axis].ravel()[elements] = at[axis]
     return found
+
+
+def _last_at_most(xp: Any, rows: Array, row: Array, begin: Array, limit: Array) -> Array:
+    """For each query the last position, not after `begin`, where its row is at most its limit.
+
+    There is one. Minima of 1, 2, 4, ... neighbours are a tree; a query climbs it from `begin` to
+    the first block on the left that has such a position, and goes down to the last one there::
+
+        level 2          [   0   ]          blocks of 4
+        level 1      [ 0 ]     [ 1 ]        found here: its right half is too large
+        row          5   2     7   9        limit 3, begin 3: position 1
+    """
+    levels = [rows]
+    while levels[-1].shape[1] > 1:
+        wide = levels[-1]
+        if wide.shape[1] % 2:
+            wide = xp.concatenate([wide, wide[:, -1:]], axis=1)
+        levels.append(xp.minimum(wide[:, ::2], wide[:, 1::2]))
+    block, level = begin.copy(), xp.zeros(begin.shape, np.int64)
+    climbing = xp.arange(begin.size)
+    for height, minima in enumerate(levels):
+        level[climbing] = height
+        here = block[climbing]
+        climbing = climbing[minima[row[climbing], here] > limit[climbing]]
+        if climbing.size == 0:
+            break
+        block[climbing] = (block[climbing] - 1) // 2
+    for height in range(len(levels) - 2, -1, -1):
+        going = xp.flatnonzero(level > height)
+        right = 2 * block[going] + 1
+        minima = levels[height]
+        inside = right < minima.shape[1]
+        least = minima[row[going], xp.where(inside, right, 0)]
+        block[going] = xp.where(inside & (least <= limit[going]), right, right - 1)
+    return block
