@@ -86,7 +86,6 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 double* scratch, int* nodes) {
   using namespace semiconv;
   using Out = SEMICONV_OUT;
-  extern __shared__ double shared[];
   const int lane = threadIdx.x % warp, of_block = threadIdx.x / warp;
   const int64 number = (int64)blockIdx.x * lines_of_block + of_block, size = pass.size;
   if (number >= pass.lines) return;
@@ -101,7 +100,12 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
     }
     return;
   }
-  double* const value = SEMICONV_SHARED ? shared + of_block * size : scratch + begin;
+#if SEMICONV_SHARED
+  extern __shared__ double shared[];
+  double* const value = shared + of_block * size;
+#else
+  double* const value = scratch + begin;
+#endif
   int* const first = nodes + number * 2 * (blocks + 1);
   int* const last = first + blocks + 1;
   const double none = Extreme<double>::highest();

@@ -134,6 +134,7 @@ def grey_erosion(
 
     Examples
     --------
+    >>> import numpy as np
     >>> grey_erosion(np.array([3, 9, 9, 9, 3, 9]), structure=[-2, 0, -2], mode="nearest")
     array([3, 5, 9, 5, 3, 5])
     """
@@ -163,6 +164,7 @@ def grey_dilation(
 
     Examples
     --------
+    >>> import numpy as np
     >>> grey_dilation(np.array([0, 0, 5, 0, 0, 0, 0]), structure=[-1, 0, -1])
     array([0, 4, 5, 4, 0, 0, 0])
     >>> grey_dilation(np.array([250, 3], np.uint8), structure=[0, 10, 0])  # saturates
@@ -190,6 +192,7 @@ def grey_opening(
 
     Examples
     --------
+    >>> import numpy as np
     >>> grey_opening(np.array([0, 7, 0, 5, 5, 5, 0]), size=3)
     array([0, 0, 0, 5, 5, 5, 0])
     """
@@ -215,6 +218,7 @@ def grey_closing(
 
     Examples
     --------
+    >>> import numpy as np
     >>> grey_closing(np.array([5, 0, 5, 0, 0, 0, 5]), size=3)
     array([5, 5, 5, 0, 0, 0, 5])
     """

@@ -175,6 +175,16 @@ class LinePass(Struct):
     _fields_ = each(ctypes.c_int64, "lines", "size", "exact", "groups", "repeat", "begin", "end")
 
 
+class SinglePass(Struct):
+    """Envelopes in float32 over lines along any axis."""
+
+    file = "cuda/single_parabolas.cu"
+    _fields_ = (
+        *each(ctypes.c_int64, "lines", "size", "inner", "followers"),
+        ("weight", ctypes.c_float),
+    )
+
+
 class LinePullback(Struct):
     """The transpose of passes over lines."""
 

@@ -75,7 +75,14 @@ def test_of_several_that_are_equally_near_the_first_in_c_order():
         np.testing.assert_array_equal(given[1], indices)
 
 
-@pytest.mark.parametrize("backend", [reference, cuda.Backend(HarnessDevice(order="reverse"))])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        reference,
+        cuda.Backend(HarnessDevice(order="reverse")),
+        cuda.Backend(HarnessDevice(), cuda.Limits(shared_bytes=1500)),
+    ],
+)
 def test_every_backend_finds_the_same_elements(backend):
     """With sampling, too: whichever sums are compared, the least rounded one wins."""
     for image, random in images(40, seed=4, most_elements=3000):
@@ -117,6 +124,16 @@ def test_a_long_axis_beside_short_ones_takes_no_longer():
     distances, indices = ndimage.distance_transform_bf(image, "chessboard", return_indices=True)
     np.testing.assert_array_equal(distances[0, 0, 0, 1], np.r_[89:0:-1, 1])
     assert (indices == np.array([1, 0, 1, 0, 89]).reshape(5, 1, 1, 1, 1, 1)).all()
+
+
+def test_chessboard_indices_far_from_the_background():
+    for shape in ((500, 300), (40, 50, 60)):
+        image = np.ones(shape, bool)
+        image[tuple(n // 3 for n in shape)] = False
+        distances, indices = ndimage.distance_transform_bf(image, "chessboard", return_indices=True)
+        where = np.array([n // 3 for n in shape]).reshape(-1, *(1,) * len(shape))
+        assert (indices == where).all()
+        np.testing.assert_array_equal(distances, abs(np.indices(shape) - where).max(axis=0))
 
 
 def test_taxicab_indices_far_from_the_background():

@@ -1,6 +1,7 @@
 """Passes along lines on a GPU by ``parabolas.cu`` and ``nearest.cu``, fronts by ``chamfer.cu``.
 
-Lines along another axis than the last are copied together first, and their results back.
+Lines along another axis than the last are copied together first, and their results back; not where
+``single_parabolas.cu`` computes in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.lines import Finish, Pass, Pullback
-from semiconv_cupy.ndimage.structs import Front, LinePass, LinePullback
+from semiconv_cupy.ndimage.structs import Front, LinePass, LinePullback, SinglePass
 
 Array = Any
 _WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/parabolas.cu and nearest.cu
@@ -48,6 +49,20 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
         "SEMICONV_FINISH": str(int(kind.finish)),
     }
     return source.KernelSource(name, source.assemble("cuda/parabolas.cu", macros), OPTIONS)
+
+
+def single_kernel(out: str, winners: bool, finish: Finish, columns: int) -> source.KernelSource:
+    """The envelopes of lines of float32 whose sums are exact."""
+    marks = [out, finish.name.lower(), *["winners"] * winners, str(columns)]
+    name = f"semiconv_single_parabolas_{'_'.join(marks)}"
+    macros = source.storage_macros("float32") | {
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_OUT": out,
+        "SEMICONV_WINNERS": str(winners).lower(),
+        "SEMICONV_FINISH": str(int(finish)),
+        "SEMICONV_COLUMNS": str(columns),
+    }
+    return source.KernelSource(name, source.assemble("cuda/single_parabolas.cu", macros), OPTIONS)
 
 
 def nearest_kernel(storage: str, winners: bool) -> source.KernelSource:
@@ -96,8 +111,48 @@ def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
     kernel((-(-rows // _LINES),), (_WARP * _LINES,), arguments, 0)
 
 
+def _single_columns(launcher: Launcher, array: Array, step: Pass) -> int:
+    """How many lines a block of `single_kernel` takes; 0 where it computes no such pass."""
+    costs, size = step.costs, array.shape[step.axis]
+    squares = costs.ndim == 1 and costs[0] == 0 and (size < 3 or costs[2] == 4 * costs[1])
+    stored = step.out.dtype in (np.float32, np.float64) and step.outputs is None
+    if not (squares and stored and step.exact and step.minimum and array.dtype == np.float32):
+        return 0
+    most = launcher.limits.shared_bytes
+    return next((n for n in (8, 4, 2, 1) if _single_bytes(n, size, step) <= most), 0)
+
+
+def _single_bytes(columns: int, size: int, step: Pass) -> int:
+    """Shared memory of a block of `single_kernel`."""
+    blocks = -(-size // _WARP)
+    return 4 * columns * ((2 + (step.winners is not None)) * (blocks * _WARP + 4) + blocks + 1)
+
+
+def _single(launcher: Launcher, array: Array, step: Pass, columns: int) -> None:
+    """A pass in float32."""
+    size = array.shape[step.axis]
+    struct = np.zeros((), SinglePass.dtype())
+    struct["lines"], struct["size"] = array.size // size, size
+    struct["inner"] = math.prod(array.shape[step.axis + 1 :])
+    struct["weight"] = step.costs[1] if size > 1 else 0
+    struct["followers"] = 0 if step.followers is None else len(step.followers)
+    kernel = launcher.kernel(
+        single_kernel, step.out.dtype.name, step.winners is not None, Finish(step.finish), columns
+    )
+    arguments = (
+        struct[()], array, step.out, 0 if step.winners is None else step.winners,
+        0 if step.followers is None else step.followers,
+    )  # fmt: skip
+    grid = (-(-int(struct["lines"]) // columns),)
+    kernel(grid, (_WARP * columns,), arguments, _single_bytes(columns, size, step))
+
+
 def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     """The extremum of element and cost along an axis, into `step.out`."""
+    columns = _single_columns(launcher, array, step)
+    if columns:
+        _single(launcher, array, step, columns)
+        return
     device, xp, axis = launcher.device, launcher.device.array_module, step.axis
     together = math.prod(array.shape[axis + 1 :]) == 1
     given = array if together else xp.ascontiguousarray(xp.moveaxis(array, axis, -1))

@@ -14,6 +14,7 @@ from semiconv_cupy.ndimage.cuda.lines import (
     nearest_kernel,
     parabolas_backward_kernel,
     parabolas_kernel,
+    single_kernel,
 )
 from semiconv_cupy.ndimage.cuda.spread import components_kernel, spread_kernel
 from semiconv_cupy.ndimage.cuda.structures import border_kernel
@@ -64,9 +65,9 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         for shared in (False, True):
             kind = Specialisation("float64", winners, shared, finish=Finish.ROOT)
             yield parabolas_kernel("float64", kind)
-        yield parabolas_kernel("float32", Specialisation("float32", winners))
-        single = Specialisation("float64", winners, finish=Finish.ROOT)
-        yield parabolas_kernel("float32", single)
+        for columns in (1, 2, 4, 8):
+            yield single_kernel("float64", winners, Finish.ROOT, columns)
+        yield single_kernel("float32", winners, Finish.TO_NEAREST, 8)
     for storage in ("uint8", "int64", "float16", "float32"):
         yield parabolas_kernel(storage, Specialisation("float64", minimum=False))
         for finish in (Finish.TO_NEAREST, Finish.UPWARD):
