@@ -95,6 +95,15 @@ def test_each_way_of_a_linear_convolution_is_a_convolution(digits, way):
     torch.testing.assert_close(network(digits, 0, way=way)[0](images), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 8)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_sizes_of_kernels_and_windows(shape, size):
+    pool, conv = {"kind": "mean", "size": size}, {"kind": "linear", "size": size}
+    made = lenet(shape, 7, pool, conv, 0)
+    assert made(torch.zeros(2, *shape)).shape == (2, 7)
+    assert made[0].weight.shape[-2:] == made[3].weight.shape[-2:] == (size, size)
+
+
 def test_networks_of_one_seed_are_equal_where_they_can_be(digits):
     one, other = network(digits, 7), network(digits, 7, {"kind": "max", "size": 3})
     for number, layer in enumerate(other):
