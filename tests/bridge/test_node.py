@@ -4,6 +4,9 @@ Without a GPU its launches run on the CPU (`driver_on_cpu`), for CPU tensors.
 """
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -16,9 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semiconv_cupy import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.backends.quadratic import Family, on_gpu
+from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.strides import contiguous_strides
+from torch_bridge.arguments import GeometryArguments
 from torch_bridge.autograd import ByPython
 from torch_bridge.functional import semifield_conv
-from torch_bridge.ops import node
+from torch_bridge.ops import handle_of, node
 from torch_bridge.ops.backward import prepare_backward
 from torch_bridge.ops.conv_node import conv_node, prepare_node
 from torch_bridge.ops.executors import Executor
@@ -213,6 +219,23 @@ def test_hooks_of_the_node_are_called(recorded_by_node):
     out.grad_fn.register_prehook(lambda grads: (2 * grads[0],))
     found = torch.autograd.grad(out.sum(), (img, krn))
     torch.testing.assert_close(found, tuple(2 * grad for grad in expected), rtol=0, atol=0)
+
+
+def test_what_plain_launches_do_not_compute_has_no_node(functions, device):
+    """Ordinary sums, empty outputs, dtypes without gradients of their own."""
+    executor = Executor(-1, True, lambda: Place("CuPy", 0, device), lambda: True, lambda: None)
+    cases = {
+        "sums": ("linear", (64, 32, 40, 40), (32, 32, 3, 3), torch.float32),
+        "no image": ("tropical_max", (0, 1, 9, 9), (1, 1, 3, 3), torch.float32),
+        "integers": ("tropical_max", (2, 1, 9, 9), (1, 1, 3, 3), torch.int32),
+    }
+    for semifield, img_shape, krn_shape, dtype in cases.values():
+        arguments = GeometryArguments.of(Geometry.plan(img_shape, krn_shape))
+        shapes = img_shape, krn_shape
+        plan = plan_uncached(handle_of(semifield).key, dtype, True, *shapes, arguments, True)
+        strides = tuple(map(contiguous_strides, shapes))
+        given = functions, plan, executor, dtype, CPU, strides, (True, True), None
+        assert prepare_node(*given) is None
 
 
 class Functions(TorchFunctionMode):
@@ -443,3 +466,26 @@ def test_memory_on_a_gpu(on_gpu_too):
         if step == 100:
             before = torch.cuda.memory_allocated()
     assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("works", [False, True])
+def test_a_node_that_does_not_compile_leaves_all_to_python(works, tmp_path):
+    """A compiler that cannot make the node is warned of once."""
+    made = 'g++ "$@"' if works else "echo not today >&2; exit 1"
+    fake = tmp_path / "c++"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *ltorch_cpu*) {made};; *) g++ "$@";; esac\n')
+    fake.chmod(0o755)
+    code = (
+        "import warnings\nwith warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n    from torch_bridge.ops import node\n"
+        "    found = [node.library(wait=True) for _ in range(2)]\n"
+        "print([one is None for one in found], sum('go through Python' in str(w.message) "
+        "for w in seen))"
+    )
+    environment = {**os.environ, "CXX": str(fake), "SEMICONV_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    expected = "[False, False] 0" if works else "[True, True] 1"
+    assert done.stdout.strip() == expected

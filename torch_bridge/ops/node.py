@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -207,7 +208,7 @@ def _compiles_autograd() -> bool:
 def served() -> bool:
     """Whether this machine's compiler can make what torch loads: GCC or Clang, on Linux."""
     found = compiler.compiler()
-    return sys.platform == "linux" and found is not None and not compiler.is_zig(found.split())
+    return sys.platform == "linux" and found is not None and not compiler.is_zig(shlex.split(found))
 
 
 def _load() -> Any:
