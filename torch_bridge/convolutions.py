@@ -15,14 +15,7 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
-from torch_bridge.autograd import (
-    Directions,
-    Operation,
-    Shapes,
-    Wants,
-    recorded,
-    recorded_with_winners,
-)
+from torch_bridge.autograd import Directions, Shapes, Wants, recorded, recorded_with_winners
 from torch_bridge.ops import FallBack, Handle, Node, PreparedSemifield
 
 AnySemifield = Semifield | PreparedSemifield | str
@@ -30,22 +23,18 @@ AnySemifield = Semifield | PreparedSemifield | str
 
 def fused_conv(img: Tensor, krn: Tensor, semifield: AnySemifield, geometry: Geometry) -> Tensor:
     """The convolution of checked tensors, as `recorded`."""
-    return recorded(img, krn, _operation(semifield, geometry))
+    return recorded(img, krn, convolution(semifield, geometry))
 
 
 def fused_conv_with_winners(
     img: Tensor, krn: Tensor, semifield: AnySemifield, geometry: Geometry, with_winners: bool
 ) -> tuple[Tensor, Tensor]:
     """The convolution of checked tensors, and its residual, as `recorded_with_winners`."""
-    return recorded_with_winners(img, krn, _operation(semifield, geometry), with_winners)
+    return recorded_with_winners(img, krn, convolution(semifield, geometry), with_winners)
 
 
-def convolution(semifield: AnySemifield, geometry: Geometry) -> Operation:
+def convolution(semifield: AnySemifield, geometry: Geometry) -> _Convolution:
     """What `fused_conv` records, for callers that keep it."""
-    return _operation(semifield, geometry)
-
-
-def _operation(semifield: AnySemifield, geometry: Geometry) -> _Convolution:
     if isinstance(semifield, PreparedSemifield):
         handle = semifield.handle
     else:
@@ -79,8 +68,17 @@ class _Convolution:
     def __init__(self, handle: Handle, arguments: GeometryArguments) -> None:
         self.handle, self.arguments = handle, arguments
 
+    def __eq__(self, other: object) -> bool:
+        """Operations with numbers are made anew for each call, which a node may serve again."""
+        if not isinstance(other, _Convolution):
+            return NotImplemented
+        return (self.handle, self.arguments) == (other.handle, other.arguments)
+
+    def __hash__(self) -> int:
+        return hash((self.handle, self.arguments))
+
     def find_node(self, img: Tensor, krn: Tensor, fall_back: FallBack) -> Node | None:
-        return ops.conv_node(img, krn, self.handle.key, self.arguments, fall_back)
+        return ops.conv_node(img, krn, self.handle, self.arguments, fall_back)
 
     def straight(
         self, img: Tensor, krn: Tensor, with_residual: bool

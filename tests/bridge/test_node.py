@@ -406,7 +406,7 @@ def on_gpu_too(functions):
     )
     shapes = tuple(img.shape), tuple(krn.shape)
     fall_back = ByPython(operation, shapes)
-    found = conv_node(img, krn, operation.handle.key, operation.arguments, fall_back)
+    found = conv_node(img, krn, operation.handle, operation.arguments, fall_back)
     out, residual = operation.straight(img.detach(), krn.detach(), True)
     grads = operation.gradients(2 * out, None, None, residual, shapes, (True, True))
     return img, krn, found, (out, *grads)
@@ -440,6 +440,19 @@ def test_streams_and_threads_on_a_gpu(on_gpu_too):
     assert len(results) == 60
     for result in results:
         assert all(map(torch.equal, result, expected))
+
+
+@pytest.mark.gpu
+def test_numbers_have_nodes_when_they_come_again_on_a_gpu(on_gpu_too):
+    img, krn, *_ = on_gpu_too
+    log = SubtractSemifield.log(2.0)
+    outputs = [semifield_conv(img, krn, log, groups=3) for _ in range(6)]
+    names = [out.grad_fn.name() for out in outputs]
+    assert names[0] != "SemifieldBackward" == names[-1]
+    grads = [torch.autograd.grad(out.sum(), (img, krn)) for out in outputs]
+    for out, found in zip(outputs, grads, strict=True):
+        assert torch.equal(out, outputs[0])
+        assert all(map(torch.equal, found, grads[0]))
 
 
 @pytest.mark.gpu

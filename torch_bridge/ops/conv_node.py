@@ -5,6 +5,7 @@ Called by `convolutions`.
 
 from __future__ import annotations
 
+from collections import deque
 from functools import lru_cache
 from typing import Any
 
@@ -16,18 +17,22 @@ from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.source import ARITHMETIC, FLOATING
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.ops.executors import Executor, executor_of
+from torch_bridge.ops.handles import Handle
 from torch_bridge.ops.node import FallBack, Node, Operand, Work, library
-from torch_bridge.ops.plans import MOST_PLANS, Plan, plan_cached, route_of
+from torch_bridge.ops.plans import MOST_PLANS, Plan, plan_uncached, route_of
 
 Wants = tuple[bool, bool]
+_FEW_CALLS = 3  # of a number, before it has a node
+_MOST_NUMBERS = 32
 
 
 def conv_node(
-    img: Tensor, krn: Tensor, semifield: str, geometry: GeometryArguments, fall_back: FallBack
+    img: Tensor, krn: Tensor, handle: Handle, geometry: GeometryArguments, fall_back: FallBack
 ) -> Node | None:
     """The node for tensors on a GPU that go straight and of which one requires a gradient.
 
-    None where none serves, or where it is still being compiled.
+    None where none serves, or where it is still being compiled. A number that is mu or p is part of
+    a node, so it has one only if it comes again and again.
     """
     index = img.get_device()
     if index < 0 or krn.dtype is not img.dtype or krn.get_device() != index:
@@ -37,13 +42,15 @@ def conv_node(
         return None
     shapes, strides = (img.shape, krn.shape), (img.stride(), krn.stride())
     wants = img.requires_grad, krn.requires_grad
-    return _kept(
-        functions, img.dtype, index, shapes, strides, wants, semifield, geometry, fall_back
-    )
+    work = functions, img.dtype, index, shapes, strides, wants, handle.key, geometry, fall_back
+    if not handle.parted.numbers:
+        return _kept(*work)
+    calls = _first_calls(work)
+    calls.append(None)
+    return _kept_of_numbers(*work) if len(calls) > _FEW_CALLS else None
 
 
-@lru_cache(maxsize=MOST_PLANS)
-def _kept(
+def _new(
     functions: Any,
     dtype: torch.dtype,
     index: int,
@@ -56,9 +63,20 @@ def _kept(
 ) -> Node | None:
     """The node of this layout on the GPU of that index, which is the current one."""
     executor = executor_of(index)
-    plan = plan_cached(semifield, dtype, True, *map(tuple, shapes), geometry, True)
+    img_shape, krn_shape = map(tuple, shapes)
+    plan = plan_uncached(semifield, dtype, True, img_shape, krn_shape, geometry, True)
     device = torch.device("cuda", index)
     return prepare_node(functions, plan, executor, dtype, device, strides, wants, fall_back)
+
+
+_kept = lru_cache(maxsize=MOST_PLANS)(_new)
+_kept_of_numbers = lru_cache(maxsize=_MOST_NUMBERS)(_new)
+
+
+@lru_cache(maxsize=_MOST_NUMBERS)
+def _first_calls(work: tuple[Any, ...]) -> deque[None]:
+    """An entry for each of the first calls of a work with numbers."""
+    return deque(maxlen=_FEW_CALLS + 1)
 
 
 def prepare_node(
