@@ -48,7 +48,7 @@ constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = acro
 constexpr int most_together = 8;
 // Blocks that a multiprocessor holds at a time: as many as registers suffice for without spills.
 constexpr bool most = down == most_together || across == most_together;
-constexpr int least_blocks = !most ? (spaced ? 4 : 5) : per_word < 4 ? 4 : 2;
+constexpr int least_blocks = most && per_word == 4 ? 2 : architecture >= 900 && architecture < 1000 ? 4 : 3;
 
 SEMICONV_FN int64 row_at(const Flat& f, const int64* beyond, int64 place) {
   return element_at(f.size[0], f.before[0], beyond, place);
@@ -59,6 +59,9 @@ SEMICONV_FN int64 column_at(const Flat& f, const int64* beyond, int64 place) {
 
 // `a`, or `limit` where `a` is larger. The limit is that of an int32.
 SEMICONV_FN int32 at_most(int64 a, int32 limit) { return a < limit ? (int32)a : limit; }
+
+// Squares that a thread loads at a time: as many as there are registers for.
+constexpr int squares_at_once = sizeof(Storage) == 8 ? 1 : 4;
 
 // ---- windows along a line of words -------------------------------------------------------------
 
@@ -131,7 +134,7 @@ struct Tile {
     if (inside && f.aligned) {
       shift = (int32)(left % 4);
       const Storage* first = plane + top * f.size[1] + left - shift;
-      each_square([&](int32 y, int32 x) {
+      each_square<squares_at_once>([&](int32 y, int32 x) {
         const Storage* at = first + y * f.size[1] + x;
         Square square;
 #pragma unroll
@@ -145,7 +148,7 @@ struct Tile {
       });
       return;
     }
-    each_square([&](int32 y, int32 x) {
+    each_square<1>([&](int32 y, int32 x) {
       int64 column[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
@@ -169,17 +172,33 @@ struct Tile {
     });
   }
 
-  // A warp takes eight squares of a row, of four rows of squares: no two threads write to one bank.
-  template <class Load> SEMICONV_FN void each_square(const Load& load) {
-    const int32 lane = threadIdx.x % 32;
-    for (Walk n(ceil_div<int32>(shift + broad, 32), 32); n.outer * 4 < stack_count; n.next()) {
-      const int32 stack = n.outer * 4 + lane / 8, x = n.inner * 32 + lane % 8 * 4;
-      if (stack >= stack_count || x >= shift + broad) continue;
-      const Square square = load(stack * per_word, x);
-      if constexpr (across == 1) put(square, stack, x);
-      else put_stack(square, stack, x);
+  // A warp takes eight squares of a row, of four rows of squares: no two threads write to one bank. A thread
+  // asks for AT_ONCE of them before it waits for the first.
+  template <int AT_ONCE, class Load> SEMICONV_FN void each_square(const Load& load) {
+    Walk n(ceil_div<int32>(shift + broad, 32), 32);
+    while (n.outer * 4 < stack_count) {
+      Square squares[AT_ONCE];
+      Walk stored = n;
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; ++k, n.next())
+        if (const Place at(*this, n); at.exists) squares[k] = load(at.stack * per_word, at.x);
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; ++k, stored.next()) {
+        const Place at(*this, stored);
+        if (!at.exists) continue;
+        if constexpr (across == 1) put(squares[k], at.stack, at.x);
+        else put_stack(squares[k], at.stack, at.x);
+      }
     }
   }
+  // Where this thread's square lies.
+  struct Place {
+    int32 stack, x;
+    bool exists;
+    SEMICONV_FN Place(const Tile& tile, const Walk& n)
+        : stack(n.outer * 4 + (int32)threadIdx.x % 32 / 8), x(n.inner * 32 + (int32)threadIdx.x % 8 * 4),
+          exists(stack < tile.stack_count && x < tile.shift + tile.broad) {}
+  };
   SEMICONV_FN void put(const Square& square, int32 stack, int32 x) {
     Word* to = rows + stack * per_word * f.rows_pitch + x / per_word;
 #pragma unroll

@@ -207,13 +207,13 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, cons
 constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
-// Two blocks leave too few registers on sm_120, and before sm_80 to all but plain floats.
+// Two blocks leave too few registers on sm_120; before sm_90 to what keeps a residual, before sm_80 to all but
+// plain floats.
 #if defined(SEMICONV_RESIDUAL)
-constexpr bool plain_floats = false;
+constexpr bool needs_more = architecture >= 1000 || architecture < 900;
 #else
-constexpr bool plain_floats = Same<Storage, float>::value;
+constexpr bool needs_more = architecture >= 1000 || (architecture < 800 && !Same<Storage, float>::value);
 #endif
-constexpr bool needs_more = architecture >= 1000 || (architecture < 800 && !plain_floats);
 constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICONV_BLOCKS;
 
 // ---- the walk of a block -------------------------------------------------------------------------
