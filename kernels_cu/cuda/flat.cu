@@ -48,7 +48,8 @@ constexpr int down_strip = down == 1 || down > 4 ? down : 4, across_strip = acro
 constexpr int most_together = 8;
 // Blocks that a multiprocessor holds at a time: as many as registers suffice for without spills.
 constexpr bool most = down == most_together || across == most_together;
-constexpr int least_blocks = most && per_word == 4 ? 2 : architecture >= 900 && architecture < 1000 ? 4 : 3;
+constexpr int least_blocks =
+    architecture >= 1000 || (most && per_word == 4) ? 2 : architecture >= 900 ? 4 : 3;
 
 SEMICONV_FN int64 row_at(const Flat& f, const int64* beyond, int64 place) {
   return element_at(f.size[0], f.before[0], beyond, place);
