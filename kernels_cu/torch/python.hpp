@@ -19,6 +19,7 @@ _object* PyObject_GetAttrString(_object*, const char*);
 _object* PyBool_FromLong(long);
 _object* PyTuple_GetItem(_object*, ssize_t);
 void* PyLong_AsVoidPtr(_object*);
+void PyErr_Clear();
 const char* PyUnicode_AsUTF8AndSize(_object*, ssize_t*);
 }
 _object* THPVariable_Wrap(const at::TensorBase&);  // of libtorch_python: a new reference

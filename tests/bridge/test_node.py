@@ -204,6 +204,23 @@ def test_errors_are_raised_where_torch_raises_them(recorded_by_node, functions, 
     assert log.node(img, krn) is None  # Python's path repeats the call and raises
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError, TypeError, NotImplementedError, RuntimeError, KeyError]
+)
+def test_errors_of_python_keep_their_class(functions, device, error):
+    def fall_back(*_):
+        raise error("too far")
+
+    empty, tensor = torch.empty(0), torch.ones(3, 1, 2, requires_grad=True)
+    operand = Operand(tuple(tensor.shape), tensor.stride(), True)
+    calls = on_gpu(Family("spectral", "float32", (3, 3), 3), device)
+    work = Work(operand, None, (3, 3), None, empty, empty, empty, saves_tensors=True)
+    out = node.Node(functions, work, calls.launches, device.driver(), fall_back)
+    device.failures += [0]
+    with pytest.raises(RuntimeError if error is KeyError else error, match="too far"):
+        torch.autograd.grad(out(tensor, None).sum(), tensor, create_graph=True)
+
+
 def test_a_thread_that_is_new_to_cuda_is_given_the_context(recorded_by_node, device):
     img, krn, convolve = recorded_by_node
     device.failures += [201]

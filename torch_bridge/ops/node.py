@@ -88,14 +88,15 @@ class Node:
             self._forget(self._plan)
 
 
-def _answering(fall_back: FallBack) -> Callable[..., tuple[Any, Any, str | None]]:
-    """The function that a node calls: an error is a text, which it raises as RuntimeError."""
+def _answering(fall_back: FallBack) -> Callable[..., tuple[Any, ...]]:
+    """The function that a node calls: an error is the name of its class and a text, both raised."""
 
-    def answer(*given: Any) -> tuple[Any, Any, str | None]:
+    def answer(*given: Any) -> tuple[Any, ...]:
         try:
-            return *fall_back(*given), None
+            return *fall_back(*given), None, None
         except Exception as error:
-            return None, None, str(error) or type(error).__name__
+            name = type(error).__name__
+            return None, None, name, str(error) or name
 
     return answer
 
