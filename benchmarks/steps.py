@@ -54,6 +54,11 @@ def _ratio(first: Callable[[], Step], second: Callable[[], Step], where: str) ->
     """The first step's time over the second's, taken in turns."""
     import torch
 
+    from torch_bridge.ops import node
+
+    if where == "cuda":  # else the first rows would measure Python's path
+        node.library(wait=True)
+
     def several(step: Step) -> Step:
         def run() -> None:
             for _ in range(CALLS):
