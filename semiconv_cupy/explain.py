@@ -19,10 +19,11 @@ from kernels_cu import nvrtc
 from semiconv_cupy import (
     conv,
     matmul,
+    parameters,
     run,
     source,
 )
-from semiconv_cupy.algebra import BroadcastSemifield, named
+from semiconv_cupy.algebra import BroadcastSemifield
 from semiconv_cupy.algebra.names import semifield_of
 from semiconv_cupy.backends.device import Launch, Recorder
 from semiconv_cupy.backends.gradients import GradientArrays
@@ -252,8 +253,9 @@ def _place(on_gpu: bool) -> Place:
 def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
     given = dict(bound)
     img, krn, semifield = (given.pop(key) for key in ("img", "krn", "semifield"))
-    method = given.pop("method", "auto")
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    method, passed = given.pop("method", "auto"), given.pop("parameters", {})
+    values = parameters.given(semifield, passed, name)
+    algebra = values.semifield
     place = _place(on_gpu)
     if name == "semifield_conv_vjp":
         conv.refuse_broadcast(algebra, "semifield_conv_vjp")
@@ -262,16 +264,20 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
         terms = math.prod(geometry.out_shape) * geometry.taps
         moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
         return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
-    route = conv.checked_route(img, krn, algebra, method, given, place=place)
+    slopes = name == "semifield_conv_vjp" and bool(passed) and not algebra.own
+    route = conv.checked_route(img, krn, values, method, given, place=place, slopes=slopes)
     if route.backend == "host" and not (aligned(img) and aligned(krn)):
         img, krn = np.empty(img.shape, img.dtype), np.empty(krn.shape, krn.dtype)  # copied first
     if name == "semifield_conv":
-        return (_forward(route, img, krn, keeps_residual=False),)
+        return (_forward(route, img, krn, values.value, keeps_residual=False),)
     conv.require_derivatives(route.storage)
-    return (_forward(route, img, krn, keeps_residual=True), _backward(route, img, krn))
+    forward = _forward(route, img, krn, values.value, keeps_residual=True)
+    return forward, _backward(route, img, krn, values.value)
 
 
-def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: bool) -> Step:
+def _forward(
+    route: Route, img: np.ndarray, krn: np.ndarray, value: Any, *, keeps_residual: bool
+) -> Step:
     spec = route.residual_spec if keeps_residual else None
     out = np.empty(route.geometry.out_shape, img.dtype)
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
@@ -279,7 +285,7 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
     strides = element_strides(img), element_strides(krn)
     product = route.product(*strides)
     if route.backend == "cuda":
-        needs = _recorded(run.forward, route, *arrays)
+        needs = _recorded(run.forward, route, *arrays, value=value)
     else:
         part = host_calls.forward_part(route, keeps_residual=residual is not None)
         needs = _compiled(route, part if product is None else host_products.part(product, residual))
@@ -289,13 +295,13 @@ def _forward(route: Route, img: np.ndarray, krn: np.ndarray, *, keeps_residual: 
     )
 
 
-def _backward(route: Route, img: np.ndarray, krn: np.ndarray) -> Step:
+def _backward(route: Route, img: np.ndarray, krn: np.ndarray, value: Any) -> Step:
     spec, real = route.residual_spec, source.ARITHMETIC[route.storage]
     grad_out = np.empty(route.geometry.out_shape, img.dtype)
     residual = None if spec is None else np.empty(spec.shape, spec.dtype)
     arrays = (grad_out, img, krn, residual, np.empty(img.shape, real), np.empty(krn.shape, real))
     if route.backend == "cuda":
-        needs = _recorded(run.backward, route, GradientArrays(*arrays))
+        needs = _recorded(run.backward, route, GradientArrays(*arrays), value=value)
     else:
         strides = element_strides(img)
         if route.needs_contiguous_image(strides):
@@ -328,11 +334,11 @@ def _compiled(route: Route, part: str) -> Needs:
     return names, (), max(_TILE, least_scratch(route.geometry) * number)
 
 
-def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
+def _recorded(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Needs:
     """Launches and scratch of a pass on a GPU."""
     with exclusive("explain"):
         _recorder.clear()
-        function(*arguments)
+        function(*arguments, **keywords)
         return (), tuple(_recorder.launches), _recorder.scratch_bytes
 
 
@@ -341,8 +347,9 @@ def _recorded(function: Callable[..., Any], *arguments: Any) -> Needs:
 
 def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
     a, b, semifield = (bound[key] for key in ("a", "b", "semifield"))
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
-    derived = name == "semifield_matmul_vjp"
+    derived, passed = name == "semifield_matmul_vjp", bound.get("parameters", {})
+    values = parameters.given(semifield, passed, name)
+    algebra = values.semifield
     if derived:
         conv.refuse_broadcast(algebra, name)
     method = bound.get("method", "auto")
@@ -352,7 +359,8 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
         terms = math.prod(operands.out_shape) * operands.terms
         moved = _moved(a, b) + math.prod(operands.out_shape) * a.itemsize
         return (Step("forward", "whole matrices", "arrays", 2 * terms, moved),)
-    checked = matmul.Checked.of(a, b, algebra, method)
+    slopes = derived and bool(passed) and not algebra.own
+    checked = matmul.Checked.of(a, b, values, method, slopes=slopes)
     checked = checked._replace(place=_place(on_gpu))
     if not (aligned(a) and aligned(b)):
         a, b = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)  # copied first
@@ -370,12 +378,12 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
     arrays = (a, b, out, None if spec is None else np.empty(spec.shape, spec.dtype))
     needs: Needs = ((), (), 0)
     if route.backend == "cuda":
-        needs = _recorded(run.product, route, *arrays)
+        needs = _recorded(run.product, route, *arrays, value=values.value)
     elif route.backend == "host":
         needs = _library_of_product(route, host_products.part(route, spec))
     operations = 2 * product.outputs * product.terms
-    values = _in_words(route.backend, by_sums=spec is None and route.values_by_sums)
-    forward = Step("forward", str(product), values, operations, _moved(*arrays), *needs)
+    words = _in_words(route.backend, by_sums=spec is None and route.values_by_sums)
+    forward = Step("forward", str(product), words, operations, _moved(*arrays), *needs)
     if not derived:
         return (forward,)
     conv.require_derivatives(checked.storage)
@@ -384,7 +392,7 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
         real = source.ARITHMETIC[checked.storage]
         of_a, of_b = np.empty(a.shape, real), np.empty(b.shape, real)
         given = GradientArrays(out, a, b, arrays[3], of_a, of_b)
-        needs = _recorded(run.product_backward, route, gradients, given)
+        needs = _recorded(run.product_backward, route, gradients, given, value=values.value)
     elif route.backend == "host":
         needs = _library_of_product(route, host_products.backward_part(route, gradients))
     words, form = _route_in_words(route), "gradients of a and b"

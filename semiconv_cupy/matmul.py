@@ -49,6 +49,7 @@ Array = Any
 def semifield_matmul(
     a: Array,
     b: Array,
+    /,
     semifield: Semifield | BroadcastSemifield | str,
     *,
     out: Array | tuple[Array] | None = None,

@@ -28,7 +28,7 @@ Array = Any
 
 
 def semifield_matmul_vjp(
-    a: Array, b: Array, semifield: Semifield | str, *, method: str = "auto", **parameters: Any
+    a: Array, b: Array, /, semifield: Semifield | str, *, method: str = "auto", **parameters: Any
 ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
     r"""Multiply matrices, and return what pulls a gradient of the result back to both.
 

@@ -73,10 +73,11 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
             return Given(semifield)
         ((name, value),) = own.items()
         return Given(semifield.unbound, name, value)
-    names = tuple(semifield.parameters) if isinstance(semifield, SubtractSemifield) else ()
-    unknown = [name for name in parameters if name not in names]
+    entry = READY_MADE.get(semifield.accumulator) if _is_family(semifield) else None
+    own_name = None if entry is None else entry.parameter
+    unknown = [name for name in parameters if name != own_name]
     if unknown:
-        has = f"has the parameter {names[0]}" if names else "has no parameter"
+        has = f"has the parameter {own_name}" if own_name else "has no parameter"
         raise TypeError(
             f"{function} got an unexpected argument {unknown[0]!r}; {semifield!r} {has}"
         )
@@ -88,15 +89,23 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
     return Given(SubtractSemifield._family(family), name, value)
 
 
+def _is_family(semifield: Any) -> bool:
+    """Whether it is a ready-made log or root, with a value or without."""
+    return isinstance(semifield, SubtractSemifield) and semifield.accumulator in ("log", "root")
+
+
 def require_value_of(semifield: Any) -> None:
-    """TypeError for log or root of no value, where a call passes none."""
-    if isinstance(semifield, SubtractSemifield) and semifield.accumulator in ("log", "root"):
+    """TypeError for a semifield whose parameters have no values, where a call passes none."""
+    if not isinstance(semifield, SubtractSemifield):
+        return
+    if _is_family(semifield) and semifield.parameter is None:
         name = {"log": "mu", "root": "p"}[semifield.accumulator]
-        if semifield.parameter is None:
-            raise TypeError(
-                f"{semifield!r} has no value of its parameter: pass "
-                f'"{semifield.accumulator}" with {name}=...'
-            )
+        raise TypeError(
+            f"{semifield!r} has no value of its parameter: pass "
+            f'"{semifield.accumulator}" with {name}=...'
+        )
+    if semifield.own and not semifield.parameters:
+        raise TypeError(f"{semifield!r} has no values of its parameters; use with_parameters")
 
 
 def _kind(value: Any) -> tuple[Any, ...]:

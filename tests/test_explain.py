@@ -430,3 +430,13 @@ def test_long_rows_keep_their_tile():
         "semifield_conv", shape, (1, 1, 3, 1, 1), "tropical_max", dtype="u1", gpu=True
     )
     assert "forward_tiled" in found.launches[0].source.name
+
+
+def test_parameters_of_a_call():
+    text = str(
+        sc.explain("semifield_conv_vjp", (1, 2, 8, 8), (2, 2, 3, 3), "log", mu=2.0, gpu=True)
+    )
+    assert "semiconv_forward_log_float32_3x3_residual_slopes" in text
+    assert "log(mu)" in str(sc.explain("semifield_matmul", (4, 5), (5, 3), "log", mu=2.0))
+    with pytest.raises(TypeError, match="unexpected argument 'mu'"):
+        sc.explain("semifield_conv", (1, 2, 8), (2, 2, 3), "tropical_max", mu=2.0)

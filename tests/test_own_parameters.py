@@ -275,3 +275,18 @@ def test_what_calls_refuse(arrays):
         sc.semifield_conv(*small, semifield, gain=1e300, method="reference")
     with pytest.raises(TypeError, match="no parameters of its own"):
         sc.SubtractSemifield.linear().with_parameters(a=1.0)
+
+
+def test_a_parameter_may_be_called_as_an_operand_of_a_product_is():
+    x, y = np.ones((2, 3)), np.ones((3, 4))
+    named_a = sc.SubtractSemifield(
+        lambda left, right: left + right,
+        lambda img, krn, a: a * img * krn,
+        zero=0.0,
+        parameters={"a": 1.0},
+    )
+    out, pullback = sc.semifield_matmul_vjp(x, y, named_a, a=2)
+    np.testing.assert_array_equal(out, sc.semifield_matmul(x, y, named_a, a=2))
+    np.testing.assert_array_equal(out, np.full((2, 4), 6.0))
+    assert pullback(np.ones_like(out))[2] == 24
+    assert pickle.loads(pickle.dumps(named_a.unbound)) == named_a.unbound

@@ -25,7 +25,7 @@ from torch_bridge.parabolic import (
     parabolic_erosion,
     parabolic_opening,
 )
-from torch_bridge.parameters import NAMES, Parameter, parameter_of
+from torch_bridge.parameters import NAMES, Parameter, family_of, parameter_of
 from torch_bridge.parametric import conv_in_family, matmul_in_family
 from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
 from torch_bridge.products import fused_matmul
@@ -121,8 +121,8 @@ def semifield_conv(
     parameter = parameter_of(semifield, mu, p)
     if flag("return_indices", return_indices):
         return conv_with_winners(img, krn, _with_winners(semifield), geometry)
-    if parameter is not None and isinstance(semifield, str):
-        return conv_in_family(img, krn, semifield, geometry, parameter)
+    if parameter is not None:
+        return conv_in_family(img, krn, str(family_of(semifield)), geometry, parameter)
     if isinstance(semifield, BroadcastSemifield):
         return broadcast_conv(img, krn, semifield, geometry)
     return fused_conv(img, krn, semifield, geometry)
@@ -194,8 +194,9 @@ def semifield_matmul(
         found = matmul_with_winners(rows, columns, _with_winners(semifield))
         out, indices = (_without_axes(tensor, a, b) for tensor in found)
         return out, indices
-    if parameter is not None and isinstance(semifield, str):
-        return _without_axes(matmul_in_family(rows, columns, semifield, parameter), a, b)
+    if parameter is not None:
+        family = str(family_of(semifield))
+        return _without_axes(matmul_in_family(rows, columns, family, parameter), a, b)
     if isinstance(semifield, BroadcastSemifield):
         return _without_axes(broadcast_matmul(rows, columns, semifield), a, b)
     return _without_axes(fused_matmul(rows, columns, semifield), a, b)

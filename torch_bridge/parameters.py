@@ -64,16 +64,36 @@ def parameter_of(semifield: Any, mu: Parameter | None, p: Parameter | None) -> P
         It is missing, or given to another semifield.
     """
     given = {"mu": mu, "p": p}
-    own = NAMES.get(semifield) if isinstance(semifield, str) else None
+    own = NAMES.get(family_of(semifield) or "")
     for name, value in given.items():
         if value is not None and name != own:
             raise TypeError(f'{name} is the parameter of "{_FAMILIES[name]}", got {semifield!r}')
     if own is None:
         return None
     found = given[own]
+    if found is None and not isinstance(semifield, str):  # its own value, or an error elsewhere
+        return None
     if found is None:
         raise TypeError(f'"{semifield}" needs its parameter: pass {own}=, a number or a tensor')
     return found
+
+
+def family_of(semifield: Any) -> str | None:
+    """ "log" or "root", of a name or of such a semifield; None of all others."""
+    if isinstance(semifield, SubtractSemifield):
+        semifield = semifield.accumulator
+    return semifield if isinstance(semifield, str) and semifield in NAMES else None
+
+
+def initial_number(name: str, value: Any, function: str) -> float:
+    """The value at which a layer begins to learn; a TypeError for a tensor that learns itself."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise TypeError(
+            f"{name} is the number at which the layer's own parameter begins, got a tensor that "
+            f"requires a gradient: pass {name}=value.item(); {function}(..., {name}=tensor) of "
+            "torch_bridge.functional takes a parameter that you hold"
+        )
+    return checked_parameter(name, value)
 
 
 def hold(module: nn.Module, family: str, parameter: Tensor) -> None:

@@ -142,6 +142,8 @@ def _batched(img: Any, ndim: int) -> Tensor:
         raise ValueError(
             f"img must have shape (B, C, {axes}) or (C, {axes}), got {tuple(img.shape)}"
         )
+    if not img.shape[-1 - ndim]:
+        raise ValueError(f"img must have a channel or more, got shape {tuple(img.shape)}")
     return img if img.dim() == ndim + 2 else img[None]
 
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from semiconv_cupy.algebra.arguments import checked_parameter
 from semiconv_cupy.errors import flag
+from torch_bridge.parameters import initial_number
 from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
 from torch_bridge.sizes import KernelSize, positive_number, whole_number
 
@@ -111,7 +111,7 @@ class _LogSumExpPool(_Pool):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        initial = checked_parameter("mu", mu)
+        initial = initial_number("mu", mu, f"log_sum_exp_pool{self.ndim}d")
         super().__init__(
             kernel_size,
             stride,
@@ -235,7 +235,7 @@ class _GeMPool(_Pool):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        initial = checked_parameter("p", p)
+        initial = initial_number("p", p, f"gem_pool{self.ndim}d")
         super().__init__(
             kernel_size,
             stride,

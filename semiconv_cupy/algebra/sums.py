@@ -334,19 +334,34 @@ class SubtractSemifield(CompiledSemifield):
         return cls._bound("log", "mu", checked_parameter("mu", mu))
 
     @property
+    def _functions_of_value(self) -> types.SimpleNamespace:
+        """`functions`; TypeError for a log or root of no value, which has no addition."""
+        if self.accumulator in ("log", "root") and self.parameter is None:
+            raise TypeError(
+                f"{self!r} has no value of its parameter: "
+                f"SubtractSemifield.{self.accumulator}(2.0) has one"
+            )
+        return self.functions
+
+    def __reduce__(self) -> Any:
+        if self.own and not self.parameters:
+            return _unbound_of, (self._of_values([1.0] * len(self.own)),)
+        return super().__reduce__()
+
+    @property
     def add(self) -> ArrayFunction:
         """The addition, as a function of numbers or arrays."""
-        return self.functions.add  # type: ignore[no-any-return]
+        return self._functions_of_value.add  # type: ignore[no-any-return]
 
     @property
     def subtract(self) -> ArrayFunction:
         """The inverse of the addition, as a function of ``res`` and ``val``."""
-        return self.functions.subtract  # type: ignore[no-any-return]
+        return self._functions_of_value.subtract  # type: ignore[no-any-return]
 
     @property
     def d_add_d_right(self) -> ArrayFunction:
         """The derivative of ``add(acc, val)`` by ``val``."""
-        return self.functions.d_add_d_right  # type: ignore[no-any-return]
+        return self._functions_of_value.d_add_d_right  # type: ignore[no-any-return]
 
     @property
     def post_sum(self) -> ArrayFunction | None:
@@ -397,6 +412,10 @@ class SubtractSemifield(CompiledSemifield):
     ) -> Any:
         """As `SelectSemifield.lazy_fixed`."""
         return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
+
+
+def _unbound_of(semifield: SubtractSemifield) -> SubtractSemifield:
+    return semifield.unbound
 
 
 @functools.cache

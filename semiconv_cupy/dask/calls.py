@@ -37,14 +37,18 @@ def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     arguments = dict(bound.arguments)
+    own = {}  # a semifield's parameters, of which one may be called as an operand is
     for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:  # a semifield's parameters
-            arguments |= arguments.pop(parameter.name)
-    for name, value in arguments.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            own = arguments.pop(parameter.name)
+    for name, value in (*arguments.items(), *own.items()):
         _require_known_chunks(name, value)
     _refuse_output(arguments)
-    if function.__name__ in _PRODUCTS:
-        return _PRODUCTS[function.__name__](function, arguments)
+    if function.__name__ == "semifield_matmul":
+        return products.matrix_product(partial(function, **own), arguments)
+    arguments |= own
+    if function.__name__ == "semifield_conv":
+        return products.convolution(function, arguments)
     images, chunks = _images(function.__name__, arguments)
     for name, value in arguments.items():
         if is_chunked(value):  # a footprint, weights: small, and needed for the plan
@@ -161,10 +165,6 @@ _DIFFERENCES = ("morphological_gradient", "morphological_laplace", "white_tophat
 _IN_TWO = {
     "grey_opening": (grey_erosion, grey_dilation),
     "grey_closing": (grey_dilation, grey_erosion),
-}
-_PRODUCTS = {
-    "semifield_conv": products.convolution,
-    "semifield_matmul": products.matrix_product,
 }
 _PLANS = {
     "binary_erosion": binary.steps,

@@ -437,3 +437,49 @@ def test_errors():
 def test_modules_of_a_family_need_a_value(family):
     with pytest.raises(TypeError, match="has no value of its parameter"):
         semiconv.SubtractSemifield.named_family(family).dynamic()
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+LOG = SubtractSemifield.named_family("log")
+OWN = SubtractSemifield(
+    lambda left, right: left + right,
+    lambda img, krn, a: a * img * krn,
+    zero=0.0,
+    parameters={"a": 1.0},
+)
+IMG = torch.ones(1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: LOG.check(), TypeError, r"log\(mu\) has no value of its parameter"),
+        (lambda: LOG.add(1.0, 2.0), TypeError, r"SubtractSemifield\.log\(2\.0\) has one"),
+        (lambda: semiconv.SemifieldLinear(3, 3, LOG), TypeError, 'pass "log" with mu='),
+        (lambda: semifield_conv(IMG, IMG, LOG), TypeError, 'pass "log" with mu='),
+        (lambda: semifield_conv(IMG, IMG, OWN.unbound), TypeError, "use with_parameters"),
+        (lambda: OWN.unbound.dynamic(), TypeError, "use with_parameters"),
+        (
+            lambda: semiconv.LogSumExpPool2d(2, mu=nn.Parameter(torch.tensor(2.0))),
+            TypeError,
+            "mu is the number at which .*log_sum_exp_pool2d",
+        ),
+        (
+            lambda: semiconv.GeMPool1d(2, p=nn.Parameter(torch.tensor(2.0))),
+            TypeError,
+            "p is the number at which .*gem_pool1d",
+        ),
+        (lambda: semiconv.GeMPool2d(2)(IMG[:, :0]), ValueError, r"channel.*\(1, 0, 4, 4\)"),
+        (lambda: semiconv.LogSumExpPool2d(2)(IMG[0, :0]), ValueError, r"channel.*\(0, 4, 4\)"),
+    ],
+)
+def test_errors_name_the_remedy(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_family_without_value_takes_that_of_a_call():
+    for value in (2.0, torch.tensor([2.0])):
+        found = semifield_conv(IMG, IMG, LOG, mu=value)
+        torch.testing.assert_close(found, semifield_conv(IMG, IMG, "log", mu=2.0))

@@ -18,7 +18,7 @@ from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.checks import one_kind, plan
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import PreparedSemifield
-from torch_bridge.parameters import Parameter, held, hold, parameter_of
+from torch_bridge.parameters import Parameter, family_of, held, hold, parameter_of
 
 if TYPE_CHECKING:
     from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield
@@ -128,11 +128,11 @@ class SemifieldConv(nn.Module):
         parameter = parameter_of(semifield, mu, p)
         self.semifield: SelectSemifield | SubtractSemifield
         if isinstance(parameter, Tensor):
-            self._family = str(semifield)
+            self._family = str(family_of(semifield))
             hold(self, self._family, parameter)
             self.semifield = SubtractSemifield.named_family(self._family)
         elif parameter is not None:
-            self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
+            self.semifield = getattr(SubtractSemifield, str(family_of(semifield)))(parameter)
         else:
             self.semifield = named(semifield) if isinstance(semifield, str) else semifield
             require_value_of(self.semifield)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from semiconv_cupy.algebra import BroadcastSemifield, Semifield, SubtractSemifield, named
 from semiconv_cupy.errors import flag
+from semiconv_cupy.parameters import require_value_of
 from semiconv_cupy.powers import laws_of
 from torch_bridge.checks import one_kind, require_dense
 from torch_bridge.functional import semifield_matmul
 from torch_bridge.modules.copies import Scale, fill_copies_, scale_of, scale_of_family
 from torch_bridge.ops import PreparedSemifield
-from torch_bridge.parameters import NAMES, Parameter, held, hold, parameter_of
+from torch_bridge.parameters import NAMES, Parameter, family_of, held, hold, parameter_of
 from torch_bridge.sizes import whole_number
 
 Init = str | Callable[[Tensor], Any]
@@ -110,13 +111,14 @@ class SemifieldLinear(nn.Module):
         parameter = parameter_of(semifield, mu, p)
         self.semifield: Semifield | BroadcastSemifield
         if isinstance(parameter, Tensor):
-            self._family = str(semifield)
+            self._family = str(family_of(semifield))
             hold(self, self._family, _checked(parameter, self._family, self.out_features))
             self.semifield = SubtractSemifield.named_family(self._family)
         elif parameter is not None:
-            self.semifield = getattr(SubtractSemifield, str(semifield))(parameter)
+            self.semifield = getattr(SubtractSemifield, str(family_of(semifield)))(parameter)
         else:
             self.semifield = named(semifield) if isinstance(semifield, str) else semifield
+            require_value_of(self.semifield)
         self._prepared = _prepared(self.semifield)
         # Any value will do: the neutral element, and whether there are copies, are those of all.
         example = self.semifield

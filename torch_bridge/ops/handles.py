@@ -59,8 +59,7 @@ _BOUND = re.compile(r"(\w+)\((.+)\)-(\w+)")
 def handle_of(semifield: Semifield | str) -> Handle:
     """The handle of a semifield or of a name; equal semifields have equal ones, in any process."""
     handle, found = _entry_of(semifield)
-    if handle.key.startswith(("log-", "root-")):  # of no value
-        require_value_of(found)
+    require_value_of(found)
     return handle
 
 
