@@ -50,11 +50,13 @@ def test_the_first_call_waits_for_nothing(tmp_path):
 FILTERS = """
 import json
 import numpy as np
+import semiconv_cupy as sc
 from semiconv_cupy import ndimage
 rng = np.random.default_rng(3)
 flags, footprint, weights = rng.random((33, 41)) < 0.6, np.array([[0, 1, 0], [1, 1, 1]]), [1, 2, 1]
 made = {"generate_binary_structure": (2, 1), "iterate_structure": (footprint, 2)}
 weighted = {"convolve": [[1, 2], [0, 1]], "correlate": [[1, 2], [0, 1]]}
+structured = ("grey_dilation", "grey_erosion")
 done = []
 for name in ndimage.__all__:
     function = getattr(ndimage, name)
@@ -65,6 +67,9 @@ for name in ndimage.__all__:
     else:
         for dtype in ("uint8", "float32"):
             image = (100 * rng.random((33, 41))).astype(dtype)
+            if name in structured:
+                function(image, structure=[[0, 1], [2, 3]])
+                function(image, structure=[[0, 1.5], [2, 1e6]], mode="ignore")
             if name in weighted:
                 function(image, weighted[name])
             elif name.endswith("ve1d") or name.endswith("te1d"):
@@ -75,6 +80,10 @@ for name in ndimage.__all__:
                 function(image, size=3)
                 function(image, footprint=footprint)
     done.append(name)
+image = flags * np.float32(3)
+for function in (sc.parabolic_dilation, sc.parabolic_erosion, sc.parabolic_opening):
+    function(image, 2.0)
+sc.reconstruction(image - 1, image), sc.h_maxima(image, 1.0), sc.rolling_ball(image, radius=5)
 print(json.dumps(done))
 """
 
@@ -89,15 +98,26 @@ import numpy as np
 import semiconv_cupy as sc
 rng = np.random.default_rng(4)
 sums = {}
-for name in ("tropical_max", "linear", "log(1)"):
-    semifield = sc.SubtractSemifield.log(1.0) if name == "log(1)" else name
+log = sc.SubtractSemifield.log
+for name, semifield, value in (
+    ("max", "tropical_max", {}), ("linear", "linear", {}), ("log(1)", log(1.0), {}),
+    ("log(-2)", log(-2.0), {}), ("learned", "log", {"mu": np.array(1.5, "f4")}),
+    ("of each output", "log", {"mu": np.arange(1, 5, dtype="f4")}),
+):
     img, krn = (rng.random(s, dtype="f4") for s in ((2, 3, 20, 21), (4, 3, 3, 5)))
-    out, pullback = sc.semifield_conv_vjp(img, krn, semifield, padding="same")
-    grads = pullback(np.ones_like(out))
-    a, b = (rng.random(s, dtype="f4") for s in ((17, 40), (40, 23)))
-    product, back = sc.semifield_matmul_vjp(a, b, semifield)
-    slopes = back(np.ones_like(product))
-    sums[name] = [float(x.sum()) for x in (out, *grads, product, *slopes)]
+    methods = ("auto",) if name == "max" else ("auto", "direct")
+    for method in methods:
+        options = dict(padding="same", method=method, **value)
+        found = [sc.semifield_conv(img, krn, semifield, **options)]
+        out, pullback = sc.semifield_conv_vjp(img, krn, semifield, **options)
+        found += [out, *pullback(np.ones_like(out))]
+        if np.ndim(value.get("mu", 0)) == 0:
+            a, b = (rng.random(s, dtype="f4") for s in ((17, 40), (40, 23)))
+            product, back = sc.semifield_matmul_vjp(a, b, semifield, method=method, **value)
+            found += [product, *back(np.ones_like(product))]
+        sums[f"{name} {method}"] = [float(np.sum(x)) for x in found]
+_, winners = sc.semifield_conv(img, krn, "tropical_max", return_indices=True)
+sums["winners"] = int(winners.sum())
 img, krn = (rng.integers(0, 99, s).astype("u1") for s in ((1, 1, 30, 31), (1, 1, 3, 3)))
 sums["uint8"] = int(sc.semifield_conv(img, krn, "tropical_max").sum())
 print(json.dumps(sums))
@@ -115,7 +135,14 @@ def test_ready_made_semifields_and_their_gradients(tmp_path):
 TENSORS = """
 import json, torch
 from torch_bridge.functional import semifield_conv
+import torch_bridge as semiconv
 img, krn = torch.rand(2, 3, 20, 21, requires_grad=True), torch.rand(3, 1, 3, 3, requires_grad=True)
+layers = [semiconv.Dilation(3, channels=3, ndim=2), semiconv.Erosion(3, channels=3, ndim=2),
+          semiconv.DilationPool2d(2, channels=3), semiconv.LogSumExpPool2d(2),
+          torch.nn.Flatten(), semiconv.SemifieldLinear(3 * 5 * 5, 4, "tropical_max")]
+torch.nn.Sequential(*layers)(img).sum().backward()
+semiconv.functional.parabolic_dilation(img, torch.tensor(2.0, requires_grad=True)).sum().backward()
+img.grad = None
 semifield_conv(img, krn, "tropical_max", groups=3, padding="same").sum().backward()
 print(json.dumps([img.grad.sum().item(), krn.grad.sum().item()]))
 """

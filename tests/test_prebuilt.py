@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_installed
 
 import kernels_cu
 import semiconv_cupy as sc
@@ -182,12 +183,36 @@ def test_what_ships_is_all_that_calls_may_need():
     known = {
         name
         for file in files
-        for name in re.findall(r"SEMICONV_EXPORT \w+ (semiconv_\w+)\(", file.read_text())
+        for name in re.findall(r"SEMICONV_EXPORT [^(]*\b(semiconv_\w+)\(", file.read_text())
     }
     assert known - exported == {"semiconv_cpu_level"}
     for library in shipped.values():
-        written = set(re.findall(r"SEMICONV_EXPORT \w+ (semiconv_\w+)\(", library.text))
+        written = set(re.findall(r"SEMICONV_EXPORT [^(]*\b(semiconv_\w+)\(", library.text))
         assert written == set(library.exports), library.what
+
+
+LOADED = """
+from semiconv_cupy.backends.host import libraries
+print(*libraries.loaded())
+"""
+
+
+@pytest.mark.parametrize("calls", ["FILTERS", "SEMIFIELDS", "TENSORS"])
+def test_what_ready_made_calls_load_ships(calls):
+    """No library that the list lacks, and none that the list of their dtypes alone lacks."""
+    done = subprocess.run(
+        [sys.executable, "-c", getattr(test_installed, calls) + LOADED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert len(loaded) > 5
+    dtypes = ["float32", "uint8", "bool", "int32"]
+    for listed in (ready_made_libraries(), ready_made_libraries(None, dtypes)):
+        shipped = {prebuilt.name_of(one.text) for one in listed}
+        assert loaded <= shipped
 
 
 def test_a_dtype_without_meaning_does_not_ship():

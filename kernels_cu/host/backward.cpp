@@ -7,6 +7,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(GetTileFunctions functions) { tile_functions = functions(); }
+
 SEMICONV_EXPORT int semiconv_backward(const Geometry* g, const Storage* grad_out, const Storage* img,
                                       const Storage* krn, const void* residual, int64 itemsize,
                                       int64 plane, Real* grad_img, Real* grad_krn,

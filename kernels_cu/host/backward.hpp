@@ -103,12 +103,12 @@ struct TileBackward {
     MaskLane* mask = (MaskLane*)(scratch + 2 * all);
     Strips strips{nullptr, (Strip*)(((size_t)(mask + channel) + 63) / 64 * 64)};
     for (int64 i = 0; i < g.in_channels; ++i)
-      fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
+      tile_functions->fill_channel(g, tiling, origin, img + i * g.img_strides[1], g.img_strides + 2,
                    scratch + i * channel, zero);
     const bool masked = !may_pad && !inside_image(g, origin, size);
-    if (masked) fill_mask(g, tiling, origin, mask);
+    if (masked) tile_functions->fill_mask(g, tiling, origin, mask);
     if (gradient) memset(gradient, 0, all * sizeof(Real));
-    strips.cut(g, tiling, origin, size, N);
+    tile_functions->cut_alone(strips, g, tiling, origin, size, N);
     for (int64 o = 0; o < g.outputs_per_group; ++o) {
       const int64 kernel = g.kernel_of(group, o);
       const int64 plane = b * g.out_strides[0] + (group * g.outputs_per_group + o) * g.out_strides[1];
@@ -121,7 +121,8 @@ struct TileBackward {
         for (int lane = 0; lane < lanes; ++lane) partial[kernel * taps + t] += bins[t][lane];
     }
     for (int64 i = 0; gradient && i < g.in_channels; ++i)
-      unfill_channel(g, tiling, origin, gradient + i * channel, grad_img + i * strides[1], strides + 2);
+      tile_functions->unfill_channel(g, tiling, origin, gradient + i * channel, grad_img + i * strides[1],
+                                     strides + 2);
   }
 #endif
 };
@@ -173,8 +174,7 @@ inline int kernel_by_kernel(const Partition& partition, const TileBackward& body
 #endif
 
 inline int backward(const Geometry& g, const Backward& call, bool absorbing, int threads) {
-  Tiling tiling(g, 4);
-  tiling.cover_reach(g);
+  const Tiling tiling = tile_functions->tiling(g, 4, false, true);
   const Partition partition(g, tiling);
   const int64 window = g.window_size(), taps = g.in_channels * window, weights = g.kernels * taps;
   Buffer<double> partials;
@@ -193,7 +193,7 @@ inline int backward(const Geometry& g, const Backward& call, bool absorbing, int
   (void)absorbing;
   image_offsets(g, image_taps.data, strided_taps.data);
 #else
-  const TapTable all_taps(g, tiling, call.krn, nullptr);  // `order` and the bins number all taps
+  const TapTable all_taps = tile_functions->taps(g, tiling, call.krn, nullptr);  // `order` and the bins number all taps
   if (!all_taps.complete) return out_of_memory;
   const TapTable* table = &all_taps;
   const Border border(g, absorbing);

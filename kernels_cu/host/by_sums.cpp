@@ -8,6 +8,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(GetTileFunctions functions) { tile_functions = functions(); }
+
 SEMICONV_EXPORT int semiconv_by_sums(const Geometry* g, const Storage* img, const Storage* krn,
                                     Storage* out, int absorbing, int threads) {
   const Results results{out, nullptr, 0, 0, g->pixels(), g->out_strides[g->rank + 1]};

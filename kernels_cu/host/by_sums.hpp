@@ -200,7 +200,7 @@ class TransformedTile {
   void fill(Real* scratch) const {
     // The loader leaves out what no tap reads, but the range is that of all numbers.
     set_run(scratch, scratch_elements(g, t), broadcast(semifield_zero<Real>(setting)));
-    loader.fill(origin, img, image, g.in_channels, scratch);
+    tile_functions->load(loader, origin, img, image, g.in_channels, scratch);
   }
 
  public:
@@ -226,7 +226,7 @@ class TransformedTile {
   const Real* numbers() {
     if (!present) {
       fill(plain);
-      if (masked) fill_mask(g, t, origin, outside);
+      if (masked) tile_functions->fill_mask(g, t, origin, outside);
       present = true;
     }
     return plain;
@@ -240,8 +240,8 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
   constexpr int N = summed_strips, direct = 2;
   Storage* const out = results.out;
   // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
-  const Tiling tiling(g, 4, 1, true);
-  const TapTable table(g, tiling, krn, neutral_weights);
+  const Tiling tiling = tile_functions->tiling(g, 4, true, false);
+  const TapTable table = tile_functions->taps(g, tiling, krn, neutral_weights);
   if (!table.complete) return out_of_memory;
   const Border border(g, absorbing);
   const Setting& setting = border.setting;
@@ -285,7 +285,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
       TransformedTile tile(g, setting, tiling, loader, img,
                            img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                            origin, masked, memory, memory + elements, mask, moments);
-      strips.cut(g, tiling, origin, size, Cut{layout.to_strides(), no_pairs, all_taps, false, N});
+      tile_functions->cut(strips, g, tiling, origin, size, Cut{layout.to_strides(), no_pairs, all_taps, false, N});
       int64 summed = 0, failed = 0;  // strips that went by sums, and strips that were not proven
       for (int64 o = 0; o < g.outputs_per_group; ++o) {
         int64 plane =
@@ -294,7 +294,8 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
         const int64 kernel = g.kernel_of(group, o);
         const Range<Real>& range = weights.range(kernel);
         const Proof<Real> proof(BySums<Real>(setting), tile.range, range, weights.taps);
-        Strips unproven{nullptr, room + most_strips, room + most_strips, nullptr, 0, 0, 0};
+        Strip* const unproven = room + most_strips;
+        int64 unproven_count = 0;
         for (int64 j = 0; j < strips.count; j += N) {
           const int64 used = smaller_of(N, strips.count - j);
           Vector sums[N], entropies[N];
@@ -319,8 +320,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
           for (int64 k = 0; k < used; ++k) {
             const Strip& strip = strips.data[j + k];
             if (any(first_lanes(strip.count) & ~proven[k])) {
-              unproven.data[unproven.count] = strip;
-              unproven.data[unproven.count++].adjoining = 0;
+              unproven[unproven_count++] = strip;
               ++failed;
               continue;
             }
@@ -334,20 +334,18 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
 #endif
           }
         }
-        if (unproven.count > 0) {
-          for (int j = 0; j < direct; ++j)
-            unproven.data[unproven.count + j] = unproven.data[unproven.count - 1];
+        if (unproven_count > 0) {
+          for (int j = 0; j < direct; ++j) unproven[unproven_count + j] = unproven[unproven_count - 1];
           const TileWork work{g, table, kernel, tile.numbers(), tiling.channel_size, mask, results, plane,
                               stage.used ? &stage : nullptr};
-          if (masked) {
-            unproven.edge_count = unproven.count;
-            unproven.count = 0;
-          }
-          run_tile<DirectSums, direct>(work, no_pairs, unproven);
+          const auto run = masked ? run_scattered<DirectSums, direct, true> : run_scattered<DirectSums, direct, false>;
+          for (int64 j = 0; j < unproven_count; j += direct)
+            run(work, unproven + j, (int)smaller_of(direct, unproven_count - j));
         }
         if (!stage.used) continue;
-        stage.unload(size, (const Real*)stage.values, out + plane);
-        if (with_slopes) stage.unload(size, (const Real*)stage.residual, (Real*)results.residual + plane);
+        tile_functions->unload(stage, size, stage.values, out + plane);
+        if (with_slopes)
+          tile_functions->unload_numbers(stage, size, (const Real*)stage.residual, (Real*)results.residual + plane);
       }
     }
     workspace.release_beyond(kept_bytes);

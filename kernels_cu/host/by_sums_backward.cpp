@@ -8,6 +8,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(GetTileFunctions functions) { tile_functions = functions(); }
+
 SEMICONV_EXPORT int semiconv_by_sums_backward(const Geometry* g, const Storage* grad_out,
                                              const Storage* img, const Storage* krn, Real* grad_img,
                                              Real* grad_krn, const int64* grad_img_strides,

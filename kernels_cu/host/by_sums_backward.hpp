@@ -189,7 +189,7 @@ struct BySumsBackward {
     TransformedTile tile(g, setting, tiling, loader, call.img,
                          call.img + b * g.img_strides[0] + group * g.in_channels * g.img_strides[1],
                          origin, masked, transformed, transformed + elements, mask);
-    cut.cut(g, tiling, origin, size, N);
+    tile_functions->cut_alone(cut, g, tiling, origin, size, N);
     const Strip* strips = cut.data;
     const int64 n = cut.count;
     if (gradient) memset(gradient, 0, elements * sizeof(Real));
@@ -232,7 +232,7 @@ struct BySumsBackward {
     if (!gradient) return;
     finish_image(tile, gradient, repaired_img ? direct_gradient : nullptr, elements);
     for (int64 i = 0; i < g.in_channels; ++i)
-      unfill_channel(g, tiling, origin, gradient + i * tiling.channel_size,
+      tile_functions->unfill_channel(g, tiling, origin, gradient + i * tiling.channel_size,
                      call.grad_img + b * call.grad_img_strides[0] +
                          (group * g.in_channels + i) * call.grad_img_strides[1],
                      call.grad_img_strides + 2);
@@ -307,10 +307,9 @@ struct BySumsBackward {
 
 inline int backward_by_sums(const Geometry& g, const Backward& call, bool absorbing, int threads) {
   if (!call.grad_img && !call.grad_krn) return success;
-  Tiling tiling(g, 4);
-  tiling.cover_reach(g);
+  const Tiling tiling = tile_functions->tiling(g, 4, false, true);
   const Partition partition(g, tiling);
-  const TapTable table(g, tiling, call.krn, neutral_weights);
+  const TapTable table = tile_functions->taps(g, tiling, call.krn, neutral_weights);
   if (!table.complete) return out_of_memory;
   const Border border(g, absorbing);
   const Setting& setting = border.setting;

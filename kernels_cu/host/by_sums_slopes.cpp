@@ -9,6 +9,8 @@
 
 using namespace semiconv;
 
+SEMICONV_EXPORT void semiconv_use_walk(GetTileFunctions functions) { tile_functions = functions(); }
+
 // residual: the slopes alone, as out lies; itemsize and plane as of forward_slopes.cpp.
 SEMICONV_EXPORT int semiconv_by_sums_slopes(const Geometry* g, const Storage* img, const Storage* krn,
                                             Storage* out, void* residual, int64 itemsize, int64 plane,

@@ -413,6 +413,14 @@ template <int N> constexpr int masked_strips = 2;
 template <int N> constexpr int masked_strips = N;
 #endif
 
+// Whether strips behind each other have a loop of their own. With slopes, arithmetic takes so much longer than
+// loads that it would be code to compile for nothing.
+#if defined(SEMICONV_SLOPES)
+constexpr bool loops_over_adjoining = false;
+#else
+constexpr bool loops_over_adjoining = true;
+#endif
+
 // All strips of one output channel in a tile.
 template <class A, int N>
 void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips) {
@@ -430,10 +438,12 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
   }
   for (int64 j = 0; j < strips.count;) {
     const Strip* from = strips.data + j;
-    if (from->adjoining >= N) {
-      run_adjoining<A, N>(work, *from);
-      j += N;
-      continue;
+    if constexpr (loops_over_adjoining) {
+      if (from->adjoining >= N) {
+        run_adjoining<A, N>(work, *from);
+        j += N;
+        continue;
+      }
     }
     int used = 1;
     const int most = (int)smaller_of(N, strips.count - j);

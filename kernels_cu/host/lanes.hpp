@@ -28,6 +28,14 @@ template <class S> SEMICONV_FN Vector load_lanes(const S* from, int count, int64
   return load_vector<Vector>(buffer);
 }
 
+// Not inlined: the conversion would be compiled for each register of each loop.
+template <class S, class V>
+__attribute__((noinline)) void store_converted(S* to, V values, int count, int64 step) {
+  using T = typename VectorElement<V>::type;
+  T buffer[sizeof(V) / sizeof(T)];
+  store_vector(buffer, values);
+  for (int i = 0; i < count; ++i) to[i * step] = Store<S>::from(buffer[i]);
+}
 // Store the first `count` lanes, `step` elements from each other.
 template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int count, int64 step) {
   using T = typename VectorElement<V>::type;
@@ -38,10 +46,12 @@ template <class S, class V> SEMICONV_FN void store_lanes(S* to, V values, int co
       else store_first(to, values, count * (int64)sizeof(T));
       return;
     }
+    T buffer[width];
+    store_vector(buffer, values);
+    for (int i = 0; i < count; ++i) to[i * step] = buffer[i];
+  } else {
+    store_converted(to, values, count, step);
   }
-  T buffer[width];
-  store_vector(buffer, values);
-  for (int i = 0; i < count; ++i) to[i * step] = Store<S>::from(buffer[i]);
 }
 
 }  // namespace semiconv

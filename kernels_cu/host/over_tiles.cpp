@@ -1,4 +1,5 @@
-// Exports semiconv_over_tiles: the walk over the tiles of a convolution, for all semifields on one storage type.
+// Exports semiconv_over_tiles: the walk over the tiles of a convolution, for all semifields on one storage type;
+// and semiconv_tile_functions: what other walks need of tiles.
 //
 // Needs SEMICONV_STORAGE. tile_work.hpp says what it and a semifield's loops over taps have to do with each
 // other. An item of work is a tile of a batch element, with as many groups as are loaded together: the walk
@@ -132,10 +133,38 @@ int walk(const Geometry& g, const Storage* img, const Storage* krn, const Result
   return status;
 }
 
+// ---- for other walks ----------------------------------------------------------------------------
+
+Tiling tiling_of(const Geometry& g, int threads, bool free_first, bool covers_reach) {
+  Tiling tiling(g, threads, 1, free_first);
+  if (covers_reach) tiling.cover_reach(g);
+  return tiling;
+}
+TapTable taps_of(const Geometry& g, const Tiling& t, const Storage* krn, CountNeutral count_neutral) {
+  return TapTable(g, t, krn, count_neutral);
+}
+void cut(Strips& strips, const Geometry& g, const Tiling& t, const int64* origin, const int64* size, const Cut& how) {
+  strips.cut(g, t, origin, size, how);
+}
+void cut_alone(Strips& strips, const Geometry& g, const Tiling& t, const int64* origin, const int64* size, int spare) {
+  strips.cut(g, t, origin, size, spare);
+}
+void load_tile(const TileLoader& loader, const int64* origin, const Storage* img, const Storage* image, int64 channels,
+               Real* scratch) {
+  loader.fill(origin, img, image, channels, scratch);
+}
+template <class T> void unload_as(const Stage& stage, const int64* size, const Real* from, T* to) {
+  stage.unload(size, from, to);
+}
+constexpr TileFunctions functions{tiling_of, taps_of, cut, cut_alone, load_tile, fill_channel<Storage>, unfill_channel,
+                                  fill_mask, unload_as<Storage>, unload_as<Real>};
+
 }  // namespace
 }  // namespace semiconv
 
 using namespace semiconv;
+
+SEMICONV_EXPORT const TileFunctions* semiconv_tile_functions() { return &functions; }
 
 SEMICONV_EXPORT int semiconv_over_tiles(const Geometry& g, const Storage* img, const Storage* krn,
                                         const Results& results, const TileLoops& loops, int threads) {

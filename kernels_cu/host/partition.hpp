@@ -72,39 +72,6 @@ inline int64 colour_of(const Geometry& g, const Tiling& t, int64 tile) {
   return colour;
 }
 
-// Add one channel's scratch to the places of `gradient` that fill_channel reads from; strides: of its spatial
-// axes.
-inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* origin, const Real* scratch,
-                           Real* gradient, const int64* strides) {
-  const int last = (int)g.rank - 1;
-  int64 index[max_rank] = {}, rows = 1;
-  for (int a = 0; a < last; ++a) rows *= t.extent[a];
-  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
-  const int64 size = g.image_size[last], phases = t.phases, length = t.phase_length;
-  for (int64 r = 0; r < rows; ++r, scratch += phases * length) {
-    int64 offset = 0;
-    bool inside = true;
-    for (int a = 0; a < last; ++a) {
-      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
-      inside = inside && position >= 0 && position < g.image_size[a];
-      offset += position * strides[a];
-    }
-    for (int64 phase = 0; inside && phase < phases; ++phase) {
-      const int64 start = first + phase;
-      const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
-      const int64 end = start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases));
-      const int64 step = phases * strides[last];
-      Real* to = gradient + offset + start * strides[last];
-      const Real* from = scratch + phase * length;
-      if (step == 1)
-        for (int64 q = begin; q < end; ++q) to[q] += from[q];
-      else
-        for (int64 q = begin; q < end; ++q) to[q * step] += from[q];
-    }
-    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
-  }
-}
-
 // Run `body` on every tile, colour after colour, then add up the slots. `partials` has room for
 // partition.slots times `weights` numbers where call.grad_krn is not null; both gradients are cleared
 // first. Each thread has a Body::Worker with memory of body.bytes(); run() adds to call.grad_img and its slot.

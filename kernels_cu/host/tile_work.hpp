@@ -8,7 +8,9 @@
 //          (semifield)                                   for each output channel:  loops.run(TileWork, ...)
 //                          <-- run_tile --
 //
-// backends/host/functions.py hands over_tiles to every library that calls it, as it does with the threads.
+// Other schedules than forward's walk by themselves; they have what they need of tiles from over_tiles.cpp as
+// TileFunctions. backends/host/functions.py hands either to every library that calls it, as it does with the
+// threads.
 #pragma once
 #include "lanes.hpp"
 #include "strips.hpp"
@@ -67,5 +69,25 @@ struct TileLoops {
 using OverTiles = int (*)(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
                           const TileLoops& loops, int threads);
 static OverTiles over_tiles = nullptr;
+
+// The functions of tiles that schedules with a walk of their own call.
+struct TileFunctions {
+  // covers_reach: see Tiling::cover_reach.
+  Tiling (*tiling)(const Geometry&, int threads, bool free_first, bool covers_reach);
+  TapTable (*taps)(const Geometry&, const Tiling&, const Storage* krn, CountNeutral);
+  void (*cut)(Strips&, const Geometry&, const Tiling&, const int64* origin, const int64* size, const Cut&);
+  void (*cut_alone)(Strips&, const Geometry&, const Tiling&, const int64* origin, const int64* size, int spare);
+  void (*load)(const TileLoader&, const int64* origin, const Storage* img, const Storage* image, int64 channels,
+               Real* scratch);
+  void (*fill_channel)(const Geometry&, const Tiling&, const int64* origin, const Storage* image,
+                       const int64* strides, Real* scratch, Real outside);
+  void (*unfill_channel)(const Geometry&, const Tiling&, const int64* origin, const Real* scratch, Real* gradient,
+                         const int64* strides);
+  void (*fill_mask)(const Geometry&, const Tiling&, const int64* origin, MaskLane* mask);
+  void (*unload)(const Stage&, const int64* size, const Real* from, Storage* to);
+  void (*unload_numbers)(const Stage&, const int64* size, const Real* from, Real* to);
+};
+using GetTileFunctions = const TileFunctions* (*)();
+static const TileFunctions* tile_functions = nullptr;
 
 }  // namespace semiconv

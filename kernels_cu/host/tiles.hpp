@@ -219,6 +219,39 @@ inline void fill_channel(const Geometry& g, const Tiling& t, const int64* origin
   for (int q = 0; q < lanes; ++q) scratch[q] = outside;  // read by the last vector, never used
 }
 
+// Add one channel's scratch to the places of `gradient` that fill_channel reads from; strides: of its spatial
+// axes.
+inline void unfill_channel(const Geometry& g, const Tiling& t, const int64* origin, const Real* scratch,
+                           Real* gradient, const int64* strides) {
+  const int last = (int)g.rank - 1;
+  int64 index[max_rank] = {}, rows = 1;
+  for (int a = 0; a < last; ++a) rows *= t.extent[a];
+  const int64 first = origin[last] * g.stride[last] - g.pad_begin[last];
+  const int64 size = g.image_size[last], phases = t.phases, length = t.phase_length;
+  for (int64 r = 0; r < rows; ++r, scratch += phases * length) {
+    int64 offset = 0;
+    bool inside = true;
+    for (int a = 0; a < last; ++a) {
+      const int64 position = origin[a] * g.stride[a] - g.pad_begin[a] + index[a];
+      inside = inside && position >= 0 && position < g.image_size[a];
+      offset += position * strides[a];
+    }
+    for (int64 phase = 0; inside && phase < phases; ++phase) {
+      const int64 start = first + phase;
+      const int64 begin = start >= 0 ? 0 : ceil_div(-start, phases);
+      const int64 end = start >= size ? 0 : smaller_of(length, ceil_div(size - start, phases));
+      const int64 step = phases * strides[last];
+      Real* to = gradient + offset + start * strides[last];
+      const Real* from = scratch + phase * length;
+      if (step == 1)
+        for (int64 q = begin; q < end; ++q) to[q] += from[q];
+      else
+        for (int64 q = begin; q < end; ++q) to[q * step] += from[q];
+    }
+    for (int a = last - 1; a >= 0 && ++index[a] == t.extent[a]; --a) index[a] = 0;
+  }
+}
+
 // The mask of a channel's scratch: all bits set at positions inside the image.
 inline void fill_mask(const Geometry& g, const Tiling& t, const int64* origin, MaskLane* mask) {
   // As the bits of Real, from an image that is `inside` everywhere: one fill_channel to compile serves both.

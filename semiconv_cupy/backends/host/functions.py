@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -41,9 +41,9 @@ def library(semifield: Semifield, storage: str, part: str) -> Library:
             found = open_library(*own_source, functions)
         else:
             # At the same time. Where both fail, the error is the semifield's.
-            libraries.build_all([own_source, _source_of_walk(walk, storage)])
+            libraries.build_all([own_source, _source_of_walk(walk.file, storage)])
             found = open_library(*own_source, functions | {"semiconv_use_walk": (_POINTER,)})
-            found.semiconv_use_walk(_walk(walk, storage))
+            found.semiconv_use_walk(_function_of(walk, storage))
         size, own = found.semiconv_geometry_size(), ctypes.sizeof(structs.Geometry)
         if size != own:
             raise CompileError(f"geometry.cuh holds {size} bytes, structs.Geometry {own}")
@@ -51,30 +51,46 @@ def library(semifield: Semifield, storage: str, part: str) -> Library:
     return found
 
 
-# The parts whose work is cut up, and brought to their functions, by another library: it knows a
-# storage dtype and no semifield, so that it is compiled once for all of them.
-_WALKS = dict.fromkeys(
-    ("forward", "forward_residual", "forward_slopes"), "over_tiles"
-) | dict.fromkeys(
-    (
-        "product", "product_residual", "product_slopes", "product_by_sums",
-        "product_by_sums_backward", "product_linear_backward",
+class _Walk(NamedTuple):
+    """A library that knows a storage dtype and no semifield: one for all of them."""
+
+    file: str  # kernels_cu/host/<file>.cpp
+    function: str  # what a semifield's library is handed
+
+
+# It cuts up the work, or has the functions with which a part does that itself.
+_TILES, _BLOCKS = _Walk("over_tiles", "over_tiles"), _Walk("over_blocks", "over_blocks")
+_WALKS = {
+    **dict.fromkeys(("forward", "forward_residual", "forward_slopes"), _TILES),
+    **dict.fromkeys(
+        ("backward", "by_sums", "by_sums_slopes", "by_sums_backward"),
+        _TILES._replace(function="tile_functions"),
     ),
-    "over_blocks",
-)  # fmt: skip
+    **dict.fromkeys(
+        (
+            "product", "product_residual", "product_slopes", "product_by_sums",
+            "product_by_sums_backward", "product_linear_backward",
+        ),
+        _BLOCKS,
+    ),
+}  # fmt: skip
+_EXPORTS_OF_WALKS = {
+    "over_tiles": ("over_tiles", "tile_functions"),
+    "over_blocks": ("over_blocks",),
+}
 
 
 def library_names(semifield: Semifield, storage: str, part: str) -> tuple[str, ...]:
     """What `library` builds besides the pool of threads, in words: its own text, then its walk."""
     own, walk = f"{part} of {semifield!r} on {storage}", _WALKS.get(part)
-    return (own,) if walk is None else (own, f"{walk} on {storage}")
+    return (own,) if walk is None else (own, f"{walk.file} on {storage}")
 
 
 @cache
-def _walk(walk: str, storage: str) -> ctypes.c_void_p:
-    """The exported function of kernels_cu/host/<walk>.cpp for a storage dtype."""
-    name = f"semiconv_{walk}"
-    loaded = open_library(*_source_of_walk(walk, storage), {name: None})
+def _function_of(walk: _Walk, storage: str) -> ctypes.c_void_p:
+    """The function of a walk for a storage dtype."""
+    name = f"semiconv_{walk.function}"
+    loaded = open_library(*_source_of_walk(walk.file, storage), {name: None})
     return ctypes.cast(loaded[name], ctypes.c_void_p)
 
 
@@ -87,8 +103,10 @@ def sources_of(semifield: Semifield, storage: str, part: str) -> Iterator[source
     else:
         own_source = source_of(semifield, storage, part)
         yield source.HostSource(*own_source, (*own, "semiconv_use_walk"))
-        exports = (*source.COMMON_EXPORTS, f"semiconv_{walk}")
-        yield source.HostSource(*_source_of_walk(walk, storage), exports)
+        exports = (f"semiconv_{function}" for function in _EXPORTS_OF_WALKS[walk.file])
+        yield source.HostSource(
+            *_source_of_walk(walk.file, storage), (*source.COMMON_EXPORTS, *exports)
+        )
 
 
 def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
@@ -112,9 +130,9 @@ def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
         yield "product_linear_backward"
 
 
-def _source_of_walk(walk: str, storage: str) -> tuple[str, str]:
-    text = source.assemble(f"host/{walk}.cpp", source.storage_macros(storage))
-    return text, f"kernels_cu/host/{walk}.cpp on {storage}"
+def _source_of_walk(file: str, storage: str) -> tuple[str, str]:
+    text = source.assemble(f"host/{file}.cpp", source.storage_macros(storage))
+    return text, f"kernels_cu/host/{file}.cpp on {storage}"
 
 
 def source_of(semifield: Semifield, storage: str, part: str) -> tuple[str, str]:

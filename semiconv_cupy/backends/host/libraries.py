@@ -32,7 +32,8 @@ _LARGEST = 1 << 28  # bytes; no library of ours is larger than a few MiB
 _STALE = 2 * compiler.LONGEST_TIME_LIMIT  # seconds
 
 Library: TypeAlias = ctypes.CDLL | prebuilt.Part
-_loaded: dict[str, Library] = {}
+_loaded: dict[str, Library] = {}  # by their orders' keys
+_names: dict[str, None] = {}  # of these and of ready-made ones, in the order of loading
 
 
 def _flags(*names: str) -> int:
@@ -299,8 +300,7 @@ def load(
     """
     ready = prebuilt.find(text)
     library = ready or _compiled(_Order.of(text, what, flags, time_limit), functions)
-    if ready is not None:
-        _loaded[prebuilt.name_of(text)] = ready
+    _names[prebuilt.name_of(text)] = None
     for name, arguments in functions.items():
         if arguments is not None:
             getattr(library, name).argtypes = arguments
@@ -329,8 +329,8 @@ def _compiled(order: _Order, functions: Iterable[str]) -> Library:
 
 
 def loaded() -> tuple[str, ...]:
-    """The keys of the libraries that this process has loaded, in that order."""
-    return tuple(_loaded)
+    """The names of the libraries that this process has loaded, in that order (`name_of` texts)."""
+    return tuple(_names)
 
 
 def _open(file: Path) -> ctypes.CDLL:

@@ -84,7 +84,7 @@ def sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource
     chosen = [name for name in storages or _TYPES if name != "bfloat16"]
     for part, functions in _ARGUMENTS.items():
         for storage in [_FOR_ALL[part]] if part in _FOR_ALL else chosen:
-            if storage in _STORAGES.get(part, chosen):
+            if storage in _STORAGES.get(part, (storage,)):
                 exports = (*source.COMMON_EXPORTS, *functions)
                 yield source.HostSource(*source_of(part, np.dtype(storage)), exports)
 
