@@ -8,6 +8,7 @@ import numpy as np
 
 from semiconv_cupy import conv
 from semiconv_cupy.chunked import is_chunked
+from semiconv_cupy.geometry import Kind
 
 
 def semifield_conv(
@@ -17,7 +18,7 @@ def semifield_conv(
     mu: Any = None,
     p: Any = None,
     dilation: Any = 1,
-    kind: str = "conv",
+    kind: Kind = "conv",
     method: str = "auto",
     output: Any = None,
 ) -> Any:
