@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ThreadsPerCall"]
+from semiconv_cupy.dask.gpu import on_gpu
+
+__all__ = ["ThreadsPerCall", "on_gpu"]
 
 
 def __getattr__(name: str) -> Any:
