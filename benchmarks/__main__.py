@@ -5,6 +5,7 @@
     python -m benchmarks floor --help      random shapes against a friendly one
     python -m benchmarks scale --help      volumes in chunks on worker processes
     python -m benchmarks gpus --help       training and volumes on several GPUs
+    python -m benchmarks volumes --help    time and memory of distances and parabolas
 
 Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
 The exit status is 1 if a goal is missed or a work fails.
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, floor, gpus, plot, run, scale, steps, table, works
+from benchmarks import costs, floor, gpus, plot, run, scale, steps, table, volumes, works
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
         return scale.main(arguments[1:])
     if arguments[:1] == ["gpus"]:
         return gpus.main(arguments[1:])
+    if arguments[:1] == ["volumes"]:
+        return volumes.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

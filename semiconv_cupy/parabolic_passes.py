@@ -69,9 +69,9 @@ def parts(size: int, itemsize: int) -> list[tuple[int, int]]:
     Examples
     --------
     >>> parts(1000, itemsize=2)
-    [(0, 192), (192, 384), (384, 576), (576, 768), (768, 960), (960, 1000)]
+    [(0, 240), (240, 480), (480, 720), (720, 960), (960, 1000)]
     """
-    width = max(64, size * itemsize // 8 // 64 * 64)  # as `Pass.outputs` begin
+    width = max(16, size * itemsize // 8 // 16 * 16)  # rows of 16 doubles are lines of a cache
     return [(begin, min(begin + width, size)) for begin in range(0, size, width)]
 
 

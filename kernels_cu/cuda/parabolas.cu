@@ -21,7 +21,7 @@ constexpr int warp = 32, lines_of_block = 4;
 constexpr uint32 all_lanes = 0xffffffffu;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
-// the next ones of the next. The outputs begin .. end - 1 of each line are computed; begin is a multiple of a warp.
+// the next ones of the next. The outputs begin .. end - 1 of each line are computed.
 struct LinePass {
   int64 lines, size, exact, groups, repeat, begin, end;
 };
@@ -132,10 +132,10 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
     return;
   }
   const Line line{value, cost, lane, pass.exact ? 0 : near_ties * magnitude};
-  const int64 left = from / warp, right = ceil_div(to, (int64)warp);
+  const int64 of_part = ceil_div(to - from, (int64)warp), after = from + of_part * warp;
   const auto place = [&](int64 node, int64 lowest, int64 highest) {
     int64 low, high;
-    line.locate(node * warp, lowest, highest, low, high);
+    line.locate(from + node * warp, lowest, highest, low, high);
     __syncwarp();
     if (lane == 0) {
       first[node] = (int)low;
@@ -145,18 +145,18 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
   };
   if (lane == 0) {
     first[0] = 0;
-    last[blocks] = (int)(size - 1);
+    last[of_part] = (int)(size - 1);
   }
   __syncwarp();
-  if (left > 0) place(left, 0, size - 1);
-  if (right < blocks) place(right, first[left], size - 1);
+  if (from > 0) place(0, 0, size - 1);
+  if (after < size) place(of_part, first[0], size - 1);
   int64 step = 1;
-  while (2 * step < right - left) step *= 2;
+  while (2 * step < of_part) step *= 2;
   for (; step > 0; step /= 2)
-    for (int64 node = left + step; node < right; node += 2 * step)
-      place(node, first[node - step], last[smaller_of(node + step, right)]);
-  for (int64 b = left; b < right; ++b) {
-    const int64 x = b * warp + lane, until = last[b + 1];
+    for (int64 node = step; node < of_part; node += 2 * step)
+      place(node, first[node - step], last[smaller_of(node + step, of_part)]);
+  for (int64 b = 0; b < of_part; ++b) {
+    const int64 x = from + b * warp + lane, until = last[b + 1];
     if (x >= to) continue;
     double best = none;
     int64 at = -1;

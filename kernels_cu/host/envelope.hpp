@@ -132,10 +132,9 @@ template <class T> struct Envelope {
     const double steps = (of - range.least + slack) / cost[1];
     return (cost[2] < 3 * cost[1] ? steps : ::sqrt(steps)) + 1;  // costs may be the distances themselves
   }
-  // Which of the candidates from .. to may win at a node: those within `slack` of the least sum; if sums are exact,
+  // Which of the candidates from .. to may win at a node, which lies at x: those within `slack` of the least sum; if sums are exact,
   // the first of the least ones.
-  template <bool EXACT> void locate(int64 node, int64 from, int64 to) const {
-    const int64 x = node * block;
+  template <bool EXACT> void locate(int64 node, int64 x, int64 from, int64 to) const {
     const double reach = reach_of(value[x]);
     if (reach < (double)size) {
       from = larger_of(from, x - (int64)reach);
@@ -206,10 +205,9 @@ template <class T> struct Envelope {
       store_vector(out + x + k * lanes, lesser(best[0][k], best[1][k]));
     }
   }
-  // The outputs begin .. end - 1; begin is a multiple of a block. `out` and `winner` have room for the last block's
-  // registers.
+  // The outputs begin .. end - 1. `out` and `winner` have room for the last block's registers.
   template <bool EXACT, bool WINNERS> void compute(int64 begin, int64 end, T* out, T* winner) const {
-    const int64 left = begin / block, right = ceil_div(end, (int64)block);
+    const int64 blocks = ceil_div(end - begin, (int64)block);
     const double farthest = reach_of(range.greatest);
     out -= begin;
     if (farthest <= block) {
@@ -218,16 +216,17 @@ template <class T> struct Envelope {
         fill<WINNERS>(x, larger_of(0, x - reach), smaller_of(size - 1, x + block - 1 + reach), out, winner);
       return;
     }
-    if (left == 0) first[0] = 0;
-    else locate<EXACT>(left, 0, size - 1);
-    if (right * block >= size) last[right] = (int32)(size - 1);
-    else locate<EXACT>(right, first[left], size - 1);
+    if (begin == 0) first[0] = 0;
+    else locate<EXACT>(0, begin, 0, size - 1);
+    const int64 after = begin + blocks * block;
+    if (after >= size) last[blocks] = (int32)(size - 1);
+    else locate<EXACT>(blocks, after, first[0], size - 1);
     int64 step = 1;
-    while (2 * step < right - left) step *= 2;
+    while (2 * step < blocks) step *= 2;
     for (; step > 0; step /= 2)
-      for (int64 node = left + step; node < right; node += 2 * step)
-        locate<EXACT>(node, first[node - step], last[smaller_of(node + step, right)]);
-    for (int64 b = left; b < right; ++b) fill<WINNERS>(b * block, first[b], last[b + 1], out, winner);
+      for (int64 node = step; node < blocks; node += 2 * step)
+        locate<EXACT>(node, begin + node * block, first[node - step], last[smaller_of(node + step, blocks)]);
+    for (int64 b = 0; b < blocks; ++b) fill<WINNERS>(begin + b * block, first[b], last[b + 1], out, winner);
   }
 };
 

@@ -24,8 +24,7 @@ from semiconv_cupy.dask.overlap import call_by_name, overlapped
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import check_axes, readable
 from semiconv_cupy.ndimage.distance import checked_sampling
-from semiconv_cupy.ndimage.lines import Finish, Pass
-from semiconv_cupy.ndimage.nearest import squares_of
+from semiconv_cupy.ndimage.lines import Finish, Pass, squares_of
 from semiconv_cupy.parabolic import PASSES, scales_of
 from semiconv_cupy.parabolic_passes import computed
 

@@ -15,12 +15,12 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array, as_array, as_numpy, per_axis
+from semiconv_cupy.ndimage.lines import squares_of
 from semiconv_cupy.ndimage.nearest import (
     first_nearest,
     last_by_steps,
     last_in_cube,
     last_nearest,
-    squares_of,
 )
 from semiconv_cupy.ndimage.structures import generate_binary_structure
 

@@ -11,6 +11,7 @@ SciPy conventions and no kernels here: ``neighbourhood`` says who computes a `Pa
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = Any
+_EXACT, _SINGLE = 2.0**53, 2.0**24  # integers up to here are doubles, and floats
 
 
 class Finish(IntEnum):
@@ -62,8 +64,8 @@ class Pass(NamedTuple):
         The lines of `repeat` indices of the axes before, in C order, have the costs of one group,
         the next ones those of the next group.
     outputs : tuple of int, optional
-        Which elements along the axis are computed, first and end; all by default. The first is a
-        multiple of 64. `out` has as many; all lines have the same costs, and there are no winners.
+        Which elements along the axis are computed, first and end; all by default. `out` has as
+        many; all lines have the same costs, and there are no winners.
     storages : tuple of str, optional
         The storage dtypes of array and `out` where NumPy has none: of bfloat16 in the bits of
         uint16. For the CPU's kernels alone.
@@ -132,3 +134,38 @@ def _costs(size: int, weight: float) -> np.ndarray:
 def costs(size: int, weight: float) -> np.ndarray:
     """weight * r ** 2 for r = 0, ..., size - 1, rounded once while r ** 2 is below 2 ** 53."""
     return _kept_costs(size, weight) if size <= 1 << 14 else _costs(size, weight)
+
+
+class Costs(NamedTuple):
+    """What a distance along each axis adds, and whether a root follows.
+
+    Attributes
+    ----------
+    tables : list of numpy.ndarray
+        The costs along each axis.
+    exact, single : bool
+        Whether all sums are integers that doubles, and floats, hold.
+    root : bool
+        Whether the results are the roots of the sums.
+    """
+
+    tables: list[np.ndarray]
+    exact: bool
+    single: bool
+    root: bool
+
+
+def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> Costs:
+    """Squares of distances by a sampling: integers where it is absent."""
+    weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
+    largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
+    whole = all(w.is_integer() for w in weights)
+    exact, single = whole and largest <= _EXACT, whole and largest <= _SINGLE
+    tables = [costs(n, w) for n, w in zip(shape, weights, strict=True)]
+    return Costs(tables, exact, single, root=True)
+
+
+def steps_of(shape: tuple[int, ...]) -> Costs:
+    """The distances themselves."""
+    tables = [np.arange(n, dtype=np.float64) for n in shape]
+    return Costs(tables, exact=True, single=sum(shape) <= _SINGLE, root=False)

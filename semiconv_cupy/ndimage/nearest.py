@@ -1,56 +1,18 @@
 """Which background element is nearest, by passes along axes, and which of several as near.
 
-A metric is what a distance along each axis adds. No SciPy conventions and no kernels here.
+No SciPy conventions and no kernels here.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array
-from semiconv_cupy.ndimage.lines import Finish, Pass, costs
-
-_EXACT, _SINGLE = 2.0**53, 2.0**24  # integers up to here are doubles, and floats
-
-
-class Costs(NamedTuple):
-    """What a distance along each axis adds, and whether a root follows.
-
-    Attributes
-    ----------
-    tables : list of numpy.ndarray
-        The costs along each axis.
-    exact, single : bool
-        Whether all sums are integers that doubles, and floats, hold.
-    root : bool
-        Whether the results are the roots of the sums.
-    """
-
-    tables: list[np.ndarray]
-    exact: bool
-    single: bool
-    root: bool
-
-
-def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> Costs:
-    """Squares of distances by a sampling: integers where it is absent."""
-    weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
-    largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
-    whole = all(w.is_integer() for w in weights)
-    exact, single = whole and largest <= _EXACT, whole and largest <= _SINGLE
-    tables = [costs(n, w) for n, w in zip(shape, weights, strict=True)]
-    return Costs(tables, exact, single, root=True)
-
-
-def steps_of(shape: tuple[int, ...]) -> Costs:
-    """The distances themselves."""
-    tables = [np.arange(n, dtype=np.float64) for n in shape]
-    return Costs(tables, exact=True, single=sum(shape) <= _SINGLE, root=False)
+from semiconv_cupy.ndimage.lines import Costs, Finish, Pass, steps_of
 
 
 def first_nearest(

@@ -20,9 +20,10 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.ndimage import cuda, host, reference
 from semiconv_cupy.ndimage.addends import Addends, addends_of
+from semiconv_cupy.ndimage.balls import Ball, ball_of, padding
 from semiconv_cupy.ndimage.borders import farthest, shows_constant
 from semiconv_cupy.ndimage.caching import cached_where, is_small_footprint
-from semiconv_cupy.ndimage.lines import Pass
+from semiconv_cupy.ndimage.lines import Pass, squares_of
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
@@ -144,7 +145,30 @@ def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> C
         return lambda array: _beside_constants(place, array, window, minimum)
     if window.values is not None:
         return _structure_call(place, like, window, minimum)
+    may_be_ball = like.dtype == np.bool_ and like.size > 0 and not place.on_gpu
+    ball = ball_of(window) if may_be_ball else None
+    if ball is not None:
+        return lambda array: _by_distances(place, array, window, ball, minimum)
     return _footprint_call(place, like, window, minimum)
+
+
+def _by_distances(place: Place, array: Array, window: Window, ball: Ball, minimum: bool) -> Array:
+    """The extremum of a bool array over a ball: where the nearest element that wins lies in it."""
+    xp, sides = place.array_module, padding(window, minimum)
+    inner = tuple(slice(b, b + n) for (b, _), n in zip(sides, array.shape, strict=True))
+    if any(map(any, sides)):
+        array = xp.pad(array, sides, constant_values=not minimum)
+    unset = array if minimum else ~array
+    along = squares_of(array.shape, list(ball.steps))
+    found = xp.empty(array.shape, np.float32 if along.single else np.float64)
+    for axis in range(array.ndim - 1, -1, -1):
+        step = Pass(axis, along.tables[axis], found, exact=along.exact)
+        if axis == array.ndim - 1:
+            nearest(place, xp.ascontiguousarray(unset), step)
+        else:
+            parabolas(place, found, step)
+    within = found[inner] <= ball.square
+    return xp.ascontiguousarray(~within if minimum else within)
 
 
 def _outside(window: Window, dtype: np.dtype, minimum: bool) -> np.ndarray:

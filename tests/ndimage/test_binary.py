@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import ndimage as scipy_ndimage
 
 from semiconv_cupy import ndimage, structuring
 
@@ -280,3 +281,29 @@ def test_iterations_of_a_cross_in_space(iterations):
         for _ in range(iterations):
             stepped = ndimage.binary_dilation(stepped, border_value=border)
         assert np.array_equal(ours, stepped)
+
+
+def ellipsoid(*radii):
+    grid = np.ix_(*(np.arange(-r, r + 1) for r in radii))
+    return np.asarray(sum((x / r) ** 2 for x, r in zip(grid, radii, strict=True))) <= 1
+
+
+@pytest.mark.parametrize("border_value", [0, 1])
+@pytest.mark.parametrize("radii", [(9, 9, 9), (8, 11, 6), (3, 3, 3, 3), (101, 4)])
+def test_balls_by_distances_are_scipys(radii, border_value):
+    ball = ellipsoid(*radii)
+    one_less = ball.copy()  # no ball, and not by distances
+    one_less[tuple(n // 3 for n in ball.shape)] ^= True
+    random = np.random.default_rng(0)
+    for density in (0.002, 0.998, 0.0):
+        image = random.random([n + 7 for n in radii]) < density
+        for name in ("binary_dilation", "binary_erosion"):
+            for structure in (ball, one_less):
+                result = getattr(ndimage, name)(image, structure, border_value=border_value)
+                theirs = getattr(scipy_ndimage, name)(image, structure, border_value=border_value)
+                np.testing.assert_array_equal(result, theirs)
+        if len(radii) == 3:
+            for mode in ("reflect", "nearest", "wrap"):
+                result = ndimage.maximum_filter(image, footprint=ball, mode=mode)
+                theirs = scipy_ndimage.maximum_filter(image, footprint=ball, mode=mode)
+                np.testing.assert_array_equal(result, theirs)
