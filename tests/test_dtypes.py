@@ -66,6 +66,7 @@ def test_integer_expressions_leave_the_range_only_on_the_way(backend, dtype):
     check(backend, cases.weighted_max(), algebra, img, krn, **EVERYTHING.arguments)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", ["int8", "int64", "uint8"])
 def test_integer_selections_leave_the_range_only_on_the_way(backend, dtype):
     """|right| > |left|, where the magnitude of the lowest integer is beyond the highest."""

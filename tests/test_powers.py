@@ -50,6 +50,7 @@ def test_powers_are_repeated_products(semifield):
         product = sc.semifield_matmul(product, a, semifield)
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize(
     ("semifield", "dtype", "one", "zero"),
     [
@@ -87,6 +88,7 @@ def paths_of_edges(a, b, zero, best):
     return out
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
 @pytest.mark.parametrize("size", [20, 2**60])
 @pytest.mark.parametrize(("name", "best"), [("tropical_min", min), ("tropical_max", max)])

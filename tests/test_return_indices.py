@@ -41,7 +41,7 @@ def test_against_the_oracle(name, geometry, method):
     check(name, GEOMETRIES[geometry], "float32", method)
 
 
-@pytest.mark.table(8)
+@pytest.mark.table(4)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int32", "int64", "float16", "bool"])
 @pytest.mark.parametrize("name", ["tropical_max", "tropical_min", "tropical_min_negated"])
 def test_dtypes(name, dtype):
