@@ -69,9 +69,9 @@ TARGETS = {
 }
 
 
-def this_platform() -> str | None:
+def this_platform(system: str = sys.platform, machine: str | None = None) -> str | None:
     """The key in `TARGETS` of the machine that this runs on; None where there is none."""
-    here = (sys.platform, prebuilt.machine())
+    here = (system, prebuilt.machine(machine))
     return next((key for key, one in TARGETS.items() if (one.system, one.machine) == here), None)
 
 

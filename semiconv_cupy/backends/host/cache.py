@@ -58,13 +58,13 @@ def folder() -> Path:
     return Path(os.path.realpath(path))
 
 
-def distrust(path: Path) -> str | None:
+def distrust(path: Path, system: str = os.name) -> str | None:
     """Why somebody else may put libraries into a folder; None if only this user and root may.
 
     The path is resolved, as `folder` returns it. Folders that do not exist yet are skipped. On
     Windows the rights of a file are those of its folder, and a user's profile is their own.
     """
-    if os.name != "posix":
+    if system != "posix":
         profile = Path(os.path.realpath(os.path.expanduser("~")))
         return None if path.is_relative_to(profile) else f"{path} is not in {profile}"
     for place in (path, *path.parents):

@@ -89,7 +89,7 @@ def _found() -> tuple[list[str] | None, str | None]:
         path = next(paths, None)
         return (zig() if path is None else [os.path.abspath(path)]), None
     try:
-        program, *arguments = _words(named)
+        program, *arguments = words_of(named)
     except ValueError as error:
         what = "has no command" if not named.strip() else f"cannot be read: {error}"
         return None, f"$CXX {what}: {named!r}; correct or unset CXX"
@@ -103,9 +103,9 @@ def _found() -> tuple[list[str] | None, str | None]:
     return None, f"the C++ compiler named by $CXX {what}: {named!r}; correct or unset CXX"
 
 
-def _words(command: str) -> list[str]:
+def words_of(command: str, system: str = os.name) -> list[str]:
     """The words of a command; in a path of Windows a backslash is no quotation mark."""
-    if os.name == "posix":
+    if system == "posix":
         return shlex.split(command)
     return [word.strip('"') for word in shlex.split(command, posix=False)]
 
@@ -245,7 +245,7 @@ def compile_library(
             raise OSError(f"no space left on the device of {folder.parent}")
         if not file.exists():
             raise OSError(f"{folder} was removed while the compiler ran")
-    elif not problem and not _is_whole(made):
+    elif not problem and not is_whole(made):
         problem = f"reported success but made no complete shared object; {_remedy()}"
     if done.status or problem:
         raise CompileError(
@@ -347,8 +347,8 @@ def _output(process: subprocess.Popen[bytes], time_limit: float) -> tuple[str, b
     return output.decode(errors="replace"), process.returncode is not None
 
 
-def _is_whole(made: Path) -> bool:
-    """Whether a compiler's output is a file that does not end too early.
+def is_whole(made: Path, system: str = platform.system()) -> bool:
+    """Whether a compiler's output is a file that does not end too early, as the system can tell.
 
     The table of sections is the end of an ELF file. The system maps a shorter file as well and
     kills the process that reads beyond its end.
@@ -359,7 +359,7 @@ def _is_whole(made: Path) -> bool:
     with made.open("rb") as file:
         head = file.read(64)
     if head[:4] != b"\x7fELF":  # another system's format, which only its loader knows
-        return size > 0 and platform.system() != "Linux"
+        return size > 0 and system != "Linux"
     if len(head) < 64:
         return False
     order = "<" if head[5] == 1 else ">"

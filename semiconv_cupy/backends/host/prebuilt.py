@@ -64,9 +64,9 @@ def file_name(library: str, system: str = sys.platform) -> str:
     return library + {"win32": ".dll", "darwin": ".dylib"}.get(system, ".so")
 
 
-def machine() -> str:
-    """This machine, as `LEVELS` names it."""
-    name = platform.machine().lower()
+def machine(named: str | None = None) -> str:
+    """This machine, or the one that a system names so, as `LEVELS` names it."""
+    name = (platform.machine() if named is None else named).lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
