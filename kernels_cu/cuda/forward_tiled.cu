@@ -207,12 +207,13 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, cons
 constexpr int straight = Chosen::two_pass ? 64 : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
-// Two blocks leave too few registers on sm_120; before sm_90 to what keeps a residual, before sm_80 to all but
-// plain floats.
+// Two blocks leave too few registers on sm_120; before sm_90 to integers and to what keeps a residual, before
+// sm_80 to all but plain floats.
 #if defined(SEMICONV_RESIDUAL)
 constexpr bool needs_more = architecture >= 1000 || architecture < 900;
 #else
-constexpr bool needs_more = architecture >= 1000 || (architecture < 800 && !Same<Storage, float>::value);
+constexpr bool needs_more = architecture >= 1000 || (architecture < 900 && integer) ||
+                            (architecture < 800 && !Same<Storage, float>::value);
 #endif
 constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICONV_BLOCKS;
 
