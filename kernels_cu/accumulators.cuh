@@ -31,7 +31,9 @@
 #else
 #include "accumulators/folding.cuh"
 #endif
-#if defined(SEMICONV_SLOPES)
+#if defined(SEMICONV_SLOPE_COUNT)
+#include "accumulators/own_slopes.cuh"
+#elif defined(SEMICONV_SLOPES)
 #include "accumulators/with_slope.cuh"
 #endif
 
@@ -63,6 +65,8 @@ template <class V> using Differentiable = Folding<V>;
 // The accumulator of a forward pass that writes a residual; I is the type of a tap's index.
 #if defined(SEMICONV_PROVENANCE)
 template <class V, class I> using WithResidual = Provenance<V, I>;
+#elif defined(SEMICONV_SLOPE_COUNT)  // and the derivatives by parameters of the user's own
+template <class V, class I> using WithResidual = WithOwnSlopes<V, Differentiable<V>>;
 #elif defined(SEMICONV_SLOPES)  // and the derivative by mu or p
 template <class V, class I> using WithResidual = WithSlope<V, Differentiable<V>>;
 #else

@@ -281,16 +281,16 @@ def _plan_with_winners(
     img: Array, krn: Array, values: Given, method: str, arguments: dict[str, Any]
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """`_plan` for a call that returns the winners' indices, too."""
-    algebra = selection_by_one(values.semifield)
-    route = checked_route(img, krn, algebra, method, arguments)
+    values = values._replace(semifield=selection_by_one(values.semifield))
+    route = checked_route(img, krn, values, method, arguments)
     place, spec, dtype = route.place, route.residual_spec, native(img.dtype)
     assert spec is not None
     xp, out_shape = place.array_module, route.geometry.out_shape
 
-    def call(img: Array, krn: Array) -> tuple[Array, Array]:
+    def call(img: Array, krn: Array, value: Any = None) -> tuple[Array, Array]:
         with gpu_of(img=img, krn=krn) if place.on_gpu else nullcontext():
             out, residual = xp.empty(out_shape, dtype), xp.empty(spec.shape, spec.dtype)
-            run.forward(route, img, krn, out, residual)
+            run.forward(route, img, krn, out, residual, value=value)
             return out, indices_of(xp, residual)
 
     return call
@@ -437,7 +437,6 @@ def semifield_conv_vjp(
     values = given(semifield, parameters, "semifield_conv_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_conv_vjp")
-    own_gradients.refuse_additions(values, parameters, "semifield_conv_vjp")
     arguments = dict(
         stride=stride,
         padding=padding,
@@ -447,7 +446,7 @@ def semifield_conv_vjp(
         kind=kind,
     )
     route = checked_route(
-        img, krn, values, method, arguments, slopes=bool(parameters) and not algebra.own
+        img, krn, values, method, arguments, slopes=own_gradients.keeps_slopes(algebra, parameters)
     )
     place, geometry = route.place, route.geometry
     require_derivatives(route.storage)

@@ -222,7 +222,7 @@ def _checked_operands(a: Array, b: Array, method: str) -> tuple[Place, Operands]
 def _plan(a: Array, b: Array, values: Given, method: str, with_winners: bool) -> Callable[..., Any]:
     """Check everything once; return what multiplies (a, b, value of the parameter if any)."""
     if with_winners:
-        values = Given(selection_by_one(values.semifield))
+        values = values._replace(semifield=selection_by_one(values.semifield))
     elif isinstance(values.semifield, BroadcastSemifield):
         return _plan_broadcast(a, b, values.semifield, method)
     checked = Checked.of(a, b, values, method)
@@ -307,10 +307,10 @@ def _with_winners(checked: Checked, a: Array, b: Array) -> Callable[..., tuple[A
     spec = route.residual_spec(shape or (1,))
     assert spec is not None
 
-    def call(a: Array, b: Array, value: None = None) -> tuple[Array, Array]:
+    def call(a: Array, b: Array, value: Any = None) -> tuple[Array, Array]:
         out, residual = xp.empty(shape, dtype), xp.empty(spec.shape, spec.dtype)
         if out.size:
-            run.product(route, a, b, out, residual)
+            run.product(route, a, b, out, residual, value=value)
         indices = indices_of(xp, residual)
         return (out, indices) if shape else (out[()], indices[0])
 
@@ -396,7 +396,8 @@ def _plan_into(
     """
     if isinstance(known.semifield, BroadcastSemifield):
         return None
-    known = Given(selection_by_one(known.semifield)) if with_winners else known
+    if with_winners:
+        known = known._replace(semifield=selection_by_one(known.semifield))
     checked = Checked.of(a, b, known, method)
     place, shape, dtype = checked.place, checked.operands.out_shape, native(a.dtype)
     strides = element_strides(out)

@@ -67,8 +67,9 @@ def semifield_matmul_vjp(
     values = given(semifield, parameters, "semifield_matmul_vjp")
     algebra, value = values.semifield, values.value
     refuse_broadcast(algebra, "semifield_matmul_vjp")
-    own_gradients.refuse_additions(values, parameters, "semifield_matmul_vjp")
-    checked = Checked.of(a, b, values, method, slopes=bool(parameters) and not algebra.own)
+    checked = Checked.of(
+        a, b, values, method, slopes=own_gradients.keeps_slopes(algebra, parameters)
+    )
     require_derivatives(checked.storage)
     place, operands, dtype = checked.place, checked.operands, native(a.dtype)
     xp, shape = place.array_module, operands.out_shape
@@ -119,7 +120,7 @@ def semifield_matmul_vjp(
                 return found
             columns = (1, shape[-1]) if len(b_shape) > 1 else (1, 1)
             if algebra.own:
-                sums = None if residual is None else residual.reshape(1, -1, columns[1])
+                sums = None if residual is None else _rows(residual, columns[1])
                 flat = grad_out.reshape(-1, columns[1])
                 by_own = own_gradients.gradients(
                     values, parameters, sums, flat, xp, lambda other: summed(other, grad_out)
@@ -130,6 +131,12 @@ def semifield_matmul_vjp(
             return *found, gradient_of(value, slopes, given_out, xp)
 
     return out if shape else out[()], pullback
+
+
+def _rows(residual: Array, columns: int) -> Array:
+    """The residual's arrays, the matrices of each below each other; winners are one array."""
+    arrays = len(residual) if residual.dtype.kind == "f" else 1
+    return residual.reshape(arrays, -1, columns)
 
 
 def _number(xp: Any, value: Any, dtype: Any) -> Array:

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semiconv_cupy import source, structs
-from semiconv_cupy.algebra import READY_MADE, Semifield, SubtractSemifield, named
+from semiconv_cupy.algebra import (
+    READY_MADE,
+    BroadcastSemifield,
+    Semifield,
+    SubtractSemifield,
+    named,
+)
 from semiconv_cupy.algebra.own import checked_value
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.host.functions import address
@@ -64,6 +70,8 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
         else:
             value = parameters[entry.parameter]
             semifield = entry.make(value if _is_number(value) else 1.0)
+    if isinstance(semifield, BroadcastSemifield) and semifield.own:
+        return Given(semifield.called_with(**parameters))
     if getattr(semifield, "own", ()):
         return _given_own(semifield, parameters, function)
     if not parameters:
@@ -223,12 +231,12 @@ def bound_by_kernel(semifield: Semifield, value: Any) -> tuple[Semifield, ...]:
     """The semifields of all kernels, for array loops; they wait for a GPU's values."""
     if value is None:
         return (semifield,)
-    if isinstance(semifield, SubtractSemifield) and type(value) is tuple:
+    if type(value) is tuple:
         rows = np.broadcast_arrays(
             *(np.atleast_1d(getattr(one, "get", lambda one=one: one)()) for one in value)
         )
         columns = (map(float, column) for column in zip(*rows, strict=True))
-        return tuple(semifield._of_values(column) for column in columns)
+        return tuple(semifield.of_values(column) for column in columns)
     if type(value) is not float:
         value = getattr(value, "get", lambda: value)()
     make = getattr(SubtractSemifield, semifield.accumulator)

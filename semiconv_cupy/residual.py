@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra.slopes import kept_slopes
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.source import ARITHMETIC
 
@@ -41,8 +42,8 @@ def residual_of(
     unsigned integer that fits; its largest value says that nothing was selected. Selections that
     share gradients: the selected value and how many terms equal it. log and root: the scale and the
     sum that the window's terms are relative to (by ordinary sums, nothing or `slopes_alone`).
-    Everything else with a nonlinear addition: the accumulator before post_sum. `slopes`: and, in
-    log and root, the derivative of the value by the parameter.
+    Everything else with a nonlinear addition: the accumulator before post_sum. `slopes`: and the
+    derivatives of the value by the parameter of log and root, or by those of `kept_slopes`.
     """
     shape = geometry.out_shape
     if semifield.channels_add:
@@ -72,7 +73,8 @@ def residual_of_terms(
     if semifield.accumulator == "sum" and "post_sum" not in semifield.expressions:
         return None
     arrays = 2 if semifield.accumulator in ("log", "root", "select") else 1
-    arrays += slopes
+    if slopes:
+        arrays += len(kept_slopes(semifield)) if semifield.own else 1
     return Residual((arrays, *shape), np.dtype(ARITHMETIC[storage]), arrays)
 
 

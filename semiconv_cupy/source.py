@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra.slopes import slope_definitions
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -147,4 +148,7 @@ def pool_of_threads() -> HostSource:
 
 def host_library(semifield: Semifield, storage: str, part: str) -> str:
     """The source of a shared object for one semifield and dtype; part names a host/*.cpp file."""
-    return assemble(f"host/{part}.cpp", definitions(semifield, storage))
+    macros = definitions(semifield, storage)
+    if part.endswith("_slopes"):
+        macros |= slope_definitions(semifield)
+    return assemble(f"host/{part}.cpp", macros)

@@ -154,10 +154,14 @@ def _product(device, semifield, storage, shapes):
 def own_parameters() -> Iterator[partial]:
     """Convolutions of semifields with parameters of their own; each is a function of the device."""
     for shapes in GEOMETRIES:
-        for add in (lambda left, right: left + right, math.hypot):
+        for add in (lambda left, right: left + right, math.hypot, _scaled_norm):
             for channels in (1, shapes[1][0]):
                 for method in ("direct", "auto"):
                     yield partial(_own, add=add, shapes=shapes, channels=channels, method=method)
+
+
+def _scaled_norm(left, right, a):
+    return a * ((left / a) ** 2 + (right / a) ** 2) ** 0.5
 
 
 def _own(device, add, shapes, channels, method):
@@ -167,7 +171,8 @@ def _own(device, add, shapes, channels, method):
     img_shape, krn_shape, arguments = shapes
     geometry, xp = Geometry.plan(img_shape, krn_shape, **arguments), device.array_module
     place = Place("CuPy" if xp is not np else "NumPy", gpu=0, device=device)
-    route = choose(semifield, geometry, "float32", place, method, channels=channels)
+    slopes = add is _scaled_norm
+    route = choose(semifield, geometry, "float32", place, method, channels=channels, slopes=slopes)
     img, krn = (xp.ones(shape, "float32") for shape in (img_shape, krn_shape))
     value = (1.5, 0.5 if channels == 1 else xp.ones(channels, "float32"))
     spec, out = route.residual_spec, device.empty(geometry.out_shape, "float32")

@@ -1,5 +1,5 @@
-// Exports semiconv_forward_slopes: values, the residual that the derivative needs, and the slope by mu or p; called by ctypes from
-// semiconv_cupy/backends/host/calls.py.
+// Exports semiconv_forward_slopes: values, the residual that the derivative needs, and the slopes by parameters;
+// called by ctypes from semiconv_cupy/backends/host/calls.py.
 //
 // One shared object serves one semifield and one storage type, any shape.
 #define SEMICONV_SLOPES
@@ -18,6 +18,5 @@ SEMICONV_EXPORT int semiconv_forward_slopes(const Geometry* g, const Storage* im
                                               int threads) {
   const Results results{out, residual, itemsize, plane, g->pixels(), g->out_strides[g->rank + 1]};
   using A = WithResidual<Vector, Mask>;
-  constexpr int strips = A::two_pass ? 2 : 4;
-  return forward<A, strips>(*g, img, krn, results, absorbing, threads);
+  return forward<A, 2>(*g, img, krn, results, absorbing, threads);
 }

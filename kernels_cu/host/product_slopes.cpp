@@ -1,5 +1,5 @@
-// Exports semiconv_product_slopes: values, the residual that the derivative needs, and the slope by mu or p; called by ctypes from
-// semiconv_cupy/backends/host/products.py.
+// Exports semiconv_product_slopes: values, the residual that the derivative needs, and the slopes by parameters;
+// called by ctypes from semiconv_cupy/backends/host/products.py.
 //
 // One shared object serves one semifield and one storage type, any sizes.
 #define SEMICONV_SLOPES

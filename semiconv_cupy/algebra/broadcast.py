@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.arguments import checked_flags, checked_parameter, checked_zero
-from semiconv_cupy.algebra.compiled import (
-    shown_keywords,
-)
+from semiconv_cupy.algebra.compiled import shown_keywords
+from semiconv_cupy.algebra.own import changed, checked_parameters, checked_value, named_by
 from semiconv_cupy.algebra.reductions import Extremum, Log, Root, Sum
 from semiconv_cupy.modules import broadcast_module
+
+
+class _Values(dict[str, float]):
+    """Parameters, by which a frozen dataclass has a hash."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class BroadcastSemifield:
         The neutral element of the addition.
     add_reduce_channels
         ``add_reduce_channels(array, dim) -> array``: another reduction for the channel axis alone.
+    parameters : mapping of names to numbers, optional
+        Numbers that these functions take by name, as of `SubtractSemifield`. Calls give others as
+        keywords, each one number, also as an array or a tensor, by which torch differentiates.
 
     Notes
     -----
@@ -52,6 +63,7 @@ class BroadcastSemifield:
     multiply: Callable[..., Any]
     zero: float
     add_reduce_channels: Callable[..., Any] | None = None
+    parameters: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("add_reduce", "multiply"):
@@ -62,6 +74,56 @@ class BroadcastSemifield:
                 f"add_reduce_channels must be callable or None, got {self.add_reduce_channels!r}"
             )
         object.__setattr__(self, "zero", checked_zero(self.zero))
+        values = _Values({} if self.parameters is None else checked_parameters(self.parameters))
+        object.__setattr__(self, "parameters", values)
+        functions = (self.add_reduce, self.multiply, self.add_reduce_channels)
+        taken = {name for f in functions if f is not None for name in named_by(f, 2, self.own)}
+        if taken != set(values):
+            missing = ", ".join(name for name in values if name not in taken)
+            raise ValueError(f"parameters has {missing}, which no function takes")
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of its parameters."""
+        return tuple(self.parameters or ())
+
+    def with_parameters(self, **values: float) -> BroadcastSemifield:
+        """As `SubtractSemifield.with_parameters`."""
+        if not self.own:
+            raise TypeError(f"{self!r} has no parameters of its own")
+        return dataclasses.replace(self, parameters=changed(self.parameters or {}, values, self))
+
+    def called_with(self, **values: Any) -> BroadcastSemifield:
+        """The functions with these values of parameters and its own of the others; for one call.
+
+        Raises
+        ------
+        TypeError
+            A name that `parameters` does not have.
+        ValueError
+            A number that is not finite, or an array or a tensor of several numbers.
+        """
+        if not self.own:
+            return self
+        found: dict[str, Any] = dict(self.parameters or {})
+        for name, value in values.items():
+            if name not in found:
+                raise TypeError(f"{self!r} has no parameter {name!r}; it has {', '.join(self.own)}")
+            shape = getattr(value, "shape", None)
+            if shape is not None and math.prod(shape) != 1:
+                raise ValueError(
+                    f"{name} must be one number for a BroadcastSemifield, got shape {tuple(shape)}"
+                )
+            found[name] = checked_value(name, value) if shape is None else value
+
+        def bound(function: Callable[..., Any] | None) -> Any:
+            names = [] if function is None else named_by(function, 2, self.own)
+            taken = {name: found[name] for name in names}
+            return functools.partial(function, **taken) if function and taken else function
+
+        functions = map(bound, (self.add_reduce, self.multiply, self.add_reduce_channels))
+        add_reduce, multiply, add_reduce_channels = functions
+        return _Called(add_reduce, multiply, self.zero, add_reduce_channels)
 
     @classmethod
     def tropical_max(
@@ -111,7 +173,8 @@ class BroadcastSemifield:
         self, samples: int = 200, seed: int = 0, domain: tuple[float, float] | None = None
     ) -> laws.LawReport:
         """As `SelectSemifield.check`."""
-        return laws.check(self, samples, seed, domain)
+        report = laws.check(self.called_with(), samples, seed, domain)
+        return dataclasses.replace(report, semifield=repr(self)) if self.own else report
 
     def dynamic(self, unfold_copy: bool = False) -> Any:
         """A torch module ``conv(img, krn, stride=1, padding=0, ...)`` for this semifield.
@@ -146,4 +209,12 @@ class BroadcastSemifield:
         parts = [f"add_reduce={reduce!r}", f"multiply={self.multiply!r}", f"zero={self.zero!r}"]
         if channels:
             parts.append(f"add_reduce_channels={self.add_reduce_channels!r}")
+        if self.own:
+            parts.append(f"parameters={dict(self.parameters or {})}")
         return f"BroadcastSemifield({', '.join(parts)})"
+
+
+class _Called(BroadcastSemifield):
+    """A semifield with the values of one call, for which no plan is kept."""
+
+    __hash__ = None  # type: ignore[assignment]

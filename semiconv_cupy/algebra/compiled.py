@@ -19,6 +19,7 @@ from semiconv_cupy.algebra.arrays import ArrayFunction
 from semiconv_cupy.algebra.calculus import derivative, zero_where_a_factor_is
 from semiconv_cupy.algebra.cpp import cpp_floating
 from semiconv_cupy.algebra.functions import exact_number, symbol
+from semiconv_cupy.algebra.parametric import Parametric
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.signatures import ARGUMENTS, PARAMETERS
 from semiconv_cupy.algebra.tracing import trace
@@ -30,7 +31,7 @@ ScalarFunction: TypeAlias = Callable[..., Any] | sympy.Basic
 Accumulator: TypeAlias = Literal["select", "sum", "log", "root", "custom"]
 
 
-class CompiledSemifield:
+class CompiledSemifield(Parametric):
     """A semifield that is compiled into kernels. It is immutable; equality compares `content`.
 
     Attributes
@@ -67,8 +68,6 @@ class CompiledSemifield:
     parameter: float | None
     expressions: Mapping[str, Any]
     content: tuple[Any, ...]
-    parameters: Mapping[str, float] = types.MappingProxyType({})
-    own: tuple[str, ...] = ()
     nature: str = ""
     channels_add: bool = False
     spread_gradient: bool = False
@@ -116,13 +115,16 @@ class CompiledSemifield:
         )
         return (type(self).__name__, texts, self.zero, self.accumulator, self.parameter, ())
 
-    @property
-    def unbound(self) -> Any:
-        """The semifield without the values of its parameters, by which plans and kernels go.
+    def with_expressions(self, expressions: Mapping[str, Any]) -> Any:
+        """The same kind of semifield, without values of its parameters, of other formulas."""
+        made = type(self).__new__(type(self))
+        options: dict[str, Any] = {"own": self.own, **self._flags()}
+        made._define(dict(expressions), self.zero, self.accumulator, **options)
+        return made
 
-        One for all values, but for their `nature`; itself where there is no parameter.
-        """
-        return self
+    def _flags(self) -> dict[str, bool]:
+        """The options of the kind."""
+        return {}
 
     def _made_by(self, name: str, **keywords: Any) -> None:
         """Remember the class method that makes this semifield, for repr and pickles."""
@@ -154,6 +156,8 @@ class CompiledSemifield:
         if self._recipe is not None:
             name, keywords = self._recipe
             return _rebuilt, (getattr(type(self), name), keywords)
+        if self.own and not self.parameters:
+            return _unbound_of, (self.of_values([1.0] * len(self.own)),)
         return _rebuilt, (type(self), self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
@@ -312,10 +316,14 @@ class CompiledSemifield:
             self._definitions[arithmetic] = printed[arithmetic]()
         return dict(self._definitions[arithmetic])
 
-    def _floating_definitions(self) -> dict[str, str]:
+    def as_kernels_call(self, expression: Any) -> Any:
+        """An expression in which parameters are called as kernels know them."""
         own = {symbol(name): symbol(f"own<V, {n}>(setting)") for n, name in enumerate(self.own)}
+        return expression.xreplace(own)
+
+    def _floating_definitions(self) -> dict[str, str]:
         texts = {
-            f"SEMICONV_{name.upper()}": cpp_floating(expression.xreplace(own))
+            f"SEMICONV_{name.upper()}": cpp_floating(self.as_kernels_call(expression))
             for name, expression in self.expressions.items()
             if name != "undo_post_sum"  # no kernel reads it
         }
@@ -390,6 +398,10 @@ class CompiledSemifield:
 def _rebuilt(maker: Callable[..., Any], keywords: dict[str, Any]) -> Any:
     """What pickles call."""
     return maker(**keywords)
+
+
+def _unbound_of(semifield: CompiledSemifield) -> Any:
+    return semifield.unbound
 
 
 def shown_keywords(keywords: Mapping[str, Any]) -> str:

@@ -13,6 +13,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from semiconv_cupy.algebra.arrays import ArrayFunction
+from semiconv_cupy.algebra.functions import symbol
+from semiconv_cupy.algebra.signatures import ACC, LEFT, RIGHT, VAL
+from semiconv_cupy.algebra.slopes import (
+    kept_slopes,
+    slopes_of,
+    with_kernel_slope,
+)
 from semiconv_cupy.errors import integer
 
 __all__ = ["Law", "LawReport", "check"]
@@ -351,7 +358,7 @@ def _check_times(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
 def _check_own(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
     """The derivatives of times by parameters of the user's own, at their values."""
     for name in getattr(semifield, "own", ()):
-        slope = semifield.with_kernel_slope(name)
+        slope = with_kernel_slope(semifield, name)
         if slope is None:
             continue
         values = {key: np.full_like(a, value) for key, value in semifield.parameters.items()}
@@ -362,6 +369,35 @@ def _check_own(checker: _Checker, semifield: Any, a: Any, k: Any) -> None:
             ArrayFunction(slope.expressions["d_times_d_krn"], names),
             ArrayFunction(semifield.expressions["times"], names),
             name, points, {key: value[:0] for key, value in points.items()},
+        )  # fmt: skip
+
+
+def _check_addition_of_own(checker: _Checker, semifield: Any, acc: Any, val: Any) -> None:
+    """The derivatives of an addition by what its slopes need, and its zero at other values."""
+    expressions = semifield.expressions
+    names = [name for name in semifield.own if symbol(name) in expressions["add"].free_symbols]
+    if not names:
+        return
+    found, zero = slopes_of(semifield), np.full_like(acc, semifield.zero)
+    by_own = dict(zip(kept_slopes(semifield), found.add_by_own, strict=True))
+    values = {key: np.full_like(acc, value) for key, value in semifield.parameters.items()}
+    points = {"acc": acc, "val": val, **values}
+    nothing = {key: value[:0] for key, value in points.items()}
+    add = ArrayFunction(
+        semifield.unbound.expressions["add"].xreplace({LEFT: ACC, RIGHT: VAL}), tuple(points)
+    )
+    for name in ("acc", *names):
+        slope = found.add_by_left if name == "acc" else by_own[name]
+        checker.slope(
+            f"derivative of add by {name}", f"d (acc ⊕ val) / d {name}",
+            ArrayFunction(slope, tuple(points)), add, name, points, nothing,
+        )  # fmt: skip
+    for name in names:
+        apart = np.linspace(-0.2, 0.25, acc.size) * (abs(semifield.parameters[name]) or 1)
+        others = values | {name: values[name] + apart}
+        checker.equal(
+            f"zero is neutral for all {name}", "zero ⊕ val = val",
+            add(zero, val, *others.values()), val, val=val, **{name: others[name]},
         )  # fmt: skip
 
 
@@ -379,6 +415,7 @@ def _check_select(checker: _Checker, semifield: Any, samples: _Samples) -> None:
         "the order of arguments", "not both add_select(a, b) and (b, a)",
         select(a, b) & select(b, a), false, a=a, b=b,
     )  # fmt: skip
+    _check_own(checker, semifield, a, k)
     nan = np.full_like(a, np.nan)
     checker.equal(
         "NaN is never selected", "add_select(a, nan) is False", select(a, nan), false, a=a
@@ -397,6 +434,7 @@ def _check_subtract(checker: _Checker, semifield: Any, samples: _Samples) -> Non
     _check_times(checker, semifield, a, k)
     _check_own(checker, semifield, a, k)
     acc, val = times(a, k), times(b, c)
+    _check_addition_of_own(checker, semifield, acc, val)
     res = add(acc, val)
     checker.equal(
         "subtract undoes add", "subtract(res, val) ⊕ val = res",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy
@@ -20,6 +20,7 @@ from semiconv_cupy.algebra.compiled import (
 )
 from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer
 from semiconv_cupy.algebra.functions import Minimum, exact_number
+from semiconv_cupy.algebra.own import checked_parameters
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
 from semiconv_cupy.once import cached_property
 
@@ -61,11 +62,17 @@ class SelectSemifield(CompiledSemifield):
         Add ordinarily, +, along the channel axis, and select in the window of each channel.
     spread_gradient : bool
         Share the gradient evenly among equal extrema; by default the first one gets it.
+    parameters : mapping of names to numbers, optional
+        As of `SubtractSemifield`, for floating arrays. Of one that only `add_select` takes the
+        derivative is 0: it decides which term is the result, and not its value.
 
     Raises
     ------
     TypeError
-        Where a function cannot be traced; the message says what to write.
+        Where a function cannot be traced, or takes a name that `parameters` does not have; the
+        message says what to write.
+    ValueError
+        A parameter that is not finite, or has the name of an argument of functions or calls.
 
     Notes
     -----
@@ -98,11 +105,15 @@ class SelectSemifield(CompiledSemifield):
         *,
         channels_add: bool = False,
         spread_gradient: bool = False,
+        parameters: Mapping[str, float] | None = None,
     ) -> None:
-        self._define(
+        values = {} if parameters is None else checked_parameters(parameters)
+        own = tuple(values)
+        self._define_with(
+            values,
             {
-                "select": traced("select", add_select),
-                **times_and_derivatives(times, d_times_d_img, d_times_d_kernel),
+                "select": traced("select", add_select, own),
+                **times_and_derivatives(times, d_times_d_img, d_times_d_kernel, own),
             },
             checked_zero(zero),
             "select",
@@ -110,8 +121,11 @@ class SelectSemifield(CompiledSemifield):
             **checked_flags(channels_add, spread_gradient),
         )
 
+    def _flags(self) -> dict[str, bool]:
+        return checked_flags(self.channels_add, self.spread_gradient)
+
     def _arguments(self) -> dict[str, Any]:
-        return {**super()._arguments(), **checked_flags(self.channels_add, self.spread_gradient)}
+        return {**super()._arguments(), **self._flags()}
 
     def _made(self, name: str) -> SelectSemifield:
         flags = checked_flags(self.channels_add, self.spread_gradient)
@@ -193,6 +207,10 @@ class SelectSemifield(CompiledSemifield):
             name, keywords = self._recipe
             made: SelectSemifield = getattr(type(self), name)(**{**keywords, **flags})
             return made
+        if self.own:
+            one = type(self).__new__(type(self))
+            one._define(dict(self.expressions), self.zero, "select", own=self.own, **flags)
+            return one.of_values(self.parameters.values()) if self.parameters else one
         return SelectSemifield(**{**self._arguments(), **flags})
 
     @property
@@ -211,6 +229,7 @@ class SelectSemifield(CompiledSemifield):
         return texts
 
     def _integer_definitions(self) -> dict[str, str]:
+        self._require_no_own("integer")
         try:
             return {
                 "SEMICONV_SELECT": cpp_integer(self.expressions["select"]),
@@ -220,7 +239,15 @@ class SelectSemifield(CompiledSemifield):
         except TypeError as error:
             raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
 
+    def _require_no_own(self, kind: str) -> None:
+        if self.own:
+            raise TypeError(
+                f"{self!r} cannot work on {kind} arrays: its parameters are real numbers; close "
+                "over them instead"
+            )
+
     def _bool_definitions(self) -> dict[str, str]:
+        self._require_no_own("bool")
         equivalent = self.boolean_equivalent
         if equivalent is None:
             raise TypeError(f"{self!r} cannot work on bool arrays: it has no or/and equivalent")

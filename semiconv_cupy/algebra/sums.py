@@ -6,20 +6,14 @@ import functools
 import math
 import operator
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import sympy
 
 from semiconv_cupy.algebra.arguments import checked_parameter, checked_zero
 from semiconv_cupy.algebra.arrays import ArrayFunction
-from semiconv_cupy.algebra.calculus import (
-    SAMPLES,
-    derivative,
-    inverse,
-    zero_where_a_factor_is,
-)
+from semiconv_cupy.algebra.calculus import SAMPLES, derivative, inverse
 from semiconv_cupy.algebra.compiled import (
     Accumulator,
     CompiledSemifield,
@@ -28,8 +22,7 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.algebra.functions import symbol
-from semiconv_cupy.algebra.own import changed, checked_parameters
+from semiconv_cupy.algebra.own import checked_parameters
 from semiconv_cupy.algebra.printing import readable
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.algebra.signatures import ACC, LEFT, PARAMETERS, RES, RIGHT, VAL
@@ -142,88 +135,7 @@ class SubtractSemifield(CompiledSemifield):
         elif undo_post_sum is not None or d_post_d_acc is not None:
             raise TypeError("undo_post_sum and d_post_d_acc need post_sum, which is None")
         accumulator: Accumulator = "sum" if plain else "custom"
-        if not own:
-            self._define(functions, checked_zero(zero), accumulator, cache_name=cache_name)
-            return
-        unnamed = set(own) - {s.name for f in functions.values() for s in f.free_symbols}
-        if unnamed:
-            raise ValueError(
-                f"parameters has {', '.join(sorted(unnamed))}, which no function takes"
-            )
-        unbound = type(self).__new__(type(self))
-        unbound._define(functions, checked_zero(zero), accumulator, cache_name=cache_name, own=own)
-        self._bind(unbound, values)
-
-    def _bind(self, unbound: SubtractSemifield, values: Mapping[str, float]) -> None:
-        """Become a semifield of the user's own with values of its parameters."""
-        content = (unbound.content, tuple(values.values()))
-        vars(self).update(
-            {**vars(unbound), "content": content, "_hash": hash(content)},
-            parameters=types.MappingProxyType(dict(values)),
-            _unbound=unbound,
-        )
-
-    def with_parameters(self, **values: float) -> SubtractSemifield:
-        """The same semifield with other values of parameters of its own; compiles nothing.
-
-        Raises
-        ------
-        TypeError
-            A name that `parameters` of the constructor did not have, or a value that is no number.
-        ValueError
-            A value that is not finite.
-
-        Examples
-        --------
-        >>> scaled = SubtractSemifield(
-        ...     lambda left, right: left + right,
-        ...     lambda img, krn, a: a * img * krn,
-        ...     zero=0.0,
-        ...     parameters={"a": 1.0},
-        ... )
-        >>> scaled.with_parameters(a=3.0).times(2.0, 5.0)
-        30.0
-        """
-        if not self.own:
-            raise TypeError(f"{self!r} has no parameters of its own")
-        known = self.parameters or dict.fromkeys(self.own, math.nan)
-        if not self.parameters and set(values) != set(self.own):
-            raise TypeError(f"{self!r} needs values of {', '.join(self.own)}")
-        return self._of_values(changed(known, values, self).values())
-
-    def _of_values(self, values: Iterable[float]) -> SubtractSemifield:
-        """The same with these values, in the order of `own`, whatever they are."""
-        made = type(self).__new__(type(self))
-        made._bind(self.unbound, dict(zip(self.own, values, strict=True)))
-        return made
-
-    def adds_by(self, name: str) -> bool:
-        """Whether the addition takes that parameter."""
-        return symbol(name) in self.unbound.expressions["add"].free_symbols
-
-    def with_kernel_slope(self, name: str) -> SubtractSemifield | None:
-        """The semifield that differentiates by a parameter where this one does by the kernel.
-
-        None where no term depends on the parameter.
-        """
-        unbound = self.unbound
-        slope = zero_where_a_factor_is(derivative(unbound.expressions["times"], name, name))
-        if slope == 0:
-            return None
-        made = type(self).__new__(type(self))
-        functions = {**unbound.expressions, "d_times_d_krn": slope}
-        made._define(functions, self.zero, unbound.accumulator, own=self.own)
-        return made
-
-    def post_slope(self, name: str) -> ArrayFunction | None:
-        """The derivative of `post_sum` by a parameter, a function of acc and all parameters.
-
-        None where post_sum does not depend on it.
-        """
-        if symbol(name) not in self.unbound.expressions.get("post_sum", sympy.S.Zero).free_symbols:
-            return None
-        slope = derivative(self.unbound.expressions["post_sum"], name, name)
-        return ArrayFunction(slope, ("acc", *self.own))
+        self._define_with(values, functions, checked_zero(zero), accumulator, cache_name=cache_name)
 
     @classmethod
     def named_family(cls, name: str) -> SubtractSemifield:
@@ -261,11 +173,6 @@ class SubtractSemifield(CompiledSemifield):
             _unbound=cls._family(accumulator, nature),
         )
         return made
-
-    @property
-    def unbound(self) -> SubtractSemifield:
-        """As in the base."""
-        return vars(self).get("_unbound", self)  # type: ignore[no-any-return]
 
     @cached_property
     def expressions(self) -> Mapping[str, Any]:  # type: ignore[override]
@@ -343,11 +250,6 @@ class SubtractSemifield(CompiledSemifield):
             )
         return self.functions
 
-    def __reduce__(self) -> Any:
-        if self.own and not self.parameters:
-            return _unbound_of, (self._of_values([1.0] * len(self.own)),)
-        return super().__reduce__()
-
     @property
     def add(self) -> ArrayFunction:
         """The addition, as a function of numbers or arrays."""
@@ -412,10 +314,6 @@ class SubtractSemifield(CompiledSemifield):
     ) -> Any:
         """As `SelectSemifield.lazy_fixed`."""
         return module_of(self, True, thread_block_size, to_extension, debug, kernel_inflation)
-
-
-def _unbound_of(semifield: SubtractSemifield) -> SubtractSemifield:
-    return semifield.unbound
 
 
 @functools.cache

@@ -13,6 +13,8 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, Semifield
+from semiconv_cupy.algebra.arrays import ArrayFunction
+from semiconv_cupy.algebra.slopes import kept_slopes, slopes_of
 
 Array = Any
 
@@ -92,7 +94,10 @@ def _sum(
     for _, where, value in terms():
         _compensated_add(xp, total, correction, where, value)
     acc = total + correction
-    return _post(semifield, acc), acc[None] if "post_sum" in semifield.expressions else None
+    if "post_sum" not in semifield.expressions:
+        return acc, None
+    slopes = xp.zeros((len(kept_slopes(semifield)), *shape), dtype)
+    return _post(semifield, acc), xp.concatenate([acc[None], _of_value(xp, semifield, acc, slopes)])
 
 
 def _compensated_add(
@@ -173,9 +178,53 @@ def _custom(
     xp: Any, semifield: Semifield, dtype: np.dtype, shape: tuple[int, ...], terms: Any
 ) -> tuple[Array, Array | None]:
     acc = xp.full(shape, semifield.zero, dtype)
+    slopes, grow = xp.zeros((len(kept_slopes(semifield)), *shape), dtype), _growth(xp, semifield)
     for _, where, value in terms():
+        grow(slopes, acc[where], value, where)
         acc[where] = semifield.functions.add(acc[where], value)
-    return _post(semifield, acc), acc[None]
+    return _post(semifield, acc), xp.concatenate([acc[None], _of_value(xp, semifield, acc, slopes)])
+
+
+def _growth(xp: Any, semifield: Any) -> Callable[..., None]:
+    """What makes slopes of acc those of add(acc, value), of which the zero is neutral."""
+    if not kept_slopes(semifield):
+        return lambda *arguments: None
+    found = slopes_of(semifield)
+    by_left, *by_own = (
+        ArrayFunction(one, ("acc", "val"), own=semifield.parameters)
+        for one in (found.add_by_left, *found.add_by_own)
+    )
+
+    def grow(slopes: Array, acc: Array, value: Array, where: tuple[slice, ...]) -> None:
+        first, last = acc == semifield.zero, value == semifield.zero
+        left = xp.where(last, 1, by_left(acc, value))
+        for slope, own in zip(slopes, by_own, strict=True):
+            before = slope[where]
+            grown = xp.where(before == 0, 0, left * before)
+            slope[where] = grown + xp.where(first | last, 0, own(acc, value))
+
+    return grow
+
+
+def _of_value(xp: Any, semifield: Any, acc: Array, slopes: Array) -> Array:
+    """The derivatives of post_sum(acc), from those of acc."""
+    if "post_sum" not in semifield.expressions or not len(slopes):
+        return slopes
+
+    def finite_at_zero(slope: Array) -> Array:
+        empty = (acc == semifield.zero) & ~xp.isfinite(slope)
+        return xp.where(empty, acc.dtype.type(0), slope)
+
+    d_post = finite_at_zero(semifield.functions.d_post_d_acc(acc))
+    by_own = (
+        finite_at_zero(ArrayFunction(one, ("acc",), own=semifield.parameters)(acc))
+        for one in slopes_of(semifield).post_by_own
+    )
+    found = [
+        xp.where(slope == 0, 0, d_post * slope) + own
+        for slope, own in zip(slopes, by_own, strict=True)
+    ]
+    return xp.stack(found).astype(acc.dtype, copy=False)
 
 
 ADDITIONS = {"select": _select, "sum": _sum, "log": _log, "root": _root, "custom": _custom}

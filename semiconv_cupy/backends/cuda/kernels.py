@@ -12,6 +12,7 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra.slopes import slope_definitions
 from semiconv_cupy.backends.cuda.bins import Bins
 from semiconv_cupy.backends.cuda.tiles import Tile
 from semiconv_cupy.backends.device import Device, Kernel
@@ -129,6 +130,8 @@ def kernel_source(kernel: Specialisation) -> source.KernelSource:
         if flag:
             macros[f"SEMICONV_{word.upper()}"] = ""
             name += f"_{word}"
+    if kernel.slopes:
+        macros |= slope_definitions(kernel.semifield)
     name += kernel.suffix
     macros |= dict(kernel.tile_macros)
     macros["SEMICONV_KERNEL"] = name

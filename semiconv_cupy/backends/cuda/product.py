@@ -16,6 +16,7 @@ import numpy as np
 
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra.slopes import slope_definitions
 from semiconv_cupy.backends.cuda.convolution import GRID_X
 from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
 from semiconv_cupy.backends.cuda.limits import LIMITS, Limits
@@ -91,6 +92,8 @@ def product_source(kernel: ProductSpecialisation) -> source.KernelSource:
         if getattr(kernel, flag):
             macros[f"SEMICONV_{flag.upper()}"] = ""
             name += f"_{flag}"
+    if kernel.slopes:
+        macros |= slope_definitions(semifield)
     macros["SEMICONV_KERNEL"] = name
     options: tuple[str, ...] = OPTIONS
     if semifield.traits(source.arithmetic_of(storage)).rounds_products:

@@ -17,6 +17,7 @@ import numpy as np
 
 from semiconv_cupy import source, structs
 from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra.slopes import kept_slopes
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.errors import CompileError
@@ -118,7 +119,7 @@ def parts_of(semifield: Semifield, storage: str) -> Iterator[str]:
         yield from ("forward_residual", "product_residual")
     if floating:
         yield from ("backward", "product_backward")
-    if semifield.parameters and not semifield.own:
+    if kept_slopes(semifield) if semifield.own else semifield.parameters:
         yield from ("forward_slopes", "product_slopes")
     if floating and by_sums.applies(semifield):
         yield from (
