@@ -19,6 +19,7 @@ from kernels_cu import nvrtc
 from semiconv_cupy import (
     conv,
     matmul,
+    own_gradients,
     parameters,
     run,
     source,
@@ -264,7 +265,7 @@ def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, 
         terms = math.prod(geometry.out_shape) * geometry.taps
         moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
         return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
-    slopes = name == "semifield_conv_vjp" and bool(passed) and not algebra.own
+    slopes = name == "semifield_conv_vjp" and own_gradients.keeps_slopes(algebra, passed)
     route = conv.checked_route(img, krn, values, method, given, place=place, slopes=slopes)
     if route.backend == "host" and not (aligned(img) and aligned(krn)):
         img, krn = np.empty(img.shape, img.dtype), np.empty(krn.shape, krn.dtype)  # copied first
@@ -359,7 +360,7 @@ def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Ste
         terms = math.prod(operands.out_shape) * operands.terms
         moved = _moved(a, b) + math.prod(operands.out_shape) * a.itemsize
         return (Step("forward", "whole matrices", "arrays", 2 * terms, moved),)
-    slopes = derived and bool(passed) and not algebra.own
+    slopes = derived and own_gradients.keeps_slopes(algebra, passed)
     checked = matmul.Checked.of(a, b, values, method, slopes=slopes)
     checked = checked._replace(place=_place(on_gpu))
     if not (aligned(a) and aligned(b)):

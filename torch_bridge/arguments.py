@@ -103,7 +103,7 @@ class ParametricArguments(NamedTuple):
 
     img: Tensor
     krn: Tensor
-    parameter: Tensor  # one number, or one for each kernel, in the dtype of arithmetic
+    parameter: Tensor  # one number, or one for each kernel, in the dtype of arithmetic; or rows
     semifield: str
     geometry: GeometryArguments
     residual: bool  # whether to return what the derivative by img and krn needs

@@ -31,6 +31,7 @@ def broadcast_conv(
     """Pad with the zero, view all windows, multiply by the kernels, reduce the window axes."""
     if not (img.is_floating_point() or img.is_complex()):
         raise no_integers(semifield, img.dtype)
+    semifield = semifield.called_with()
     rank = geometry.rank
     img = _padded(img, geometry, semifield.zero)
     windows = _copied_windows(img, geometry) if unfold_copy else _viewed_windows(img, geometry)

@@ -25,8 +25,15 @@ from torch_bridge.parabolic import (
     parabolic_erosion,
     parabolic_opening,
 )
-from torch_bridge.parameters import NAMES, Parameter, family_of, parameter_of
-from torch_bridge.parametric import conv_in_family, matmul_in_family
+from torch_bridge.parameters import (
+    NAMES,
+    Parameter,
+    family_of,
+    of_numbers,
+    parameter_of,
+    require_own,
+)
+from torch_bridge.parametric import conv_in_family, conv_of_own, matmul_in_family, matmul_of_own
 from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
 from torch_bridge.products import fused_matmul
 from torch_bridge.sizes import KernelSize
@@ -66,6 +73,7 @@ def semifield_conv(
     return_indices: bool = False,
     mu: Parameter | None = None,
     p: Parameter | None = None,
+    **parameters: Parameter,
 ) -> Any:
     """Convolve an image with a kernel in a semifield, differentiably.
 
@@ -119,23 +127,30 @@ def semifield_conv(
     geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
     img, krn = one_kind(img, krn)
     parameter = parameter_of(semifield, mu, p)
+    if parameters:
+        require_own(semifield, parameters, "semifield_conv")
     if flag("return_indices", return_indices):
+        semifield = of_numbers(semifield, parameters)
         return conv_with_winners(img, krn, _with_winners(semifield), geometry)
     if parameter is not None:
         return conv_in_family(img, krn, str(family_of(semifield)), geometry, parameter)
     if isinstance(semifield, BroadcastSemifield):
-        return broadcast_conv(img, krn, semifield, geometry)
+        return broadcast_conv(img, krn, semifield.called_with(**parameters), geometry)
+    if parameters:
+        return conv_of_own(img, krn, semifield, geometry, parameters)
     return fused_conv(img, krn, semifield, geometry)
 
 
 def semifield_matmul(
     a: Tensor,
     b: Tensor,
+    /,
     semifield: Semifield | BroadcastSemifield | PreparedSemifield | str,
     *,
     return_indices: bool = False,
     mu: Parameter | None = None,
     p: Parameter | None = None,
+    **parameters: Parameter,
 ) -> Any:
     """Multiply matrices in a semifield, differentiably.
 
@@ -155,6 +170,8 @@ def semifield_matmul(
         than the zero; of selections only.
     mu, p : float or Tensor, optional
         As in `semifield_conv`; a tensor has one entry, or one for each column of `b`, (N,).
+    **parameters : float or Tensor
+        As in `semifield_conv`.
 
     Raises
     ------
@@ -190,7 +207,10 @@ def semifield_matmul(
         Operands.of(a.shape, b.shape)  # raises
     a, b = one_kind(a, b, ("a", "b"))
     rows, columns = (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])
+    if parameters:
+        require_own(semifield, parameters, "semifield_matmul")
     if flag("return_indices", return_indices):
+        semifield = of_numbers(semifield, parameters)
         found = matmul_with_winners(rows, columns, _with_winners(semifield))
         out, indices = (_without_axes(tensor, a, b) for tensor in found)
         return out, indices
@@ -198,7 +218,10 @@ def semifield_matmul(
         family = str(family_of(semifield))
         return _without_axes(matmul_in_family(rows, columns, family, parameter), a, b)
     if isinstance(semifield, BroadcastSemifield):
-        return _without_axes(broadcast_matmul(rows, columns, semifield), a, b)
+        called = semifield.called_with(**parameters)
+        return _without_axes(broadcast_matmul(rows, columns, called), a, b)
+    if parameters:
+        return _without_axes(matmul_of_own(rows, columns, semifield, parameters), a, b)
     return _without_axes(fused_matmul(rows, columns, semifield), a, b)
 
 

@@ -7,6 +7,7 @@ reads it again. Called by `functional`, `pooling` and the modules.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.algebra.arguments import checked_parameter
+from semiconv_cupy.algebra.own import checked_value
 from torch_bridge.checks import require_dense
 
 Parameter = float | Tensor
@@ -36,6 +38,13 @@ def resolved(
             return torch.full((), checked_parameter(name, value), dtype=real, device=first.device)
         made: Semifield = getattr(SubtractSemifield, family)(value)
         return made
+    return _checked(name, value, first, of, count, name_of_first).to(real)
+
+
+def _checked(
+    name: str, value: Tensor, first: Tensor, of: str, count: int, name_of_first: str
+) -> Tensor:
+    """A tensor that may be a parameter."""
     require_dense(name, value)
     if not value.is_floating_point():
         raise TypeError(
@@ -52,7 +61,60 @@ def resolved(
             f"{name} must be one number, or one for each of the {count} {of}, got shape "
             f"{tuple(value.shape)}"
         )
-    return value.to(real)
+    return value
+
+
+def resolved_own(
+    semifield: Any,
+    given: Mapping[str, Parameter],
+    first: Tensor,
+    of: str,
+    count: int,
+    name_of_first: str,
+) -> Tensor | Semifield:
+    """The parameters of a semifield of the user's own as `resolved`, each a row of a matrix.
+
+    The semifield of numbers, if no tensor is among those that are given.
+    """
+    if not any(isinstance(value, Tensor) for value in given.values()):
+        made: Semifield = semifield.with_parameters(**given)
+        return made
+    real = torch.float64 if first.dtype is torch.float64 else torch.float32
+    rows = []
+    for name, number in default_values(semifield):
+        value = given.get(name, number)
+        if isinstance(value, Tensor):
+            row = _checked(name, value, first, of, count, name_of_first).to(real).reshape(-1)
+        else:
+            row = torch.full((1,), checked_value(name, value), dtype=real, device=first.device)
+        rows.append(row)
+    columns = max(row.shape[0] for row in rows)
+    return torch.stack([row.expand(columns) for row in rows])
+
+
+@torch.compiler.assume_constant_result
+def default_values(semifield: Any) -> tuple[tuple[str, float | None], ...]:
+    """The names of a semifield's own parameters, and its values; None where it has none."""
+    return tuple((name, semifield.parameters.get(name)) for name in semifield.own)
+
+
+def require_own(semifield: Any, given: Mapping[str, Parameter], function: str) -> None:
+    """TypeError for an argument that is no parameter of the semifield."""
+    names = [name for name, _ in default_values(semifield)] if hasattr(semifield, "own") else []
+    for name in given:
+        if name not in names:
+            has = f"has the parameters {', '.join(names)}" if names else "has no such parameter"
+            raise TypeError(
+                f"{function}() got an unexpected argument {name!r}; {semifield!r} {has}"
+            )
+
+
+def of_numbers(semifield: Any, given: Mapping[str, Parameter]) -> Any:
+    """The semifield with these numbers; TypeError for a tensor, whose value only kernels see."""
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a number with return_indices=True, got a tensor")
+    return semifield.with_parameters(**given) if given else semifield
 
 
 def parameter_of(semifield: Any, mu: Parameter | None, p: Parameter | None) -> Parameter | None:

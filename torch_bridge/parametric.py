@@ -1,12 +1,13 @@
-"""Convolutions and products of log or root whose parameter is a tensor, as torch differentiates it.
+"""Convolutions and products of semifields whose parameters are tensors, as torch differentiates.
 
-In image, kernel and parameter, once. `autograd` does the same of two tensors, for semifields that
+In image, kernel and parameters, once. `autograd` does the same of two tensors, for semifields that
 hold their own parameters; `ops.parametric` has the operators. Called by `functional` and `pooling`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch_bridge.autograd import (
 from torch_bridge.checks import plan
 from torch_bridge.convolutions import fused_conv
 from torch_bridge.ops.plans import storage_of
-from torch_bridge.parameters import Parameter, resolved
+from torch_bridge.parameters import Parameter, resolved, resolved_own
 from torch_bridge.products import fused_matmul
 
 Wants = tuple[bool, bool, bool]  # gradients of img, krn and parameter
@@ -39,8 +40,26 @@ def conv_in_family(
     """The convolution of checked tensors in "log" or "root", of a number or a tensor."""
     found = resolved(family, value, img, "kernels", krn.shape[0], "img")
     if isinstance(found, Tensor):
-        return parametric_conv(img, krn, _Operation(family, geometry), found)
+        return parametric_conv(img, krn, _Operation(ops.handle_of_family(family), geometry), found)
     return fused_conv(img, krn, found, geometry)
+
+
+def conv_of_own(
+    img: Tensor, krn: Tensor, semifield: Any, geometry: Geometry, values: Mapping[str, Parameter]
+) -> Tensor:
+    """The convolution of checked tensors by a semifield of the user's own with these parameters."""
+    found = resolved_own(semifield, values, img, "kernels", krn.shape[0], "img")
+    if not isinstance(found, Tensor):
+        return fused_conv(img, krn, found, geometry)
+    return parametric_conv(img, krn, _Operation(ops.handle_of_own(semifield), geometry), found)
+
+
+def matmul_of_own(a: Tensor, b: Tensor, semifield: Any, values: Mapping[str, Parameter]) -> Tensor:
+    """The product of checked tensors of two axes or more, likewise."""
+    found = resolved_own(semifield, values, a, "columns of b", b.shape[-1], "a")
+    if not isinstance(found, Tensor):
+        return fused_matmul(a, b, found)
+    return _matmul(a, b, _Kind(ops.handle_of_own(semifield), semifield.zero), found)
 
 
 def matmul_in_family(a: Tensor, b: Tensor, family: str, value: Parameter) -> Tensor:
@@ -50,16 +69,27 @@ def matmul_in_family(a: Tensor, b: Tensor, family: str, value: Parameter) -> Ten
     found = resolved(family, value, a, "columns of b", b.shape[-1], "a")
     if not isinstance(found, Tensor):
         return fused_matmul(a, b, found)
+    return _matmul(a, b, _Kind(ops.handle_of_family(family), family == "log"), found)
+
+
+class _Kind(NamedTuple):
+    """A semifield without values; its zero: a number, or whether that of mu > 0 is -inf, not 0."""
+
+    handle: ops.Handle
+    zero: float | bool
+
+
+def _matmul(a: Tensor, b: Tensor, kind: _Kind, parameter: Tensor) -> Tensor:
     if b.dim() == 2:  # the rows of all matrices of a are those of one
         rows = a.flatten(0, -2)
-        out = _product(rows[None], b[None], family, found)[0]
+        out = _product(rows[None], b[None], kind, parameter)[0]
         return out.unflatten(0, a.shape[:-1]) if a.dim() != 2 else out
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     first, second = (x.expand(*batch, *x.shape[-2:]).flatten(0, -3) for x in (a, b))
-    return _product(first, second, family, found).unflatten(0, batch)
+    return _product(first, second, kind, parameter).unflatten(0, batch)
 
 
-def _product(a: Tensor, b: Tensor, family: str, parameter: Tensor) -> Tensor:
+def _product(a: Tensor, b: Tensor, kind: _Kind, parameter: Tensor) -> Tensor:
     """The product of matrices (G, M, K) and (G, K, N), as a convolution of G groups.
 
     A column of b is a kernel of one tap, and the rows of a are the positions of an image of K
@@ -67,27 +97,31 @@ def _product(a: Tensor, b: Tensor, family: str, parameter: Tensor) -> Tensor:
     """
     count, columns = a.shape[0], b.shape[-1]
     if not (count and a.numel() and b.numel()):
-        return _of_no_terms(a, b, family, parameter)
+        return _of_no_terms(a, b, kind.zero, parameter)
     img, krn = a.mT.flatten(0, 1)[None], b.mT.flatten(0, 1)[..., None]
-    if parameter.numel() > 1:
-        parameter = parameter.repeat(count)
-    operation = _Operation(family, plan(img, krn, groups=count), "matrix product")
+    if parameter.dim() and parameter.shape[-1] > 1:
+        parameter = parameter.repeat(*(1,) * (parameter.dim() - 1), count)
+    operation = _Operation(kind.handle, plan(img, krn, groups=count), "matrix product")
     out = parametric_conv(img, krn, operation, parameter)
     return out[0].unflatten(0, (count, columns)).mT.contiguous()
 
 
-def _of_no_terms(a: Tensor, b: Tensor, family: str, parameter: Tensor) -> Tensor:
+def _of_no_terms(a: Tensor, b: Tensor, own_zero: float | bool, parameter: Tensor) -> Tensor:
     """The product where it has no terms, and so is the zero, or no results; gradients are 0."""
-    lowest = -torch.inf if family == "log" else 0.0
-    zero = torch.where(parameter.detach() > 0, lowest, torch.inf).to(a.dtype)
+    if isinstance(own_zero, bool):
+        lowest = -torch.inf if own_zero else 0.0
+        zero = torch.where(parameter.detach() > 0, lowest, torch.inf).to(a.dtype)
+    else:
+        zero = torch.full((), own_zero, dtype=a.dtype, device=a.device)
     nothing = sum(tensor.flatten()[:0].sum().to(a.dtype) for tensor in (a, b, parameter))
     return (zero + nothing).expand(a.shape[0], a.shape[1], b.shape[-1]).contiguous()
 
 
 def parametric_conv(img: Tensor, krn: Tensor, operation: _Operation, parameter: Tensor) -> Tensor:
-    """The convolution of checked tensors in "log" or "root".
+    """The convolution of checked tensors, which are image, kernel and parameters.
 
-    The parameter has one number, or one for each kernel, in the dtype of arithmetic.
+    These are in the dtype of arithmetic: one number, or one for each kernel; of a semifield of the
+    user's own rows of such.
     """
     operation.learns = torch.is_grad_enabled() and _is_learned(parameter)
     mode = recording(img, krn, parameter)
@@ -113,16 +147,16 @@ class _Operation:
     learns = False
 
     def __init__(
-        self, family: str, geometry: Geometry, name: str = "semifield convolution"
+        self, handle: ops.Handle, geometry: Geometry, name: str = "semifield convolution"
     ) -> None:
         self.name = name
-        self.handle = ops.handle_of_family(family)
+        self.handle = handle
         self.arguments = GeometryArguments.of(geometry)
 
     def forward(
         self, img: Tensor, krn: Tensor, parameter: Tensor, with_residual: bool
     ) -> tuple[Tensor, Tensor]:
-        slopes = with_residual and self.learns
+        slopes = with_residual and self.learns and self.handle.has_slopes
         return ops.call_parametric(
             img, krn, parameter, self.handle.key, self.arguments, with_residual, slopes
         )
@@ -138,7 +172,7 @@ class _Operation:
             residual,
             self.handle.key,
             self.arguments,
-            self.learns,
+            self.learns and self.handle.has_slopes,
             wants,
         )
 

@@ -188,6 +188,61 @@ def test_cuda_graph(name):
         assert torch.equal(found, expected)
 
 
+def captured(step):
+    """What replays a call without gradients that a CUDA graph has recorded, and its result."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+    return graph, out
+
+
+OWN = SubtractSemifield(
+    lambda left, right, q: (left**q + right**q) ** (1 / q),
+    lambda img, krn, gain: gain * img * krn,
+    zero=0.0,
+    parameters={"q": 2.0, "gain": 1.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("semifield", "name"), [("log", "mu"), ("root", "p"), (OWN, "q"), (OWN, "gain")]
+)
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_replayed_graph_reads_new_values_of_parameters(semifield, name, shape, as_module):
+    if as_module and semifield is OWN:
+        pytest.skip("modules hold mu and p")
+    img, krn = torch.rand(2, 2, 16, 16) + 0.1, torch.rand(3, 2, 3, 3) + 0.1
+    tensors = [x.cuda() for x in (img, krn)]
+    value = nn.Parameter(torch.full(shape, 2.0, device="cuda"))
+    conv = semiconv.SemifieldConv(semifield, **{name: value}) if as_module else None
+
+    def step():
+        given = {} if as_module else {name: value}
+        function = conv if as_module else lambda *x, **y: semifield_conv(*x, semifield, **y)
+        leaves = [x.detach().requires_grad_() for x in tensors]
+        out = function(*leaves, padding=1, **given)
+        return out, *torch.autograd.grad(out.sum(), (*leaves, value))
+
+    graph, found = captured(step)
+    for number in (3.5, 1.5):
+        with torch.no_grad():
+            value.fill_(number)
+        graph.replay()
+        torch.cuda.synchronize()
+        given = {name: torch.full(shape, number, requires_grad=True)}
+        leaves = [x.clone().requires_grad_() for x in (img, krn)]
+        out = semifield_conv(*leaves, semifield, padding=1, **given)
+        right = (out, *torch.autograd.grad(out.sum(), (*leaves, given[name])))
+        assert_same(found, right, rtol=2e-4, atol=1e-5)
+
+
 def network(conv):
     torch.manual_seed(0)
     return nn.Sequential(

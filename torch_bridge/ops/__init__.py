@@ -18,6 +18,7 @@ from torch_bridge.ops.handles import (
     handle_by_one_winner,
     handle_of,
     handle_of_family,
+    handle_of_own,
     semifield_of,
 )
 from torch_bridge.ops.node import FallBack, Node
@@ -46,6 +47,7 @@ __all__ = [
     "handle_by_one_winner",
     "handle_of",
     "handle_of_family",
+    "handle_of_own",
     "product_straight",
     "semifield_of",
 ]

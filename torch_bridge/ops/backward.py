@@ -32,6 +32,7 @@ from torch_bridge.ops.plans import (
     Plan,
     Values,
     as_given,
+    channels_of,
     mismatch,
     plan_cached,
     received,
@@ -102,7 +103,7 @@ def parametric_straight(
     require_parameter(parameter, grad_out, shapes[1][0])
     layout = grad_out.dtype, grad_out.get_device(), None if img is None else img.stride()
     constants = (semifield, shapes, geometry, wants)
-    call = _prepared(*layout, *constants, slopes, parameter.numel())
+    call = _prepared(*layout, *constants, slopes, channels_of(parameter))
     return call(*given, parameter.contiguous())
 
 

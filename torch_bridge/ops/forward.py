@@ -26,6 +26,7 @@ from torch_bridge.ops.plans import (
     Plan,
     Values,
     as_given,
+    channels_of,
     mismatch,
     plan_cached,
     plan_uncached,
@@ -82,7 +83,7 @@ def parametric_straight(
         raise mismatch("krn", krn, "img", img)
     require_parameter(parameter, img, krn.shape[0])
     strides, constants = (img.stride(), krn.stride()), (semifield, geometry, residual, slopes)
-    channels = parameter.numel()
+    channels = channels_of(parameter)
     call = _prepared(dtype, index, img.shape, krn.shape, *strides, *constants, channels)
     return call(img, krn, parameter.contiguous())
 

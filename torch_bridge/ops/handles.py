@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from semiconv_cupy.algebra import SelectSemifield, Semifield, SubtractSemifield, named, no_semifield
+from semiconv_cupy.algebra.slopes import kept_slopes
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.parameters import fit_every_dtype, require_value_of
 from semiconv_cupy.residual import needs_arrays
@@ -43,6 +44,7 @@ class Handle(NamedTuple):
     needs_arrays: bool  # whether the derivative needs img and krn besides the residual
     constant_d_times: tuple[float, float] | None
     parted: Parted
+    has_slopes: bool = True  # whether a parameter has a derivative besides those of terms
 
 
 # The semifields that keys stand for, as long as something else holds them: a module, a graph of
@@ -70,6 +72,12 @@ def handle_of_family(family: str) -> Handle:
 
 
 @torch.compiler.assume_constant_result
+def handle_of_own(semifield: Semifield) -> Handle:
+    """The handle of a semifield of the user's own without the values of its parameters."""
+    return _entry_of(semifield.unbound)[0]
+
+
+@torch.compiler.assume_constant_result
 def handle_by_one_winner(semifield: Semifield | str) -> Handle:
     """The handle of the selection that has the winners of `semifield`.
 
@@ -84,7 +92,7 @@ def handle_by_one_winner(semifield: Semifield | str) -> Handle:
 
 def _entry_of(semifield: Semifield | str) -> tuple[Handle, Semifield]:
     """The handle, and the semifield: of those without values, the one that the key finds."""
-    if isinstance(semifield, SubtractSemifield) and semifield.unbound is not semifield:
+    if not isinstance(semifield, str) and getattr(semifield, "unbound", semifield) is not semifield:
         return _handle_of_values(semifield), semifield
     try:
         return _cached_entry(semifield)
@@ -95,7 +103,7 @@ def _entry_of(semifield: Semifield | str) -> tuple[Handle, Semifield]:
 
 
 @lru_cache(maxsize=_FEW)
-def _handle_of_values(semifield: SubtractSemifield) -> Handle:
+def _handle_of_values(semifield: Semifield) -> Handle:
     """The handle of a semifield with values of its parameters."""
     handle, unbound = _cached_entry(semifield.unbound)
     numbers = tuple(semifield.parameters.values())
@@ -142,7 +150,8 @@ def _cached_entry(semifield: Semifield | str) -> tuple[Handle, Semifield]:
         by_img, by_krn = (algebra.expressions[f"d_times_d_{name}"] for name in ("img", "krn"))
         d_times = (float(by_img), float(by_krn))
     key = f"{algebra.accumulator}-{_digest(algebra)}"
-    handle = Handle(key, needs_arrays(algebra), d_times, Parted(key))
+    has_slopes = not algebra.own or bool(kept_slopes(algebra))
+    handle = Handle(key, needs_arrays(algebra), d_times, Parted(key), has_slopes)
     return handle, _semifields.setdefault(key, algebra)
 
 
@@ -216,8 +225,9 @@ def _bound(kind: str, values: str, digest: str) -> Semifield | None:
             known = _cached_entry(made.unbound)[0].key == f"{kind}-{digest}"
             return made if known or digest == _digest_of_all_formulas(made) else None
         unbound = _semifields.get(f"{kind}-{digest}")
-        if isinstance(unbound, SubtractSemifield) and len(unbound.own) == len(numbers):
-            return unbound._of_values(numbers)
+        if unbound is not None and len(unbound.own) == len(numbers):
+            bound: Semifield = unbound.of_values(numbers)
+            return bound
     return None
 
 

@@ -1,4 +1,7 @@
-"""semiconv::parametric_forward and _backward: log and root whose parameter is a tensor.
+"""semiconv::parametric_forward and _backward: semifields whose parameters are a tensor.
+
+mu of log or p of root has one number, or one for each kernel. Those of a semifield of the user's
+own are the rows of a matrix, in its order.
 
 The kernels read the parameter's memory, so its value is no part of a plan, and nobody waits for it.
 Called by `parametric`.
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semiconv_cupy.algebra.slopes import kept_slopes, with_kernel_slope
 from semiconv_cupy.conv import require_derivatives
 from semiconv_cupy.source import ARITHMETIC
 from torch_bridge.arguments import (
@@ -22,8 +26,14 @@ from torch_bridge.arguments import (
 from torch_bridge.ops import backward, forward
 from torch_bridge.ops.batches import as_groups, with_batch
 from torch_bridge.ops.dispatch import goes_straight
-from torch_bridge.ops.handles import held_semifield, semifield_of
-from torch_bridge.ops.plans import mismatch, plan_uncached, require_parameter, storage_of
+from torch_bridge.ops.handles import handle_of_own, held_semifield, semifield_of
+from torch_bridge.ops.plans import (
+    channels_of,
+    mismatch,
+    plan_uncached,
+    require_parameter,
+    storage_of,
+)
 
 Results = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, Tensor]  # of img, krn, parameter; empty where not requested
@@ -101,10 +111,38 @@ def _backward(*flat: Any) -> Gradients:
     )
     if not given.want_parameter:
         return grad_img, grad_krn, parameter.new_empty(0)
-    _require_slopes(slopes=given.slopes)
     real = getattr(torch, ARITHMETIC[storage])
+    if semifield_of(given.semifield).own:
+        return grad_img, grad_krn, _by_own(given, real)
+    _require_slopes(slopes=given.slopes)
     found = _by_slopes(grad_out.to(real), residual, parameter, krn.shape[0])
     return grad_img, grad_krn, found
+
+
+def _by_own(given: ParametricBackwardArguments, real: torch.dtype) -> Tensor:
+    """The gradients of parameters of the user's own, as ``own_gradients`` says of arrays."""
+    semifield, parameter, kernels = (
+        semifield_of(given.semifield),
+        given.parameter,
+        given.krn.shape[0],
+    )
+    kept, shapes = kept_slopes(semifield), (tuple(given.img.shape), tuple(given.krn.shape))
+    if kept:
+        _require_slopes(slopes=given.slopes)
+    tensors = (given.grad_out, given.img, given.krn, given.residual)
+    found = parameter.new_zeros((len(semifield.own), kernels), dtype=torch.float64)
+    for name, row in zip(semifield.own, found, strict=True):
+        by_terms = with_kernel_slope(semifield, name)
+        if by_terms is not None:
+            constants = (handle_of_own(by_terms).key, shapes, given.geometry, given.slopes)
+            by_krn = backward.parametric_straight(tensors, parameter, *constants, (False, True))[1]
+            row += by_krn.flatten(1).sum(1, dtype=torch.float64)
+        if name in kept and given.grad_out.numel():
+            slopes = given.residual[1 + kept.index(name)]
+            row += _by_kernels(given.grad_out.to(real), slopes, kernels)
+    if channels_of(parameter) == 1:
+        found = found.sum(1, keepdim=True)
+    return found.to(parameter.dtype)
 
 
 for _dispatch_key in ("CPU", "CUDA"):
@@ -124,13 +162,18 @@ def _by_slopes(grad_out: Tensor, residual: Tensor, parameter: Tensor, kernels: i
     """
     if not grad_out.numel():
         return torch.zeros_like(parameter)
-    terms = torch.where(grad_out == 0, 0, grad_out * residual[-1])
-    double = torch.float64
     if parameter.numel() == 1:
-        found = terms.sum(dtype=double).view(parameter.shape)
+        terms = torch.where(grad_out == 0, 0, grad_out * residual[-1])
+        found = terms.sum(dtype=torch.float64).view(parameter.shape)
     else:
-        found = terms.flatten(2).sum((0, 2), dtype=double).view(-1, kernels).sum(0)
+        found = _by_kernels(grad_out, residual[-1], kernels)
     return found.to(parameter.dtype)
+
+
+def _by_kernels(grad_out: Tensor, slopes: Tensor, kernels: int) -> Tensor:
+    """The sums of grad_out * slopes over the outputs of each kernel, in float64."""
+    terms = torch.where(grad_out == 0, 0, grad_out * slopes)
+    return terms.flatten(2).sum((0, 2), dtype=torch.float64).view(-1, kernels).sum(0)
 
 
 @torch.library.register_fake("semiconv::parametric_forward", lib=_library)
@@ -151,7 +194,7 @@ def _fake_forward(*flat: Any) -> Results:
         given.geometry,
         given.residual,
         given.slopes,
-        given.parameter.numel(),
+        channels_of(given.parameter),
     )
     out = img.new_empty(plan.geometry.out_shape)
     return forward.of_tensors(out, forward.new_residual(img, plan), img)
@@ -175,6 +218,9 @@ def _vmap_forward(
 ) -> tuple[Results, tuple[int, int | None]]:
     """A batch of images as a larger batch; with a batch of kernels or parameters, as groups."""
     given, count = ParametricArguments.received(*flat), info.batch_size
+    if semifield_of(given.semifield).own:
+        results = _one_by_one(torch.ops.semiconv.parametric_forward, count, in_dims, flat)
+        return results, (0, 0)
     img, krn, parameter, geometry = given.img, given.krn, given.parameter, given.geometry
     if in_dims[1] is None and in_dims[2] is None:
         img = img.movedim(in_dims[0], 0).flatten(0, 1)
@@ -198,6 +244,9 @@ def _vmap_backward(
 ) -> tuple[Gradients, tuple[int | None, int | None, int | None]]:
     """A batch as more groups, so that each entry has gradients of its own."""
     given, count = ParametricBackwardArguments.received(*flat), info.batch_size
+    if semifield_of(given.semifield).own:
+        found = _one_by_one(torch.ops.semiconv.parametric_backward, count, in_dims, flat)
+        return found, (0, 0, 0)
     grad_out = with_batch(given.grad_out, in_dims[0], count, 1).flatten(1, 2)
     img = with_batch(given.img, in_dims[1], count, 1).flatten(1, 2)
     own = with_batch(given.krn, in_dims[2], count, 0)
@@ -227,6 +276,21 @@ def _vmap_backward(
     wants = given.want_img, given.want_krn, given.want_parameter
     dims = tuple(at if want else None for at, want in zip((1, 0, 0), wants, strict=True))
     return (grad_img, grad_krn, grad_parameter), dims  # type: ignore[return-value]
+
+
+def _one_by_one(operator: Any, count: int, in_dims: tuple[Any, ...], flat: tuple[Any, ...]) -> Any:
+    """An operator of each entry of a batch: parameters of the user's own are rows, no groups."""
+
+    def entry(value: Any, dim: Any, at: int) -> Any:
+        batched = isinstance(value, Tensor) and dim is not None
+        return value.select(dim, at) if batched else value
+
+    dims = (*in_dims, *(None,) * (len(flat) - len(in_dims)))
+    results = [
+        operator(*(entry(value, dim, at) for value, dim in zip(flat, dims, strict=True)))
+        for at in range(count)
+    ]
+    return tuple(map(torch.stack, zip(*results, strict=True)))
 
 
 def _is_one_value(parameter: Tensor, in_dim: int | None) -> bool:

@@ -149,17 +149,23 @@ def require_parameter(parameter: Tensor, img: Tensor, kernels: int) -> None:
             f"the parameter must be {real} on {img.device}, got {parameter.dtype} on "
             f"{parameter.device}"
         )
-    if tuple(parameter.shape) not in ((), (1,), (kernels,)):
+    *count, one = parameter.shape or (1,)  # several parameters are rows
+    if len(count) > 1 or one not in (1, kernels):
         raise ValueError(
             f"the parameter must have one value or {kernels}, got shape {tuple(parameter.shape)}"
         )
+
+
+def channels_of(parameter: Tensor) -> int:
+    """How many values a parameter has: 1, or one for each kernel."""
+    return parameter.shape[-1] if parameter.dim() else 1
 
 
 def received(values: Values) -> Parameters:
     """The values of parameters as launches take them: numbers, or a contiguous tensor's memory."""
     if isinstance(values, tuple):
         return _of_numbers(values)
-    return Parameters.of_memory(values.data_ptr(), values.numel())
+    return Parameters.of_memory(values.data_ptr(), channels_of(values))
 
 
 _of_numbers = lru_cache(maxsize=32)(Parameters.of_numbers)
@@ -172,4 +178,5 @@ def as_given(values: tuple[Values, ...], semifield: Semifield) -> Any:
     (value,) = values
     if isinstance(value, tuple):
         return value if semifield.own else value[0]
-    return array_of(value)
+    array = array_of(value)
+    return tuple(array) if semifield.own else array
