@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from semiconv_cupy.dask.gpu import on_gpu
-
-__all__ = ["ThreadsPerCall", "on_gpu"]
+__all__ = ["ThreadsPerCall"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,6 @@ from dask.array.utils import meta_from_array
 from dask.utils import parse_bytes
 
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.dask.gpu import refuse_gpu
 from semiconv_cupy.dask.halo import Halo, Reach, Stage
 from semiconv_cupy.dask.overlap import call_by_name, overlapped
 from semiconv_cupy.ndimage import neighbourhood
@@ -99,7 +98,6 @@ def parabolic(function: Callable[..., Any], arguments: Arguments, images: Images
     stages = [_seen(image, scales)] * len(minima)
     if Halo.of(image.chunks, stages).growth(image.chunks) <= MOST_GROWTH:
         return overlapped(call, [image], stages, meta, function.__name__)
-    refuse_gpu(f"{function.__name__} along whole lines")
     chunks = without_empty(image.chunks)
     result = image.rechunk(chunks)
     for number, (minimum, axis) in enumerate(passes, start=1):
@@ -133,7 +131,6 @@ def _parabolic_pass(
 
 def distance(function: Callable[..., Any], arguments: Arguments, images: Images) -> Any:
     """The Euclidean distance axis by axis; indices, and other metrics, of the whole image."""
-    refuse_gpu(function.__name__)
     (image,) = images.values()
     if arguments["return_indices"] or "metric" in arguments or image.ndim == 0:
         return of_the_whole(function, arguments, images)
@@ -169,7 +166,6 @@ def _distance_pass(array: Array, axis: int, costs: Any, exact: bool, finish: Fin
 
 def of_the_whole(function: Callable[..., Any], arguments: Arguments, images: Images) -> Any:
     """A function of one whole image, as one task, cut into the image's chunks again."""
-    refuse_gpu(function.__name__)
     (image,) = images.values()
     call = partial(call_by_name, function, tuple(images), arguments)
     metas = call(meta_from_array(image))

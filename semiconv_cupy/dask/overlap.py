@@ -26,7 +26,6 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.dask.gpu import placed, refuse_gpu
 from semiconv_cupy.dask.halo import Halo, Span, Stage
 from semiconv_cupy.errors import as_repeated_call
 
@@ -217,7 +216,7 @@ def overlapped(
     name: str,
 ) -> da.Array:
     """`call` of the chunks of arrays of one shape and equal chunks, with what the stages see."""
-    call, first = placed(call), arrays[0]
+    first = arrays[0]
     halo = Halo.of(first.chunks, stages)
     token = tokenize(call, [array.name for array in arrays], stages)
     name = f"{name}-{token}"
@@ -237,7 +236,6 @@ def overlapped(
 
 def in_one_chunk(call: Callable[..., Any], arrays: Sequence[da.Array], meta: Array) -> da.Array:
     """`call` of the whole arrays, as one task; the result in the first one's chunks."""
-    refuse_gpu("a call with one task of the whole image")
     whole = [array.rechunk(array.shape) for array in arrays]
     result = da.map_blocks(call, *whole, dtype=meta.dtype, meta=meta)
     return result.rechunk(arrays[0].chunks)

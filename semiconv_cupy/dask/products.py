@@ -19,7 +19,6 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from semiconv_cupy.chunked import is_chunked
-from semiconv_cupy.dask.gpu import placed, refuse_gpu
 from semiconv_cupy.dask.halo import ALONE, Halo, Span, between
 from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled, shared
 from semiconv_cupy.errors import as_repeated_call
@@ -95,13 +94,12 @@ def convolution(function: Callable[..., Any], arguments: Arguments) -> Any:
     fixed = {name: value for name, value in given.items() if name != "padding"} | arguments
     least = np.empty_like(meta_from_array(img), shape=(0, img.shape[1], *krn.shape[2:]))
     metas = function(least, krn, **{**fixed, "stride": 1, "dilation": 1})
-    call = placed(partial(function, **fixed))
-    name = f"semifield_conv-{tokenize(img.name, krn, given, call)}"
+    name = f"semifield_conv-{tokenize(img.name, krn, given, arguments)}"
     axes = [parts_of(sizes, geometry, axis) for axis, sizes in enumerate(img.chunks[2:])]
     alone = ((ALONE,) * img.numblocks[0], (ALONE,))
     halo = Halo((*alone, *(tuple(part.span for part in axis) for axis in axes)))
     graph: Graph = {}
-    work = shared(graph, f"work-{name}", (call, krn, metas))
+    work = shared(graph, f"work-{name}", (partial(function, **fixed), krn, metas))
     around = Surroundings(img, halo, f"slab-{name}", graph)
     for index in around.indices:
         parts = [axis[i] for axis, i in zip(axes, index[2:], strict=True)]
@@ -147,7 +145,6 @@ def _item(values: Sequence[Any], place: int) -> Any:
 
 def matrix_product(function: Callable[..., Any], arguments: Arguments) -> Any:
     """`semifield_matmul`, of which each chunk of the result is one product."""
-    refuse_gpu("semifield_matmul")
     a, b = (_in_chunks(arguments.pop(name)) for name in "ab")
     operands = Operands.of(a.shape, b.shape)
     a, b = a.rechunk({-1: -1}), b.rechunk({max(-2, -b.ndim): -1})

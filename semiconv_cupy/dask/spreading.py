@@ -23,7 +23,6 @@ from dask.graph_manipulation import bind
 from dask.highlevelgraph import HighLevelGraph
 
 from semiconv_cupy.backends.place import place_of, to_numpy
-from semiconv_cupy.dask.gpu import refuse_gpu
 from semiconv_cupy.dask.halo import Halo, Reach
 from semiconv_cupy.dask.overlap import Graph, Held, Surroundings, assembled, cut, shared
 from semiconv_cupy.dask.union_find import reached
@@ -49,7 +48,6 @@ def spread(
     `mark` makes of the images an array of uint8 of both, for each element, in equal chunks. It is
     called twice, since the images are read twice.
     """
-    refuse_gpu("what spreads through the whole image")
     marks = mark(images)
     if marks.size == 0 or len(steps) == 0:
         return da.map_blocks(_started, marks, dtype=bool)

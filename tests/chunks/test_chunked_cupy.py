@@ -10,7 +10,6 @@ da = pytest.importorskip("dask.array", reason="Dask is not installed: pip instal
 
 import semiconv_cupy as sc  # noqa: E402
 from semiconv_cupy import ndimage  # noqa: E402
-from semiconv_cupy.dask import on_gpu  # noqa: E402
 from semiconv_cupy.ndimage import reference  # noqa: E402
 from semiconv_cupy.ndimage.neighbourhood import served_by  # noqa: E402
 
@@ -113,53 +112,14 @@ def test_a_made_up_library(name, monkeypatch):
         )
 
 
-@pytest.fixture
-def cupy():
-    found = pytest.importorskip("cupy")
-    try:
-        found.cuda.runtime.getDeviceCount()
-    except found.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"no GPU: {error}")
-    return found
-
-
-CHUNKS_ALONE = {
-    "opening": CALLS["opening"],
-    "tophat": CALLS["tophat"],
-    "sum": CALLS["sum"],
-    "steps": CALLS["steps"],
-    "ball": lambda image: sc.rolling_ball(image, radius=3),
-    "conv": lambda image: sc.semifield_conv(
-        image[None, None], np.zeros((1, 1, 3, 3), np.uint8), "tropical_max", padding=1
-    ),
-}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CHUNKS_ALONE)
-def test_chunks_in_the_cpus_memory_are_computed_on_a_gpu(name, cupy):
-    call = CHUNKS_ALONE[name]
-    with on_gpu():
-        result = call(da.from_array(IMAGE, chunks=(7, 9)))
-    found = result.compute(scheduler="threads", num_workers=4)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, call(IMAGE))
-
-
-def test_what_spreads_is_not_planned_for_a_gpu_in_silence():
-    later = da.from_array(IMAGE > 99, chunks=(7, 9))
-    with on_gpu():
-        for function in (
-            ndimage.binary_fill_holes, ndimage.distance_transform_edt, ndimage.binary_propagation
-        ):  # fmt: skip
-            with pytest.raises(NotImplementedError, match="on_gpu"):
-                function(later)
-    ndimage.binary_fill_holes(later)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CALLS)
-def test_cupy(name, cupy):
+def test_cupy(name):
+    cupy = pytest.importorskip("cupy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"no GPU: {error}")
     later = da.from_array(cupy.asarray(IMAGE), chunks=(7, 9), asarray=False)
     result = CALLS[name](later)
     assert isinstance(result._meta, cupy.ndarray)
