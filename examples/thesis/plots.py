@@ -15,16 +15,23 @@ from scipy import stats
 from examples.thesis.tables import Row, rows
 
 
-def accuracies(settings: Sequence[Row], axes: Axes) -> None:
-    """A point for each network, and the mean with its 95 % interval."""
+def accuracies(settings: Sequence[Row], axes: Axes, low: float | None = None) -> None:
+    """A point for each network, and the mean with its 95 % interval.
+
+    The axis begins with `low`, in percent. Of networks below it, a number at the edge is the mean.
+    """
     for height, row in enumerate(settings):
         last = 100 * row.last
+        if low is not None and last.mean() < low:
+            axes.text(low, height, f" \u25c2 {last.mean():.1f}", va="center", fontsize="small")
+            continue
         axes.plot(last, np.full(len(last), height), "o", color="C0", alpha=0.3, ms=4)
         if len(last) > 1:
             reach = stats.t.ppf(0.975, len(last) - 1) * stats.sem(last)
             axes.errorbar(last.mean(), height, xerr=reach, fmt="|k", ms=12, capsize=3)
     axes.set_yticks(range(len(settings)), [row.setting for row in settings])
-    axes.invert_yaxis()
+    axes.set_ylim(len(settings) - 0.5, -0.5)
+    axes.set_xlim(left=low)
     axes.set_xlabel("test accuracy in percent; | mean and its 95 % interval")
 
 
