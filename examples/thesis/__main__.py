@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("train", help="train all networks of a configuration file")
     add.add_argument("config", type=Path)
     add.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set's files are")
+    add.add_argument("--name", help="the data set, in place of the file's")
     add.add_argument("--out", type=Path, required=True, metavar="FILE", help="lines of JSON")
     add.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name in ("epochs", "batch", "seeds", "at-once"):
@@ -64,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     changes = {name: getattr(options, name) for name in settings.Training.__dataclass_fields__}
     experiment = settings.read(options.config, **changes).only(options.only)
-    found = data.load(experiment.data, options.data).to(torch.device(options.device))
+    found = data.load(options.name or experiment.data, options.data)
+    found = found.to(torch.device(options.device))
     done = train.run(
         experiment,
         found,
