@@ -63,6 +63,7 @@ struct Setting {
     else kind = p >= 1 && p <= 4 ? first + power - 1 : whole;
   }
   SEMICONV_FN bool alike(const Setting& other) const { return kind == other.kind && upwards == other.upwards; }
+  SEMICONV_FN bool divides_terms() const { return divides; }
 #if defined(SEMICONV_KIND)
   static constexpr SEMICONV_FN int kind_of() { return SEMICONV_KIND; }
 #else
@@ -80,6 +81,8 @@ constexpr bool has_kinds = true;
 template <int KIND> struct OfKind : Setting {
   SEMICONV_FN explicit OfKind(const Setting& setting) : Setting(setting) {}
   static constexpr SEMICONV_FN int kind_of() { return KIND; }
+  // Known of p = 1 to 4, so that the loop over terms does not ask.
+  SEMICONV_FN bool divides_terms() const { return KIND > Setting::fourth && this->divides; }
 };
 // A setting of any kind, whose powers a function computes: for loops that run rarely, or in many places.
 struct Outlined : Setting {

@@ -38,8 +38,8 @@ template <class V> struct PowerSum {
   static SEMICONV_FN V divisor_of(V scale, const Setting& s) {
     return s.divides ? scale : V(constant<V>(1) / scale);
   }
-  static SEMICONV_FN V ratio(V val, V divisor, const Setting& s) {
-    return s.divides ? V(val / divisor) : V(val * divisor);
+  template <class S> static SEMICONV_FN V ratio(V val, V divisor, const S& s) {
+    return s.divides_terms() ? V(val / divisor) : V(val * divisor);
   }
   // r^(p - MINUS), p not between -1 and 1.
   template <int MINUS, class S> static SEMICONV_FN V power_of(V r, const S& s) {

@@ -340,7 +340,7 @@ inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage*
                               stage.used ? &stage : nullptr};
           const auto run = masked ? run_scattered<DirectSums, direct, true> : run_scattered<DirectSums, direct, false>;
           for (int64 j = 0; j < unproven_count; j += direct)
-            run(work, unproven + j, (int)smaller_of(direct, unproven_count - j));
+            run(work, setting, unproven + j, (int)smaller_of(direct, unproven_count - j));
         }
         if (!stage.used) continue;
         tile_functions->unload(stage, size, stage.values, out + plane);

@@ -294,9 +294,9 @@ SEMICONV_FN void run_channels(const TileWork& work, const Setting& setting, cons
 
 // `used` strips, wherever they lie. The loop runs over N; strips behind `used` are dropped.
 template <class A, int N, bool MASKED>
-__attribute__((noinline)) void run_scattered(const TileWork& work, const Strip* strips, int used) {
+__attribute__((noinline)) void run_scattered(const TileWork& work, const Setting& setting, const Strip* strips,
+                                             int used) {
   using T = Terms<N, MASKED>;
-  const Setting setting(work.g.parameters, work.kernel);
   A acc[N];
   TapRange range = work.taps_of(strips[0]);  // that one of them sees inside the image
   for (int j = 1; j < used; ++j) {
@@ -330,9 +330,8 @@ template <class A> SEMICONV_FN void renumber(A& acc, int64 shift) {
 
 // S whole adjoining strips.
 template <class A, int S>
-__attribute__((noinline)) void run_adjoining(const TileWork& work, const Strip& head) {
+__attribute__((noinline)) void run_adjoining(const TileWork& work, const Setting& setting, const Strip& head) {
   A acc[S];
-  const Setting setting(work.g.parameters, work.kernel);
   const TapRange range = work.taps_of(head);
   run_channels<A, S>(
       work, setting, work.scratch, acc,
@@ -355,12 +354,11 @@ __attribute__((noinline)) void run_adjoining(const TileWork& work, const Strip& 
 // Pairs: two groups of S adjoining strips each (Pairing in strips.hpp). CUT: with those taps only that can
 // lie inside the image.
 template <class A, int S, bool CUT>
-__attribute__((noinline)) void run_pairs(const TileWork& work, const Strip* heads, const Strip* end,
-                                         const Pairing& pairing) {
+__attribute__((noinline)) void run_pairs(const TileWork& work, const Setting& setting, const Strip* heads,
+                                         const Strip* end, const Pairing& pairing) {
   const int64 count = pairing.taps, lag = pairing.lag, step = work.stage ? 1 : work.results.step;
   const int64 lead_from = pairing.second_leads ? pairing.from : 0, follow_from = pairing.from - lead_from;
   const int64 lead_to = pairing.second_leads ? pairing.to : 0, follow_to = pairing.to - lead_to;
-  const Setting setting(work.g.parameters, work.kernel);
   for (const Strip* head = heads; head < end; ++head) {
     A acc[2 * S];
     A* const follower = acc + S;
@@ -424,6 +422,7 @@ constexpr bool loops_over_adjoining = true;
 // All strips of one output channel in a tile.
 template <class A, int N>
 void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips) {
+  const Setting setting(work.g.parameters, work.kernel);
   const auto all = [&](const TapRange& taps) { return taps.first == 0 && taps.last == work.g.window_size(); };
   if constexpr (!A::two_pass) {
     const auto whole = [&](const Strip& head) {
@@ -432,15 +431,15 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
     for (const Strip *from = strips.heads, *end = from + strips.pairs, *to; from < end; from = to) {
       const bool uncut = whole(*from);
       for (to = from + 1; to < end && (to->row == to[-1].row || whole(*to) == uncut);) ++to;
-      if (uncut) run_pairs<A, N / 2, false>(work, from, to, pairing);
-      else run_pairs<A, N / 2, true>(work, from, to, pairing);
+      if (uncut) run_pairs<A, N / 2, false>(work, setting, from, to, pairing);
+      else run_pairs<A, N / 2, true>(work, setting, from, to, pairing);
     }
   }
   for (int64 j = 0; j < strips.count;) {
     const Strip* from = strips.data + j;
     if constexpr (loops_over_adjoining) {
       if (from->adjoining >= N) {
-        run_adjoining<A, N>(work, *from);
+        run_adjoining<A, N>(work, setting, *from);
         j += N;
         continue;
       }
@@ -448,12 +447,13 @@ void run_tile(const TileWork& work, const Pairing& pairing, const Strips& strips
     int used = 1;
     const int most = (int)smaller_of(N, strips.count - j);
     while (used < most && (!work.exact || from[used].row == from->row)) ++used;
-    run_scattered<A, N, false>(work, from, used);
+    run_scattered<A, N, false>(work, setting, from, used);
     j += used;
   }
   constexpr int masked = masked_strips<N>;
   for (int64 j = 0; j < strips.edge_count; j += masked)
-    run_scattered<A, masked, true>(work, strips.edges + j, (int)smaller_of(masked, strips.edge_count - j));
+    run_scattered<A, masked, true>(work, setting, strips.edges + j,
+                                   (int)smaller_of(masked, strips.edge_count - j));
 }
 
 // How many of `count` weights make every term the semifield's zero, judged by one large and one small number.
