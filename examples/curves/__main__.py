@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    found = data.load(options.data, options.folder).to(torch.device(options.device))
+    found = digits() if options.data == "digits" else data.load(options.data, options.folder)
+    found = found.to(torch.device(options.device))
     setting = {name: getattr(options, name) for name in ("epochs", "batch", "rate", "seeds")}
     for family in VALUES:
         for value in getattr(options, family):
@@ -83,6 +84,19 @@ def _train(options: argparse.Namespace) -> None:
             }
             records.append(options.out, record)
             print(_line(record), f"{seconds} s", flush=True)
+
+
+def digits() -> data.Data:
+    """scikit-learn's digits, 1200 for training and 597 for the test, drawn at random."""
+    splits = data.load("digits", None)
+    images, labels = (torch.cat(pair) for pair in zip(splits.train, splits.test, strict=True))
+    # In scikit-learn's order: every fifth is in the other split.
+    test = torch.arange(len(labels)) % 5 == 0
+    at = torch.cat([torch.where(~test)[0], torch.where(test)[0]]).argsort()
+    images, labels = images[at], labels[at]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    parts = (data.Split(images[part], labels[part]) for part in (order[:1200], order[1200:]))
+    return data.Data("digits", *parts)
 
 
 def learn(
@@ -184,6 +198,7 @@ def _draw(axes: Any, found: Iterable[Record], what: str) -> None:
         marker = "." if curves.shape[1] < 5 else None
         (line,) = axes.plot(at, curves.mean(0), label=label, lw=1, marker=marker)
         axes.fill_between(at, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2, lw=0)
+        axes.set_xlim(0, 1.03 * identity["epochs"])
     axes.set_xlabel("epoch", fontsize="small")
     axes.tick_params(labelsize="small")
     if what == "loss":

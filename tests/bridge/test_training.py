@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import torch_bridge as semiconv
+from examples.curves import __main__ as curves
+from examples.curves import networks
 from torch_bridge import GenericConv, LearnedKernel2D, SelectSemifield, SubtractSemifield
 from torch_bridge.functional import semifield_conv
 
@@ -148,13 +150,9 @@ def accuracy_after_training(make, data, seed, epochs=20, rate=1e-2, batch=100):
 
 def digits():
     """Images and labels for training, and others for the test."""
-    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
-    digits = datasets.load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    learn, test = order[:1200], order[1200:]
-    return images[learn], labels[learn], images[test], labels[test]
+    pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
+    found = curves.digits()
+    return *found.train, *found.test
 
 
 @pytest.mark.slow
@@ -170,41 +168,11 @@ def test_digits_are_learned_as_well_as_with_max_pooling():
     assert mean["dilation"] >= mean["maximum"] - 0.01
 
 
-class Scaled(nn.Module):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x):
-        return self.factor * x
-
-
-def root_or_log_lenet(family, value):
-    """`lenet` whose convolutions are roots or logs, as docs/torch.md says that they train."""
-    scale = max(1, 2 / abs(value))  # of kernels and, for log, of images: mu times them matters
-
-    def stage(inputs, outputs):
-        positive = "exp" if family == "root" else None
-        kernel = semiconv.LearnedKernel2D(inputs, outputs, 3, positive=positive)
-        nn.init.normal_(kernel.kernel, std=scale)
-        norm = nn.BatchNorm2d(outputs)
-        if family == "log":
-            nn.init.constant_(norm.weight, scale)
-        conv = getattr(SubtractSemifield, family)(value).dynamic()
-        above_zero = [nn.ReLU()] if family == "root" else []
-        return [GenericConv(kernel, conv, padding=1), norm, *above_zero, nn.AvgPool2d(2)]
-
-    return nn.Sequential(
-        Scaled(scale if family == "log" else 1), *stage(1, 16), *stage(16, 32),
-        nn.Flatten(), nn.Linear(32 * 2 * 2, 32), nn.ReLU(), nn.Linear(32, 10),
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "value"), [("root", 0.5), ("root", 10), ("log", -2)])
 def test_networks_of_roots_and_logs_train(family, value):
     found = accuracy_after_training(
-        lambda: root_or_log_lenet(family, value), digits(), 0, epochs=40, rate=0.03
+        lambda: networks.lenet(family, value, 8), digits(), 0, epochs=40, rate=0.03
     )
     assert found > 0.95
 
@@ -226,3 +194,22 @@ def test_a_structuring_function_is_recovered():
         optimiser.step()
         decay.step()
     torch.testing.assert_close(kernel.detach(), known, atol=0.05, rtol=0)
+
+
+def test_curves_are_recorded_and_drawn(tmp_path, monkeypatch, capsys):
+    """On few digits, so that nothing is learned; what is recorded is not computed again."""
+    pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
+    pytest.importorskip("matplotlib", reason="pictures need it")
+    some, out = curves.digits(), tmp_path / "curves.jsonl"
+    few = some._replace(train=curves.data.Split(*(part[:40] for part in some.train)))
+    monkeypatch.setattr(curves, "digits", lambda: few)
+    train = ["train", "--root", "2", "--log", "-2", "--seeds", "2", "--epochs", "2"]
+    for _ in range(2):
+        curves.main([*train, "--batch", "20", "--device", "cpu", "--out", str(out)])
+    curves.main(["table", str(out)])
+    assert len(out.read_text().splitlines()) == 2
+    assert (
+        capsys.readouterr().out.count("digits, log, mu = -2: ") == 2
+    )  # trained once, and the table
+    curves.main(["plot", str(out), "--out", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
