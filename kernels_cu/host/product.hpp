@@ -56,6 +56,9 @@ template <int ROWS> struct RowSettings {
   }
 };
 
+// Whether terms of an accumulator depend on mu, p or parameters of the user's own.
+template <class A> constexpr bool has_settings = true;
+
 // Terms 0 .. count - 1 of a register block, from two panels; `first` is the first one's number.
 template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR>
 __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 first, int64 count,
@@ -103,7 +106,8 @@ __attribute__((noinline)) void accumulate(const Real* u, const Real* v, int64 fi
       each_term(0, count, add);
     }
   };
-  if (has_kinds && !settings.alike) add_all(Outlined(settings.of[0]));
+  if constexpr (!has_settings<A>) add_all(settings.of[0]);
+  else if (has_kinds && !settings.alike) add_all(Outlined(settings.of[0]));
   else by_kind(settings.of[0], add_all);
 #pragma GCC unroll 32
   for (int j = 0; j < ROWS * VECTORS; ++j) block[j] = acc[j];
@@ -191,19 +195,23 @@ struct Target {
 // Lanes that count winners hold so many; a block of terms has no more.
 constexpr int64 most_winners = sizeof(MaskLane) == 1 ? 112 : sizeof(MaskLane) == 2 ? 32752 : 1 << 30;
 
+// BlockLoops::accumulate for SOME rows, or fewer; the same for all sinks.
+template <class A, int VECTORS, bool KRN_IS_VECTOR, int SOME>
+void accumulate_rows(int rows, const Real* u, const Real* v, int64 first, int64 count, bool starts, void* block,
+                     const Product& result, const Corner& corner) {
+  if constexpr (SOME > 1)
+    if (rows != SOME)
+      return accumulate_rows<A, VECTORS, KRN_IS_VECTOR, fewer_rows(SOME)>(rows, u, v, first, count, starts, block,
+                                                                          result, corner);
+  RowSettings<SOME> settings;
+  if constexpr (has_settings<A>) settings = RowSettings<SOME>(result, corner, !KRN_IS_VECTOR);
+  accumulate<A, SOME, VECTORS, KRN_IS_VECTOR || commutes>(u, v, first, count, starts, (A*)block, settings);
+}
+
 // BlockLoops of an accumulator. `Sink` takes the finished blocks, as Target does.
 template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class Sink> struct LoopsOf {
   static constexpr bool wide = UsesProvenance<A>::value && narrow_winners;
 
-  template <int SOME = ROWS>
-  static void accumulate_rows(int rows, const Real* u, const Real* v, int64 first, int64 count, bool starts,
-                              void* block, const Product& result, const Corner& corner) {
-    if constexpr (SOME > 1)
-      if (rows != SOME)
-        return accumulate_rows<fewer_rows(SOME)>(rows, u, v, first, count, starts, block, result, corner);
-    accumulate<A, SOME, VECTORS, KRN_IS_VECTOR || commutes>(u, v, first, count, starts, (A*)block,
-                                                            RowSettings<SOME>(result, corner, !KRN_IS_VECTOR));
-  }
   static void number_winners(void* states, int count, int64 term, uint32* numbers) {
     A* const block = (A*)states;
     if constexpr (wide)
@@ -223,7 +231,8 @@ template <class A, int ROWS, int VECTORS, bool KRN_IS_VECTOR, class Sink> struct
     ((const Sink*)sink)->template take<VECTORS, KRN_IS_VECTOR>((const A*)block, winners, rows, at, corner);
   }
   static BlockLoops with(const Sink& sink) {
-    return {accumulate_rows<>, wide ? number_winners : nullptr, take, &sink, ROWS, VECTORS, sizeof(A),
+    constexpr auto rows_of_any = accumulate_rows<A, VECTORS, KRN_IS_VECTOR || !has_settings<A>, ROWS>;
+    return {rows_of_any, wide ? number_winners : nullptr, take, &sink, ROWS, VECTORS, sizeof(A),
             UsesProvenance<A>::value ? most_winners : 0, KRN_IS_VECTOR};
   }
 };

@@ -24,6 +24,7 @@ template <class V> struct Products {
   SEMICONV_FN void fold() { sum.fold(); }
   SEMICONV_FN V result(const Setting& = {}) const { return sum.result(); }
 };
+template <class V> constexpr bool has_settings<Products<V>> = false;
 template <class V> struct Multiplies<Products<V>> {
   static SEMICONV_FN Vector of(Vector img, Vector krn, const Setting&) { return img * krn; }
 };
