@@ -17,9 +17,15 @@ namespace semiconv {
 using Out = SEMICONV_OUT;
 constexpr int below = SEMICONV_BELOW;  // outputs of a thread in a column
 constexpr bool adjacent = SEMICONV_ADJACENT;
+constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0;
 
 template <class T> struct alignas(2 * sizeof(T)) Two { T x, y; };
 using Pair = Two<double>;
+
+// A weight, or 0 if it is none.
+SEMICONV_FN double usable(double weight) {
+  return holed && !(fabs(weight) > SEMICONV_NEGLIGIBLE) ? 0 : weight;
+}
 
 // One thread's outputs: rows of the tile from its own on, weights in rows of an even number of doubles.
 struct Outputs {
@@ -37,8 +43,8 @@ struct Outputs {
     return *(const Pair*)(weights + row * weights_pitch + column);
   }
   SEMICONV_FN void add(int k, double first, double second, double weight) {
-    if constexpr (SEMICONV_NEGLIGIBLE >= 0)
-      if (!(fabs(weight) > SEMICONV_NEGLIGIBLE)) return;
+    if constexpr (holed)
+      if (bit_cast<uint64>(weight) >> 32 == 0) return;  // a 0 of `usable`, without the units of doubles
     sum[k][0] += first * weight;
     sum[k][1] += second * weight;
   }
@@ -188,7 +194,7 @@ SEMICONV_KERNEL(const semiconv::Weighted w, const semiconv::Storage* __restrict_
   const int32 weights_pitch = w.window[2] + w.window[2] % 2;
   double* const kept = doubles + (w.tile[0] + w.window[1] - 1) * w.pitch;
   for (int32 n = threadIdx.x; n < w.window[0] * w.window[1] * w.window[2]; n += threads)
-    kept[n / w.window[2] * weights_pitch + n % w.window[2]] = weights[n];
+    kept[n / w.window[2] * weights_pitch + n % w.window[2]] = usable(weights[n]);
 
   const int64 volume = w.size[0] * w.size[1] * w.size[2];
   const int32 unit = adjacent ? 1 : w.unit, lane = threadIdx.x % w.lanes;
