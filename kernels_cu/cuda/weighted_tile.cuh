@@ -70,14 +70,32 @@ struct Tile {
     }
   }
 
-  // The same of any tile.
+  // The same of any tile; `from`: null if the plane is the constant.
   SEMICONV_FN void load_anywhere(const Storage* from, double outside) const {
+    constexpr int few = SEMICONV_BELOW < 8 ? at_once / 2 : 1;
     const int32 across = broad(), total = high() * across;
+    const int32 rows = threads / across, columns = threads % across;
+    int32 row = (int32)threadIdx.x / across, column = (int32)threadIdx.x % across;
 #pragma unroll 1
-    for (int32 at = threadIdx.x; at < total; at += threads) {
-      const int32 row = at / across, column = at % across;
-      const int64 y = from == nullptr ? -1 : element(1, row), x = element(2, column);
-      doubles[row * w.pitch + column] = y < 0 || x < 0 ? outside : (double)load(from[y * w.size[2] + x]);
+    for (int32 first = threadIdx.x; first < total; first += few * threads) {
+      Storage seen[few];
+      int32 to[few];
+      bool exists[few];
+#pragma unroll
+      for (int k = 0; k < few; ++k) {
+        to[k] = row * w.pitch + column;
+        exists[k] = false;
+        if (from != nullptr && first + k * threads < total) {
+          const int64 y = element(1, row), x = element(2, column);
+          exists[k] = y >= 0 && x >= 0;
+          if (exists[k]) seen[k] = from[y * w.size[2] + x];
+        }
+        row += rows, column += columns;
+        if (column >= across) column -= across, ++row;
+      }
+#pragma unroll
+      for (int k = 0; k < few; ++k)
+        if (first + k * threads < total) doubles[to[k]] = exists[k] ? (double)load(seen[k]) : outside;
     }
   }
 

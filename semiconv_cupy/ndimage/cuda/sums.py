@@ -59,7 +59,7 @@ def sum_kernel(
         "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
         "SEMICONV_SYMMETRY": str(symmetry),
         "SEMICONV_BELOW": str(below),
-        "SEMICONV_BLOCKS": str(3 if lean else 2),
+        "SEMICONV_BLOCKS": str(3 if lean else 1 if holed and not adjacent else 2),
         "SEMICONV_ADJACENT": str(adjacent).lower(),
         "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if holed else -1.0),
         "SEMICONV_ROWS": str(plane[0]),
