@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, inputs, peers, plot, run, steps, table, timing, works
+from benchmarks import ceilings, inputs, peers, plot, run, steps, table, timing, volumes, works
 from benchmarks.costs import Cost
 from benchmarks.works import Convolution, Filter, Goal, Parametric, Product
 from kernels_cu import model, nvrtc, sass
@@ -312,3 +312,13 @@ def test_every_training_step_runs_and_a_peer_that_fails_fails_alone():
     assert table.line(peers[0])
     assert not [*steps.steps([works.POOLING])]
     assert len([*steps.steps([works.FUSED])]) == 4
+
+
+@pytest.mark.slow
+def test_every_call_on_volumes_runs_or_lacks_its_peer(tmp_path, capsys):
+    volumes.main(["--sides", "6", "8", "--plot", str(tmp_path / "growth.png")])
+    printed = capsys.readouterr().out
+    for name, call in volumes.CALLS.items():
+        ran = f"{name:26} 8^3" in printed
+        assert ran or (f"{name}: ModuleNotFoundError" in printed and "sc." not in call)
+    assert (tmp_path / "growth.png").exists()
