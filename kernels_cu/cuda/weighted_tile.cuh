@@ -20,7 +20,8 @@ struct Weighted {
 
 constexpr int threads = 256;
 // Elements for which a thread waits at a time, as many as there are registers for.
-constexpr int at_once = (sizeof(Storage) == 8 ? 2 : 4) * (SEMICONV_BLOCKS == 2 && SEMICONV_BELOW < 8 ? 2 : 1);
+constexpr int at_once = SEMICONV_BELOW == 8 ? (sizeof(Storage) == 8 ? 1 : 4)
+                                            : (sizeof(Storage) == 8 ? 2 : 4) * (SEMICONV_BLOCKS == 2 ? 2 : 1);
 
 struct Tile {
   const Weighted& w;
