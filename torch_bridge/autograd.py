@@ -56,6 +56,9 @@ class Operation(Named, Protocol):
     def find_node(self, first: Tensor, second: Tensor, fall_back: FallBack) -> Node | None:
         """What records a call of such tensors in C++; None where nothing does."""
 
+    def without_node(self) -> Operation:
+        """An equal one, for the node itself: no collector finds a cycle that goes through C++."""
+
     def forward(self, first: Tensor, second: Tensor, with_residual: bool) -> tuple[Tensor, Tensor]:
         """The output and its residual, which is empty unless it is wanted."""
 
@@ -107,7 +110,7 @@ def _by_new_node(first: Tensor, second: Tensor, operation: Operation) -> Tensor 
     """The output of tensors that go straight, by a node for them; None where none serves."""
     if first.get_device() < 0:
         return None
-    fall_back = ByPython(operation, (tuple(first.shape), tuple(second.shape)))
+    fall_back = ByPython(operation.without_node(), (tuple(first.shape), tuple(second.shape)))
     node = operation.find_node(first, second, fall_back)
     if node is None:
         return None

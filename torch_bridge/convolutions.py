@@ -80,6 +80,11 @@ class _Convolution:
     def find_node(self, img: Tensor, krn: Tensor, fall_back: FallBack) -> Node | None:
         return ops.conv_node(img, krn, self.handle, self.arguments, fall_back)
 
+    def without_node(self) -> _Convolution:
+        found = _Convolution(self.handle, self.arguments)
+        found.semifield = self.semifield
+        return found
+
     def straight(
         self, img: Tensor, krn: Tensor, with_residual: bool
     ) -> tuple[Tensor, Tensor | None]:

@@ -51,6 +51,9 @@ class _Product:
     def find_node(self, a: Tensor, b: Tensor, fall_back: FallBack) -> Node | None:
         return None  # no launches are described
 
+    def without_node(self) -> _Product:
+        return self  # it has none
+
     def straight(self, a: Tensor, b: Tensor, with_residual: bool) -> tuple[Tensor, Tensor | None]:
         return ops.product_straight(a, b, self.handle.parted, with_residual)
 

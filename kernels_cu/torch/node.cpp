@@ -36,8 +36,8 @@ struct SemifieldBackward : Node {
   void compiled_args(torch::autograd::CompiledNodeArgs&) const override {
     TORCH_CHECK_NOT_IMPLEMENTED(
         false, "compiled autograd cannot trace ", name(), ", which is recorded in C++: set ",
-        "torch._dynamo.config.compiled_autograd = True before the forward pass, or SEMICONV_NODE=0 ",
-        "in the environment");
+        "torch._dynamo.config.compiled_autograd = True before the first forward pass, or ",
+        "SEMICONV_NODE=0 in the environment");
   }
 
   void release_variables() override {

@@ -23,6 +23,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.autograd import ByPython
+from torch_bridge.convolutions import _cached_operation
 from torch_bridge.functional import semifield_conv
 from torch_bridge.ops import handle_of, node
 from torch_bridge.ops.backward import prepare_backward
@@ -31,6 +32,8 @@ from torch_bridge.ops.executors import Executor
 from torch_bridge.ops.forward import prepare_forward
 from torch_bridge.ops.node import Operand, Work
 from torch_bridge.ops.plans import plan_uncached
+from torch_bridge.quadratic.fused import _Family
+from torch_bridge.quadratic.kernels import QuadraticKernelIso
 
 pytestmark = pytest.mark.skipif(not node.served(), reason="the compiler makes no node for torch")
 CPU = torch.device("cpu")
@@ -82,7 +85,7 @@ class Prepared:
         strides = img.stride(), krn.stride()
         self.node = prepare_node(
             functions, self.plan, self.executor, img.dtype, CPU, strides, self.wants,
-            ByPython(self.operation, self.shapes),
+            ByPython(self.operation.without_node(), self.shapes),
         )  # fmt: skip
 
     def by_python(self, img, krn, grad_out):
@@ -375,6 +378,30 @@ def test_a_plan_lives_as_long_as_graphs_that_need_it(functions, device):
     assert alive() is None
 
 
+def test_what_has_a_node_is_freed(functions, device):
+    """A node keeps what it calls in Python, which must not keep the node."""
+    img, krn = drawn()
+    prepared = Prepared(functions, device, img, krn, SEMIFIELDS["spread"], padding=1)
+    made, operation = prepared.node, prepared.operation
+    operation.node = made
+    made(img, krn).sum().backward()
+    family = _Family.__new__(_Family)  # none is on the CPU
+    calls = on_gpu(Family("isotropic", "float32", (3, 3), 3), device)
+    family._launches, family._shape = calls.launches, (3, 1, 3, 3)
+    kernel = QuadraticKernelIso(1, 3, (3, 3))
+    composed = kernel().grad_fn.composed
+    assert composed == kernel().grad_fn.composed  # equal ones share a node
+    operand = Operand((3, 1), (1, 1), True)
+    given = functions, (operand, None), torch.empty(0), device.driver(), composed
+    family.node = family.prepare_node(*given)
+    family.node(kernel.log_std, None).sum().backward()
+    alive = [weakref.ref(one) for one in (made, family.node, family, kernel)]
+    _cached_operation.cache_clear()
+    del prepared, made, operation, family, kernel
+    gc.collect()
+    assert [one() for one in alive] == [None] * 4
+
+
 def test_several_threads_call_it_at_once(recorded_by_node):
     img, krn, convolve = recorded_by_node
     expected = torch.autograd.grad(convolve(img, krn).sum(), (img, krn))
@@ -527,3 +554,54 @@ def test_a_node_that_does_not_compile_leaves_all_to_python(works, tmp_path):
     )
     expected = "[False, False] 0" if works else "[True, True] 1"
     assert done.stdout.strip() == expected
+
+
+_SLOW_COMPILER = """#!/bin/sh
+case "$*" in *ltorch_cpu*) echo $$ >"$0.pid"; sleep 60;; *) exec g++ "$@";; esac
+"""
+
+
+@pytest.mark.slow
+def test_an_exit_while_the_node_compiles_leaves_nothing(tmp_path):
+    """Neither a compiler that still runs, nor its folder."""
+    fake, cache = tmp_path / "c++", tmp_path / "cache"
+    fake.write_text(_SLOW_COMPILER)
+    fake.chmod(0o755)
+    code = (
+        "import os, sys, time\nfrom torch_bridge.ops import node\nassert node.library() is None\n"
+        "while not os.path.exists(sys.argv[1]):\n    time.sleep(0.05)\n"
+        "if not os.fork():\n    sys.exit()\n"  # a child's exit ends nothing of its parent's
+        "os.wait()\nassert node._build().thread.is_alive()\n"
+    )
+    environment = {**os.environ, "CXX": str(fake), "SEMICONV_CACHE_DIR": str(cache)}
+    pid = f"{fake}.pid"
+    done = subprocess.run(
+        [sys.executable, "-c", code, pid], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(cache.glob("build-*")) == []
+    with open(pid) as file, pytest.raises(ProcessLookupError):
+        os.killpg(int(file.read()), 0)
+
+
+@pytest.mark.slow
+def test_warnings_as_errors_and_a_wrong_variable_are_raised_where_one_calls(tmp_path):
+    """Not in the thread that compiles, whose errors nobody catches."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)  # not to be trusted
+    code = (
+        "import warnings\nfrom torch_bridge.ops import node\nwarnings.simplefilter('error')\n"
+        "node.library(wait=%s)\n"
+    )
+    for variable, wait, expected in (("1", True, "cannot be used"), ("no", False, "must be 0")):
+        environment = {
+            **os.environ, "SEMICONV_NODE": variable, "SEMICONV_CACHE_DIR": str(cache)
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code % wait],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert expected in done.stderr.splitlines()[-1]
+        assert "Exception in thread" not in done.stderr

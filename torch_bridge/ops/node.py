@@ -8,6 +8,7 @@ bits. Called by `autograd` through the operations.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import shlex
@@ -24,7 +25,7 @@ from torch import Tensor
 from semiconv_cupy import source
 from semiconv_cupy.backends.device import Described, Driver, Launches
 from semiconv_cupy.backends.host import compiler, libraries
-from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn_once
+from semiconv_cupy.errors import BackendUnavailableError, BackendWarning, CompileError, warn_once
 from torch_bridge.ops.dispatch import BEYOND_PLAIN
 
 # In the order of `Role` in node.cpp.
@@ -165,12 +166,19 @@ class _Build:
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run, name="semiconv node", daemon=True)
         self.thread.start()
+        atexit.register(self._end)
 
     def _run(self) -> None:
         try:
             self.library = _load()
-        except (BackendUnavailableError, CompileError, OSError) as error:
+        except (BackendUnavailableError, BackendWarning, CompileError, OSError) as error:
             self.error = error
+
+    def _end(self) -> None:
+        """At the process's exit nobody waits: the compiler is killed, its folder is removed."""
+        if self.thread.is_alive():
+            compiler.end_all()
+            self.thread.join(5)
 
 
 @lru_cache(maxsize=1)
@@ -178,7 +186,12 @@ def _build() -> _Build:
     return _Build()
 
 
-_WANTED = os.environ.get("SEMICONV_NODE", "1") != "0"
+@lru_cache(maxsize=1)
+def _wanted() -> bool:
+    named = os.environ.get("SEMICONV_NODE", "")
+    if named not in ("", "0", "1"):
+        raise ValueError(f"SEMICONV_NODE={named!r} must be 0 (Python records all calls) or 1")
+    return named != "0"
 
 
 def library(*, wait: bool = False) -> Any:
@@ -187,12 +200,12 @@ def library(*, wait: bool = False) -> Any:
     The first call begins to compile in a thread; with `wait` the caller waits for its end. A
     warning says once what does not compile; without a compiler Python's path serves.
     """
-    if not (_WANTED or wait) or not served() or _compiles_autograd():
+    if not (wait or _wanted()) or not served() or _compiles_autograd():
         return None
     build = _build()
     if wait:
         build.thread.join()
-    if isinstance(build.error, (CompileError, OSError)):
+    if isinstance(build.error, (BackendWarning, CompileError, OSError)):
         warn_once(
             "the C++ node", f"training calls go through Python, which is slower: {build.error}"
         )

@@ -23,6 +23,7 @@ from torch_bridge.quadratic.initial import (
     options,
     truncated_normal,
 )
+from torch_bridge.quadratic.offsets import sum_of_squares
 from torch_bridge.sizes import MOST_AXES, KernelSize, fixed_dimensions, per_axis, whole_number
 
 
@@ -78,6 +79,11 @@ class Covariance(Channels):
     def whitened(log_std: Tensor, pairs: Tensor, points: Sequence[Tensor]) -> list[Tensor]:
         """`whiten` with these parameters."""
         raise NotImplementedError
+
+    @classmethod
+    def quadratic(cls, log_std: Tensor, pairs: Tensor, points: Sequence[Tensor]) -> Tensor:
+        """-x^T S^-1 x for points x, with these parameters."""
+        return -sum_of_squares(cls.whitened(log_std, pairs, points))
 
     def whiten(self, points: Sequence[Tensor]) -> list[Tensor]:
         """z with z^T z = x^T S^-1 x for points x; one tensor a coordinate.

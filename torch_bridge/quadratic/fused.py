@@ -8,6 +8,7 @@ derivatives. Called by `kernels`, which give them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +42,8 @@ def quadratic_kernel(
     composed: Composed,
 ) -> Tensor:
     """The kernel (O, I, *K) for channels (O, I); `composed(log_std, pairs)` is the same by tensors.
+
+    It is kept for other kernels of its kind, so it holds no module; equal ones share a node.
 
     The parameters are those of `covariances`; an isotropic kernel has no `pairs`.
     """
@@ -133,10 +136,15 @@ class _Family:
             saves_tensors=True,
         )
 
+        # With no node of its own, which would keep the node alive that keeps it: no collector finds
+        # a cycle that goes through C++.
+        family = copy(self)
+        family.node = None
+
         def by_python(
             grad: Tensor, log_std: Tensor, pairs: Tensor | None, _: None, *wants: bool
         ) -> tuple[Tensor | None, Tensor | None]:
-            found = _gradients(self, composed, log_std, pairs, grad)
+            found = _gradients(family, composed, log_std, pairs, grad)
             return found[0] if wants[0] else None, found[1] if wants[1] else None
 
         return Node(functions, work, self._launches, driver, by_python)

@@ -6,6 +6,7 @@ the free kernel, in any number of dimensions. Nothing here takes an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,29 @@ from torch_bridge.quadratic.offsets import offsets, sum_of_squares
 from torch_bridge.quadratic.plot import draw
 from torch_bridge.quadratic.positive import Positive, centre, checked, mapped
 from torch_bridge.sizes import KernelSize, fixed_dimensions, per_axis
+
+
+class _Composed:
+    """A quadratic kernel by tensors, of parameters alone: what keeps it keeps no module alive."""
+
+    def __init__(self, values: Callable[..., Tensor], sizes: tuple[int, ...]) -> None:
+        self.values, self.sizes = values, sizes
+
+    def __call__(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
+        return self.values(log_std, pairs, offsets(self.sizes, log_std))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Composed):
+            return NotImplemented
+        return (self.values, self.sizes) == (other.values, other.sizes)
+
+    def __hash__(self) -> int:
+        return hash((self.values, self.sizes))
+
+
+def _isotropic(log_std: Tensor, _: None, points: Sequence[Tensor]) -> Tensor:
+    inverse, square = torch.exp(-2 * log_std), sum_of_squares(points)
+    return -square * inverse.view(*inverse.shape, *(1,) * square.dim())
 
 
 class Kernel(Channels):
@@ -127,13 +151,14 @@ class AnisotropicKernel(QuadraticKernel):
         covs, shape = self.covs, (self.out_channels, self.in_channels)
         if covs.parametrisation is not None and type(covs).whiten is Covariance.whiten:
             return quadratic_kernel(
-                covs.parametrisation, shape, self._sizes, covs.log_std, covs.pairs, self._composed
+                covs.parametrisation,
+                shape,
+                self._sizes,
+                covs.log_std,
+                covs.pairs,
+                _Composed(covs.quadratic, self._sizes),
             )
         return -sum_of_squares(covs.whiten(offsets(self._sizes, covs.log_std)))
-
-    def _composed(self, log_std: Tensor, pairs: Tensor) -> Tensor:
-        whitened = self.covs.whitened(log_std, pairs, offsets(self._sizes, log_std))
-        return -sum_of_squares(whitened)
 
 
 class QuadraticKernelSpectral(AnisotropicKernel):
@@ -260,14 +285,9 @@ class QuadraticKernelIso(QuadraticKernel):
         """The kernel, (O, I, *K)."""
         shape = (self.out_channels, self.in_channels)
         values = quadratic_kernel(
-            "isotropic", shape, self._sizes, self.log_std, None, self._composed
+            "isotropic", shape, self._sizes, self.log_std, None, _Composed(_isotropic, self._sizes)
         )
         return mapped(values, self.positive)
-
-    def _composed(self, log_std: Tensor, _: None) -> Tensor:
-        inverse = torch.exp(-2 * log_std)
-        square = sum_of_squares(offsets(self._sizes, log_std))
-        return -square * inverse.view(*inverse.shape, *(1,) * square.dim())
 
 
 class LearnedKernel(Kernel):

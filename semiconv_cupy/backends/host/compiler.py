@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from semiconv_cupy.errors import BackendUnavailableError, CompileError
+from semiconv_cupy.once import exclusive
 
 TIME_LIMIT = 600.0  # seconds of one compilation, which takes 1 to 6 on an idle machine
 LONGEST_TIME_LIMIT = 3600.0  # `libraries` takes older build folders for those of dead processes
@@ -259,6 +260,13 @@ def compile_library(
 _GROUP: dict[str, Any] = {"start_new_session": True, "umask": 0o077} if os.name == "posix" else {}
 
 
+# Compilers that this process has started: a forked child has none.
+_running: set[subprocess.Popen[bytes]] = set()
+_all_ended = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)
+
+
 class _Done(NamedTuple):
     status: int | None
     output: str
@@ -274,7 +282,7 @@ def _run(
 ) -> _Done:
     """Run the compiler in a process group of its own, which ends with this call or its limit."""
     try:
-        process = subprocess.Popen(
+        process = _started(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -292,12 +300,9 @@ def _run(
         output, in_time = _output(process, time_limit)
     finally:
         if process.returncode is None:  # too slow, or an exception such as KeyboardInterrupt
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.name == "posix":
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
+            _kill(process)
             process.wait()
+        _running.discard(process)
         assert process.stdout is not None
         process.stdout.close()
     status, problem = process.returncode, None
@@ -308,6 +313,33 @@ def _run(
         name = signal.strsignal(-status)
         problem = f"was ended by signal {-status} ({name}{memory}); {_remedy()}"
     return _Done(status, output, problem)
+
+
+def _started(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    with exclusive("a start of the compiler"):
+        if _all_ended:
+            raise BackendUnavailableError("this process ends, and compiles nothing any more")
+        process = subprocess.Popen(command, **options)
+        _running.add(process)
+    return process
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+def end_all() -> None:
+    """Kill the compilers that run, and start none any more: a thread outlives the program."""
+    global _all_ended
+    with exclusive("a start of the compiler"):
+        _all_ended = True
+        for process in tuple(_running):
+            if process.returncode is None:
+                _kill(process)
 
 
 def _output(process: subprocess.Popen[bytes], time_limit: float) -> tuple[str, bool]:
