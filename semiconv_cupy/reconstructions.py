@@ -223,63 +223,89 @@ def _of_height(image: Any, h: Any, footprint: Any, minimum: bool) -> Array:
         raise TypeError(f"h must be a real number, got {h!r}: {error}") from None
     if unusable:
         raise ValueError(f"h must be above 0, got {h!r}; heights of 0 are those of all maxima")
-    xp, image = place.array_module, readable(place, image, "image")
-    if image.dtype.kind == "b":
-        image = image.view(np.uint8)
-    if image.dtype.kind == "f":
-        nothing = image.dtype.type(reference.worst(image.dtype, minimum))
-        image = xp.where(image == image, image, nothing)
+    numbers = numbers_of_height(readable(place, image, "image"), h, minimum)
+    method = "erosion" if minimum else "dilation"
     # The footprint is checked, too, where there is nothing to find.
-    if image.size == 0 or not _has_range(xp, image, h):
-        reconstruction(image, image, footprint=footprint)
-        return xp.zeros(image.shape, np.uint8)
-    if image.dtype.kind in "iu" and image.dtype.itemsize < 8 and h % 1:
-        image = image.astype(np.float64)
+    if image.size == 0 or not has_range(end_of(numbers, True), end_of(numbers, False), h):
+        reconstruction(numbers, numbers, method, footprint)
+        return place.array_module.zeros(image.shape, np.uint8)
+    seed, mask = moved_by_height(numbers, h, minimum), in_wide_dtype(numbers)
+    return of_height(numbers, reconstruction(seed, mask, method, footprint), h, minimum)
+
+
+def numbers_of_height(image: Array, h: Any, minimum: bool) -> Array:
+    """The image in the dtype in which h is a difference; NaN is what every number beats."""
+    if image.dtype.kind == "b":
+        return image.view(np.uint8)
     if image.dtype.kind == "f":
-        found = _above_rounded(xp, image, h, footprint, minimum)
-    else:
-        found = _above_exactly(xp, image, math.ceil(h), footprint, minimum)
-    return found.astype(np.uint8)
+        return without_nan(image, not minimum)
+    return image.astype(np.float64) if image.dtype.itemsize < 8 and h % 1 else image
 
 
-def _has_range(xp: Any, image: Array, h: Any) -> bool:
-    """Whether the largest and the smallest element are at least h apart."""
-    axes = tuple(range(image.ndim))
-    low, high = (reference.extremum_along(xp, image, axes, minimum) for minimum in (True, False))
-    if image.dtype.kind != "f":
+def without_nan(image: Array, minimum: bool) -> Array:
+    """Floating numbers with what spreads nowhere in place of NaN; `minimum`: of a dilation."""
+    nothing = image.dtype.type(reference.worst(image.dtype, not minimum))
+    return place_of(image=image).array_module.where(image == image, image, nothing)
+
+
+def in_wide_dtype(numbers: Array) -> Array:
+    """Halves in float32, as scikit-image reconstructs them."""
+    if numbers.dtype.kind != "f":
+        return numbers
+    return numbers.astype(np.promote_types(numbers.dtype, np.float32), copy=False)
+
+
+def end_of(numbers: Array, minimum: bool) -> Array:
+    """The smallest or largest element, in an array of as many axes."""
+    xp = place_of(image=numbers).array_module
+    return reference.extremum_along(xp, numbers, tuple(range(numbers.ndim)), minimum)
+
+
+def has_range(low: Array, high: Array, h: Any) -> bool:
+    """Whether the smallest and the largest element are at least h apart."""
+    if low.dtype.kind != "f":
         return bool(int(high.reshape(())) - int(low.reshape(())) >= h)
     with np.errstate(over="ignore"):
         return bool(high.reshape(()) > low.reshape(())) and not bool((h > high - low).reshape(()))
 
 
-def _above_rounded(xp: Any, image: Array, h: Any, footprint: Any, minimum: bool) -> Array:
-    """scikit-image's arithmetic of floating images, but for infinities: halves in float32."""
-    resolution = xp.abs(image) * (2 * np.finfo(image.dtype).resolution)
-    with np.errstate(invalid="ignore", over="ignore"):
-        moved = image + h + resolution if minimum else image - h - resolution
-    infinite = xp.isinf(image)
-    kind = np.promote_types(image.dtype, np.float32)
-    image = image.astype(kind)
-    moved = xp.where(infinite, image, moved.astype(kind))
-    limit = reconstruction(moved, image, "erosion" if minimum else "dilation", footprint)
-    with np.errstate(invalid="ignore"):
-        found = (limit - image if minimum else image - limit) >= h
-    return found | (infinite & (image < 0 if minimum else image > 0))
+def moved_by_height(numbers: Array, h: Any, minimum: bool) -> Array:
+    """The seed: lowered by h, of minima raised; what there is no number for ends at the last."""
+    xp = place_of(image=numbers).array_module
+    if numbers.dtype.kind == "f":  # scikit-image's arithmetic, but for infinities
+        resolution = xp.abs(numbers) * (2 * np.finfo(numbers.dtype).resolution)
+        with np.errstate(invalid="ignore", over="ignore"):
+            moved = numbers + h + resolution if minimum else numbers - h - resolution
+        return in_wide_dtype(xp.where(xp.isinf(numbers), numbers, moved))
+    info, bits, step = np.iinfo(numbers.dtype), _unsigned(numbers), _step(numbers, h)
+    end = numbers.dtype.type(info.max if minimum else info.min)
+    from_end = np.array(end).view(bits.dtype)[()]
+    room = from_end - bits if minimum else bits - from_end
+    moved = (bits + step if minimum else bits - step).view(numbers.dtype)
+    return xp.where(room >= step, moved, end).reshape(numbers.shape)
 
 
-def _above_exactly(xp: Any, image: Array, h: int, footprint: Any, minimum: bool) -> Array:
-    """The same of integers, whose differences are exact as unsigned numbers of as many bits."""
-    info, kind = np.iinfo(image.dtype), np.dtype(f"u{image.dtype.itemsize}")
-    numbers, step = image.reshape(-1).view(kind), kind.type(h)
-    end = image.dtype.type(info.max if minimum else info.min)
-    from_end = np.array(end).view(kind)[()]
-    room = from_end - numbers if minimum else numbers - from_end
-    moved = (numbers + step if minimum else numbers - step).view(image.dtype)
-    moved = xp.where(room >= step, moved, end).reshape(image.shape)
-    method = "erosion" if minimum else "dilation"
-    limit = reconstruction(moved, image, method, footprint).reshape(-1).view(kind)
-    height = limit - numbers if minimum else numbers - limit
-    return (height >= step).reshape(image.shape)
+def of_height(numbers: Array, limit: Array, h: Any, minimum: bool) -> Array:
+    """1 where the reconstruction stays at least h away, as uint8."""
+    xp = place_of(image=numbers).array_module
+    if numbers.dtype.kind == "f":
+        wide = in_wide_dtype(numbers)
+        with np.errstate(invalid="ignore"):
+            found = (limit - wide if minimum else wide - limit) >= h
+        found = found | (xp.isinf(wide) & (wide < 0 if minimum else wide > 0))
+        return found.astype(np.uint8)
+    bits, limits = _unsigned(numbers), _unsigned(limit)
+    height = limits - bits if minimum else bits - limits
+    return (height >= _step(numbers, h)).reshape(numbers.shape).astype(np.uint8)
+
+
+def _unsigned(numbers: Array) -> Array:
+    """In a row, as unsigned numbers of as many bits, whose differences are exact."""
+    return numbers.reshape(-1).view(f"u{numbers.dtype.itemsize}")
+
+
+def _step(numbers: Array, h: Any) -> Any:
+    return np.dtype(f"u{numbers.dtype.itemsize}").type(math.ceil(h))
 
 
 # ---- openings and closings -----------------------------------------------------------------------
@@ -401,24 +427,33 @@ def _reconstructed(
             f"footprint must be True at its own position, got one of shape {window.shape} that is "
             "not: an erosion by it may lie above the image"
         )
-    spread = _neighbours(image.ndim, axes, connectivity)
+    spread = neighbours(image.ndim, axes, connectivity)
     image = readable(place, image, "image")
     xp, method = place.array_module, "dilation" if minimum else "erosion"
     seed = extremum(place, image, arguments, None, minimum, reflected=not minimum)
-    mask, worst = image, image.dtype.type(reference.worst(image.dtype, not minimum))
-    if image.dtype.kind == "f":
-        mask = xp.where(image == image, image, worst)
-        seed = reference.limit(xp, seed, mask, not minimum)
+    mask = without_nan(image, minimum) if image.dtype.kind == "f" else image
+    seed = reference.limit(xp, seed, mask, not minimum)
     result = reconstruction(seed, mask, method, spread)
     if preserves:
-        kept = xp.where(result == seed, mask, worst)
+        kept = kept_intensities(result, seed, mask, minimum)
         result = reconstruction(kept, mask, method, spread)
-    if image.dtype.kind == "f":
-        return xp.where(image == image, result, image)
-    return result
+    return with_nan_of(image, result)
 
 
-def _neighbours(ndim: int, axes: Any, connectivity: Any) -> np.ndarray:
+def kept_intensities(result: Array, seed: Array, mask: Array, minimum: bool) -> Array:
+    """The image's own values where the reconstruction has not changed the seed."""
+    worst = mask.dtype.type(reference.worst(mask.dtype, not minimum))
+    return place_of(seed=seed).array_module.where(result == seed, mask, worst)
+
+
+def with_nan_of(image: Array, result: Array) -> Array:
+    """The result, NaN where the image is."""
+    if image.dtype.kind != "f":
+        return result
+    return place_of(image=image).array_module.where(image == image, result, image)
+
+
+def neighbours(ndim: int, axes: Any, connectivity: Any) -> np.ndarray:
     """The set of size 3 over which values spread, on all axes of the array."""
     axes = check_axes(axes, ndim)
     if connectivity is None:

@@ -18,15 +18,13 @@ from dask.array.utils import meta_from_array
 
 from semiconv_cupy.backends.place import library_of
 from semiconv_cupy.chunked import is_chunked
-from semiconv_cupy.dask import binary, borders, lines, products
+from semiconv_cupy.dask import binary, lines, products, reconstructions
 from semiconv_cupy.dask.halo import MOST_GROWTH, Halo
 from semiconv_cupy.dask.overlap import call_by_name, in_one_chunk, overlapped
 from semiconv_cupy.dask.stages import STAGES, Arguments, window_of_erosion
 from semiconv_cupy.ndimage.morphology import grey_dilation, grey_erosion
 from semiconv_cupy.parabolic import PASSES
-from semiconv_cupy.reconstructions import reconstruction_steps, require_within
 
-Array = Any
 # Arguments that have the image's shape, and so its chunks.
 _IMAGES = ("input", "image", "seed", "mask")
 
@@ -144,23 +142,6 @@ def _sees_itself_nowhere(name: str, arguments: Arguments, image: da.Array) -> bo
     return bool(window.ignoring()) and not window.contains_own_position()
 
 
-def reconstruct(
-    function: Callable[..., Any], arguments: Arguments, images: dict[str, da.Array]
-) -> da.Array:
-    """`reconstruction`, whose chunks exchange their borders at once."""
-    call = partial(call_by_name, function, tuple(images), arguments)
-    meta = call(*map(meta_from_array, images.values()))
-    method, seed, mask = arguments["method"], images["seed"], images["mask"]
-    steps = reconstruction_steps(arguments["footprint"], arguments["offset"], seed.ndim)
-    checked = da.map_blocks(_checked, seed, mask, method, meta.dtype, dtype=meta.dtype, meta=meta)
-    return borders.reconstruct(checked, mask.astype(meta.dtype), steps, method == "erosion")
-
-
-def _checked(seed: Array, mask: Array, method: str, dtype: Any) -> Array:
-    require_within(seed, mask, method)
-    return seed.astype(dtype)
-
-
 _DIFFERENCES = ("morphological_gradient", "morphological_laplace", "white_tophat", "black_tophat")
 _IN_TWO = {
     "grey_opening": (grey_erosion, grey_dilation),
@@ -173,13 +154,13 @@ _PLANS = {
     "binary_closing": binary.opening,
     "binary_propagation": binary.propagation,
     "binary_fill_holes": binary.fill_holes,
-    "reconstruction": reconstruct,
+    "reconstruction": reconstructions.reconstruction,
     **dict.fromkeys(PASSES, lines.parabolic),
     "distance_transform_edt": lines.distance,
     "distance_transform_bf": lines.distance,
     "distance_transform_cdt": lines.distance,
-    "h_maxima": lines.of_the_whole,
-    "h_minima": lines.of_the_whole,
-    "opening_by_reconstruction": lines.of_the_whole,
-    "closing_by_reconstruction": lines.of_the_whole,
+    "h_maxima": reconstructions.of_height,
+    "h_minima": reconstructions.of_height,
+    "opening_by_reconstruction": reconstructions.by_reconstruction,
+    "closing_by_reconstruction": reconstructions.by_reconstruction,
 }

@@ -53,8 +53,8 @@ def _pieces(rng, n):
 def image_of(rng, shape, dtype):
     if dtype == "bool":
         return rng.random(shape) < rng.choice([0.1, 0.4, 0.7])
-    if dtype == "uint8":
-        return rng.integers(0, 256, shape, np.uint8)
+    if dtype in ("uint8", "int64"):
+        return rng.integers(0, 256, shape, dtype)
     return rng.standard_normal(shape).astype(dtype)
 
 
@@ -108,8 +108,7 @@ def work(seed):
         if name != "distance_transform_cdt" and rng.random() < 0.4:
             arguments["sampling"] = rng.random(len(shape)) + 0.5
     elif name in OF_HEIGHTS:
-        arguments = {"image": image_of(rng, shape, dtype)}
-        arguments |= {"h": float(rng.integers(1, 4))} if name.startswith("h_") else {"size": 3}
+        arguments = _of_heights(rng, name, shape, dtype, axes)
     elif name == "rolling_ball":
         arguments = {"image": image_of(rng, shape, dtype), "radius": float(rng.integers(0, 50)) / 8}
     else:
@@ -172,6 +171,19 @@ def _reconstruction(rng, shape, dtype):
         sizes = tuple(int(k) for k in rng.integers(1, 4, len(shape)))
         arguments |= {"footprint": rng.random(sizes) < 0.7, "offset": [k // 2 for k in sizes]}
     return arguments
+
+
+def _of_heights(rng, name, shape, dtype, axes):
+    image = image_of(rng, shape, rng.choice([dtype, "bool", "int64", "float16"]))
+    if image.dtype.kind == "f" and rng.random() < 0.4:
+        image[rng.random(shape) < 0.1] = rng.choice([np.nan, np.inf, -np.inf])
+    arguments = {"image": image}
+    if name.startswith("h_"):  # of 300 is none of uint8, nor of the others
+        return arguments | {"h": float(rng.choice([0.5, 1, 2, 2.5, 40, 300]))}
+    size = tuple(int(k) for k in rng.integers(1, 5, len(axes)))
+    arguments |= {"size": size, "axes": axes, "mode": str(rng.choice(MODES)), "cval": 3.0}
+    arguments["preserve_intensities"] = bool(rng.integers(2))
+    return arguments | {"connectivity": int(rng.integers(1, len(axes) + 1))}
 
 
 def compare(seed):

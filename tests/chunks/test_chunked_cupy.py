@@ -92,6 +92,8 @@ CALLS = {
     "steps": lambda image: ndimage.binary_closing(image > 99, iterations=3),
     "holes": lambda image: ndimage.binary_fill_holes(image > 70),
     "reconstruction": lambda image: sc.reconstruction(image // 2, image),
+    "heights": lambda image: sc.h_maxima(image, 40),
+    "closing": lambda image: sc.closing_by_reconstruction(image, size=3),
 }
 
 

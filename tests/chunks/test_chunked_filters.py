@@ -13,7 +13,7 @@ import pytest
 da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
 
 import dask  # noqa: E402
-from random_chunks import FUNCTIONS, MODES, compare, work  # noqa: E402
+from random_chunks import FUNCTIONS, MODES, OF_HEIGHTS, compare, work  # noqa: E402
 
 import semiconv_cupy as sc  # noqa: E402
 from semiconv_cupy import ndimage  # noqa: E402
@@ -152,6 +152,29 @@ def test_steps_by_a_structure_without_its_origin_run_until_nothing_changes(name)
     for array in (point, da.from_array(point, chunks=(5, 6))):
         with pytest.raises(ValueError, match="they repeat every 2 steps; pass the number"):
             function(array, **given)
+
+
+@pytest.mark.parametrize("name", OF_HEIGHTS)
+def test_no_chunks_are_joined_for_what_reconstruction_makes(name):
+    """Nor is a chunk computed before `compute` where values spread into no other one."""
+    function, blocks = getattr(sc, name), []
+    argument = {"h": 9} if name.startswith("h_") else {"size": 3}
+
+    def bounded(block):
+        blocks.append(block.size)
+        return block
+
+    later = da.from_array(IMAGE, chunks=(8, 10)).map_blocks(bounded, meta=IMAGE[:0, :0])
+    found = function(later, **argument)
+    np.testing.assert_array_equal(found, function(IMAGE, **argument))
+    assert max(blocks) <= 80
+    if "size" in argument:
+        blocks.clear()
+        lines = later.rechunk((8, 31)).map_blocks(bounded, meta=IMAGE[:0, :0])
+        found = function(lines, size=3, axes=1, preserve_intensities=True)
+        assert blocks == []
+        expected = function(IMAGE, size=3, axes=1, preserve_intensities=True)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_tasks_of_what_spreads_stay_few():
