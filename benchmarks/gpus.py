@@ -237,10 +237,12 @@ class _Workers:
         volume = self._volume(edge, chunk)
         result = work(volume)
         corner = result[:chunk, :chunk, :chunk].map_blocks(_to_numpy, dtype=np.uint8)
-        block = corner.compute()  # compiles, too
+        block = corner.compute()
+        sums = result.map_blocks(_sum, dtype=np.float64, chunks=(1, 1, 1))
+        sums.compute()  # every worker loads its kernels, and its pool of memory grows
         before = sum(self.client.run(_received).values())
         start = time.perf_counter()
-        result.map_blocks(_sum, dtype=np.float64, chunks=(1, 1, 1)).compute()
+        sums.compute()
         seconds = time.perf_counter() - start
         return seconds, sum(self.client.run(_received).values()) - before, block
 
