@@ -230,7 +230,8 @@ def test_info_as_json_says_the_same(capsys):
     assert list(found) == ["packages", "cpu", "gpu", "backends", "remedies"]
     for section in ("packages", "cpu", "gpu", "backends"):
         for name, fact in found[section].items():
-            assert f"  {name:14} {fact}\n" in printed
+            fact = fact.partition(" (")[0]  # how many libraries there are may change meanwhile
+            assert f"  {name:14} {fact}" in printed
     for remedy in found["remedies"]:
         assert f"  - {remedy}\n" in printed
 
