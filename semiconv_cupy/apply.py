@@ -21,12 +21,14 @@ import numpy as np
 from semiconv_cupy import preview
 from semiconv_cupy.files import images
 from semiconv_cupy.files.about import NOT_IN_SPACE, FileError, Image
-from semiconv_cupy.texts import image_functions, value_of, values_of
+from semiconv_cupy.texts import SHAPES, image_functions, value_of, values_of
 
 PROG = "python -m semiconv_cupy apply"
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 # Parameters that are arrays of the image's shape: files.
 _FILES = ("mask", "seed")
+# Parameters that are arrays of their own.
+_ARRAYS = ("footprint", "structure", "structure1", "structure2", "weights", "kernel", "krn")
 # Parameters that choose where results go, or that there be several.
 _NOT_OFFERED = ("output", "distances", "indices", "return_distances", "return_indices")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -221,13 +223,13 @@ def _work(function: Callable[..., Any], options: dict[str, Any]) -> Work:
         if name in _FILES:
             found[name] = images.opened(value, f"--{name}")
         else:
-            arguments[name] = _argument(value) if isinstance(value, list) else value
+            arguments[name] = _argument(name, value) if isinstance(value, list) else value
     shape = found[first].array.shape
     for name, image in found.items():
         if image.array.shape != shape:
             raise ValueError(f"--{name} has shape {image.array.shape}, INPUT has {shape}")
     if "dtype" in options:
-        arguments["output"] = np.dtype(options["dtype"])
+        arguments["output"] = _dtype(options["dtype"])
     axes, all_axes = _axes(found[first], options), tuple(range(len(shape)))
     if "axes" in parameters and axes != all_axes:
         arguments["axes"] = axes
@@ -236,12 +238,28 @@ def _work(function: Callable[..., Any], options: dict[str, Any]) -> Work:
     return Work(function, found, arguments, axes, not {"axes", "axis"} & set(parameters))
 
 
-def _argument(texts: list[str]) -> Any:
+def _argument(name: str, texts: list[str]) -> Any:
     """The value of an option: an array for a list of numbers or a .npy file."""
+    option = f"--{name.replace('_', '-')}"
     if len(texts) == 1 and texts[0].endswith(".npy"):
-        return np.load(texts[0], allow_pickle=False)
+        try:
+            return np.load(texts[0], allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise FileError(f"{option}: cannot read {texts[0]}: {error}") from None
     value = value_of(texts[0]) if len(texts) == 1 else values_of(texts)
+    if isinstance(value, str) and name in _ARRAYS:
+        raise ValueError(
+            f"{option} {value!r} is no array: pass numbers such as '[[0,1,0],[1,1,1],[0,1,0]]', a "
+            f".npy file, or one of {', '.join(SHAPES)} such as 'disk(5)'"
+        )
     return np.array(value) if isinstance(value, list) else value
+
+
+def _dtype(text: str) -> np.dtype:
+    try:
+        return np.dtype(text)
+    except TypeError:
+        raise ValueError(f"--dtype {text!r} is no dtype: pass one such as float32") from None
 
 
 def _axes(image: Image, options: dict[str, Any]) -> tuple[int, ...]:
@@ -284,6 +302,12 @@ def _cut(
             f"an image in chunks ({needed / 1e9:.3g} GB of {memory / 1e9:.3g} GB of --memory, "
             f"--chunks or --scheduler) needs Dask: pip install 'semiconv-cupy[dask]' ({error})"
         ) from None
+    scheduler = options.get("scheduler", "threads")
+    if scheduler not in ("threads", "processes") and ":" not in scheduler:
+        raise ValueError(
+            f"--scheduler {scheduler} is neither threads nor processes nor an address such as "
+            "tcp://host:8786"
+        )
     given = options.get("chunks", ["auto"])
     if any(length != "auto" and length < 1 for length in given) or len(given) not in (1, rank):
         raise ValueError(f"--chunks must be 1 or {rank} numbers of at least 1, got {given}")

@@ -20,7 +20,7 @@ from semiconv_cupy import (
 )
 
 # The functions that `disk(5)` and the like may call.
-_SHAPES = ("ball", "box", "cross", "diamond", "disk", "flat", "quadratic")
+SHAPES = ("ball", "box", "cross", "diamond", "disk", "flat", "quadratic")
 # The first arguments of functions from one image to one image.
 _IMAGE = ("input", "image", "seed")
 
@@ -77,7 +77,7 @@ def values_of(texts: Sequence[str]) -> Any:
 def _shape(text: str) -> Any:
     """What a call of a function of ``structuring`` returns, whose arguments are literals."""
     name, found, _ = text.partition("(")
-    if not found or name not in _SHAPES:
+    if not found or name not in SHAPES:
         return text
     try:
         call = ast.parse(text, mode="eval").body

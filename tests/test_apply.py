@@ -259,6 +259,13 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(chunks, tmp_path, capsy
         (["grey_opening", "a.npy", "no/b.npy", "--size", "3"], "there is no folder"),
         (["reconstruction", "a.npy", "b.npy", "--mask", "old.npy"], "--mask has shape"),
         (["grey_openings", "a.npy", "b.npy"], "'grey_openings' is none of"),
+        (["grey_opening", "a.npy", "b.npy", "--footprint", "n.npy"], "--footprint: cannot read"),
+        (["grey_opening", "a.npy", "b.npy", "--footprint", "sphere(3)"], "--footprint 'sphere"),
+        (["grey_opening", "a.npy", "b.npy", "--size", "3", "--dtype", "foo"], "--dtype 'foo'"),
+        (
+            ["grey_opening", "a.npy", "b.npy", "--size", "3", "--scheduler", "foo"],
+            "--scheduler foo",
+        ),
     ],
 )
 def test_wrong_arguments_end_with_2(arguments, complaint, tmp_path, capsys, monkeypatch):
