@@ -3,8 +3,10 @@
 Without a GPU its launches run on the CPU (`driver_on_cpu`), for CPU tensors.
 """
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -367,6 +369,9 @@ def test_a_plan_lives_as_long_as_graphs_that_need_it(functions, device):
     operand = Operand(tuple(tensor.shape), tensor.stride(), True)
     work = Work(operand, None, (3, 1, 3, 3), None, empty, empty, empty, saves_tensors=True)
     made = node.Node(functions, work, calls.launches, device.driver(), fall_back)
+    for function in (copy.copy, copy.deepcopy, pickle.dumps):  # a copy would free it twice
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            function(made)
     alive, out = weakref.ref(fall_back), made(tensor, None)
     del made, fall_back
     gc.collect()

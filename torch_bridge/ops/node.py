@@ -84,6 +84,9 @@ class Node:
         found: Tensor | None = self._call(self._plan, first._cdata, second_at)
         return found
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Node owns memory of C++, so it is neither copied nor pickled")
+
     def __del__(self) -> None:
         if hasattr(self, "_plan"):  # nodes of graphs that are still alive share the plan
             self._forget(self._plan)
