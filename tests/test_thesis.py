@@ -368,6 +368,10 @@ def test_differences_are_paired_by_seed():
     assert (one.p, one.pairs) == (pytest.approx(expected.pvalue), 3)
     assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
     assert a.seconds == [0.5, 0.5, 1.0]  # of one network; the first epoch does not count
+    without = record("a", [0], [own[:1]])
+    del without["seconds"]
+    ((timeless,),) = tables.rows([without]).values()
+    assert tables.accuracy_table([timeless], "b")[1][-1] == "-"
     header, first, second = tables.accuracy_table([a, b], "b")
     assert dict(zip(header, first, strict=True))["minus b"] == f"{100 * one.mean:+.3f}"
     assert dict(zip(header, second, strict=True))["learned"] == "3 of 4"
@@ -400,6 +404,17 @@ def test_the_documents_tables_are_those_of_the_records(name):
         rest = [iter(line) for _ in shown]
         fits = [all(cell in left for cell in row) for row, left in zip(shown, rest, strict=True)]
         assert any(fits), line
+
+
+@pytest.mark.parametrize("name", ["pooling", "convolutions"])
+def test_the_document_names_the_networks_that_were_not_trained(name):
+    text = " ".join((FOLDER.parents[1] / "docs" / "results.md").read_text("utf-8").split())
+    trained = {record["setting"] for record in records.read(FOLDER / "results" / f"{name}.jsonl")}
+    names = [setting.name for setting in settings.read(FOLDER / f"{name}.toml").settings]
+    left = [one for one in names if one not in trained]
+    said = f"{len(left)} of the {len(names)} networks in `examples/thesis/{name}.toml`"
+    why = "have **no row on MNIST**, as they were not trained yet"
+    assert f"{said} {why}: {'; '.join(left)}." in text
 
 
 def test_the_commands(digits, tmp_path, capsys):

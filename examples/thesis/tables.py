@@ -27,7 +27,7 @@ class Row:
     setting: str
     seeds: list[int] = field(default_factory=list)
     accuracy: list[np.ndarray] = field(default_factory=list)  # (epochs,) of each seed
-    seconds: list[float] = field(default_factory=list)  # an epoch, of one network
+    seconds: list[float] = field(default_factory=list)  # an epoch, of one network; where known
     at_once: list[int] = field(default_factory=list)
 
     @property
@@ -58,7 +58,10 @@ class Difference:
 
 
 def rows(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Row]]:
-    """The rows of each experiment (data set and training), in the records' order."""
+    """The rows of each experiment (data set and training), in the records' order.
+
+    A record without "seconds" was made while the machine did other work, too: it tells no time.
+    """
     found: dict[str, dict[str, Row]] = {}
     for record in records:
         if record["kind"] != "training":
@@ -70,12 +73,12 @@ def rows(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Row]]:
         )
         row = found.setdefault(title, {}).setdefault(record["setting"], Row(record["setting"]))
         count = len(identity["seeds"])
-        # The first epoch includes compilation and the capture of a CUDA graph.
-        seconds = float(np.median(record["seconds"][1:] or record["seconds"])) / count
+        times = record.get("seconds", [])
         for number, seed in enumerate(identity["seeds"]):
             row.seeds.append(seed)
             row.accuracy.append(np.array([epoch[number] for epoch in record["accuracy"]]))
-            row.seconds.append(seconds)
+            if times:  # the first one includes compilation and the capture of a CUDA graph
+                row.seconds.append(float(np.median(times[1:] or times)) / count)
             row.at_once.append(count)
     return {title: list(settings.values()) for title, settings in found.items()}
 
@@ -133,7 +136,7 @@ def accuracy_table(settings: Sequence[Row], baseline: str) -> list[list[str]]:
                 *shown,
                 f"{100 * best:.3f} ({epoch})",
                 f"{row.trained.sum()} of {len(last)}",
-                f"{1e3 * float(np.median(row.seconds)):.0f}",
+                f"{1e3 * float(np.median(row.seconds)):.0f}" if row.seconds else "-",
             ]
         )
     return lines
