@@ -191,6 +191,17 @@ def test_imagej_and_ome_are_kept(tmp_path):
         assert 'PhysicalSizeZ="0.5"' in tiff.ome_metadata
 
 
+def test_chunks_of_a_result_are_the_shards_of_the_image(tmp_path):
+    """A result has no more files than a sharded image."""
+    volume = np.random.default_rng(5).integers(0, 255, (16, 16, 8), np.uint8)
+    zarr.create_array(str(tmp_path / "a.zarr"), data=volume, chunks=(4, 4, 4), shards=(8, 8, 8))
+    given = (tmp_path / "a.zarr", tmp_path / "b.zarr", "--size", 3, "--memory", "1KB")
+    assert apply("grey_opening", *given) == 0
+    found = zarr.open_array(str(tmp_path / "b.zarr"), mode="r")
+    assert found.chunks == (8, 8, 8)
+    np.testing.assert_array_equal(found[:], ndimage.grey_opening(volume, 3))
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_the_first_level_of_ome_zarr(version, tmp_path):
     scale = {"type": "scale", "scale": [1.0, 2.0, 0.5, 0.25]}

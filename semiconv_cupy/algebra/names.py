@@ -83,7 +83,10 @@ def named(name: str) -> Semifield:
     known_as = {other: ours for ours, entry in READY_MADE.items() for other in entry.other_names}
     similar = known_as.get(name) or next(iter(difflib.get_close_matches(name, names)), None)
     guess = f" (did you mean {similar!r}?)" if similar else ""
-    raise ValueError(f"semifield={name!r} is unknown{guess}; the names are {', '.join(names)}")
+    families = [f"{name} (with {e.parameter}=)" for name, e in READY_MADE.items() if e.parameter]
+    raise ValueError(
+        f"semifield={name!r} is unknown{guess}; the names are {', '.join(names + families)}"
+    )
 
 
 def semifield_of(text: str) -> Semifield:

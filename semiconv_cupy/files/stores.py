@@ -54,7 +54,9 @@ def _letter(axis: Any) -> str:
 
 
 def _on_disk(path: Path, array: Any) -> OnDisk:
-    return OnDisk(path, array.shape, array.dtype, stored, chunks=array.chunks)
+    # Of a sharded array the shards, so that a result has no more files than the image.
+    chunks = getattr(array, "shards", None) or array.chunks
+    return OnDisk(path, array.shape, array.dtype, stored, chunks=chunks)
 
 
 def stored(path: str, mode: str) -> Any:
