@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import semiconv_cupy as sc
-from semiconv_cupy.ndimage import cuda, reference
+from semiconv_cupy.ndimage import cuda, host, reference
+from semiconv_cupy.ndimage.lines import Pass, costs
 from semiconv_cupy.ndimage.neighbourhood import served_by
 
 FUNCTIONS = (
@@ -200,6 +201,25 @@ def test_large_images_take_little_memory(dtype):
             np.testing.assert_array_equal(result, rounded)
         else:
             assert abs(result - again).max() < 1
+
+
+@pytest.mark.parametrize("shape", [(513, 1025), (8200, 4, 17)])
+def test_a_last_part_of_one_element(shape):
+    """Large images go by parts of a multiple of 16 elements of the last axis."""
+    image = image_of(np.random.default_rng(8), shape, "uint8")
+    for function in (sc.parabolic_dilation, sc.parabolic_erosion):
+        expected = np.rint(function(image, 0.7, output=np.float64))
+        np.testing.assert_array_equal(function(image, 0.7), expected)
+
+
+@pytest.mark.parametrize("backend", [host, reference, cuda.Backend(HarnessDevice())])
+def test_a_pass_into_a_column_writes_nothing_beside_it(backend):
+    column = np.random.default_rng(9).integers(0, 99, (70, 1)).astype(np.float64)
+    whole, alone = np.full((70, 5), 7, np.uint8), np.empty((70, 1), np.uint8)
+    for out in (whole[:, 2:3], alone):
+        backend.parabolas(column, Pass(0, costs(70, 2.0), out))
+    np.testing.assert_array_equal(whole[:, 2:3], alone)
+    assert (np.delete(whole, 2, axis=1) == 7).all()
 
 
 def test_infinities_and_nothing():

@@ -110,7 +110,7 @@ template <class T> class Worker {
     const int64 size = call.lines.size, blocks = ceil_div(size, (int64)block_size<T>);
     bool done = value.allocate(columns * pitch) && result.allocate(columns * pitch) && first.allocate(blocks + 1) &&
                 last.allocate(blocks + 1);
-    if (columns > 1) done = done && rows.allocate(columns * size);
+    if (columns > 1 || call.out_apart() > 1) done = done && rows.allocate(columns * size);
     if (call.winners) done = done && winner.allocate(columns * pitch) && chosen.allocate(columns * size);
     if (call.follower_count) done = done && followed.allocate(columns * size);
     return done;
@@ -153,7 +153,7 @@ template <class T> class Worker {
   void store(int64 begin, int64 count) {
     const int64 width = call.width(), apart = call.out_apart();
     char* to = call.out + begin * out_size;
-    if (call.lines.inner == 1) {
+    if (apart == 1) {
       finish(result.data, to, width, call.maximum, call.finish);
       return;
     }

@@ -154,7 +154,7 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
         _single(launcher, array, step, columns)
         return
     device, xp, axis = launcher.device, launcher.device.array_module, step.axis
-    together = math.prod(array.shape[axis + 1 :]) == 1
+    together = math.prod(array.shape[axis + 1 :]) == 1 and step.out.flags.c_contiguous
     given = array if together else xp.ascontiguousarray(xp.moveaxis(array, axis, -1))
     begin, end = step.outputs or (0, array.shape[axis])
     out = step.out
