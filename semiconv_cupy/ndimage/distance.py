@@ -72,7 +72,7 @@ class _Wanted:
                 continue
             if array.shape != its_shape:
                 raise error(f"{name} array has wrong shape: got {array.shape}, not {its_shape}")
-            if array.dtype != its_dtype:
+            if array.dtype.newbyteorder("=") != its_dtype:
                 kind = np.dtype(its_dtype).name
                 raise error(f"{name} array must be {kind}: got {array.dtype}")
             if not getattr(array.flags, "writeable", True):

@@ -207,6 +207,9 @@ def test_results_go_to_arrays_of_the_caller():
         assert ndimage.distance_transform_edt(image, **given) is None
         np.testing.assert_array_equal(to[0], d)
         np.testing.assert_array_equal(to[1], i)
+    swapped = np.zeros((20, 30), ">f8")
+    ndimage.distance_transform_edt(image, distances=swapped)
+    np.testing.assert_array_equal(swapped, d)
     only = ndimage.distance_transform_edt(image, return_indices=True, distances=to[0])
     np.testing.assert_array_equal(only, i)
     only = ndimage.distance_transform_edt(image, return_distances=False, return_indices=True)
