@@ -70,7 +70,8 @@ def parabolic_dilation(
     nearest, and what is beyond the range of `output` to its nearer end. Integers beyond 2**53 take
     part as the doubles nearest to them. NaN is never selected; an image of nothing else gives -inf.
 
-    A large image goes part by part: with the result, twice the result's memory is used at most.
+    A large image goes part by part: with the result, twice the result's memory is used, more where
+    the last axis of a scale is shorter than 128 elements, since a part has 16 of them at least.
     `parabolic_opening` and `parabolic_closing` keep one array of doubles.
 
     Of `structuring.quadratic`, which ends at a distance r, each result is at most this one; they
