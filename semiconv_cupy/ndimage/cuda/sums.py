@@ -54,12 +54,13 @@ def sum_kernel(
     which += f"_{plane[0]}x{plane[1]}" if any(plane) else ""
     name = f"semiconv_weighted_{which}_{storage}_{out}_{below}"
     lean = not symmetry and below < 8 and adjacent and not any(plane)
+    spacious = not adjacent and (holed or symmetry != 0)
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_OUT": source.storage_macros(out)["SEMICONV_STORAGE"],
         "SEMICONV_SYMMETRY": str(symmetry),
         "SEMICONV_BELOW": str(below),
-        "SEMICONV_BLOCKS": str(3 if lean else 1 if holed and not adjacent else 2),
+        "SEMICONV_BLOCKS": str(3 if lean else 1 if spacious else 2),
         "SEMICONV_ADJACENT": str(adjacent).lower(),
         "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if holed else -1.0),
         "SEMICONV_ROWS": str(plane[0]),
