@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import is_alive, wait_for
 
 import semiconv_cupy as sc
 from semiconv_cupy.backends.host import compiler, libraries
@@ -161,13 +162,6 @@ def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
-
-
-def wait_for(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -724,14 +718,6 @@ def interrupted():
         return "interrupted"
 
 
-def is_alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_an_interrupt_leaves_nothing_behind(tmp_path, begin):
     log, cache = tmp_path / "log", tmp_path / "cache"
     named = script(
@@ -745,7 +731,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, begin):
     os.kill(finish.process.pid, signal.SIGINT)
     assert finish() == ("interrupted", [])
     assert not list(cache.iterdir())
-    assert not is_alive(int(log.read_text()))
+    wait_for(lambda: not is_alive(int(log.read_text())))
 
 
 def in_a_forked_child(work):
