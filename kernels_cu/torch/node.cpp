@@ -89,8 +89,7 @@ struct SemifieldBackward : Node {
             left.dtype() == plan->kept.dtype() && left.device() == plan->kept.device());
   }
 
-  // The gradients by Python, which answers (of the first, of the second, class of an error, its text);
-  // what there is none of is None.
+  // The gradients by Python: a tensor or None for each of the two. What Python raises is thrown.
   variable_list by_python(const Tensor& grad, const Tensor* tensors, const Tensor& left,
                           const bool* wants) const {
     const auto wrapped = [](const Tensor& tensor) {
@@ -98,38 +97,23 @@ struct SemifieldBackward : Node {
       Py_IncRef(&_Py_NoneStruct);
       return &_Py_NoneStruct;
     };
-    variable_list found(2);
-    std::string kind, error;
-    const int state = PyGILState_Ensure();
+    const PythonLock lock;
     std::array<_object*, 6> given{wrapped(grad), wrapped(tensors[0]), wrapped(tensors[1]),
                                   wrapped(left), PyBool_FromLong(wants[0]),
                                   PyBool_FromLong(wants[1])};
     _object* const answer = PyObject_CallFunctionObjArgs(
         plan->fall_back, given[0], given[1], given[2], given[3], given[4], given[5], nullptr);
     for (_object* one : given) Py_DecRef(one);
-    if (!answer) {
-      PyErr_Clear();
-      error = "Python was interrupted";
-    }
+    if (!answer) throw_error_of_python();
+    variable_list found(2);
     for (int i : {0, 1}) {
-      if (!answer) break;
       _object* const tensor = PyTuple_GetItem(answer, i);  // borrowed
       if (tensor == &_Py_NoneStruct) continue;
       _object* const address = PyObject_GetAttrString(tensor, "_cdata");
       found[i] = tensor_at(PyLong_AsVoidPtr(address));
       Py_DecRef(address);
     }
-    if (answer && PyTuple_GetItem(answer, 2) != &_Py_NoneStruct) {
-      kind = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(answer, 2), nullptr);
-      error = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(answer, 3), nullptr);
-    }
     Py_DecRef(answer);
-    PyGILState_Release(state);
-    TORCH_CHECK_NOT_IMPLEMENTED(kind != "NotImplementedError", error);
-    TORCH_CHECK_VALUE(kind != "ValueError", error);
-    TORCH_CHECK_TYPE(kind != "TypeError", error);
-    TORCH_CHECK_WITH(OutOfMemoryError, kind != "OutOfMemoryError", error);
-    TORCH_CHECK(error.empty(), error);
     return found;
   }
 };

@@ -141,9 +141,8 @@ struct Plan {
   }
   ~Plan() {
     if (!Py_IsInitialized()) return;
-    const int state = PyGILState_Ensure();
+    const PythonLock lock;
     Py_DecRef(fall_back);
-    PyGILState_Release(state);
   }
   Plan(const Plan&) = delete;
 

@@ -72,7 +72,7 @@ class Node:
         self._forget, self._call = library.semiconv_node_forget, library.semiconv_node_call
         numbers = _numbers(work, launches, driver)
         array = (ctypes.c_int64 * len(numbers))(*numbers)
-        self._plan = library.semiconv_node_plan(array, _answering(fall_back))
+        self._plan = library.semiconv_node_plan(array, fall_back)
 
     def __call__(self, first: Tensor, second: Tensor | None) -> Tensor | None:
         """The output, which autograd has recorded; None for tensors of another layout.
@@ -90,19 +90,6 @@ class Node:
     def __del__(self) -> None:
         if hasattr(self, "_plan"):  # nodes of graphs that are still alive share the plan
             self._forget(self._plan)
-
-
-def _answering(fall_back: FallBack) -> Callable[..., tuple[Any, ...]]:
-    """The function that a node calls: an error is the name of its class and a text, both raised."""
-
-    def answer(*given: Any) -> tuple[Any, ...]:
-        try:
-            return *fall_back(*given), None, None
-        except Exception as error:
-            name = type(error).__name__
-            return None, None, name, str(error) or name
-
-    return answer
 
 
 # ---- the numbers that node.cpp reads -------------------------------------------------------------
