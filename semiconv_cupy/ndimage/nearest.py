@@ -14,6 +14,9 @@ from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array
 from semiconv_cupy.ndimage.lines import Costs, Finish, Pass, steps_of
 
+# Queries of `last_in_cube` at once, each of which takes about 100 bytes.
+_QUERIES = 1 << 18
+
 
 def first_nearest(
     place: Place, unset: Array, along: Costs, indices: bool
@@ -75,48 +78,62 @@ def last_in_cube(place: Place, unset: Array, distances: Array, steps: np.ndarray
     steps : numpy.ndarray
         The chessboard's, as `neighbourhood.chamfer` takes them.
     """
-    xp, shape, last = place.array_module, unset.shape, unset.ndim - 1
+    xp, shape = place.array_module, unset.shape
     found = xp.full((unset.ndim, *shape), -1, np.int32)
-    radius = distances.ravel()
-    elements = xp.flatnonzero(radius >= 0)
-    if elements.size == 0:
+    if unset.size == 0 or distances.ravel()[0] < 0:
         return found
-    radius = radius[elements]
-    at = [xp.unravel_index(elements, shape)[axis] for axis in range(unset.ndim)]
+    positions, radii = found.reshape(unset.ndim, -1), distances.ravel()
     for axis, size in enumerate(shape):
-        if axis < last:
-            along = steps[(steps[:, : axis + 1] == 0).all(axis=1)]
-            of_slabs = neighbourhood.chamfer(place, unset, along, features=False)[0]
-        else:
-            of_slabs = xp.where(unset, np.int32(-1), np.int32(0))
-        of_slabs[of_slabs < 0] = np.iinfo(np.int32).max
-        line = xp.zeros(elements.shape, np.int64)
-        for other in (a for a in range(unset.ndim) if a != axis):
-            line = line * shape[other] + at[other]
-        columns = xp.ascontiguousarray(xp.moveaxis(of_slabs, axis, -1)).reshape(-1, size)
-        begin = xp.minimum(at[axis] + radius, size - 1)
-        at[axis] = _last_at_most(xp, columns, line, begin, radius)
-        found[axis].ravel()[elements] = at[axis]
+        tree = _minima_of_blocks(xp, _distances_within_slabs(place, unset, axis, steps))
+        for begin in range(0, unset.size, _QUERIES):
+            part = slice(begin, min(begin + _QUERIES, unset.size))
+            at = list(xp.unravel_index(xp.arange(part.start, part.stop), shape))
+            at[:axis] = positions[:axis, part]
+            line = xp.zeros(at[axis].shape, np.int64)
+            for other in (a for a in range(unset.ndim) if a != axis):
+                line = line * shape[other] + at[other]
+            radius = radii[part]
+            last = xp.minimum(at[axis] + radius, size - 1)
+            positions[axis, part] = _last_at_most(xp, tree, line, last, radius)
     return found
 
 
-def _last_at_most(xp: Any, rows: Array, row: Array, begin: Array, limit: Array) -> Array:
+def _distances_within_slabs(place: Place, unset: Array, axis: int, steps: np.ndarray) -> Array:
+    """Distances along the axes after `axis` alone, in lines along `axis`: one row each."""
+    xp = place.array_module
+    if axis < unset.ndim - 1:
+        along = steps[(steps[:, : axis + 1] == 0).all(axis=1)]
+        found = neighbourhood.chamfer(place, unset, along, features=False)[0]
+    else:
+        found = xp.where(unset, np.int32(-1), np.int32(0))
+    found[found < 0] = np.iinfo(np.int32).max
+    return xp.ascontiguousarray(xp.moveaxis(found, axis, -1)).reshape(-1, unset.shape[axis])
+
+
+def _minima_of_blocks(xp: Any, rows: Array) -> list[Array]:
+    """Each row's minima of 1, 2, 4, ... neighbours; the last block may have fewer."""
+    levels = [rows]
+    while levels[-1].shape[1] > 1:
+        below = levels[-1]
+        pairs, single = divmod(below.shape[1], 2)
+        level = xp.empty((len(below), pairs + single), below.dtype)
+        xp.minimum(below[:, : 2 * pairs : 2], below[:, 1::2], out=level[:, :pairs])
+        level[:, pairs:] = below[:, 2 * pairs :]
+        levels.append(level)
+    return levels
+
+
+def _last_at_most(xp: Any, levels: list[Array], row: Array, begin: Array, limit: Array) -> Array:
     """For each query the last position, not after `begin`, where its row is at most its limit.
 
-    There is one. Minima of 1, 2, 4, ... neighbours are a tree; a query climbs it from `begin` to
+    There is one. The levels of `_minima_of_blocks` are a tree; a query climbs it from `begin` to
     the first block on the left that has such a position, and goes down to the last one there::
 
         level 2          [   0   ]          blocks of 4
         level 1      [ 0 ]     [ 1 ]        found here: its right half is too large
         row          5   2     7   9        limit 3, begin 3: position 1
     """
-    levels = [rows]
-    while levels[-1].shape[1] > 1:
-        wide = levels[-1]
-        if wide.shape[1] % 2:
-            wide = xp.concatenate([wide, wide[:, -1:]], axis=1)
-        levels.append(xp.minimum(wide[:, ::2], wide[:, 1::2]))
-    block, level = begin.copy(), xp.zeros(begin.shape, np.int64)
+    block, level = begin.astype(np.int64), xp.zeros(begin.shape, np.int64)
     climbing = xp.arange(begin.size)
     for height, minima in enumerate(levels):
         level[climbing] = height
