@@ -1,8 +1,8 @@
 """The equal work that runs fastest: a convolution's axes by their roles, rewritten.
 
-A pair's time depends on how long the innermost axis is, not on what the axes are called. So before
-a work is computed, its axes are looked at as sizes, taps and memory strides, and neighbours that
-nothing tells apart become one:
+The time of a term depends on how long the innermost axis is, not on what the axes are called. So
+before a convolution is computed, each axis is described by its role, size, taps and memory strides,
+and neighbouring axes that lie together in memory become one:
 
     img (1, 1, 512, 512, 16)                     img (64, 1, 40)
     krn (1, 1, 3, 1, 1)                          krn (1, 1, 1)
@@ -62,7 +62,7 @@ class Axis:
     border : (int, int)
         How far windows reach beyond the image, before and after it.
     numbers : int
-        How far the numbers of neighbouring taps lie apart, by which winners name them.
+        The difference of the tap numbers of neighbouring taps; a winner is stored as a tap number.
     """
 
     role: Role
@@ -220,7 +220,7 @@ def _spatial(geometry: Geometry, axis: int, img: int, krn: int, out: int) -> Axi
 def _merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
     """Each run of neighbouring axes that lie together in all arrays as one axis.
 
-    Free ones first: those that a window joins are the fewer.
+    Free axes are merged first, so that fewer of them are left to join a window.
     """
     for merge in (_free_as_one, _window_of_pixels):
         found: list[Axis] = []
@@ -237,7 +237,7 @@ def _merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
 def _free_as_one(outer: Axis, inner: Axis) -> Axis | None:
     """Two free axes as one; None where they do not lie together.
 
-    It lies where the inner one did: a batch becomes part of the space, not the reverse.
+    The new axis takes the inner one's slot: a batch becomes part of the space, not the reverse.
     """
     if not outer.role == inner.role == "free":
         return None
@@ -279,7 +279,7 @@ def _window_of_pixels(outer: Axis, inner: Axis) -> Axis | None:
 def as_kernels_take_it(axes: tuple[Axis, ...], mirrored: bool) -> tuple[Geometry, Strides, Strides]:
     """Each axis in its slot of a geometry, and the strides of image and kernel.
 
-    Slots that lost their axis are of size 1.
+    A slot whose axis was merged into another has size 1.
     """
     slots = {axis.slot: axis for axis in axes if axis.slot != "space"}
     space = [axis for axis in axes if axis.slot == "space"]

@@ -37,13 +37,13 @@ from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS
 from semiconv_cupy.vectors import for_vectors
 
-SHORT_ROW = 8  # outputs of a last axis that fill a GPU's forward tiles of two axes
-SHORT_GRADIENT_ROW = 32  # the same of gradients, whose tiles are larger
-REACH = 33  # what a window may reach along a row for tiles of gradients
+SHORT_ROW = 8  # a last axis with fewer outputs leaves a GPU's forward tiles partly empty
+SHORT_GRADIENT_ROW = 32  # the same for gradients, whose tiles are larger
+REACH = 33  # a gradient's tile holds the reach of windows shorter than this along a row
 
 
 class Gradients(NamedTuple):
-    """Gradients that are computed in one form: its route, image and kernel strides, and which."""
+    """One or both gradients in one form: its route and strides; `wants` says which of them."""
 
     route: Route
     img_strides: Strides
@@ -119,7 +119,7 @@ class Route:
     def product(self, img_strides: Strides, krn_strides: Strides) -> ProductRoute | None:
         """The matrix product as which the forward pass computes the work; None where it does not.
 
-        Windows that overlap stay windows: their schedule reads what they share but once.
+        Overlapping windows stay windows: the schedule of windows reads what they share only once.
         """
         plain = self.plain or self.schedule != "auto"
         channels_of_residual = self.semifield.channels_add and self.geometry.in_channels > 1
@@ -194,7 +194,7 @@ class Route:
         return as_given(self.geometry, img_strides, krn), own
 
     def needs_contiguous_image(self, img_strides: Strides) -> bool:
-        """Whether the CPU's gradients are faster of a copy of the image, which is C-contiguous.
+        """Whether the CPU computes gradients faster from a C-contiguous copy of the image.
 
         The copy costs a few operations a pixel, and lets another form than the given one be taken.
         """
@@ -210,11 +210,11 @@ class Route:
 
         The image's gradient of a selection adds the same numbers in the same order in every form.
         The kernel's does not: it keeps the given form, in which it costs no more, as its time does
-        not depend on the window. It has launches of its own wherever the image's may have another
-        form, of which memory orders the image may take or not, so that no bit depends on them. On
-        an H200 the form took 0.05 to 0.5 of the time for colours, but 1.4 to 9.6 where a window
-        reached further than a tile, and, for selections, whose two gradients one launch computes in
-        the given form, 1.3 where the rows were not short.
+        not depend on the window. Wherever some memory order lets the image's gradient have another
+        form, the kernel's is launched by itself for all memory orders, so that no bit depends on
+        them. On an H200 another form took 0.05 to 0.5 of the time for colours, but 1.4 to 9.6 where
+        a window reached further than a tile, and 1.3 for selections with long rows, whose two
+        gradients one launch computes in the given form.
         """
         given = Gradients(self, img_strides, krn_strides, wants)
         found, img, krn = self.in_its_form(img_strides, krn_strides)
@@ -293,7 +293,7 @@ class Route:
         """The route of a backward pass whose forward pass kept this residual, or None.
 
         The two passes may have been planned apart, for other sizes: ``torch.func.vmap`` changes the
-        number of outputs, by which a GPU's method is chosen. Slopes are planned alike for any.
+        number of outputs, by which a GPU's method is chosen. Slopes do not depend on that number.
         """
         sums = residual is None and by_sums.applies(self.semifield)
         if self.by_sums == sums or self.channels > 1 or self.slopes:
@@ -411,8 +411,9 @@ def goes_by_sums(
 ) -> bool:
     """Whether `method` means ordinary sums here; ValueError for "linear" where they do not apply.
 
-    They serve one value for all channels, and slopes on the CPU where windows overlap: products and
-    GPUs compute those by the terms. It only compares sizes, which may be symbols (torch.compile's).
+    Ordinary sums need one value of the parameter for all channels. They give slopes only on the CPU
+    and for overlapping windows; matrix products and GPUs compute slopes term by term. This function
+    only compares sizes, so these may be symbols of torch.compile.
     """
     serve = channels == 1 and not (slopes and (on_gpu or not _overlaps(geometry)))
     if method == "linear":

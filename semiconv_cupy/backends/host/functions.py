@@ -41,7 +41,7 @@ def library(semifield: Semifield, storage: str, part: str) -> Library:
         if walk is None:
             found = open_library(*own_source, functions)
         else:
-            # At the same time. Where both fail, the error is the semifield's.
+            # Both are compiled at the same time. If both fail, the semifield's error is raised.
             libraries.build_all([own_source, _source_of_walk(walk.file, storage)])
             found = open_library(*own_source, functions | {"semiconv_use_walk": (_POINTER,)})
             found.semiconv_use_walk(_function_of(walk, storage))
@@ -53,13 +53,13 @@ def library(semifield: Semifield, storage: str, part: str) -> Library:
 
 
 class _Walk(NamedTuple):
-    """A library that knows a storage dtype and no semifield: one for all of them."""
+    """A library that knows a storage dtype and no semifield, so that one serves all semifields."""
 
     file: str  # kernels_cu/host/<file>.cpp
-    function: str  # what a semifield's library is handed
+    function: str  # the function of it that a semifield's library receives
 
 
-# It cuts up the work, or has the functions with which a part does that itself.
+# A walk cuts up the work, or (`tile_functions`) has the functions with which a part does so itself.
 _TILES, _BLOCKS = _Walk("over_tiles", "over_tiles"), _Walk("over_blocks", "over_blocks")
 _WALKS = {
     **dict.fromkeys(("forward", "forward_residual", "forward_slopes"), _TILES),
@@ -212,7 +212,7 @@ class Limits:
     terms : int
         Measured in terms of a maximum or a plain sum: some 50 microseconds of one thread.
     output : int
-        Terms that an output costs besides its own.
+        The fixed cost of an output, counted in terms.
     expensive : int
         Terms of that kind that one term of log, root or a user's own addition costs.
     """
@@ -280,10 +280,10 @@ def _address_function() -> Callable[[np.ndarray], int]:
     return _by_interface
 
 
-# Where an array's first element lies.
+# The address of an array's first element.
 address = _address_function()
 
 
 def address_or_none(array: np.ndarray | None) -> int | None:
-    """`address`, None of None."""
+    """The address of an array; None for None."""
     return None if array is None else address(array)

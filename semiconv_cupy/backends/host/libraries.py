@@ -33,11 +33,11 @@ _STALE = 2 * compiler.LONGEST_TIME_LIMIT  # seconds
 
 Library: TypeAlias = ctypes.CDLL | prebuilt.Part
 _loaded: dict[str, Library] = {}  # by their orders' keys
-_names: dict[str, None] = {}  # of these and of ready-made ones, in the order of loading
+_names: dict[str, None] = {}  # their names, ready-made ones included, in the order of loading
 
 
 def _flags(*names: str) -> int:
-    """Flags of `os.open`, of which Windows has some and others of its own."""
+    """The flags of `os.open` with these names that this system has; Windows lacks some."""
     return sum(getattr(os, name, 0) for name in (*names, "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
 
 

@@ -124,7 +124,7 @@ def backward_at(route: ProductRoute, gradients: Product) -> Backward:
         arrays: GradientArrays, most: int | None, parameters: structs.Parameters | None = None
     ) -> None:
         if arrays.residual is not None or not by_sums(arrays, most, parameters):
-            by_residual = _by_residual_at(route, gradients)  # compiled where it serves
+            by_residual = _by_residual_at(route, gradients)  # compiled only if needed
             by_residual(arrays, most, parameters)
 
     return call
