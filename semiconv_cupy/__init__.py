@@ -12,7 +12,8 @@ from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractS
 from semiconv_cupy.algebra.recording import where
 from semiconv_cupy.background import rolling_ball
 from semiconv_cupy.chunked import open_with
-from semiconv_cupy.conv import semifield_conv, semifield_conv_vjp
+from semiconv_cupy.conv import semifield_conv
+from semiconv_cupy.conv_vjp import semifield_conv_vjp
 from semiconv_cupy.errors import (
     BackendUnavailableError,
     BackendWarning,
@@ -20,8 +21,10 @@ from semiconv_cupy.errors import (
     FootprintWarning,
 )
 from semiconv_cupy.explain import explain
+from semiconv_cupy.heights import h_maxima, h_minima
 from semiconv_cupy.matmul import semifield_matmul
 from semiconv_cupy.matmul_vjp import semifield_matmul_vjp
+from semiconv_cupy.openings import closing_by_reconstruction, opening_by_reconstruction
 from semiconv_cupy.parabolic import (
     parabolic_closing,
     parabolic_dilation,
@@ -29,13 +32,7 @@ from semiconv_cupy.parabolic import (
     parabolic_opening,
 )
 from semiconv_cupy.powers import semifield_closure, semifield_matrix_power
-from semiconv_cupy.reconstructions import (
-    closing_by_reconstruction,
-    h_maxima,
-    h_minima,
-    opening_by_reconstruction,
-    reconstruction,
-)
+from semiconv_cupy.reconstructions import reconstruction
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()

@@ -1,4 +1,4 @@
-"""The convolution and its derivative: the public calls for arrays.
+"""The convolution: the public call for arrays.
 
 Checks arguments, asks ``route`` for the way, allocates, and lets ``run`` compute. A call that was
 planned once is found again by the arrays' shapes, strides and dtypes.
@@ -6,14 +6,13 @@ planned once is found again by the arrays' shapes, strides and dtypes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy import own_gradients, run, source
+from semiconv_cupy import run
 from semiconv_cupy.algebra import (
     BroadcastSemifield,
     SelectSemifield,
@@ -23,14 +22,19 @@ from semiconv_cupy.algebra import (
     no_semifield,
 )
 from semiconv_cupy.backends.broadcast import broadcast_conv
-from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
+from semiconv_cupy.checks import (
+    native,
+    refuse_kernels,
+    require_method,
+    require_one_dtype,
+    require_value,
+    storage_of,
+)
 from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry, IntOrTuple, Kind, Padding
-from semiconv_cupy.methods import METHODS
-from semiconv_cupy.parameters import Given, channels_of, given, gradient_of
-from semiconv_cupy.residual import needs_arrays
+from semiconv_cupy.parameters import Given, channels_of, given
 from semiconv_cupy.route import Route, choose
 from semiconv_cupy.winners import indices_of, selection_by_one
 
@@ -195,26 +199,6 @@ def checked_geometry(
     return place, Geometry.plan(img.shape, krn.shape, **arguments)
 
 
-def require_method(method: object) -> None:
-    """ValueError for what is no method's name."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got method={method!r}")
-
-
-def require_one_dtype(first: Array, second: Array, names: tuple[str, str]) -> None:
-    """TypeError with the remedy where the dtypes of two arguments differ."""
-    if first.dtype == second.dtype:
-        return
-    one, other = names
-    remedy = f"{other}.astype({one}.dtype)"
-    if first.dtype.kind in "iub" and second.dtype.kind == "f":  # integers cannot hold the second
-        remedy = f"{one}.astype({other}.dtype)"
-    raise TypeError(
-        f"{one} and {other} must have one dtype, got {one} {first.dtype} and {other} "
-        f"{second.dtype}; convert one of them: {remedy}"
-    )
-
-
 def checked_broadcast(
     img: Array, krn: Array, method: str, arguments: dict[str, Any]
 ) -> tuple[Place, Geometry]:
@@ -222,15 +206,6 @@ def checked_broadcast(
     place, geometry = checked_geometry(img, krn, method, arguments)
     refuse_kernels(method)
     return place, geometry
-
-
-def refuse_kernels(method: str) -> None:
-    """ValueError for a method of compiled kernels, which a BroadcastSemifield does not have."""
-    if method in ("direct", "tiled", "linear"):
-        raise ValueError(
-            f"method={method!r} has no kernels for a BroadcastSemifield; use a "
-            "SelectSemifield or SubtractSemifield, or method='auto'"
-        )
 
 
 def checked_route(
@@ -296,11 +271,6 @@ def _plan_with_winners(
     return call
 
 
-def native(dtype: Any) -> Any:
-    """The dtype in the machine's byte order: that of results."""
-    return dtype if dtype.isnative else dtype.newbyteorder("=")
-
-
 def _plan_broadcast(
     img: Array, krn: Array, semifield: BroadcastSemifield, method: str, arguments: dict[str, Any]
 ) -> Callable[[Array, Array], Array]:
@@ -312,186 +282,3 @@ def _plan_broadcast(
             return broadcast_conv(place.array_module, img, krn, semifield, geometry)
 
     return by_arrays
-
-
-def storage_of(dtype: Any, semifield: Semifield, argument: str = "img") -> str:
-    """The storage name of an argument's dtype; a TypeError where the semifield has no meaning."""
-    name = str(dtype.name)
-    if name not in (*source.FLOATING, *source.INTEGER, source.BOOLEAN):
-        supported = ", ".join((*source.FLOATING, *source.INTEGER, source.BOOLEAN))
-        raise TypeError(f"{argument} has dtype {dtype}; supported are {supported}")
-    require_meaning(name, semifield)
-    return name
-
-
-def require_value(name: str, values: Given) -> None:
-    """ValueError for a number that is none, or infinite, in that storage dtype."""
-    if type(values.value) is tuple:
-        numbers = zip(values.semifield.own, values.value, strict=True)
-        _require_range(name, {key: one for key, one in numbers if type(one) is float})
-        return
-    if type(values.value) is float and name in source.FLOATING:
-        made = getattr(SubtractSemifield, values.semifield.accumulator)(values.value)
-        require_meaning(name, made)
-
-
-def require_meaning(name: str, semifield: Semifield) -> None:
-    """Raise where the semifield has no meaning in that storage dtype, or its parameter no value."""
-    if name in source.FLOATING:
-        _require_range(name, semifield.parameters if semifield.own else {})
-        if semifield.parameter is not None:
-            with np.errstate(over="ignore", under="ignore"):
-                parameter = np.dtype(source.ARITHMETIC[name]).type(semifield.parameter)
-            if parameter == 0 or not np.isfinite(parameter):
-                raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
-    else:
-        semifield.definitions(source.arithmetic_of(name))  # raises where there are none
-
-
-def _require_range(name: str, own: Mapping[str, float]) -> None:
-    largest = float(np.finfo(source.ARITHMETIC[name]).max)
-    for key, value in own.items():
-        if not abs(value) <= largest:
-            raise ValueError(f"{key}={value!r} cannot be computed in {name}: it is infinite there")
-
-
-# ---- derivatives -------------------------------------------------------------------------------
-
-
-def require_derivatives(storage: str) -> None:
-    """TypeError for a dtype whose results have no derivative."""
-    if storage not in source.FLOATING:
-        raise TypeError(f"derivatives need a floating dtype, got {storage}")
-
-
-def refuse_broadcast(semifield: object, function: str) -> None:
-    """TypeError for whole-array functions, of which no derivative is known here."""
-    if isinstance(semifield, BroadcastSemifield):
-        raise TypeError(
-            f"{function} needs a SelectSemifield or SubtractSemifield; a BroadcastSemifield is "
-            "differentiated by PyTorch (torch_bridge)"
-        )
-
-
-def require_grad_out(grad_out: Array, shape: tuple[int, ...], dtype: Any) -> None:
-    """ValueError for a gradient of another shape or dtype than the result's."""
-    if grad_out.shape != shape or grad_out.dtype != dtype:
-        raise ValueError(
-            f"grad_out must have the result's shape {shape} and dtype {dtype}, "
-            f"got {grad_out.shape} and {grad_out.dtype}"
-        )
-
-
-def semifield_conv_vjp(
-    img: Array,
-    krn: Array,
-    semifield: Semifield | str,
-    *,
-    stride: IntOrTuple = 1,
-    padding: Padding = 0,
-    dilation: IntOrTuple = 1,
-    groups: int = 1,
-    group_broadcasting: bool = False,
-    kind: Kind = "conv",
-    method: str = "auto",
-    **parameters: Any,
-) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
-    r"""Convolve, and return what pulls a gradient of the result back to image and kernel.
-
-    .. math:: grad\_img[p] = \sum_{o, x, y} grad\_out[o, x]\,
-              \frac{\partial out[o, x]}{\partial term} \frac{\partial term}{\partial img[p]}
-
-    and likewise for the kernel. A selection sends the whole gradient to the term that won (the
-    first of equal ones, unless the semifield spreads it); log and root weigh the terms by their own
-    scaled values, so that the weights sum to 1 (log) at any magnitude. Windows of nothing but zeros
-    have gradient 0. On the CPU the bits do not depend on the number of threads.
-
-    Parameters are as in `semifield_conv`, floating dtypes only, no BroadcastSemifield.
-
-    Returns
-    -------
-    out : array
-        As `semifield_conv` returns it.
-    pullback : callable
-        ``pullback(grad_out) -> (grad_img, grad_krn)``, of the shapes and dtype of img and krn. It
-        holds img and krn only where the derivative needs them. Where a parameter was passed, its
-        gradient is the third, of its shape and of the dtype of arithmetic: for log
-        ``sum of grad_out (sum_i w_i v_i - out) / mu``, for root
-        ``sum of grad_out out (sum_i w_i ln v_i - ln out) / p``, with the weights w_i of a window's
-        terms v_i; nothing comes from windows of zeros and from those with an infinite term. Where
-        parameters of one's own were passed, a gradient follows for each, in the call's order.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import semiconv_cupy as sc
-    >>> img = np.array([[[0.0, 0.0, 5.0, 0.0, 1.0]]])
-    >>> krn = np.array([[[-1.0, 0.0, -1.0]]])
-    >>> out, pullback = sc.semifield_conv_vjp(img, krn, "tropical_max", padding="same")
-    >>> grad_img, grad_krn = pullback(np.ones_like(out))
-    >>> grad_img
-    array([[[1., 0., 3., 0., 1.]]])
-    >>> grad_krn
-    array([[[1., 3., 1.]]])
-    """
-    values = given(semifield, parameters, "semifield_conv_vjp")
-    algebra, value = values.semifield, values.value
-    refuse_broadcast(algebra, "semifield_conv_vjp")
-    arguments = dict(
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        group_broadcasting=group_broadcasting,
-        kind=kind,
-    )
-    route = checked_route(
-        img, krn, values, method, arguments, slopes=own_gradients.keeps_slopes(algebra, parameters)
-    )
-    place, geometry = route.place, route.geometry
-    require_derivatives(route.storage)
-    dtype = native(img.dtype)
-    xp, spec = place.array_module, route.residual_spec
-    with place.current():
-        out = xp.empty(geometry.out_shape, dtype)
-        residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
-        run.forward(route, img, krn, out, residual, value=value)
-    # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
-    saved: tuple[Array, Array] = (None, None)
-    if needs_arrays(algebra):
-        saved = img.view(), krn.view()
-
-    def summed(other: Semifield, grad_out: Array) -> Array:
-        """The gradient of each kernel, its numbers added up, by another derivative of times."""
-        of_krn = xp.empty(geometry.krn_shape, source.ARITHMETIC[route.storage])
-        arrays = GradientArrays(grad_out, *saved, residual, None, of_krn)
-        run.backward(replace(route, semifield=other), arrays, value=value)
-        return of_krn.sum(axis=tuple(range(1, of_krn.ndim)), dtype=np.float64)
-
-    def pullback(grad_out: Array) -> tuple[Array, ...]:
-        place_of("semifield_conv", out=out_like, grad_out=grad_out)
-        require_grad_out(grad_out, geometry.out_shape, dtype)
-        real = source.ARITHMETIC[route.storage]
-        with place.current():
-            grad_img = (xp.empty if place.on_gpu else xp.zeros)(geometry.img_shape, real)
-            grad_krn = xp.empty(geometry.krn_shape, real)
-            arrays = GradientArrays(grad_out, *saved, residual, grad_img, grad_krn)
-            run.backward(route, arrays, value=value)
-            found = grad_img.astype(dtype, copy=False), grad_krn.astype(dtype, copy=False)
-            if not parameters:
-                return found
-            if algebra.own:
-                by_own = own_gradients.gradients(
-                    values,
-                    parameters,
-                    residual,
-                    grad_out,
-                    xp,
-                    lambda other: summed(other, grad_out),
-                )
-                return *found, *(one.astype(real) for one in by_own)
-            assert residual is not None
-            return *found, gradient_of(value, residual[-1], grad_out, xp)
-
-    out_like = out[:0]
-    return out, pullback

@@ -8,7 +8,6 @@ backend that notes each primitive. Nothing is compiled for the CPU, and no GPU i
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -16,47 +15,18 @@ from typing import Any
 import numpy as np
 
 from kernels_cu import nvrtc
-from semiconv_cupy import (
-    conv,
-    matmul,
-    own_gradients,
-    parameters,
-    run,
-    source,
-)
-from semiconv_cupy.algebra import BroadcastSemifield
 from semiconv_cupy.algebra.names import semifield_of
-from semiconv_cupy.backends.device import Launch, Recorder
-from semiconv_cupy.backends.gradients import GradientArrays
-from semiconv_cupy.backends.host import calls as host_calls
-from semiconv_cupy.backends.host import products as host_products
-from semiconv_cupy.backends.host.functions import aligned, library_names
-from semiconv_cupy.backends.place import NUMPY, Place, is_foreign, place_of
+from semiconv_cupy.backends.place import is_foreign, place_of
 from semiconv_cupy.errors import without_warnings
+from semiconv_cupy.explaining.convolutions import convolution_steps
+from semiconv_cupy.explaining.filters import filter_steps
+from semiconv_cupy.explaining.products import product_steps
 from semiconv_cupy.explanation import Explanation, Step
-from semiconv_cupy.ndimage import host as host_primitives
-from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.cuda.backend import Backend
-from semiconv_cupy.ndimage.form import filter_form
-from semiconv_cupy.ndimage.lines import Pass
-from semiconv_cupy.ndimage.window import WeightedTaps, Window
-from semiconv_cupy.once import exclusive
-from semiconv_cupy.operands import Operands
-from semiconv_cupy.product import merged
-from semiconv_cupy.product_route import ProductRoute
-from semiconv_cupy.route import Route, least_scratch
-from semiconv_cupy.strides import contiguous_strides, element_strides
-from semiconv_cupy.structs import MAX_RANK
 from semiconv_cupy.texts import function_named, named_value
 
 Array = Any
-Needs = tuple[tuple[str, ...], tuple[Launch, ...], int]  # libraries, launches, scratch of a step
 _CONVOLUTIONS = ("semifield_conv", "semifield_conv_vjp")
 _PRODUCTS = ("semifield_matmul", "semifield_matmul_vjp")
-# Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/tiles.hpp and
-# in mapped.hpp.
-_TILE, _MAPPED_TILE = 192 * 1024, 256 * 1024
 # The arguments of this package's functions for which a shape may stand.
 _IMAGES = ("img", "krn", "a", "b", "input", "image", "seed", "mask", "input1", "input2")
 
@@ -128,11 +98,11 @@ def explain(
     call = f"{_call_in_words(called, bound)}, on {'a GPU' if on_gpu else 'the CPU'}"
     with without_warnings():  # the call itself has not been made yet
         if called.__name__ in _CONVOLUTIONS:
-            steps = _convolution(called.__name__, bound, on_gpu)
+            steps = convolution_steps(called.__name__, bound, on_gpu)
         elif called.__name__ in _PRODUCTS:
-            steps = _matrix_product(called.__name__, bound, on_gpu)
+            steps = product_steps(called.__name__, bound, on_gpu)
         else:
-            steps = _primitives(called, bound, on_gpu)
+            steps = filter_steps(called, bound, on_gpu)
     return Explanation(call, steps, arch, {} if arch is None else _resources(steps, arch))
 
 
@@ -168,10 +138,6 @@ def explain_command(
         if len(kernel) < len(shape) and not along_one:
             arguments.setdefault("axes", tuple(range(len(kernel))))
     return explain(function, *arrays, dtype=dtype, gpu=gpu, arch=arch, **arguments)
-
-
-# One recorder for all calls: planned launches are cached by their device. One pass at a time.
-_recorder = Recorder()
 
 
 def _function(function: Callable[..., Any] | str) -> Callable[..., Any]:
@@ -244,279 +210,6 @@ def _call_in_words(function: Callable[..., Any], bound: Mapping[str, Any]) -> st
     return ", ".join([f"{function.__name__} of {' and '.join(arrays)}", *others])
 
 
-def _place(on_gpu: bool) -> Place:
-    return Place("NumPy", gpu=0, device=_recorder) if on_gpu else NUMPY
-
-
-# ---- convolutions --------------------------------------------------------------------------------
-
-
-def _convolution(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
-    given = dict(bound)
-    img, krn, semifield = (given.pop(key) for key in ("img", "krn", "semifield"))
-    method, passed = given.pop("method", "auto"), given.pop("parameters", {})
-    values = parameters.given(semifield, passed, name)
-    algebra = values.semifield
-    place = _place(on_gpu)
-    if name == "semifield_conv_vjp":
-        conv.refuse_broadcast(algebra, "semifield_conv_vjp")
-    if isinstance(algebra, BroadcastSemifield):
-        geometry = conv.checked_broadcast(img, krn, method, given)[1]
-        terms = math.prod(geometry.out_shape) * geometry.taps
-        moved = _moved(img, krn) + math.prod(geometry.out_shape) * img.itemsize
-        return (Step("forward", "whole windows", "arrays", 2 * terms, moved),)
-    slopes = name == "semifield_conv_vjp" and own_gradients.keeps_slopes(algebra, passed)
-    route = conv.checked_route(img, krn, values, method, given, place=place, slopes=slopes)
-    if route.backend == "host" and not (aligned(img) and aligned(krn)):
-        img, krn = np.empty(img.shape, img.dtype), np.empty(krn.shape, krn.dtype)  # copied first
-    if name == "semifield_conv":
-        return (_forward(route, img, krn, values.value, keeps_residual=False),)
-    conv.require_derivatives(route.storage)
-    forward = _forward(route, img, krn, values.value, keeps_residual=True)
-    return forward, _backward(route, img, krn, values.value)
-
-
-def _forward(
-    route: Route, img: np.ndarray, krn: np.ndarray, value: Any, *, keeps_residual: bool
-) -> Step:
-    spec = route.residual_spec if keeps_residual else None
-    out = np.empty(route.geometry.out_shape, img.dtype)
-    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
-    arrays = (img, krn, out, residual)
-    strides = element_strides(img), element_strides(krn)
-    product = route.product(*strides)
-    if route.backend == "cuda":
-        needs = _recorded(run.forward, route, *arrays, value=value)
-    else:
-        part = host_calls.forward_part(route, keeps_residual=residual is not None)
-        needs = _compiled(route, part if product is None else host_products.part(product, residual))
-    form = str(route.form(*strides) if product is None else product.product)
-    return Step(
-        "forward", form, _route_in_words(route), _operations(route), _moved(*arrays), *needs
-    )
-
-
-def _backward(route: Route, img: np.ndarray, krn: np.ndarray, value: Any) -> Step:
-    spec, real = route.residual_spec, source.ARITHMETIC[route.storage]
-    grad_out = np.empty(route.geometry.out_shape, img.dtype)
-    residual = None if spec is None else np.empty(spec.shape, spec.dtype)
-    arrays = (grad_out, img, krn, residual, np.empty(img.shape, real), np.empty(krn.shape, real))
-    if route.backend == "cuda":
-        needs = _recorded(run.backward, route, GradientArrays(*arrays), value=value)
-    else:
-        strides = element_strides(img)
-        if route.needs_contiguous_image(strides):
-            strides = contiguous_strides(img.shape)
-        product = route.product_gradients(strides)
-        part = host_calls.backward_part(route)
-        needs = _compiled(route, part if product is None else host_products.backward_part(*product))
-    form, operations = "gradients of img and krn", 2 * _operations(route)
-    return Step("backward", form, _route_in_words(route), operations, _moved(*arrays), *needs)
-
-
-def _route_in_words(route: Route | ProductRoute) -> str:
-    return _in_words(route.backend, by_sums=route.by_sums)
-
-
-def _in_words(backend: str, *, by_sums: bool) -> str:
-    return f"{backend}, by sums" if by_sums else backend
-
-
-def _operations(route: Route) -> int:
-    return 2 * math.prod(route.geometry.out_shape) * route.geometry.taps
-
-
-def _compiled(route: Route, part: str) -> Needs:
-    """Libraries and scratch of a pass on the CPU."""
-    if route.backend == "reference":
-        return (), (), 0
-    names = library_names(route.semifield, route.storage, part)
-    number = np.dtype(source.ARITHMETIC.get(route.storage, route.storage)).itemsize
-    return names, (), max(_TILE, least_scratch(route.geometry) * number)
-
-
-def _recorded(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Needs:
-    """Launches and scratch of a pass on a GPU."""
-    with exclusive("explain"):
-        _recorder.clear()
-        function(*arguments, **keywords)
-        return (), tuple(_recorder.launches), _recorder.scratch_bytes
-
-
-# ---- matrix products -----------------------------------------------------------------------------
-
-
-def _matrix_product(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
-    a, b, semifield = (bound[key] for key in ("a", "b", "semifield"))
-    derived, passed = name == "semifield_matmul_vjp", bound.get("parameters", {})
-    values = parameters.given(semifield, passed, name)
-    algebra = values.semifield
-    if derived:
-        conv.refuse_broadcast(algebra, name)
-    method = bound.get("method", "auto")
-    if isinstance(algebra, BroadcastSemifield):
-        conv.refuse_kernels(method)
-        operands = Operands.of(a.shape, b.shape)
-        terms = math.prod(operands.out_shape) * operands.terms
-        moved = _moved(a, b) + math.prod(operands.out_shape) * a.itemsize
-        return (Step("forward", "whole matrices", "arrays", 2 * terms, moved),)
-    slopes = derived and own_gradients.keeps_slopes(algebra, passed)
-    checked = matmul.Checked.of(a, b, values, method, slopes=slopes)
-    checked = checked._replace(place=_place(on_gpu))
-    if not (aligned(a) and aligned(b)):
-        a, b = np.empty(a.shape, a.dtype), np.empty(b.shape, b.dtype)  # copied first
-    shape = checked.operands.out_shape
-    product, gradients = merged(
-        checked.operands.product(element_strides(a), element_strides(b), contiguous_strides(shape)),
-        checked.operands.product(*map(contiguous_strides, (a.shape, b.shape, shape))),
-    )
-    if not derived:
-        product = product.merged()
-    route = checked.route(product)
-    keeps = derived or bool(bound.get("return_indices", False))
-    spec = route.residual_spec(shape or (1,)) if keeps else None
-    out = np.empty(shape, a.dtype)
-    arrays = (a, b, out, None if spec is None else np.empty(spec.shape, spec.dtype))
-    needs: Needs = ((), (), 0)
-    if route.backend == "cuda":
-        needs = _recorded(run.product, route, *arrays, value=values.value)
-    elif route.backend == "host":
-        needs = _library_of_product(route, host_products.part(route, spec))
-    operations = 2 * product.outputs * product.terms
-    words = _in_words(route.backend, by_sums=spec is None and route.values_by_sums)
-    forward = Step("forward", str(product), words, operations, _moved(*arrays), *needs)
-    if not derived:
-        return (forward,)
-    conv.require_derivatives(checked.storage)
-    moved = 2 * _moved(a, b) + _moved(*arrays[2:])
-    if route.backend == "cuda":
-        real = source.ARITHMETIC[checked.storage]
-        of_a, of_b = np.empty(a.shape, real), np.empty(b.shape, real)
-        given = GradientArrays(out, a, b, arrays[3], of_a, of_b)
-        needs = _recorded(run.product_backward, route, gradients, given, value=values.value)
-    elif route.backend == "host":
-        needs = _library_of_product(route, host_products.backward_part(route, gradients))
-    words, form = _route_in_words(route), "gradients of a and b"
-    return forward, Step("backward", form, words, 2 * operations, moved, *needs)
-
-
-def _library_of_product(route: ProductRoute, part: str) -> Needs:
-    return library_names(route.semifield, route.storage, part), (), 0
-
-
-# ---- other functions -----------------------------------------------------------------------------
-
-
-class _Observer:
-    """A `neighbourhood.Backend` that notes each primitive and returns zeros."""
-
-    def __init__(self, on_gpu: bool) -> None:
-        self.steps: list[Step] = []
-        self._gpu = Backend(_recorder) if on_gpu else None
-
-    def _note(
-        self, name: str, array: Array, window: str, operations: int, *arguments: Any
-    ) -> np.ndarray:
-        """Add a step; `operations` are those of one element."""
-        needs: Needs
-        if not 1 <= array.ndim <= MAX_RANK or (
-            self._gpu is None and not host_primitives.serves(name, array.dtype)
-        ):
-            route, needs = "reference", ((), (), 0)
-        elif self._gpu is None:
-            part = host_primitives.part_of(name, array.dtype, *arguments)
-            library = host_primitives.library_name(*part)
-            route, needs = "host", ((library,), (), _MAPPED_TILE)
-        else:
-            route, needs = "cuda", _recorded(getattr(self._gpu, name), array, *arguments)
-        merged = _form_in_words(name, array, arguments, on_gpu=self._gpu is not None)
-        form = f"{array.dtype} {array.shape}, {window}{merged}"
-        moved = 2 * array.nbytes + _moved(*(a for a in arguments if getattr(a, "ndim", 0)))
-        if isinstance(arguments[0], Pass):
-            moved = array.nbytes + _moved(arguments[0].out, arguments[0].winners)
-        self.steps.append(Step(name, form, route, operations * array.size, moved, *needs))
-        return np.zeros(array.shape, array.dtype)  # zeros_like would touch the memory
-
-    def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
-        """Windows of 2 w from two of w: a comparison each."""
-        doublings = sum((k - 1).bit_length() for k in window.shape)
-        return self._note(
-            "box", array, f"window {window.shape}", doublings, window, outside, minimum
-        )
-
-    def footprint(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
-        """A comparison a tap."""
-        taps = len(window.indices())
-        words = f"{taps} taps of {window.shape}"
-        return self._note("footprint", array, words, taps, window, outside, minimum)
-
-    def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
-        """An addition and a comparison a tap."""
-        taps = len(window.indices())
-        words = f"{taps} taps of {window.shape}"
-        return self._note("structure", array, words, 2 * taps, window, addends, minimum)
-
-    def correlate(self, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
-        """A multiplication and an addition a tap."""
-        words = f"{len(taps.weights)} taps of {window.shape}"
-        self._note("correlate", array, words, 2 * len(taps.weights), window, taps, out)
-        out[...] = 0
-
-    def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
-        """Two comparisons a neighbour, if each element is met once."""
-        words = f"{len(steps)} neighbours"
-        return self._note("reconstruct", seed, words, 2 * len(steps), mask, steps, minimum)
-
-    def nearest(self, unset: Array, step: Pass) -> None:
-        """A comparison an element."""
-        words = f"distances along axis {step.axis}"
-        step.out[...] = self._note("nearest", unset, words, 1, step)[:]
-
-    def parabolas(self, array: Array, step: Pass) -> None:
-        """An addition and a comparison a level of nodes, and as much for the outputs."""
-        levels = math.ceil(math.log2(max(array.shape[step.axis], 2)))
-        words = f"parabolas along axis {step.axis}"
-        step.out[...] = self._note("parabolas", array, words, 2 + levels // 4, step)[:]
-
-    def chamfer(self, unset: Array, steps: np.ndarray, features: bool) -> tuple[Array, Any]:
-        """An addition and a comparison a step, in both scans."""
-        found = self._note("chamfer", unset, f"{len(steps)} steps", 4 * len(steps), steps, features)
-        return found.astype(np.int32), found.astype(np.int32) if features else None
-
-
-def _primitives(
-    function: Callable[..., Any], bound: dict[str, Any], on_gpu: bool
-) -> tuple[Step, ...]:
-    observer = _Observer(on_gpu)
-    with neighbourhood.served_by(observer):
-        function(**bound)
-    if not observer.steps:
-        raise ValueError(
-            f"function={function.__name__} runs no kernel for these arguments: nothing to explain"
-        )
-    return tuple(observer.steps)
-
-
-def _form_in_words(name: str, array: Array, arguments: tuple[Any, ...], *, on_gpu: bool) -> str:
-    """What a window's filter is computed as, where axes merge or another one is the last."""
-    window = arguments[0]
-    if not isinstance(window, Window):
-        return ""
-    if on_gpu:
-        form = filter_form(array.shape, window.shape, window.before, window.rules)
-    else:
-        form = host_primitives.form_of(name, array, *arguments)
-    if form.shape == array.shape:
-        return ""
-    if form.strides[-1] > 1:
-        return f", as {form.shape}, vectors along the last axis"
-    apart = "" if form.unit == 1 else f", taps {form.unit} apart in a row"
-    return f", as {form.shape}{apart}"
-
-
-# ---- numbers and words ---------------------------------------------------------------------------
-
-
 def _resources(steps: Iterable[Step], arch: str) -> dict[str, nvrtc.Resources]:
     """Registers and memory of each kernel, by its name."""
     sources = {launch.source.name: launch.source for step in steps for launch in step.launches}
@@ -525,7 +218,3 @@ def _resources(steps: Iterable[Step], arch: str) -> dict[str, nvrtc.Resources]:
         compiled = compiler.compile(kernel.text, arch, kernel.options)
         found[name] = compiled.kernels[name]
     return found
-
-
-def _moved(*arrays: np.ndarray | None) -> int:
-    return sum(array.nbytes for array in arrays if array is not None)

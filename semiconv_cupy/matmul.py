@@ -25,8 +25,7 @@ from semiconv_cupy.algebra import (
 from semiconv_cupy.backends.broadcast import broadcast_matmul
 from semiconv_cupy.backends.host.functions import address, aligned
 from semiconv_cupy.backends.place import Place, gpu_of, place_of
-from semiconv_cupy.chunked import by_chunks
-from semiconv_cupy.conv import (
+from semiconv_cupy.checks import (
     native,
     refuse_kernels,
     require_method,
@@ -34,6 +33,7 @@ from semiconv_cupy.conv import (
     require_value,
     storage_of,
 )
+from semiconv_cupy.chunked import by_chunks
 from semiconv_cupy.errors import flag
 from semiconv_cupy.operands import Operands, Shape
 from semiconv_cupy.parameters import Given, Values, channels_of, given

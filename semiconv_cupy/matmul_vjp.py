@@ -6,8 +6,8 @@ Called by users; `matmul` checks the arguments, ``run`` computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.conv import native, refuse_broadcast, require_derivatives, require_grad_out
+from semiconv_cupy.checks import native, refuse_broadcast, require_derivatives, require_grad_out
 from semiconv_cupy.matmul import Checked
-from semiconv_cupy.parameters import given, gradient_of
-from semiconv_cupy.product import merged
+from semiconv_cupy.operands import Shape
+from semiconv_cupy.parameters import Given, given, gradient_of
+from semiconv_cupy.product import Product, merged
+from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.strides import contiguous_strides, element_strides
 
@@ -65,7 +67,7 @@ def semifield_matmul_vjp(
            [1.]])
     """
     values = given(semifield, parameters, "semifield_matmul_vjp")
-    algebra, value = values.semifield, values.value
+    algebra = values.semifield
     refuse_broadcast(algebra, "semifield_matmul_vjp")
     checked = Checked.of(
         a, b, values, method, slopes=own_gradients.keeps_slopes(algebra, parameters)
@@ -85,52 +87,92 @@ def semifield_matmul_vjp(
         out = xp.empty(shape, dtype)
         residual = None if spec is None else xp.empty(spec.shape, spec.dtype)
         if out.size:
-            run.product(route, a, b, out, residual, value=value)
+            run.product(route, a, b, out, residual, value=values.value)
     # Views, whose shape and strides stay these whatever becomes of the caller's arrays.
-    saved: tuple[Array, Array] = (None, None)
-    if needs_arrays(algebra):
-        saved = a.view(), b.view()
-    a_shape, b_shape, out_like = a.shape, b.shape, out.reshape(-1)[:0]
+    saved = (a.view(), b.view()) if needs_arrays(algebra) else (None, None)
+    pullback = _Pullback(
+        route,
+        gradients,
+        (a.shape, b.shape, shape),
+        values,
+        dict(parameters),
+        saved,
+        residual,
+        out.reshape(-1)[:0],
+    )
+    return out if shape else out[()], pullback
 
-    def summed(other: Semifield, grad_out: Array) -> Array:
-        """The gradient of each column of `b`, added up, by another derivative of times."""
-        of_b = xp.empty(b_shape, source.ARITHMETIC[checked.storage])
-        arrays = GradientArrays(grad_out, *saved, residual, None, of_b)
-        run.product_backward(replace(route, semifield=other), gradients, arrays, value=value)
-        return of_b.reshape(-1, b_shape[-1] if len(b_shape) > 1 else 1).sum(
-            axis=0, dtype=np.float64
-        )
 
-    def pullback(grad_out: Array) -> tuple[Array, ...]:
+@dataclass(frozen=True)
+class _Pullback:
+    """What pulls a gradient of the result back to both matrices and the parameters passed.
+
+    `gradients` is the product whose operands are C-contiguous, as their gradients are; `shapes` are
+    those of both matrices and of the result. `saved` holds the matrices, or None where the
+    derivative does not need them; `no_outputs` has the library, device and dtype of the result.
+    """
+
+    route: ProductRoute
+    gradients: Product
+    shapes: tuple[Shape, Shape, Shape]
+    values: Given
+    parameters: dict[str, Any]
+    saved: tuple[Array, Array]
+    residual: Array | None
+    no_outputs: Array
+
+    def __call__(self, grad_out: Array) -> tuple[Array, ...]:
+        place, dtype = self.route.place, self.no_outputs.dtype
+        xp, real = place.array_module, source.ARITHMETIC[self.route.storage]
         if np.isscalar(grad_out):
             grad_out = _number(xp, grad_out, dtype)
-        place_of("semifield_matmul", out=out_like, grad_out=grad_out)
+        place_of("semifield_matmul", out=self.no_outputs, grad_out=grad_out)
+        of_a, of_b, shape = self.shapes
         require_grad_out(grad_out, shape, dtype)
-        real = source.ARITHMETIC[checked.storage]
         with place.current():
             if not math.prod(shape):
-                nothing = xp.zeros(a_shape, dtype), xp.zeros(b_shape, dtype)
-                return *nothing, *(xp.zeros(np.shape(one), real) for one in parameters.values())
-            grad_a, grad_b = xp.empty(a_shape, real), xp.empty(b_shape, real)
+                nothing = xp.zeros(of_a, dtype), xp.zeros(of_b, dtype)
+                return *nothing, *(xp.zeros(np.shape(x), real) for x in self.parameters.values())
+            grad_a, grad_b = xp.empty(of_a, real), xp.empty(of_b, real)
             grad_out = xp.ascontiguousarray(grad_out).astype(dtype, copy=False).reshape(shape)
-            arrays = GradientArrays(grad_out, *saved, residual, grad_a, grad_b)
-            run.product_backward(route, gradients, arrays, value=value)
+            arrays = GradientArrays(grad_out, *self.saved, self.residual, grad_a, grad_b)
+            run.product_backward(self.route, self.gradients, arrays, value=self.values.value)
             found = grad_a.astype(dtype, copy=False), grad_b.astype(dtype, copy=False)
-            if not parameters:
-                return found
-            columns = (1, shape[-1]) if len(b_shape) > 1 else (1, 1)
-            if algebra.own:
-                sums = None if residual is None else _rows(residual, columns[1])
-                flat = grad_out.reshape(-1, columns[1])
-                by_own = own_gradients.gradients(
-                    values, parameters, sums, flat, xp, lambda other: summed(other, grad_out)
-                )
-                return *found, *(one.astype(real) for one in by_own)
-            assert residual is not None
-            slopes, given_out = (x.reshape(-1, columns[1]) for x in (residual[-1], grad_out))
-            return *found, gradient_of(value, slopes, given_out, xp)
+            return *found, *self._by_parameters(grad_out, xp, real)
 
-    return out if shape else out[()], pullback
+    def _by_parameters(self, grad_out: Array, xp: Any, real: str) -> Iterator[Array]:
+        """The gradient by each parameter, in the call's order."""
+        if not self.parameters:
+            return
+        columns, residual = self._columns, self.residual
+        if self.values.semifield.own:
+            by_own = own_gradients.gradients(
+                self.values,
+                self.parameters,
+                None if residual is None else _rows(residual, columns),
+                grad_out.reshape(-1, columns),
+                xp,
+                lambda other: self._sums_of_columns(other, grad_out, xp, real),
+            )
+            yield from (one.astype(real) for one in by_own)
+            return
+        assert residual is not None
+        slopes, given_out = (x.reshape(-1, columns) for x in (residual[-1], grad_out))
+        yield gradient_of(self.values.value, slopes, given_out, xp)
+
+    @property
+    def _columns(self) -> int:
+        """The columns of `b`, each of which may have a value of a parameter."""
+        of_b = self.shapes[1]
+        return of_b[-1] if len(of_b) > 1 else 1
+
+    def _sums_of_columns(self, other: Semifield, grad_out: Array, xp: Any, real: str) -> Array:
+        """The gradient of each column of `b`, added up, by another derivative of times."""
+        of_b = xp.empty(self.shapes[1], real)
+        arrays = GradientArrays(grad_out, *self.saved, self.residual, None, of_b)
+        route = replace(self.route, semifield=other)
+        run.product_backward(route, self.gradients, arrays, value=self.values.value)
+        return of_b.reshape(-1, self._columns).sum(axis=0, dtype=np.float64)
 
 
 def _rows(residual: Array, columns: int) -> Array:

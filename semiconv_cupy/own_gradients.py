@@ -2,7 +2,7 @@
 
 The terms' part is the gradient of the kernel with another derivative, d times / d parameter, summed
 over each kernel. Of the addition and `post_sum` the forward pass has kept the derivatives. Called
-by ``conv`` and ``matmul_vjp``.
+by ``conv_vjp`` and ``matmul_vjp``.
 """
 
 from __future__ import annotations

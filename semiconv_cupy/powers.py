@@ -22,7 +22,7 @@ from semiconv_cupy.algebra import (
 from semiconv_cupy.algebra.laws import LawReport
 from semiconv_cupy.backends.additions import computed_semifield
 from semiconv_cupy.backends.place import place_of
-from semiconv_cupy.conv import native, storage_of
+from semiconv_cupy.checks import native, storage_of
 from semiconv_cupy.errors import flag, integer
 from semiconv_cupy.matmul import semifield_matmul
 from semiconv_cupy.winners import selection_by_one

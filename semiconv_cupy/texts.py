@@ -10,10 +10,13 @@ from typing import Any
 from semiconv_cupy import (
     background,
     conv,
+    conv_vjp,
+    heights,
     image_conv,
     matmul,
     matmul_vjp,
     ndimage,
+    openings,
     parabolic,
     reconstructions,
     structuring,
@@ -23,11 +26,13 @@ from semiconv_cupy import (
 SHAPES = ("ball", "box", "cross", "diamond", "disk", "flat", "quadratic")
 # The first arguments of functions from one image to one image.
 _IMAGE = ("input", "image", "seed")
+# The modules of functions of images.
+_OF_IMAGES = (ndimage, background, parabolic, reconstructions, heights, openings)
 
 
 def function_named(name: str) -> Callable[..., Any]:
     """The public function of this package of that name, its module before it or not."""
-    for module in (conv, matmul, matmul_vjp, ndimage, background, parabolic, reconstructions):
+    for module in (conv, conv_vjp, matmul, matmul_vjp, *_OF_IMAGES):
         found = getattr(module, name.rpartition(".")[2], None)
         if inspect.isfunction(found):
             return found
@@ -40,7 +45,7 @@ def function_named(name: str) -> Callable[..., Any]:
 def image_functions() -> dict[str, Callable[..., Any]]:
     """The public functions that make one image of one image, by name."""
     found: dict[str, Callable[..., Any]] = {"semifield_conv": image_conv.semifield_conv}
-    for module in (ndimage, background, parabolic, reconstructions):
+    for module in _OF_IMAGES:
         for name in getattr(module, "__all__", None) or vars(module):
             function = getattr(module, name)
             if name.startswith("_") or not inspect.isfunction(function):

@@ -36,7 +36,7 @@ from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.backends.host import functions
 from semiconv_cupy.backends.quadratic import Parametrisation, quadratic_source
 from semiconv_cupy.backends.quadratic import host_sources as quadratics_on_cpu
-from semiconv_cupy.conv import require_meaning
+from semiconv_cupy.checks import require_meaning
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.ndimage import host as neighbourhoods_on_cpu

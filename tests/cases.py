@@ -25,7 +25,7 @@ from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import NUMPY, Place, place_of
-from semiconv_cupy.conv import storage_of
+from semiconv_cupy.checks import storage_of
 from semiconv_cupy.errors import BackendUnavailableError
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import residual_of

@@ -40,10 +40,12 @@ LAYERS = {
     ),
     "backends": ("semiconv_cupy/backends/*", "semiconv_cupy/parameters.py"),
     "calls": (
-        "semiconv_cupy/conv.py", "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
+        "semiconv_cupy/checks.py", "semiconv_cupy/conv.py", "semiconv_cupy/conv_vjp.py",
+        "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
         "semiconv_cupy/powers.py",
         "semiconv_cupy/run.py", "semiconv_cupy/own_gradients.py", "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",
+        "semiconv_cupy/heights.py", "semiconv_cupy/openings.py",
         "semiconv_cupy/structuring.py", "semiconv_cupy/parabolic.py",
         "semiconv_cupy/parabolic_passes.py",
     ),
@@ -51,7 +53,8 @@ LAYERS = {
     "views of the whole core": (
         "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
         "semiconv_cupy/demo_sheet.py",
-        "semiconv_cupy/explain.py", "semiconv_cupy/explanation.py", "semiconv_cupy/info.py",
+        "semiconv_cupy/explain.py", "semiconv_cupy/explaining/*", "semiconv_cupy/explanation.py",
+        "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
         "semiconv_cupy/variants.py", "semiconv_cupy/texts.py", "semiconv_cupy/apply.py",
         "semiconv_cupy/image_conv.py", "semiconv_cupy/preview.py",

@@ -110,6 +110,17 @@ def test_a_convolution_and_its_derivative(gpu):
         found.step("sideways")
 
 
+@pytest.mark.parametrize("name", ["semifield_conv", "semifield_matmul"])
+def test_winners_are_returned_by_the_library_that_keeps_them(name):
+    first, second = ((1, 1, 9, 9), (1, 1, 3, 3)) if name == "semifield_conv" else ((8, 5), (5, 9))
+    values = sc.explain(name, first, second, "tropical_max").step("forward")
+    winners = sc.explain(name, first, second, "tropical_max", return_indices=True).step("forward")
+    assert winners.libraries != values.libraries
+    assert winners.bytes > values.bytes
+    with pytest.raises(ValueError, match="return_indices=True needs a SelectSemifield"):
+        sc.explain(name, first, second, "linear", return_indices=True)
+
+
 def test_the_form_is_the_canonical_one():
     found = sc.explain("semifield_conv", (1, 1, 512, 512, 16), (1, 1, 3, 1, 1), "tropical_max")
     assert found.step("forward").form == "windowed 512, 3 taps; free 8192"

@@ -21,7 +21,7 @@ from kernels_cu import build
 from semiconv_cupy import source
 from semiconv_cupy.algebra import SelectSemifield, SubtractSemifield
 from semiconv_cupy.backends.host import compiler, functions, prebuilt
-from semiconv_cupy.conv import require_meaning
+from semiconv_cupy.checks import require_meaning
 from semiconv_cupy.ndimage import host as primitives
 from semiconv_cupy.variants import ready_made_libraries
 

@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
 
+from semiconv_cupy import heights, openings
 from semiconv_cupy import reconstructions as whole
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.dask import borders
@@ -58,17 +59,17 @@ def of_height(function: Callable[..., Any], arguments: Arguments, images: Images
     minimum = function.__name__ == "h_minima"
     meta = call_by_name(function, ("image",), arguments, meta_from_array(image))
     numbers = _blocks(partial(_numbers, h=h, minimum=minimum), image)
-    if image.size == 0 or not whole.has_range(*_ends(numbers), h):
+    if image.size == 0 or not heights.has_range(*_ends(numbers), h):
         return da.map_blocks(_nothing, image, dtype=meta.dtype, meta=meta)
-    seed = _blocks(partial(whole.moved_by_height, h=h, minimum=minimum), numbers)
-    mask = _blocks(whole.in_wide_dtype, numbers)
+    seed = _blocks(partial(heights.moved_by_height, h=h, minimum=minimum), numbers)
+    mask = _blocks(heights.in_wide_dtype, numbers)
     steps = whole.reconstruction_steps(footprint, None, image.ndim)
     limit = borders.reconstruct(seed, mask, steps, minimum)
-    return _blocks(partial(whole.of_height, h=h, minimum=minimum), numbers, limit)
+    return _blocks(partial(heights.of_height, h=h, minimum=minimum), numbers, limit)
 
 
 def _numbers(image: Array, h: Any, minimum: bool) -> Array:
-    return whole.numbers_of_height(readable(place_of(image=image), image, "image"), h, minimum)
+    return heights.numbers_of_height(readable(place_of(image=image), image, "image"), h, minimum)
 
 
 def _nothing(image: Array) -> Array:
@@ -81,13 +82,13 @@ def _ends(numbers: da.Array) -> tuple[Array, Array]:
     found = dask.compute(*map(ends, numbers.to_delayed().ravel()))
     found = [pair for pair in found if pair is not None]
     low, high = (np.array(one, numbers.dtype) for one in zip(*found, strict=True))
-    return whole.end_of(low, True), whole.end_of(high, False)
+    return heights.end_of(low, True), heights.end_of(high, False)
 
 
 def _ends_of(numbers: Array) -> tuple[Any, Any] | None:
     if numbers.size == 0:
         return None
-    low, high = (whole.end_of(numbers, least).reshape(-1)[0].item() for least in (True, False))
+    low, high = (heights.end_of(numbers, least).reshape(-1)[0].item() for least in (True, False))
     return low, high
 
 
@@ -104,13 +105,13 @@ def by_reconstruction(
     names = ("size", "footprint", "mode", "cval", "origin", "axes")
     fitting = grey_erosion if minimum else grey_dilation
     extremum = fitting(image, **{name: arguments[name] for name in names})
-    near = whole.neighbours(image.ndim, arguments["axes"], arguments["connectivity"])
+    near = openings.neighbours(image.ndim, arguments["axes"], arguments["connectivity"])
     steps = whole.reconstruction_steps(near, None, image.ndim)
     mask = _blocks(partial(_mask, minimum=minimum), image)
     seed = _blocks(partial(_seed, minimum=minimum), extremum, mask)
     result = borders.reconstruct(seed, mask, steps, not minimum)
     if arguments["preserve_intensities"]:
-        kept = _blocks(partial(whole.kept_intensities, minimum=minimum), result, seed, mask)
+        kept = _blocks(partial(openings.kept_intensities, minimum=minimum), result, seed, mask)
         result = borders.reconstruct(kept, mask, steps, not minimum)
     return _blocks(_with_nan, image, result)
 

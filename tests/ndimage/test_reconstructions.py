@@ -181,6 +181,10 @@ def test_nan_stays_and_is_a_wall():
 
 def test_openings_by_reconstruction_name_what_does_not_fit():
     image = np.arange(12).reshape(3, 4)
+    with pytest.raises(
+        TypeError, match="footprint must be an array of bool, got 3; a box is given by size="
+    ):
+        sc.opening_by_reconstruction(image, 3)
     with pytest.raises(ValueError, match="footprint or size must be specified"):
         sc.opening_by_reconstruction(image)
     with pytest.raises(ValueError, match=r"own position, got one of shape \(1, 3\)"):

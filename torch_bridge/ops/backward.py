@@ -16,7 +16,7 @@ from torch import Tensor
 from semiconv_cupy import run
 from semiconv_cupy.backends import by_sums
 from semiconv_cupy.backends.gradients import GradientArrays
-from semiconv_cupy.conv import require_derivatives
+from semiconv_cupy.checks import require_derivatives
 from semiconv_cupy.residual import is_provenance, needs_arrays, residual_of
 from semiconv_cupy.route import Route
 from semiconv_cupy.source import ARITHMETIC

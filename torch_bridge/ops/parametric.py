@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from semiconv_cupy.algebra.slopes import kept_slopes, with_kernel_slope
-from semiconv_cupy.conv import require_derivatives
+from semiconv_cupy.checks import require_derivatives
 from semiconv_cupy.source import ARITHMETIC
 from torch_bridge.arguments import (
     GeometryArguments,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from semiconv_cupy import conv
+from semiconv_cupy import checks
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import Residual, is_provenance, residual_of, slopes_alone
@@ -101,7 +101,7 @@ def storage_of(dtype: torch.dtype, semifield: Semifield, argument: str, derivati
         raise TypeError(f"{argument} has dtype {dtype}; supported are {supported}")
     if derivative and storage not in FLOATING and not is_provenance(semifield):
         raise TypeError(f"derivatives need a floating dtype, got {dtype}")
-    conv.require_meaning(storage, semifield)
+    checks.require_meaning(storage, semifield)
     return storage
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semiconv_cupy import run
 from semiconv_cupy.backends.gradients import GradientArrays
-from semiconv_cupy.conv import require_derivatives
+from semiconv_cupy.checks import require_derivatives
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import needs_arrays
