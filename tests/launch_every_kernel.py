@@ -4,8 +4,8 @@
     compute-sanitizer --tool racecheck python tests/launch_every_kernel.py [PROCESS PROCESSES]
 
 On a GPU, through CuPy; it computes, and compares nothing (the tests do). Most of its time goes into
-compiling, so that several processes (PROCESS of 0, 1, ...) take less. A test in
-test_cuda_backward.py runs it on the CPU.
+compiling, so that several processes (PROCESS of 0, 1, ...) take less. Tests in
+test_cuda_backward.py run it on the CPU, and fail for a file of kernels that it leaves out.
 """
 
 import math
@@ -22,7 +22,10 @@ from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.place import Place
+from semiconv_cupy.backends.quadratic import Family, on_gpu
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.ndimage import cuda as neighbourhoods
+from semiconv_cupy.ndimage.lines import Pullback
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.residual import residual_of
@@ -132,8 +135,7 @@ def products() -> Iterator[partial]:
 
 
 def _product(device, semifield, storage, shapes):
-    xp, rng = device.array_module, np.random.default_rng(0)
-    place = Place("CuPy" if xp is not np else "NumPy", gpu=0, device=device)
+    xp, rng, place = device.array_module, np.random.default_rng(0), _place(device)
     a, b = (xp.asarray((rng.random(shape) + 0.1).astype(storage)) for shape in shapes)
     operands = Operands.of(a.shape, b.shape)
     shape, real = operands.out_shape, np.promote_types(storage, np.float32)
@@ -155,32 +157,75 @@ def own_parameters() -> Iterator[partial]:
     """Convolutions of semifields with parameters of their own; each is a function of the device."""
     for shapes in GEOMETRIES:
         for add in (lambda left, right: left + right, math.hypot, _scaled_norm):
+            semifield = SubtractSemifield(
+                add, lambda img, krn, a, b: a * img * krn + b, zero=0.0,
+                parameters={"a": 1.0, "b": 2.0},
+            ).unbound  # fmt: skip
             for channels in (1, shapes[1][0]):
                 for method in ("direct", "auto"):
-                    yield partial(_own, add=add, shapes=shapes, channels=channels, method=method)
+                    yield partial(
+                        _with_values, semifield=semifield, shapes=shapes, values=(1.5, 0.5),
+                        channels=channels, method=method, slopes=add is _scaled_norm,
+                    )  # fmt: skip
 
 
 def _scaled_norm(left, right, a):
     return a * ((left / a) ** 2 + (right / a) ** 2) ** 0.5
 
 
-def _own(device, add, shapes, channels, method):
-    semifield = SubtractSemifield(
-        add, lambda img, krn, a, b: a * img * krn + b, zero=0.0, parameters={"a": 1.0, "b": 2.0}
-    ).unbound
+def parameters() -> Iterator[partial]:
+    """log and root of values that are arrays, or learned; each is a function of the device."""
+    for family in map(SubtractSemifield.named_family, ("log", "root")):
+        for shapes in GEOMETRIES[:3]:
+            for channels, slopes in ((1, True), (shapes[1][0], False), (shapes[1][0], True)):
+                for method in ("direct", "auto"):
+                    yield partial(
+                        _with_values, semifield=family, shapes=shapes, values=1.5,
+                        channels=channels, method=method, slopes=slopes,
+                    )  # fmt: skip
+        for channels in (1, 5):
+            yield partial(_product_of_values, semifield=family, channels=channels)
+
+
+def _place(device):
+    library = "NumPy" if device.array_module is np else "CuPy"
+    return Place(library, gpu=0, device=device)
+
+
+def _with_values(device, semifield, shapes, values, channels, method, slopes):
     img_shape, krn_shape, arguments = shapes
     geometry, xp = Geometry.plan(img_shape, krn_shape, **arguments), device.array_module
-    place = Place("CuPy" if xp is not np else "NumPy", gpu=0, device=device)
-    slopes = add is _scaled_norm
-    route = choose(semifield, geometry, "float32", place, method, channels=channels, slopes=slopes)
+    route = choose(
+        semifield, geometry, "float32", _place(device), method, channels=channels, slopes=slopes
+    )
     img, krn = (xp.ones(shape, "float32") for shape in (img_shape, krn_shape))
-    value = (1.5, 0.5 if channels == 1 else xp.ones(channels, "float32"))
+    value = values
+    if channels > 1:
+        value = xp.full(channels, 0.5, "float32")
+        value = (values[0], value) if isinstance(values, tuple) else value
     spec, out = route.residual_spec, device.empty(geometry.out_shape, "float32")
     residual = spec and device.empty(spec.shape, spec.dtype)
     for kept in (None, residual):
         run.forward(route, img, krn, out, kept, value=value)
     grads = (device.empty(shape, "float32") for shape in (img_shape, krn_shape))
     run.backward(route, GradientArrays(out, img, krn, residual, *grads), value=value)
+
+
+def _product_of_values(device, semifield, channels):
+    xp, operands = device.array_module, Operands.of((70, 37), (37, channels))
+    a, b = xp.ones((70, 37), "float32"), xp.ones((37, channels), "float32")
+    shapes = a.shape, b.shape, operands.out_shape
+    product = operands.product(*map(contiguous_strides, shapes)).merged()
+    route = choose_product(
+        semifield, product, "float32", _place(device), channels=channels, slopes=True
+    )
+    out, grads = device.empty(operands.out_shape, "float32"), (xp.empty_like(a), xp.empty_like(b))
+    spec = route.residual_spec(operands.out_shape)
+    residual = spec and device.empty(spec.shape, spec.dtype)
+    value = 1.5 if channels == 1 else xp.full(channels, 1.5, "float32")
+    run.product(route, a, b, out, residual, value=value)
+    arrays = GradientArrays(out, a, b, residual, *grads)
+    run.product_backward(route, product, arrays, value=value)
 
 
 def integers() -> Iterator[partial]:
@@ -233,13 +278,116 @@ def _colours(cupy, dtype):
     nd.binary_dilation(x > 50, np.ones((3, 3, 1)), iterations=3)
 
 
+def lines(cupy) -> Iterator[partial]:
+    """Distances and parabolas without end: lines that fit into shared memory, and longer ones."""
+    for shape in ((61, 83), (5, 40, 33), (7000,)):
+        yield partial(_distances, cupy, shape)
+        for dtype in ("uint8", "int64", "float16", "float32", "float64"):
+            yield partial(_parabolas, cupy, shape, dtype)
+
+
+def _distances(cupy, shape):
+    x = cupy.asarray(np.random.default_rng(0).random(shape) < 0.9)
+    for sampling in (None, 2.0, 0.7):
+        for indices in (False, True):
+            sc.ndimage.distance_transform_edt(x, sampling, return_indices=indices)
+    for metric in ("chessboard", "taxicab"):
+        sc.ndimage.distance_transform_cdt(x, metric, return_indices=True)
+
+
+def _parabolas(cupy, shape, dtype):
+    x = cupy.asarray(np.random.default_rng(0).integers(0, 100, shape).astype(dtype))
+    sc.parabolic_dilation(x, 2.5)
+    sc.parabolic_opening(x, 9.0)
+
+
+def whole_images(cupy) -> Iterator[partial]:
+    """What spreads through an image, and borders that take no part."""
+    for dtype in ("uint8", "float32", "float64"):
+        yield partial(_spreading, cupy, dtype)
+        yield partial(_ignoring, cupy, dtype)
+
+
+def forms(cupy) -> Iterator[partial]:
+    """Works that are computed as another one that is equal."""
+    for shapes in (
+        ((1, 1, 61, 83, 3), (1, 1, 3, 3, 1)),  # colours
+        ((64, 1, 40), (1, 1, 1)),
+        ((70, 33, 1), (9, 33, 1)),  # a matrix product
+        ((1, 1, 3, 2000), (1, 1, 3, 5)),
+    ):
+        for semifield, _ in SEMIFIELDS:
+            yield partial(_of_any_form, cupy, semifield, shapes)
+
+
+def _spreading(cupy, dtype):
+    x = cupy.asarray(np.random.default_rng(0).integers(0, 100, (61, 83)).astype(dtype))
+    sc.reconstruction(x // 2, x)
+    sc.h_maxima(x, 9)
+    sc.opening_by_reconstruction(x, size=5)
+    sc.ndimage.binary_propagation(x > 70, mask=x > 40)
+
+
+def _ignoring(cupy, dtype):
+    rng, nd = np.random.default_rng(0), sc.ndimage
+    x = cupy.asarray(rng.integers(0, 100, (61, 83)).astype(dtype))
+    nd.grey_opening(x, (4, 7), mode="ignore")
+    nd.grey_closing(x, footprint=rng.random((5, 6)) < 0.6, mode="ignore")
+    nd.grey_dilation(x, structure=rng.integers(-9, 9, (4, 5)), mode="ignore")
+    for weights in ([0.3, 2, 0.3], [0.3, 0, -0.3], [1, 2, 3, 4]):
+        for axis in (0, 1):
+            nd.correlate1d(x, weights, axis)
+
+
+def _of_any_form(cupy, semifield, shapes):
+    img, krn = (cupy.ones(shape, "float32") for shape in shapes)
+    out, pull_back = sc.semifield_conv_vjp(img, krn, semifield)
+    pull_back(out)
+
+
+def gradients_of_tensors() -> Iterator[partial]:
+    """Kernels that PyTorch's layers alone call; each is a function of the device."""
+    for covariance in ("isotropic", "spectral", "cholesky"):
+        yield partial(_quadratic, covariance=covariance)
+    yield _pull_back
+
+
+def _quadratic(device, covariance):
+    calls = on_gpu(Family(covariance, "float32", (5, 7), 9), device)
+    numbers = [device.array_module.full(n, 0.3, "float32") for n in (18, 9, 315, 18, 9)]
+    log_std, pairs, krn, *grads = map(device.address, numbers)
+    calls.values(log_std, pairs, krn, None)
+    calls.gradients(log_std, pairs, krn, *grads, None)
+
+
+def _pull_back(device):
+    xp, shape = device.array_module, (5, 40, 33)
+    for axis in range(3):
+        out, winners = (xp.zeros(shape, dtype) for dtype in ("float64", "int32"))
+        back = Pullback(axis, winners, out, xp.zeros(6600 // shape[axis]))
+        neighbourhoods.Backend(device).pull_back(xp.ones(shape), back)
+
+
+def of_device() -> Iterator[partial]:
+    """All cases that are functions of a device."""
+    for made in (
+        convolutions, parts, own_parameters, parameters, integers, products, gradients_of_tensors,
+    ):  # fmt: skip
+        yield from made()
+
+
+def of_library(cupy) -> Iterator[partial]:
+    """All cases that call public functions with arrays of this library."""
+    for made in (filters, lines, whole_images, forms):
+        yield from made(cupy)
+
+
 def main(process: int, processes: int) -> None:
     """Run every `processes`-th case."""
     import cupy
 
-    made = (*convolutions(), *parts(), *own_parameters(), *integers(), *products())
-    of_device = (partial(case, cupy_device()) for case in made)
-    cases = [*of_device, *filters(cupy)][process::processes]
+    made = (partial(case, cupy_device()) for case in of_device())
+    cases = [*made, *of_library(cupy)][process::processes]
     for case in cases:
         case()
     cupy.cuda.Device().synchronize()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cases
+import large_arrays
 import launch_every_kernel
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_vjp import SEMIFIELDS
 
+import kernels_cu
 from semiconv_cupy import run
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda.bins import BINS_THREADS, bins_of
@@ -27,6 +29,8 @@ from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.ndimage import cuda as neighbourhoods
+from semiconv_cupy.ndimage.neighbourhood import served_by
 from semiconv_cupy.residual import residual_of
 
 HERE = Path(__file__).parent
@@ -329,13 +333,42 @@ def test_what_compute_sanitizer_is_given():
     """launch_every_kernel.py runs: here on the harness, or the host."""
     semifields = [(SEMIFIELDS["max"], ["float32"])]
     some = launch_every_kernel.convolutions(semifields, launch_every_kernel.GEOMETRIES[:1])
-    for case in some:
+    for case in (*some, *launch_every_kernel.gradients_of_tensors()):
         case(HarnessDevice())
-    made = (*launch_every_kernel.integers(), *launch_every_kernel.products())
-    for case in (*made, *launch_every_kernel.own_parameters()):
-        case(Recorder())
-    for case in launch_every_kernel.filters(np):
+    for case in launch_every_kernel.of_library(np):
         case()
+
+
+class Zeros(Recorder):
+    """Kernels write nothing, so that what is read back must be there already."""
+
+    def empty(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+
+def test_compute_sanitizer_is_given_every_file_of_kernels():
+    device = Zeros()
+    for case in launch_every_kernel.of_device():
+        case(device)
+    filters = (
+        launch_every_kernel.filters,
+        launch_every_kernel.lines,
+        launch_every_kernel.whole_images,
+    )
+    with served_by(neighbourhoods.Backend(device)):
+        for made in filters:
+            for case in made(np):
+                case()
+    texts = {launch.source.text for launch in device.launches}
+    folder = Path(kernels_cu.__file__).parent / "cuda"
+    files = {path.name: path.read_text().splitlines()[0] for path in folder.glob("*.cu")}
+    missing = [name for name, line in files.items() if not any(line in text for text in texts)]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_what_is_compared_of_large_arrays():
+    assert large_arrays.main(["--numpy", "--side", "1100", "--many", "70"]) == 0
 
 
 SANITIZED = """

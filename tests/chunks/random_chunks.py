@@ -1,8 +1,10 @@
 """Random calls of each function that takes Dask arrays, and random chunks of their images.
 
-``python tests/chunks/random_chunks.py 500`` compares so many with the calls in memory.
+``python tests/chunks/random_chunks.py 500`` compares so many with the calls in memory; ``500 cupy``
+makes chunks of CuPy arrays, and compares with NumPy's.
 """
 
+import importlib
 import re
 import sys
 
@@ -186,8 +188,11 @@ def _of_heights(rng, name, shape, dtype, axes):
     return arguments | {"connectivity": int(rng.integers(1, len(axes) + 1))}
 
 
-def compare(seed):
-    """Raise unless the call with Dask arrays of random chunks equals the call in memory."""
+def compare(seed, library=np):
+    """Raise unless the call with Dask arrays of random chunks equals the call in memory.
+
+    The chunks are arrays of `library`, and so is the result.
+    """
     function, arguments, images = work(seed)
     rng = np.random.default_rng([seed, 1])
     expected = refused = None
@@ -196,10 +201,13 @@ def compare(seed):
     except ValueError as error:
         refused = str(error)
     chunks = chunks_of(rng, arguments[images[0]].shape)
-    later = {key: da.from_array(arguments[key], chunks=chunks) for key in images[:1]}
-    if "mask" in images and rng.random() < 0.7:
-        mask = arguments["mask"]
-        later["mask"] = da.from_array(mask, chunks=chunks_of(rng, mask.shape))
+
+    def in_chunks(key, chunks):
+        return da.from_array(library.asarray(arguments[key]), chunks=chunks, asarray=False)
+
+    later = {key: in_chunks(key, chunks) for key in images[:1]}
+    if "mask" in images and (rng.random() < 0.7 or library is not np):
+        later["mask"] = in_chunks("mask", chunks_of(rng, arguments["mask"].shape))
     if refused is not None:
         with pytest.raises(ValueError, match=re.escape(refused)):
             function(**{**arguments, **later}).compute(scheduler="sync")
@@ -209,14 +217,18 @@ def compare(seed):
     assert result.chunks == chunks
     assert result.dtype == expected.dtype
     values = result.compute(scheduler="sync")
+    if library is not np:
+        assert isinstance(values, library.ndarray)
+        values = values.get()
     assert values.dtype == expected.dtype
     np.testing.assert_array_equal(values, expected, err_msg=f"{function.__name__}, seed {seed}")
 
 
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    library = importlib.import_module(sys.argv[2]) if len(sys.argv) > 2 else np
     for seed in range(count):
-        compare(seed)
+        compare(seed, library)
     print(f"{count} works in random chunks equal the calls in memory: {len(FUNCTIONS)} functions")
 
 

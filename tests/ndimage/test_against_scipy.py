@@ -1,7 +1,8 @@
 """Random comparison with scipy.ndimage: functions, ranks, dtypes, modes, origins, axes, footprints.
 
 Equal means the same bits (of equal numbers: SciPy's zeros may have another sign), the same dtype
-and shape; where SciPy raises, the same class of error.
+and shape; where SciPy raises, the same class of error. The random calls are also made with CuPy
+arrays, on a GPU.
 """
 
 import warnings
@@ -36,9 +37,24 @@ def outcome(module, name, args, kwargs):
         return None, error
 
 
-def compare(name, *args, **kwargs):
-    theirs, their_error = outcome(scipy_ndimage, name, args, kwargs)
-    ours, our_error = outcome(ndimage, name, args, kwargs)
+@pytest.fixture(scope="module", params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def library(request):
+    """The module whose arrays are given to ours."""
+    module = pytest.importorskip(request.param)
+    if request.param == "cupy":
+        try:
+            module.cuda.runtime.getDeviceCount()
+        except module.cuda.runtime.CUDARuntimeError as error:
+            pytest.skip(f"no GPU: {error}")
+    return module
+
+
+def compare(name, image, *args, library=np, **kwargs):
+    theirs, their_error = outcome(scipy_ndimage, name, (image, *args), kwargs)
+    there = {key: library.asarray(kwargs[key]) for key in ("mask",) if key in kwargs}
+    call = (library.asarray(image), *args), kwargs | there
+    ours, our_error = outcome(ndimage, name, *call)
+    args = image, *args
     what = f"{name}(*{args!r}, **{kwargs!r})"
     if their_error is not None:
         assert our_error is not None, f"{what}: SciPy raises {their_error!r}"
@@ -46,7 +62,9 @@ def compare(name, *args, **kwargs):
         return
     assert our_error is None, f"{what}: {our_error!r}"
     assert ours.dtype == theirs.dtype, what
-    np.testing.assert_array_equal(ours, theirs, err_msg=what)
+    assert isinstance(ours, library.ndarray), what
+    found = ours if library is np else ours.get()
+    np.testing.assert_array_equal(found, theirs, err_msg=what)
 
 
 @st.composite
@@ -106,7 +124,7 @@ def flat_window(draw, image, axes):
 
 @RUNS
 @given(st.data())
-def test_flat_filters(data):
+def test_flat_filters(library, data):
     image = data.draw(images())
     axes, given_axes = some_axes(data.draw, image.ndim)
     arguments = flat_window(data.draw, image, axes)
@@ -115,23 +133,23 @@ def test_flat_filters(data):
     name = data.draw(st.sampled_from(["minimum_filter", "maximum_filter", *GREY]))
     if image.dtype == bool and name == "morphological_gradient":
         return  # SciPy raises, we give the difference of sets
-    compare(name, image, **arguments)
+    compare(name, image, **arguments, library=library)
 
 
 @RUNS
 @given(st.data())
-def test_one_dimensional_filters(data):
+def test_one_dimensional_filters(library, data):
     image = data.draw(images())
     axis = data.draw(st.integers(-image.ndim, image.ndim - 1))
     size = data.draw(st.integers(1, 60))
     (origin,) = origin_for(data.draw, (size,))
     name = data.draw(st.sampled_from(["minimum_filter1d", "maximum_filter1d"]))
-    compare(name, image, size, axis, origin=origin, **border(data.draw))
+    compare(name, image, size, axis, origin=origin, **border(data.draw), library=library)
 
 
 @RUNS
 @given(st.data())
-def test_structures(data):
+def test_structures(library, data):
     """Values small enough that no integer wraps; of floats SciPy's bits."""
     image = data.draw(images(tuple(t for t in DTYPES if t != "bool")))
     if image.dtype.kind == "u":
@@ -149,12 +167,12 @@ def test_structures(data):
         arguments["footprint"] = footprint
     if data.draw(st.booleans()):
         arguments["origin"] = origin_for(data.draw, window)
-    compare(data.draw(st.sampled_from(GREY)), image, **arguments)
+    compare(data.draw(st.sampled_from(GREY)), image, **arguments, library=library)
 
 
 @RUNS
 @given(st.data())
-def test_correlations(data):
+def test_correlations(library, data):
     image = data.draw(images((*DTYPES, "complex64", "complex128")[:-2]))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     arguments = border(data.draw)
@@ -179,7 +197,7 @@ def test_correlations(data):
         if given_axes is not None:
             arguments["axes"] = given_axes
         name = data.draw(st.sampled_from(["correlate", "convolve"]))
-    compare(name, image, weights, **arguments)
+    compare(name, image, weights, **arguments, library=library)
 
 
 def test_fractions_of_a_bool_are_cut_off():
@@ -191,7 +209,7 @@ def test_fractions_of_a_bool_are_cut_off():
 
 @RUNS
 @given(st.data())
-def test_binary_operations(data):
+def test_binary_operations(library, data):
     image = data.draw(images(("bool", "uint8", "float32")))
     axes, given_axes = some_axes(data.draw, image.ndim)
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -217,12 +235,12 @@ def test_binary_operations(data):
     if name not in ("binary_fill_holes", "binary_propagation"):
         arguments["iterations"] = data.draw(st.sampled_from([1, 2, 3, 7, 0, -1]))
         arguments["brute_force"] = data.draw(st.booleans())
-    compare(name, image, **arguments)
+    compare(name, image, **arguments, library=library)
 
 
 @RUNS
 @given(st.data())
-def test_hit_or_miss(data):
+def test_hit_or_miss(library, data):
     image = data.draw(images(("bool", "uint8")))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     window = tuple(data.draw(st.integers(1, 3)) for _ in range(image.ndim))
@@ -230,7 +248,7 @@ def test_hit_or_miss(data):
     if data.draw(st.booleans()):
         arguments["structure2"] = random.random(window) < 0.5
     arguments["origin1"] = origin_for(data.draw, window)
-    compare("binary_hit_or_miss", image, **arguments)
+    compare("binary_hit_or_miss", image, **arguments, library=library)
 
 
 @pytest.mark.parametrize("name", ["minimum_filter", "maximum_filter"])
