@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import math
 import os
@@ -24,6 +25,7 @@ from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_t
 from benchmarks.works import AnyWork, Convolution, Device, Filter, Goal, Growth, Measured
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
+from semiconv_cupy.backends.host import compiler
 from semiconv_cupy.works import STANDARD_WORKS, Work
 
 FLAGGED = 1.3  # times the model time: beyond it, something costs time that the model lacks
@@ -264,12 +266,15 @@ def measure_growth(bench: Bench, selected: Iterable[Growth]) -> list[Report]:
 _PACKAGES = (
     *("numpy", "scipy", "torch", "cupy-cuda12x", "cupy-cuda13x", "scikit-image"),
     *("opencv-python", "opencv-python-headless", "kornia", "pytorch-nd-semiconv", "numba-cuda"),
+    *("edt", "diplib", "fastmorph"),
 )
 
 
 def facts(device: Device) -> Report:
-    """The device, its driver, and the versions of the packages."""
-    found: Report = {"python": platform.python_version(), "platform": platform.platform()}
+    """The day, the device, its driver or compiler, and the versions of the packages."""
+    today = datetime.date.today().isoformat()
+    found: Report = {"measured": today, "python": platform.python_version()}
+    found["platform"] = platform.platform()
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -286,8 +291,20 @@ def facts(device: Device) -> Report:
         if shutil.which(query[0]):
             found["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
         return found
-    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model name")]
-    found["device"] = names[0] if names else platform.processor() or platform.machine()
-    found["threads"] = len(os.sched_getaffinity(0))
+    described = _lscpu()
+    found["device"] = described.get("Model name") or platform.processor() or platform.machine()
+    flags = set(described.get("Flags", "").split())
+    vectors = next((name for flag, name in _VECTORS.items() if flag in flags), "unknown")
+    found["threads"], found["vectors"] = len(os.sched_getaffinity(0)), vectors
+    found["compiler"] = compiler.version() if compiler.compiler() else "none"
     return found
+
+
+# What lscpu calls the widest registers, the widest first.
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sse4_2": "SSE4.2", "asimd": "NEON"}
+
+
+def _lscpu() -> dict[str, str]:
+    lines = subprocess.run(["lscpu"], capture_output=True, text=True).stdout.splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}

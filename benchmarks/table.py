@@ -1,4 +1,4 @@
-"""A report as text, row by row or whole, and as the README's tables."""
+"""A report as text, row by row or whole, and as tables of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def heading(report: Report) -> str:
     """The lines above the rows: the machine, the statistic, the ceilings, the absent peers."""
     ceilings = ", ".join(f"{name} {value:.3g}" for name, value in report["ceilings"].items())
     lines = [
-        f"{report['facts']['device']}; times are each the {report['statistic']} of calls, a few of "
+        f"{machine(report)}; times are each the {report['statistic']} of calls, a few of "
         "each in turns; a ratio is the peer's time over ours; what stays in a cache may exceed a "
         "copy's limit",
         f"ceilings: {ceilings}",
@@ -56,6 +56,14 @@ def heading(report: Report) -> str:
     if report["absent"]:
         lines.append(f"not installed: {', '.join(report['absent'])}")
     return "\n".join(lines)
+
+
+def machine(report: Report) -> str:
+    """The device and the versions of what ran on it."""
+    facts = dict(report["facts"])
+    device, _ = facts.pop("device"), facts.pop("platform", None)
+    others = (f"{name} {str(value).splitlines()[0]}" for name, value in facts.items())
+    return f"{device}: {', '.join(others)}"
 
 
 def models(report: Report) -> str:
@@ -95,9 +103,9 @@ def _name(found: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The README's tables."""
+    """The rows as tables of docs/benchmarks.md."""
     lines = [
-        f"{report['facts']['device']}; the {report['statistic']} of calls, a few of each in turns.",
+        f"Each time is the {report['statistic']} of calls, a few of each library in turns.",
         "",
         "| work | time | of the limit | times as fast as | goals |",
         "|---|---|---|---|---|",
