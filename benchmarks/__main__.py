@@ -6,6 +6,7 @@
     python -m benchmarks scale --help      volumes in chunks on worker processes
     python -m benchmarks gpus --help       training and volumes on several GPUs
     python -m benchmarks volumes --help    time and memory of distances and parabolas
+    python -m benchmarks documents         the README's table, of the reports in benchmarks/results
 
 Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
 The exit status is 1 if a goal is missed or a work fails.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, floor, gpus, plot, run, scale, steps, table, volumes, works
+from benchmarks import costs, documents, floor, gpus, plot, run, scale, steps, table, volumes, works
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
         return gpus.main(arguments[1:])
     if arguments[:1] == ["volumes"]:
         return volumes.main(arguments[1:])
+    if arguments[:1] == ["documents"]:
+        return documents.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no work after")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
     parser.add_argument("--read", type=Path, metavar="FILE", help="a kept report, not a new one")
-    parser.add_argument("--markdown", action="store_true", help="print the README's tables")
+    parser.add_argument("--markdown", action="store_true", help="print the page's tables")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw how the cost grows")
     options = parser.parse_args(arguments)
 

@@ -98,7 +98,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--read", type=Path, nargs="+", metavar="FILE", help="kept reports of one device, as one"
     )
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the page's table")
     parser.add_argument(
         "--explain", action="store_true", help=f"say what the {EXPLAINED} slowest works run"
     )
@@ -293,7 +293,7 @@ def _groups(ranked: list[Report], by: str) -> list[tuple[str, list[float]]]:
 
 
 def markdown(report: Report) -> str:
-    """The README's table: the distribution of all works, of each kind and of each role."""
+    """The page's table: the distribution of all works, of each kind and of each role."""
     ranked = slowest_first(report)
     lines = ["| works | number | median | worst |", "|---|---|---|---|"]
     groups = [("all", [found["ratio"] for found in ranked])]

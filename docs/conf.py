@@ -4,12 +4,19 @@ import base64
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import semiconv_cupy
 
-# Sphinx reads only files below docs/, so the notebooks are copied there.
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # `benchmarks` is not installed
+from benchmarks import documents  # noqa: E402
+
+# The tables of the page on benchmarks are made of the kept reports.
+documents.write(HERE / "generated")
+
+# Sphinx reads only files below docs/, so the notebooks are copied there.
 shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
 
 # The gallery shows some figures of the notebooks, which are stored in the notebooks' outputs.
@@ -35,7 +42,7 @@ extensions = [
     "myst_nb",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_templates"]
+exclude_patterns = ["_templates", "generated"]
 
 # A name in single backticks is a link if it is a name of this library, as in numpydoc.
 default_role = "py:obj"

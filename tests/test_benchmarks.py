@@ -7,12 +7,26 @@ clock that counts calls. What these tests cannot find are wrong names of CuPy's 
 import dataclasses
 import json
 import math
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, inputs, peers, plot, run, steps, table, timing, volumes, works
+from benchmarks import (
+    ceilings,
+    documents,
+    inputs,
+    peers,
+    plot,
+    run,
+    steps,
+    table,
+    timing,
+    volumes,
+    works,
+)
 from benchmarks.costs import Cost
 from benchmarks.works import Convolution, Filter, Goal, Parametric, Product
 from kernels_cu import model, nvrtc, sass
@@ -286,6 +300,38 @@ def test_a_report_is_kept_read_and_drawn(command_of_few, tmp_path, capsys):
     assert "| dilated | 10 ms | 0% (pairs float32) | 1 `cv2` | >= 1x cv2: met |" in lines
     assert "| a call | 10 us | <= 20: met |" in lines
     assert all(line.startswith("|") or not line for line in lines[1:])
+
+
+# ---- what the documents show ---------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_shows_the_kept_reports(capsys):
+    assert command.main(["documents"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("| CPU |") == table.count("| GPU |") == 8
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- speeds -->\n")[2].partition("\n\n")[0]
+    assert shown.splitlines() == table.splitlines(), "python -m benchmarks documents prints it"
+
+
+def test_the_page_shows_every_kept_report(tmp_path):
+    documents.write(tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert made == set(re.findall(r"^```\{include\} generated/(.*)$", text, re.MULTILINE))
+    assert len(made) >= 3
+    for path in tmp_path.iterdir():
+        assert f"{path.stem}.json" in {kept.name for kept in documents.RESULTS.iterdir()}
+        assert len(re.findall(r"^\| .* \|$", path.read_text(encoding="utf-8"), re.MULTILINE)) > 10
+
+
+def test_works_in_which_a_peer_is_faster_are_named():
+    ratios = [{"cv2": 0.9, "skimage": 3.0}, {"cv2": 0.5, works.POINTWISE: 0.1}]
+    rows = [{"work": f"w{n}", "ratios": each} for n, each in enumerate(ratios)]
+    found = documents.losses({"rows": [*rows, {"work": "failed", "error": "why"}]})
+    assert found == ([(0.5, "w1", "cv2"), (0.9, "w0", "cv2")], 3)
 
 
 def test_only_chooses_by_name(command_of_few, capsys):

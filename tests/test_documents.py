@@ -17,9 +17,17 @@ from semiconv_cupy import ndimage
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+INSTALLATION = ROOT / "docs" / "installation.md"
+MADE = {ROOT / "docs" / name for name in ("notebooks", "generated", "api/generated")}  # by Sphinx
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if MADE.isdisjoint(page.parents))
+FOLDERS = ("semiconv_cupy", "kernels_cu", "torch_bridge", "tests", "examples", "benchmarks")
+# What is read on the repository's page; the pages of docs/ besides.
+READ_THERE = sorted(
+    [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
+)
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+DIRECTIVE = re.compile(r"^```\{(?:image|figure)\} (\S+)$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 OPTIONAL = (
@@ -117,15 +125,57 @@ def test_a_session_with_a_wrong_answer_fails(wrong):
         run("pycon", wrong, 0, README, {})
 
 
-@pytest.mark.parametrize("document", [README, CONTRIBUTING, *PAGES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", [*READ_THERE, *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_each_link_to_a_file_leads_somewhere(document):
-    text = FENCED.sub("", document.read_text(encoding="utf-8"))
+    assert wrong_links(document) == []
+
+
+def wrong_links(document):
+    """The links of a document to files and headings that do not exist."""
+    whole = document.read_text(encoding="utf-8")
+    text = FENCED.sub("", whole)
+    wrong = []
     for target, section in LINK.findall(text):
         path = document.parent / target if target else document
-        assert path.exists(), target
-        if section:
-            headings = HEADING.findall(path.read_text(encoding="utf-8"))
-            assert section in map(anchor, headings), f"{target}#{section}"
+        if not path.exists():
+            wrong.append(target)
+        elif section:
+            headings = HEADING.findall(FENCED.sub("", path.read_text(encoding="utf-8")))
+            if section not in map(anchor, headings):
+                wrong.append(f"{target}#{section}")
+    pictures = [name for name in DIRECTIVE.findall(whole) if not name.startswith("notebooks/")]
+    return wrong + [name for name in pictures if not (document.parent / name).exists()]
+
+
+def test_wrong_links_are_found(tmp_path):
+    (tmp_path / "other.md").write_text("# One, two\n```bash\n# a comment\n```\n", encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Here\n[a](other.md#one-two) [b](#here) [c](https://example.org/none) [d](none.md) "
+        "[e](other.md#a-comment)\n[f](#there)\n```{image} none.png\n```\n",
+        encoding="utf-8",
+    )
+    assert wrong_links(page) == ["none.md", "other.md#a-comment", "#there", "none.png"]
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_installation_page_lists_every_environment_variable():
+    read = re.compile(r"""environ(?:\.get\(|\[)["'](SEMICONV_\w+)""")
+    files = [
+        ROOT / "hatch_build.py",
+        *(path for name in FOLDERS[:3] for path in (ROOT / name).rglob("*.py")),
+    ]
+    variables = {name for path in files for name in read.findall(path.read_text(encoding="utf-8"))}
+    listed = re.findall(
+        r"^`(SEMICONV_\w+)`$", INSTALLATION.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(variables) >= 3
+    assert variables == set(listed)
 
 
 def anchor(heading):
@@ -166,10 +216,9 @@ def ends(name):
     ids=lambda path: path.stem,
 )
 def test_each_file_that_is_named_exists(document):
-    folders = ("semiconv_cupy", "kernels_cu", "torch_bridge", "tests")
     files = [
         path.relative_to(ROOT).as_posix()
-        for folder in folders
+        for folder in FOLDERS[:4]
         for path in (ROOT / folder).rglob("*")
     ]
     text = document.read_text(encoding="utf-8")
