@@ -23,9 +23,9 @@ from semiconv_cupy.ndimage.structures import require_whole
 
 Array = Any
 Images = dict[str, da.Array]
-# Of more rounds the graph would be larger than the image.
+# With more rounds the graph would take more memory than the image.
 _MOST_ROUNDS = 4096
-# States are compared with so many later ones where nothing changing is waited for.
+# While waiting for a state that no longer changes, each state is compared with so many later ones.
 _LONGEST_PERIOD = 12
 
 

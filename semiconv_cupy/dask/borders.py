@@ -50,7 +50,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Known:
-    """What a chunk is told of its neighbours: (where in its surroundings, values, limits)."""
+    """What is known of a chunk's neighbours: (where in its surroundings, values, limits)."""
 
     parts: tuple[tuple[tuple[slice, ...], np.ndarray, np.ndarray], ...]
 
@@ -77,7 +77,8 @@ def reconstruct(seed: da.Array, mask: da.Array, steps: np.ndarray, minimum: bool
     near = {index: _near(chunks, index, seed.numblocks) for index in chunks}
     values: dict[Index, list[np.ndarray]] = {}
     limits: dict[Index, list[np.ndarray]] = {}
-    active = [index for index in chunks if chunks[index].borders]  # others tell nobody anything
+    # Nothing spreads out of the other chunks.
+    active = [index for index in chunks if chunks[index].borders]
     while active:
         tasks = [
             solve(
@@ -143,7 +144,7 @@ def _chunks(sizes: Sequence[Sequence[int]], steps: np.ndarray) -> dict[Index, Ch
 
 
 def _meet(first: Box, second: Box) -> Box | None:
-    """What two boxes share."""
+    """The box that two boxes share."""
     shared = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(first, second, strict=True))
     return shared if all(start < stop for start, stop in shared) else None
 

@@ -35,7 +35,7 @@ def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     arguments = dict(bound.arguments)
-    own = {}  # a semifield's parameters, of which one may be called as an operand is
+    own = {}  # a semifield's parameters: one may have the name of an operand
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             own = arguments.pop(parameter.name)

@@ -178,7 +178,7 @@ class Halo(NamedTuple):
 
     @classmethod
     def of(cls, chunks: Sequence[Sequence[int]], stages: Sequence[Stage]) -> Halo:
-        """Of an array of such chunks, for a chain of stages."""
+        """What the chunks of an array need for a chain of stages."""
         return cls(
             tuple(
                 spans(sizes, [stage[axis] for stage in stages]) for axis, sizes in enumerate(chunks)

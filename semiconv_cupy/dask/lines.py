@@ -31,7 +31,7 @@ Array = Any
 Arguments = dict[str, Any]
 Images = dict[str, da.Array]
 
-# So many elements are computed at most for one of the image, to save the exchange of all elements,
+# At most so many elements are computed for one of the image; otherwise all elements are exchanged,
 # as doubles, before each pass.
 MOST_GROWTH = 4.0
 
@@ -63,7 +63,7 @@ def whole_lines(array: da.Array, axis: int, chunks: Any) -> da.Array:
 
 
 def without_empty(chunks: Any) -> tuple[tuple[int, ...], ...]:
-    """The chunks that have elements: Dask plans no rechunking in steps with others among them."""
+    """The chunks that have elements: with empty ones Dask cannot rechunk in several steps."""
     return tuple(tuple(size for size in sizes if size) or (0,) for sizes in chunks)
 
 

@@ -57,7 +57,7 @@ def parts_of(sizes: Sequence[int], geometry: Geometry, axis: int) -> list[Part]:
     extent = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1) + 1
     ends = list(accumulate(sizes))
     count, size = geometry.out_size[axis], ends[-1]
-    middle = (extent - 1) // 2 - begin  # of output 0
+    middle = (extent - 1) // 2 - begin  # the middle of output 0's window
     bounds = [min(count, max(0, -(-(end - middle) // stride))) for end in ends]
     last = max((k for k, length in enumerate(sizes) if length), default=len(sizes) - 1)
     bounds[last:] = [count] * (len(sizes) - last)
@@ -69,7 +69,7 @@ def parts_of(sizes: Sequence[int], geometry: Geometry, axis: int) -> list[Part]:
             continue
         low, high = stride * first - begin, stride * (stop - 1) - begin + extent
         inside = (min(max(low, 0), size), max(min(high, size), 0))
-        if inside[0] >= inside[1]:  # windows wholly outside
+        if inside[0] >= inside[1]:  # the windows lie wholly outside
             found.append(Part(stop - first, ALONE, (0, 0), (high - low, 0)))
             continue
         own = end - length

@@ -1,7 +1,7 @@
 """Reconstruction of Dask arrays, and what is made of it: extrema of a height, openings.
 
-Each is what it is in memory, of chunks: the seed is made lazily, `borders.reconstruct` exchanges
-the chunks' borders at once, and what follows is lazy again.
+The steps are those of the functions in memory: the seed is made lazily, chunk by chunk;
+`borders.reconstruct` exchanges the chunks' borders at once; what follows is lazy again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Images = dict[str, da.Array]
 
 
 def _blocks(function: Callable[..., Array], *arrays: da.Array) -> da.Array:
-    """The function of equal chunks, element by element; its dtype is that of no elements."""
+    """An elementwise function, chunk by chunk; its result for empty arrays tells the dtype."""
     meta = function(*map(meta_from_array, arrays))
     return da.map_blocks(function, *arrays, dtype=meta.dtype, meta=meta)
 
@@ -77,7 +77,7 @@ def _nothing(image: Array) -> Array:
 
 
 def _ends(numbers: da.Array) -> tuple[Array, Array]:
-    """The smallest and the largest element, each computed of the chunks' own."""
+    """The smallest and the largest element of the image, from those of its chunks."""
     ends = dask.delayed(_ends_of, pure=True)
     found = dask.compute(*map(ends, numbers.to_delayed().ravel()))
     found = [pair for pair in found if pair is not None]

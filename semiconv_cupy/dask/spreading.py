@@ -31,7 +31,8 @@ from semiconv_cupy.ndimage import neighbourhood
 Array = Any
 # What an element may be, in one array of uint8, which moves and is read as one.
 START, LIMIT = 1, 2
-_SHIFT = 40  # a label of the image is the chunk's number, and below it the label of the chunk
+# A label of the image has the chunk's number above this bit, and the chunk's own label below it.
+_SHIFT = 40
 
 
 def is_symmetric(steps: np.ndarray) -> bool:
@@ -90,7 +91,7 @@ def _join(marks: da.Array, halo: Halo, steps: np.ndarray, token: str) -> Delayed
             [[axis, *width] for axis, _, *width in overlaps],
         )  # fmt: skip
         for place, (axis, side, *_) in enumerate(overlaps, start=1):
-            if side == 0:  # what moves to the chunk before this one
+            if side == 0:  # these elements move to the chunk before this one
                 graph[f"overlap-{name}-{axis}", *index] = (_item, key, place)
                 continue
             following = _next(marks.chunks, index, axis)

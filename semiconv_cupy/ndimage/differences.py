@@ -44,9 +44,8 @@ def morphological_gradient(
     """
     place, input = image_of(input, size, footprint, structure, output)
     output = output if is_output_array(place, output) else None
-    _require_differences(place, input, output)
-    window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
-    _require_something_seen(place, input, window)
+    given = (size, footprint, structure, mode, cval, origin, axes)
+    window = _window_of_difference(place, input, output, given)
     dilated = dilate(place, input, window)
     eroded = erode(place, input, window, output)
     return _difference(place, dilated, eroded, out=eroded)
@@ -75,10 +74,9 @@ def white_tophat(
     array([0, 7, 0, 0, 0, 0, 0])
     """
     place, input = image_of(input, size, footprint, structure, output)
-    _require_differences(place, input, output)
+    given = (size, footprint, structure, mode, cval, origin, axes)
+    window = _window_of_difference(place, input, output, given)
     input = _kept(place, input, output)
-    window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
-    _require_something_seen(place, input, window)
     opened = dilate(place, erode(place, input, window), window, output)
     return _difference(place, input, opened, out=opened)
 
@@ -106,10 +104,9 @@ def black_tophat(
     array([0, 5, 0, 0, 0, 0, 0])
     """
     place, input = image_of(input, size, footprint, structure, output)
-    _require_differences(place, input, output)
+    given = (size, footprint, structure, mode, cval, origin, axes)
+    window = _window_of_difference(place, input, output, given)
     input = _kept(place, input, output)
-    window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
-    _require_something_seen(place, input, window)
     closed = erode(place, dilate(place, input, window), window, output)
     return _difference(place, closed, input, out=closed)
 
@@ -145,12 +142,21 @@ def morphological_laplace(
         input = _kept(place, input, output)
     else:
         output = None
-    _require_differences(place, input, output)
-    window = window_arguments(input, size, footprint, structure, mode, cval, origin, axes)
-    _require_something_seen(place, input, window)
+    given = (size, footprint, structure, mode, cval, origin, axes)
+    window = _window_of_difference(place, input, output, given)
     dilated = dilate(place, input, window)
     eroded = erode(place, input, window, output)
     return _laplacian(place, dilated, eroded, input, lambda: erode(place, input, window))
+
+
+def _window_of_difference(
+    place: Place, input: Array, output: Any, given: tuple[Any, ...]
+) -> WindowArguments:
+    """The window of `given`, checked: its extrema have a difference, which `output` can hold."""
+    _require_differences(place, input, output)
+    window = window_arguments(input, *given)
+    _require_something_seen(place, input, window)
+    return window
 
 
 def _require_differences(place: Place, input: Array, output: Any) -> None:

@@ -24,9 +24,9 @@ BINS_THREADS = 128  # threads of a block of cuda/grad_bins.cu, where the number 
 class Bins:
     """Which bins a block has."""
 
-    taps: int  # that have bins at a time
-    slots: int  # bins of a tap in each warp: fewer lanes take turns where there are more
-    slices: int  # that all taps are cut into
+    taps: int  # how many taps have bins at the same time
+    slots: int  # bins of a tap in each warp: with more of them, fewer lanes wait for each other
+    slices: int  # how many slices the taps are cut into
 
     def macros(self) -> dict[str, str]:
         """The macros of kernels_cu/cuda/grad_bins.cu."""
@@ -38,7 +38,7 @@ class Bins:
         owners = geometry.kernels * self.slices * channels
         planes = geometry.batch * (geometry.groups if geometry.shares_kernels else 1)
         jobs = planes * -(-math.prod(geometry.out_size) // (CHUNK * BINS_THREADS))
-        # Enough blocks, none with more bins than outputs by far, none with too many outputs.
+        # Enough blocks; in no block far more bins than outputs, nor too many outputs.
         parts = min(-(-limits.full_blocks // owners), -(-256 * jobs // (self.slots * self.taps)))
         return Partition(owners, min(max(parts, -(-jobs // limits.jobs), 1), jobs), jobs)
 
@@ -49,7 +49,7 @@ def bins_of(
     """The bins that shared memory holds."""
     itemsize = np.dtype(source.ARITHMETIC[storage]).itemsize
     room = limits.bins_bytes // (BINS_THREADS // 32 * itemsize)
-    # What one provenance chooses from: with added channels each has its own.
+    # The taps that one provenance chooses from: with added channels, each channel has its own.
     choices = math.prod(geometry.kernel_size) if semifield.channels_add else geometry.taps
     taps = min(choices, room)
     return Bins(taps, 2 ** min(5, int(math.log2(room // taps))), -(-choices // taps))

@@ -50,9 +50,9 @@ from semiconv_cupy.residual import residual_of
 from semiconv_cupy.strides import Strides, contiguous_strides, element_strides
 
 Array = Any
-_PARTS = 256  # of a plane, at most, whose extreme numbers are looked for at the same time
-_BLOCKS = 1024  # of a pass over all outputs, at most; each has a flag
-_ALIGNED = 256  # bytes
+_PARTS = 256  # at most so many parts of a plane look for their extreme numbers at the same time
+_BLOCKS = 1024  # the most blocks of a pass over all outputs; each block has a flag
+_ALIGNED = 256  # bytes, to which each part of the scratch is aligned
 
 
 class Scratch:
@@ -79,7 +79,7 @@ class Transform:
 
     name: str
     kernels: tuple[Kernel, Kernel, Kernel]
-    grid: tuple[int, int]  # planes that have one shift, and their parts
+    grid: tuple[int, int]  # planes with one shift each, and the parts of a plane
     struct: np.void
     numbers: tuple[np.int64, np.int64]  # whether it is the kernel, and the elements of a plane
 
@@ -116,8 +116,8 @@ class WindowSums:
     img: Transform
     krn: Transform
     forward: ForwardLaunch
-    grid: tuple[int]  # of a pass over all outputs
-    channels: tuple[np.int64, np.int64]  # of outputs, and the parts of each
+    grid: tuple[int]  # of each pass over all outputs
+    channels: tuple[np.int64, np.int64]  # how many output channels there are, and the parts of each
 
     def with_parameters(self, parameters: structs.Parameters | None) -> WindowSums:
         """The same launches, with these values of the semifield's parameters."""
@@ -261,7 +261,7 @@ def _direct_fallback(
         [
             launch
             for launch in gradient_launches(device, convolution, wants, "direct", limits)
-            if isinstance(launch, GradientLaunch)  # by that method all are
+            if isinstance(launch, GradientLaunch)  # method="direct" launches nothing else
         ],
     )
 
@@ -277,13 +277,13 @@ class _Backward:
     """The call that `backward_at` returns."""
 
     device: Device
-    sums: WindowSums  # with room for all that follows
+    sums: WindowSums  # its scratch has room for all that follows
     term_gradients: Kernel
     image: Launch | None  # the gradients of ordinary sums; None where one is not computed
     kernel: Launch | None
     fallback: _DirectFallback
-    one_for_both: bool  # whether the gradient of a sum serves both
-    most_terms: np.float64  # of an element of either gradient
+    one_for_both: bool  # whether both gradients take the same gradient of the sums
+    most_terms: np.float64  # the most terms of an element of either gradient
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ from semiconv_cupy.residual import residual_of
 from semiconv_cupy.strides import Strides
 
 Array = Any
-GRID_X = 2**31 - 1  # blocks of a launch along its first axis, at most
+GRID_X = 2**31 - 1  # the most blocks of a launch along its first axis
 
 
 class Case(NamedTuple):
@@ -169,8 +169,8 @@ class Condition(NamedTuple):
     The last two arguments of the kernels that read them (kernels_cu/cuda/conditional_launch.cuh).
     """
 
-    flags: int  # their address
-    number: np.int64  # of flags
+    flags: int  # the address of the flags
+    number: np.int64  # how many flags there are
 
 
 ALWAYS = Condition(0, np.int64(0))  # no flags: the kernel runs

@@ -55,7 +55,7 @@ class Parts:
     device: Device
     number: int
     join: Kernel
-    numbers: int  # of float64 that hold the accumulators of all parts
+    numbers: int  # how many float64 hold the accumulators of all parts
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ class ForwardLaunch:
         arguments = (*arguments[:-2], partial, np.uint32(self.parts.number))
         self.kernel((*grid, self.parts.number), self.block, arguments, 0, stream)
         self.parts.join(grid, self.block, arguments, 0, stream)
-        del owner  # what is freed now is used again by what comes later on the stream
+        del owner  # only later launches on this stream use the freed memory
 
     def described(self, *, keeps_residual: bool) -> list[Described] | None:
-        """The launches for any address of img and for one that is aligned, or None: several.
+        """Launches for any address of img and for an aligned one; None where parts are joined.
 
-        Pointers are called as `Launches` calls them.
+        Pointers have the names that `Launches` lists.
         """
         if self.parts is not None:
             return None

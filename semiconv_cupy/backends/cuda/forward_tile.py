@@ -31,7 +31,7 @@ class ForwardTile(Tile):
 
     teams: int  # planes of outputs in a block
     depth: int  # slabs of taps between two barriers
-    sides: int  # places for their patches of the image
+    sides: int  # how many of the slabs' patches of the image shared memory holds
     slab: int  # rows of taps at a time
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
@@ -257,7 +257,7 @@ def _largest(
         block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
     threads_y = _side(-(-height // rows), block // threads_x)
     teams = block // (threads_y * threads_x)
-    if not flat and width > 32:  # no teams: longer rows instead
+    if not flat and width > 32:  # one team with longer rows
         threads_x *= 2 if teams > 1 and width > 128 else 1
         teams = 1
     planes_of_outputs = (

@@ -138,21 +138,19 @@ class GradientLaunch:
             launch = self._launch if parameters is None else self._with_latest.of(parameters)
             launch(pointers, stream)
         else:
-            grid, scalars = self.grid, self.scalars
-            if condition is not None:
-                grid, scalars = conditional(grid, scalars, condition, self.conditional_blocks)
+            grid, scalars = conditional(self.grid, self.scalars, condition, self.conditional_blocks)
             struct = structs.scalar_with_parameters(self.struct, parameters)
             self.kernel(grid, self.block, (struct, *pointers, *scalars), 0, stream)
         if self.sums is not None:
             self.sums(partial, grad_krn, stream, condition)
-        del owner  # what is freed now is used again by what comes later on the stream
+        del owner  # only later launches on this stream use the freed memory
 
     def described(
         self, wants: tuple[bool, bool], *, has_arrays: bool, keeps_residual: bool
     ) -> list[Described] | None:
         """The launches without condition, one after the other; None without a driver.
 
-        Pointers are called as `Launches` calls them.
+        Pointers have the names that `Launches` lists.
         """
         pointers: tuple[str, ...] = ("grad_out",)
         pointers += ("first", "second") if has_arrays else ("grad_out", "grad_out")

@@ -28,7 +28,7 @@ class GradientTile(Tile):
     wants_img: bool
     wants_krn: bool
     slab: int  # rows of the window that a block serves
-    phase_y: int  # the padding before the image, modulo what a tile's first output depends on
+    phase_y: int  # the padding before the image, modulo the stride
     phase_x: int
 
     def macros(self, geometry: Geometry) -> dict[str, str]:

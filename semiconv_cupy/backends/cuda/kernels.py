@@ -58,7 +58,7 @@ class Specialisation(NamedTuple):
     offset: str  # the type of offsets: "int32" or "int64"
     residual: np.dtype | None
     tile_macros: tuple[tuple[str, str], ...]
-    suffix: str  # of the name: the tile
+    suffix: str  # the end of the kernel's name, which describes the tile
     bins: Bins | None
     by_channel: bool = False  # each kernel has a value of the parameter
     slopes: bool = False  # the derivative by the parameter is kept

@@ -35,7 +35,7 @@ from semiconv_cupy.source import itemsize
 Array = Any
 
 _ALIGNMENT = 16  # bytes of the widest load and store
-_CHUNK = 8  # neighbours that a thread copies at once at most; 4 of wide numbers
+_CHUNK = 8  # the most neighbours that a thread copies at once; 4 of wide numbers
 _BY_TERMS, _BY_NEIGHBOURS, _BY_CHUNKS = range(3)  # Copies in kernels_cu/cuda/product_panels.cuh
 Operand = Literal["img", "krn"]
 
@@ -53,7 +53,7 @@ class Multiplication(NamedTuple):
 
     @classmethod
     def of(cls, route: ProductRoute, residual: np.dtype | None) -> Multiplication:
-        """That of a route."""
+        """The multiplication of a route."""
         more = route.channels > 1, route.matrix_step, route.slopes and residual is not None
         return cls(route.semifield, route.product, route.storage, residual, *more)
 
@@ -152,7 +152,7 @@ class Matrices(NamedTuple):
 
     @property
     def operands(self) -> tuple[Operand, Operand]:
-        """Whose the rows and the columns are."""
+        """Which operand the rows come from, and which the columns."""
         return ("krn", "img") if self.image_in_columns else ("img", "krn")
 
     @property
@@ -180,7 +180,7 @@ class Matrices(NamedTuple):
 
     @property
     def results_in_chunks(self) -> bool:
-        """Whether chunks of neighbouring columns are so in the results."""
+        """Whether chunks of neighbouring columns are neighbours in the results, too."""
         rows, columns = self.levels
         return _in_chunks(columns, (*rows, *self.product.shared), "out")
 
@@ -223,7 +223,7 @@ class ProductLaunch:
 
     tile: ProductTile
     kernel: Kernel
-    join: Kernel | None  # None: no terms are shared by blocks
+    join: Kernel | None  # None: no blocks share the terms of a tile
     grid: tuple[int]
     block: tuple[int]
     join_launch: tuple[tuple[int], tuple[int]]  # its grid and block
@@ -247,7 +247,7 @@ class ProductLaunch:
     ) -> None:
         """Launch for the addresses of the arrays' first elements.
 
-        `unproven`: of a flag for each tile, where only some are computed.
+        `unproven`: the address of a flag for each tile, where only tiles with a flag are computed.
         """
         kept = out if residual is None else residual
         odd = (img | krn | out | kept) % _ALIGNMENT
@@ -260,7 +260,7 @@ class ProductLaunch:
         self.kernel(self.grid, self.block, arguments, 0, stream)
         if self.join is not None:
             self.join(*self.join_launch, arguments, 0, stream)
-        del owner  # what is freed now is used again by what comes later on the stream
+        del owner  # only later launches on this stream use the freed memory
 
 
 @lru_cache(maxsize=4096)

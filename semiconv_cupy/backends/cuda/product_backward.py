@@ -90,7 +90,7 @@ class ProductGradientLaunch:
         self.kernel(self.grid, (BLOCK_THREADS,), arguments, 0, None)
         if self.join is not None:
             self.join(self.join_grid, (BLOCK_THREADS,), arguments, 0, None)
-        del owner  # what is freed now is used again by what comes later on the stream
+        del owner  # only later launches on this stream use the freed memory
 
 
 def _own_and_other(

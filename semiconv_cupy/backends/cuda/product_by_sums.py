@@ -35,8 +35,8 @@ from semiconv_cupy.product import Level, Levels, Product
 
 Array = Any
 _SIDE, _LINES = 32, 8  # side and lines of product_by_sums.cu
-_CHUNK = 8  # rows are filled up to a multiple of it, so that the product copies them in chunks
-_BLOCKS = 1024  # of a pass over an operand, about, where it has so many numbers
+_CHUNK = 8  # rows are padded to a multiple of it, so that the product copies them in chunks
+_BLOCKS = 1024  # about so many blocks pass over an operand, if it has so many numbers
 _PARTS = ("extremes", "transform")  # the functions beside the one that the kernel is named after
 
 
@@ -63,11 +63,11 @@ def product_sums_source(kernel: ProductSumsSpecialisation) -> source.KernelSourc
 class Transformation:
     """The launches that transform an operand."""
 
-    name: str  # of what lies in the scratch
+    name: str  # the operand's name in the scratch
     kernels: tuple[Kernel, Kernel]
     grid: tuple[int]
     struct: np.void
-    pitch: int  # rows of a matrix, filled up
+    pitch: int  # rows of a matrix, padded
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class ProductSumsLaunch:
     scratch: Scratch
     struct: np.void
     origin: int  # bytes from img's address to the first number that is read
-    flags: np.int64  # tiles of the fallback
+    flags: np.int64  # how many tiles the fallback has
     tiles: tuple[np.int64, ...]  # rows and columns of a tile, and the tiles along them
     img: Transformation
     krn: Transformation
@@ -101,7 +101,7 @@ class ProductSumsLaunch:
     value: Kernel
     grid: tuple[int]
     image_in_columns: bool
-    fallback: ProductLaunch  # of tiles that the sums leave unproven
+    fallback: ProductLaunch  # computes the tiles that the sums leave unproven
 
     def __call__(
         self,
@@ -126,7 +126,7 @@ class ProductSumsLaunch:
         )
         self.value(self.grid, (BLOCK_THREADS,), arguments, 0, stream)
         self.fallback(device, img, krn, out, None, stream, at("unproven"), parameters)
-        del owner  # what is freed now is used again by what comes later on the stream
+        del owner  # only later launches on this stream use the freed memory
 
 
 def _filled_up(rows: int) -> int:

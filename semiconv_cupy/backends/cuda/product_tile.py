@@ -22,7 +22,7 @@ class ProductTile:
     columns: int
     threads_y: int
     threads_x: int
-    teams: int  # of a block; each adds a part of the terms
+    teams: int  # teams of a block; each adds a part of the terms
     depth: int  # terms of a team between two barriers
     resident_blocks: int  # blocks of a multiprocessor that the registers must suffice for
 

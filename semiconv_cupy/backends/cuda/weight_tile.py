@@ -33,7 +33,7 @@ from semiconv_cupy.backends.cuda.tiles import (
 )
 from semiconv_cupy.geometry import Geometry
 
-_SHARE_BYTES = 128  # of shared memory, at most, that say which jobs are a block's
+_SHARE_BYTES = 128  # the most bytes of shared memory that say which jobs a block has
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class WeightTile(Tile):
             jobs *= geometry.groups
         else:
             owners *= geometry.groups
-        # Partial sums take memory: no more blocks than keep a GPU evenly busy, however many jobs.
+        # Partial sums take memory: only as many blocks as keep a GPU busy, however many jobs.
         parts = min(-(-jobs // self.jobs_at_once(limits)), -(-2 * limits.busy_blocks // owners))
         return Partition(owners, min(max(parts, -(-limits.busy_blocks // owners)), jobs), jobs)
 
