@@ -439,9 +439,28 @@ def test_the_commands(digits, tmp_path, capsys):
     assert json.loads(out.read_text().splitlines()[0])["machine"]["torch"] == torch.__version__
 
 
+def test_what_records_lack_is_completed(tmp_path, capsys):
+    """In the folder's files, reduced; what has a record is not trained again."""
+    given = ["complete", "--name", "digits", "--results", str(tmp_path), "--epochs", "1"]
+    given += ["--seeds", "1", "--only", "max 3"]
+    command.main([*given, "--minutes", "0"])
+    assert capsys.readouterr().out == (
+        "not complete: pooling, convolutions; the same command continues\n"
+    )
+    command.main([*given[:-1], "mean 3"])
+    (record,) = records.read(tmp_path / "pooling.jsonl")
+    assert record["setting"] == "mean 3"
+    assert "mean_loss" in record
+    command.main([*given[:-1], "mean 3"])
+    assert len(records.read(tmp_path / "pooling.jsonl")) == 1
+    assert capsys.readouterr().out == "complete\n" * 2
+
+
 def test_times_of_an_epoch(digits, tmp_path):
     out = tmp_path / "times.jsonl"
     records.append(out, {"kind": "timing", "network": "max 2", "mode": "eager"})
+    timing.measure_missing(digits, out, batch=256, size=3, rounds=1, seconds=-1)
+    assert len(records.read(out)) == 1
     timing.measure_missing(digits, out, batch=256, size=3, rounds=1)
     found = records.read(out)
     assert [(r["network"], r["mode"]) for r in found] == timing.rows(digits, 3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import importlib.util
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -160,14 +161,28 @@ def rows(data: Data, size: int) -> list[Row]:
     return [(name, mode) for mode in modes for name in networks(data, size)]
 
 
-def measure_missing(data: Data, out: Path, batch: int, size: int, rounds: int) -> None:
-    """Add the records that `out` lacks, each when it is measured.
+def measure_missing(
+    data: Data,
+    out: Path,
+    batch: int,
+    size: int,
+    rounds: int,
+    seconds: float = math.inf,
+    *,
+    installed: bool = False,
+) -> None:
+    """Add the records that `out` lacks, each when it is measured; begin none after `seconds`.
 
-    A Python error becomes a record. So does what takes too long, after which the process ends: no
-    call into CUDA can be left otherwise.
+    With `installed`, networks of packages that are not installed get no record. A Python error
+    becomes a record. So does what takes too long, after which the process ends: no call into CUDA
+    can be left otherwise.
     """
-    device = data.train.images.device
+    device, deadline = data.train.images.device, time.monotonic() + seconds
     for row in _missing(rows(data, size), out):
+        if time.monotonic() > deadline:
+            return
+        if installed and not can_be_measured(row):
+            continue
         faulthandler.dump_traceback_later(SECONDS_OF_A_ROW, exit=True)
         try:
             record = measure(data, row, batch, size, rounds)
@@ -198,23 +213,42 @@ def _missing(wanted: Sequence[Row], out: Path) -> list[Row]:
     return [row for row in wanted if row not in done]
 
 
+def can_be_measured(row: Row) -> bool:
+    """Whether the package that the row's network needs is installed."""
+    return not _absent(row[0])
+
+
 def _absent(name: str) -> bool:
     """Whether the network of that name needs a package that is not installed."""
     return name.startswith(SEEDS_PACKAGE) and not importlib.util.find_spec(SEEDS_PACKAGE)
 
 
-def by_processes(command: Sequence[str], wanted: Sequence[Row], out: Path, batch: int) -> None:
+def by_processes(
+    command: Sequence[str],
+    wanted: Sequence[Row],
+    out: Path,
+    batch: int,
+    deadline: float = math.inf,
+) -> bool:
     """Run `command`, which calls `measure_missing`, until `out` has all rows.
 
     Rows have an order. So where the process ends early, it ended within the first row that is
-    missing, whose record then has the last lines that it printed.
+    missing, whose record then has the last lines that it printed. Returns whether `out` has all
+    rows: no row begins after `deadline`, a time of ``time.monotonic``.
     """
     while _missing(wanted, out):
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+        left_over = deadline - time.monotonic()
+        if left_over <= 0:
+            return False
+        limited = command if left_over == math.inf else [*command, "--seconds", f"{left_over:.0f}"]
+        done = subprocess.run(limited, stderr=subprocess.PIPE, text=True, errors="replace")
         left = _missing(wanted, out)
         if left and done.returncode == 0:
+            if time.monotonic() > deadline - 1:
+                return False
             raise RuntimeError(f"{command} ended without the rows {left}")
         if left:
             said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
             why = f"the process ended with {done.returncode}: {' / '.join(said[-3:])}"[:300]
             records.append(out, _record(left[0], batch, problem=why))
+    return True

@@ -37,6 +37,7 @@ def run(
     graph: bool = True,
     seconds: float = math.inf,
     bar: bool = True,
+    reduce: bool = False,
 ) -> bool:
     """Train what `out` does not have yet, and add it there, a line for each group of seeds.
 
@@ -52,6 +53,8 @@ def run(
         same call then continues. Each call does an epoch at least.
     bar : bool
         Whether a terminal shows a bar of progress.
+    reduce : bool
+        Whether a record has only what tables and figures need.
 
     Returns
     -------
@@ -77,7 +80,8 @@ def run(
             one = _Run(setting, identity, data, out, way, graph)
             if not one.learn(progress, deadline):
                 return False
-            records.append(out, one.record())
+            record = one.record()
+            records.append(out, records.reduced(record) if reduce else record)
             one.checkpoint.unlink(missing_ok=True)
     return True
 
