@@ -16,8 +16,14 @@ from semiconv_cupy.ndimage.window import Window
 
 Array = Any
 
-# Rows of taps from which on distances are faster on the CPU: of a ball of 10 (317 rows) 1.7 times,
-# of 20 7 times; of a disk of 80 (161 rows) both take the same.
+# Rows of taps from which on distances are taken on the CPU. The time of rows does not depend on the
+# image; that of distances is longest in noise of density 1/2, which has the most parabolas. Time of
+# rows divided by that of distances (768^2 and 96^3, one core of an Intel Sapphire Rapids):
+#
+#     rows         161 (disk of 80)   201 (100)   301 (150)   253 (ball of 9)   317 (10)
+#     noise              0.6             0.8         1.3           1.2             1.5
+#     blobs              1.2             1.6         2.4           1.8             2.2
+#     few are True       1.5             1.8         2.7           2.0             2.4
 _MANY_ROWS = 200
 # The borders beyond which a ball sees nothing that is nearer than what it sees inside.
 _FOLDED = ("reflect", "mirror", "nearest", "ignore")
