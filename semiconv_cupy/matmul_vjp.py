@@ -1,6 +1,6 @@
 """The derivative of the matrix product in any semifield, for arrays.
 
-Called by users; `matmul` checks the arguments, ``run`` computes.
+Called by users; ``matmul_plans`` checks the arguments, ``run`` computes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from semiconv_cupy.backends.gradients import GradientArrays
 from semiconv_cupy.backends.host.functions import aligned
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.checks import native, refuse_broadcast, require_derivatives, require_grad_out
-from semiconv_cupy.matmul import Checked
+from semiconv_cupy.matmul_plans import Checked
 from semiconv_cupy.operands import Shape
 from semiconv_cupy.parameters import Given, given, gradient_of
 from semiconv_cupy.product import Product, merged

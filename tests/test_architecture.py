@@ -41,7 +41,7 @@ LAYERS = {
     "backends": ("semiconv_cupy/backends/*", "semiconv_cupy/parameters.py"),
     "calls": (
         "semiconv_cupy/checks.py", "semiconv_cupy/conv.py", "semiconv_cupy/conv_vjp.py",
-        "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_vjp.py",
+        "semiconv_cupy/matmul.py", "semiconv_cupy/matmul_plans.py", "semiconv_cupy/matmul_vjp.py",
         "semiconv_cupy/powers.py",
         "semiconv_cupy/run.py", "semiconv_cupy/own_gradients.py", "semiconv_cupy/ndimage/*",
         "semiconv_cupy/background.py", "semiconv_cupy/reconstructions.py",

@@ -23,7 +23,7 @@ from semiconv_cupy.explaining.records import (
     route_in_words,
 )
 from semiconv_cupy.explanation import Step
-from semiconv_cupy.matmul import Checked
+from semiconv_cupy.matmul_plans import Checked
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
