@@ -1,32 +1,19 @@
 """Configuration of the documentation: `sphinx-build -W docs build/docs`."""
 
-import base64
-import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import semiconv_cupy
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # `benchmarks` is not installed
+sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]  # neither is installed
+from project import URLS, versions  # noqa: E402
+
 from benchmarks import documents  # noqa: E402
 
 # The tables of the page on benchmarks are made of the kept reports.
 documents.write(HERE / "generated")
-
-# Sphinx reads only files below docs/, so the notebooks are copied there.
-shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
-
-# The gallery shows some figures of the notebooks, which are stored in the notebooks' outputs.
-for notebook in (HERE / "notebooks").glob("*.ipynb"):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    figures = [o["data"]["image/jpeg"] for o in outputs if "image/jpeg" in o.get("data", ())]
-    for number, figure in enumerate(figures):
-        target = notebook.with_name(f"{notebook.stem}_{number}.jpg")
-        target.write_bytes(base64.b64decode(figure))
 
 project = "semiconv-cupy"
 author = "the semiconv-cupy authors"
@@ -37,12 +24,16 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "myst_nb",
+    # Those of docs/_extensions:
+    "drawn",
+    "figures",
+    "mathml",
+    "notebooks",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_templates", "generated"]
+exclude_patterns = ["_templates", "_extensions", "generated"]
 
 # A name in single backticks is a link if it is a name of this library, as in numpydoc.
 default_role = "py:obj"
@@ -63,9 +54,12 @@ myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebooks are shown with their stored results
 
+html_math_renderer_name = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "semiconv-cupy"
 html_static_path = ["_static"]
+html_logo = html_favicon = "_static/logo.svg"
+html_context = {"versions": versions()}
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 # The header links to every page; only the reference needs a sidebar as well.
@@ -74,10 +68,13 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
     "navbar_persistent": ["search-button"],
+    "navbar_end": ["versions", "theme-switcher", "navbar-icon-links"],
+    "logo": {"text": "semiconv-cupy"},
+    "icon_links": [{"name": "Source", "url": URLS["Source"], "icon": "fa-brands fa-github"}],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": [],
     "footer_end": [],
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 7,
 }
 
 

@@ -56,6 +56,10 @@ def prepare(
     BackendUnavailableError
         Something is not ready-made, and there is no compiler.
 
+    See Also
+    --------
+    explain : Which libraries a call needs.
+
     Examples
     --------
     >>> import semiconv_cupy as sc

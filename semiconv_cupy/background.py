@@ -61,6 +61,12 @@ def rolling_ball(
     TypeError
         A complex image or kernel, or a radius that is not a number.
 
+    See Also
+    --------
+    ndimage.white_tophat : What a flat or another structuring function does not fit into.
+    parabolic_opening : A background by a parabola, in a time that does not depend on its scale.
+    opening_by_reconstruction : Whole objects, with their outlines.
+
     Notes
     -----
     Computed in float32 for float16 and float32 images, otherwise in float64, as in scikit-image.

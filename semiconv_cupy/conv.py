@@ -128,6 +128,14 @@ def semifield_conv(
     BackendUnavailableError
         A method asked for by name that cannot run on this machine.
 
+    See Also
+    --------
+    semifield_conv_vjp : With gradients.
+    semifield_matmul : The matrix product.
+    semiconv_cupy.ndimage.grey_dilation : Of pictures and volumes, as in SciPy.
+    torch_bridge.functional.semifield_conv : Of tensors.
+    explain : What a call runs.
+
     Notes
     -----
     float16 and bfloat16 are computed in float32. Integer selections saturate instead of wrapping;

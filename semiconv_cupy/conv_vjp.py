@@ -49,7 +49,14 @@ def semifield_conv_vjp(
     scaled values, so that the weights sum to 1 (log) at any magnitude. Windows of nothing but zeros
     have gradient 0. On the CPU the bits do not depend on the number of threads.
 
-    Parameters are as in `semifield_conv`, floating dtypes only, no BroadcastSemifield.
+    Parameters
+    ----------
+    img, krn, stride, padding, dilation, groups, group_broadcasting, kind, method
+        As in `semifield_conv`; floating dtypes only.
+    semifield : SelectSemifield, SubtractSemifield or str
+        As in `semifield_conv`; no BroadcastSemifield.
+    **parameters
+        As in `semifield_conv`.
 
     Returns
     -------
@@ -63,6 +70,18 @@ def semifield_conv_vjp(
         ``sum of grad_out out (sum_i w_i ln v_i - ln out) / p``, with the weights w_i of a window's
         terms v_i; nothing comes from windows of zeros and from those with an infinite term. Where
         parameters of one's own were passed, a gradient follows for each, in the call's order.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendUnavailableError
+        As in `semifield_conv`. Also a TypeError for integers and for a BroadcastSemifield, and by
+        pullback a ValueError for a `grad_out` of another shape or dtype than the result's.
+
+    See Also
+    --------
+    semifield_conv : Without gradients; the formula.
+    semifield_matmul_vjp : Of the matrix product.
+    torch_bridge.functional.semifield_conv : Of tensors, by autograd.
 
     Examples
     --------

@@ -74,6 +74,10 @@ def explain(
     kernels_cu.nvrtc.LibraryNotFoundError
         An `arch` where NVRTC is not installed.
 
+    See Also
+    --------
+    prepare : Compiles what calls need.
+
     Notes
     -----
     Loops that end when nothing changes (`binary_propagation`, ``iterations=0``) show one round.

@@ -35,6 +35,10 @@ class Step:
     scratch : int
         Bytes: on the CPU the size to which each thread's tile is cut, or of what one window sees
         where that is larger; on a GPU that of all arrays besides arguments and results.
+
+    See Also
+    --------
+    Explanation : All steps of a call.
     """
 
     name: str
@@ -60,6 +64,10 @@ class Explanation:
         The GPU architecture that kernels were compiled for.
     resources : dict of str to kernels_cu.nvrtc.Resources
         With an `arch`, what each kernel takes of a multiprocessor, by its name.
+
+    See Also
+    --------
+    Step : One of its steps.
     """
 
     call: str

@@ -55,6 +55,11 @@ def h_maxima(image: Any, h: float, footprint: Any = None) -> Array:
     TypeError
         A complex image, or an h that is not a number.
 
+    See Also
+    --------
+    h_minima : The dark counterpart.
+    reconstruction : What it compares the image with.
+
     Notes
     -----
     Integers are exact, of 64 bits too. For an h that is not whole they are converted to float64,
@@ -86,7 +91,27 @@ def h_minima(image: Any, h: float, footprint: Any = None) -> Array:
     .. math:: out = [\, R - image \ge h \,], \quad
               R = reconstruction(image + h,\ image) \text{ by erosion}
 
-    Parameters, errors and notes as in `h_maxima`.
+    Notes as in `h_maxima`.
+
+    Parameters
+    ----------
+    image, h, footprint
+        As in `h_maxima`.
+
+    Returns
+    -------
+    array of uint8
+        1 at all elements of these minima, else 0; of the image's shape, library and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `h_maxima`.
+
+    See Also
+    --------
+    h_maxima : The bright counterpart; notes and source.
+    reconstruction : What it compares the image with.
 
     Examples
     --------

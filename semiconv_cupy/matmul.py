@@ -86,6 +86,13 @@ def semifield_matmul(
     BackendUnavailableError
         A method asked for by name that cannot run on this machine.
 
+    See Also
+    --------
+    semifield_matmul_vjp : With gradients.
+    semifield_matrix_power, semifield_closure : Products of a matrix with itself.
+    semifield_conv : The convolution.
+    torch_bridge.functional.semifield_matmul : Of tensors.
+
     Notes
     -----
     Numbers are treated as in `semifield_conv`: integers saturate, halves are computed in float32,
@@ -95,6 +102,10 @@ def semifield_matmul(
     The zero of integers is the dtype's own limit, a number like any other: the sum of the greatest
     int32 and -5 is 5 less, although the greatest one is the zero of ``"tropical_min"``.
     `semifield_matrix_power` and `semifield_closure` keep such a zero as it is.
+
+    References
+    ----------
+    R. Cuninghame-Green, "Minimax Algebra", Springer, 1979.
 
     Examples
     --------

@@ -41,7 +41,14 @@ def semifield_matmul_vjp(
     sends the whole gradient to the term that won, log and root share it by their own scaled values.
     An operand that was broadcast gets the sum of its copies' gradients.
 
-    Parameters are as in `semifield_matmul`, floating dtypes only, no BroadcastSemifield.
+    Parameters
+    ----------
+    a, b, method
+        As in `semifield_matmul`; floating dtypes only.
+    semifield : SelectSemifield, SubtractSemifield or str
+        As in `semifield_matmul`; no BroadcastSemifield.
+    **parameters
+        As in `semifield_matmul`.
 
     Returns
     -------
@@ -51,6 +58,18 @@ def semifield_matmul_vjp(
         ``pullback(grad_out) -> (grad_a, grad_b)``, of the shapes and dtype of a and b. It holds a
         and b only where the derivative needs them. Where a parameter was passed, its gradient is
         the third, as of `semifield_conv_vjp`.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendUnavailableError
+        As in `semifield_matmul`. Also a TypeError for integers and for a BroadcastSemifield, and by
+        pullback a ValueError for a `grad_out` of another shape or dtype than the result's.
+
+    See Also
+    --------
+    semifield_matmul : Without gradients; the formula.
+    semifield_conv_vjp : Of the convolution.
+    torch_bridge.functional.semifield_matmul : Of tensors, by autograd.
 
     Examples
     --------

@@ -81,6 +81,12 @@ def opening_by_reconstruction(
     RuntimeError, TypeError
         As in `semiconv_cupy.ndimage.grey_erosion`.
 
+    See Also
+    --------
+    closing_by_reconstruction : The dark counterpart.
+    ndimage.grey_opening : An opening alone, which rounds corners.
+    reconstruction : The second step, from any seed.
+
     Notes
     -----
     NaN stays NaN; it takes no part, and values do not spread through it.
@@ -115,11 +121,33 @@ def closing_by_reconstruction(
     origin: Any = 0,
     axes: Any = None,
 ) -> Array:
-    r"""The dark counterpart of `opening_by_reconstruction`; parameters and notes as there.
+    r"""What remains dark where the footprint fits: a closing by reconstruction.
 
     .. math:: out = reconstruction(image \oplus footprint,\ image) \text{ by erosion}
 
-    ITK's ClosingByReconstructionImageFilter; nowhere below the image.
+    The dark counterpart of `opening_by_reconstruction`, and ITK's
+    ClosingByReconstructionImageFilter.
+
+    Parameters
+    ----------
+    image, footprint, size, connectivity, preserve_intensities, mode, cval, origin, axes
+        As in `opening_by_reconstruction`, with dark for bright.
+
+    Returns
+    -------
+    array
+        Of the image's shape, dtype, library and device; nowhere below the image.
+
+    Raises
+    ------
+    ValueError, RuntimeError, TypeError
+        As in `opening_by_reconstruction`.
+
+    See Also
+    --------
+    opening_by_reconstruction : The bright counterpart; notes and source.
+    ndimage.grey_closing : A closing alone, which rounds corners.
+    reconstruction : The second step, from any seed.
 
     Examples
     --------

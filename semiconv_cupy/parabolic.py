@@ -64,6 +64,13 @@ def parabolic_dilation(
     RuntimeError
         As in `ndimage.grey_dilation`: a scale of the wrong length, an `output` of the wrong shape.
 
+    See Also
+    --------
+    parabolic_erosion : Its adjoint.
+    parabolic_opening, parabolic_closing : Compositions of both.
+    structuring.quadratic : A parabola with an end, in any direction, for `ndimage.grey_dilation`.
+    torch_bridge.functional.parabolic_dilation : Of tensors, differentiable.
+
     Notes
     -----
     Computed in double from the last axis to the first, and rounded once at the end; integers to the
@@ -96,12 +103,32 @@ def parabolic_dilation(
 def parabolic_erosion(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
-    r"""Erosion by a parabola without end; parameters, errors and notes as in `parabolic_dilation`.
+    r"""Erosion by a parabola without end; notes as in `parabolic_dilation`.
 
     .. math:: out[x] = \min_y\ input[y] + \sum_a \left(\frac{x_a - y_a}{s_a}\right)^2
 
     The adjoint of the dilation. Of an image that is 0 on the background and inf elsewhere it is the
     squared Euclidean distance in units of the scale (`ndimage.distance_transform_edt`).
+
+    Parameters
+    ----------
+    input, scale, axes, output
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_dilation : Its adjoint; notes and source.
+    ndimage.distance_transform_edt : Of a mask, the root of this.
 
     Examples
     --------
@@ -117,7 +144,9 @@ def parabolic_erosion(
 def parabolic_opening(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
-    """Erosion, then dilation at the same scale; parameters and errors as in `parabolic_dilation`.
+    r"""Erosion, then dilation at the same scale.
+
+    .. math:: out = \delta_s(\varepsilon_s(input))
 
     The highest image below the input that is made of parabolas of this width. Integers are rounded
     once, after both, and upwards: the result stays below the input, and another opening does not
@@ -125,6 +154,27 @@ def parabolic_opening(
     leaves openings idempotent.) Floating results are idempotent up to their rounding, and so are
     integers beyond 2**24, or of scales beyond 1000, where a double has few digits left for the
     steps of a parabola.
+
+    Parameters
+    ----------
+    input, scale, axes, output
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device; nowhere above the input.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_closing : From above.
+    parabolic_dilation : Its second step; notes and source.
+    rolling_ball : A background by a ball, which has an end.
 
     Examples
     --------
@@ -138,10 +188,32 @@ def parabolic_opening(
 def parabolic_closing(
     input: Any, scale: Any, *, axes: int | Sequence[int] | None = None, output: Any = None
 ) -> Array:
-    """Dilation, then erosion at the same scale; parameters and errors as in `parabolic_dilation`.
+    r"""Dilation, then erosion at the same scale.
+
+    .. math:: out = \varepsilon_s(\delta_s(input))
 
     The lowest image above the input that is made of parabolas of this width. Integers are rounded
     once, after both, and downwards.
+
+    Parameters
+    ----------
+    input, scale, axes, output
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device; nowhere below the input.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_opening : From below.
+    parabolic_dilation : Its first step; notes and source.
 
     Examples
     --------

@@ -33,7 +33,9 @@ Array = Any
 def semifield_matrix_power(
     a: Array, n: int, semifield: Semifield | BroadcastSemifield | str, *, method: str = "auto"
 ) -> Array:
-    r"""The product of n equal matrices: :math:`a \otimes a \otimes \ldots \otimes a`.
+    r"""The product of n equal matrices.
+
+    .. math:: out = \underbrace{a \otimes a \otimes \ldots \otimes a}_{n}
 
     Of a graph's weights it is the ⊕ of all walks of n steps, each walk the ⊗ of its edges. Takes at
     most 2 log2(n) products.
@@ -65,6 +67,11 @@ def semifield_matrix_power(
     ValueError
         A negative `n`: matrices of a semifield have no inverse. A multiplication that is not
         associative, or for `n` = 0 one without a neutral element.
+
+    See Also
+    --------
+    semifield_closure : The sum of all powers.
+    semifield_matmul : The product of two matrices.
 
     Notes
     -----
@@ -121,7 +128,9 @@ def semifield_closure(
     method: str = "auto",
     return_indices: bool = False,
 ) -> Any:
-    r"""The sum of all powers of a matrix, :math:`a^* = 1 \oplus a \oplus a^2 \oplus \ldots`.
+    r"""The sum of all powers of a matrix.
+
+    .. math:: a^* = 1 \oplus a \oplus a^2 \oplus \ldots
 
     Of a graph's weights it is the best walk between each two nodes, of any number of steps:
     ``"tropical_min"`` gives all shortest paths, ``"max_times"`` the likeliest ones,
@@ -148,6 +157,11 @@ def semifield_closure(
         Only with `return_indices`, as (out, indices): the node before j on a best path from i to j;
         -1 where i = j, and where no path leads. Following row i back from j gives the whole path.
 
+    See Also
+    --------
+    semifield_matrix_power : Walks of n steps.
+    semifield_matmul : The product of two matrices.
+
     Notes
     -----
     NaN is no edge. Zero times anything is zero, also of integers, whose zero is the limit of the
@@ -164,6 +178,10 @@ def semifield_closure(
         numbers are not rounded. A semifield that does not serve.
     TypeError
         As in `semifield_matmul`.
+
+    References
+    ----------
+    R. Cuninghame-Green, "Minimax Algebra", Springer, 1979.
 
     Examples
     --------

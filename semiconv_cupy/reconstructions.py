@@ -60,6 +60,12 @@ def reconstruction(
         Shapes that differ, a seed beyond the mask, a footprint or an offset that does not fit, an
         unknown method.
 
+    See Also
+    --------
+    opening_by_reconstruction, closing_by_reconstruction : What keeps outlines.
+    h_maxima, h_minima : Extrema of a height.
+    ndimage.binary_propagation, ndimage.binary_fill_holes : Of sets.
+
     Notes
     -----
     On a CPU: two raster scans and a queue [1]_. On a GPU: steps over the whole image; after every

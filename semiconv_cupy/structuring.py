@@ -47,6 +47,10 @@ class StructuringFunction(np.ndarray):
     factors : tuple of numpy.ndarray or None
         One 1-D array for each spatial axis, each in the dtype of the array.
 
+    See Also
+    --------
+    quadratic : What makes such arrays.
+
     Examples
     --------
     >>> krn = quadratic(2.0, size=3)
@@ -77,7 +81,9 @@ def quadratic(
     value_range: float = 1.0,
     dtype: npt.DTypeLike = np.float32,
 ) -> StructuringFunction:
-    r"""The quadratic structuring function q(x) = -(x^T S^-1 x) on the grid of integer offsets x.
+    r"""The quadratic structuring function on the grid of integer offsets x.
+
+    .. math:: q(x) = -x^T S^{-1} x
 
     Parameters
     ----------
@@ -112,6 +118,12 @@ def quadratic(
         a size below 1, or `ndim`, `scale` and `size` that contradict each other.
     TypeError
         A dtype that is not floating.
+
+    See Also
+    --------
+    flat : 0 in a set, -inf outside.
+    semiconv_cupy.parabolic_dilation : Along the axes, without end and in less time.
+    torch_bridge.QuadraticKernelSpectral : A module that learns S.
 
     Notes
     -----
@@ -177,7 +189,9 @@ def quadratic(
 
 
 def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
-    """The flat structuring function of a footprint: 0 inside, -inf outside.
+    r"""The flat structuring function of a footprint: 0 inside, -inf outside.
+
+    .. math:: b(x) = 0 \text{ for } x \in footprint, \quad -\infty \text{ elsewhere}
 
     Parameters
     ----------
@@ -197,6 +211,11 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
     TypeError
         An integer dtype, which has no -inf: with any integer, a pixel outside the footprint could
         still win. `semiconv_cupy.ndimage` takes an integer image and its footprint.
+
+    See Also
+    --------
+    box, disk, ball, diamond, cross : Footprints.
+    quadratic : A structuring function that falls from its middle.
 
     Examples
     --------
@@ -219,10 +238,32 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
 
 
 def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
-    """The footprint of a box: True everywhere, `size` taps along each axis.
+    """The footprint of a box: True everywhere.
 
-    `skimage.morphology.footprint_rectangle(size)` as a bool array. A single size is used for each
-    of `ndim` axes, 2 by default.
+    `skimage.morphology.footprint_rectangle(size)` as a bool array.
+
+    Parameters
+    ----------
+    size : int or sequence of int
+        Taps along each axis; a single size is that of all axes.
+    ndim : int, optional
+        Number of axes: by default that of a sequence, else 2.
+
+    Returns
+    -------
+    array of bool
+
+    Raises
+    ------
+    ValueError
+        A size or a number of axes below 1, or sizes for another number of axes.
+    TypeError
+        What is no integer.
+
+    See Also
+    --------
+    diamond, cross, ball : Other sets.
+    flat : The structuring function of a set.
 
     Examples
     --------
@@ -239,7 +280,32 @@ def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
 
 
 def disk(radius: float) -> BoolArray:
-    """The footprint ``|x| <= radius`` in the plane, equal to `skimage.morphology.disk`.
+    r"""The footprint of a disk in the plane, equal to `skimage.morphology.disk`.
+
+    .. math:: \{ x \in \mathbb{Z}^2 : \sqrt{x_1^2 + x_2^2} \le radius \}
+
+    Parameters
+    ----------
+    radius : float
+        In pixels; at least 0.
+
+    Returns
+    -------
+    array of bool
+        2 floor(radius) + 1 taps along both axes.
+
+    Raises
+    ------
+    ValueError
+        A radius that is negative or not finite.
+    TypeError
+        A radius that is no number.
+
+    See Also
+    --------
+    ball : In any number of dimensions.
+    diamond, box, cross : Other sets.
+    flat : The structuring function of a set.
 
     Examples
     --------
@@ -254,9 +320,36 @@ def disk(radius: float) -> BoolArray:
 
 
 def ball(radius: float, ndim: int = 3) -> BoolArray:
-    """The footprint ``|x| <= radius``, Euclidean, in `ndim` dimensions.
+    r"""The footprint of a ball, Euclidean, in `ndim` dimensions.
+
+    .. math:: \{ x \in \mathbb{Z}^N : \textstyle\sum_a x_a^2 \le radius^2 \}
 
     In three dimensions equal to `skimage.morphology.ball`.
+
+    Parameters
+    ----------
+    radius : float
+        In elements; at least 0.
+    ndim : int
+        Number of axes N.
+
+    Returns
+    -------
+    array of bool
+        2 floor(radius) + 1 taps along each axis.
+
+    Raises
+    ------
+    ValueError
+        A radius that is negative or not finite, or `ndim` below 1.
+    TypeError
+        A radius that is no number, or `ndim` that is no integer.
+
+    See Also
+    --------
+    disk : In the plane.
+    diamond, box, cross : Other sets.
+    semiconv_cupy.ndimage.distance_transform_edt : Dilations and erosions by balls of all radii.
 
     Examples
     --------
@@ -268,7 +361,34 @@ def ball(radius: float, ndim: int = 3) -> BoolArray:
 
 
 def diamond(radius: float, ndim: int = 2) -> BoolArray:
-    """The footprint ``sum |x_i| <= radius``, as `skimage.morphology.diamond` and `octahedron`.
+    r"""The ball of the taxicab distance, as `skimage.morphology.diamond` and `octahedron`.
+
+    .. math:: \{ x \in \mathbb{Z}^N : \textstyle\sum_a \vert x_a \vert \le radius \}
+
+    Parameters
+    ----------
+    radius : float
+        In elements; at least 0.
+    ndim : int
+        Number of axes N.
+
+    Returns
+    -------
+    array of bool
+        2 floor(radius) + 1 taps along each axis.
+
+    Raises
+    ------
+    ValueError
+        A radius that is negative or not finite, or `ndim` below 1.
+    TypeError
+        A radius that is no number, or `ndim` that is no integer.
+
+    See Also
+    --------
+    ball : Of the Euclidean distance.
+    box : Of the chessboard distance.
+    cross : The axes alone.
 
     Examples
     --------
@@ -282,9 +402,36 @@ def diamond(radius: float, ndim: int = 2) -> BoolArray:
 
 
 def cross(radius: float, ndim: int = 2) -> BoolArray:
-    """The footprint of the points on an axis that are at most `radius` from the centre.
+    r"""The footprint of the points on an axis that are at most `radius` from the centre.
+
+    .. math:: \{ x \in \mathbb{Z}^N :
+              \textstyle\sum_a \vert x_a \vert = \max_a \vert x_a \vert \le radius \}
 
     `cross(1, ndim)` is `scipy.ndimage.generate_binary_structure(ndim, 1)`.
+
+    Parameters
+    ----------
+    radius : float
+        In elements; at least 0.
+    ndim : int
+        Number of axes N.
+
+    Returns
+    -------
+    array of bool
+        2 floor(radius) + 1 taps along each axis.
+
+    Raises
+    ------
+    ValueError
+        A radius that is negative or not finite, or `ndim` below 1.
+    TypeError
+        A radius that is no number, or `ndim` that is no integer.
+
+    See Also
+    --------
+    diamond, ball, box : Other sets.
+    semiconv_cupy.ndimage.generate_binary_structure : Of size 3.
 
     Examples
     --------

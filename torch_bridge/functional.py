@@ -75,10 +75,13 @@ def semifield_conv(
     p: Parameter | None = None,
     **parameters: Parameter,
 ) -> Any:
-    """Convolve an image with a kernel in a semifield, differentiably.
+    r"""Convolve an image with a kernel in a semifield, differentiably.
 
     Formula, shapes and arguments are those of `semiconv_cupy.semifield_conv`; tensors in, a tensor
     of their dtype and device out.
+
+    .. math:: out[b, o, x] = \bigoplus_{i, y} img[b, g I + i, s x + d\,step(y) - begin]
+              \otimes krn[k(o), i, y]
 
     Parameters
     ----------
@@ -98,6 +101,13 @@ def semifield_conv(
         it in float32, or float64 for float64 images. Nothing is compiled for a new value, and
         nobody waits for the GPU to look at it: a tensor with 0, infinity or NaN in it gives results
         that are not finite, where such a number is an error.
+    **parameters : float or Tensor
+        Those of a semifield of one's own: as of `semiconv_cupy.semifield_conv`, with gradients.
+
+    Returns
+    -------
+    Tensor (B, O or O * groups, \*out)
+        Of img's dtype and device; with `return_indices` a pair of it and the indices.
 
     Raises
     ------
@@ -107,10 +117,15 @@ def semifield_conv(
     ValueError
         Tensors on two devices; shapes or arguments that do not fit; `return_indices` with an
         addition that is no selection; a parameter that is 0 or not finite.
-
     NotImplementedError
         Forward mode, unless the semifield selects one winner and its times has constant
         derivatives; `torch.compile` around a transform of `torch.func`.
+
+    See Also
+    --------
+    semifield_matmul : The matrix product.
+    torch_bridge.GenericConv, torch_bridge.SemifieldConv : Modules.
+    semiconv_cupy.semifield_conv : Of arrays; formula, numbers and sources.
 
     Examples
     --------
@@ -152,10 +167,12 @@ def semifield_matmul(
     p: Parameter | None = None,
     **parameters: Parameter,
 ) -> Any:
-    """Multiply matrices in a semifield, differentiably.
+    r"""Multiply matrices in a semifield, differentiably.
 
     Formula and shapes are those of `semiconv_cupy.semifield_matmul`, which are `torch.matmul`'s;
     tensors in, a tensor of their dtype and device out.
+
+    .. math:: out[\ldots, m, n] = \bigoplus_k a[\ldots, m, k] \otimes b[\ldots, k, n]
 
     Parameters
     ----------
@@ -173,6 +190,11 @@ def semifield_matmul(
     **parameters : float or Tensor
         As in `semifield_conv`.
 
+    Returns
+    -------
+    Tensor (..., M, N)
+        Of a's dtype and device; with `return_indices` a pair of it and the indices.
+
     Raises
     ------
     TypeError
@@ -181,9 +203,14 @@ def semifield_matmul(
     ValueError
         Scalars, shapes that do not fit, tensors on two devices; `return_indices` with an addition
         that is no selection; a parameter that is 0 or not finite.
-
     NotImplementedError
         As in `semifield_conv`.
+
+    See Also
+    --------
+    torch_bridge.SemifieldLinear : A dense layer.
+    semifield_conv : The convolution.
+    semiconv_cupy.semifield_matmul : Of arrays; numbers and sources.
 
     Examples
     --------
@@ -252,7 +279,29 @@ def log_sum_exp_pool1d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """`log_sum_exp_pool2d` of images (B, C, W) or (C, W).
+    """`log_sum_exp_pool2d` of signals: ln(sum e^(mu v)) / mu.
+
+    Parameters
+    ----------
+    img : Tensor (B, C, W) or (C, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, mu, mean, dilation, ceil_mode
+        As in `log_sum_exp_pool2d`.
+
+    Returns
+    -------
+    Tensor (B, C, W') or (C, W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `log_sum_exp_pool2d`.
+
+    See Also
+    --------
+    log_sum_exp_pool2d : The formula and its limits.
+    torch_bridge.LogSumExpPool1d : The layer.
 
     Examples
     --------
@@ -275,7 +324,9 @@ def log_sum_exp_pool2d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Pool by ln(sum e^(mu v)) / mu; with `mean`, minus ln(n) / mu.
+    r"""Pool by the log-sum-exp; with `mean`, minus ln(n) / mu.
+
+    .. math:: out[b, c, x] = \frac{1}{\mu} \ln \sum_y e^{\mu\, img[b, c, s x + d y - p]}
 
     Parameters
     ----------
@@ -290,7 +341,21 @@ def log_sum_exp_pool2d(
     mean : bool
         Subtract ln(n) / mu, n the number of positions inside the image.
 
-    See `LogSumExpPool2d` for limits and errors.
+    Returns
+    -------
+    Tensor (B, C, H', W') or (C, H', W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A mu that is 0 or not finite, or of another shape; arguments that torch's pooling refuses;
+        no floating tensor, or one of another rank.
+
+    See Also
+    --------
+    gem_pool2d : The generalised mean.
+    torch_bridge.LogSumExpPool2d : The layer, with limits and source.
 
     Examples
     --------
@@ -315,7 +380,29 @@ def log_sum_exp_pool3d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """`log_sum_exp_pool2d` of images (B, C, D, H, W) or (C, D, H, W).
+    """`log_sum_exp_pool2d` of volumes: ln(sum e^(mu v)) / mu.
+
+    Parameters
+    ----------
+    img : Tensor (B, C, D, H, W) or (C, D, H, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, mu, mean, dilation, ceil_mode
+        As in `log_sum_exp_pool2d`.
+
+    Returns
+    -------
+    Tensor (B, C, D', H', W') or (C, D', H', W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `log_sum_exp_pool2d`.
+
+    See Also
+    --------
+    log_sum_exp_pool2d : The formula and its limits.
+    torch_bridge.LogSumExpPool3d : The layer.
 
     Examples
     --------
@@ -338,7 +425,29 @@ def gem_pool1d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """`gem_pool2d` of images (B, C, W) or (C, W).
+    """`gem_pool2d` of signals: (mean of max(v, eps)^p)^(1/p).
+
+    Parameters
+    ----------
+    img : Tensor (B, C, W) or (C, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, p, eps, dilation, ceil_mode
+        As in `gem_pool2d`.
+
+    Returns
+    -------
+    Tensor (B, C, W') or (C, W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `gem_pool2d`.
+
+    See Also
+    --------
+    gem_pool2d : The formula and its limits.
+    torch_bridge.GeMPool1d : The layer.
 
     Examples
     --------
@@ -361,7 +470,10 @@ def gem_pool2d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Pool by the generalised mean, (mean of max(v, eps)^p)^(1/p).
+    r"""Pool by the generalised mean.
+
+    .. math:: out[b, c, x] = \Bigl( \frac{1}{n} \sum_y
+              \max(img[b, c, s x + d y - p], \epsilon)^p \Bigr)^{1/p}
 
     Parameters
     ----------
@@ -376,7 +488,21 @@ def gem_pool2d(
     eps : float
         Values below it count as eps, and get no gradient.
 
-    See `GeMPool2d` for limits and errors.
+    Returns
+    -------
+    Tensor (B, C, H', W') or (C, H', W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A p that is 0 or not finite, or of another shape; arguments that torch's pooling refuses;
+        no floating tensor, or one of another rank.
+
+    See Also
+    --------
+    log_sum_exp_pool2d : The soft maximum.
+    torch_bridge.GeMPool2d : The layer, with limits and source.
 
     Examples
     --------
@@ -400,7 +526,29 @@ def gem_pool3d(
     dilation: KernelSize = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """`gem_pool2d` of images (B, C, D, H, W) or (C, D, H, W).
+    """`gem_pool2d` of volumes: (mean of max(v, eps)^p)^(1/p).
+
+    Parameters
+    ----------
+    img : Tensor (B, C, D, H, W) or (C, D, H, W)
+        Of a floating dtype.
+    kernel_size, stride, padding, p, eps, dilation, ceil_mode
+        As in `gem_pool2d`.
+
+    Returns
+    -------
+    Tensor (B, C, D', H', W') or (C, D', H', W')
+        Of img's dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `gem_pool2d`.
+
+    See Also
+    --------
+    gem_pool2d : The formula and its limits.
+    torch_bridge.GeMPool3d : The layer.
 
     Examples
     --------

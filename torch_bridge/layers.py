@@ -201,7 +201,24 @@ def _pooling(
 
 
 class DilationPool1d(_DilationPool):
-    """`DilationPool2d` in one dimension: in place of `torch.nn.MaxPool1d`.
+    """Max-pooling of signals with a learned structuring function, for `torch.nn.MaxPool1d`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool1d`.
+    return_indices, channels, structuring, init, device, dtype
+        As in `DilationPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    DilationPool2d : The formula and its source.
+    LogSumExpPool1d, GeMPool1d : Between the mean and the maximum.
 
     Examples
     --------
@@ -242,6 +259,12 @@ class DilationPool2d(_DilationPool):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    Dilation : Without strides; it keeps the image's size.
+    LogSumExpPool2d, GeMPool2d : Between the mean and the maximum.
+    GenericConv : Any learned kernel, in any semifield.
+
     References
     ----------
     Groenendijk, Dorst and Gevers, "MorphPool: efficient non-linear pooling & unpooling in CNNs",
@@ -259,7 +282,24 @@ class DilationPool2d(_DilationPool):
 
 
 class DilationPool3d(_DilationPool):
-    """`DilationPool2d` in three dimensions: in place of `torch.nn.MaxPool3d`.
+    """Max-pooling of volumes with a learned structuring function, for `torch.nn.MaxPool3d`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool3d`.
+    return_indices, channels, structuring, init, device, dtype
+        As in `DilationPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    DilationPool2d : The formula and its source.
+    LogSumExpPool3d, GeMPool3d : Between the mean and the maximum.
 
     Examples
     --------
@@ -348,6 +388,18 @@ class Dilation(_Morphology):
     structuring, init, device, dtype
         As in `DilationPool2d`.
 
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    Erosion : Its adjoint.
+    Opening, Closing : Compositions of both.
+    DilationPool2d : With strides.
+    ParabolicDilation : Without a window.
+
     Examples
     --------
     >>> import torch
@@ -364,8 +416,23 @@ class Erosion(_Morphology):
 
     .. math:: out[b, c, x] = \min_y img[b, c, x + y] - h_c[y]
 
-    For even K, the image is read at x + y - 1. Everything else is as in `Dilation`, whose adjoint
-    it is.
+    For even K, the image is read at x + y - 1. It is the adjoint of `Dilation`.
+
+    Parameters
+    ----------
+    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
+        As in `Dilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    Dilation : Its adjoint.
+    Opening, Closing : Compositions of both.
+    ParabolicErosion : Without a window.
 
     Examples
     --------
@@ -379,10 +446,27 @@ class Erosion(_Morphology):
 
 
 class Opening(_Morphology):
-    """Opening by a learned structuring function: `Erosion`, then `Dilation`.
+    r"""Opening by a learned structuring function: `Erosion`, then `Dilation`.
 
-    The result is nowhere above the image, and opening it again changes nothing. Parameters as in
-    `Dilation`.
+    The result is nowhere above the image, and opening it again changes nothing.
+
+    .. math:: out = \delta(\varepsilon(img))
+
+    Parameters
+    ----------
+    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
+        As in `Dilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    Closing : From above.
+    GenericOpening : Of kernels that mix channels.
+    ParabolicOpening : Without a window.
 
     Examples
     --------
@@ -396,10 +480,27 @@ class Opening(_Morphology):
 
 
 class Closing(_Morphology):
-    """Closing by a learned structuring function: `Dilation`, then `Erosion`.
+    r"""Closing by a learned structuring function: `Dilation`, then `Erosion`.
 
-    The result is nowhere below the image, and closing it again changes nothing. Parameters as in
-    `Dilation`.
+    The result is nowhere below the image, and closing it again changes nothing.
+
+    .. math:: out = \varepsilon(\delta(img))
+
+    Parameters
+    ----------
+    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
+        As in `Dilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    Opening : From below.
+    GenericClosing : Of kernels that mix channels.
+    ParabolicClosing : Without a window.
 
     Examples
     --------

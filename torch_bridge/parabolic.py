@@ -50,6 +50,13 @@ def parabolic_dilation(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tenso
     TypeError
         No dense tensor, or no floating one.
 
+    See Also
+    --------
+    parabolic_erosion : Its adjoint.
+    parabolic_opening, parabolic_closing : Compositions of both.
+    torch_bridge.ParabolicDilation : The layer.
+    semiconv_cupy.parabolic_dilation : Of arrays; source.
+
     Notes
     -----
     The same as `semiconv_cupy.parabolic_dilation`, to the bit, for each channel in one call. Each
@@ -76,11 +83,33 @@ def parabolic_dilation(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tenso
 
 
 def parabolic_erosion(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tensor:
-    r"""Erosion by a parabola without end; parameters, errors and notes as in `parabolic_dilation`.
+    r"""Erosion by a parabola without end; notes as in `parabolic_dilation`.
 
     .. math:: out[b, c, x] = \min_y\ img[b, c, y] + \sum_a \left(\frac{x_a - y_a}{s_a}\right)^2
 
     Its gradient by the scale is -2 (x - y)^2 / s^3.
+
+    Parameters
+    ----------
+    img, scale, axes
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    Tensor
+        Of the image's shape, dtype and device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_dilation : Its adjoint.
+    distance_transform_edt : Of masks, the root of this.
+    torch_bridge.ParabolicErosion : The layer.
+    semiconv_cupy.parabolic_erosion : Of arrays.
 
     Examples
     --------
@@ -91,7 +120,31 @@ def parabolic_erosion(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tensor
 
 
 def parabolic_opening(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tensor:
-    """Erosion, then dilation at the same scale, rounded once; as in `parabolic_dilation`.
+    r"""Erosion, then dilation at the same scale, rounded once.
+
+    .. math:: out = \delta_s(\varepsilon_s(img))
+
+    Parameters
+    ----------
+    img, scale, axes
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    Tensor
+        Of the image's shape, dtype and device; nowhere above the image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_closing : From above.
+    parabolic_dilation : Its second step; notes.
+    torch_bridge.ParabolicOpening : The layer.
+    semiconv_cupy.parabolic_opening : Of arrays.
 
     Examples
     --------
@@ -102,7 +155,31 @@ def parabolic_opening(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tensor
 
 
 def parabolic_closing(img: Tensor, scale: Scale, *, axes: Axes = None) -> Tensor:
-    """Dilation, then erosion at the same scale, rounded once; as in `parabolic_dilation`.
+    r"""Dilation, then erosion at the same scale, rounded once.
+
+    .. math:: out = \varepsilon_s(\delta_s(img))
+
+    Parameters
+    ----------
+    img, scale, axes
+        As in `parabolic_dilation`.
+
+    Returns
+    -------
+    Tensor
+        Of the image's shape, dtype and device; nowhere below the image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `parabolic_dilation`.
+
+    See Also
+    --------
+    parabolic_opening : From below.
+    parabolic_dilation : Its first step; notes.
+    torch_bridge.ParabolicClosing : The layer.
+    semiconv_cupy.parabolic_closing : Of arrays.
 
     Examples
     --------
@@ -155,6 +232,11 @@ def distance_transform_edt(
         As in `parabolic_dilation`, of sampling, whose square counts and must be finite; a softness
         that is not above 0 and finite. (Compiled code and transforms of torch.func do not look at
         the values of tensors.)
+
+    See Also
+    --------
+    semiconv_cupy.ndimage.distance_transform_edt : Of arrays, with indices.
+    parabolic_erosion : The same of grey values, squared.
 
     Notes
     -----

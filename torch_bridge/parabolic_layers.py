@@ -143,6 +143,13 @@ class ParabolicDilation(_Parabolic):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    ParabolicErosion : Its adjoint.
+    ParabolicOpening, ParabolicClosing : Compositions of both.
+    Dilation : By a window, in any direction.
+    functional.parabolic_dilation : The function; its gradients.
+
     Examples
     --------
     >>> layer = ParabolicDilation(2.0, channels=3)
@@ -156,9 +163,25 @@ class ParabolicDilation(_Parabolic):
 
 
 class ParabolicErosion(_Parabolic):
-    r"""Erosion by a parabola without end; parameters as in `ParabolicDilation`, its adjoint.
+    r"""Erosion by a parabola without end, of a scale that is learned.
 
     .. math:: out[b, c, x] = \min_y\ img[b, c, y] + \sum_a \left(\frac{x_a - y_a}{s_a}\right)^2
+
+    Parameters
+    ----------
+    scale, channels, ndim, learn, device, dtype
+        As in `ParabolicDilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    ParabolicDilation : Its adjoint; attributes.
+    Erosion : By a window, in any direction.
+    functional.parabolic_erosion : The function.
 
     Examples
     --------
@@ -170,7 +193,25 @@ class ParabolicErosion(_Parabolic):
 
 
 class ParabolicOpening(_Parabolic):
-    """`ParabolicErosion`, then `ParabolicDilation`: nowhere above the image.
+    r"""`ParabolicErosion`, then `ParabolicDilation`: nowhere above the image.
+
+    .. math:: out = \delta_s(\varepsilon_s(img))
+
+    Parameters
+    ----------
+    scale, channels, ndim, learn, device, dtype
+        As in `ParabolicDilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    ParabolicClosing : From above.
+    ParabolicDilation : Attributes.
+    functional.parabolic_opening : The function.
 
     Examples
     --------
@@ -182,7 +223,25 @@ class ParabolicOpening(_Parabolic):
 
 
 class ParabolicClosing(_Parabolic):
-    """`ParabolicDilation`, then `ParabolicErosion`: nowhere below the image.
+    r"""`ParabolicDilation`, then `ParabolicErosion`: nowhere below the image.
+
+    .. math:: out = \varepsilon_s(\delta_s(img))
+
+    Parameters
+    ----------
+    scale, channels, ndim, learn, device, dtype
+        As in `ParabolicDilation`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    ParabolicOpening : From below.
+    ParabolicDilation : Attributes.
+    functional.parabolic_closing : The function.
 
     Examples
     --------

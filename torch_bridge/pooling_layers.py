@@ -133,7 +133,25 @@ class _LogSumExpPool(_Pool):
 
 
 class LogSumExpPool1d(_LogSumExpPool):
-    """`LogSumExpPool2d` in one dimension.
+    """Pooling of signals by the log-sum-exp: `LogSumExpPool2d` in one dimension.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool1d`.
+    mu, mean, channels, learn, device, dtype
+        As in `LogSumExpPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    LogSumExpPool2d : The formula, its limits and its source.
+    GeMPool1d : By the generalised mean.
+    functional.log_sum_exp_pool1d : The function.
 
     Examples
     --------
@@ -179,6 +197,12 @@ class LogSumExpPool2d(_LogSumExpPool):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    GeMPool2d : By the generalised mean.
+    DilationPool2d : By the maximum, with a learned structuring function.
+    functional.log_sum_exp_pool2d : The function.
+
     Notes
     -----
     Windows that lie outside of the image give -inf for mu > 0 and +inf for mu < 0. A learned mu
@@ -204,7 +228,25 @@ class LogSumExpPool2d(_LogSumExpPool):
 
 
 class LogSumExpPool3d(_LogSumExpPool):
-    """`LogSumExpPool2d` in three dimensions.
+    """Pooling of volumes by the log-sum-exp: `LogSumExpPool2d` in three dimensions.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool3d`.
+    mu, mean, channels, learn, device, dtype
+        As in `LogSumExpPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    LogSumExpPool2d : The formula, its limits and its source.
+    GeMPool3d : By the generalised mean.
+    functional.log_sum_exp_pool3d : The function.
 
     Examples
     --------
@@ -257,7 +299,25 @@ class _GeMPool(_Pool):
 
 
 class GeMPool1d(_GeMPool):
-    """`GeMPool2d` in one dimension.
+    """Pooling of signals by the generalised mean: `GeMPool2d` in one dimension.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool1d`.
+    p, eps, channels, learn, device, dtype
+        As in `GeMPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    GeMPool2d : The formula, its limits and its source.
+    LogSumExpPool1d : By the log-sum-exp.
+    functional.gem_pool1d : The function.
 
     Examples
     --------
@@ -304,6 +364,12 @@ class GeMPool2d(_GeMPool):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    LogSumExpPool2d : By the log-sum-exp.
+    DilationPool2d : By the maximum, with a learned structuring function.
+    functional.gem_pool2d : The function, also of the whole image.
+
     Notes
     -----
     Windows that lie outside of the image give 0. Halves are computed in float32. n^(1/p) must be in
@@ -327,7 +393,25 @@ class GeMPool2d(_GeMPool):
 
 
 class GeMPool3d(_GeMPool):
-    """`GeMPool2d` in three dimensions.
+    """Pooling of volumes by the generalised mean: `GeMPool2d` in three dimensions.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode
+        As in `torch.nn.MaxPool3d`.
+    p, eps, channels, learn, device, dtype
+        As in `GeMPool2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    GeMPool2d : The formula, its limits and its source.
+    LogSumExpPool3d : By the log-sum-exp.
+    functional.gem_pool3d : The function.
 
     Examples
     --------

@@ -43,6 +43,10 @@ class BroadcastSemifield:
         Numbers that these functions take by name, as of `SubtractSemifield`. Calls give others as
         keywords, each one number, also as an array or a tensor, by which torch differentiates.
 
+    See Also
+    --------
+    SelectSemifield, SubtractSemifield : Scalar functions, which are compiled.
+
     Notes
     -----
     The ready-made ones work on NumPy and CuPy arrays and on torch tensors.

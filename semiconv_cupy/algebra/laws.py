@@ -62,6 +62,10 @@ class LawReport:
     kernel_inverted : bool
         Whether img ⊗ krn multiplies by the inverse of krn, as img - krn does; the laws of the
         multiplication are then those of a ⊗ (one ⊗ b).
+
+    See Also
+    --------
+    Law : One of its lines.
     """
 
     semifield: str

@@ -192,6 +192,15 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     condition, a, b
         Scalars, arrays or symbols; arrays broadcast.
 
+    Returns
+    -------
+    scalar, array or symbol
+        Of the shape to which the three broadcast.
+
+    See Also
+    --------
+    SelectSemifield, SubtractSemifield : Whose functions may use it.
+
     Examples
     --------
     >>> where(2 > 1, 10, 20)

@@ -74,6 +74,12 @@ class SelectSemifield(CompiledSemifield):
     ValueError
         A parameter that is not finite, or has the name of an argument of functions or calls.
 
+    See Also
+    --------
+    SubtractSemifield : An addition that has an inverse, such as + or the log-sum-exp.
+    BroadcastSemifield : Functions of whole arrays.
+    where : In place of branches.
+
     Notes
     -----
     Integer arrays are computed exactly and saturate; bool arrays work where `boolean_equivalent`

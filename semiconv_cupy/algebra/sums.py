@@ -70,6 +70,12 @@ class SubtractSemifield(CompiledSemifield):
         Where subtract is needed and left out, and SymPy cannot solve for it. A parameter that is
         not finite, or has the name of an argument of functions or calls.
 
+    See Also
+    --------
+    SelectSemifield : An addition that picks one of its arguments.
+    BroadcastSemifield : Functions of whole arrays.
+    where : In place of branches.
+
     Notes
     -----
     `log` and `root` are computed with accumulators that cannot overflow. Any other semifield is

@@ -98,6 +98,12 @@ def binary_erosion(
         is no integer an IndexError and a TypeError. Also a ValueError where `iterations` is below 1
         and the states always change, as by the structure [1, 0, 1] (SciPy never returns).
 
+    See Also
+    --------
+    binary_dilation : The same of the complement, by the reflected structure.
+    binary_opening, binary_closing : Compositions of both.
+    distance_transform_edt : Erosions by balls of all radii at once.
+
     Notes
     -----
     Iterations of a box are one pass, those of the cross some log(iterations); what runs until
@@ -134,9 +140,30 @@ def binary_dilation(
     *,
     axes: Any = None,
 ) -> Array:
-    r"""Binary dilation; parameters and notes as in `binary_erosion`.
+    r"""Binary dilation: `scipy.ndimage.binary_dilation`; notes as in `binary_erosion`.
 
     .. math:: out[x] = \bigvee_{y:\, structure[y]} input[x - y + \lfloor K / 2 \rfloor + origin]
+
+    Parameters
+    ----------
+    input, structure, iterations, mask, output, border_value, origin, brute_force, axes
+        As in `binary_erosion`.
+
+    Returns
+    -------
+    array of bool
+        Or `output`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    binary_erosion : The same of the complement, by the reflected structure.
+    binary_propagation : Until nothing changes.
+    iterate_structure : The structure of several dilations.
 
     Examples
     --------
@@ -162,7 +189,32 @@ def binary_opening(
     *,
     axes: Any = None,
 ) -> Array:
-    """`iterations` erosions, then as many dilations; parameters as in `binary_erosion`.
+    r"""`iterations` erosions, then as many dilations: `scipy.ndimage.binary_opening`.
+
+    .. math:: out = \delta^n(\varepsilon^n(input))
+
+    It removes what the structure does not fit into.
+
+    Parameters
+    ----------
+    input, structure, iterations, output, origin, mask, border_value, brute_force, axes
+        As in `binary_erosion`.
+
+    Returns
+    -------
+    array of bool
+        Or `output`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    binary_closing : Fills what the structure does not fit into.
+    binary_erosion, binary_dilation : Its steps.
+    grey_opening : Of grey values.
 
     Examples
     --------
@@ -187,7 +239,32 @@ def binary_closing(
     *,
     axes: Any = None,
 ) -> Array:
-    """`iterations` dilations, then as many erosions; parameters as in `binary_erosion`.
+    r"""`iterations` dilations, then as many erosions: `scipy.ndimage.binary_closing`.
+
+    .. math:: out = \varepsilon^n(\delta^n(input))
+
+    It fills gaps into which the structure does not fit.
+
+    Parameters
+    ----------
+    input, structure, iterations, output, origin, mask, border_value, brute_force, axes
+        As in `binary_erosion`.
+
+    Returns
+    -------
+    array of bool
+        Or `output`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    binary_opening : Removes what the structure does not fit into.
+    binary_fill_holes : Fills holes of any size.
+    grey_closing : Of grey values.
 
     Examples
     --------
@@ -277,7 +354,9 @@ def _output(place: Place, output: Any, input: Array) -> Array | None:
 
 
 def iterate_structure(structure: Any, iterations: int, origin: Any = None) -> Any:
-    """The structure whose one dilation is `iterations` dilations by the given one.
+    r"""The structure whose one dilation is `iterations` dilations by the given one.
+
+    .. math:: out = structure \oplus \ldots \oplus structure \quad (iterations \text{ times})
 
     Parameters
     ----------
@@ -292,6 +371,16 @@ def iterate_structure(structure: Any, iterations: int, origin: Any = None) -> An
     -------
     array of bool, or (array of bool, list of int)
         Of the structure's library, and the structure itself for less than 2 iterations.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`; a ValueError for a structure too large to be in memory.
+
+    See Also
+    --------
+    generate_binary_structure : Of size 3.
+    binary_dilation : Takes the structure, or `iterations`.
 
     Examples
     --------
@@ -326,7 +415,30 @@ def binary_propagation(
     *,
     axes: Any = None,
 ) -> Array:
-    """What dilations within `mask` reach in the end; parameters as in `binary_erosion`.
+    r"""What dilations within `mask` reach in the end: `scipy.ndimage.binary_propagation`.
+
+    .. math:: out = \lim_n f^n(input), \quad f(g) = \delta(g) \wedge mask
+
+    Parameters
+    ----------
+    input, structure, mask, output, border_value, origin, axes
+        As in `binary_erosion`.
+
+    Returns
+    -------
+    array of bool
+        Or `output`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    semiconv_cupy.reconstruction : The same of grey values.
+    binary_fill_holes : Propagation of the background from outside.
+    binary_dilation : `iterations` steps of it.
 
     Examples
     --------
@@ -340,7 +452,10 @@ def binary_propagation(
 def binary_fill_holes(
     input: Any, structure: Any = None, output: Any = None, origin: Any = 0, *, axes: Any = None
 ) -> Array | None:
-    """Fill what the background cannot reach from outside the image.
+    r"""Fill what the background cannot reach from outside: `scipy.ndimage.binary_fill_holes`.
+
+    .. math:: out = \lnot \lim_n f^n(\emptyset), \quad f(g) = \delta(g) \wedge \lnot input,
+              \text{ where all is true beyond the border}
 
     Parameters
     ----------
@@ -354,6 +469,17 @@ def binary_fill_holes(
     Returns
     -------
     array of bool or None
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    binary_propagation : What a set reaches within a mask.
+    binary_closing : Fills what is small.
+    semiconv_cupy.reconstruction : With ``method="erosion"`` it fills holes of grey values.
 
     Examples
     --------
@@ -383,7 +509,9 @@ def binary_hit_or_miss(
     *,
     axes: Any = None,
 ) -> Array | None:
-    """Where `structure1` fits the image and `structure2` its complement.
+    r"""Where `structure1` fits the image and `structure2` its complement.
+
+    .. math:: out = \varepsilon_1(input) \wedge \varepsilon_2(\lnot input)
 
     Parameters
     ----------
@@ -399,6 +527,15 @@ def binary_hit_or_miss(
     Returns
     -------
     array of bool or None
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As in `binary_erosion`.
+
+    See Also
+    --------
+    binary_erosion : One structure alone.
 
     Examples
     --------

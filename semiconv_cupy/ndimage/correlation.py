@@ -105,7 +105,9 @@ def correlate1d(
     cval: Any = 0.0,
     origin: int = 0,
 ) -> Array:
-    """Correlate along one axis with one-dimensional weights.
+    r"""Correlate along one axis with one-dimensional weights.
+
+    .. math:: out[x] = \sum_y weights[y]\, input[x + y - \lfloor K / 2 \rfloor - origin]
 
     Parameters
     ----------
@@ -120,6 +122,16 @@ def correlate1d(
     -------
     array
         Of the input's shape.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    convolve1d : With the weights reflected.
+    correlate : Along several axes; notes on dtypes and rounding.
 
     Examples
     --------
@@ -172,7 +184,29 @@ def convolve1d(
     cval: Any = 0.0,
     origin: int = 0,
 ) -> Array:
-    """Convolve along one axis; parameters as in `correlate1d`.
+    r"""Convolve along one axis with one-dimensional weights.
+
+    .. math:: out[x] = \sum_y weights[y]\, input[x - y + \lfloor K / 2 \rfloor + origin]
+
+    Parameters
+    ----------
+    input, weights, axis, output, mode, cval, origin
+        As in `correlate1d`.
+
+    Returns
+    -------
+    array
+        Of the input's shape.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    correlate1d : With the weights as they are.
+    convolve : Along several axes; notes on dtypes and rounding.
 
     Examples
     --------
@@ -227,6 +261,12 @@ def correlate(
     RuntimeError, ValueError, TypeError
         As SciPy does, the class included.
 
+    See Also
+    --------
+    convolve : With the weights reflected.
+    correlate1d : Along one axis.
+    semiconv_cupy.semifield_conv : Sums over channels, strides and gradients, by ``"linear"``.
+
     Notes
     -----
     Sums are formed in double precision in SciPy's order: on a CPU the results are the same bits.
@@ -256,6 +296,27 @@ def convolve(
     r"""Convolution with weights: `correlate` with the weights reflected (and not conjugated).
 
     .. math:: out[x] = \sum_y weights[y]\, input[x - y + \lfloor K / 2 \rfloor + origin]
+
+    Parameters
+    ----------
+    input, weights, output, mode, cval, origin, axes
+        As in `correlate`; complex weights are not conjugated.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    correlate : With the weights as they are.
+    convolve1d : Along one axis.
+    semiconv_cupy.semifield_conv : Sums over channels, strides and gradients, by ``"linear"``.
 
     Examples
     --------

@@ -30,12 +30,34 @@ def morphological_gradient(
     *,
     axes: Any = None,
 ) -> Array:
-    """Dilation minus erosion; parameters and notes as in `grey_erosion`.
+    r"""Dilation minus erosion: `scipy.ndimage.morphological_gradient`.
+
+    .. math:: out = \delta(input) - \varepsilon(input)
 
     An `output` that is a dtype is ignored, as in SciPy. Of a bool image it is the set difference
     (SciPy raises). Integers are subtracted modulo their range, as in SciPy: a difference beyond 127
     of int8 is negative. Convert such an image to a wider dtype before. With ``mode="ignore"``
     differences need a window that sees some element from everywhere: else ValueError.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included; ValueError for a window that sees nothing somewhere.
+
+    See Also
+    --------
+    morphological_laplace : The second difference.
+    grey_dilation, grey_erosion : Its two terms; notes on dtypes and borders.
 
     Examples
     --------
@@ -64,9 +86,32 @@ def white_tophat(
     *,
     axes: Any = None,
 ) -> Array:
-    """The input minus its opening: what is bright and small; parameters as in `grey_erosion`.
+    r"""The input minus its opening, what is bright and small: `scipy.ndimage.white_tophat`.
+
+    .. math:: out = input - \delta(\varepsilon(input))
 
     Right for an `output` that is the input, where SciPy's is zero.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    black_tophat : What is dark and small.
+    grey_opening : What it subtracts; notes on dtypes and borders are those of `grey_erosion`.
+    semiconv_cupy.rolling_ball : A background below all details.
 
     Examples
     --------
@@ -94,9 +139,31 @@ def black_tophat(
     *,
     axes: Any = None,
 ) -> Array:
-    """The closing minus the input: what is dark and small; parameters as in `grey_erosion`.
+    r"""The closing minus the input, what is dark and small: `scipy.ndimage.black_tophat`.
+
+    .. math:: out = \varepsilon(\delta(input)) - input
 
     Right for an `output` that is the input, where SciPy's is zero.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    white_tophat : What is bright and small.
+    grey_closing : From what it subtracts; notes on dtypes and borders are those of `grey_erosion`.
 
     Examples
     --------
@@ -124,13 +191,33 @@ def morphological_laplace(
     *,
     axes: Any = None,
 ) -> Array:
-    r"""Dilation plus erosion minus twice the input; parameters and notes as in `grey_erosion`.
+    r"""Dilation plus erosion minus twice the input: `scipy.ndimage.morphological_laplace`.
 
     .. math:: out = \delta(input) + \varepsilon(input) - 2\, input
 
     An `output` that is a dtype is ignored, as in SciPy. Integers are added modulo their range.
     Floating results are SciPy's bits, but right where SciPy's sum overflows on the way; of float16,
     which SciPy does not know, they are rounded once.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included; ValueError for a window that sees nothing somewhere.
+
+    See Also
+    --------
+    morphological_gradient : The first difference.
+    grey_dilation, grey_erosion : Its terms; notes on dtypes and borders.
 
     Examples
     --------

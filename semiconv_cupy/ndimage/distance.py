@@ -162,6 +162,13 @@ def distance_transform_edt(
     ValueError, TypeError
         A sampling that is not finite, or whose square is no number.
 
+    See Also
+    --------
+    distance_transform_cdt : In steps, of integers.
+    distance_transform_bf : By three metrics.
+    semiconv_cupy.parabolic_erosion : The same of grey values, squared.
+    torch_bridge.functional.distance_transform_edt : Of tensors, differentiable.
+
     Notes
     -----
     Without sampling (or where its squares are integers), squared distances are integers, exact up
@@ -219,6 +226,8 @@ def distance_transform_bf(
 ) -> Any:
     r"""Distances by any metric: `scipy.ndimage.distance_transform_bf`, not by brute force.
 
+    .. math:: out[x] = \min_{y:\ input[y] = 0} d(x, y)
+
     Parameters
     ----------
     input, return_distances, return_indices, distances, indices
@@ -239,6 +248,11 @@ def distance_transform_bf(
     ------
     RuntimeError, ValueError, TypeError
         As in `distance_transform_edt`; RuntimeError for another metric.
+
+    See Also
+    --------
+    distance_transform_edt : Euclidean; notes and sources.
+    distance_transform_cdt : Taxicab, chessboard and other steps, of int32.
 
     Notes
     -----
@@ -290,6 +304,8 @@ def distance_transform_cdt(
 ) -> Any:
     r"""Chamfer distances, in steps: `scipy.ndimage.distance_transform_cdt`.
 
+    .. math:: out[x] = \min_{y:\ input[y] = 0} (\text{number of steps from } x \text{ to } y)
+
     Parameters
     ----------
     input, return_distances, return_indices, distances, indices
@@ -314,6 +330,11 @@ def distance_transform_cdt(
         2**31 elements or more.
     RuntimeError
         Nothing is wanted, or an array is given for what is not wanted.
+
+    See Also
+    --------
+    distance_transform_edt : Euclidean distances.
+    distance_transform_bf : Taxicab and chessboard, of uint32.
 
     Notes
     -----

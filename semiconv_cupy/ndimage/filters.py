@@ -84,6 +84,12 @@ def minimum_filter(
     RuntimeError, ValueError, TypeError
         As SciPy does, the class included.
 
+    See Also
+    --------
+    maximum_filter : The largest value.
+    minimum_filter1d : Along one axis.
+    grey_erosion : The same with a structuring function.
+
     Notes
     -----
     Any size costs nearly the same: boxes are built from windows that double, footprints from their
@@ -131,7 +137,30 @@ def maximum_filter(
     *,
     axes: Any = None,
 ) -> Array:
-    """The maximum over a neighbourhood; parameters and notes as in `minimum_filter`.
+    r"""The maximum over a neighbourhood: `scipy.ndimage.maximum_filter`.
+
+    .. math:: out[x] = \max_{y \in F} input[x + y - \lfloor K / 2 \rfloor - origin]
+
+    Parameters
+    ----------
+    input, size, footprint, output, mode, cval, origin, axes
+        As in `minimum_filter`, and so are dtypes and notes.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    minimum_filter : The smallest value.
+    maximum_filter1d : Along one axis.
+    grey_dilation : The same with a structuring function, and with the window reflected.
 
     Examples
     --------
@@ -171,7 +200,9 @@ def minimum_filter1d(
     cval: float = 0.0,
     origin: int = 0,
 ) -> Array:
-    """The minimum of every `size` neighbours along one axis.
+    r"""The minimum of every `size` neighbours along one axis.
+
+    .. math:: out[x] = \min_{0 \le y < size} input[x + y - \lfloor size / 2 \rfloor - origin]
 
     Parameters
     ----------
@@ -186,6 +217,16 @@ def minimum_filter1d(
     -------
     array
         Of the input's shape.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    maximum_filter1d : The largest value.
+    minimum_filter : Along several axes; dtypes and notes.
 
     Examples
     --------
@@ -206,7 +247,29 @@ def maximum_filter1d(
     cval: float = 0.0,
     origin: int = 0,
 ) -> Array:
-    """The maximum of every `size` neighbours along one axis; arguments as in `minimum_filter1d`.
+    r"""The maximum of every `size` neighbours along one axis.
+
+    .. math:: out[x] = \max_{0 \le y < size} input[x + y - \lfloor size / 2 \rfloor - origin]
+
+    Parameters
+    ----------
+    input, size, axis, output, mode, cval, origin
+        As in `minimum_filter1d`.
+
+    Returns
+    -------
+    array
+        Of the input's shape.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    minimum_filter1d : The smallest value.
+    maximum_filter : Along several axes; dtypes and notes.
 
     Examples
     --------

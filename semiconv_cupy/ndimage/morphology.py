@@ -120,6 +120,13 @@ def grey_erosion(
         For a structure of bool or of nothing but ones, which probably is a footprint: its values
         are added, and the result is off by 1. Not to a bool image.
 
+    See Also
+    --------
+    grey_dilation : Its adjoint.
+    grey_opening, grey_closing : Compositions of both.
+    semiconv_cupy.parabolic_erosion : By a parabola without end.
+    semiconv_cupy.semifield_conv : Batches, channels, strides and gradients.
+
     Notes
     -----
     To an integer image a structure is rounded towards zero (but its first tap, as in SciPy).
@@ -160,7 +167,29 @@ def grey_dilation(
 
     .. math:: out[x] = \max_{y \in F} input[x - y + c] + structure[y]
 
-    The adjoint of `grey_erosion`; parameters, errors and notes as there.
+    The adjoint of `grey_erosion`, whose notes hold here, too.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    grey_erosion : Its adjoint, and the notes on dtypes and borders.
+    morphological_gradient : Dilation minus erosion.
+    semiconv_cupy.parabolic_dilation : By a parabola without end.
+    semiconv_cupy.semifield_conv : Batches, channels, strides and gradients.
 
     Examples
     --------
@@ -188,7 +217,33 @@ def grey_opening(
     *,
     axes: Any = None,
 ) -> Array:
-    """Erosion, then dilation with the same window; parameters and notes as in `grey_erosion`.
+    r"""Erosion, then dilation with the same window: `scipy.ndimage.grey_opening`.
+
+    .. math:: out = \delta(\varepsilon(input))
+
+    It removes what is bright and narrower than the window.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    grey_closing : Removes what is dark and narrow.
+    white_tophat : What an opening removes.
+    semiconv_cupy.opening_by_reconstruction : Keeps the outlines of what remains.
+    grey_erosion : Notes on dtypes and borders.
 
     Examples
     --------
@@ -214,7 +269,33 @@ def grey_closing(
     *,
     axes: Any = None,
 ) -> Array:
-    """Dilation, then erosion with the same window; parameters and notes as in `grey_erosion`.
+    r"""Dilation, then erosion with the same window: `scipy.ndimage.grey_closing`.
+
+    .. math:: out = \varepsilon(\delta(input))
+
+    It fills what is dark and narrower than the window.
+
+    Parameters
+    ----------
+    input, size, footprint, structure, output, mode, cval, origin, axes
+        As in `grey_erosion`.
+
+    Returns
+    -------
+    array
+        Of the input's shape, library and device.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError
+        As SciPy does, the class included.
+
+    See Also
+    --------
+    grey_opening : Removes what is bright and narrow.
+    black_tophat : What a closing fills.
+    semiconv_cupy.closing_by_reconstruction : Keeps the outlines of what remains.
+    grey_erosion : Notes on dtypes and borders.
 
     Examples
     --------

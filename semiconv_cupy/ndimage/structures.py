@@ -26,7 +26,9 @@ MOST_AXES = 20  # of a structure of size 3: 3 GiB
 
 
 def generate_binary_structure(rank: int, connectivity: int) -> np.ndarray:
-    """The structure of size 3 whose taps are at most `connectivity` unit steps from the centre.
+    r"""The structure of size 3 whose taps are at most `connectivity` unit steps from the centre.
+
+    .. math:: out[y] = \bigl[\, \textstyle\sum_a \vert y_a - 1 \vert \le connectivity \,\bigr]
 
     Parameters
     ----------
@@ -39,6 +41,18 @@ def generate_binary_structure(rank: int, connectivity: int) -> np.ndarray:
     -------
     numpy.ndarray of bool
         Also for use with CuPy arrays.
+
+    Raises
+    ------
+    TypeError
+        A rank that is no integer, or a connectivity that is no number.
+    ValueError
+        A rank for whose structure there are no indices.
+
+    See Also
+    --------
+    iterate_structure : Larger ones.
+    semiconv_cupy.structuring.cross, semiconv_cupy.structuring.box : Of any size.
 
     Examples
     --------

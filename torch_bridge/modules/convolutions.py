@@ -41,6 +41,16 @@ class BroadcastConv(nn.Module):
     unfold_copy : bool
         Gather the windows by `torch.nn.functional.unfold`, which copies, not as a view. 2-D only.
 
+    Raises
+    ------
+    TypeError, ValueError
+        No BroadcastSemifield; `unfold_copy` of images that are not 2-D.
+
+    See Also
+    --------
+    SemifieldConv : Of compiled semifields, without all products in memory.
+    functional.semifield_conv : The function.
+
     Examples
     --------
     >>> import torch
@@ -97,6 +107,17 @@ class SemifieldConv(nn.Module):
         Accepted for programs written for pytorch_nd_semiconv, and without effect: each CUDA kernel
         brings the block size that it was written for, there is no ahead-of-time extension to write,
         and kernel gradients need no inflated buffer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no compiled semifield, or a parameter that does not fit.
+
+    See Also
+    --------
+    BroadcastConv : Of functions of whole arrays.
+    GenericConv : Joins it with a kernel.
+    functional.semifield_conv : The function; the formula.
 
     Examples
     --------

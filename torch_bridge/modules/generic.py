@@ -216,7 +216,9 @@ def _callable(name: str, value: Any) -> Any:
 
 
 class GenericConv(_Generic):
-    """A convolution with the kernel that a module gives: conv(img, kernel(), ...).
+    r"""A convolution with the kernel that a module gives.
+
+    .. math:: out = conv(img,\ kernel())
 
     Parameters
     ----------
@@ -227,6 +229,19 @@ class GenericConv(_Generic):
         `group_broadcasting` and `kind` only where they are not default; so any convolution serves.
     stride, padding, dilation, groups, group_broadcasting, kind
         As in `semiconv_cupy.semifield_conv`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no module; arguments that the convolution refuses, at the first call; for roots a
+        kernel with negative values.
+
+    See Also
+    --------
+    GenericClosing, GenericOpening : Two convolutions by one kernel.
+    QuadraticKernelSpectral, LearnedKernel : Kernels.
+    SemifieldConv : Convolutions.
+    DilationPool2d : A layer with both.
 
     Notes
     -----
@@ -294,6 +309,16 @@ class GenericClosing(_Generic):
     stride, padding, dilation, groups, group_broadcasting
         As in `semiconv_cupy.semifield_conv`; kernels with all input channels as in `GenericConv`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As in `GenericConv`.
+
+    See Also
+    --------
+    GenericOpening : From below.
+    Closing : A layer with its kernel.
+
     References
     ----------
     H. J. A. M. Heijmans and C. Ronse, "The algebraic basis of mathematical morphology I:
@@ -343,7 +368,22 @@ class GenericOpening(_Generic):
     with the dilation and the erosion of `GenericClosing`: `padding` is the dilation's, and the
     erosion takes it mirrored. The erosion comes first, so it takes the kernel's channel axes as
     they stand, and the dilation takes them exchanged. At stride 1 the result is anti-extensive (not
-    above the image) and, with padding "same", idempotent. Parameters as in `GenericClosing`.
+    above the image) and, with padding "same", idempotent.
+
+    Parameters
+    ----------
+    kernel, conv_erosion, conv_dilation, stride, padding, dilation, groups, group_broadcasting
+        As in `GenericClosing`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `GenericConv`.
+
+    See Also
+    --------
+    GenericClosing : From above; its source.
+    Opening : A layer with its kernel.
 
     Examples
     --------

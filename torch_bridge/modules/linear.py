@@ -62,6 +62,11 @@ class SemifieldLinear(nn.Module):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    functional.semifield_matmul : The product.
+    GenericConv : The convolution.
+
     Notes
     -----
     In a selection only winners get a gradient. A root needs inputs and weights >= 0: to keep the

@@ -19,6 +19,11 @@ class TorchLinearConv2D(nn.Module):
     group_broadcasting=False, kind="conv")`` with images (B, C, H, W): a linear convolution that
     takes the place of ``SubtractSemifield.linear().dynamic()``.
 
+    See Also
+    --------
+    SemifieldConv : In any semifield; with ``"linear"`` the same results.
+    GenericConv : Joins it with a kernel.
+
     Examples
     --------
     >>> import torch
@@ -66,6 +71,15 @@ class TorchMaxPool2D(nn.Module):
         None: the kernel size.
     padding, dilation
         As in `semiconv_cupy.semifield_conv`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    DilationPool2d : With a learned structuring function.
 
     Examples
     --------

@@ -113,7 +113,9 @@ def _rotated_back(theta: Tensor, points: list[Tensor]) -> list[Tensor]:
 
 
 class CovSpectral(Covariance):
-    """Covariances S = R diag(exp(2 log_std)) R^T, R a product of plane rotations by `theta`.
+    r"""Covariances by the lengths of their axes and plane rotations by `theta`.
+
+    .. math:: S = R\, diag(e^{2\, log\_std})\, R^T
 
     Parameters
     ----------
@@ -126,6 +128,8 @@ class CovSpectral(Covariance):
         Needed by the "ss" initial values alone.
     ndim : int
         Number of spatial axes N.
+    device, dtype : optional
+        As in torch's modules.
 
     Attributes
     ----------
@@ -134,6 +138,16 @@ class CovSpectral(Covariance):
     theta : Parameter (O, I) for N = 2, else (O, I, N (N - 1) / 2)
         Angles in radians: one for each pair of axes i < j, in lexicographic order. R is the product
         of the rotations e_i -> cos e_i + sin e_j in that order.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    CovCholesky : By deviations and correlations.
+    QuadraticKernelSpectral : The kernels.
 
     Examples
     --------
@@ -207,7 +221,9 @@ def _lower_rows(log_std: Tensor, corr: Tensor) -> list[list[Tensor]]:
 
 
 class CovCholesky(Covariance):
-    """Covariances S = L L^T, L from standard deviations and (partial) correlations tanh(`corr`).
+    """Covariances by standard deviations and (partial) correlations tanh(`corr`).
+
+    .. math:: S = L L^T
 
     For N = 2, L = [[s0, 0], [r s1, sqrt(1 - r^2) s1]] with Pearson's correlation r = tanh(corr).
     In general row i of L is s_i (r_i0, r_i1 q_i0, r_i2 q_i0 q_i1, ..., q_i0 ... q_i,i-1) with the
@@ -216,7 +232,7 @@ class CovCholesky(Covariance):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, ndim
+    in_channels, out_channels, kernel_size, ndim, device, dtype
         As in `CovSpectral`.
     init : mapping, optional
         "var" as in `CovSpectral`. Correlations start at tanh of a normal draw with standard
@@ -228,6 +244,16 @@ class CovCholesky(Covariance):
         Logarithms of the standard deviations along the image axes, in pixels.
     corr : Parameter (O, I) for N = 2, else (O, I, N (N - 1) / 2)
         One for each entry of L below its diagonal, row by row.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    CovSpectral : By the lengths of their axes and rotations.
+    QuadraticKernelCholesky : The kernels.
 
     Examples
     --------
@@ -284,12 +310,58 @@ class CovCholesky(Covariance):
 
 
 class CovSpectral2D(CovSpectral):
-    """`CovSpectral` in two dimensions: S from two log standard deviations and one rotation."""
+    """`CovSpectral` in two dimensions: S from two log standard deviations and one rotation.
+
+    Parameters
+    ----------
+    in_channels, out_channels, init, kernel_size, device, dtype
+        As in `CovSpectral`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    CovSpectral : In any number of dimensions; the formula.
+    QuadraticKernelSpectral2D : The kernels.
+
+    Examples
+    --------
+    >>> CovSpectral2D(1, 2, {"var": 4.0}).theta.shape
+    torch.Size([2, 1])
+    """
 
     fixed_ndim = 2
 
 
 class CovCholesky2D(CovCholesky):
-    """`CovCholesky` in two dimensions: S from two log standard deviations and Pearson's r."""
+    """`CovCholesky` in two dimensions: S from two log standard deviations and Pearson's r.
+
+    Parameters
+    ----------
+    in_channels, out_channels, init, kernel_size, device, dtype
+        As in `CovCholesky`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    CovCholesky : In any number of dimensions; the formula.
+    QuadraticKernelCholesky2D : The kernels.
+
+    Examples
+    --------
+    >>> CovCholesky2D(1, 2, {"var": 4.0}).corr.shape
+    torch.Size([2, 1])
+    """
 
     fixed_ndim = 2

@@ -162,7 +162,9 @@ class AnisotropicKernel(QuadraticKernel):
 
 
 class QuadraticKernelSpectral(AnisotropicKernel):
-    r"""Anisotropic quadratic kernels :math:`-x^T S^{-1} x`, S by its axes' lengths and rotation.
+    r"""Anisotropic quadratic kernels, S by its axes' lengths and rotation.
+
+    .. math:: kernel[o, i, x] = -x^T S_{oi}^{-1} x
 
     x runs over the integer offsets of the taps: K of them on each axis, from -((K - 1) // 2) upward
     (K = 3: -1..1, K = 4: -1..2), the first offset along the first spatial axis.
@@ -201,6 +203,13 @@ class QuadraticKernelSpectral(AnisotropicKernel):
     ValueError, TypeError
         An argument that does not fit; the message names it.
 
+    See Also
+    --------
+    QuadraticKernelCholesky : S by deviations and correlations.
+    QuadraticKernelIso : The same length in all directions.
+    LearnedKernel : Free taps.
+    semiconv_cupy.structuring.quadratic : An array, by its scale; source.
+
     Examples
     --------
     >>> QuadraticKernelSpectral(2, 3, (5, 3, 3))().shape
@@ -212,15 +221,35 @@ class QuadraticKernelSpectral(AnisotropicKernel):
 
 
 class QuadraticKernelCholesky(AnisotropicKernel):
-    r"""Anisotropic quadratic kernels :math:`-x^T S^{-1} x`, S by deviations and correlations.
+    r"""Anisotropic quadratic kernels, S by deviations and correlations.
 
-    S = L L^T (see `CovCholesky`); the kernel is computed by a triangular solve. Offsets x and
-    all parameters as in `QuadraticKernelSpectral`, except that `init` has no "theta".
+    .. math:: kernel[o, i, x] = -x^T S_{oi}^{-1} x
+
+    S = L L^T (see `CovCholesky`); the kernel is computed by a triangular solve. Offsets x as
+    in `QuadraticKernelSpectral`.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, ndim, positive, device, dtype
+        As in `QuadraticKernelSpectral`.
+    init : mapping, optional
+        As in `QuadraticKernelSpectral`, without "theta".
 
     Attributes
     ----------
     covs : CovCholesky
         Holds the parameters `log_std` and `corr`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelSpectral : S by its axes' lengths and rotation.
+    QuadraticKernelIso : The same length in all directions.
+    LearnedKernel : Free taps.
 
     Examples
     --------
@@ -236,7 +265,9 @@ class QuadraticKernelCholesky(AnisotropicKernel):
 
 
 class QuadraticKernelIso(QuadraticKernel):
-    r"""Isotropic quadratic kernels :math:`-|x|^2 / s^2` with s = exp(log_std).
+    r"""Isotropic quadratic kernels, with s = exp(log_std).
+
+    .. math:: kernel[o, i, x] = -\vert x \vert^2 / s_{oi}^2
 
     Parameters
     ----------
@@ -251,6 +282,16 @@ class QuadraticKernelIso(QuadraticKernel):
     Attributes
     ----------
     log_std : Parameter (O, I)
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelSpectral, QuadraticKernelCholesky : Anisotropic ones.
+    LearnedKernel : Free taps.
 
     Examples
     --------
@@ -305,6 +346,15 @@ class LearnedKernel(Kernel):
     ----------
     kernel : Parameter (O, I, *K)
 
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelIso, QuadraticKernelSpectral : Kernels with a shape.
+
     Examples
     --------
     >>> LearnedKernel(2, 3, 5, ndim=1)().shape
@@ -341,6 +391,23 @@ class LearnedKernel(Kernel):
 class QuadraticKernelSpectral2D(QuadraticKernelSpectral):
     """`QuadraticKernelSpectral` in two dimensions: `covs.theta` is one angle a kernel, (O, I).
 
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, init, positive, device, dtype
+        As in `QuadraticKernelSpectral`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelSpectral : In any number of dimensions; the formula.
+    QuadraticKernelCholesky2D, QuadraticKernelIso2D, LearnedKernel2D : Other kernels.
+
     Examples
     --------
     >>> QuadraticKernelSpectral2D(in_channels=2, out_channels=3, kernel_size=5)
@@ -357,6 +424,23 @@ class QuadraticKernelSpectral2D(QuadraticKernelSpectral):
 class QuadraticKernelCholesky2D(QuadraticKernelCholesky):
     """`QuadraticKernelCholesky` in two dimensions: `covs.corr` is Pearson's r before tanh, (O, I).
 
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, init, positive, device, dtype
+        As in `QuadraticKernelCholesky`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelCholesky : In any number of dimensions; the formula.
+    QuadraticKernelSpectral2D, QuadraticKernelIso2D, LearnedKernel2D : Other kernels.
+
     Examples
     --------
     >>> QuadraticKernelCholesky2D(in_channels=2, out_channels=3, kernel_size=5)().shape
@@ -370,6 +454,23 @@ class QuadraticKernelCholesky2D(QuadraticKernelCholesky):
 class QuadraticKernelIso2D(QuadraticKernelIso):
     """`QuadraticKernelIso` in two dimensions.
 
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, init, positive, device, dtype
+        As in `QuadraticKernelIso`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    QuadraticKernelIso : In any number of dimensions; the formula.
+    QuadraticKernelSpectral2D, QuadraticKernelCholesky2D, LearnedKernel2D : Other kernels.
+
     Examples
     --------
     >>> QuadraticKernelIso2D(in_channels=2, out_channels=3, kernel_size=5).log_std.shape
@@ -381,6 +482,23 @@ class QuadraticKernelIso2D(QuadraticKernelIso):
 
 class LearnedKernel2D(LearnedKernel):
     """`LearnedKernel` in two dimensions.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, positive, device, dtype
+        As in `LearnedKernel`.
+    ndim : int, optional
+        Nothing but 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument that does not fit; the message names it.
+
+    See Also
+    --------
+    LearnedKernel : In any number of dimensions.
+    QuadraticKernelSpectral2D, QuadraticKernelCholesky2D, QuadraticKernelIso2D : With a shape.
 
     Examples
     --------
