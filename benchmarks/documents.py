@@ -147,8 +147,6 @@ def tables(report: Report) -> str:
         "|---|---|---|",
         *(f"| {work} | {peer} | {ratio:.2g} |" for ratio, work, peer in faster),
         "",
-        "All rows:",
-        "",
         markdown(report),
     ]
     return _micro("\n".join(lines))

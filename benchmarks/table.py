@@ -105,7 +105,7 @@ def _name(found: Report) -> str:
 def markdown(report: Report) -> str:
     """The rows as tables of docs/benchmarks.md."""
     lines = [
-        f"Each time is the {report['statistic']} of calls, a few of each library in turns.",
+        f"All rows. Each time is the {report['statistic']} of calls, a few of each in turns.",
         "",
         "| work | time | of the limit | times as fast as | goals |",
         "|---|---|---|---|---|",
