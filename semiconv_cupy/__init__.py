@@ -47,7 +47,7 @@ def _compute_chunks(function, args, kwargs):  # type: ignore[no-untyped-def]
 
 open_with(_compute_chunks)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BackendUnavailableError",
     "BackendWarning",
