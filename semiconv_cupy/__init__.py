@@ -6,6 +6,8 @@
 imports neither torch nor CuPy.
 """
 
+import logging
+
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.ahead import prepare
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
@@ -36,6 +38,8 @@ from semiconv_cupy.reconstructions import reconstruction
 from semiconv_cupy.saved import find_moved_names
 
 find_moved_names()
+# What is logged is shown where the program asks for it (docs/messages.md), and nowhere else.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def _compute_chunks(function, args, kwargs):  # type: ignore[no-untyped-def]

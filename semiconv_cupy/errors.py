@@ -68,15 +68,20 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
+_NOT_THE_USERS = ("semiconv_cupy", "torch_bridge", "torch")
 _repeated: ContextVar[bool] = ContextVar("repeated", default=False)
 
 
 def warn(text: str, category: type[Warning] = BackendWarning) -> None:
-    """Warn, with the user's line that called this library as the place of the warning."""
+    """Warn, with the user's line that called this library as the place of the warning.
+
+    Python then shows a text once for each such line. A module of torch calls its parts, so that
+    torch's own lines are not the user's either.
+    """
     if _repeated.get() and category is not BackendWarning:
         return
     level, frame = 2, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
 

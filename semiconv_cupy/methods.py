@@ -93,6 +93,11 @@ class Limits:
 LIMITS = Limits()
 
 
+def route_in_words(backend: str, *, by_sums: bool) -> str:
+    """What logs and explanations call a backend and the way that it takes."""
+    return f"{backend}, by sums" if by_sums else backend
+
+
 def require_by_sums(semifield: Semifield) -> None:
     """ValueError for a semifield that cannot be computed by ordinary sums."""
     if not by_sums.applies(semifield):

@@ -7,8 +7,10 @@ products.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
@@ -22,10 +24,13 @@ from semiconv_cupy.methods import (
     require_by_sums,
     require_gpu_for_tiles,
     require_one_value,
+    route_in_words,
 )
 from semiconv_cupy.product import Product
 from semiconv_cupy.residual import Residual, residual_of_terms
 from semiconv_cupy.structs import MAX_LEVELS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,4 +156,12 @@ def product_goes_by_sums(
     return method == "linear"
 
 
-_cached_product = lru_cache(maxsize=4096)(_choose_product)
+@lru_cache(maxsize=4096)
+def _cached_product(*arguments: Any) -> ProductRoute:
+    route = _choose_product(*arguments)
+    way = route_in_words(route.backend, by_sums=route.values_by_sums)
+    because = f", as {route.reason}" if route.reason else ""
+    _log.debug(
+        "%r of %s, product of %s: %s%s", route.semifield, route.storage, route.product, way, because
+    )
+    return route

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
@@ -29,6 +30,7 @@ from semiconv_cupy.methods import (
     require_by_sums,
     require_gpu_for_tiles,
     require_one_value,
+    route_in_words,
 )
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
@@ -37,6 +39,7 @@ from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS
 from semiconv_cupy.vectors import for_vectors
 
+_log = logging.getLogger(__name__)
 SHORT_ROW = 8  # a last axis with fewer outputs leaves a GPU's forward tiles partly empty
 SHORT_GRADIENT_ROW = 32  # the same for gradients, whose tiles are larger
 REACH = 33  # a gradient's tile holds the reach of windows shorter than this along a row
@@ -346,7 +349,14 @@ def choose_uncached(
     return replace(loops, backend="cuda" if place.on_gpu else "host", schedule=schedule)
 
 
-_cached = lru_cache(maxsize=4096)(choose_uncached)
+@lru_cache(maxsize=4096)
+def _cached(*arguments: Any) -> Route:
+    route = choose_uncached(*arguments)
+    geometry, way = route.geometry, route_in_words(route.backend, by_sums=route.by_sums)
+    shapes = geometry.img_shape, geometry.krn_shape
+    because = f", as {route.reason}" if route.reason else ""
+    _log.debug("%r of %s %s by %s: %s%s", route.semifield, route.storage, *shapes, way, because)
+    return route
 
 
 def choose(

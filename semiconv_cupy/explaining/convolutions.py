@@ -20,9 +20,9 @@ from semiconv_cupy.explaining.records import (
     moved_bytes,
     planned_place,
     recorded,
-    route_in_words,
 )
 from semiconv_cupy.explanation import Step
+from semiconv_cupy.methods import route_in_words
 from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import contiguous_strides, element_strides
 from semiconv_cupy.winners import selection_by_one

@@ -20,10 +20,10 @@ from semiconv_cupy.explaining.records import (
     moved_bytes,
     planned_place,
     recorded,
-    route_in_words,
 )
 from semiconv_cupy.explanation import Step
 from semiconv_cupy.matmul_plans import Checked
+from semiconv_cupy.methods import route_in_words
 from semiconv_cupy.operands import Operands
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute

@@ -33,11 +33,6 @@ def recorded(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> 
         return (), tuple(RECORDER.launches), RECORDER.scratch_bytes
 
 
-def route_in_words(backend: str, *, by_sums: bool) -> str:
-    """`Step.route`."""
-    return f"{backend}, by sums" if by_sums else backend
-
-
 def moved_bytes(*arrays: np.ndarray | None) -> int:
     """The bytes of these arrays, each moved once."""
     return sum(array.nbytes for array in arrays if array is not None)

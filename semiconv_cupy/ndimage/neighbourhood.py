@@ -6,6 +6,7 @@ runs it: ``host``, ``cuda``, or array operations in ``reference``. No SciPy conv
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from semiconv_cupy.ndimage.lines import Pass, squares_of
 from semiconv_cupy.ndimage.window import WeightedTaps, Window, constant
 from semiconv_cupy.structs import MAX_RANK
 
+_log = logging.getLogger(__name__)
 Array = Any
 
 
@@ -95,15 +97,22 @@ def backend_for(place: Place, primitive: Primitive, dtype: np.dtype, ndim: int =
     chosen = _chosen.get()
     if chosen is not None:
         return chosen
-    if not 1 <= ndim <= MAX_RANK:
-        return reference
-    if place.on_gpu:
-        return cuda.Backend(place.device or cupy_device())
-    if host.serves(primitive, dtype):
-        return host
-    reason = missing_compiler()
-    warn_once("array loops of ndimage", f"semiconv_cupy.ndimage runs as slow array loops: {reason}")
-    return reference
+    found: Backend = reference
+    way = "array loops"
+    if 1 <= ndim <= MAX_RANK:
+        if place.on_gpu:
+            found, way = cuda.Backend(place.device or cupy_device()), "cuda"
+        elif host.serves(primitive, dtype):
+            found, way = host, "host"
+        else:
+            reason = missing_compiler()
+            way = f"{way}, as {reason}"
+            warn_once(
+                "array loops of ndimage",
+                f"semiconv_cupy.ndimage runs as slow array loops: {reason}",
+            )
+    _log.debug("%s of %s in %d axes: %s", primitive, dtype, ndim, way)
+    return found
 
 
 Call: TypeAlias = Callable[[Array], Array]

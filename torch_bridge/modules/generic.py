@@ -6,7 +6,6 @@ like ours.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 
 from semiconv_cupy.algebra.reductions import Root
+from semiconv_cupy.errors import warn
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
 from torch_bridge.checks import plan
 from torch_bridge.modules.convolutions import BroadcastConv, SemifieldConv
@@ -118,11 +118,11 @@ class _Generic(nn.Module):
         if not (self._warned or torch.compiler.is_compiling()):
             self._warned = True
             used = channels // self.groups
-            warnings.warn(
+            warn(
                 f"the kernel has {channels} input channels, but with groups={self.groups} each "
                 f"output channel has {used}: only the block-diagonal part of the kernel is used. "
                 f"Make the kernel with in_channels={used} to save the unused parameters.",
-                stacklevel=5,  # the call of the module
+                UserWarning,
             )
         return block_diagonal(krn, self.groups)
 
@@ -157,7 +157,7 @@ class _Generic(nn.Module):
         if compiled:
             self._signs_known = False  # so that the next call raises, too
             raise ValueError(problem)
-        warnings.warn(problem, stacklevel=5)
+        warn(problem, UserWarning)
 
     def _positive_remedy(self) -> str:
         """How to make the kernel positive by construction: an argument, or a function of it."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from semiconv_cupy.backends.cuda.tiles import Tile
 from semiconv_cupy.backends.device import Device, Kernel
 from semiconv_cupy.geometry import Geometry
 
+_log = logging.getLogger(__name__)
 OPTIONS = ("-std=c++17", "--device-int128")
 # The functions of cuda/by_sums.cu beside the one that its kernel is named after.
 _BY_SUMS = ("extremes", "transform", "term_gradients", "finish")
@@ -39,6 +41,7 @@ def compiled(
     found = _compiled.get(key)
     if found is None:
         made = write(*arguments)
+        _log.info("kernel %s%s, which NVRTC compiles unless CuPy's cache has it", made.name, suffix)
         found = _compiled[key] = device.compile(made.text, made.name + suffix, made.options)
     return found
 

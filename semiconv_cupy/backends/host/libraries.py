@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -27,6 +28,7 @@ from semiconv_cupy.backends.host import cache, compiler, prebuilt
 from semiconv_cupy.errors import BackendUnavailableError, CompileError, warn_once
 from semiconv_cupy.once import exclusive
 
+_log = logging.getLogger(__name__)
 _DIGEST = hashlib.sha256().digest_size
 _LARGEST = 1 << 28  # bytes; no library of ours is larger than a few MiB
 _STALE = 2 * compiler.LONGEST_TIME_LIMIT  # seconds
@@ -126,6 +128,7 @@ def _make(place: Path, order: _Order) -> Path:
 def _compile_into(library: Path, order: _Order) -> None:
     place, (key, text, what, flags, time_limit) = library.parent, order
     build = Path(tempfile.mkdtemp(prefix="build-", dir=place))
+    begin = time.perf_counter()
     try:
         build.chmod(0o700)
         made = compiler.compile_library(text, what, build, flags=flags, time_limit=time_limit)
@@ -141,6 +144,7 @@ def _compile_into(library: Path, order: _Order) -> None:
         shutil.rmtree(build, ignore_errors=True)
     if not _is_intact(library, key):
         raise OSError(f"{library} is not as it was written")
+    _log.info("compiled %s in %.2f s: %s", what, time.perf_counter() - begin, library)
 
 
 @contextlib.contextmanager
@@ -299,6 +303,8 @@ def load(
     `flags` are the compiler's, behind the source's name; a ready-made library has none.
     """
     ready = prebuilt.find(text)
+    if ready is not None:
+        _log.debug("%s is ready-made", what)
     library = ready or _compiled(_Order.of(text, what, flags, time_limit), functions)
     _names[prebuilt.name_of(text)] = None
     for name, arguments in functions.items():
@@ -344,6 +350,7 @@ def _built(order: _Order) -> Path:
     for place in cache.trusted_folders():
         library = place / f"{order.key}.so"
         if _is_intact(library, order.key):
+            _log.debug("%s is in the cache: %s", order.what, library)
             return library
     try:
         return _make(cache.writable_folder(), order)
