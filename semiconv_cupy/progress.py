@@ -1,8 +1,12 @@
-"""A bar on a terminal for works that take long: tqdm's, where it is installed."""
+"""What is shown on a terminal while works take long: tqdm's bars, where tqdm is installed.
+
+``TQDM_DISABLE`` silences all of them, and nothing is shown where standard error is no terminal.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -15,11 +19,8 @@ class Show(Protocol):
 
 
 @contextmanager
-def bar(what: str, unit: str) -> Iterator[Show]:
-    """A bar that moves when the function is called that one gets.
-
-    Nothing is shown without tqdm, where standard error is no terminal, and where the environment
-    has ``TQDM_DISABLE``.
+def bar(what: str, unit: str, *, shown: bool = True) -> Iterator[Show]:
+    """A bar that moves when the function is called that one gets; none unless `shown`.
 
     Examples
     --------
@@ -28,18 +29,37 @@ def bar(what: str, unit: str) -> Iterator[Show]:
     ...         show(number + 1, 3)
     """
     tqdm = _tqdm()
-    if tqdm is None:
+    if tqdm is None or not shown:
         yield lambda done, total, label="": None
         return
-    disable = True if os.environ.get("TQDM_DISABLE") else None  # None: unless on a terminal
-    with tqdm(desc=what, unit=f" {unit}", disable=disable) as shown:
+    with tqdm(desc=what, unit=f" {unit}", disable=not _on_terminal()) as made:
 
         def show(done: int, total: int, label: str = "") -> None:
-            shown.total = total
-            shown.set_postfix_str(label, refresh=False)
-            shown.update(done - shown.n)
+            made.total = total
+            made.set_postfix_str(label, refresh=False)
+            made.update(done - made.n)
 
         yield show
+
+
+def note(text: str) -> None:
+    """One line on standard error, where a bar would be shown: why the program waits."""
+    if _on_terminal():
+        print(f"semiconv_cupy: {text}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A line of a report on standard output, above a bar if there is one."""
+    tqdm: Any = _tqdm()
+    if tqdm is None:
+        print(text, flush=True)
+    else:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _on_terminal() -> bool:
+    return not os.environ.get("TQDM_DISABLE") and sys.stderr is not None and sys.stderr.isatty()
 
 
 def _tqdm() -> Callable[..., Any] | None:

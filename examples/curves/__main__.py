@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from examples.curves.networks import lenet
 from examples.thesis import data, records
 from examples.thesis.train import machine
+from semiconv_cupy import progress
 
 Record = Mapping[str, Any]
 VALUES = {"root": (0.5, 2.0, 3.0, 5.0, 10.0), "log": (-10.0, -2.0, -0.5, 0.5, 2.0, 10.0)}
@@ -66,8 +67,10 @@ def _train(options: argparse.Namespace) -> None:
     found = digits() if options.data == "digits" else data.load(options.data, options.folder)
     found = found.to(torch.device(options.device))
     setting = {name: getattr(options, name) for name in ("epochs", "batch", "rate", "seeds")}
-    for family in VALUES:
-        for value in getattr(options, family):
+    every = [(family, value) for family in VALUES for value in getattr(options, family)]
+    with progress.bar("training", "values") as show:
+        for number, (family, value) in enumerate(every):
+            show(number, len(every), f"{family} {NAMES[family]}={value:g}")
             identity = {"data": options.data, "family": family, "value": value, **setting}
             if any(record["identity"] == identity for record in records.read(options.out)):
                 continue
@@ -83,7 +86,7 @@ def _train(options: argparse.Namespace) -> None:
                 "machine": machine(found.train.images.device),
             }
             records.append(options.out, record)
-            print(_line(record), f"{seconds} s", flush=True)
+            progress.say(f"{_line(record)} {seconds} s")
 
 
 def digits() -> data.Data:

@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from examples.thesis.data import Data
 from examples.thesis.ensemble import Ensemble
 from examples.thesis.networks import PARAMETERS, SOFT, WAYS, Semifield2d, lenet
 from examples.thesis.settings import Experiment, Setting, Training
+from semiconv_cupy import progress
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SEEDS_WITH_KERNELS = 2  # of so many networks a record has the learned kernels
@@ -72,18 +74,24 @@ def run(
         ]
     if work and way == "auto":
         way = _fastest_way(experiment, data, graph)
-    with _bar(len(work) * experiment.training.epochs, bar) as progress:
+    epochs = experiment.training.epochs
+    with progress.bar("training", "epochs", shown=bar) as show:
         for number, (setting, identity) in enumerate(work):
             if number and time.monotonic() > deadline:
                 return False
-            progress.set_description(setting.name)
             one = _Run(setting, identity, data, out, way, graph)
-            if not one.learn(progress, deadline):
+            say = _part_of(show, number * epochs, len(work) * epochs, setting.name)
+            if not one.learn(say, deadline):
                 return False
             record = one.record()
             records.append(out, records.reduced(record) if reduce else record)
             one.checkpoint.unlink(missing_ok=True)
     return True
+
+
+def _part_of(show: progress.Show, before: int, total: int, name: str) -> Callable[[int, str], None]:
+    """Say how many epochs of one run are done, to the bar of all."""
+    return lambda done, label: show(before + done, total, f"{name} {label}")
 
 
 def _recorded(out: Path) -> dict[str, set[int]]:
@@ -149,16 +157,15 @@ class _Run:
             self.history.update(saved["history"])
             self.ensemble.load_state(saved["ensemble"])
 
-    def learn(self, progress: Any, deadline: float) -> bool:
+    def learn(self, say: Callable[[int, str], None], deadline: float) -> bool:
         """Go through the epochs that are left; False where the time ends before."""
         begin, epochs = len(self.history["loss"]), self.identity["epochs"]
-        progress.update(begin)
+        say(begin, "")
         ready = self._order(begin)
         saved = time.monotonic()
         for epoch in range(begin, epochs):
             ready = self._epoch(ready, epoch)
-            progress.update()
-            progress.set_postfix_str(f"accuracy {np.mean(self.history['accuracy'][-1]):.4f}")
+            say(epoch + 1, f"accuracy {np.mean(self.history['accuracy'][-1]):.4f}")
             now = time.monotonic()
             if now > deadline or now - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
@@ -275,28 +282,3 @@ def machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return {"device": name, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _bar(total: int, shown: bool) -> Any:
-    """A progress bar over epochs; one that shows nothing where tqdm is not installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _NoBar()
-    return tqdm(total=total, unit="epoch", disable=None if shown else True)
-
-
-class _NoBar:
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, count: int = 1) -> None:
-        pass
-
-    def set_description(self, _: str) -> None:
-        pass
-
-    set_postfix_str = set_description

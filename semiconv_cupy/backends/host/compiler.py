@@ -15,7 +15,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 from semiconv_cupy.errors import BackendUnavailableError, CompileError
 from semiconv_cupy.once import exclusive
+from semiconv_cupy.progress import note
 
 TIME_LIMIT = 600.0  # seconds of one compilation, which takes 1 to 6 on an idle machine
 LONGEST_TIME_LIMIT = 3600.0  # `libraries` takes older build folders for those of dead processes
@@ -237,8 +237,7 @@ def compile_library(
     file.write_bytes(text.encode())
     variables = {"TMPDIR": str(folder), **variables_of(command, folder.parent)}
     if is_zig(command) and not (folder.parent / "zig").exists():
-        print("semiconv_cupy: zig compiles for the first time, which takes ten seconds",
-              file=sys.stderr, flush=True)  # fmt: skip
+        note("zig compiles for the first time, which takes ten seconds")
     done = _run([*command, "-o", str(made), str(file), *flags], time_limit, variables)
     problem = done.problem
     if done.status:
