@@ -18,7 +18,11 @@ namespace {
 
 // Store n sums from element `at` on, `apart` elements from each other.
 template <class S> void convert_to(const double* from, void* to, int64 at, int64 apart, int n) {
-  for (int i = 0; i < n; ++i) ((S*)to)[at + i * apart] = Converted<S>::from(from[i]);
+  S* const first = (S*)to + at;
+  if (apart == 1)  // a loop of its own, which is vectorised
+    for (int i = 0; i < n; ++i) first[i] = Converted<S>::from(from[i]);
+  else
+    for (int i = 0; i < n; ++i) first[i * apart] = Converted<S>::from(from[i]);
 }
 
 using Sums = VectorOf<double>;
@@ -66,9 +70,11 @@ Writer writer(int type) {
 template <class Reducer>
 bool correlate(const Mapped& m, const MappedTiles& t, const Reducer& reducer, int64 taps, Elements source,
                Reader read, double outside, void* out, Writer write, int threads) {
-  const auto put = [&](int64 to, int64 apart, Sums sums, int n) {
-    double buffer[lanes_of<double>];
-    store_vector(buffer, sums);
+  const auto put = [&](int64 to, int64 apart, const Sums* sums, auto strips, int n) {
+    constexpr int count = decltype(strips)::value;
+    double buffer[count * lanes_of<double>];
+#pragma GCC unroll 8
+    for (int s = 0; s < count; ++s) store_vector(buffer + s * lanes_of<double>, sums[s]);
     write(buffer, out, to, apart, n);
   };
   const auto work = [&](double* scratch, const int64* origin, const int64* outputs) {

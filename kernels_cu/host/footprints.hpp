@@ -54,8 +54,12 @@ inline bool footprint_extremum(const Mapped& m, const Lookup* lookups, int64 cou
     offsets.data[n] = at;
   }
   const FlatReducer<MINIMUM> reducer{offsets.data};
-  const auto put = [&](int64 to, int64 apart, Keys value, int n) {
-    store_apart(out + to, apart, stored_key(value), n);
+  const auto put = [&](int64 to, int64 apart, const Keys* values, auto strips, int n) {
+    constexpr int count = decltype(strips)::value;
+    Keys stored[count];
+#pragma GCC unroll 8
+    for (int s = 0; s < count; ++s) stored[s] = stored_key(values[s]);
+    store_strips<count>(out + to, apart, stored, n);
   };
   const auto work = [&](Key* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, Elements{(const char*)source, sizeof(Key)}, scratch, clean_key<MINIMUM>(outside),

@@ -112,11 +112,6 @@ template <class T> inline void convert_apart(Elements from, int64 stride, T* to,
   }
 }
 
-// As many elements as a register of another type has lanes.
-template <class S, int COUNT> struct Several {
-  S elements[COUNT];
-};
-
 // Store the first n lanes, `stride` apart. (Not inlined: a loop over lanes would keep the registers of all
 // results in memory.)
 template <class S, class V>
@@ -128,6 +123,19 @@ __attribute__((noinline)) void store_lanes_apart(S* to, int64 stride, V lanes, i
 template <class S, class V> SEMICONV_FN void store_apart(S* to, int64 stride, V lanes, int n) {
   if (stride == 1 && n == (int)(sizeof(V) / sizeof(S))) store_vector(to, lanes);
   else store_lanes_apart(to, stride, lanes, n);
+}
+// Store the first n lanes of STRIPS registers; only a single one may have lanes that are not stored.
+template <int STRIPS, class S, class V>
+SEMICONV_FN void store_strips(S* to, int64 stride, const V* strips, int n) {
+  constexpr int width = sizeof(V) / sizeof(S);
+  const int of_each = STRIPS > 1 ? width : n;
+  if (stride == 1) {  // the addresses are constants apart
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) store_apart(to + s * width, 1, strips[s], of_each);
+  } else {
+#pragma GCC unroll 8
+    for (int s = 0; s < STRIPS; ++s) store_apart(to + s * width * stride, stride, strips[s], of_each);
+  }
 }
 
 // Copy what the tile at `origin` sees into its scratch; positions that show no element become `outside`.
@@ -156,12 +164,16 @@ __attribute__((noinline)) void fill_mapped(const Mapped& m, const MappedTiles& t
     if (last == 0) row = scratch;
     if (inside) {
       const Elements from = source + at;
+      T* const within = row + (m.before[last] - first);  // where element 0 would be
+      convert_apart(from + (body - m.before[last]) * apart, apart, row + (body - first), body_end - body,
+                    convert);
       const auto gather = [&](int64 begin, int64 finish) {
         T* to = row + (begin - first);
         if (m.unit == 1) {
           for (int64 p = begin; p < finish; ++p, ++to) {
-            const int64 element = m.element(last, p);
+            const int64 element = m.element(last, p), place = element + m.before[last];
             if (element < 0) *to = outside;
+            else if (place >= body && place < body_end) *to = within[element];
             else convert((from + element * apart).first, to, 1);
           }
           return;
@@ -175,8 +187,6 @@ __attribute__((noinline)) void fill_mapped(const Mapped& m, const MappedTiles& t
                     });
       };
       gather(first, body);
-      convert_apart(from + (body - m.before[last]) * apart, apart, row + (body - first), body_end - body,
-                    convert);
       gather(body_end, stop);
     } else {
       for (int64 p = first; p < stop; ++p) row[p - first] = outside;
@@ -207,20 +217,6 @@ struct SharedTaps {
   }
 };
 
-// Put STRIPS finished registers; of these only a single one may have lanes that are no outputs.
-template <int STRIPS, class Value, class Put>
-SEMICONV_FN void put_strips(const Value* values, int64 to, int64 apart, int64 outputs, const Put& put) {
-  constexpr int width = sizeof(Value) / sizeof(values[0][0]);
-  const int n = STRIPS > 1 ? width : (int)smaller_of(width, outputs);
-  if (apart == 1) {  // the addresses are constants apart
-#pragma GCC unroll 8
-    for (int s = 0; s < STRIPS; ++s) put(to + s * width, (int64)1, values[s], n);
-  } else {
-#pragma GCC unroll 8
-    for (int s = 0; s < STRIPS; ++s) put(to + s * width * apart, apart, values[s], n);
-  }
-}
-
 // Reduce STRIPS registers of outputs over all taps. Their windows begin at `window` in the scratch, the
 // first output is `to`. A Reducer has
 //   Lane, Value              the numbers of the scratch, and a register of results
@@ -230,7 +226,8 @@ SEMICONV_FN void put_strips(const Value* values, int64 to, int64 apart, int64 ou
 //   shared                   how two rows share what they load, where they may; then also
 //   element(window, tap)     what a tap sees
 //   take(value, element, tap)  the value after a tap that sees `element`
-// put(to, apart, value, n) takes a finished register, of which n lanes are outputs, `apart` elements from each other.
+// put(to, apart, values, Count<STRIPS>, n) takes finished registers, of which n lanes are outputs, `apart` elements from
+// each other; only a single register may have lanes that are no outputs.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
                                const typename Reducer::Lane* window, int64 to, int64 apart,
@@ -243,7 +240,7 @@ SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
 #pragma GCC unroll 8
     for (int s = 0; s < STRIPS; ++s) values[s] = reducer.step(values[s], window + s * width, tap);
   }
-  put_strips<STRIPS>(values, to, apart, outputs, put);
+  put(to, apart, values, Count<STRIPS>{}, (int)smaller_of(STRIPS * width, outputs));
 }
 
 // The same of STRIPS registers of each of two rows, `pitch` and `to_pitch` apart: where both see an element, it
@@ -277,8 +274,9 @@ SEMICONV_FN void reduce_pair(const Reducer& reducer, int64 taps, const typename 
     }
     alone(lower, window + pitch, end - lag, end);
   }
-  put_strips<STRIPS>(upper, to, apart, outputs, put);
-  put_strips<STRIPS>(lower, to + to_pitch, apart, outputs, put);
+  const int n = (int)smaller_of(STRIPS * width, outputs);
+  put(to, apart, upper, Count<STRIPS>{}, n);
+  put(to + to_pitch, apart, lower, Count<STRIPS>{}, n);
 }
 
 template <class Reducer> constexpr bool may_share(...) { return false; }

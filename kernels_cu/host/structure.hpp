@@ -95,13 +95,12 @@ template <bool MINIMUM, class W> void elements_of(const void* source, W* to, int
     to[i] = element == element ? element : worst<MINIMUM, W>();
   }
 }
-// Not inlined: the conversion would be compiled for each register of each loop.
-template <class W>
-__attribute__((noinline)) void store_sums(Storage* to, int64 apart, VectorOf<W> sums, int n) {
-  constexpr int width = lanes_of<W>;
-  Several<Storage, width> stored;
-  for (int i = 0; i < width; ++i) stored.elements[i] = stored_sum(sums[i]);
-  store_apart(to, apart, stored, n);
+// Not inlined: the conversion would be compiled for each number of registers.
+template <class W> __attribute__((noinline)) void store_sums(Storage* to, int64 apart, const W* sums, int n) {
+  if (apart == 1)  // a loop of its own, which is vectorised
+    for (int i = 0; i < n; ++i) to[i] = stored_sum(sums[i]);
+  else
+    for (int i = 0; i < n; ++i) to[i * apart] = stored_sum(sums[i]);
 }
 
 template <bool MINIMUM, class Reducer, class V>
@@ -121,9 +120,16 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
   const SharedTaps shared =
       pairs ? SharedTaps(offsets.data, count, t.pitch[m.rank - 2]) : SharedTaps();
   const Reducer reducer{offsets.data, values, first, shared, outside};
-  const auto put = [&](int64 to, int64 apart, VectorOf<W> sums, int n) {
-    if constexpr (Same<W, Storage>::value) store_apart(out + to, apart, sums, n);
-    else store_sums<W>(out + to, apart, sums, n);
+  const auto put = [&](int64 to, int64 apart, const VectorOf<W>* sums, auto strips, int n) {
+    constexpr int registers = decltype(strips)::value;
+    if constexpr (Same<W, Storage>::value) {
+      store_strips<registers>(out + to, apart, sums, n);
+    } else {
+      W buffer[registers * width];
+#pragma GCC unroll 8
+      for (int s = 0; s < registers; ++s) store_vector(buffer + s * width, sums[s]);
+      store_sums<W>(out + to, apart, buffer, n);
+    }
   };
   const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
     fill_mapped(m, t, origin, Elements{(const char*)source, sizeof(Storage)}, scratch, outside, elements_of<MINIMUM, W>);
