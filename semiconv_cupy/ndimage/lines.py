@@ -91,6 +91,15 @@ class Pass(NamedTuple):
         """How many rows of costs there are."""
         return len(self.costs) if self.costs.ndim > 1 else 1
 
+    def storages_of(self, dtype: np.dtype) -> tuple[str, str]:
+        """The storage dtypes of an array of that dtype and of `out`."""
+        return self.storages or (dtype.name, self.out.dtype.name)
+
+    def is_single(self, dtype: np.dtype) -> bool:
+        """Whether the CPU computes an array of that dtype in float32, which is exact then."""
+        given, stored = self.storages_of(dtype)
+        return self.exact and given == "float32" and stored in ("float32", "float64")
+
 
 class Pullback(NamedTuple):
     """The transpose of a pass along one axis.

@@ -11,9 +11,14 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.host import functions as host
 from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.ndimage.addends import Addends
+from semiconv_cupy.ndimage.lines import Pass
 
 _POINTER, _COUNT, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _OF_STRUCTURE = (*(_POINTER,) * 4, _COUNT, *(_POINTER,) * 3, _FLAG, _FLAG)
+_OF_PARABOLAS = (
+    *(_POINTER,) * 3, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER, _COUNT,
+    *(_FLAG,) * 4,
+)  # fmt: skip
 _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
     "flat": {"semiconv_flat": (_POINTER,) * 4 + (_FLAG, _FLAG)},
     "footprint": {
@@ -28,13 +33,9 @@ _ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
             _FLAG,
         ),
     },
-    "parabolas": {
-        "semiconv_parabolas": (
-            *(_POINTER,) * 3, _COUNT, _COUNT, _POINTER, _FLAG, _POINTER, _FLAG, _POINTER, _POINTER,
-            _COUNT, *(_FLAG,) * 4,
-        ),
-        "semiconv_nearest": (*(_POINTER,) * 4, _FLAG, _POINTER, _FLAG, _FLAG),
-    },
+    "nearest": {"semiconv_nearest": (*(_POINTER,) * 4, _FLAG, _POINTER, _FLAG, _FLAG)},
+    "parabolas": {"semiconv_parabolas": _OF_PARABOLAS},
+    "single_parabolas": {"semiconv_single_parabolas": _OF_PARABOLAS},
     "chamfer": {"semiconv_chamfer": (*(_POINTER,) * 2, _COUNT, *(_POINTER,) * 3)},
     "reconstruct": {
         "semiconv_reconstruct": (*(_POINTER,) * 2, _COUNT, _COUNT, *(_POINTER,) * 3, _FLAG),
@@ -46,7 +47,10 @@ _TYPES = (
     "bfloat16", "float32", "float64",
 )  # fmt: skip
 # The parts of which one object serves elements of all dtypes, and the dtype that it computes in.
-_FOR_ALL = {"correlate": "float64", "parabolas": "float64", "chamfer": "int32"}
+_FOR_ALL = {
+    **dict.fromkeys(("correlate", "nearest", "parabolas", "single_parabolas"), "float64"),
+    "chamfer": "int32",
+}
 # Those of the parts that not all dtypes need: bool arrays are added as uint8.
 _STORAGES = {
     "structure": _TYPES[1:],
@@ -99,7 +103,9 @@ def part_of(primitive: str, dtype: np.dtype, *arguments: object) -> tuple[str, n
 
     `arguments` are the primitive's others than the array; without them, those of most calls.
     """
-    part = {"box": "flat", "nearest": "parabolas"}.get(primitive, primitive)
+    part = {"box": "flat"}.get(primitive, primitive)
+    if any(isinstance(one, Pass) and one.is_single(dtype) for one in arguments):
+        part = {"parabolas": "single_parabolas"}.get(part, part)
     addends = next((one for one in arguments if isinstance(one, Addends)), None)
     if addends is not None and addends.in_double:
         part = "structure_in_double"

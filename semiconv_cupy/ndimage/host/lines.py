@@ -1,4 +1,4 @@
-"""Passes along lines of NumPy arrays, and scans: ``kernels_cu/host/parabolas.cpp, chamfer.cpp``."""
+"""Passes along lines of NumPy arrays, and scans, by files of ``kernels_cu/host``."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ def _outputs(lines: Lines, step: Pass) -> LineOutputs:
 
 def parabolas(array: np.ndarray, step: Pass) -> None:
     """The extremum of element - cost along an axis, into `step.out`."""
-    loaded = library(*part_of("parabolas", array.dtype))
+    part, dtype = part_of("parabolas", array.dtype, step)
+    function = getattr(library(part, dtype), f"semiconv_{part}")
     lines = Lines.along(array.shape, step.axis)
     followers = step.followers
-    given, stored = step.storages or (array.dtype.name, step.out.dtype.name)
-    status = loaded.semiconv_parabolas(
+    given, stored = step.storages_of(array.dtype)
+    status = function(
         ctypes.byref(lines), ctypes.byref(_outputs(lines, step)), host.address(step.costs),
         step.groups, step.repeat,
         host.address(array), TYPE_CODES[given], host.address(step.out), TYPE_CODES[stored],
