@@ -118,14 +118,14 @@ def _add_explain(commands: Any) -> None:
 
 def _add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
-        "prepare", help="compile ahead what calls on the CPU need, in parallel"
+        "prepare", help="compile ahead what calls on the CPU need, in parallel, and torch's node"
     )
     prepare.add_argument(
         "semifields",
         nargs="*",
         metavar="SEMIFIELD",
-        help="names, families with their parameter such as 'log(2)', and ndimage (default: every "
-        "name, and ndimage)",
+        help="names, families with their parameter such as 'log(2)', ndimage, and torch: the node "
+        "of training calls on a GPU (default: every name, and ndimage)",
     )
     prepare.add_argument("--dtype", nargs="+", default=["float32"], help="default: float32")
     prepare.add_argument("--jobs", type=int, help="compilers at the same time (default: cores)")
@@ -153,8 +153,15 @@ def _demo(given: argparse.Namespace) -> str | None:
 def _info(given: argparse.Namespace) -> str | None:
     from semiconv_cupy import info
 
-    info.run(as_json=given.json)
+    info.run(as_json=given.json, node=_node_in_words)
     return None
+
+
+def _node_in_words() -> str:
+    """Whether training calls on a GPU have their C++ node; needs torch."""
+    from torch_bridge.ops import node
+
+    return node.describe()
 
 
 def _explain(given: argparse.Namespace) -> str | None:
@@ -172,15 +179,34 @@ def _explain(given: argparse.Namespace) -> str | None:
     return None
 
 
+_TORCH = "torch"  # among the names that `prepare` takes
+
+
 def _prepare(given: argparse.Namespace) -> str | None:
     from semiconv_cupy.ahead import prepare
 
+    named = [name for name in given.semifields if name != _TORCH]
     try:
-        count = prepare(given.semifields or None, given.dtype, jobs=given.jobs)
-    except (TypeError, ValueError, RuntimeError) as error:
+        count = 0
+        if named or not given.semifields:
+            count = prepare(named or None, given.dtype, jobs=given.jobs)
+        if len(named) < len(given.semifields):
+            _prepare_node()
+            count += 1
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:
         return str(error)
     print(f"{count} libraries are ready")
     return None
+
+
+def _prepare_node() -> None:
+    try:
+        from torch_bridge.ops import node
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError("torch is not installed: pip install torch") from None
+    node.prepare()
 
 
 if __name__ == "__main__":

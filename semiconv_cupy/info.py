@@ -55,7 +55,12 @@ def installed_here() -> Installed:
     return Installed(versions, demo.missing_packages())
 
 
-def run(installed: Installed | None = None, *, as_json: bool = False) -> None:
+def run(
+    installed: Installed | None = None,
+    *,
+    as_json: bool = False,
+    node: Callable[[], str] | None = None,
+) -> None:
     """Print the report: what is found, section by section, and then the remedies.
 
     Parameters
@@ -64,10 +69,17 @@ def run(installed: Installed | None = None, *, as_json: bool = False) -> None:
         By default `installed_here()`.
     as_json : bool
         One JSON object: each section's facts by their names, and the list of remedies.
+    node : callable, optional
+        Says whether training calls on a GPU have their C++ node; called where torch is installed.
     """
     installed = installed_here() if installed is None else installed
     remedies: list[str] = []
-    sections = {"Packages": _packages, "CPU": _cpu, "GPU": _gpu, "Backends": _backends}
+    sections: dict[str, Callable[[Installed, list[str]], Facts]] = {
+        "Packages": _packages,
+        "CPU": _cpu,
+        "GPU": partial(_gpu, node=node),
+        "Backends": _backends,
+    }
     if as_json:
         found: dict[str, Any] = {
             title.lower(): dict(section(installed, remedies)) for title, section in sections.items()
@@ -124,12 +136,14 @@ def _cpu(installed: Installed, remedies: list[str]) -> Facts:
         remedies.append(f"compiled kernels are not kept ({problem}): {cache.REMEDY}")
 
 
-def _gpu(installed: Installed, remedies: list[str]) -> Facts:
+def _gpu(installed: Installed, remedies: list[str], node: Callable[[], str] | None) -> Facts:
     driver = _driver()
     yield "driver", f"CUDA {_dotted(driver)}" if driver else "no NVIDIA driver"
     yield from _cupy(installed, driver, remedies)
     if "torch" in installed.versions:
         yield "torch", _fact(_torch)
+        if node is not None:
+            yield "training node", _fact(node)
 
 
 def _cupy(installed: Installed, driver: int | None, remedies: list[str]) -> Facts:

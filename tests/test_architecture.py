@@ -51,8 +51,7 @@ LAYERS = {
     ),
     "arrays in chunks": ("semiconv_cupy/dask/*",),
     "views of the whole core": (
-        "semiconv_cupy/__init__.py", "semiconv_cupy/__main__.py", "semiconv_cupy/demo.py",
-        "semiconv_cupy/demo_sheet.py",
+        "semiconv_cupy/__init__.py", "semiconv_cupy/demo.py", "semiconv_cupy/demo_sheet.py",
         "semiconv_cupy/explain.py", "semiconv_cupy/explaining/*", "semiconv_cupy/explanation.py",
         "semiconv_cupy/info.py",
         "semiconv_cupy/saved.py", "semiconv_cupy/ahead.py", "semiconv_cupy/works.py",
@@ -60,7 +59,8 @@ LAYERS = {
         "semiconv_cupy/image_conv.py", "semiconv_cupy/preview.py",
     ),
     "users of the core": (
-        "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py", "torch_bridge/*",
+        "kernels_cu/report.py", "kernels_cu/build.py", "kernels_cu/__main__.py",
+        "semiconv_cupy/__main__.py", "torch_bridge/*",
     ),
 }  # fmt: skip
 

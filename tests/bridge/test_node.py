@@ -7,6 +7,7 @@ import copy
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semiconv_cupy import BackendUnavailableError, SelectSemifield, SubtractSemifield
+from semiconv_cupy.__main__ import main
+from semiconv_cupy.backends.host import libraries
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.backends.quadratic import Family, on_gpu
 from semiconv_cupy.geometry import Geometry
@@ -539,6 +542,16 @@ def test_memory_on_a_gpu(on_gpu_too):
         squared(img, krn, found)  # another thread may still hold what it has just computed
         allocated.append(torch.cuda.memory_allocated())
     assert max(allocated[-100:]) <= max(allocated[:100])
+
+
+def test_the_command_compiles_it_ahead(functions, capsys):
+    assert main(["prepare", "torch"]) == 0
+    assert capsys.readouterr().out == "1 libraries are ready\n"
+    assert node.describe(cuda="13.0") == "ready"
+    assert node.describe(cuda=None).startswith("not needed")
+    assert not libraries.is_kept("a text that nobody has compiled")
+    assert main(["info"]) == 0
+    assert re.search(r"^  training node +\w", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -146,6 +146,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "semiconv_node_call": (ctypes.py_object, [ctypes.c_void_p] * 3),
 }
 _WHAT = "the C++ node of training calls"
+_NEEDS = "it needs GCC or Clang on Linux (`apt install g++`), as torch's headers do"
 
 
 class _Build:
@@ -215,9 +216,44 @@ def served() -> bool:
     return sys.platform == "linux" and found is not None and not compiler.is_zig(shlex.split(found))
 
 
+def prepare() -> None:
+    """Compile the node now, for calls of later processes; it takes about ten seconds.
+
+    Raises
+    ------
+    BackendUnavailableError
+        No GCC or Clang, or another system than Linux.
+    CompileError
+        The node does not compile.
+    """
+    if not served():
+        raise BackendUnavailableError(f"{_WHAT} cannot be compiled: {_NEEDS}")
+    libraries.build(_text(), _WHAT, _flags())
+
+
+def describe(cuda: str | None = torch.version.cuda) -> str:
+    """Whether training calls on a GPU have the node; `cuda` is the version torch is built for."""
+    if cuda is None:
+        return "not needed: torch is built for the CPU only"
+    if not _wanted():
+        return "off: SEMICONV_NODE=0"
+    if not served():
+        return f"none, training calls go through Python: {_NEEDS}"
+    if libraries.is_kept(_text(), _flags()):
+        return "ready"
+    return (
+        "compiled in the background at the first training call, or now: "
+        "python -m semiconv_cupy prepare torch"
+    )
+
+
+def _text() -> str:
+    return source.assemble("torch/node.cpp", {"SEMICONV_TORCH": f'"{torch.__version__}"'})
+
+
 def _load() -> Any:
-    text = source.assemble("torch/node.cpp", {"SEMICONV_TORCH": f'"{torch.__version__}"'})
-    found = libraries.load(text, _WHAT, dict.fromkeys(_FUNCTIONS), flags=_flags())
+    functions = dict.fromkeys(_FUNCTIONS)
+    found = libraries.load(_text(), _WHAT, functions, flags=_flags())
     # With Python's lock held, and what the functions return is a Python object.
     python = ctypes.PyDLL(None, handle=found._handle)
     for name, (result, arguments) in _FUNCTIONS.items():

@@ -234,7 +234,13 @@ def _remove_leftovers(place: Path) -> None:
 # ---- building and loading ------------------------------------------------------------------------
 
 
-def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> Path:
+def build(
+    text: str,
+    what: str,
+    flags: tuple[str, ...] = (),
+    *,
+    time_limit: float = compiler.TIME_LIMIT,
+) -> Path:
     """The file of a C++ text's shared object: a ready-made one, else of the cache, else compiled.
 
     Different libraries are compiled at the same time where several threads call.
@@ -245,6 +251,8 @@ def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> P
         The whole source.
     what : str
         What the library computes, for messages.
+    flags : tuple of str
+        The compiler's, behind the source's name; a ready-made library has none.
     time_limit : float
         Seconds for the compiler.
 
@@ -258,9 +266,14 @@ def build(text: str, what: str, *, time_limit: float = compiler.TIME_LIMIT) -> P
     ready = prebuilt.file_of(text)
     if ready is not None:
         return ready
-    order = _Order.of(text, what, (), time_limit)
+    order = _Order.of(text, what, flags, time_limit)
     with exclusive(order.key):
         return _built(order)
+
+
+def is_kept(text: str, flags: tuple[str, ...] = ()) -> bool:
+    """Whether the cache has the library that `build` would compile; nothing is compiled."""
+    return _kept(_Order.of(text, "", flags, compiler.TIME_LIMIT)) is not None
 
 
 def build_all(
@@ -300,7 +313,7 @@ def load(
 ) -> Library:
     """`build` a library, load it and declare its functions' arguments (None: undeclared).
 
-    `flags` are the compiler's, behind the source's name; a ready-made library has none.
+    `flags` are those of `build`.
     """
     ready = prebuilt.find(text)
     if ready is not None:
@@ -346,12 +359,16 @@ def _open(file: Path) -> ctypes.CDLL:
         raise OSError(f"{str(file)!r} is refused by the system's loader") from None
 
 
+def _kept(order: _Order) -> Path | None:
+    files = (place / f"{order.key}.so" for place in cache.trusted_folders())
+    return next((file for file in files if _is_intact(file, order.key)), None)
+
+
 def _built(order: _Order) -> Path:
-    for place in cache.trusted_folders():
-        library = place / f"{order.key}.so"
-        if _is_intact(library, order.key):
-            _log.debug("%s is in the cache: %s", order.what, library)
-            return library
+    kept = _kept(order)
+    if kept is not None:
+        _log.debug("%s is in the cache: %s", order.what, kept)
+        return kept
     try:
         return _make(cache.writable_folder(), order)
     except OSError as error:  # full, read-only, not to be trusted, or removed meanwhile
