@@ -20,11 +20,16 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-def _wanted() -> list[str] | None:
+def build_arguments() -> list[str] | None:
     """The arguments of ``python -m kernels_cu build``; None for a wheel of sources."""
     named = os.environ.get("SEMICONV_PREBUILD", "").strip()
     if named in ("", "0"):
         return None
+    if named != "1" and not named.startswith("-"):
+        raise ValueError(
+            f"SEMICONV_PREBUILD={named!r} must be 0, 1, or options of `python -m kernels_cu build` "
+            "such as '--levels v3'"
+        )
     return [] if named == "1" else shlex.split(named)
 
 
@@ -33,13 +38,13 @@ class ReadyMadeLibraries(BuildHookInterface):  # type: ignore[type-arg]
 
     def dependencies(self) -> list[str]:
         """What building needs besides hatchling: the core, which knows what ships, and zig."""
-        if _wanted() is None or self.target_name != "wheel":
+        if build_arguments() is None or self.target_name != "wheel":
             return []
         return [*self.metadata.core.dependencies, "ziglang"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the libraries of a wheel that is not editable."""
-        wanted = _wanted()
+        wanted = build_arguments()
         self._folder: str | None = None
         if wanted is None or self.target_name != "wheel" or version == "editable":
             return
@@ -48,8 +53,12 @@ class ReadyMadeLibraries(BuildHookInterface):  # type: ignore[type-arg]
 
         self._folder = tempfile.mkdtemp()
         arguments = [*wanted, "--output", self._folder]
-        options, _ = build.parse(arguments)
-        build.main(arguments)  # ends the process where it fails
+        try:
+            options, _ = build.parse(arguments)
+            build.main(arguments)
+        except SystemExit as stopped:  # its message is printed already
+            self.finalize(version, build_data, "")
+            raise RuntimeError(f"kernels_cu build failed: SEMICONV_PREBUILD={wanted}") from stopped
         for file in Path(self._folder).iterdir():
             build_data["force_include"][str(file)] = f"kernels_cu/prebuilt/{file.name}"
         build_data["pure_python"] = False

@@ -113,11 +113,14 @@ def test_code_of_another_source_is_not_found(installed, tmp_path):
     assert "semifield convolutions run as slow array loops" in warning
 
 
-def test_a_file_that_is_no_library_is_named(installed, tmp_path):
+@pytest.mark.parametrize("part", [0.5, 0])
+def test_a_file_that_is_not_whole_is_named(installed, tmp_path, part):
+    """The system maps half a file, and ends the process that reads the other half."""
     broken = tmp_path / "site"
     shutil.copytree(installed, broken)
     file = broken / "kernels_cu/prebuilt" / prebuilt.file_name(LEVEL)
-    file.write_bytes(file.read_bytes()[:100])
+    content = file.read_bytes()
+    file.write_bytes(content[: int(part * len(content))])
     found, _ = probe(broken, tmp_path, CXX="/nonexistent/c++")
     assert found["level"] is None
     assert f"{file} cannot be loaded" in found["warnings"][0]
@@ -240,6 +243,28 @@ def test_the_command_names_what_is_wrong(arguments, message, tmp_path, capsys):
         build.main(["--output", str(tmp_path), "--cxx", "g++", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["yes", "v3", "true"])
+def test_the_build_hook_names_a_wrong_value(value):
+    done = subprocess.run(
+        [sys.executable, "-c", HOOK],
+        env={**os.environ, "SEMICONV_PREBUILD": value, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert f"SEMICONV_PREBUILD={value!r} must be 0, 1, or options" in done.stderr
+
+
+# hatchling, which builds wheels, need not be installed.
+HOOK = """
+import sys, types
+sys.modules["hatchling.builders.hooks.plugin.interface"] = types.SimpleNamespace(
+    BuildHookInterface=object
+)
+import hatch_build
+hatch_build.build_arguments()
+"""
 
 
 # ---- prepare -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import kernels_cu
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
-from semiconv_cupy.backends.host.compiler import compiler, missing_compiler
+from semiconv_cupy.backends.host.compiler import compiler, is_whole, missing_compiler
 from semiconv_cupy.errors import warn_once
 from semiconv_cupy.once import exclusive
 
@@ -78,7 +78,7 @@ def cpu_level() -> str | None:
     if not levels or not file.is_file():
         return None
     try:
-        number: int = ctypes.CDLL(str(file)).semiconv_cpu_level()
+        number: int = _opened(file).semiconv_cpu_level()
     except (OSError, AttributeError) as error:
         _warn(file, error)
         return None
@@ -117,10 +117,16 @@ def _loaded() -> tuple[str, Path, ctypes.CDLL] | None:
         file = folder() / file_name(name)
         if file.is_file():
             try:
-                return name, file, ctypes.CDLL(str(file))
+                return name, file, _opened(file)
             except OSError as error:
                 _warn(file, error)
     return None
+
+
+def _opened(file: Path) -> ctypes.CDLL:
+    if not is_whole(file):  # the system would map it, and kill who reads beyond its end
+        raise OSError("it is not complete")
+    return ctypes.CDLL(str(file))
 
 
 def describe() -> str:
