@@ -69,7 +69,7 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
             semifield = named(semifield)
         else:
             value = parameters[entry.parameter]
-            semifield = entry.make(value if _is_number(value) else 1.0)
+            semifield = entry.make(value if is_number(value) else 1.0)
     if isinstance(semifield, BroadcastSemifield) and semifield.own:
         return Given(semifield.called_with(**parameters))
     if getattr(semifield, "own", ()):
@@ -91,9 +91,10 @@ def given(semifield: Any, parameters: Mapping[str, Any], function: str) -> Given
         )
     ((name, value),) = parameters.items()
     family = semifield.accumulator
-    if _is_number(value):
+    if is_number(value):
         made = getattr(SubtractSemifield, family)(value)  # raises for 0
         return Given(made.unbound, name, made.parameter)
+    _require_array(name, value, function)
     return Given(SubtractSemifield._family(family), name, value)
 
 
@@ -141,11 +142,11 @@ def _given_own(semifield: Any, parameters: Mapping[str, Any], function: str) -> 
         if name not in semifield.own:
             has = f"has the parameters {', '.join(semifield.own)}"
             raise TypeError(f"{function} got an unexpected argument {name!r}; {semifield!r} {has}")
-        if not (_is_number(value) or hasattr(value, "strides")):
-            raise TypeError(f"{name} must be a number or an array, got {name}={value!r}")
+        if not is_number(value):
+            _require_array(name, value, function)
     found = dict(semifield.parameters)
     for name, value in parameters.items():
-        found[name] = checked_value(name, value) if _is_number(value) else value
+        found[name] = checked_value(name, value) if is_number(value) else value
     missing = [name for name in semifield.own if name not in found]
     if missing:
         raise TypeError(f"{function} needs {', '.join(missing)}=, parameters of {semifield!r}")
@@ -154,7 +155,33 @@ def _given_own(semifield: Any, parameters: Mapping[str, Any], function: str) -> 
     )
 
 
-def _is_number(value: Any) -> bool:
+def bound(semifield: Any, parameters: Mapping[str, Any], function: str) -> Any:
+    """The semifield with the numbers of a call that takes no arrays of them; errors as of `given`.
+
+    Raises
+    ------
+    TypeError
+        An array, too.
+    """
+    for name, value in parameters.items():
+        if not (value is None or is_number(value)):
+            raise TypeError(f"{name} must be a number in {function}, got {name}={value!r}")
+    values = given(semifield, parameters, function)
+    if getattr(semifield, "own", ()):
+        return semifield.with_parameters(**parameters) if parameters else semifield
+    if values.value is None:
+        return values.semifield
+    return getattr(SubtractSemifield, values.semifield.accumulator)(values.value)
+
+
+def _require_array(name: str, value: Any, function: str) -> None:
+    """TypeError for what is no array, with the remedy."""
+    if not hasattr(value, "strides"):
+        place_of(function.removesuffix("_vjp"), **{name: value})
+
+
+def is_number(value: Any) -> bool:
+    """Whether a parameter is a number, of Python or of NumPy, or a text that is refused as one."""
     return np.isscalar(value) or isinstance(value, (int, float))
 
 
@@ -176,17 +203,19 @@ def channels_of(given: Given, kernels: int, storage: str, arrays: Mapping[str, A
     if value is None or type(value) is float:
         return 1
     function = "semifield_conv" if "img" in arrays else "semifield_matmul"
-    place_of(function, **arrays, **{given.name: value})
+    name = given.name if given.name not in arrays else f"the parameter {given.name}"
+    place_of(function, **arrays, **{name: value})
     real = source.ARITHMETIC[storage]
-    if value.dtype != np.dtype(real):
+    if value.dtype.newbyteorder("=") != np.dtype(real):
         raise TypeError(
             f"{given.name} must have the dtype of arithmetic on {storage}, {real}, got "
             f"{value.dtype}: pass {given.name}.astype({real!r})"
         )
     if value.shape not in ((), (1,), (kernels,)):
+        whose = "output channel" if "img" in arrays else "column of b"
         raise ValueError(
             f"{given.name} must be a number or an array of shape (), (1,) or ({kernels},), one "
-            f"for each output channel, got shape {value.shape}"
+            f"for each {whose}, got shape {value.shape}"
         )
     return kernels if value.shape == (kernels,) else 1
 

@@ -16,7 +16,6 @@ from semiconv_cupy.algebra import (
     SelectSemifield,
     Semifield,
     SubtractSemifield,
-    named,
     no_semifield,
 )
 from semiconv_cupy.algebra.laws import LawReport
@@ -25,13 +24,19 @@ from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.checks import native, storage_of
 from semiconv_cupy.errors import flag, integer
 from semiconv_cupy.matmul import semifield_matmul
+from semiconv_cupy.parameters import bound
 from semiconv_cupy.winners import selection_by_one
 
 Array = Any
 
 
 def semifield_matrix_power(
-    a: Array, n: int, semifield: Semifield | BroadcastSemifield | str, *, method: str = "auto"
+    a: Array,
+    n: int,
+    semifield: Semifield | BroadcastSemifield | str,
+    *,
+    method: str = "auto",
+    **parameters: float,
 ) -> Array:
     r"""The product of n equal matrices.
 
@@ -51,6 +56,8 @@ def semifield_matrix_power(
         ``"tropical_min_negated"`` does not.
     method : str
         As in `semifield_matmul`.
+    **parameters : float
+        As in `semifield_matmul`, numbers only: ``mu=`` of ``"log"``, ``p=`` of ``"root"``.
 
     Returns
     -------
@@ -93,7 +100,7 @@ def semifield_matrix_power(
            [inf,  0., inf],
            [inf, inf,  0.]])
     """
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    algebra = bound(semifield, parameters, "semifield_matrix_power")
     exponent = integer("n", n)
     require_square(a)
     if exponent < 0:
@@ -127,6 +134,7 @@ def semifield_closure(
     *,
     method: str = "auto",
     return_indices: bool = False,
+    **parameters: float,
 ) -> Any:
     r"""The sum of all powers of a matrix.
 
@@ -148,6 +156,8 @@ def semifield_closure(
         As in `semifield_matmul`.
     return_indices : bool
         Return the paths, too.
+    **parameters : float
+        Of a semifield of your own those that it names, numbers only.
 
     Returns
     -------
@@ -196,7 +206,7 @@ def semifield_closure(
     >>> before[0]  # from node 0 to node 2 by node 1
     array([-1,  0,  1])
     """
-    algebra = named(semifield) if isinstance(semifield, str) else semifield
+    algebra = bound(semifield, parameters, "semifield_closure")
     with_paths = flag("return_indices", return_indices)
     if not isinstance(algebra, SelectSemifield) or algebra.channels_add:
         raise ValueError(

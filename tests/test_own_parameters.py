@@ -424,4 +424,6 @@ def test_a_parameter_may_be_called_as_an_operand_of_a_product_is():
     np.testing.assert_array_equal(out, sc.semifield_matmul(x, y, named_a, a=2))
     np.testing.assert_array_equal(out, np.full((2, 4), 6.0))
     assert pullback(np.ones_like(out))[2] == 24
+    rows = np.arange(4.0)
+    np.testing.assert_array_equal(sc.semifield_matmul(x, y, named_a, a=rows), out / 2 * rows)
     assert pickle.loads(pickle.dumps(named_a.unbound)) == named_a.unbound

@@ -106,6 +106,8 @@ def test_each_column_of_a_product_has_a_value_of_its_own(family):
         given = {NAMES[family]: values}
         out, pullback = sc.semifield_matmul_vjp(a, b, family, **given)
         np.testing.assert_array_equal(sc.semifield_matmul(a, b, family, **given), out)
+        swapped = sc.semifield_matmul(a, b, family, **{NAMES[family]: values.astype(">f8")})
+        np.testing.assert_array_equal(swapped, out)
         into = np.empty_like(out)
         assert sc.semifield_matmul(a, b, family, out=into, **given) is into
         np.testing.assert_array_equal(into, out)
@@ -334,6 +336,7 @@ def test_equal_values_are_equal_semifields():
         (MADE["log"](1), {"mu": None}, TypeError, "mu must be a number or an array, got None"),
         (sc.SubtractSemifield.named_family("log"), {}, TypeError, r'pass "log" with mu=\.\.\.'),
         ("log", {"mu": [1.0]}, TypeError, r"numpy\.asarray\(mu\) makes one"),
+        ("log", {"mu": (1.0,)}, TypeError, r"numpy\.asarray\(mu\) makes one"),
         ("root", {"p": np.inf}, ValueError, "p must be finite and not 0, got p=inf"),
         (
             "log",
@@ -434,3 +437,9 @@ def test_a_number_out_of_range_is_refused_whatever_was_planned_before():
                     call(*given, family, **{name: value})
     doubles = sc.semifield_conv(img.astype("f8"), krn.astype("f8"), "log", mu=1e300)
     assert (doubles == 2).all()
+
+
+def test_errors_of_products_name_columns():
+    a = np.ones((3, 3))
+    with pytest.raises(ValueError, match=r"one for each column of b, got shape \(4,\)"):
+        sc.semifield_matmul(a, a, "log", mu=np.ones(4))

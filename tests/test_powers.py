@@ -50,6 +50,27 @@ def test_powers_are_repeated_products(semifield):
         product = sc.semifield_matmul(product, a, semifield)
 
 
+def test_parameters_of_powers_are_those_of_products():
+    """Numbers, of log and of semifields of one's own; (a + b - s) ⊗ has the one s."""
+    a = np.random.default_rng(0).random((4, 4))
+    shifted = sc.SelectSemifield(
+        lambda left, right: right > left,
+        lambda img, krn, s: img + krn - s,
+        zero=-np.inf,
+        parameters={"s": 0.0},
+    )
+    for semifield, own in (("log", {"mu": -2.0}), (shifted, {"s": 2.0}), (shifted, {})):
+        product = a
+        for n in range(1, 4):
+            power = sc.semifield_matrix_power(a, n, semifield, **own)
+            np.testing.assert_allclose(power, product, rtol=1e-12)
+            product = sc.semifield_matmul(product, a, semifield, **own)
+    one = sc.semifield_matrix_power(a, 0, shifted, s=2.0)
+    np.testing.assert_array_equal(one, np.where(np.eye(4), 2.0, -np.inf))
+    best = sc.semifield_closure(a, shifted, s=2.0)
+    np.testing.assert_allclose(best, sc.semifield_closure(a - 2, "tropical_max") + 2, rtol=1e-12)
+
+
 @pytest.mark.table(6)
 @pytest.mark.parametrize(
     ("semifield", "dtype", "one", "zero"),
@@ -141,6 +162,21 @@ def test_a_selection_never_takes_nan_into_a_power():
 def test_errors_of_powers(a, n, semifield, error, message):
     with pytest.raises(error, match=message):
         sc.semifield_matrix_power(a, n, semifield)
+
+
+@pytest.mark.parametrize(
+    ("own", "error", "message"),
+    [
+        ({}, TypeError, "pass 'log' with mu="),
+        ({"mu": np.ones(3)}, TypeError, "mu must be a number in semifield_matrix_power"),
+        ({"mu": 0.0}, ValueError, "mu must be finite and not 0"),
+        ({"q": 1.0}, TypeError, "needs its parameter"),
+        ({"mu": 1.0, "q": 1.0}, TypeError, "unexpected argument 'q'"),
+    ],
+)
+def test_errors_of_parameters(own, error, message):
+    with pytest.raises(error, match=message):
+        sc.semifield_matrix_power(np.ones((3, 3)), 2, "log", **own)
 
 
 def test_a_multiplication_without_one():

@@ -42,8 +42,9 @@ def compute_later(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     for name, value in (*arguments.items(), *own.items()):
         _require_known_chunks(name, value)
     _refuse_output(arguments)
+    own = {name: value.compute() if is_chunked(value) else value for name, value in own.items()}
     if function.__name__ == "semifield_matmul":
-        return products.matrix_product(partial(function, **own), arguments)
+        return products.matrix_product(function, arguments, own)
     arguments |= own
     if function.__name__ == "semifield_conv":
         return products.convolution(function, arguments)

@@ -143,25 +143,54 @@ def _item(values: Sequence[Any], place: int) -> Any:
 # ---- products ------------------------------------------------------------------------------------
 
 
-def matrix_product(function: Callable[..., Any], arguments: Arguments) -> Any:
-    """`semifield_matmul`, of which each chunk of the result is one product."""
+def matrix_product(function: Callable[..., Any], arguments: Arguments, own: Arguments) -> Any:
+    """`semifield_matmul`, of which each chunk of the result is one product.
+
+    `own`: the semifield's parameters; those with a value for each column are cut as columns are.
+    """
     a, b = (_in_chunks(arguments.pop(name)) for name in "ab")
     operands = Operands.of(a.shape, b.shape)
     a, b = a.rechunk({-1: -1}), b.rechunk({max(-2, -b.ndim): -1})
     given = {name: value for name, value in arguments.items() if name != "out"}
-    call = partial(function, **given)
-    metas = call(*(np.empty_like(meta_from_array(x), shape=(0,) * x.ndim) for x in (a, b)))
+    by_column = {name: x for name, x in own.items() if np.ndim(x) == 1 and len(x) > 1}
+    fixed = {name: x for name, x in own.items() if name not in by_column}
+    call = partial(_product, partial(function, **given), fixed, tuple(by_column))
+    columns = b.shape[-1] if by_column and b.ndim > 1 else 0
+    shapes = (0,) * a.ndim, (*(0,) * (b.ndim - 1), columns)
+    operands_of_nothing = (
+        np.empty_like(meta_from_array(x), shape=shape)
+        for x, shape in zip((a, b), shapes, strict=True)
+    )
+    metas = call(*operands_of_nothing, *by_column.values())
     batch = len(operands.batch)
     row, column, term = batch, batch + 1, batch + 2
     axes_a = (*range(batch - max(a.ndim - 2, 0), batch), row, term) if a.ndim > 1 else (term,)
     axes_b = (*range(batch - max(b.ndim - 2, 0), batch), term, column) if b.ndim > 1 else (term,)
     out = (*range(batch), *((row,) if a.ndim > 1 else ()), *((column,) if b.ndim > 1 else ()))
     meta = metas[0] if isinstance(metas, tuple) else metas
+    cut = (
+        part
+        for x in by_column.values()
+        for part in (da.from_array(x, chunks=(b.chunks[-1],)), (column,))
+    )
     result = da.blockwise(
-        call, out, a, axes_a, b, axes_b, concatenate=True, name=None, token="semifield_matmul",
-        dtype=meta.dtype, meta=np.empty((0,) * len(out), meta.dtype) if not out else meta,
+        call, out, a, axes_a, b, axes_b, *cut, concatenate=True, name=None,
+        token="semifield_matmul", dtype=meta.dtype,
+        meta=meta[(slice(0),) * len(out)] if out else np.empty((), meta.dtype),
     )  # fmt: skip
     return _each(result, metas) if isinstance(metas, tuple) else result
+
+
+def _product(
+    call: Callable[..., Any],
+    own: Arguments,
+    names: Sequence[str],
+    a: Array,
+    b: Array,
+    *values: Array,
+) -> Any:
+    """The product of two chunks, with the values of its columns."""
+    return call(a, b, **own, **dict(zip(names, values, strict=True)))
 
 
 def _in_chunks(value: Any) -> da.Array:

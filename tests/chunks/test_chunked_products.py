@@ -107,6 +107,38 @@ def test_parameters_of_a_semifield_reach_the_chunks():
         sc.semifield_conv(later, krn, "log", p=2.0)
 
 
+def test_a_value_for_each_output_reaches_the_chunks():
+    """mu of log and parameters of one's own, one of them called as an operand of a product is."""
+    rng = np.random.default_rng(0)
+    img, krn, b = (rng.uniform(0.2, 1, shape) for shape in ((2, 2, 20), (4, 2, 3), (20, 4)))
+    own = sc.SubtractSemifield(
+        lambda left, right, q: (left**q + right**q) ** (1 / q),
+        lambda img, krn, a: a * img * krn,
+        zero=0.0,
+        parameters={"q": 2.0, "a": 1.5},
+    )
+    mu = np.array([1.0, -2.0, 3.0, 0.5])
+    imgs, krns = da.from_array(img, chunks=(1, 1, 7)), da.from_array(krn, chunks=(3, 1, 3))
+    columns = da.from_array(b, chunks=(5, (1, 3)))
+    for semifield, given in (("log", {"mu": mu}), (own, {"a": mu**2, "q": 3.0}), (own, {"q": 2.5})):
+        expected = sc.semifield_conv(img, krn, semifield, **given)
+        later = {
+            k: v if isinstance(v, float) else da.from_array(v, chunks=3) for k, v in given.items()
+        }
+        for x, y, values in ((imgs, krn, given), (imgs, krns, later), (img, krn, later)):
+            found = sc.semifield_conv(x, y, semifield, **values)
+            np.testing.assert_allclose(found, expected, rtol=1e-13)
+        expected = sc.semifield_matmul(img, b, semifield, **given)
+        for x, y in ((imgs, b), (img, columns), (imgs, columns)):
+            found = sc.semifield_matmul(x, y, semifield, **given)
+            np.testing.assert_allclose(found, expected, rtol=1e-13)
+        np.testing.assert_allclose(
+            sc.semifield_matmul(imgs[0, 0], columns, semifield, **given), expected[0, 0], rtol=1e-13
+        )
+    with pytest.raises(ValueError, match=r"\(4,\), one for each column of b, got shape \(3,\)"):
+        sc.semifield_matmul(imgs, columns, "log", mu=mu[:3])
+
+
 @pytest.mark.parametrize("ones", [(0, 1, 0), (1, 0), (0, 0, 1)])
 def test_products_along_axes_of_one_in_chunks_without_elements(ones):
     rng = np.random.default_rng(0)
