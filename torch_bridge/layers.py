@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch_bridge.autograd import Operation, recorded
 from torch_bridge.checks import DENSE, TENSORS, one_kind, plan
 from torch_bridge.convolutions import convolution
 from torch_bridge.functional import semifield_conv
-from torch_bridge.pooling import PoolingWindow
+from torch_bridge.pooling import PoolingWindow, WindowedModule
 from torch_bridge.quadratic import (
     LearnedKernel,
     QuadraticKernelCholesky,
@@ -106,10 +106,8 @@ class _ChannelwiseLayer(nn.Module):
         return {"groups": channels, "group_broadcasting": self.channels is None}
 
 
-class _DilationPool(_ChannelwiseLayer):
+class _DilationPool(_ChannelwiseLayer, WindowedModule):
     """Pooling; the subclasses say in how many dimensions."""
-
-    ndim: ClassVar[int]
 
     def __init__(
         self,
@@ -132,29 +130,10 @@ class _DilationPool(_ChannelwiseLayer):
                 "return_indices=True is not offered: the maximum of image plus structuring "
                 "function has no place in the image that max_unpool could use"
             )
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
-        self.ceil_mode = flag("ceil_mode", ceil_mode)
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
         self.channels = channels
-        self._window = PoolingWindow.of(
-            self.ndim, kernel_size, stride, padding, dilation, ceil_mode
-        )
         sizes = self._window.sizes
         self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_window" not in state:  # of models that were saved by version 0.1.0
-            self._window = PoolingWindow.of(
-                self.ndim,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.ceil_mode,
-            )
 
     def extra_repr(self) -> str:
         channels = "" if self.channels is None else f", channels={self.channels}"

@@ -1,15 +1,15 @@
 """Pooling of tensors: the windows of torch's pooling, the log-sum-exp and the generalised mean.
 
-`functional` offers the two as functions, `pooling_layers` as layers; `layers` pools by dilations.
+`pooling_functions` offers the two as functions, `pooling_layers` as layers; `layers` pools by dilations.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
 from torch_bridge.checks import plan, require_tensors
@@ -94,6 +94,37 @@ class PoolingWindow(NamedTuple):
             inside = (below[1] - below[0]).to(out.dtype)
             total = total * inside.view(-1, *(1,) * (len(spatial) - 1 - axis))
         return total[None, None]
+
+
+class WindowedModule(nn.Module):
+    """A layer with windows, in `ndim` dimensions."""
+
+    ndim: ClassVar[int]
+
+    def _set_window(
+        self,
+        kernel_size: KernelSize,
+        stride: KernelSize | None,
+        padding: KernelSize,
+        dilation: KernelSize,
+        ceil_mode: bool,
+    ) -> None:
+        """Take a constructor's arguments, as attributes and as `_window`."""
+        self._window = PoolingWindow.of(
+            self.ndim, kernel_size, stride, padding, dilation, ceil_mode
+        )
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = self._window.ceil_mode
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_window" not in state:  # of models that were saved by version 0.1.0
+            self._set_window(
+                self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+            )
 
 
 def log_sum_exp_pool(img: Tensor, window: PoolingWindow, mu: Parameter, mean: bool) -> Tensor:

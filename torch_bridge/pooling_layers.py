@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
 from torch_bridge.parameters import initial_number
-from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
+from torch_bridge.pooling import WindowedModule, gem_pool, log_sum_exp_pool
 from torch_bridge.sizes import KernelSize, positive_number, whole_number
 
 __all__ = [
@@ -25,43 +25,27 @@ __all__ = [
 ]
 
 
-class _Pool(nn.Module):
+class _Pool(WindowedModule):
     """Windows, and one parameter or one for each channel."""
 
-    ndim: ClassVar[int]
     parameter_name: ClassVar[str]
+    channels: int | None
 
-    def __init__(
-        self,
-        kernel_size: KernelSize,
-        stride: KernelSize | None,
-        padding: KernelSize,
-        dilation: KernelSize,
-        ceil_mode: bool,
-        channels: int | None,
-        learn: bool,
-        initial: float,
-        device: Any,
-        dtype: Any,
+    def _set_parameter(
+        self, value: Any, function: str, channels: int | None, learn: bool, device: Any, dtype: Any
     ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
-        self.ceil_mode = flag("ceil_mode", ceil_mode)
+        """Take the initial value; `function` is that of `functional` that takes a tensor."""
+        name = self.parameter_name
+        self._initial = initial_number(name, value, f"{function}{self.ndim}d")
         self.channels = None if channels is None else whole_number("channels", channels)
         self.learn = flag("learn", learn)
-        self._window = PoolingWindow.of(
-            self.ndim, kernel_size, stride, padding, dilation, ceil_mode
-        )
-        self._initial = initial
         shape = () if self.channels is None else (self.channels,)
-        value = torch.full(shape, initial, device=device, dtype=dtype or torch.get_default_dtype())
+        dtype = dtype or torch.get_default_dtype()
+        tensor = torch.full(shape, self._initial, device=device, dtype=dtype)
         if self.learn:
-            self.register_parameter(self.parameter_name, nn.Parameter(value))
+            self.register_parameter(name, nn.Parameter(tensor))
         else:
-            self.register_buffer(self.parameter_name, value)
+            self.register_buffer(name, tensor)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -111,19 +95,9 @@ class _LogSumExpPool(_Pool):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        initial = initial_number("mu", mu, f"log_sum_exp_pool{self.ndim}d")
-        super().__init__(
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode,
-            channels,
-            learn,
-            initial,
-            device,
-            dtype,
-        )
+        super().__init__()
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set_parameter(mu, "log_sum_exp_pool", channels, learn, device, dtype)
         self.mean = flag("mean", mean)
 
     def forward(self, img: Tensor) -> Tensor:
@@ -277,19 +251,9 @@ class _GeMPool(_Pool):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        initial = initial_number("p", p, f"gem_pool{self.ndim}d")
-        super().__init__(
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode,
-            channels,
-            learn,
-            initial,
-            device,
-            dtype,
-        )
+        super().__init__()
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set_parameter(p, "gem_pool", channels, learn, device, dtype)
         self.eps = positive_number("eps", eps)
 
     def forward(self, img: Tensor) -> Tensor:
