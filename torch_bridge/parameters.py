@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.algebra.arguments import checked_parameter
@@ -36,9 +36,19 @@ def resolved(
     if not isinstance(value, Tensor):
         if torch.compiler.is_compiling():  # a program holds tensors, and no semifields
             return torch.full((), checked_parameter(name, value), dtype=real, device=first.device)
+        _refuse_sequence(name, value)
         made: Semifield = getattr(SubtractSemifield, family)(value)
         return made
     return _checked(name, value, first, of, count, name_of_first).to(real)
+
+
+def _refuse_sequence(name: str, value: Any) -> None:
+    """TypeError with the remedy for several numbers that are no tensor."""
+    if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0:
+        raise TypeError(
+            f"{name} must be a number or a tensor, got {name}={value!r}; torch.as_tensor({name}) "
+            "makes one"
+        )
 
 
 def _checked(
@@ -77,6 +87,8 @@ def resolved_own(
     The semifield of numbers, if no tensor is among those that are given.
     """
     if not any(isinstance(value, Tensor) for value in given.values()):
+        for name, value in given.items():
+            _refuse_sequence(name, value)
         made: Semifield = semifield.with_parameters(**given)
         return made
     real = torch.float64 if first.dtype is torch.float64 else torch.float32
@@ -156,17 +168,3 @@ def initial_number(name: str, value: Any, function: str) -> float:
             "torch_bridge.functional takes a parameter that you hold"
         )
     return checked_parameter(name, value)
-
-
-def hold(module: nn.Module, family: str, parameter: Tensor) -> None:
-    """Give a module the parameter as `mu` or `p`: a `torch.nn.Parameter`, or else a buffer."""
-    if isinstance(parameter, nn.Parameter):
-        module.register_parameter(NAMES[family], parameter)
-    else:
-        module.register_buffer(NAMES[family], parameter)
-
-
-def held(module: nn.Module, family: str) -> dict[str, Tensor]:
-    """What `hold` gave the module, as the argument of a function."""
-    name = NAMES[family]
-    return {name: getattr(module, name)}

@@ -33,7 +33,8 @@ def checked_number(name: str, value: Any) -> float:
     if getattr(value, "requires_grad", False):
         raise TypeError(
             f"{name} must be a number, got a tensor that requires a gradient, which it would not "
-            f"get: pass {name}.item()"
+            f"get: pass {name}.item() here, and the tensor as {name}= to SemifieldConv or to "
+            "functional.semifield_conv of torch_bridge"
         )
     return _real(name, value)
 

@@ -14,7 +14,7 @@ import sympy
 
 from semiconv_cupy.algebra.calculus import derivative, zero_where_a_factor_is
 from semiconv_cupy.algebra.cpp import cpp_floating
-from semiconv_cupy.algebra.signatures import ACC, LEFT, RIGHT, VAL
+from semiconv_cupy.algebra.signatures import ACC, IMG, LEFT, RIGHT, VAL
 
 
 class Slopes(NamedTuple):
@@ -42,6 +42,25 @@ def _with_kernel_slope(unbound: Any, name: str) -> Any:
     if slope == 0:
         return None
     return unbound.with_expressions({**unbound.expressions, "d_times_d_krn": slope})
+
+
+def product_depends_on(semifield: Any, name: str, img: float) -> bool:
+    """Whether img ⊗ krn of this number and any krn depends on the parameter.
+
+    Examples
+    --------
+    >>> from semiconv_cupy import SubtractSemifield
+    >>> scaled = SubtractSemifield(
+    ...     lambda left, right: left + right,
+    ...     lambda img, krn, a: a * img + krn,
+    ...     zero=0.0,
+    ...     parameters={"a": 1.0},
+    ... )
+    >>> product_depends_on(scaled, "a", 1.0), product_depends_on(scaled, "a", 0.0)
+    (True, False)
+    """
+    product = semifield.expressions["times"].xreplace({IMG: sympy.Float(img)})
+    return name in {symbol.name for symbol in product.free_symbols}
 
 
 def kept_slopes(semifield: Any) -> tuple[str, ...]:

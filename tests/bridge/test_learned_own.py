@@ -1,6 +1,8 @@
 """Parameters that a semifield of one's own names, as tensors: values, gradients, transforms."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch.autograd import gradcheck
 
 import semiconv_cupy as sc
+import torch_bridge as semiconv
 from torch_bridge.functional import semifield_conv, semifield_matmul
 
 
@@ -156,3 +159,135 @@ def test_what_is_refused(values, error, message):
         semifield_conv(img, krn, nearest(), c=ONE, return_indices=True)
     with pytest.raises(ValueError, match="s must be one number for a BroadcastSemifield"):
         semifield_conv(img, krn, soft(), s=EACH)
+
+
+# ---- modules -------------------------------------------------------------------------------------
+
+
+def learned(value):
+    return torch.nn.Parameter(torch.as_tensor(value, dtype=torch.double))
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "values", "numbers"),
+    [
+        (norm, semiconv.SemifieldConv, {"gain": [1.5, 2.0, 3.0], "q": 2.5}, {}),
+        (norm, semiconv.SemifieldConv, {"q": 2.5}, {"gain": 0.5}),
+        (nearest, semiconv.SemifieldConv, {"gain": [1.5, 2.0, 3.0]}, {"c": 0.1}),
+        (soft, semiconv.BroadcastConv, {"s": 2.5}, {"gain": 2.0}),
+    ],
+)
+def test_convolutions_hold_and_learn_them(make, module, values, numbers):
+    img, krn = inputs((2, 2, 4, 5), (3, 2, 2, 2))
+    own = {name: learned(value) for name, value in values.items()}
+    conv = module(make(), **own, **numbers)
+    assert dict(conv.named_parameters()) == own
+    out = conv(img, krn, stride=2)
+    assert torch.equal(out, semifield_conv(img, krn, make(), stride=2, **own, **numbers))
+    out.sum().backward()
+    assert all(tensor.grad.isfinite().all() and tensor.grad.any() for tensor in own.values())
+    other = copy.deepcopy(conv)
+    with torch.no_grad():
+        next(iter(own.values())).add_(1)
+    assert not torch.equal(other(img, krn, stride=2), conv(img, krn, stride=2))
+    other.load_state_dict(conv.state_dict())
+    for same in (other, *([pickle.loads(pickle.dumps(conv))] if make is not soft else [])):
+        assert torch.equal(same(img, krn, stride=2), conv(img, krn, stride=2))
+
+
+def test_a_network_learns_them():
+    """The last layer's parameter is a buffer; all of it is traced as one graph."""
+    torch.manual_seed(0)
+    kernel = semiconv.LearnedKernel2D(2, 3, 3, positive="exp", dtype=torch.double)
+    gain = torch.ones((), dtype=torch.double)
+    conv = semiconv.GenericConv(kernel, semiconv.SemifieldConv(norm(), q=learned(2.0), gain=gain))
+    q = learned(torch.full((4,), 3.0))
+    dense = semiconv.SemifieldLinear(3 * 4, 4, norm(), q=q, gain=1.0, bias=False, dtype=q.dtype)
+    model = torch.nn.Sequential(conv, torch.nn.Flatten(), dense)
+    assert [name for name, _ in model.named_parameters()] == [
+        "0.kernel.kernel",
+        "0.conv.q",
+        "2.q",
+        "2.weight",
+    ]
+    assert "0.conv.gain" in model.state_dict()
+    with torch.no_grad():
+        dense.weight.uniform_(0.1, 1)
+    x = torch.rand(2, 2, 4, 4, dtype=torch.double)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(x).sum(), list(model.parameters()))
+    expected = torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    torch.testing.assert_close(found, expected)
+    assert all(gradient.any() for gradient in found)
+
+
+def test_a_bias_needs_a_one_that_stays():
+    """The bias is the weight of an input that is one."""
+
+    def shifted(slope):
+        return sc.SelectSemifield(
+            lambda left, right: right > left,
+            lambda img, krn, a: krn + (a * img if slope else img + a - 1),
+            zero=-math.inf,
+            parameters={"a": 1.0},
+        )
+
+    layer = semiconv.SemifieldLinear(3, 2, shifted(True), a=learned([1.0, 2.0]), dtype=torch.double)
+    with torch.no_grad():
+        layer.weight.fill_(-math.inf)
+    assert torch.equal(layer(torch.ones(1, 3, dtype=torch.double))[0], layer.bias)
+    with pytest.raises(ValueError, match=r"got a as a tensor, on which .* pass bias=False"):
+        semiconv.SemifieldLinear(3, 2, shifted(False), a=learned(1.0))
+    sums = sc.BroadcastSemifield(
+        lambda x, dims, s: s * x.sum(dims),
+        lambda a, b, gain: gain * a * b,
+        0.0,
+        parameters={"s": 1.0, "gain": 1.0},
+    )
+    with pytest.raises(ValueError, match="got gain as a tensor"):
+        semiconv.SemifieldLinear(3, 2, sums, gain=learned(1.0))
+    assert semiconv.SemifieldLinear(3, 2, sums, s=learned(1.0)).bias is not None
+
+
+def named(name):
+    return sc.SubtractSemifield(
+        lambda left, right: left + right,
+        eval(f"lambda img, krn, {name}: {name} * img * krn"),
+        zero=0.0,
+        parameters={name: 1.0},
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: semiconv.SemifieldConv(norm(), z=ONE), TypeError, "unexpected argument 'z'"),
+        (lambda: semiconv.SemifieldConv("linear", q=ONE), TypeError, "no such parameter"),
+        (lambda: semiconv.SemifieldConv(norm(), q=math.nan), ValueError, "q must be finite"),
+        (
+            lambda: semiconv.SemifieldConv(named("training"), training=ONE),
+            ValueError,
+            "training must be a number, got a tensor",
+        ),
+        (
+            lambda: semiconv.SemifieldLinear(3, 2, named("weight"), weight=ONE),
+            ValueError,
+            "another name",
+        ),
+        (
+            lambda: semiconv.SemifieldLinear(3, 2, norm(), q=EACH, bias=False),
+            ValueError,
+            "q must be one number, or one for each of the 2 outputs",
+        ),
+        (
+            lambda: sc.SubtractSemifield(
+                norm().add, norm().times, zero=0.0, parameters={"q": learned(1.0)}
+            ),
+            TypeError,
+            "requires a gradient.*SemifieldConv",
+        ),
+    ],
+)
+def test_what_modules_refuse(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

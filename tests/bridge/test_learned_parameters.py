@@ -6,6 +6,7 @@ import math
 import pickle
 import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -413,6 +414,11 @@ def test_errors():
         ),
         (lambda: semifield_conv(img, krn, "linear", p=1.0), TypeError, 'p is the parameter of "ro'),
         (lambda: semifield_conv(img, krn, "log", mu=0.0), ValueError, "mu"),
+        (
+            lambda: semifield_conv(img, krn, "log", mu=np.ones(3)),
+            TypeError,
+            r"torch\.as_tensor\(mu\) makes one",
+        ),
         (lambda: semifield_conv(img, krn, "root", p=math.inf), ValueError, "p must"),
         (lambda: with_tensor(img, krn, "log", torch.ones(2)), ValueError, "each of the 3 kernels"),
         (lambda: with_tensor(img, krn, "log", torch.ones(3, 1)), ValueError, r"\(3, 1\)"),

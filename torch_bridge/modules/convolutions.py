@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from semiconv_cupy.algebra import SubtractSemifield, named
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import IntOrTuple, Kind, Padding
-from semiconv_cupy.parameters import require_value_of
 from semiconv_cupy.source import definitions
 from torch_bridge.broadcast import broadcast_conv
 from torch_bridge.checks import one_kind, plan
 from torch_bridge.functional import semifield_conv
-from torch_bridge.ops import PreparedSemifield
-from torch_bridge.parameters import Parameter, family_of, held, hold, parameter_of
+from torch_bridge.modules.with_semifield import WithSemifield
+from torch_bridge.parameters import Parameter
 
 if TYPE_CHECKING:
-    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield
+    from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 
 
-class BroadcastConv(nn.Module):
+class BroadcastConv(WithSemifield):
     """The convolution of a `BroadcastSemifield`, differentiated by torch itself.
 
     Called like `semiconv_cupy.semifield_conv`: ``conv(img, krn, stride=1, padding=0, dilation=1,
@@ -40,6 +38,8 @@ class BroadcastConv(nn.Module):
         is an `add_reduce_channels`, that reduces the channel axis, after the spatial ones.
     unfold_copy : bool
         Gather the windows by `torch.nn.functional.unfold`, which copies, not as a view. 2-D only.
+    **parameters : float, Tensor or Parameter
+        Of the semifield's own, as of `SemifieldConv`; each is one number.
 
     Raises
     ------
@@ -60,13 +60,17 @@ class BroadcastConv(nn.Module):
     tensor([[[4., 5., 3.]]])
     """
 
-    def __init__(self, semifield: BroadcastSemifield, unfold_copy: bool = False) -> None:
+    semifield: BroadcastSemifield
+
+    def __init__(
+        self, semifield: BroadcastSemifield, unfold_copy: bool = False, **parameters: Parameter
+    ) -> None:
         super().__init__()
-        self.semifield = semifield
+        self._set_semifield(semifield, None, None, parameters)
         self.unfold_copy = flag("unfold_copy", unfold_copy)
 
     def extra_repr(self) -> str:
-        return f"{self.semifield!r}{', unfold_copy=True' if self.unfold_copy else ''}"
+        return f"{self._shown()}{', unfold_copy=True' if self.unfold_copy else ''}"
 
     def forward(
         self,
@@ -81,10 +85,11 @@ class BroadcastConv(nn.Module):
     ) -> Tensor:
         """`img` (B, C, *S) and `krn` (O, I, *K) to (B, out channels, *out size)."""
         geometry = plan(img, krn, stride, padding, dilation, groups, group_broadcasting, kind)
-        return broadcast_conv(*one_kind(img, krn), self.semifield, geometry, self.unfold_copy)
+        called = self.semifield.called_with(**self._tensors())
+        return broadcast_conv(*one_kind(img, krn), called, geometry, self.unfold_copy)
 
 
-class SemifieldConv(nn.Module):
+class SemifieldConv(WithSemifield):
     """The fused convolution of a compiled semifield; `dynamic()` and `lazy_fixed()` return it.
 
     Called like `torch_bridge.functional.semifield_conv`: ``conv(img, krn, stride=1, padding=0,
@@ -97,6 +102,8 @@ class SemifieldConv(nn.Module):
     mu, p : float, Tensor or Parameter, optional
         Of ``"log"`` and of ``"root"``, as in `torch_bridge.functional.semifield_conv`: a
         `torch.nn.Parameter` is learned, another tensor is a buffer.
+    **parameters : float, Tensor or Parameter
+        Of a semifield of your own those that it names, in the same way.
     lazy_fixed : bool
         Fix the shapes and arguments to those of the first call; only the batch size may change
         afterwards, anything else raises ValueError. dtype and device stay free. Nothing is compiled
@@ -131,7 +138,7 @@ class SemifieldConv(nn.Module):
     ['mu']
     """
 
-    _family: str | None = None  # "log" or "root" with a tensor; models saved before had none
+    semifield: SelectSemifield | SubtractSemifield
 
     def __init__(
         self,
@@ -144,35 +151,17 @@ class SemifieldConv(nn.Module):
         to_extension: bool = False,
         debug: bool = False,
         kernel_inflation: int = 16,
+        **parameters: Parameter,
     ) -> None:
         super().__init__()
-        parameter = parameter_of(semifield, mu, p)
-        self.semifield: SelectSemifield | SubtractSemifield
-        if isinstance(parameter, Tensor):
-            self._family = str(family_of(semifield))
-            hold(self, self._family, parameter)
-            self.semifield = SubtractSemifield.named_family(self._family)
-        elif parameter is not None:
-            self.semifield = getattr(SubtractSemifield, str(family_of(semifield)))(parameter)
-        else:
-            self.semifield = named(semifield) if isinstance(semifield, str) else semifield
-            require_value_of(self.semifield)
-        self._prepared = PreparedSemifield(self.semifield)
+        self._set_semifield(semifield, mu, p, parameters)
         self.lazy_fixed = flag("lazy_fixed", lazy_fixed)
         self.debug = flag("debug", debug)
         self.fixed: dict[str, Any] | None = None
         self._explained: set[str] = set()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_prepared"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state.pop("_known", None)  # the prepared semifield in models of version 0.1.0
-        super().__setstate__(state)
-        self._prepared = PreparedSemifield(self.semifield)
-
     def extra_repr(self) -> str:
-        return f"{self.semifield!r}, lazy_fixed=True" if self.lazy_fixed else repr(self.semifield)
+        return f"{self._shown()}{', lazy_fixed=True' if self.lazy_fixed else ''}"
 
     def forward(
         self,
@@ -210,12 +199,7 @@ class SemifieldConv(nn.Module):
         return out
 
     def _convolve(self, img: Tensor, krn: Tensor, arguments: dict[str, Any]) -> Tensor:
-        out: Tensor
-        if self._family is None:
-            out = semifield_conv(img, krn, self._prepared, **arguments)
-        else:
-            value: Any = held(self, self._family)
-            out = semifield_conv(img, krn, self._family, **arguments, **value)
+        out: Tensor = semifield_conv(img, krn, self._as_called(), **arguments, **self._tensors())
         return out
 
     def _refusal(self, now: dict[str, Any]) -> str:

@@ -8,21 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semiconv_cupy.algebra import BroadcastSemifield, Semifield, SubtractSemifield, named
+from semiconv_cupy.algebra import BroadcastSemifield, Semifield, SubtractSemifield
+from semiconv_cupy.algebra.own import named_by
+from semiconv_cupy.algebra.slopes import product_depends_on
 from semiconv_cupy.errors import flag
-from semiconv_cupy.parameters import require_value_of
 from semiconv_cupy.powers import laws_of
 from torch_bridge.checks import one_kind, require_dense
 from torch_bridge.functional import semifield_matmul
 from torch_bridge.modules.copies import Scale, fill_copies_, scale_of, scale_of_family
-from torch_bridge.ops import PreparedSemifield
-from torch_bridge.parameters import NAMES, Parameter, family_of, held, hold, parameter_of
+from torch_bridge.modules.with_semifield import WithSemifield
+from torch_bridge.parameters import Parameter, family_of
 from torch_bridge.sizes import whole_number
 
 Init = str | Callable[[Tensor], Any]
 
 
-class SemifieldLinear(nn.Module):
+class SemifieldLinear(WithSemifield):
     r"""A dense layer in a semifield: `torch.nn.Linear` with another addition and multiplication.
 
     .. math:: out[\ldots, o] = \Bigl( \bigoplus_i x[\ldots, i] \otimes w[o, i] \Bigr) \oplus b_o
@@ -40,6 +41,9 @@ class SemifieldLinear(nn.Module):
     mu, p : float, Tensor or Parameter, optional
         Of ``"log"`` and of ``"root"``: a number, or a tensor with one entry or one for each output,
         (out_features,). A `torch.nn.Parameter` is learned, another tensor is a buffer.
+    **parameters : float, Tensor or Parameter
+        Of a semifield of your own those that it names, in the same way. A bias is no weight of one
+        where the multiplication's neutral element depends on a tensor: pass ``bias=False``.
     bias : bool
         Whether there is a bias; it needs a multiplication with a neutral element.
     init : {"copies", "uniform"} or callable, optional
@@ -95,7 +99,7 @@ class SemifieldLinear(nn.Module):
     ['mu', 'weight', 'bias']
     """
 
-    _family: str | None = None  # "log" or "root" with a tensor
+    semifield: Semifield | BroadcastSemifield
 
     def __init__(
         self,
@@ -109,28 +113,21 @@ class SemifieldLinear(nn.Module):
         init: Init | None = None,
         device: Any = None,
         dtype: Any = None,
+        **parameters: Parameter,
     ) -> None:
         super().__init__()
         self.in_features = whole_number("in_features", in_features)
         self.out_features = whole_number("out_features", out_features)
-        parameter = parameter_of(semifield, mu, p)
-        self.semifield: Semifield | BroadcastSemifield
-        if isinstance(parameter, Tensor):
-            self._family = str(family_of(semifield))
-            hold(self, self._family, _checked(parameter, self._family, self.out_features))
-            self.semifield = SubtractSemifield.named_family(self._family)
-        elif parameter is not None:
-            self.semifield = getattr(SubtractSemifield, str(family_of(semifield)))(parameter)
-        else:
-            self.semifield = named(semifield) if isinstance(semifield, str) else semifield
-            require_value_of(self.semifield)
-        self._prepared = _prepared(self.semifield)
+        later = ("init", "one", "weight", "bias")
+        self._set_semifield(semifield, mu, p, parameters, later)
+        for name, tensor in self._tensors().items():
+            _require_shape(name, tensor, self.out_features)
         # Any value will do: the neutral element, and whether there are copies, are those of all.
-        example = self.semifield
-        if self._family is not None:
-            example = getattr(SubtractSemifield, self._family)(1.0)
+        example, family = self.semifield, family_of(self.semifield)
+        if family is not None and self._held:
+            example = getattr(SubtractSemifield, family)(1.0)
         self.init = _checked_init(init, example)
-        self.one = _one_for_bias(example) if flag("bias", bias) else None
+        self.one = _one_for_bias(example, self._held) if flag("bias", bias) else None
         options = {"device": device, "dtype": _floating(dtype)}
         self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features, **options))
         if self.one is None:
@@ -155,10 +152,11 @@ class SemifieldLinear(nn.Module):
             fill_copies_(self.weight, self.bias, scale)
 
     def _scale(self) -> Scale | None:
-        if self._family is None:
+        family = family_of(self.semifield)
+        if family is None or not self._held:
             return scale_of(self.semifield)
-        (parameter,) = held(self, self._family).values()
-        return scale_of_family(self._family, parameter.to(self.weight.device))
+        (parameter,) = self._tensors().values()
+        return scale_of_family(family, parameter.to(self.weight.device))
 
     def _fill_as_one(self, init: Callable[[Tensor], Any]) -> None:
         """Fill the weight, and the bias as the weights of one more input, as one matrix.
@@ -199,28 +197,16 @@ class SemifieldLinear(nn.Module):
             # of the time of a product to 64 outputs, 1/3 of one from 512 to 10.
             x = torch.cat([x, x.new_full((*x.shape[:-1], 1), self.one)], -1)
             weight = torch.cat([weight, self.bias[:, None]], 1)
-        out: Tensor
-        if self._family is None:
-            out = semifield_matmul(x, weight.mT, self._prepared)
-        else:
-            value: Any = held(self, self._family)
-            out = semifield_matmul(x, weight.mT, self._family, **value)
+        out: Tensor = semifield_matmul(x, weight.mT, self._as_called(), **self._tensors())
         return out
 
     def extra_repr(self) -> str:
         shown = [
             f"in_features={self.in_features}",
             f"out_features={self.out_features}",
-            f"semifield={self.semifield!r}",
+            f"semifield={self._shown()}",
         ]
         return ", ".join(shown + ["bias=False"] * (self.one is None))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_prepared"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._prepared = _prepared(self.semifield)
 
 
 def _floating(dtype: Any) -> Any:
@@ -230,18 +216,13 @@ def _floating(dtype: Any) -> Any:
     raise TypeError(f"dtype must be a floating torch.dtype, such as torch.float32, got {dtype!r}")
 
 
-def _prepared(semifield: Any) -> Any:
-    return semifield if isinstance(semifield, BroadcastSemifield) else PreparedSemifield(semifield)
-
-
-def _checked(parameter: Tensor, family: str, outputs: int) -> Tensor:
-    """The parameter; a ValueError where its shape does not fit."""
-    if tuple(parameter.shape) in ((), (1,), (outputs,)):
-        return parameter
-    raise ValueError(
-        f"{NAMES[family]} must be one number, or one for each of the {outputs} outputs, got shape "
-        f"{tuple(parameter.shape)}"
-    )
+def _require_shape(name: str, tensor: Tensor, outputs: int) -> None:
+    """ValueError for a parameter whose shape does not fit."""
+    if tuple(tensor.shape) not in ((), (1,), (outputs,)):
+        raise ValueError(
+            f"{name} must be one number, or one for each of the {outputs} outputs, got shape "
+            f"{tuple(tensor.shape)}"
+        )
 
 
 def _checked_init(init: Any, semifield: Any) -> Init:
@@ -261,11 +242,25 @@ def _checked_init(init: Any, semifield: Any) -> Init:
     return "copies"
 
 
-def _one_for_bias(semifield: Any) -> float:
+def _one_for_bias(semifield: Any, learned: tuple[str, ...]) -> float:
+    """The neutral element of the multiplication, whatever the parameters `learned` are."""
     one = laws_of(semifield).one
     if one is None:
         raise ValueError(
             "bias=True needs a multiplication with a neutral element, which is missing in "
             f"{semifield!r}; pass bias=False"
         )
+    for name in learned:
+        if _depends_on(semifield, name, one):
+            raise ValueError(
+                f"bias=True needs a multiplication with one neutral element, got {name} as a "
+                f"tensor, on which that of {semifield!r} depends; pass bias=False"
+            )
     return one
+
+
+def _depends_on(semifield: Any, name: str, one: float) -> bool:
+    """Whether one times a number depends on the parameter."""
+    if isinstance(semifield, BroadcastSemifield):
+        return name in named_by(semifield.multiply, 2, semifield.own)
+    return product_depends_on(semifield, name, one)
