@@ -1,6 +1,7 @@
 """Pooling of tensors: the windows of torch's pooling, the log-sum-exp and the generalised mean.
 
-`pooling_functions` offers the two as functions, `pooling_layers` as layers; `layers` pools by dilations.
+`pooling_functions` offers the two as functions, `pooling_layers` as layers, `layers` pooling by
+dilations.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class SemifieldConv(WithSemifield):
     >>> conv = SelectSemifield.tropical_max().dynamic()
     >>> conv(torch.tensor([[[0.0, 5.0, 0.0]]]), torch.tensor([[[-1.0, 0.0, -2.0]]]), padding="same")
     tensor([[[4., 5., 3.]]])
-    >>> learned = SemifieldConv("log", mu=nn.Parameter(torch.tensor(3.0)))
+    >>> learned = SemifieldConv("log", mu=torch.nn.Parameter(torch.tensor(3.0)))
     >>> [name for name, _ in learned.named_parameters()]
     ['mu']
     """
