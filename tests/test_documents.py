@@ -4,17 +4,13 @@ A block of ```python must run; a session (```pycon) must also print the answers 
 block of the README runs alone; the blocks of a page run in order, in one namespace.
 """
 
-import ast
-import doctest
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks, missing, pictures, run, run_page
 
 from semiconv_cupy import ndimage
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 INSTALLATION = ROOT / "docs" / "installation.md"
@@ -25,52 +21,10 @@ FOLDERS = ("semiconv_cupy", "kernels_cu", "torch_bridge", "tests", "examples", "
 READ_THERE = sorted(
     [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
 )
-BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
 DIRECTIVE = re.compile(r"^```\{(?:image|figure)\} (\S+)$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-OPTIONAL = (
-    "torch", "kornia", "cv2", "pytorch_nd_semiconv", "skimage", "scipy", "tensorflow", "xarray",
-    "dask",
-)  # fmt: skip
-
-
-def blocks(document):
-    text = document.read_text(encoding="utf-8")
-    for match in BLOCK.finditer(text):
-        yield match[1], match[2], text[: match.start(2)].count("\n")
-
-
-def missing(language, code, optional=OPTIONAL):
-    """The first optional module that the example imports and that is not installed, or None."""
-    examples = [code]
-    if language == "pycon":
-        examples = [example.source for example in doctest.DocTestParser().get_examples(code)]
-    imported = set()
-    for node in (node for example in examples for node in ast.walk(ast.parse(example))):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(str(node.module).partition(".")[0])
-    return next(
-        (name for name in optional if name in imported and not importlib.util.find_spec(name)), None
-    )
-
-
-def run(language, code, line, document, namespace):
-    name = str(document.relative_to(ROOT))
-    if language == "python":
-        exec(compile("\n" * line + code, name, "exec"), namespace)
-        return
-    session = doctest.DocTestParser().get_doctest(code, namespace, name, name, line)
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    report = []
-    runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
-    runner.run(session, out=report.append, clear_globs=False)
-    namespace.update(session.globs)
-    assert not runner.failures, "".join(report)
-
 
 EXAMPLES = list(blocks(README))
 
@@ -95,16 +49,23 @@ def test_an_example_of_the_readme(language, code, line, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.stem
 )
-def test_the_examples_of_a_page(page):
-    namespace, skipped = {"__name__": "__main__"}, set()
-    for language, code, line in blocks(page):
-        absent = missing(language, code)
-        if absent:
-            skipped.add(absent)
-        else:
-            run(language, code, line, page, namespace)
-    if skipped:
-        pytest.skip(f"the rest ran, but examples with {', '.join(sorted(skipped))} did not")
+def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an example may draw a picture
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    absent = run_page(page)
+    if absent:
+        pytest.skip(f"the rest ran, but examples with {', '.join(sorted(absent))} did not")
+    assert all((tmp_path / name).is_file() for name in pictures(page)[1])
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if pictures(page)[1]], ids=lambda page: page.stem
+)
+def test_a_page_shows_the_pictures_that_it_draws(page):
+    """`python tests/pages.py` draws them; small files, as a page should come at once."""
+    shown, drawn = pictures(page)
+    assert drawn <= shown
+    assert all((page.parent / name).stat().st_size < 100_000 for name in drawn)
 
 
 @pytest.mark.parametrize(
