@@ -62,8 +62,8 @@ html_logo = html_favicon = "_static/logo.svg"
 html_context = {"versions": versions()}
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-# The header links to every page; only the reference needs a sidebar as well.
-html_sidebars = {"[!a]*": [], "api/**": ["sidebar-nav-bs"]}
+# The header links to the parts, the sidebar to the pages of a part; the first page is in no part.
+html_sidebars = {"index": []}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
