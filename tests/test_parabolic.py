@@ -184,6 +184,16 @@ def test_every_backend_gives_the_same_bits(backend):
             np.testing.assert_array_equal(result, expected, err_msg=f"{function} of {dtype}")
 
 
+@pytest.mark.parametrize("shared_bytes", [5000, 2000, 1000])
+def test_few_lines_side_by_side(shared_bytes):
+    """Four, two, and none, whose lines are copied together."""
+    image = image_of(np.random.default_rng(6), (3, 70, 23), "uint8")
+    expected = sc.parabolic_dilation(image, (0, 3, 2))
+    limits = cuda.Limits(shared_bytes=shared_bytes)
+    with served_by(cuda.Backend(HarnessDevice(), limits)):
+        np.testing.assert_array_equal(sc.parabolic_dilation(image, (0, 3, 2)), expected)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_large_images_take_little_memory(dtype):
     image = image_of(np.random.default_rng(7), (700, 800), dtype)

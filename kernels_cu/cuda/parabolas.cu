@@ -1,4 +1,4 @@
-// Envelopes of parabolas over lines that lie together in memory: a warp for each line.
+// Envelopes of parabolas over lines: a warp for each line.
 //
 // As host/envelope.hpp: between blocks of 32 outputs a node says which candidates may win there; nodes are found
 // from coarse to fine, each within what its two neighbours leave, with a candidate in each lane; then each block
@@ -9,21 +9,38 @@
 //     level 3    1    3    5    7
 //     outputs  0 . . . . . . . . .        lanes: outputs, all candidates between two nodes one by one
 //
-// A line lies in shared memory where there is room, else in `scratch`. Needs SEMICONV_STORAGE, SEMICONV_OUT (the
-// results' storage type), SEMICONV_KERNEL (the function's name), SEMICONV_WINNERS (true or false: whether they are
-// stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false), SEMICONV_FINISH (the
-// number of a Finish).
+// A line lies in shared memory where there is room, else in `scratch`. Lines along the last axis, whose numbers lie
+// together in memory, are read and written by their warps. Those along another axis lie side by side: the block
+// copies them together (SEMICONV_SIDE_BY_SIDE), so that neighbouring threads move neighbouring numbers.
+//
+//     memory           y = 0   line 0 1 2 3 ...      shared memory   line 0   y = 0 1 2 ...   results   winners
+//                      y = 1   line 0 1 2 3 ...  -->                 line 1   y = 0 1 2 ...
+//
+// Needs SEMICONV_STORAGE, SEMICONV_OUT (the results' storage type), SEMICONV_KERNEL (the function's name),
+// SEMICONV_COLUMNS (lines of a block), SEMICONV_SIDE_BY_SIDE (true or false), SEMICONV_WINNERS (true or false: whether
+// they are stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false),
+// SEMICONV_FINISH (the number of a Finish).
 #include "../parabolas.cuh"
 
 namespace semiconv {
 
-constexpr int warp = 32, lines_of_block = 4;
+using Out = SEMICONV_OUT;
+constexpr int warp = 32, columns = SEMICONV_COLUMNS;
 constexpr uint32 all_lanes = 0xffffffffu;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
-// the next ones of the next. The outputs begin .. end - 1 of each line are computed.
+// the next ones of the next. The outputs begin .. end - 1 of each line are computed. From a number of a line to the
+// next one are the `inner` numbers of later axes. Of results, `row` of them lie together, and rows `row_step` apart,
+// where they are a part of a larger array.
 struct LinePass {
-  int64 lines, size, exact, groups, repeat, begin, end;
+  int64 lines, size, exact, groups, repeat, begin, end, inner, row, row_step;
+
+  SEMICONV_FN int64 place(int64 line) const { return line / inner * size * inner + line % inner; }
+  SEMICONV_FN int64 result_step() const { return inner / row * row_step; }
+  SEMICONV_FN int64 result_place(int64 line) const {
+    const int64 of_inner = line % inner;
+    return line / inner * (end - begin) * result_step() + of_inner / row * row_step + of_inner % row;
+  }
 };
 
 SEMICONV_FN double least_of_warp(double value) {
@@ -77,41 +94,24 @@ struct Line {
   }
 };
 
-}  // namespace semiconv
-
-// nodes: two numbers for each block of a line and one more. `out` may be the source: a line is read as a whole first.
-extern "C" __global__ void __launch_bounds__(128, 7)
-SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
-                const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
-                double* scratch, int* nodes) {
-  using namespace semiconv;
-  using Out = SEMICONV_OUT;
-  const int lane = threadIdx.x % warp, of_block = threadIdx.x / warp;
-  const int64 number = (int64)blockIdx.x * lines_of_block + of_block, size = pass.size;
-  if (number >= pass.lines) return;
-  const int64 blocks = ceil_div(size, (int64)warp), begin = number * size;
-  const int64 from = pass.begin, to = pass.end, results = number * (to - from) - from;
-  cost += number / pass.repeat % pass.groups * size;
+// The envelope of one line. read(y): a number of it, which may be value[y]; put(x, result, winner): stores them.
+// first, last: a number for each block of the line and one more.
+template <class Read, class Put>
+SEMICONV_FN void envelope(const LinePass& pass, const double* cost, double* value, int* first, int* last,
+                          Read&& read, Put&& put) {
+  const int lane = threadIdx.x % warp;
+  const int64 size = pass.size, from = pass.begin, to = pass.end;
   if (cost[0] > 0) {  // nothing moves: NaN stays, too
     for (int64 x = from + lane; x < to; x += warp) {
-      const double v = (double)load(source[begin + x]);
-      out[results + x] = finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-      if (SEMICONV_WINNERS) winners[results + x] = (int)x;
+      const double v = read(x);
+      put(x, finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH), (int)x);
     }
     return;
   }
-#if SEMICONV_SHARED
-  extern __shared__ double shared[];
-  double* const value = shared + of_block * size;
-#else
-  double* const value = scratch + begin;
-#endif
-  int* const first = nodes + number * 2 * (blocks + 1);
-  int* const last = first + blocks + 1;
   const double none = Extreme<double>::highest();
   double least = none, magnitude = 0;
   for (int64 y = lane; y < size; y += warp) {
-    const double v = parabola_value((double)load(source[begin + y]), SEMICONV_MAXIMUM);
+    const double v = parabola_value(read(y), SEMICONV_MAXIMUM);
     value[y] = v;
     if (v < least) least = v;
     const double size_of = v < 0 ? -v : v;
@@ -125,10 +125,8 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
     for (int64 y = lane; least != none && y < size; y += warp)
       if (found == none && value[y] == least) found = (double)y;
     found = least_of_warp(found);
-    for (int64 x = from + lane; x < to; x += warp) {
-      out[results + x] = finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-      if (SEMICONV_WINNERS) winners[results + x] = found == none ? -1 : (int)found;
-    }
+    for (int64 x = from + lane; x < to; x += warp)
+      put(x, finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH), found == none ? -1 : (int)found);
     return;
   }
   const Line line{value, cost, lane, pass.exact ? 0 : near_ties * magnitude};
@@ -167,7 +165,64 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
         if (SEMICONV_WINNERS) at = y;
       }
     }
-    out[results + x] = finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH);
-    if (SEMICONV_WINNERS) winners[results + x] = (int)at;
+    put(x, finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH), (int)at);
   }
+}
+
+}  // namespace semiconv
+
+// nodes: two numbers for each block of a line and one more. `out` may be the source: lines are read as a whole first.
+extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, (SEMICONV_SIDE_BY_SIDE ? 24 : 28) / SEMICONV_COLUMNS)
+SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
+                const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
+                double* scratch, int* nodes) {
+  using namespace semiconv;
+  const int own = threadIdx.x / warp;
+  const int64 number = (int64)blockIdx.x * columns + own, size = pass.size, from = pass.begin, to = pass.end;
+  const int64 blocks = ceil_div(size, (int64)warp);
+  const bool has_line = number < pass.lines;
+  int* const first = nodes + number * 2 * (blocks + 1);
+  int* const last = first + blocks + 1;
+  const double* const costs = cost + number / pass.repeat % pass.groups * size;
+#if SEMICONV_SHARED
+  extern __shared__ double shared[];
+#endif
+#if SEMICONV_SIDE_BY_SIDE
+  // An odd pitch: the numbers of neighbouring lines lie in different banks.
+  const int pitch = (int)size | 1, results_pitch = (int)(to - from) | 1;
+  int* const chosen = (int*)(shared + columns * pitch);
+  Out* const results = (Out*)(chosen + (SEMICONV_WINNERS ? columns * results_pitch : 0));
+  const int column = threadIdx.x % columns, row = threadIdx.x / columns;
+  const int64 other = (int64)blockIdx.x * columns + column;
+  const int64 begin = pass.place(other), results_begin = pass.result_place(other), step = pass.result_step();
+  const bool copies = other < pass.lines;
+  for (int64 y = row; copies && y < size; y += warp)
+    shared[column * pitch + y] = (double)load(source[begin + y * pass.inner]);
+  __syncthreads();
+  double* const value = shared + own * pitch;
+  if (has_line)
+    envelope(pass, costs, value, first, last, [&](int64 y) { return value[y]; },
+             [&](int64 x, Out result, int winner) {
+               results[own * results_pitch + x - from] = result;
+               if (SEMICONV_WINNERS) chosen[own * results_pitch + x - from] = winner;
+             });
+  __syncthreads();
+  for (int64 x = row; copies && x < to - from; x += warp) {
+    out[results_begin + x * step] = results[column * results_pitch + x];
+    if (SEMICONV_WINNERS) winners[results_begin + x * step] = chosen[column * results_pitch + x];
+  }
+#else
+  if (!has_line) return;
+  const int64 begin = number * size, results = number * (to - from) - from;
+#if SEMICONV_SHARED
+  double* const value = shared + own * size;
+#else
+  double* const value = scratch + begin;
+#endif
+  envelope(pass, costs, value, first, last, [&](int64 y) { return (double)load(source[begin + y]); },
+           [&](int64 x, Out result, int winner) {
+             out[results + x] = result;
+             if (SEMICONV_WINNERS) winners[results + x] = winner;
+           });
+#endif
 }

@@ -172,7 +172,10 @@ class LinePass(Struct):
     """Envelopes of parabolas over lines."""
 
     file = "cuda/parabolas.cu"
-    _fields_ = each(ctypes.c_int64, "lines", "size", "exact", "groups", "repeat", "begin", "end")
+    _fields_ = each(
+        ctypes.c_int64, "lines", "size", "exact", "groups", "repeat", "begin", "end", "inner",
+        "row", "row_step",
+    )  # fmt: skip
 
 
 class SinglePass(Struct):

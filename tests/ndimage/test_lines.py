@@ -53,7 +53,11 @@ def test_each_group_of_lines_has_its_own_costs(shape, minimum):
             np.testing.assert_array_equal(again[1], winners)
 
 
-@pytest.mark.parametrize("backend", [None, reference, cuda.Backend(HarnessDevice())])
+@pytest.mark.parametrize(
+    "backend",
+    [None, reference]
+    + [cuda.Backend(HarnessDevice(), cuda.Limits(shared_bytes=n)) for n in (48 * 1024, 5000)],
+)
 @pytest.mark.parametrize("weight", [0.3, 1e-4])
 def test_parts_of_lines_are_those_of_the_whole(backend, weight):
     image = np.random.default_rng(2).standard_normal((3, 70, 150, 5)).astype(np.float32)

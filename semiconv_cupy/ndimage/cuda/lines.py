@@ -1,7 +1,7 @@
 """Passes along lines on a GPU by ``parabolas.cu`` and ``nearest.cu``, fronts by ``chamfer.cu``.
 
-Lines along another axis than the last are copied together first, and their results back; not where
-``single_parabolas.cu`` computes in float32.
+Lines along another axis than the last are copied together first, and their results back, where they
+are so long that shared memory holds few of them beside each other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.lines import Finish, Pass, Pullback
 from semiconv_cupy.ndimage.structs import Front, LinePass, LinePullback, SinglePass
+from semiconv_cupy.strides import element_strides
 
 Array = Any
-_WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/parabolas.cu and nearest.cu
+_WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/nearest.cu
+_SIDE_BY_SIDE = (8, 4, 2)  # lines of a block of kernels_cu/cuda/parabolas.cu along another axis
 _PULLBACK_THREADS = 128
 
 
@@ -31,6 +33,7 @@ class Specialisation(NamedTuple):
     shared: bool = True  # where a line lies meanwhile
     minimum: bool = True
     finish: Finish = Finish.TO_NEAREST
+    side_by_side: int = 0  # lines of a block along another axis than the last; 0: along that one
 
 
 def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
@@ -38,11 +41,14 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
     marks = [
         "minimum" if kind.minimum else "maximum", storage, kind.out, kind.finish.name.lower(),
         *["winners"] * kind.winners, *["long"] * (not kind.shared),
+        *[f"side_by_side_{kind.side_by_side}"] * bool(kind.side_by_side),
     ]  # fmt: skip
     name = f"semiconv_parabolas_{'_'.join(marks)}"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_OUT": kind.out,
+        "SEMICONV_COLUMNS": str(kind.side_by_side or _LINES),
+        "SEMICONV_SIDE_BY_SIDE": str(bool(kind.side_by_side)).lower(),
         "SEMICONV_WINNERS": str(kind.winners).lower(),
         "SEMICONV_SHARED": str(kind.shared).lower(),
         "SEMICONV_MAXIMUM": str(not kind.minimum).lower(),
@@ -147,50 +153,106 @@ def _single(launcher: Launcher, array: Array, step: Pass, columns: int) -> None:
     kernel(grid, (_WARP * columns,), arguments, _single_bytes(columns, size, step))
 
 
+def _side_by_side(launcher: Launcher, array: Array, step: Pass) -> int:
+    """How many lines along another axis than the last a block takes; 0 where it takes none."""
+    if math.prod(array.shape[step.axis + 1 :]) == 1 or not array.flags.c_contiguous:
+        return 0
+    if rows_of(step.out, step.axis) is None:
+        return 0
+    most = launcher.limits.shared_bytes
+    return next((n for n in _SIDE_BY_SIDE if _shared_bytes(n, array, step) <= most), 0)
+
+
+def rows_of(out: Array, axis: int) -> tuple[int, int] | None:
+    """How the axes behind `axis` lie: elements that lie together, and from these to the next ones.
+
+    None where they lie otherwise. The array may be a part of one along one of these axes.
+
+    Examples
+    --------
+    >>> rows_of(np.empty((3, 4, 5)), 0), rows_of(np.empty((3, 4, 9))[..., 2:7], 0)
+    ((20, 20), (5, 9))
+    """
+    strides, row, end = element_strides(out), 1, out.ndim
+    while end > axis + 1 and strides[end - 1] == row:
+        end -= 1
+        row *= out.shape[end]
+    step = found = strides[end - 1]
+    for size, stride in zip(out.shape[end - 1 :: -1], strides[end - 1 :: -1], strict=True):
+        if stride != found:
+            return None
+        found *= size
+    return row, step
+
+
+def _shared_bytes(columns: int, array: Array, step: Pass) -> int:
+    """Shared memory of a block of so many lines side by side: numbers, results and winners."""
+    size = array.shape[step.axis]
+    begin, end = step.outputs or (0, size)
+    each = step.out.dtype.itemsize + (4 if step.winners is not None else 0)
+    return columns * (8 * (size | 1) + each * ((end - begin) | 1))
+
+
 def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
     """The extremum of element and cost along an axis, into `step.out`."""
     columns = _single_columns(launcher, array, step)
     if columns:
         _single(launcher, array, step, columns)
         return
-    device, xp, axis = launcher.device, launcher.device.array_module, step.axis
-    together = math.prod(array.shape[axis + 1 :]) == 1 and step.out.flags.c_contiguous
-    given = array if together else xp.ascontiguousarray(xp.moveaxis(array, axis, -1))
+    columns = _side_by_side(launcher, array, step)
+    if columns or (math.prod(array.shape[step.axis + 1 :]) == 1 and step.out.flags.c_contiguous):
+        _envelopes(launcher, array, step, columns)
+    else:
+        _copied_together(launcher, array, step)
+    if step.winners is None or step.followers is None:
+        return
+    for plane in step.followers:
+        moved = launcher.device.array_module.take_along_axis(plane, step.winners.clip(0), step.axis)
+        plane[...] = launcher.device.array_module.where(step.winners < 0, -1, moved)
+
+
+def _copied_together(launcher: Launcher, array: Array, step: Pass) -> None:
+    """A pass along an axis that is made the last one of copies."""
+    device, axis = launcher.device, step.axis
+    xp = device.array_module
+    given = xp.ascontiguousarray(xp.moveaxis(array, axis, -1))
     begin, end = step.outputs or (0, array.shape[axis])
-    out = step.out
-    if not together:
-        out = device.empty((*given.shape[:-1], end - begin), step.out.dtype)
-    winners = step.winners
-    if winners is not None and not together:
-        winners = device.empty(given.shape, np.int32)
-    size, lines = array.shape[axis], array.size // array.shape[axis]
-    blocks = -(-size // _WARP)
-    shared_bytes = 8 * size * _LINES
+    out = device.empty((*given.shape[:-1], end - begin), step.out.dtype)
+    winners = None if step.winners is None else device.empty(given.shape, np.int32)
+    repeat = step.repeat * math.prod(array.shape[axis + 1 :])
+    moved = step._replace(axis=array.ndim - 1, out=out, winners=winners, repeat=repeat)
+    _envelopes(launcher, given, moved, 0)
+    step.out[...] = xp.moveaxis(out, -1, axis)
+    if step.winners is not None:
+        step.winners[...] = xp.moveaxis(winners, -1, axis)
+
+
+def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) -> None:
+    """A launch of ``parabolas.cu``; so many lines of a block side by side, or 0: the last axis."""
+    device, axis = launcher.device, step.axis
+    size, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
+    lines, blocks = array.size // size, -(-size // _WARP)
+    shared_bytes = _shared_bytes(side_by_side, array, step) if side_by_side else 8 * size * _LINES
     shared = shared_bytes <= launcher.limits.shared_bytes
     scratch = None if shared else device.empty((lines, size), np.float64)
     nodes = device.empty((lines, 2, blocks + 1), np.int32)
     struct = np.zeros((), LinePass.dtype())
     struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
-    struct["groups"], struct["begin"], struct["end"] = step.groups, begin, end
-    struct["repeat"] = step.repeat * math.prod(array.shape[axis + 1 :])
+    struct["begin"], struct["end"] = step.outputs or (0, size)
+    struct["groups"], struct["repeat"], struct["inner"] = step.groups, step.repeat * inner, inner
+    struct["row"], struct["row_step"] = rows_of(step.out, axis) or (inner, inner)
     kind = Specialisation(
-        step.out.dtype.name, winners is not None, shared, step.minimum, Finish(step.finish)
-    )
+        step.out.dtype.name, step.winners is not None, shared, step.minimum,
+        Finish(step.finish), side_by_side,
+    )  # fmt: skip
     kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
     arguments = (
-        struct[()], _costs(launcher, step), given, out, 0 if winners is None else winners,
-        0 if scratch is None else scratch, nodes,
+        struct[()], _costs(launcher, step), array, step.out,
+        0 if step.winners is None else step.winners, 0 if scratch is None else scratch, nodes,
     )  # fmt: skip
-    kernel((-(-lines // _LINES),), (_WARP * _LINES,), arguments, shared_bytes if shared else 0)
-    if not together:
-        step.out[...] = xp.moveaxis(out, -1, axis)
-        if step.winners is not None:
-            step.winners[...] = xp.moveaxis(winners, -1, axis)
-    if step.winners is None or step.followers is None:
-        return
-    for plane in step.followers:
-        moved = xp.take_along_axis(plane, step.winners.clip(0), axis)
-        plane[...] = xp.where(step.winners < 0, -1, moved)
+    columns = side_by_side or _LINES
+    grid, block = (-(-lines // columns),), (_WARP * columns,)
+    kernel(grid, block, arguments, shared_bytes if shared else 0)
 
 
 def pull_back(launcher: Launcher, grad: Array, back: Pullback) -> None:
