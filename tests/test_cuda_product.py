@@ -149,10 +149,10 @@ def test_shared_terms_are_shared():
         sc.SelectSemifield.tropical_max(spread_gradient=True),
         sc.SubtractSemifield.linear(),
         sc.SubtractSemifield.log(2.0),
-        sc.SubtractSemifield.log(-2.0),
-        sc.SubtractSemifield.root(3.0),
+        pytest.param(sc.SubtractSemifield.log(-2.0), marks=pytest.mark.slow),
+        pytest.param(sc.SubtractSemifield.root(3.0), marks=pytest.mark.slow),
         sc.SubtractSemifield.root(-2.5),
-        cases.largest_magnitude(),
+        pytest.param(cases.largest_magnitude(), marks=pytest.mark.slow),
         cases.hypotenuse(),
     ],
     ids=repr,
@@ -168,7 +168,10 @@ def test_a_team_with_fewer_slabs_than_others_adds_all_of_its_terms(terms):
 
 @pytest.mark.parametrize(
     "dtype",
-    ["float16", "float64", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"],
+    cases.slow_except(
+        ["float16", "float64", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"],
+        *("float16", "uint8", "int64"),
+    ),
 )
 def test_every_dtype(dtype):
     check(MAX, dtype, (1, 17, 72, 43))
@@ -258,6 +261,7 @@ def test_by_sums_in_any_layout(semifield, layout, limits):
     check_by_sums(semifield, "float32", (2, 19, 70, 83), layout, limits=limits)
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize(
     "semifield", [sc.SubtractSemifield.log(-1.5), sc.SubtractSemifield.root(-2.5)]
@@ -340,12 +344,12 @@ def test_matmul_on_a_gpu_takes_the_kernel():
     "semifield",
     [
         MAX,
-        sc.SelectSemifield.max_times(),
+        pytest.param(sc.SelectSemifield.max_times(), marks=pytest.mark.slow),
         sc.SelectSemifield.tropical_max(spread_gradient=True),
         sc.SubtractSemifield.linear(),
         sc.SubtractSemifield.log(2.0),
-        sc.SubtractSemifield.root(3.0),
-        cases.hypotenuse(),
+        pytest.param(sc.SubtractSemifield.root(3.0), marks=pytest.mark.slow),
+        pytest.param(cases.hypotenuse(), marks=pytest.mark.slow),
         cases.norm(),
     ],
     ids=repr,

@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 
+import cases
 import numpy as np
 import pytest
 
@@ -300,7 +301,12 @@ def nearest(a=0.3, gain=1.2, **flags):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("flags", [{}, {"spread_gradient": True}, {"channels_add": True}])
+@pytest.mark.parametrize(
+    "flags",
+    cases.slow_except(
+        [{}, {"spread_gradient": True}, {"channels_add": True}], {}, {"spread_gradient": True}
+    ),
+)
 def test_selections(arrays, method, flags):
     rng = np.random.default_rng(9)
     img, krn = (rng.normal(size=x.shape) for x in arrays)
@@ -358,6 +364,7 @@ def test_products_and_dtypes_of_selections():
             sc.semifield_conv(np.ones((1, 1, 3), dtype), np.ones((1, 1, 2), dtype), nearest())
 
 
+@pytest.mark.slow
 def test_gradients_of_float32_and_of_terms_that_are_folded(arrays):
     img, krn = (x.astype(np.float32) for x in arrays)
     grad = np.ones((2, 3, 4, 7), np.float32)

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from cases import slow_except
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -144,7 +145,9 @@ def test_copies_of_a_filled_model(name, way):
     assert torch.equal(model(IMG), original(IMG))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", slow_except([torch.float16, torch.bfloat16, torch.float64], torch.float64)
+)
 @pytest.mark.parametrize("name", ["spectral", "cholesky", "iso"])
 def test_the_dtype_is_that_of_the_parameters(name, dtype):
     kernel = MODELS[name]().kernel

@@ -117,6 +117,7 @@ def test_transforms_and_compile():
             torch.testing.assert_close(learned.grad, slope)
 
 
+@pytest.mark.slow
 def test_halves_learn_in_float32():
     img, krn = (x.detach() for x in inputs((1, 2, 4, 5), (3, 2, 2, 2)))
     grads = []

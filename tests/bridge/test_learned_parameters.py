@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from cases import slow_except
 from torch import nn
 from torch.func import grad, jvp, vmap
 
@@ -161,7 +162,10 @@ def test_large_values_tend_to_the_extrema():
         assert mu.grad.isfinite()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "dtype",
+    slow_except([torch.float16, torch.bfloat16, torch.float32], torch.bfloat16, torch.float32),
+)
 def test_halves_keep_the_parameters_dtype(dtype):
     img, krn, arguments = tensors("plane", "log", dtype)
     for own in (torch.float32, torch.float64, dtype):

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from cases import slow_except
 from torch import nn
 from torch.nn import functional as F
 
@@ -131,7 +132,12 @@ def test_values_below_eps_count_as_eps_and_get_no_gradient():
     assert img.grad.flatten()[3] > 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    slow_except(
+        [torch.float16, torch.bfloat16, torch.float32, torch.float64], torch.float32, torch.float64
+    ),
+)
 def test_dtypes(dtype):
     img = (1000 * torch.rand(2, 3, 49)).to(dtype).requires_grad_()
     for pool, oracle in (

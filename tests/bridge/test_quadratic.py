@@ -95,6 +95,7 @@ def test_gradcheck(cls, sizes):
     assert torch.autograd.gradcheck(call, tuple(v.detach().requires_grad_() for v in values))
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("cls", QUADRATIC)
 @pytest.mark.parametrize("where", ["host", "gpu"])

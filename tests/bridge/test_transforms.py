@@ -87,7 +87,8 @@ def test_winners_in_vmap_beside_gradients(name, operation):
 
 
 def test_integers_in_vmap():
-    a, b = torch.arange(24).view(2, 3, 4), torch.arange(8).view(4, 2)
+    a, b = (torch.arange(n, dtype=torch.uint8) for n in (24, 8))
+    a, b = a.view(2, 3, 4), b.view(4, 2)
     out = vmap(lambda a: semifield_matmul(a, b, "tropical_max"))(a)
     assert torch.equal(out, semifield_matmul(a, b, "tropical_max"))
 

@@ -311,7 +311,11 @@ SUMS = [
 ]
 
 
-@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("int64", "uint8")], ids=str)
+@pytest.mark.parametrize(
+    "dtypes",
+    [("float32", "float32"), pytest.param(("int64", "uint8"), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_cuda_sums(dtypes):
     backend = cuda.Backend(HarnessDevice(order="reverse"))
     random = np.random.default_rng(3)
@@ -448,6 +452,7 @@ FOOTPRINTS = [
 ]
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "float32"])
 def test_cuda_footprints(dtype):
     backend = cuda.Backend(HarnessDevice(order="reverse"))

@@ -125,7 +125,7 @@ def test_array_loops_ignore_what_is_outside(data):
     check(data, (*INTEGERS, "float32", "int16", "int32"), RULES, reference)
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", ["uint64", "uint8", "float32", "float16", "int32"])
 def test_cuda_kernels_ignore_what_is_outside(dtype):
     backend = cuda.Backend(HarnessDevice())
