@@ -47,6 +47,7 @@ autodoc_default_options = {
     "inherited-members": "Module, ndarray, BaseException",
 }
 napoleon_google_docstring = False
+napoleon_use_param = False  # several names share a description
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 

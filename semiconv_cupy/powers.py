@@ -40,7 +40,7 @@ def semifield_matrix_power(
 ) -> Array:
     r"""The product of n equal matrices.
 
-    .. math:: out = \underbrace{a \otimes a \otimes \ldots \otimes a}_{n}
+    .. math:: out = a \otimes a \otimes \ldots \otimes a \quad (n \text{ times})
 
     Of a graph's weights it is the ⊕ of all walks of n steps, each walk the ⊗ of its edges. Takes at
     most 2 log2(n) products.
