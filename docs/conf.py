@@ -31,6 +31,7 @@ extensions = [
     "figures",
     "mathml",
     "notebooks",
+    "pages",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_templates", "_extensions", "generated"]
@@ -84,5 +85,20 @@ def _escape_stars(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<=[\s(])\*(?=\w)", r"\*", line) for line in lines]
 
 
+def _share_descriptions(app, what, name, obj, options, lines):
+    """Give each name of "a, b : text" in See Also the text, which napoleon would drop."""
+    several = re.compile(r"(\S+(?:, \S+)+) : (.+)")
+    if "See Also" in lines:
+        start = lines.index("See Also") + 2
+        end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
+        found = [several.fullmatch(line) for line in lines[start:end]]
+        lines[start:end] = [
+            entry
+            for line, match in zip(lines[start:end], found, strict=True)
+            for entry in ([f"{n} : {match[2]}" for n in match[1].split(", ")] if match else [line])
+        ]
+
+
 def setup(app):
-    app.connect("autodoc-process-docstring", _escape_stars, priority=400)  # before napoleon
+    for rewrite in (_escape_stars, _share_descriptions):
+        app.connect("autodoc-process-docstring", rewrite, priority=400)  # before napoleon
