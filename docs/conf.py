@@ -31,7 +31,7 @@ extensions = [
     "figures",
     "mathml",
     "notebooks",
-    "pages",
+    "written",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_templates", "_extensions", "generated"]
@@ -55,6 +55,7 @@ napoleon_use_ivar = True
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebooks are shown with their stored results
+nb_render_image_options = {"alt": "A figure drawn by the code above it"}
 
 html_math_renderer_name = "mathml"
 html_theme = "pydata_sphinx_theme"

@@ -24,7 +24,7 @@ def test_a_formula_has_words_and_limits():
 
 
 def test_faults_of_pages_are_found(tmp_path):
-    from pages import faults
+    from written import faults
 
     page = '<a href="b.html#there">b</a><img src="p.png" alt=""><h1 id="here"></h1>'
     (tmp_path / "a.html").write_text(page)
