@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -362,7 +362,8 @@ def _in_chunks(
     itemsize = max(array.dtype.itemsize, dtype.itemsize)
     chunks = getattr(array, "chunks", None)
     scheduler = "threads" if dry else options.get("scheduler", "threads")
-    with stored.scheduled(scheduler, memory) if not dry else nullcontext() as client:
+    with ExitStack() as workers:
+        client = None if dry else workers.enter_context(stored.scheduled(scheduler, memory))
         lazy = [
             stored.in_chunks(image.array, cut, itemsize, memory, chunks)
             for image in work.images.values()
@@ -378,7 +379,8 @@ def _in_chunks(
         if dry:
             return
         with images.created(output, result.shape, dtype, work.image.about, sizes) as target:
-            stored.write(result, target, client)
+            with workers.pop_all():  # they end first: an interrupted one may still write
+                stored.write(result, target, client)
             _preview(work, target, options)
     print(f"written to {output}")
 

@@ -697,6 +697,7 @@ def test_killed_compilations_leave_nothing_for_ever(slow_compiler, tmp_path, beg
     wait_for(log.exists)
     finish.process.kill()
     finish.process.join()
+    wait_for(lambda: "end" in log.read_text())  # the compiler lives on, and writes into its folder
     (build,) = cache.glob("build-*")
     (lock,) = cache.glob("*.lock")
     assert run(cache, number=43) == (43, [])
