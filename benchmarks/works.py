@@ -299,6 +299,17 @@ def _batches() -> Iterator[Convolution]:
 
 def cpu() -> Iterator[AnyWork]:
     """The works of the CPU."""
+    yield from _windows()
+    yield from _filters()
+    yield from _of_tensors()
+    yield from _colours((1000, 1100))
+    yield from _batches()
+    yield from _products()
+    yield from _parameters()
+
+
+def _windows() -> Iterator[AnyWork]:
+    """Dilations of arrays by windows of many sizes, dtypes and ranks."""
     for size, ratio in {3: 20, 7: 50, 11: 55, 21: 65}.items():
         yield Convolution(_square(1024, size), goals=at_least(ratio, SCIPY))
     for size in (3, 7, 11, 21):
@@ -314,6 +325,10 @@ def cpu() -> Iterator[AnyWork]:
     )
     yield Convolution(Work("volume 7^3, 128^3", (1, 1, 128, 128, 128), (1, 1, 7, 7, 7)))
     yield Convolution(Work("signal 501, 10^7", (1, 1, 10**7), (1, 1, 501)))
+
+
+def _filters() -> Iterator[AnyWork]:
+    """Functions of ``ndimage``."""
     for size in (3, 5, 9, 15, 31, 51):
         for dtype in ("float32", "uint8"):
             yield _flat(size, (1000, 1100), dtype, at_least(1, OPENCV))
@@ -338,6 +353,10 @@ def cpu() -> Iterator[AnyWork]:
     yield Filter("correlate 7x7, 1024^2 float32", "correlate", (1024, 1024), "float32",
                  {"weights": np.linspace(-1, 1, 49).reshape(7, 7)})  # fmt: skip
     yield Filter("flat 3x3, 16^2 float32", "maximum_filter", (16, 16), "float32", {"size": 3})
+
+
+def _of_tensors() -> Iterator[AnyWork]:
+    """Large windows, pooling and mixing layers, and their training."""
     for semifield, name in ((sc.SelectSemifield.tropical_max(), "max"), (LOG, "log")):
         work = Work(f"any 31x31, 512^2, {name}", (1, 1, 512, 512), (1, 1, 31, 31), semifield)
         yield Convolution(work, goals=at_least(3, COMPILED), tensors=True)
@@ -352,8 +371,10 @@ def cpu() -> Iterator[AnyWork]:
         goals = () if semifield is LINEAR else at_least(1 / 3, CONV2D)
         yield Convolution(_mixing(semifield, name), goals=goals, tensors=True)
         yield Convolution(_mixing(semifield, name), "training")
-    yield from _colours((1000, 1100))
-    yield from _batches()
+
+
+def _products() -> Iterator[AnyWork]:
+    """Dense layers and matrix products."""
     dense = Work("dense 1024 -> 1024, batch 1024", (1024, 1024, 1), (1024, 1024, 1))
     yield Convolution(dense, goals=at_least(1 / 2, MATMUL))
     dense = Work("dense 512 -> 512, batch 256", (256, 512, 1), (512, 512, 1))
@@ -366,7 +387,6 @@ def cpu() -> Iterator[AnyWork]:
     yield _product(512, "max")
     for a, b in (((1, 1024), (1024, 1024)), ((1024, 4), (4, 1024)), ((1024, 16, 16),) * 2):
         yield Product(f"product {_times(a)} by {_times(b)}, max", a, b)
-    yield from _parameters()
 
 
 def _times(shape: tuple[int, ...]) -> str:
