@@ -126,13 +126,13 @@ class Compiler:
     def object_of(self, flags: Sequence[str], text: str, what: str, folder: Path) -> Path:
         """A text's object in a folder; one that is there already is taken."""
         words = "\0".join((text, *self.command, *flags))
-        name = hashlib.sha256(words.encode()).hexdigest()[:32]
-        made, half, file = (folder / f"{name}{end}" for end in (".o", ".half.o", ".cpp"))
+        made = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.o"
         if not made.is_file():
-            file.write_text(text, encoding="utf-8")
-            self.run([*flags, "-c", str(file), "-o", str(half)], what)
-            file.unlink()
-            half.replace(made)
+            with tempfile.TemporaryDirectory(dir=folder) as own:  # several builds may run
+                file, whole = Path(own, "library.cpp"), Path(own, made.name)
+                file.write_text(text, encoding="utf-8")
+                self.run([*flags, "-c", str(file), "-o", str(whole)], what)
+                whole.replace(made)
         return made
 
     def link(
