@@ -9,6 +9,7 @@
 #define SEMICONV_GPU 1
 #define SEMICONV_FN __device__ __forceinline__
 #define SEMICONV_OUTLINED __device__ __noinline__
+#define SEMICONV_HOST_OUTLINED SEMICONV_FN
 #define SEMICONV_INLINE __device__ __forceinline__
 #else
 #include <math.h>
@@ -19,9 +20,11 @@
 #if defined(SEMICONV_CUDA_ON_CPU)
 #define SEMICONV_FN inline
 #define SEMICONV_OUTLINED
+#define SEMICONV_HOST_OUTLINED SEMICONV_FN
 #else
 #define SEMICONV_FN inline __attribute__((always_inline))
 #define SEMICONV_OUTLINED __attribute__((noinline))
+#define SEMICONV_HOST_OUTLINED SEMICONV_OUTLINED  // for compile time: called once for many terms
 #endif
 #endif
 

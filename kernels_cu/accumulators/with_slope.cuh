@@ -67,11 +67,11 @@ template <class V, class A> struct WithSlope : A {
     small.join(later.small);
     moment.join(later.moment);
   }
-  SEMICONV_FN V entropy() const {
-    const V none = constant<V>(0), one = constant<V>(1);
-    const V most = large.result(), rest = small.result(), all = most + rest;
+  SEMICONV_FN V entropy() const { return entropy_of(large.result(), small.result(), moment.result()); }
+  static SEMICONV_HOST_OUTLINED V entropy_of(V most, V rest, V moments) {
+    const V none = constant<V>(0), one = constant<V>(1), all = most + rest;
     const V logarithm = where(rest <= most, V(log(most) + log1p(V(rest / most))), log(all));
-    const V found = logarithm - moment.result() / all;
+    const V found = logarithm - moments / all;
     return where((all > none) & (found > none), found, where(all == all, none, all));
   }
   SEMICONV_FN V residual(int i, const Setting& s) const {

@@ -237,7 +237,8 @@ class TransformedTile {
 
 inline int forward_by_sums(const Geometry& g, const Storage* img, const Storage* krn, const Results& results,
                           bool absorbing, int threads) {
-  constexpr int N = summed_strips, direct = 2;
+  constexpr int N = summed_strips;
+  constexpr int direct = with_slopes ? 1 : 2;  // two strips' slopes take longer to compile, and as long to run
   Storage* const out = results.out;
   // Sums are relative to a tile's extreme, so tiles must not depend on the number of threads.
   const Tiling tiling = tile_functions->tiling(g, 4, true, false);

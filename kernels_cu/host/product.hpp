@@ -244,6 +244,16 @@ int run_product(const Product& result, const Operand<T>& image, const Operand<T>
   return over_blocks(result, &image, &kernel, !Same<T, Storage>::value, loops, threads);
 }
 
+// The same where terms depend on no setting, nor on the order of the operands: one text for both sides.
+template <class A, int ROWS, int VECTORS, class T, class Sink>
+int run_plain_product(const Product& result, const Operand<T>& image, const Operand<T>& kernel, const Sink& sink,
+                      bool krn_is_vector, int threads) {
+  static_assert(!has_settings<A>, "settings belong to kernels");
+  BlockLoops loops = LoopsOf<A, ROWS, VECTORS, true, Sink>::with(sink);
+  loops.krn_is_vector = krn_is_vector;
+  return over_blocks(result, &image, &kernel, !Same<T, Storage>::value, loops, threads);
+}
+
 template <class T> Operand<T> image_of(const Product& p, const T* img) {
   return {img, p.shared, p.free, p.contracted, p.shared_levels, p.free_levels, p.contracted_levels, &Level::img};
 }

@@ -16,7 +16,5 @@ SEMICONV_EXPORT int semiconv_product_by_sums_backward(const Product* product, co
                                                       const Storage* krn, Real* grad_img, Real* grad_krn,
                                                       int threads) {
   const ProductBackward call{*product, *gradients, grad_out, img, krn, nullptr, 0, 0};
-  return krn_along_lanes(*product, 2 * lanes)
-             ? product_by_sums_backward<true>(call, grad_img, grad_krn, threads)
-             : product_by_sums_backward<false>(call, grad_img, grad_krn, threads);
+  return product_by_sums_backward(call, grad_img, grad_krn, threads);
 }

@@ -16,7 +16,7 @@
 namespace semiconv {
 
 // Takes sums S of rows f and columns p, and makes T of grad_out in `slopes`, [batch][f][p].
-template <bool KRN_IS_VECTOR> class Quotients {
+class Quotients {
   const Setting& setting;
   const TransformedOperand &u, &v;
   const Roles<Real>& x;
@@ -98,14 +98,16 @@ class OwnDerivatives {
 };
 
 // Takes the sums of a gradient, and stores them times D of the operand itself.
-template <bool KRN_IS_VECTOR> class Scaled {
+class Scaled {
   const Real* own;  // [batch][own][term]
   int64 pitch, owns;
   Real* grad;
+  int64 row_step, column_step;  // terms lie along the columns if the kernel does, else along the rows
 
  public:
-  Scaled(const Real* own_, int64 pitch_, int64 owns_, Real* grad_)
-      : own(own_), pitch(pitch_), owns(owns_), grad(grad_) {}
+  Scaled(const Real* own_, int64 pitch_, int64 owns_, Real* grad_, bool krn_is_vector)
+      : own(own_), pitch(pitch_), owns(owns_), grad(grad_), row_step(krn_is_vector ? pitch : 1),
+        column_step(krn_is_vector ? 1 : pitch) {}
   template <int VECTORS, bool, class A>
   void take(const A* block, const uint32*, int rows, const Places& at, const Corner& corner) const {
     const Real* const from = own + corner.batch * owns * pitch;
@@ -114,7 +116,7 @@ template <bool KRN_IS_VECTOR> class Scaled {
       for (int i = 0; i < lanes; ++i) {
         const int64 r = corner.row + j / VECTORS;
         const int64 c = corner.column + smaller_of(j % VECTORS * lanes + i, at.count - 1);
-        factors[i] = KRN_IS_VECTOR ? from[r * pitch + c] : from[c * pitch + r];
+        factors[i] = from[r * row_step + c * column_step];
       }
       const Vector sum = block[j].result();
       return where(sum == Vector{}, Vector{}, Vector(sum * load_vector<Vector>(factors)));
@@ -123,12 +125,12 @@ template <bool KRN_IS_VECTOR> class Scaled {
 };
 
 // The levels of one gradient, with their strides in it as those of a result.
-template <bool IMAGE> Product layout_of(const Product& g) {
-  constexpr Stride mine = Side<IMAGE>::mine;
-  Product q{g.shared_levels, IMAGE ? g.free_levels : g.produced_levels, g.contracted_levels, 0, {}, {}, {}, {}, 0, {}};
+inline Product layout_of(const Product& g, bool of_image) {
+  const Stride mine = of_image ? Side<true>::mine : Side<false>::mine;
+  Product q{g.shared_levels, of_image ? g.free_levels : g.produced_levels, g.contracted_levels, 0, {}, {}, {}, {}, 0, {}};
   for (int64 l = 0; l < q.shared_levels; ++l) q.shared[l] = Level{g.shared[l].size, 0, 0, g.shared[l].*mine};
   for (int64 l = 0; l < q.free_levels; ++l) {
-    const Level& level = IMAGE ? g.free[l] : g.produced[l];
+    const Level& level = of_image ? g.free[l] : g.produced[l];
     q.free[l] = Level{level.size, 0, 0, level.*mine};
   }
   for (int64 l = 0; l < q.produced_levels; ++l)
@@ -137,31 +139,28 @@ template <bool IMAGE> Product layout_of(const Product& g) {
 }
 
 // The gradient of one operand: `rows` own indices, `others` of the other operand, of each batch.
-template <bool IMAGE>
-int gradient_by_sums(const Product& g, const Real* slopes, const OwnDerivatives& mine,
-                     const TransformedOperand& other, int64 rows, int64 others, int64 terms, Real* grad,
-                     int threads) {
+inline int gradient_by_sums(bool of_image, const Product& g, const Real* slopes, const OwnDerivatives& mine,
+                            const TransformedOperand& other, int64 rows, int64 others, int64 terms, Real* grad,
+                            int threads) {
   const int64 batches = size_of(g.shared, g.shared_levels);
-  Product q = layout_of<IMAGE>(g);
+  Product q = layout_of(g, of_image);
   q.contracted_levels = 1;
   q.contracted[0] = Level{others, 0, 0, 0};
   const Level batch{batches, rows * others, others * other.pitch, 0};
-  const Level own{rows, IMAGE ? others : 1, 0, 0}, term{terms, 0, 1, 0};
-  const Level sum{others, IMAGE ? 1 : rows, other.pitch, 0};
+  const Level own{rows, of_image ? others : 1, 0, 0}, term{terms, 0, 1, 0};
+  const Level sum{others, of_image ? 1 : rows, other.pitch, 0};
   const Operand<Real> image{slopes, &batch, &own, &sum, 1, 1, 1, &Level::img};
   const Operand<Real> kernel{other.numbers(), &batch, &term, &sum, 1, 1, 1, &Level::krn};
   using A = Products<Vector>;
-  if (krn_along_lanes(q, 2 * lanes))
-    return run_product<A, rows_of<A>(), 2, true>(
-        q, image, kernel, Scaled<true>(mine.numbers, other.pitch, rows, grad), threads);
-  return run_product<A, rows_of<A>(), 2, false>(
-      q, image, kernel, Scaled<false>(mine.numbers, other.pitch, rows, grad), threads);
+  const bool krn_is_vector = krn_along_lanes(q, 2 * lanes);
+  const Scaled sink(mine.numbers, other.pitch, rows, grad, krn_is_vector);
+  return run_plain_product<A, rows_of<A>(), 2>(q, image, kernel, sink, krn_is_vector, threads);
 }
 
-template <bool KRN_IS_VECTOR>
-int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* grad_krn, int threads) {
+inline int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* grad_krn, int threads) {
   const Product &p = call.product, &g = call.gradients;
-  const auto direct = roles_of(p, image_of(p, call.img), kernel_of(p, call.krn), KRN_IS_VECTOR);
+  const bool krn_is_vector = krn_along_lanes(p, 2 * lanes);
+  const auto direct = roles_of(p, image_of(p, call.img), kernel_of(p, call.krn), krn_is_vector);
   const Setting setting(p.parameters, 0);
   TransformedOperand u, v;
   OwnDerivatives of_u, of_v;
@@ -172,8 +171,8 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
       !of_v.fill(setting, direct.v, v, direct.batches, direct.columns, direct.terms, threads) ||
       !slopes.allocate(direct.batches * direct.rows * direct.columns))
     return out_of_memory;
-  const auto &image = KRN_IS_VECTOR ? u : v, &kernel = KRN_IS_VECTOR ? v : u;
-  const auto &of_image = KRN_IS_VECTOR ? of_u : of_v, &of_kernel = KRN_IS_VECTOR ? of_v : of_u;
+  const auto &image = krn_is_vector ? u : v, &kernel = krn_is_vector ? v : u;
+  const auto &of_image = krn_is_vector ? of_u : of_v, &of_kernel = krn_is_vector ? of_v : of_u;
   const int64 free = size_of(p.free, p.free_levels), produced = size_of(p.produced, p.produced_levels);
 
   // grad_out as [batch][f][p].
@@ -193,14 +192,15 @@ int product_by_sums_backward(const ProductBackward& call, Real* grad_img, Real* 
   flat.contracted[0] = Level{direct.terms, 0, 0, 0};
   using A = Products<Vector>;
   int proof = success;
-  const auto roles = roles_of(flat, image.operand(), kernel.operand(), KRN_IS_VECTOR);
-  const Quotients<KRN_IS_VECTOR> sink(setting, u, v, roles, slopes.data, proof);
-  int status = run_product<A, rows_of<A>(), 2, KRN_IS_VECTOR>(flat, image.operand(), kernel.operand(), sink, threads);
+  const auto roles = roles_of(flat, image.operand(), kernel.operand(), krn_is_vector);
+  const Quotients sink(setting, u, v, roles, slopes.data, proof);
+  int status = run_plain_product<A, rows_of<A>(), 2>(flat, image.operand(), kernel.operand(), sink, krn_is_vector,
+                                                     threads);
   if (status == success) status = proof;
   if (status == success && grad_img)
-    status = gradient_by_sums<true>(g, slopes.data, of_image, kernel, free, produced, direct.terms, grad_img, threads);
+    status = gradient_by_sums(true, g, slopes.data, of_image, kernel, free, produced, direct.terms, grad_img, threads);
   if (status == success && grad_krn)
-    status = gradient_by_sums<false>(g, slopes.data, of_kernel, image, produced, free, direct.terms, grad_krn, threads);
+    status = gradient_by_sums(false, g, slopes.data, of_kernel, image, produced, free, direct.terms, grad_krn, threads);
   return status;
 }
 
