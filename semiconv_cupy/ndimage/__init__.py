@@ -13,9 +13,11 @@ from semiconv_cupy.ndimage.binary import (
     binary_closing,
     binary_dilation,
     binary_erosion,
+    binary_opening,
+)
+from semiconv_cupy.ndimage.compositions import (
     binary_fill_holes,
     binary_hit_or_miss,
-    binary_opening,
     binary_propagation,
     iterate_structure,
 )
