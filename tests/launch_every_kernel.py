@@ -251,6 +251,7 @@ def filters(cupy) -> Iterator[partial]:
         for shape in ((61, 83), (5, 40, 33), (1000,)):
             yield partial(_filters, cupy, shape, dtype)
         yield partial(_colours, cupy, dtype)
+        yield partial(_small_boxes, cupy, dtype)
 
 
 def _filters(cupy, shape, dtype):
@@ -267,6 +268,13 @@ def _filters(cupy, shape, dtype):
     nd.binary_fill_holes(x > 50)
 
 
+def _small_boxes(cupy, dtype):
+    x = cupy.asarray(np.random.default_rng(0).integers(0, 100, (61, 96)).astype(dtype))
+    for size in (3, 2, (1, 3), (3, 1)):
+        sc.ndimage.maximum_filter(x, size)
+        sc.ndimage.minimum_filter(x, size, mode="constant", cval=7)
+
+
 def _colours(cupy, dtype):
     rng, nd = np.random.default_rng(0), sc.ndimage
     x = cupy.asarray(rng.integers(0, 100, (61, 83, 3)).astype(dtype))
@@ -278,21 +286,21 @@ def _colours(cupy, dtype):
     nd.binary_dilation(x > 50, np.ones((3, 3, 1)), iterations=3)
 
 
-def lines(cupy) -> Iterator[partial]:
+def lines(cupy, of_indices=(False, True)) -> Iterator[partial]:
     """Distances and parabolas without end: lines that fit into shared memory, and longer ones."""
     for shape in ((61, 83), (5, 40, 33), (7000,)):
-        yield partial(_distances, cupy, shape)
+        for indices in of_indices:
+            yield partial(_distances, cupy, shape, indices)
         for dtype in ("uint8", "int64", "float16", "float32", "float64"):
             yield partial(_parabolas, cupy, shape, dtype)
 
 
-def _distances(cupy, shape):
+def _distances(cupy, shape, indices):
     x = cupy.asarray(np.random.default_rng(0).random(shape) < 0.9)
     for sampling in (None, 2.0, 0.7):
-        for indices in (False, True):
-            sc.ndimage.distance_transform_edt(x, sampling, return_indices=indices)
+        sc.ndimage.distance_transform_edt(x, sampling, return_indices=indices)
     for metric in ("chessboard", "taxicab"):
-        sc.ndimage.distance_transform_cdt(x, metric, return_indices=True)
+        sc.ndimage.distance_transform_cdt(x, metric, return_indices=indices)
 
 
 def _parabolas(cupy, shape, dtype):

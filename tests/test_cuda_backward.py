@@ -350,15 +350,11 @@ def test_compute_sanitizer_is_given_every_file_of_kernels():
     device = Zeros()
     for case in launch_every_kernel.of_device():
         case(device)
-    filters = (
-        launch_every_kernel.filters,
-        launch_every_kernel.lines,
-        launch_every_kernel.whole_images,
-    )
+    given = launch_every_kernel
+    lines = given.lines(np, of_indices=[False])  # those that nobody has computed are no indices
     with served_by(neighbourhoods.Backend(device)):
-        for made in filters:
-            for case in made(np):
-                case()
+        for case in (*given.filters(np), *lines, *given.whole_images(np)):
+            case()
     texts = {launch.source.text for launch in device.launches}
     folder = Path(kernels_cu.__file__).parent / "cuda"
     files = {path.name: path.read_text().splitlines()[0] for path in folder.glob("*.cu")}

@@ -153,6 +153,17 @@ class Flat(Struct):
     )
 
 
+class Strips(Struct):
+    """An extremum over small windows, by strips."""
+
+    file = "cuda/small_box.cu"
+    _fields_ = (
+        ("planes", ctypes.c_int64),
+        ("size", Pair),
+        *each(ctypes.c_int32, "before", "rows"),
+    )
+
+
 class Footprint(Struct):
     """An extremum over a footprint's runs."""
 

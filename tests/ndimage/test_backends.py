@@ -7,6 +7,7 @@ import pytest
 from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy import ndimage, structuring
+from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.ndimage import cuda, reference
 from semiconv_cupy.ndimage.cuda import boxes, footprints
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
@@ -107,6 +108,47 @@ def test_the_chosen_backend_computes_within_its_context_alone():
     with served_by(Failing()), pytest.raises(ZeroDivisionError, match=r"\(3, 3\)"):
         ndimage.maximum_filter(image, 3)
     assert ndimage.maximum_filter(image, 3).shape == image.shape
+
+
+SMALL_BOXES = {
+    "centred": (3, {"mode": "mirror"}),
+    "even": (2, {"mode": "constant", "cval": 50}),
+    "across": ((1, 3), {"mode": "wrap"}),
+    "down": ((3, 1), {"origin": (1, 0), "mode": "nearest"}),
+    "beside": (3, {"origin": (1, -1), "mode": "ignore"}),
+}
+
+
+@pytest.mark.table(6)
+@pytest.mark.parametrize("box", SMALL_BOXES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strips_of_small_boxes(dtype, box):
+    """Rows of whole strips, some of which see the border; a last strip of fewer rows."""
+    size, border = SMALL_BOXES[box]
+    image, device = image_of(dtype, (23, 64)), HarnessDevice(order="reverse")
+    if dtype.startswith("float"):
+        image.flat[::7], image.flat[3::50] = np.nan, np.inf
+    for rows in (2, 16):
+        limits = cuda.Limits(strip_rows=(rows, rows))
+        for name in ("maximum_filter", "minimum_filter"):
+            expected = getattr(ndimage, name)(image, size, **border)
+            with served_by(cuda.Backend(device, limits)):
+                result = getattr(ndimage, name)(image, size, **border)
+            np.testing.assert_array_equal(result, expected)
+
+
+def test_which_boxes_go_by_strips():
+    def launched(image, size, **limits):
+        recorder = Recorder()
+        with served_by(cuda.Backend(recorder, cuda.Limits(**limits))):
+            ndimage.maximum_filter(image, size)
+        return ["small_box" in launch.source.name for launch in recorder.launches]
+
+    image = image_of("uint8", (64, 64))
+    assert launched(image, 3) == launched(image, (3, 1)) == launched(image, (1, 2)) == [True]
+    assert all(launched(image.reshape(4, 16, 64), 3))
+    assert launched(image, 5) == launched(image[:, :40], 3) == [False]  # no whole strips
+    assert launched(image, 3, small_box=1) == [False]
 
 
 @pytest.mark.parametrize("shape", [(5,), (300,), (3, 4, 5), (2, 3, 2, 70)])

@@ -1,6 +1,7 @@
 """Extrema over boxes on a GPU: which axes at once, in what tiles; launches of ``flat.cu``.
 
-The plans (`flat_launches`) know no arrays.
+Small windows are launched by ``small_boxes`` where it serves them. The plans (`flat_launches`) know
+no arrays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage import reference
+from semiconv_cupy.ndimage.cuda import small_boxes
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, form_of
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
@@ -285,13 +287,14 @@ def box(
             rest = tuple(k if axis in own else 1 for axis, k in enumerate(window.shape))
             array = reference.box(array, window._replace(shape=rest), outside, minimum)
             continue
-        spaced = bool(launch.struct["unit"] > 1)
-        kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
-        table = launcher.tables(form, axes)
+        table, beyond = launcher.tables(form, axes), outside.astype(real)[()]
         out = launcher.device.empty(array.shape, array.dtype)
-        struct = launch.struct.copy()
-        struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)
-        arguments = (struct[()], array, out, table, outside.astype(real)[()])
-        kernel(launch.grid, (launch.threads,), arguments, launch.shared_bytes)
+        given = array, out, table, beyond
+        if not small_boxes.launched(launcher, launch.struct, *given, minimum):
+            spaced = bool(launch.struct["unit"] > 1)
+            kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
+            struct = launch.struct.copy()
+            struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)
+            kernel(launch.grid, (launch.threads,), (struct[()], *given), launch.shared_bytes)
         array = out
     return array

@@ -16,6 +16,7 @@ from semiconv_cupy.ndimage.cuda.lines import (
     parabolas_kernel,
     single_kernel,
 )
+from semiconv_cupy.ndimage.cuda.small_boxes import SmallBox, small_box_kernel
 from semiconv_cupy.ndimage.cuda.spread import components_kernel, spread_kernel
 from semiconv_cupy.ndimage.cuda.structures import border_kernel
 from semiconv_cupy.ndimage.cuda.sums import sum_kernel
@@ -32,6 +33,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
             yield flat_kernel(storage, False, together, spaced=True)
         for words in (1, 8):
             yield footprint_kernel(storage, False, words)
+        for box in (SmallBox(3, 3, 1), SmallBox(1, 3, 2), SmallBox(3, 1, 0)):
+            yield small_box_kernel(storage, False, box)
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
         ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
