@@ -1,6 +1,6 @@
 """LeNets whose convolutions are root(p) or log(mu), made so that they learn.
 
-docs/torch.md says what was in the way, and how each of these layers removes it.
+docs/roots_and_logs.md says what was in the way, and how each of these layers removes it.
 """
 
 from __future__ import annotations
