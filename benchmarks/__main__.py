@@ -6,6 +6,7 @@
     python -m benchmarks scale --help      volumes in chunks on worker processes
     python -m benchmarks gpus --help       training and volumes on several GPUs
     python -m benchmarks volumes --help    time and memory of distances and parabolas
+    python -m benchmarks choices --help    a GPU's kernels between which a limit chooses
     python -m benchmarks documents         the README's table, of the reports in benchmarks/results
 
 Our calls and the peers' take turns in one run, so that other load on the machine slows all of them.
@@ -23,7 +24,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import costs, documents, floor, gpus, plot, run, scale, steps, table, volumes, works
+from benchmarks import (
+    choices,
+    costs,
+    documents,
+    floor,
+    gpus,
+    plot,
+    run,
+    scale,
+    steps,
+    table,
+    volumes,
+    works,
+)
 from benchmarks.table import Report
 from benchmarks.works import Device
 
@@ -71,6 +85,8 @@ def main(arguments: Sequence[str] | None = None, suites: Mapping[Device, Suite] 
         return gpus.main(arguments[1:])
     if arguments[:1] == ["volumes"]:
         return volumes.main(arguments[1:])
+    if arguments[:1] == ["choices"]:
+        return choices.main(arguments[1:])
     if arguments[:1] == ["documents"]:
         return documents.main(arguments[1:])
     parser = argparse.ArgumentParser(

@@ -365,6 +365,13 @@ def test_every_training_step_runs_and_a_peer_that_fails_fails_alone():
 
 
 @pytest.mark.slow
+def test_every_choice_of_a_limit_is_timed(capsys):
+    assert command.main(["choices", "--cpu", "--only", "box 3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert all(", us: " in line and ", a copy " in line for line in lines)
+
+
 def test_every_call_on_volumes_runs_or_lacks_its_peer(tmp_path, capsys):
     volumes.main(["--sides", "6", "8", "--plot", str(tmp_path / "growth.png")])
     printed = capsys.readouterr().out

@@ -1,0 +1,116 @@
+"""Kernels between which a limit of tiles chooses, on a GPU, timed in turns under each limit.
+
+    python -m benchmarks choices [--cpu]        --cpu: a rehearsal, in which all of them are equal
+
+What is fastest belongs into ``Limits`` of the package that the row names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import semiconv_cupy as sc
+from benchmarks import timing
+from semiconv_cupy import ndimage
+from semiconv_cupy.ndimage import cuda
+from semiconv_cupy.ndimage.neighbourhood import served_by
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A call, and the limits under which it is timed, by name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    call: Callable[[Any], Any]
+    limits: dict[str, dict[str, Any]]
+
+
+def choices(*, small: bool = False) -> Iterator[Choice]:
+    """All rows; small ones rehearse."""
+    side, volume = (64, 16) if small else (4096, 256)
+    boxes = {"flat.cu": {"small_box": 1}, "small_box.cu": {"small_box": 9}}
+    planes = (2 * volume, 28, 32)
+    for dtype in ("float32", "uint8", "float16"):
+        for size in (2, 3, (1, 3), (3, 1), 5, 7, 9):
+            yield Choice(
+                f"box {size}", (side, side), dtype,
+                functools.partial(ndimage.maximum_filter, size=size), boxes,
+            )  # fmt: skip
+        yield Choice(
+            "box 3 of planes", planes, dtype,
+            functools.partial(ndimage.maximum_filter, size=(1, 3, 3)), boxes,
+        )  # fmt: skip
+    rows = {f"{n} rows of a strip": {"strip_rows": (n, n)} for n in (2, 4, 8, 16, 32)}
+    for dtype in ("float32", "uint8"):
+        for n in (side, side // 4):
+            yield Choice(
+                "box 3", (n, n), dtype, functools.partial(ndimage.maximum_filter, size=3), rows
+            )
+    for dtype in ("uint8", "float32"):
+        yield Choice(
+            "parabolic dilation", (volume,) * 3, dtype,
+            functools.partial(sc.parabolic_dilation, scale=3.0), {"as it is": {}},
+        )  # fmt: skip
+    yield Choice(
+        "distances with sampling", (volume,) * 3, "bool",
+        functools.partial(ndimage.distance_transform_edt, sampling=[1.5, 1, 1]), {"as it is": {}},
+    )  # fmt: skip
+
+
+def image_of(choice: Choice, module: Any) -> Any:
+    random = np.random.default_rng(0)
+    if choice.dtype == "bool":
+        return module.asarray(random.random(choice.shape) < 0.98)
+    return module.asarray((random.random(choice.shape, np.float32) * 250).astype(choice.dtype))
+
+
+def timed(choice: Choice, *, cpu: bool) -> dict[str, float]:
+    """The least seconds of a call under each of the limits."""
+    module: Any = np if cpu else __import__("cupy")
+    clock = timing.wall if cpu else timing.Events()
+    image = image_of(choice, module)
+
+    def under(limits: dict[str, Any]) -> Any:
+        chosen = cuda.Limits(**limits)
+        if cpu:
+            return nullcontext
+        from semiconv_cupy.backends.device import cupy_device
+
+        return functools.partial(served_by, cuda.Backend(cupy_device(), chosen))
+
+    def call(context: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            with context():
+                return choice.call(image)
+
+        return run
+
+    calls = {name: call(under(limits)) for name, limits in choice.limits.items()}
+    calls["a copy"] = image.copy
+    found = timing.alternate(calls, clock, 0.001 if cpu else 0.2)
+    return {name: times.best for name, times in found.items()}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a line for each call: the time under each limit, and of a copy of the image."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks choices", description=__doc__)
+    parser.add_argument("--cpu", action="store_true", help="small arrays of NumPy, by the CPU")
+    parser.add_argument("--only", default="", metavar="TEXT", help="calls with TEXT in the name")
+    options = parser.parse_args(arguments)
+    for choice in choices(small=options.cpu):
+        if options.only not in choice.name:
+            continue
+        found = timed(choice, cpu=options.cpu)
+        times = ", ".join(f"{name} {1e6 * seconds:.1f}" for name, seconds in found.items())
+        where = "x".join(map(str, choice.shape))
+        print(f"{choice.name}, {where} {choice.dtype}, us: {times}", flush=True)
+    return 0
