@@ -107,6 +107,17 @@ def norm() -> SubtractSemifield:
     )
 
 
+def nearest(a: float = 0.3, gain: float = 1.2, **flags: bool) -> SelectSemifield:
+    """The term that is nearest to a; both functions take a parameter."""
+    return SelectSemifield(
+        lambda left, right, a: abs(right - a) < abs(left - a),
+        lambda img, krn, gain: gain * img + krn,
+        zero=math.inf,
+        parameters={"a": a, "gain": gain},
+        **flags,
+    )
+
+
 def slow_except(values: Iterable[Any], *plain: Any) -> list[Any]:
     """Parameters of a test of which the plain run has some, to compile few libraries."""
     slow = pytest.mark.slow

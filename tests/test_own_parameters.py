@@ -289,17 +289,6 @@ def test_a_zero_that_another_value_has_not_fails_check():
     ]
 
 
-def nearest(a=0.3, gain=1.2, **flags):
-    """The term that is nearest to a."""
-    return sc.SelectSemifield(
-        lambda left, right, a: abs(right - a) < abs(left - a),
-        lambda img, krn, gain: gain * img + krn,
-        zero=math.inf,
-        parameters={"a": a, "gain": gain},
-        **flags,
-    )
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "flags",
@@ -310,7 +299,7 @@ def nearest(a=0.3, gain=1.2, **flags):
 def test_selections(arrays, method, flags):
     rng = np.random.default_rng(9)
     img, krn = (rng.normal(size=x.shape) for x in arrays)
-    semifield, options = nearest(**flags), {"padding": ((1, 0), (1, 1)), "method": method}
+    semifield, options = cases.nearest(**flags), {"padding": ((1, 0), (1, 1)), "method": method}
     assert pickle.loads(pickle.dumps(semifield)) == semifield
     values = {"gain": np.array([0.5, 1.0, 2.0]), "a": 0.1}
     out, pullback = sc.semifield_conv_vjp(img, krn, semifield, **options, **values)
@@ -350,7 +339,7 @@ def test_products_and_dtypes_of_selections():
     terms = 1.2 * x[:, :, None] + y
     for method in METHODS:
         for a in (-1.0, 0.5):
-            semifield = nearest(a)
+            semifield = cases.nearest(a)
             where = abs(terms - a).argmin(1)
             out, indices = sc.semifield_matmul(
                 x, y, semifield, return_indices=True, method=method, gain=1.2
@@ -361,7 +350,7 @@ def test_products_and_dtypes_of_selections():
             )
     for dtype in (np.int32, np.bool_):
         with pytest.raises(TypeError, match="its parameters are real numbers"):
-            sc.semifield_conv(np.ones((1, 1, 3), dtype), np.ones((1, 1, 2), dtype), nearest())
+            sc.semifield_conv(np.ones((1, 1, 3), dtype), np.ones((1, 1, 2), dtype), cases.nearest())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from cases import nearest
 from torch.autograd import gradcheck
 
 import semiconv_cupy as sc
@@ -22,15 +23,6 @@ def norm():
         zero=0.0,
         post_sum=lambda acc, gain: gain * acc,
         parameters={"q": 2.0, "gain": 1.5},
-    )
-
-
-def nearest():
-    return sc.SelectSemifield(
-        lambda left, right, c: abs(right - c) < abs(left - c),
-        lambda img, krn, gain: gain * img + krn,
-        zero=math.inf,
-        parameters={"c": 0.3, "gain": 1.2},
     )
 
 
@@ -57,7 +49,7 @@ ONE, EACH = torch.tensor(2.5, dtype=torch.double), torch.tensor([1.5, 2, 3], dty
         (norm, {"q": ONE}),
         (norm, {"gain": EACH, "q": ONE}),
         (norm, {"q": EACH, "gain": 0.5}),
-        (nearest, {"gain": EACH, "c": 0.1}),
+        (nearest, {"gain": EACH, "a": 0.1}),
         (soft, {"s": ONE, "gain": ONE}),
     ],
 )
@@ -88,13 +80,13 @@ def test_gradients(make, values):
 
 def test_numbers_and_winners():
     img, krn = (x.detach() for x in inputs((2, 2, 4, 5), (3, 2, 2, 2)))
-    out, indices = semifield_conv(img, krn, nearest(), c=0.5, gain=2.0, return_indices=True)
+    out, indices = semifield_conv(img, krn, nearest(), a=0.5, gain=2.0, return_indices=True)
     right = sc.semifield_conv(
-        img.numpy(), krn.numpy(), nearest(), c=0.5, gain=2.0, return_indices=True
+        img.numpy(), krn.numpy(), nearest(), a=0.5, gain=2.0, return_indices=True
     )
     np.testing.assert_array_equal(out, right[0])
     np.testing.assert_array_equal(indices, right[1])
-    changed = nearest().with_parameters(c=0.5, gain=2.0)
+    changed = nearest().with_parameters(a=0.5, gain=2.0)
     assert torch.equal(semifield_conv(img, krn, changed), out)
 
 
@@ -156,8 +148,8 @@ def test_what_is_refused(values, error, message):
         semifield_conv(img, krn, norm(), **values)
     with pytest.raises(TypeError, match="unexpected argument 'q'; 'tropical_max' has no such"):
         semifield_conv(img, krn, "tropical_max", q=1.0)
-    with pytest.raises(TypeError, match="c must be a number with return_indices=True"):
-        semifield_conv(img, krn, nearest(), c=ONE, return_indices=True)
+    with pytest.raises(TypeError, match="a must be a number with return_indices=True"):
+        semifield_conv(img, krn, nearest(), a=ONE, return_indices=True)
     with pytest.raises(ValueError, match="s must be one number for a BroadcastSemifield"):
         semifield_conv(img, krn, soft(), s=EACH)
 
@@ -174,7 +166,7 @@ def learned(value):
     [
         (norm, semiconv.SemifieldConv, {"gain": [1.5, 2.0, 3.0], "q": 2.5}, {}),
         (norm, semiconv.SemifieldConv, {"q": 2.5}, {"gain": 0.5}),
-        (nearest, semiconv.SemifieldConv, {"gain": [1.5, 2.0, 3.0]}, {"c": 0.1}),
+        (nearest, semiconv.SemifieldConv, {"gain": [1.5, 2.0, 3.0]}, {"a": 0.1}),
         (soft, semiconv.BroadcastConv, {"s": 2.5}, {"gain": 2.0}),
     ],
 )
