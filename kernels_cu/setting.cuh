@@ -48,7 +48,9 @@ struct Setting {
   bool upwards;           // the extreme term is the largest one
   bool divides;           // see PowerSum
   Setting() = default;
-  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel) : p(SEMICONV_PARAMETER(parameters.of<Real>(0, kernel))) {
+  SEMICONV_FN Setting(const Parameters& parameters, int64 kernel)
+      : Setting(known_or((double)SEMICONV_PARAMETER(parameters.of<Real>(0, kernel)))) {}
+  SEMICONV_FN explicit Setting(double p_) : p(p_) {
     const double inverse = 1 / p;
     power = p > -17 && p < 17 && (int)p == p ? (int)p : 0;
     root = inverse > -17 && inverse < 17 ? (int)inverse : 0;
@@ -62,12 +64,17 @@ struct Setting {
     else if (power == 0) kind = other;
     else kind = p >= 1 && p <= 4 ? first + power - 1 : whole;
   }
+  // The p of these kinds; 0 of the others.
+  static constexpr SEMICONV_FN double p_of(int kind) { return kind <= fourth ? 1 + kind - first : 0; }
   SEMICONV_FN bool alike(const Setting& other) const { return kind == other.kind && upwards == other.upwards; }
   SEMICONV_FN bool divides_terms() const { return divides; }
 #if defined(SEMICONV_KIND)
   static constexpr SEMICONV_FN int kind_of() { return SEMICONV_KIND; }
+  // A p that follows from the kind, so that the compiler computes all of the above from it.
+  static SEMICONV_FN double known_or(double p) { return p_of(SEMICONV_KIND) != 0 ? p_of(SEMICONV_KIND) : p; }
 #else
   SEMICONV_FN int kind_of() const { return kind; }
+  static SEMICONV_FN double known_or(double p) { return p; }
 #endif
 };
 #if defined(SEMICONV_KIND)  // the launcher knows it
@@ -79,10 +86,9 @@ constexpr bool has_kinds = true;
 #endif
 // A setting whose kind the compiler knows.
 template <int KIND> struct OfKind : Setting {
-  SEMICONV_FN explicit OfKind(const Setting& setting) : Setting(setting) {}
+  SEMICONV_FN explicit OfKind(const Setting& setting)
+      : Setting(Setting::p_of(KIND) != 0 ? Setting(Setting::p_of(KIND)) : setting) {}
   static constexpr SEMICONV_FN int kind_of() { return KIND; }
-  // Known of p = 1 to 4, so that the loop over terms does not ask.
-  SEMICONV_FN bool divides_terms() const { return KIND > Setting::fourth && this->divides; }
 };
 // A setting of any kind, whose powers a function computes: for loops that run rarely, or in many places.
 struct Outlined : Setting {

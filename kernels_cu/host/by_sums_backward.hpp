@@ -293,15 +293,16 @@ struct BySumsBackward {
   void finish_image(TransformedTile& tile, Real* gradient, const Real* direct, int64 elements) const {
     const Real* numbers = BySums<Vector>::own_derivative ? tile.transformed : tile.numbers();
     const Vector shift = broadcast(tile.range.shift), none{};
-    const BySums<Vector> e(setting);
-    for (int64 at = 0; at < elements; at += lanes) {
-      const Vector sum = load_vector<Vector>(gradient + at);
-      Vector value = sum * e.d_transform(load_vector<Vector>(numbers + at), shift,
-                                         load_vector<Vector>(tile.transformed + at));
-      value = where(sum == none, none, value);
-      if (direct) value = value + load_vector<Vector>(direct + at);
-      store_vector(gradient + at, value);
-    }
+    by_known_power(setting, [&](const BySums<Vector>& e) __attribute__((always_inline)) {
+      for (int64 at = 0; at < elements; at += lanes) {
+        const Vector sum = load_vector<Vector>(gradient + at);
+        Vector value = sum * e.d_transform(load_vector<Vector>(numbers + at), shift,
+                                           load_vector<Vector>(tile.transformed + at));
+        value = where(sum == none, none, value);
+        if (direct) value = value + load_vector<Vector>(direct + at);
+        store_vector(gradient + at, value);
+      }
+    });
   }
 };
 
