@@ -63,8 +63,10 @@ from torch_bridge.quadratic import (
     QuadraticKernelSpectral,
     QuadraticKernelSpectral2D,
 )
+from torch_bridge.untraced import leave_semifields_untraced
 
 _modules.provide(compiled=SemifieldConv, broadcast=BroadcastConv)
+leave_semifields_untraced()
 
 __all__ = [
     "BroadcastConv",

@@ -222,3 +222,6 @@ class _Called(BroadcastSemifield):
     """A semifield with the values of one call, for which no plan is kept."""
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Nothing: `called_with` took checked functions, and torch.compile traces it."""

@@ -132,3 +132,27 @@ def test_export_where_the_batch_decides_what_is_kept_for_a_derivative():
     assert operator.meta["val"][0].shape == (batch, 16, 9, 9)
     bounds = program.range_constraints[batch]
     assert (bounds.lower, bounds.upper) == (2, 10**6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SubtractSemifield.log(2.0),
+        lambda: SubtractSemifield.linear(),
+        lambda: SelectSemifield.tropical_max(),
+        lambda: BroadcastSemifield.log(2.0),
+        lambda: SubtractSemifield(lambda a, b: a + b, lambda i, k: i * k, zero=0.0),
+    ],
+)
+def test_semifields_are_made_outside_of_graphs(make):
+    """With fullgraph=True the error says what to do; else the graph is parted there."""
+    img, krn = torch.rand(1, 1, 6), torch.rand(1, 1, 3)
+
+    def call(img):
+        return semifield_conv(img, krn, make())
+
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="make semifields outside of compiled"):
+        torch.compile(call, fullgraph=True, backend="eager")(img)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(call, backend="eager")(img), call(img))

@@ -214,6 +214,20 @@ def test_a_network_learns_them():
     assert all(gradient.any() for gradient in found)
 
 
+@pytest.mark.parametrize("module", [False, True])
+def test_functions_of_arrays_compile(module):
+    img, krn = inputs((1, 1, 4, 5), (1, 1, 2, 2))
+    s = learned(2.0)
+    semifield = soft()
+    conv = semiconv.BroadcastConv(semifield, s=s)
+    call = conv if module else lambda img, krn: semifield_conv(img, krn, semifield, s=s)
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(compiled(img, krn).sum(), s)
+    (expected,) = torch.autograd.grad(call(img, krn).sum(), s)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_bias_needs_a_one_that_stays():
     """The bias is the weight of an input that is one."""
 
