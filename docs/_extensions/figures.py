@@ -100,6 +100,38 @@ def by_disk(name: str) -> Panels:
     return {"input": camera(), f"{name}, disk of radius {radius}": result}
 
 
+@of("semiconv_cupy.opening_by_reconstruction", "semiconv_cupy.closing_by_reconstruction")
+def by_reconstruction(name: str) -> Panels:
+    alone = f"grey_{name.partition('_')[0]}"
+    footprint = disk(5)
+    return {
+        "input": camera(),
+        f"{alone}, disk of radius 5": getattr(ndimage, alone)(camera(), footprint=footprint),
+        f"{name}, the same": getattr(sc, name)(camera(), footprint=footprint),
+    }
+
+
+@of(*(f"semiconv_cupy.ndimage.binary_{n}" for n in ("erosion", "dilation", "opening", "closing")))
+def binary(name: str) -> Panels:
+    horse = ~skimage.data.horse()[::2, ::2]
+    return {"input": horse, "iterations=6": getattr(ndimage, name)(horse, iterations=6)}
+
+
+@of("semiconv_cupy.rolling_ball")
+def rolling_ball(_: str) -> Panels:
+    row = skimage.data.coins()[70].astype(float)
+    balls = {f"radius={radius}": sc.rolling_ball(row, radius=radius) for radius in (30, 150)}
+    return {"one row of coins": {"image": row} | balls}
+
+
+@of("semiconv_cupy.h_maxima", "semiconv_cupy.h_minima")
+def heights(name: str) -> Panels:
+    x, line = waves()
+    points = {h: getattr(sc, name)(line, h).astype(bool) for h in (10, 50)}
+    marked = {f"h={h}": (x[chosen], line[chosen]) for h, chosen in points.items()}
+    return {f"{name} of a line": {"image": line} | marked}
+
+
 @of(*(f"semiconv_cupy.parabolic_{name}" for name in ("dilation", "erosion", "opening", "closing")))
 def parabolic(name: str) -> Panels:
     line = camera()[128].astype(float)
@@ -112,8 +144,7 @@ def parabolic(name: str) -> Panels:
 
 @of("semiconv_cupy.reconstruction")
 def reconstruction(_: str) -> Panels:
-    x = np.arange(300)
-    mask = 60 + 40 * np.sin(x / 14) + 25 * np.sin(x / 41) + 8 * np.sin(x / 3)
+    _, mask = waves()
     seed = mask - 45
     return {
         "of a line, from the line lowered by 45": {
@@ -122,6 +153,12 @@ def reconstruction(_: str) -> Panels:
             "reconstruction": sc.reconstruction(seed, mask),
         }
     }
+
+
+def waves() -> tuple[np.ndarray, np.ndarray]:
+    """A line with high and low maxima."""
+    x = np.arange(300)
+    return x, 60 + 40 * np.sin(x / 14) + 25 * np.sin(x / 41) + 8 * np.sin(x / 3)
 
 
 @of(

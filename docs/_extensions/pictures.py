@@ -60,12 +60,14 @@ def labels(array: np.ndarray) -> np.ndarray:
 
 
 def lines(content: Mapping[str, Any]) -> Figure:
-    """One line for each title, with a legend; a pair (x, y) has positions of its own."""
-    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+    """One line for each title, with a legend; of a pair (x, y) points."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
     axes = figure.subplots()
     for title, line in content.items():
-        points = line if isinstance(line, tuple) else (np.arange(len(line)), line)
-        axes.plot(*points, label=title, linewidth=1.6)
+        if isinstance(line, tuple):
+            axes.plot(*line, "o", label=title, markersize=9 - 3 * len(axes.lines))
+        else:
+            axes.plot(line, label=title, linewidth=1.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

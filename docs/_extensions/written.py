@@ -3,6 +3,8 @@
 Sphinx checks its own references; these are the links of templates, notebooks and included files.
 """
 
+import os
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -39,19 +41,20 @@ class Page(HTMLParser):
 def faults(folder: Path) -> list[str]:
     """One sentence for each fault of the pages below a folder."""
     paths = [path for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts]
-    pages = {path.resolve(): Page(path) for path in paths}
+    pages = {str(path): Page(path) for path in paths}
+    exists = cache(os.path.exists)
     found = []
     for path, page in pages.items():
-        here = path.relative_to(folder.resolve())
+        here = Path(path).relative_to(folder)
         found += [f"{here} loads {url}" for url in page.loaded if urlsplit(url).netloc]
         found += [f"{here}: {url} has no alternative text" for url in page.without_text]
         for url in (*page.links, *page.loaded):
             address, fragment = urldefrag(url)
             if urlsplit(url).scheme or urlsplit(url).netloc:
                 continue
-            file = urlsplit(address).path
-            target = (path.parent / unquote(file)).resolve() if file else path
-            if not target.exists():
+            file = unquote(urlsplit(address).path)
+            target = os.path.normpath(os.path.join(os.path.dirname(path), file)) if file else path
+            if not exists(target):
                 found.append(f"{here}: {url} leads nowhere")
             elif fragment and target in pages and unquote(fragment) not in pages[target].names:
                 found.append(f"{here}: {url} names no place on that page")
