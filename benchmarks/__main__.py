@@ -40,6 +40,7 @@ from benchmarks import (
 )
 from benchmarks.table import Report
 from benchmarks.works import Device
+from semiconv_cupy import progress
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def measure(options: argparse.Namespace, suite: Suite) -> Report:
 
     def say(found: Report) -> None:
         if not options.markdown:
-            print(table.line(found), flush=True)
+            progress.say(table.line(found))
 
     if not options.markdown:
         print(table.heading(report), flush=True)

@@ -25,13 +25,13 @@ import numpy as np
 
 from benchmarks import ceilings, inputs, peers, run, shapes, works
 from benchmarks.families import CONVOLUTIONS
-from benchmarks.peers import OURS
 from benchmarks.shapes import LIMITS, MAX, Sample
 from benchmarks.table import Report, duration
-from benchmarks.works import Convolution, Device
+from benchmarks.timing import Maker
+from benchmarks.works import FRIENDLY, OURS, Convolution, Device
 from semiconv_cupy.explain import Explanation, explain
+from semiconv_cupy.progress import bar
 
-FRIENDLY = "friendly"
 SECONDS = 0.1  # for each call; the works are many
 SHOWN, EXPLAINED = 20, 10  # of the slowest works
 
@@ -164,8 +164,8 @@ def calls(
     seed: int,
     absent: list[str],
     *,
-    makers: Callable[..., dict[str, peers.Maker]] = peers.calls,
-) -> dict[str, peers.Maker]:
+    makers: Callable[..., dict[str, Maker]] = peers.calls,
+) -> dict[str, Maker]:
     """The makers of our call of the work and of the friendly work."""
     return {
         name: makers(measured, device, seed, absent)[OURS]
@@ -175,22 +175,24 @@ def calls(
 
 def measure(bench: run.Bench, drawn: Iterable[Sample]) -> tuple[list[Report], list[str]]:
     """The rows of the works, and the names of those that are not measured, with the reasons."""
-    rows, skipped = [], []
+    rows, skipped, every = [], [], list(drawn)
     taking_turns = dataclasses.replace(bench, calls=functools.partial(calls, makers=bench.calls))
-    for sample in drawn:
-        trains = isinstance(sample.measured, Convolution) and sample.measured.mode == "training"
-        if trains and works.POOLING in bench.absent:
-            skipped.append(f"{sample.name}: torch is not installed")
-            continue
-        try:
-            times, failures = taking_turns.time(sample)
-            if failures:
-                raise RuntimeError(failures[FRIENDLY])
-            rows.append(row(sample, times, bench.ceilings[ceilings.COPY]))
-        except Exception as error:
-            # The other works are measured all the same; the exit status is then 1.
-            rows.append({"work": sample.name, "error": f"{type(error).__name__}: {error}"})
-        bench.between()
+    with bar("measuring", "works") as show:
+        for number, sample in enumerate(every):
+            show(number, len(every), sample.name)
+            trains = isinstance(sample.measured, Convolution) and sample.measured.mode == "training"
+            if trains and works.POOLING in bench.absent:
+                skipped.append(f"{sample.name}: torch is not installed")
+                continue
+            try:
+                times, failures = taking_turns.time(sample)
+                if failures:
+                    raise RuntimeError(failures[FRIENDLY])
+                rows.append(row(sample, times, bench.ceilings[ceilings.COPY]))
+            except Exception as error:
+                # The other works are measured all the same; the exit status is then 1.
+                rows.append({"work": sample.name, "error": f"{type(error).__name__}: {error}"})
+            bench.between()
     return rows, skipped
 
 

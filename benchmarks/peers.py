@@ -2,6 +2,7 @@
 
 A maker returns the call that is timed, or None if the peer cannot do the work. Our own makers are
 here, too. The inputs come from one random generator; each library gets them as its own arrays.
+Filters are in filter_peers.py.
 """
 
 from __future__ import annotations
@@ -16,24 +17,30 @@ from typing import Any
 import numpy as np
 
 import semiconv_cupy as sc
-from benchmarks import parameters, works
-from benchmarks.inputs import Inputs, Libraries, foreground, libraries_of, numbers
-from benchmarks.timing import Call
-from benchmarks.works import AnyWork, Convolution, Device, Filter, Measured, Parametric, Product
-from semiconv_cupy import ndimage
-from semiconv_cupy.backends.host.functions import threads
+from benchmarks import filter_peers, parameters, works
+from benchmarks.inputs import Inputs, Libraries, libraries_of, numbers
+from benchmarks.timing import Call, Maker
+from benchmarks.works import (
+    MOST_BYTES,
+    OURS,
+    AnyWork,
+    Convolution,
+    Device,
+    Filter,
+    Measured,
+    Parametric,
+    Product,
+)
 from semiconv_cupy.backends.place import place_of
 from semiconv_cupy.route import choose
 from semiconv_cupy.run import forward as forward_pass
 from semiconv_cupy.works import Work
 
-Maker = Callable[[], Call | None]
-OURS = "ours"
 _MODULES = {
     works.SCIPY: "scipy.ndimage",
     works.OPENCV: "cv2",
     works.SKIMAGE: "skimage.morphology",
-    works.KORNIA: "kornia",
+    **dict.fromkeys(works.ENGINES, "kornia"),
     works.POOLING: "torch",
     works.CONV2D: "torch",
     works.MATMUL: "torch",
@@ -44,18 +51,19 @@ _MODULES = {
     works.CUPYX: "cupyx.scipy.ndimage",
     works.EDT: "edt",
     works.DIPLIB: "diplib",
+    works.FASTMORPH: "fastmorph",
 }
 _BY_DEVICE: dict[Device, tuple[str, ...]] = {
     "cpu": (
-        *(works.SCIPY, works.OPENCV, works.SKIMAGE, works.KORNIA, works.POOLING, works.CONV2D),
+        *(works.SCIPY, works.OPENCV, works.SKIMAGE, *works.ENGINES, works.POOLING, works.CONV2D),
         *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED, works.EDT, works.DIPLIB),
+        works.FASTMORPH,
     ),
     "gpu": (
-        *(works.CUPYX, works.KORNIA, works.POOLING, works.CONV2D),
+        *(works.CUPYX, *works.ENGINES, works.POOLING, works.CONV2D),
         *(works.MATMUL, works.BROADCAST, works.EAGER, works.COMPILED, works.FUSED),
     ),
 }
-_MOST_BYTES = 2 * 2**30  # a work for which a peer would allocate more is left out
 
 
 def absent_peers(device: Device) -> list[str]:
@@ -84,7 +92,7 @@ def calls(
     """
     libraries = libraries or libraries_of(device)
     if isinstance(measured, Filter):
-        return dict(_filter_calls(measured, device, seed, absent, libraries))
+        return dict(filter_peers.calls(measured, device, seed, absent, libraries))
     if isinstance(measured, Product):
         return dict(_product_calls(measured, seed, absent, libraries))
     if isinstance(measured, Parametric):
@@ -193,17 +201,22 @@ def _as_matrices(measured: Convolution, inputs: Inputs) -> Call | None:
     return _torch_call(measured, inputs, lambda img, krn: img.flatten(1) @ krn.flatten(1).T)
 
 
-def _kornia(measured: Convolution, inputs: Inputs) -> Call | None:
+def _kornia(measured: Convolution, inputs: Inputs, engine: str) -> Call | None:
     work = measured.work
     if not (_dilates(measured) and _is_one_plain_image(work) and len(work.kernel) == 4):
         return None
-    if work.dtype != "float32" or work.terms * 4 > _MOST_BYTES or measured.mode == "provenance":
-        return None  # kornia holds all terms in memory at once
+    if work.dtype != "float32" or measured.mode == "provenance":
+        return None
+    holds_terms = engine in ("unfold", "convolution") or measured.mode == "training"
+    if holds_terms and work.terms * 4 > MOST_BYTES:
+        return None
     from kornia.morphology import dilation
 
     flat = inputs.tensors[1][0, 0] * 0 + 1
     return _torch_call(
-        measured, inputs, lambda img, krn: dilation(img, flat, structuring_element=krn[0, 0])
+        measured,
+        inputs,
+        lambda img, krn: dilation(img, flat, structuring_element=krn[0, 0], engine=engine),
     )
 
 
@@ -246,7 +259,7 @@ def _broadcast(measured: Convolution, inputs: Inputs, compiled: bool) -> Call | 
     made = _seed_semifield("BroadcastSemifield", work)
     if made is None or measured.mode == "provenance" or len(work.kernel) != 4:
         return None
-    if work.dtype != "float32" or work.terms * 4 * 2 > _MOST_BYTES:
+    if work.dtype != "float32" or work.terms * 4 * 2 > MOST_BYTES:
         return None  # this peer holds all terms in memory at once
     import torch
 
@@ -297,7 +310,8 @@ _PEERS: dict[str, Callable[[Convolution, Inputs], Call | None]] = {
     works.SKIMAGE: _filters_only,
     works.EDT: _filters_only,
     works.DIPLIB: _filters_only,
-    works.KORNIA: _kornia,
+    works.FASTMORPH: _filters_only,
+    **{peer: partial(_kornia, engine=engine) for peer, engine in works.ENGINES.items()},
     works.POOLING: _max_pool2d,
     works.CONV2D: _conv2d,
     works.MATMUL: _as_matrices,
@@ -328,7 +342,7 @@ def _product_calls(
 
     tensors = [torch.from_numpy(array).to(libraries.torch_device) for array in arrays]
     yield works.MATMUL, lambda: partial(torch.matmul, *tensors)
-    if measured.operations * np.dtype(measured.dtype).itemsize <= _MOST_BYTES:
+    if measured.operations * np.dtype(measured.dtype).itemsize <= MOST_BYTES:
         yield works.BROADCAST, lambda: partial(_of_all_terms, measured.semifield, *tensors)
 
 
@@ -340,111 +354,6 @@ def _of_all_terms(semifield: Any, a: Any, b: Any) -> Any:
     if semifield.parameter is not None:
         return (semifield.parameter * (a + b)).logsumexp(-2) / semifield.parameter
     return (a * b).sum(-2)
-
-
-# ---- filters -------------------------------------------------------------------------------------
-
-
-def _filter_calls(
-    measured: Filter, device: Device, seed: int, absent: list[str], libraries: Libraries
-) -> Iterator[tuple[str, Maker]]:
-    random = np.random.default_rng(seed)
-    if measured.picture == "numbers":
-        array = numbers(random, measured.shape, measured.dtype)
-    else:
-        array = foreground(random, measured.shape, measured.picture)
-    given: tuple[Any, ...] = (array,)
-    if measured.function == "reconstruction":
-        given = (array - np.float32(0.02), array)
-    given = tuple(map(libraries.arrays.asarray, given))
-    ours = getattr(ndimage, measured.function, None) or getattr(sc, measured.function)
-    yield OURS, lambda: partial(ours, *given, **measured.arguments)
-    if device == "gpu":
-        makers = {works.CUPYX: partial(_cupyx_filter, libraries=libraries)}
-    else:
-        makers = {
-            works.SCIPY: partial(_scipy_filter, libraries=libraries),
-            works.OPENCV: _opencv_filter,
-            works.SKIMAGE: _skimage_filter,
-            works.EDT: _edt_filter,
-            works.DIPLIB: _diplib_filter,
-        }
-    for peer, maker in makers.items():
-        if peer not in absent:
-            yield peer, partial(maker, measured, given)
-
-
-def _scipy_filter(measured: Filter, given: tuple[Any, ...], libraries: Libraries) -> Call | None:
-    peer = importlib.import_module(libraries.ndimage)
-    function = getattr(peer, measured.function, None)
-    return function and partial(function, *given, **measured.arguments)
-
-
-def _cupyx_filter(measured: Filter, given: tuple[Any, ...], libraries: Libraries) -> Call | None:
-    peer = importlib.import_module(libraries.ndimage)
-    function = getattr(peer, measured.function, None)
-    arguments = {
-        name: libraries.arrays.asarray(value) if isinstance(value, np.ndarray) else value
-        for name, value in measured.arguments.items()
-    }
-    if "structure" in arguments:  # CuPy refuses a structure without a footprint
-        arguments["footprint"] = _ones_like(arguments["structure"])
-    return function and partial(function, *given, **arguments)
-
-
-def _opencv_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    import cv2
-
-    if measured.function == "distance_transform_edt":
-        if given[0].ndim != 2 or measured.arguments:
-            return None
-        image = given[0].astype(np.uint8)
-        return partial(cv2.distanceTransform, image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    element = _flat_element(measured)
-    if element is None or given[0].ndim != element.ndim or given[0].dtype == bool:
-        return None
-    if element.ndim == 3:  # colours, each by itself
-        element = element[..., 0] if element.shape[2] == 1 else None
-    return None if element is None or element.ndim != 2 else partial(cv2.dilate, given[0], element)
-
-
-def _edt_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    if measured.function != "distance_transform_edt" or measured.arguments:
-        return None
-    import edt
-
-    return partial(edt.edt, given[0], parallel=threads())
-
-
-def _diplib_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    if measured.function != "parabolic_dilation":
-        return None
-    import diplib
-
-    scales = [measured.arguments["scale"]] * given[0].ndim
-    return partial(diplib.Dilation, given[0], diplib.SE(scales, "parabolic"))
-
-
-def _skimage_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
-    from skimage.morphology import dilation, reconstruction
-    from skimage.restoration import rolling_ball
-
-    if measured.function == "reconstruction":
-        return partial(reconstruction, *given)
-    if measured.function == "rolling_ball":
-        return partial(rolling_ball, *given, **measured.arguments)
-    if "footprint" in measured.arguments:
-        return partial(dilation, *given, measured.arguments["footprint"])
-    return None
-
-
-def _flat_element(measured: Filter) -> np.ndarray | None:
-    """The structuring element that OpenCV takes, or None if it has none for this filter."""
-    if measured.function == "maximum_filter":
-        size = measured.arguments["size"]
-        return np.ones(size if isinstance(size, tuple) else (size,) * 2, np.uint8)
-    footprint = measured.arguments.get("footprint")
-    return None if footprint is None else footprint.astype(np.uint8)
 
 
 def sets_of_inputs(measured: Measured, cache: int) -> int:

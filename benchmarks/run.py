@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import ceilings, peers, works
+from benchmarks.agreement import disagreement
 from benchmarks.costs import Cost
-from benchmarks.peers import OURS
 from benchmarks.table import Report
-from benchmarks.timing import PAUSE, Call, Clock, Events, Times, alternate, in_turn, wall
-from benchmarks.works import AnyWork, Convolution, Device, Filter, Goal, Growth, Measured
+from benchmarks.timing import PAUSE, Call, Clock, Events, Maker, Times, alternate, in_turn, wall
+from benchmarks.works import OURS, AnyWork, Convolution, Device, Filter, Goal, Growth, Measured
 from kernels_cu import model, nvrtc, sass
 from kernels_cu.report import model_work
 from semiconv_cupy.backends.host import compiler
+from semiconv_cupy.progress import bar
 from semiconv_cupy.works import STANDARD_WORKS, Work
 
 FLAGGED = 1.3  # times the model time: beyond it, something costs time that the model lacks
@@ -47,7 +48,7 @@ class Bench:
     absent: list[str]
     cache: int = 0
     machine: model.Machine | None = None
-    calls: Callable[[Any, Device, int, list[str]], dict[str, peers.Maker]] = peers.calls
+    calls: Callable[[Any, Device, int, list[str]], dict[str, Maker]] = peers.calls
     between: Callable[[], None] = field(default=lambda: None)
 
     @property
@@ -63,29 +64,43 @@ class Bench:
     def time(
         self, measured: Measured, only: Iterable[str] = ()
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Seconds of our call and of each peer's, and the errors of peers that failed.
+        """Seconds of our call and of each peer's, and why some peers were not timed.
 
-        With `only`, the calls of these names alone.
+        Who computes other numbers than ours is not. With `only`, the calls of these names alone.
         """
+        calls, failures = self._same_calls(measured, only)
+        times: dict[str, Times] = alternate(calls, self.clock, self.seconds, pause=self.pause)
+        return {name: getattr(found, self.statistic) for name, found in times.items()}, failures
+
+    def _same_calls(
+        self, measured: Measured, only: Iterable[str]
+    ) -> tuple[dict[str, Call], dict[str, str]]:
+        """The calls that compute the same, each made once, and why others are left out."""
         sets = peers.sets_of_inputs(measured, self.cache)
         makers = [self.calls(measured, self.device, seed, self.absent) for seed in range(sets)]
         calls: dict[str, Call] = {}
         failures = {}
+        ours: Any = None
         for name in makers[0]:
             if only and name not in only:
                 continue
             try:
                 made = [call for each in makers if (call := each[name]()) is not None]
-                if made:
-                    made[0]()
+                if not made:
+                    continue
+                result = made[0]()
+                ours = result if name == OURS else ours
+                wrong = None if name in works.OTHERS else disagreement(ours, result)
+                if wrong is None:
                     calls[name] = in_turn(made)
+                else:
+                    failures[name] = wrong
             except Exception as error:
                 # A peer may raise any error; the other peers are measured all the same.
                 if name == OURS:
                     raise
                 failures[name] = f"{type(error).__name__}: {error}"
-        times: dict[str, Times] = alternate(calls, self.clock, self.seconds, pause=self.pause)
-        return {name: getattr(found, self.statistic) for name, found in times.items()}, failures
+        return calls, failures
 
 
 def bench_of_cpu(seconds: float) -> Bench:
@@ -175,19 +190,21 @@ def measure(
     until: float = math.inf,
 ) -> tuple[list[Report], list[str]]:
     """The rows of the works, and the names of the works left when the time `until` had come."""
-    rows, skipped = [], []
-    for measured in selected:
-        if time.monotonic() > until:
-            skipped.append(measured.name)
-            continue
-        try:
-            found = row(measured, *bench.time(measured), bench)
-        except Exception as error:
-            # The other works are measured all the same; the exit status is then 1.
-            found = {"work": measured.name, "error": f"{type(error).__name__}: {error}"}
-        rows.append(found)
-        say(found)
-        bench.between()
+    rows, skipped, every = [], [], list(selected)
+    with bar("measuring", "works") as show:
+        for number, measured in enumerate(every):
+            if time.monotonic() > until:
+                skipped.append(measured.name)
+                continue
+            show(number, len(every), measured.name)
+            try:
+                found = row(measured, *bench.time(measured), bench)
+            except Exception as error:
+                # The other works are measured all the same; the exit status is then 1.
+                found = {"work": measured.name, "error": f"{type(error).__name__}: {error}"}
+            rows.append(found)
+            say(found)
+            bench.between()
     return rows, skipped
 
 

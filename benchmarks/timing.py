@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Call = Callable[[], object]
+Maker = Callable[[], Call | None]
 SLOW = 1.0  # seconds: a call that takes longer is timed once
 TURN = 0.02  # seconds of one turn, which has from one to ten calls
 PAUSE = 0.015  # seconds; OpenMP's threads spin for about half of that

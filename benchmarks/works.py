@@ -28,16 +28,21 @@ Picture = Literal["numbers", "dense", "blobs", "one point"]
 # The peers, as tables name them.
 SCIPY, CUPYX = "scipy.ndimage", "cupyx.scipy.ndimage"
 OPENCV, SKIMAGE, KORNIA = "cv2", "skimage", "kornia"
-EDT, DIPLIB = "edt", "diplib"
+EDT, DIPLIB, FASTMORPH = "edt", "diplib", "fastmorph"
+# kornia's engines; by itself it picks one of them.
+ENGINES = {KORNIA: "auto"} | {f"{KORNIA} {e}": e for e in ("shift", "unfold", "convolution")}
 POOLING, CONV2D = "torch max_pool2d", "torch conv2d"
 MATMUL, BROADCAST = "torch matmul", "torch broadcast"
 POINTWISE = "1x1 semifield_conv"
 EAGER = "pytorch_nd_semiconv eager"
 COMPILED = "pytorch_nd_semiconv compiled"
 FUSED = "pytorch_nd_semiconv fused"
-PLAIN = "without provenance"
+OURS, PLAIN, FRIENDLY = "ours", "without provenance", "friendly"
 CONSTANT, BY_CHANNEL, LEARNED = "compiled in", "one a channel", "learned"
 LIMIT = "limit"
+# Who computes other numbers: another algebra, other outputs, another work.
+OTHERS = (POOLING, CONV2D, MATMUL, PLAIN, FRIENDLY)
+MOST_BYTES = 2 * 2**30  # a work for which a peer would allocate more is left out for it
 
 LOG, ROOT = sc.SubtractSemifield.log(3.0), sc.SubtractSemifield.root(3.0)
 LINEAR = sc.SubtractSemifield.linear()
@@ -139,6 +144,7 @@ class Filter:
     arguments: dict[str, Any] = field(hash=False)
     goals: tuple[Goal, ...] = ()
     picture: Picture = "numbers"
+    radius: float | None = None  # of a window that is a ball
 
     @property
     def bytes(self) -> int:
@@ -340,11 +346,20 @@ def _filters() -> Iterator[AnyWork]:
                  {"structure": structuring.quadratic(5.0, size=21)})  # fmt: skip
     ball = {"footprint": structuring.ball(5)}
     yield Filter("ball 5, 128^3 uint8", "grey_dilation", (128,) * 3, "uint8", ball)
+    for radius in (2, 5, 20):
+        ball = {"structure": structuring.ball(radius)}
+        yield Filter(f"ball {radius}, 128^3 bool", "binary_dilation", (128,) * 3, "bool", ball,
+                     at_least(1, FASTMORPH), "blobs", radius)  # fmt: skip
     for dtype in ("uint8", "float32"):
         yield Filter(f"flat 9^3, 128^3 {dtype}", "maximum_filter", (128,) * 3, dtype, {"size": 9})
+    for dtype in ("uint8", "uint32"):
+        yield Filter(f"flat 3^3, 256^3 {dtype}", "maximum_filter", (256,) * 3, dtype, {"size": 3},
+                     at_least(1, FASTMORPH))  # fmt: skip
     yield Filter("binary dilation, 5 iterations, 1000^2", "binary_dilation", (1000, 1000), "bool",
                  {"iterations": 5})  # fmt: skip
     yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
+    yield Filter("binary fill holes, blobs, 256^3", "binary_fill_holes", (256,) * 3, "bool", {}, (),
+                 "blobs")  # fmt: skip
     yield Filter("rolling ball 30, 582x200 uint8", "rolling_ball", (582, 200), "uint8",
                  {"radius": 30}, at_least(50, SKIMAGE))  # fmt: skip
     yield Filter("reconstruction, 512^2 float32", "reconstruction", (512, 512), "float32", {})

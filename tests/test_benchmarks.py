@@ -11,6 +11,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
@@ -191,6 +192,18 @@ def test_measured_times_are_compared_with_model_times():
 
 def failing():
     raise MemoryError("too much")
+
+
+def test_a_peer_that_computes_other_numbers_is_not_timed():
+    def giving(value):
+        return lambda: lambda: np.full(3, value)
+
+    makers = {"ours": giving(1.0), "cv2": giving(1.1), "skimage": giving(1.00001)}
+    makers[works.POOLING] = giving(7.0)  # another algebra
+    bench = run.Bench("cpu", Counting(), 0.0, CEILINGS, [], calls=lambda *_: makers)
+    [found], _ = run.measure(bench, [Convolution(WORK)], print)
+    assert list(found["ratios"]) == ["skimage", works.POOLING]
+    assert found["failures"] == {"cv2": "its numbers differ from ours by up to 0.1"}
 
 
 def test_failures_cost_one_row_and_a_late_work_is_named():

@@ -16,8 +16,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import ceilings, floor, inputs, peers, run, shapes, works
 from benchmarks.families import CONVOLUTIONS, ROLES
-from benchmarks.peers import OURS
-from benchmarks.works import Convolution
+from benchmarks.works import OURS, Convolution
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.works import Work
 
