@@ -102,10 +102,14 @@ def reconstruction(
 def require_within(seed: Array, mask: Array, method: str) -> None:
     """ValueError where the seed lies beyond the mask."""
     minimum = method == "erosion"
-    if bool(((seed < mask) if minimum else (seed > mask)).any()):
+    beyond = (seed < mask) if minimum else (seed > mask)
+    if bool(beyond.any()):
+        at = int(beyond.argmax())
+        exchanged = not bool(((mask < seed) if minimum else (mask > seed)).any())
         raise ValueError(
-            f"seed must be {'at least' if minimum else 'at most'} the mask for "
-            f"reconstruction by {method}"
+            f"seed must be {'at least' if minimum else 'at most'} the mask for reconstruction by "
+            f"{method}, got a seed of {seed.reshape(-1)[at]} where the mask is "
+            f"{mask.reshape(-1)[at]}{'; are the two exchanged?' if exchanged else ''}"
         )
 
 

@@ -216,6 +216,33 @@ ARRAYS = {
         RuntimeError,
         "data type not supported: input is the text 'photo.jpg', not an array; read the file first",
     ),
+    "nothing": (
+        lambda: sc.ndimage.grey_dilation(None, 3),
+        RuntimeError,
+        "data type not supported: input is object, an array of NoneType, not of numbers",
+    ),
+    "seed and mask in the wrong order": (
+        lambda: sc.reconstruction(np.array([3.0, 5.0]), np.array([3.0, 2.0])),
+        ValueError,
+        "got a seed of 5.0 where the mask is 2.0; are the two exchanged?",
+    ),
+    "a function as a semifield": (
+        convolve(semifield=lambda a, b: a + b),
+        TypeError,
+        "got <lambda>; functions make one: SelectSemifield(add_select=..., times=..., zero=...)",
+    ),
+    "an addition of one number": (
+        lambda: sc.SelectSemifield(lambda a: a, lambda img, krn: img + krn, zero=0.0),
+        TypeError,
+        "add_select(left, right): is called with 2 arguments, but takes (a)",
+    ),
+    "parameters without values": (
+        lambda: sc.SelectSemifield(
+            lambda a, b: b > a, lambda i, k, s: i + s * k, zero=0.0, parameters=("s",)
+        ),
+        TypeError,
+        "parameters must map names to numbers, as {'s': 1.0}, got parameters=('s',)",
+    ),
     "a name that only SciPy has": (
         lambda: sc.ndimage.gaussian_filter,
         AttributeError,
@@ -353,7 +380,12 @@ def tensors():
         "a layer for other channels": (
             lambda: torch_bridge.DilationPool2d(2, channels=3)(img),
             ValueError,
-            "img must have 3 channels, got an image of shape (1, 1, 8, 8)",
+            "img must have 3 channels on axis 1, got an image of shape (1, 1, 8, 8)",
+        ),
+        "a layer for channels that lie last": (
+            lambda: torch_bridge.LogSumExpPool2d(2, channels=3)(torch.zeros(8, 8, 3)),
+            ValueError,
+            "on axis 0, got an image of shape (8, 8, 3); they lie last: img.movedim(-1, 0)",
         ),
         "a layer of float32 on an image of float64": (
             lambda: torch_bridge.DilationPool2d(2)(img.double()),
@@ -509,6 +541,8 @@ def test_a_structure_that_rounds_to_nothing():
     with pytest.warns(UserWarning, match="the window is flat.*value_range=255") as found:
         sc.ndimage.grey_closing(image, structure=sc.structuring.quadratic(2.0))
     assert {warning.filename for warning in found} == {__file__}
+    with pytest.warns(UserWarning, match="no value beyond 1.28, .* is nearly flat"):
+        sc.ndimage.grey_dilation(image, structure=sc.structuring.quadratic(5.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         enough = sc.structuring.quadratic(2.0, value_range=255)

@@ -60,6 +60,18 @@ def require_tensors(function: str, **values: object) -> None:
         require_dense(name, value)
 
 
+def require_channels(img: Tensor, channels: int | None, axis: int = 1) -> None:
+    """ValueError where a layer has parameters for other channels than lie along an axis."""
+    if channels is None or img.shape[axis] == channels:
+        return
+    axis %= img.dim()
+    remedy = f"; they lie last: img.movedim(-1, {axis})" if img.shape[-1] == channels else ""
+    raise ValueError(
+        f"img must have {channels} channels on axis {axis}, got an image of shape "
+        f"{tuple(img.shape)}{remedy}"
+    )
+
+
 def require_dense(name: str, tensor: Tensor) -> None:
     """TypeError for a tensor that is sparse, or of another layout without strides."""
     if tensor.layout is not torch.strided:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry
 from torch_bridge.autograd import Operation, recorded
-from torch_bridge.checks import DENSE, TENSORS, one_kind, plan
+from torch_bridge.checks import DENSE, TENSORS, one_kind, plan, require_channels
 from torch_bridge.convolutions import convolution
 from torch_bridge.functional import semifield_conv
 from torch_bridge.pooling import PoolingWindow, WindowedModule
@@ -98,12 +98,8 @@ class _ChannelwiseLayer(nn.Module):
 
     def _groups(self, img: Tensor) -> dict[str, Any]:
         """Each channel of `img` a group."""
-        channels = img.shape[1]
-        if self.channels is not None and channels != self.channels:
-            raise ValueError(
-                f"img must have {self.channels} channels, got an image of shape {tuple(img.shape)}"
-            )
-        return {"groups": channels, "group_broadcasting": self.channels is None}
+        require_channels(img, self.channels)
+        return {"groups": img.shape[1], "group_broadcasting": self.channels is None}
 
 
 class _DilationPool(_ChannelwiseLayer, WindowedModule):

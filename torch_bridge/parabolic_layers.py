@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
-from torch_bridge.checks import require_tensors
+from torch_bridge.checks import require_channels, require_tensors
 from torch_bridge.parabolic import (
     parabolic_closing,
     parabolic_dilation,
@@ -83,10 +83,7 @@ class _Parabolic(nn.Module):
                 f"img must have shape (B, C, *S) or (C, *S) with {self.ndim} axes of space, got "
                 f"{tuple(img.shape)}"
             )
-        if self.channels is not None and img.shape[-self.ndim - 1] != self.channels:
-            raise ValueError(
-                f"img must have {self.channels} channels, got an image of shape {tuple(img.shape)}"
-            )
+        require_channels(img, self.channels, -self.ndim - 1)
         if img.dim() == self.ndim + 1:
             return type(self).function(img[None], self.scale)[0]
         return type(self).function(img, self.scale)

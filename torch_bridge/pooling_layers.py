@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semiconv_cupy.errors import flag
+from torch_bridge.checks import require_channels
 from torch_bridge.parameters import initial_number
 from torch_bridge.pooling import WindowedModule, gem_pool, log_sum_exp_pool
 from torch_bridge.sizes import KernelSize, positive_number, whole_number
@@ -68,12 +69,8 @@ class _Pool(WindowedModule):
 
     def _require_channels(self, img: Any) -> None:
         """ValueError where there is a parameter for each of other channels than the image has."""
-        if self.channels is None or not isinstance(img, Tensor) or img.dim() <= self.ndim:
-            return
-        if img.shape[-1 - self.ndim] != self.channels:
-            raise ValueError(
-                f"img must have {self.channels} channels, got an image of shape {tuple(img.shape)}"
-            )
+        if isinstance(img, Tensor) and img.dim() > self.ndim:
+            require_channels(img, self.channels, -1 - self.ndim)
 
 
 class _LogSumExpPool(_Pool):

@@ -117,7 +117,11 @@ def no_semifield(value: object) -> TypeError:
     maker = getattr(value, "__name__", None)
     if inspect.ismethod(value):
         maker = f"{value.__self__.__name__}.{maker}"  # type: ignore[attr-defined]
-    called = f"; it must be called: {maker}(...)" if maker else ""
+    called = ""
+    if inspect.ismethod(value) or inspect.isclass(value):
+        called = f"; it must be called: {maker}(...)"
+    elif callable(value):
+        called = "; functions make one: SelectSemifield(add_select=..., times=..., zero=...)"
     return TypeError(
         "semifield must be a SelectSemifield, SubtractSemifield, BroadcastSemifield or a name, "
         f"got {maker or repr(value)}{called}"

@@ -33,8 +33,10 @@ def checked_parameters(parameters: Any) -> dict[str, float]:
         A name that something else has, too many of them, or a value that is not finite.
     """
     if not isinstance(parameters, Mapping):
+        named = isinstance(parameters, (list, tuple, set)) and parameters
+        example = dict.fromkeys(parameters if named else "a", 1.0)
         raise TypeError(
-            f"parameters must map names to numbers, as {{'a': 1.0}}, got parameters={parameters!r}"
+            f"parameters must map names to numbers, as {example}, got parameters={parameters!r}"
         )
     if len(parameters) > MOST_PARAMETERS:
         raise ValueError(

@@ -103,10 +103,16 @@ def _check_signature(
     try:
         signature.bind(*names, **dict.fromkeys(taken))
     except TypeError:
+        remedy = ""
+        more = list(signature.parameters)[len(names) :]
+        if more:
+            remedy = (
+                "; numbers that it takes by name are declared, as "
+                f"parameters={dict.fromkeys(more, 1.0)}"
+            )
         raise ExpressionError(
             f"is called with {len(names)} arguments{' and ' * bool(taken)}{', '.join(taken)}, but "
-            f"{function!r} takes {signature}; numbers that it takes by name are declared, as "
-            "parameters={'a': 1.0}"
+            f"takes {signature}{remedy}"
         ) from None
 
 
@@ -119,7 +125,10 @@ def require_compilable(
     """Raise an `ExpressionError` for what is no formula of `symbols`, or has no C++."""
     strangers = expression.free_symbols - set(symbols)
     if strangers:
-        raise ExpressionError(f"unknown symbols {', '.join(sorted(map(str, strangers)))}")
+        raise ExpressionError(
+            f"unknown symbols {', '.join(sorted(map(str, strangers)))}; known are "
+            f"{', '.join(map(str, symbols))}"
+        )
     if (isinstance(expression, Boolean) and not expression.is_Symbol) != condition:
         wanted, got = ("a condition", "a number") if condition else ("a number", "a condition")
         remedy = "; write right > left for a maximum, right < left for a minimum"

@@ -92,7 +92,10 @@ def readable(place: Place, array: Array, name: str = "input") -> Array:
         if array.dtype.kind in "biuf" and array.dtype.newbyteorder("=").name in _SUPPORTED:
             array = array.astype(array.dtype.newbyteorder("="))
         else:
-            raise RuntimeError(f"data type not supported: {name} is {array.dtype}")
+            of = ""
+            if array.dtype == object and array.size:
+                of = f", an array of {type(array.flat[0]).__name__}, not of numbers"
+            raise RuntimeError(f"data type not supported: {name} is {array.dtype}{of}")
     array = place.array_module.ascontiguousarray(array).reshape(array.shape)
     if not place.is_native(array):
         array = array.astype(array.dtype.newbyteorder("="))

@@ -111,13 +111,15 @@ def _in_dtype_of_output(place: Place, input: Array, output: Any, dtype: np.dtype
 
 
 def _warn_of_lost_fractions(structure: np.ndarray, dtype: np.dtype) -> None:
-    """Rounded to integers, a structure of fractions is the flat one."""
+    """Rounded to integers, a structure of small fractions is (nearly) the flat one."""
     if structure.dtype.kind == "f" and dtype.kind in "iu":
-        largest = np.abs(structure).max(initial=0)
-        if 0 < largest < 1:
+        largest = np.abs(structure).max(initial=0, where=np.isfinite(structure))
+        if 0 < largest < 4 and (structure != np.rint(structure)).any():
+            flat = "which {} rounds to 0: the window is flat"
+            nearly = "of which {} keeps whole numbers: the window is nearly flat"
+            what = (flat if largest < 1 else nearly).format(dtype)
             warn(
-                f"structure has no value beyond {largest:.3g}, which {dtype} rounds to 0: the "
-                "window is flat. Of an image in [0, 255] the structure is "
-                "quadratic(..., value_range=255)",
+                f"structure has no value beyond {largest:.3g}, {what}. Of an image in [0, 255] "
+                "the structure is quadratic(..., value_range=255)",
                 UserWarning,
             )
