@@ -1,4 +1,4 @@
-"""What the CUDA backends ask of a GPU: compile, launch, allocate. CuPy's answer, and a recorder's.
+"""What the CUDA backends need of a GPU: compile, launch, allocate; by CuPy, and by a recorder.
 
 A `Device` is an argument of all launch code: CuPy in production, a CPU harness in the tests, so
 that the very launch code is tested without a GPU. The only module that imports CuPy.

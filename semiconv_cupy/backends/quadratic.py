@@ -1,6 +1,6 @@
 """Quadratic kernels by compiled functions: values, and gradients of the parameters.
 
-Of a family of kernels -x^T S^-1 x, whose covariances S one array of parameters describes, or two.
+The kernels of a family are -x^T S^-1 x; one or two arrays of parameters describe all covariances S.
 What they mean, and the same by tensors, is in ``torch_bridge.quadratic``, which calls this with
 addresses.
 """
@@ -50,7 +50,7 @@ class Family(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """Those of all kernels."""
+        """The taps of all kernels together."""
         return self.kernels * math.prod(self.sizes)
 
 

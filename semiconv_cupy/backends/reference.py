@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from semiconv_cupy.route import Route
 
 Array = Any
-Channel = tuple[int, Array, Array]  # its number in the group, image, kernel
+Channel = tuple[int, Array, Array]  # (the channel's number in its group, image, kernel)
 
 
 class Work(NamedTuple):
@@ -42,19 +42,19 @@ class Work(NamedTuple):
     xp: Any
     semifield: Semifield
     geometry: Geometry
-    dtype: np.dtype  # of the arithmetic
-    of_kernel: tuple[Semifield, ...]  # the semifields of all kernels, or the one of all
+    dtype: np.dtype  # that of the arithmetic
+    of_kernel: tuple[Semifield, ...]  # one semifield for each kernel, or one for all kernels
 
     @classmethod
     def of(cls, route: Route, value: Any = None) -> Work:
-        """A route's work; `value` of its parameter, where the semifield has none itself."""
+        """The work of a route; `value` is the parameter's, where the semifield has none itself."""
         semifield = computed_semifield(route.semifield, route.storage)
         dtype = np.dtype(source.ARITHMETIC[route.storage])
         of_kernel = bound_by_kernel(semifield, value)
         return cls(route.place.array_module, of_kernel[0], route.geometry, dtype, of_kernel)
 
     def semifield_of(self, plane: int) -> Semifield:
-        """That of an output channel."""
+        """The semifield of an output channel."""
         kernel = plane % self.geometry.outputs_per_group if self.geometry.shares_kernels else plane
         return self.of_kernel[kernel if len(self.of_kernel) > 1 else 0]
 
@@ -73,7 +73,7 @@ def forward(
         found, kept = _convolve(work, numbers(img, storage), numbers(krn, storage))
         out[...] = as_bits(work.xp, found) if holds_bits(out, storage) else found
     if residual is not None and kept is not None:
-        first = len(kept) - 1 if route.by_sums else 0  # by sums, the slope alone
+        first = len(kept) - 1 if route.by_sums else 0  # a route by sums keeps the slope alone
         several = kept.ndim == residual.ndim and len(residual) != len(kept)
         residual[...] = kept[first : first + len(residual)] if several else kept
 
@@ -189,7 +189,7 @@ def _per_channel(semifield: Semifield) -> bool:
 
 
 def _addends(semifield: Semifield, channels: list[Any]) -> list[list[Any]]:
-    """The channels that the semifield's own addition joins."""
+    """Groups of input channels; the semifield adds within each, plain addition joins them."""
     return [[one] for one in channels] if _per_channel(semifield) else [channels]
 
 

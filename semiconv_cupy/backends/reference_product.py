@@ -58,7 +58,8 @@ def forward(
     if is_provenance(route.semifield):
         _outputs(xp, product, residual)[...] = kept[0]
     else:
-        for array, values in zip(residual, kept, strict=False):  # slopes only where they are kept
+        # Slopes are computed only where they are kept.
+        for array, values in zip(residual, kept, strict=False):
             _outputs(xp, product, array)[...] = values[0]
 
 
@@ -86,7 +87,7 @@ def _kernels(xp: Any, route: ProductRoute) -> Array:
 
 
 def _chosen(xp: Any, kernels: Array, arrays: list[Array]) -> Array:
-    """Each output's number from the array of its kernel."""
+    """Each output's number, from the array of its kernel; `arrays` has one for each kernel."""
     found = arrays[0]
     for kernel, array in enumerate(arrays[1:], 1):
         found = xp.where(kernels == kernel, array, found)
@@ -171,7 +172,7 @@ def _weight(
 def _chosen_function(
     xp: Any, route: ProductRoute, functions: list[Callable[..., Array]]
 ) -> Callable[..., Array]:
-    """Of one function for each kernel, the values that each output's kernel has."""
+    """The function whose value at each output is that of its own kernel's function."""
     if len(functions) == 1:
         return functions[0]
     kernels = _kernels(xp, route)
