@@ -42,18 +42,10 @@ def import_in_a_fresh_process(module):
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "semiconv_cupy",
-        "semiconv_cupy.demo",
-        "semiconv_cupy.info",
-        "semiconv_cupy.ndimage",
-        "semiconv_cupy.structuring",
-        "kernels_cu",
-    ],
+    "modules", ["semiconv_cupy", "semiconv_cupy.demo, semiconv_cupy.info, kernels_cu"]
 )
-def test_import_brings_no_optional_package_and_no_cuda(module):
-    found = import_in_a_fresh_process(module)
+def test_import_brings_no_optional_package_and_no_cuda(modules):
+    found = import_in_a_fresh_process(modules)
     optional = {"cupy", "cupyx", "torch", "scipy", "skimage", "PIL", "matplotlib", "dask"}
     assert not optional.intersection(found["packages"])
     assert found["cuda"] == []

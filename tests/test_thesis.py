@@ -214,11 +214,11 @@ def test_a_record_that_was_cut_off_is_written_again(tmp_path):
 @pytest.mark.parametrize(
     ("conv", "pool", "least"),
     [
-        (LINEAR, SPECTRAL, 0.6),
+        pytest.param(LINEAR, SPECTRAL, 0.6, marks=pytest.mark.slow),
         (LOG, SPECTRAL, 0.2),
         (LOG | {"sum": "plain"}, SPECTRAL, None),
         (LINEAR, GEM, 0.4),
-        (LINEAR, LOG_SUM_EXP, 0.4),
+        pytest.param(LINEAR, LOG_SUM_EXP, 0.4, marks=pytest.mark.slow),
     ],
     ids=["linear", "log", "a plain log", "GeM", "log-sum-exp"],
 )
