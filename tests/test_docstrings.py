@@ -101,6 +101,24 @@ def test_its_relatives_exist(name):
         assert found(relative, module) is not NAMES[name], "itself"
 
 
+YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+# They choose and compile; nothing in them is anybody's.
+WITHOUT_SOURCE = {"semiconv_cupy.explain", "semiconv_cupy.prepare"}
+
+
+def test_a_source_is_at_most_three_relatives_away():
+    """A book or a paper, known by its year: in the docstring itself, or where "See Also" leads."""
+    near = {name for name, called in NAMES.items() if YEAR.search(called.__doc__)}
+    steps = {}
+    for name, called in NAMES.items():
+        module, shown = name.rpartition(".")[0], sections(called.__doc__)["See Also"]
+        steps[name] = [found(relative, module) for relative in relatives(shown)]
+    for _ in range(3):
+        known = [NAMES[name] for name in near]
+        near |= {name for name, others in steps.items() if any(o in known for o in others)}
+    assert NAMES.keys() - near == WITHOUT_SOURCE
+
+
 def test_what_is_missing_is_noticed():
     text = """A sum.
 

@@ -85,6 +85,10 @@ class SelectSemifield(CompiledSemifield):
     Integer arrays are computed exactly and saturate; bool arrays work where `boolean_equivalent`
     says how.
 
+    References
+    ----------
+    J. S. Golan, "Semirings and their Applications", Kluwer, 1999.
+
     Examples
     --------
     >>> import math
