@@ -95,9 +95,10 @@ def computed(place, semifield, img, krn, arguments, method, value, channels, slo
 
 
 @pytest.mark.table(5)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("work", WORKS)
+@pytest.mark.parametrize(
+    ("work", "dtype"), [*((work, np.float32) for work in WORKS), ("mixing", np.float64)]
+)
 @pytest.mark.parametrize("method", ["direct", "tiled"])
 @pytest.mark.parametrize("name", SEMIFIELDS)
 def test_kernels_read_them(name, method, work, per_channel, dtype):
