@@ -173,7 +173,7 @@ def build(
     levels : sequence of str
         Keys of ``target.levels``.
     output : Path
-        The folder of the shared objects, whose other shared objects are removed.
+        The folder of the shared objects, from which those of earlier builds are removed.
     by : Compiler
     objects : Path, optional
         A folder that keeps objects between builds.
@@ -249,14 +249,16 @@ def _in_parallel(
 
 
 def _replace_all(output: Path, made: Path) -> None:
-    endings = (".so", ".dylib", ".dll")
+    names = {
+        prebuilt.file_name(library, target.system)
+        for target in TARGETS.values()
+        for library in (*target.levels, prebuilt.PROBE)
+    }
     output.mkdir(parents=True, exist_ok=True)
-    for file in output.iterdir():
-        if file.suffix in endings:
-            file.unlink()
-    for file in made.iterdir():
-        if file.suffix in endings:
-            shutil.move(file, output / file.name)
+    for name in names:
+        (output / name).unlink(missing_ok=True)
+        if (made / name).is_file():
+            shutil.move(made / name, output / name)
 
 
 def _cores() -> int:

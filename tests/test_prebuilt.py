@@ -68,15 +68,21 @@ def installed(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__", "prebuilt")
     for package in ("semiconv_cupy", "kernels_cu"):
         shutil.copytree(ROOT / package, site / package, ignore=ignored)
+    folder = site / "kernels_cu/prebuilt"
+    folder.mkdir()
+    for file in ("of_others.so", prebuilt.file_name("v4")):  # a stranger's, and an earlier build's
+        (folder / file).touch()
     command = tuple(compiler.compiler().split())
     built = build.build(
         sources(),
         build.TARGETS[build.this_platform()],
         [LEVEL],
-        site / "kernels_cu/prebuilt",
+        folder,
         by=build.Compiler(command, site),
     )
     assert [(one.level, one.libraries) for one in built] == [(LEVEL, 5)]
+    files = {prebuilt.file_name(one) for one in (LEVEL, prebuilt.PROBE)}
+    assert {file.name for file in folder.iterdir()} == files | {"of_others.so"}
     return site
 
 
