@@ -5,6 +5,7 @@ and shape; where SciPy raises, the same class of error. The random calls are als
 arrays, on a GPU.
 """
 
+import platform
 import warnings
 
 import numpy as np
@@ -20,6 +21,10 @@ RUNS = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "float64", "bool")
+# C leaves open which unsigned integer a negative double becomes. Ours is x86-64's on every machine,
+# SciPy's is what its compiler makes of it.
+ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+OF_SUMS = tuple(name for name in DTYPES if ON_X86 or not name.startswith("u"))
 MODES = ("reflect", "mirror", "nearest", "wrap", "constant", "grid-mirror", "grid-wrap")
 GREY = (
     "grey_erosion", "grey_dilation", "grey_opening", "grey_closing", "morphological_gradient",
@@ -151,7 +156,7 @@ def test_one_dimensional_filters(library, data):
 @given(st.data())
 def test_structures(library, data):
     """Values small enough that no integer wraps; of floats SciPy's bits."""
-    image = data.draw(images(tuple(t for t in DTYPES if t != "bool")))
+    image = data.draw(images(tuple(t for t in OF_SUMS if t != "bool")))
     if image.dtype.kind == "u":
         image = image + image.dtype.type(60)
     window = tuple(data.draw(st.integers(1, 4)) for _ in range(image.ndim))
@@ -173,13 +178,13 @@ def test_structures(library, data):
 @RUNS
 @given(st.data())
 def test_correlations(library, data):
-    image = data.draw(images((*DTYPES, "complex64", "complex128")[:-2]))
+    image = data.draw(images(OF_SUMS))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     arguments = border(data.draw)
     if data.draw(st.booleans()):
-        arguments["output"] = data.draw(
-            st.sampled_from([np.float64, np.float32, np.int32, np.uint8, np.int64, np.uint16])
-        )
+        names = ("float64", "float32", "int32", "uint8", "int64", "uint16")
+        names = [name for name in names if name in (*OF_SUMS, "int64")]
+        arguments["output"] = getattr(np, data.draw(st.sampled_from(names)))
     if data.draw(st.booleans()):
         length = data.draw(st.integers(1, 7))
         weights = random.standard_normal(length)
