@@ -27,6 +27,8 @@ namespace semiconv {
 using Out = SEMICONV_OUT;
 constexpr int warp = 32, columns = SEMICONV_COLUMNS;
 constexpr uint32 all_lanes = 0xffffffffu;
+// Of a multiprocessor at a time: as many as registers suffice for without spills.
+constexpr int resident_warps = !SEMICONV_SIDE_BY_SIDE ? 28 : architecture >= 1000 ? 20 : 24;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
 // the next ones of the next. The outputs begin .. end - 1 of each line are computed. From a number of a line to the
@@ -172,7 +174,7 @@ SEMICONV_FN void envelope(const LinePass& pass, const double* cost, double* valu
 }  // namespace semiconv
 
 // nodes: two numbers for each block of a line and one more. `out` may be the source: lines are read as a whole first.
-extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, (SEMICONV_SIDE_BY_SIDE ? 24 : 28) / SEMICONV_COLUMNS)
+extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, semiconv::resident_warps / SEMICONV_COLUMNS)
 SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
                 double* scratch, int* nodes) {
