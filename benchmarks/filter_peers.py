@@ -104,8 +104,8 @@ def _diplib_filter(measured: Filter, given: tuple[Any, ...]) -> Call | None:
         scales = [measured.arguments["scale"]] * given[0].ndim
         return partial(diplib.Dilation, given[0], diplib.SE(scales, "parabolic"))
     element = _flat_element(measured)
-    if element is None or element.ndim != given[0].ndim:
-        return None
+    if element is None or element.ndim != given[0].ndim or element.shape[-1] == 1:
+        return None  # a last axis of colours is no axis to DIPlib
     if element.all():  # DIPlib's axes are in the opposite order
         return partial(diplib.Dilation, given[0], diplib.SE(element.shape[::-1], "rectangular"))
     return partial(diplib.Dilation, given[0], diplib.SE(diplib.Image(element > 0)))

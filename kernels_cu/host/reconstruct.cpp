@@ -14,6 +14,8 @@
 //     seed  . . 9 . .      after the scan down   . . 9 9 9      after the scan up   9 9 9 9 9
 //     mask  9 9 9 9 9
 //
+// Bool arrays go by components (runs.hpp) where the neighbours allow it.
+//
 // The queue only sees what turns back, such as the arms of a spiral. Arrays are copied with a margin of
 // `reach` elements that never win, so that no step needs a test of the border.
 // Needs SEMICONV_STORAGE; called by semiconv_cupy/ndimage/host/spread.py.
@@ -22,6 +24,7 @@
 #endif
 #include "keys.hpp"
 #include "exports.hpp"
+#include "runs.hpp"
 
 using namespace semiconv;
 
@@ -169,6 +172,11 @@ SEMICONV_EXPORT int semiconv_reconstruct(const Sizes* sizes, const long long* of
                                          long long forward_count, long long backward_count,
                                          const Storage* seed, const Storage* mask, Storage* out,
                                          int minimum) {
+  if constexpr (Same<Storage, boolean>::value) {
+    Runs runs(*sizes, (const int64*)offsets, forward_count + backward_count);
+    if (runs.takes())
+      return !runs.paint((const uint8*)seed, (const uint8*)mask, (uint8*)out, minimum ? 0 : 1);
+  }
   const auto run = minimum ? reconstruct<true> : reconstruct<false>;
   return !run(*sizes, offsets, forward_count, backward_count, (const Key*)seed, (const Key*)mask,
               (Key*)out);

@@ -57,7 +57,10 @@ class Step(NamedTuple):
             changed = xp.full(image.shape, minimum)
         else:
             changed = neighbourhood.extremum(self.place, image, seen, minimum)
-        return changed if self.mask is None else xp.where(self.mask, changed, image)
+        if self.mask is None:
+            return changed
+        # Of bool arrays, which are masked ten times as fast as by `where`.
+        return (changed & self.mask) | (image & ~self.mask)
 
 
 def iterate(step: Step, image: Array, iterations: int) -> Array:
@@ -98,7 +101,7 @@ def _reconstructed(step: Step, image: Array) -> Array:
     if step.mask is None:
         limit = xp.full(start.shape, dilate)
     else:
-        limit = xp.where(step.mask, dilate, start)
+        limit = start | step.mask if dilate else start & ~step.mask
     seen, _ = step.window.within(image.shape)
     steps = -seen.offsets()
     return neighbourhood.reconstruct(

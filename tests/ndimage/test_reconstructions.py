@@ -208,3 +208,23 @@ def test_other_backends_find_the_same(backend):
     with served_by(backend):
         for call, result in zip(calls, expected, strict=True):
             np.testing.assert_array_equal(call(), result)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_bool_arrays_by_components_are_those_of_numbers(data):
+    """Symmetric steps with both neighbours of a row go by runs, the others by scans and a queue."""
+    shape = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    mask = random.random(shape) < data.draw(st.sampled_from([0.3, 0.6, 0.9, 1.0]))
+    some = random.random(shape) < data.draw(st.sampled_from([0.02, 0.2]))
+    footprint = random.random((3, 5, 1, 3)[: len(shape)]) < 0.5
+    if data.draw(st.booleans()):
+        footprint |= footprint[(slice(None, None, -1),) * len(shape)]
+    if data.draw(st.booleans()):
+        footprint[tuple(k // 2 for k in footprint.shape[:-1])] = True
+    for method, seed in (("dilation", some & mask), ("erosion", some | mask)):
+        found = sc.reconstruction(seed, mask, method, footprint)
+        expected = sc.reconstruction(*(a.astype(np.uint8) for a in (seed, mask)), method, footprint)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, expected)
