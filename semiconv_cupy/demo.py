@@ -98,7 +98,7 @@ def run(
     print(f"backend    {_backend()}", flush=True)
 
     first_call, timed = compare(pixels, krn)
-    print(f"first call {_seconds(first_call)} for each semifield (compiled once, then cached)\n")
+    print(f"first call {_seconds(first_call)} for each semifield ({_preparation()})\n")
     print(f"{'':10}{'semiconv_cupy':>15}{'scipy.ndimage':>15}{'ratio':>9}{'max |difference|':>19}")
     for operation, (_, ours, scipys, difference) in timed.items():
         ratio = f"{scipys / ours:.3g}x"
@@ -309,6 +309,13 @@ def _backend() -> str:
     from semiconv_cupy import backends
 
     return backends.describe()["numpy"]
+
+
+def _preparation() -> str:
+    """What a first call waits for."""
+    from semiconv_cupy.backends.host import prebuilt
+
+    return "compiled once, then cached" if prebuilt.level() is None else "ready-made"
 
 
 def missing_packages() -> list[str]:
