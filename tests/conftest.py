@@ -12,6 +12,8 @@ import cases
 import pytest
 from hypothesis import settings
 
+collect_ignore = ["typed_program.py"]  # mypy reads it; nobody runs it
+
 # By default the examples are the same in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)

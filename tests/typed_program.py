@@ -22,7 +22,7 @@ out: Image = sc.semifield_conv(
     image, kernel, "tropical_max", padding="same", groups=3, group_broadcasting=True
 )
 value, pull = sc.semifield_conv_vjp(image, kernel, "log", mu=2.0, groups=3, group_broadcasting=True)
-grad_img, grad_krn = pull(value)
+grad_img, grad_krn, grad_mu = pull(value)
 best, winners = sc.semifield_conv(
     image, kernel, "tropical_max", groups=3, group_broadcasting=True, return_indices=True
 )
