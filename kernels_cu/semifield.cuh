@@ -57,19 +57,22 @@ constexpr bool plain_extremum = true;  // the selection is max or min
 constexpr bool plain_extremum = false;
 #endif
 
-template <class V> SEMICONV_FN auto selects_right(V left, V right, SEMICONV_SETTING) { return SEMICONV_SELECT; }
+template <class V> SEMICONV_FN auto selection(V left, V right, SEMICONV_SETTING) { return SEMICONV_SELECT; }
+template <class V> SEMICONV_FN auto selects_right(V left, V right, const Setting& setting) {
+#if defined(SEMICONV_WIDE_SELECT)  // as WIDE_TIMES
+  if constexpr (sizeof(V) != sizeof(Scalar<V>))
+    return where_lanes(left, right, [&](Real a, Real b) { return selection(a, b, setting); });
+  else
+#endif
+    return selection(left, right, setting);
+}
 template <class V> SEMICONV_FN V select(V left, V right, SEMICONV_SETTING) {
 #if defined(SEMICONV_SELECT_GREATER)
   return select_greater(left, right);
 #elif defined(SEMICONV_SELECT_LESS)
   return select_less(left, right);
 #else
-#if defined(SEMICONV_WIDE_SELECT)  // as WIDE_TIMES
-  if constexpr (sizeof(V) != sizeof(Scalar<V>))
-    return each_lane(left, right, [&](Real a, Real b) { return selects_right(a, b, setting) ? b : a; });
-  else
-#endif
-    return where(selects_right(left, right, setting), right, left);
+  return where(selects_right(left, right, setting), right, left);
 #endif
 }
 #endif

@@ -446,6 +446,7 @@ def test_sums_in_tiles_of_large_windows(name, window, infinite):
         ("tropical_min_negated", "int64"),
         ("tropical_min_negated", "uint32"),
         ("max_times", "int16"),
+        pytest.param("largest_magnitude", "uint8", marks=pytest.mark.slow),
         ("tropical_max", "bool"),
     ],
 )

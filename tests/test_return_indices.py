@@ -48,6 +48,13 @@ def test_dtypes(name, dtype):
     check(name, GEOMETRIES["groups"], dtype, "auto")
 
 
+@pytest.mark.table(2)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint64"])
+def test_a_comparison_that_needs_wider_integers(dtype):
+    """The magnitude of the least integer is beyond the range of its dtype."""
+    check("largest_magnitude", GEOMETRIES["groups"], dtype, "auto")
+
+
 @given(geometry=cases.geometries())
 def test_drawn_geometries(geometry):
     check("tropical_max", geometry, "float32", "auto")

@@ -146,6 +146,12 @@ template <class V, class F> inline V each_lane(V a, V b, F function) {
   for (int i = 0; i < lanes; ++i) a[i] = function((Real)a[i], (Real)b[i]);
   return a;
 }
+// The mask of the lanes whose numbers satisfy a condition.
+template <class V, class F> inline auto where_lanes(V a, V b, F condition) {
+  auto mask = a < b;
+  for (int i = 0; i < lanes; ++i) mask[i] = condition((Real)a[i], (Real)b[i]) ? -1 : 0;
+  return mask;
+}
 #if defined(SEMICONV_INTEGER)
 // a is clamped before the addition so that the sum stays in range. The limits depend on b alone: a loop in
 // which b does not change computes them once.
