@@ -9,9 +9,13 @@ import pytest
 from compare import assert_matches
 from driver_on_cpu import CUDADriverError, DriverOnCpu, install
 
+import semiconv_cupy as sc
+from semiconv_cupy import structs
 from semiconv_cupy.backends import cuda
+from semiconv_cupy.backends.cuda.product import Multiplication, multiply_at
 from semiconv_cupy.backends.device import CupyDevice, prepared
 from semiconv_cupy.backends.gradients import GradientArrays
+from semiconv_cupy.product import Level, Product
 from semiconv_cupy.residual import residual_of
 
 
@@ -82,3 +86,24 @@ def test_launches_by_the_driver_compute_the_same(monkeypatch, name, method):
         one(driver_on_cpu, arrays)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_products_are_launched_by_the_driver(monkeypatch):
+    """Without parameters and with those of a call; addresses that are multiples of 16, and not."""
+    device, plain = DriverOnCpu(monkeypatch), cases.harness()
+    a, b, memory = plain.empty((8, 8), "f4"), plain.empty((8, 8), "f4"), plain.empty(65, "f4")
+    a[:], b[:] = np.random.default_rng(0).random((2, 8, 8))
+    product = Product(
+        free=(Level(8, img=8, out=8),),
+        produced=(Level(8, krn=1, out=1),),
+        contracted=(Level(8, img=1, krn=8),),
+    )
+    multiplication = Multiplication(sc.SubtractSemifield.log(2.0), product, "float32", None)
+    call = multiply_at(device, multiplication)
+    for out in (memory[:64].reshape(8, 8), memory[1:].reshape(8, 8)):
+        addresses = a.ctypes.data, b.ctypes.data, out.ctypes.data
+        for mu in (2.0, None, -3.0, -3.0, 0.5):
+            given = None if mu is None else structs.Parameters.of_numbers((mu,))
+            call(*addresses, None, None, given)
+            expected = sc.semifield_matmul(a, b, "log", mu=mu or 2.0, method="reference")
+            np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-6)

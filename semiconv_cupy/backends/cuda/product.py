@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from semiconv_cupy.backends.cuda.product_tile import (
     plan_product,
     words_of_output,
 )
-from semiconv_cupy.backends.device import Device, Kernel, Stream
+from semiconv_cupy.backends.device import Device, Kernel, Prepared, Stream, prepared
 from semiconv_cupy.product import Level, Levels, Product
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import is_provenance
@@ -234,6 +234,25 @@ class ProductLaunch:
     residual_plane: np.int64
     partial: int  # float64 numbers for the parts of the terms
 
+    @cached_property
+    def _launches(self) -> tuple[Prepared, Prepared]:
+        """Without parts and flags: for any addresses, and for aligned ones."""
+        return self._prepared(None)
+
+    @cached_property
+    def _with_latest(self) -> structs.Latest[tuple[Prepared, Prepared]]:
+        """The same with the parameters of a call."""
+        return structs.Latest(self._prepared)
+
+    def _prepared(self, parameters: structs.Parameters | None) -> tuple[Prepared, Prepared]:
+        struct = structs.scalar_with_parameters(self.struct, parameters)
+        given = self.grid, self.block, (struct,), 4
+        first, second = (
+            prepared(self.kernel, *given, (self.residual_plane, cut, 0, 0))
+            for cut in (self.cut, self.cut_if_aligned)
+        )
+        return first, second
+
     def __call__(
         self,
         device: Device,
@@ -250,8 +269,12 @@ class ProductLaunch:
         `unproven`: the address of a flag for each tile, where only tiles with a flag are computed.
         """
         kept = out if residual is None else residual
-        odd = (img | krn | out | kept) % _ALIGNMENT
-        cut = self.cut if odd else self.cut_if_aligned
+        aligned = not (img | krn | out | kept) % _ALIGNMENT
+        if not (self.partial or unproven):
+            launches = self._launches if parameters is None else self._with_latest.of(parameters)
+            launches[aligned]((img + self.origin, krn, out, kept), stream)
+            return
+        cut = self.cut_if_aligned if aligned else self.cut
         partial, owner = device.scratch(self.partial) if self.partial else (0, None)
         arguments = (
             *(structs.scalar_with_parameters(self.struct, parameters), img + self.origin, krn),
