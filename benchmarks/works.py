@@ -411,7 +411,7 @@ def _times(shape: tuple[int, ...]) -> str:
 def _parameters() -> Iterator[Parametric]:
     """Log and root of a number at run time."""
     log, root = sc.SubtractSemifield.log, sc.SubtractSemifield.root
-    roots = {f"root({p:g})": root(p) for p in (3.0, 2.5, 2.0, 0.5, 4.0, 1.0, -2.0)}
+    roots = {f"root({p:g})": root(p) for p in (3.0, 2.5, 2.0, 0.5, 4.0, 1.0, 7.0, -2.0)}
     for name, semifield in {"log(3)": LOG, **roots, "log(-2)": log(-2.0)}.items():
         for what, function, shapes in (
             ("3x3, 1 -> 4, 256^2", "semifield_conv", ((1, 1, 256, 256), (4, 1, 3, 3))),
