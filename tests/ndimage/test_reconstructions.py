@@ -228,3 +228,5 @@ def test_bool_arrays_by_components_are_those_of_numbers(data):
         expected = sc.reconstruction(*(a.astype(np.uint8) for a in (seed, mask)), method, footprint)
         assert found.dtype == bool
         np.testing.assert_array_equal(found, expected)
+        bytes_of_255 = ((255 * a.astype(np.uint8)).view(bool) for a in (seed, mask))
+        np.testing.assert_array_equal(sc.reconstruction(*bytes_of_255, method, footprint), found)

@@ -14,6 +14,8 @@ from semiconv_cupy.ndimage.structs import Axes, Sizes
 def reconstruct(seed: np.ndarray, mask: np.ndarray, steps: np.ndarray, minimum: bool) -> np.ndarray:
     """What spreads from `seed` within `mask`, by `steps` (one row of offsets each)."""
     loaded = library("reconstruct", seed.dtype)
+    if seed.dtype == np.bool_:  # bytes of 255 are True, too; the runs look for bytes of 1
+        seed, mask = (array.view(np.uint8) != 0 for array in (seed, mask))
     reach = np.abs(steps).max(axis=0, initial=0)
     pitch = np.ones(seed.ndim, np.int64)
     for axis in range(seed.ndim - 2, -1, -1):
