@@ -208,8 +208,8 @@ def channels_of(given: Given, kernels: int, storage: str, arrays: Mapping[str, A
     real = source.ARITHMETIC[storage]
     if value.dtype.newbyteorder("=") != np.dtype(real):
         raise TypeError(
-            f"{given.name} must have the dtype of arithmetic on {storage}, {real}, got "
-            f"{value.dtype}: pass {given.name}.astype({real!r})"
+            f"{given.name} must have the dtype {real}, in which {storage} is computed, "
+            f"got {value.dtype}: pass {given.name}.astype({real!r})"
         )
     if value.shape not in ((), (1,), (kernels,)):
         whose = "output channel" if "img" in arrays else "column of b"

@@ -219,7 +219,7 @@ ARRAYS = {
     "nothing": (
         lambda: sc.ndimage.grey_dilation(None, 3),
         RuntimeError,
-        "data type not supported: input is object, an array of NoneType, not of numbers",
+        "data type not supported: input is object (its elements are Python's NoneType); convert it",
     ),
     "seed and mask in the wrong order": (
         lambda: sc.reconstruction(np.array([3.0, 5.0]), np.array([3.0, 2.0])),
@@ -242,6 +242,35 @@ ARRAYS = {
         ),
         TypeError,
         "parameters must map names to numbers, as {'s': 1.0}, got parameters=('s',)",
+    ),
+    "a footprint's name in its place": (
+        lambda: sc.ndimage.grey_opening(IMG[0, 0], footprint="disk(5)"),
+        RuntimeError,
+        "footprint is the text 'disk(5)', not an array; pass one, as structuring.disk(5)",
+    ),
+    "a size in the place of the footprint": (
+        lambda: sc.ndimage.grey_dilation(IMG[0, 0], footprint=5),
+        RuntimeError,
+        "footprint.ndim (0) must match len(axes) (2); a box is size=5, a disk footprint="
+        "semiconv_cupy.structuring.disk(2)",
+    ),
+    "a parameter that no function takes": (
+        lambda: sc.SelectSemifield(
+            lambda a, b: b > a, lambda i, k: i + k, zero=0.0, parameters={"s": 1.0}
+        ),
+        ValueError,
+        "parameters has s, which no function takes: write it as a further argument, as times(img, "
+        "krn, s), or leave it out",
+    ),
+    "a hyphen in a semifield's name": (
+        convolve(semifield="Max-Plus"),
+        ValueError,
+        "semifield='Max-Plus' is unknown (did you mean 'tropical_max'?)",
+    ),
+    "a function of the package in ndimage": (
+        lambda: sc.ndimage.h_maxima,
+        AttributeError,
+        "semiconv_cupy.ndimage has no h_maxima: it is semiconv_cupy.h_maxima",
     ),
     "a name that only SciPy has": (
         lambda: sc.ndimage.gaussian_filter,
@@ -365,6 +394,12 @@ def tensors():
             TypeError,
             "conv must be a module, got SelectSemifield: use SelectSemifield.tropical_max()."
             "dynamic()",
+        ),
+        "a number as a module": (
+            lambda: torch_bridge.GenericConv(3, MAX().dynamic()),
+            TypeError,
+            "kernel must be a module, got int 3; one is torch_bridge.LearnedKernel(1, 1, 3, "
+            "ndim=2)",
         ),
         "a tensor as a module": (
             lambda: torch_bridge.GenericConv(krn, MAX().dynamic()),

@@ -13,7 +13,13 @@ from typing import Any, ClassVar
 from semiconv_cupy.algebra import laws
 from semiconv_cupy.algebra.arguments import checked_flags, checked_parameter, checked_zero
 from semiconv_cupy.algebra.compiled import shown_keywords
-from semiconv_cupy.algebra.own import changed, checked_parameters, checked_value, named_by
+from semiconv_cupy.algebra.own import (
+    changed,
+    checked_parameters,
+    checked_value,
+    named_by,
+    unused_parameters,
+)
 from semiconv_cupy.algebra.reductions import Extremum, Log, Root, Sum
 from semiconv_cupy.modules import broadcast_module
 
@@ -83,8 +89,7 @@ class BroadcastSemifield:
         functions = (self.add_reduce, self.multiply, self.add_reduce_channels)
         taken = {name for f in functions if f is not None for name in named_by(f, 2, self.own)}
         if taken != set(values):
-            missing = ", ".join(name for name in values if name not in taken)
-            raise ValueError(f"parameters has {missing}, which no function takes")
+            raise unused_parameters([name for name in values if name not in taken])
 
     @property
     def own(self) -> tuple[str, ...]:

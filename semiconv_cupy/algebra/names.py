@@ -81,7 +81,8 @@ def named(name: str) -> Semifield:
                 f"{family}({entry.parameter})"
             )
     known_as = {other: ours for ours, entry in READY_MADE.items() for other in entry.other_names}
-    similar = known_as.get(name) or next(iter(difflib.get_close_matches(name, names)), None)
+    spelt = name.lower().replace("-", "_").replace(" ", "_")  # "max-plus"
+    similar = known_as.get(spelt) or next(iter(difflib.get_close_matches(spelt, names)), None)
     guess = f" (did you mean {similar!r}?)" if similar else ""
     families = [f"{name} (with {e.parameter}=)" for name, e in READY_MADE.items() if e.parameter]
     raise ValueError(

@@ -55,6 +55,14 @@ def checked_parameters(parameters: Any) -> dict[str, float]:
     return {name: checked_value(name, value) for name, value in parameters.items()}
 
 
+def unused_parameters(names: Sequence[str]) -> ValueError:
+    """The error for parameters that no function takes."""
+    return ValueError(
+        f"parameters has {', '.join(names)}, which no function takes: write it as a further "
+        f"argument, as times(img, krn, {names[0]}), or leave it out"
+    )
+
+
 def checked_value(name: str, value: Any) -> float:
     """A value as a float.
 

@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from semiconv_cupy.algebra.own import changed
+from semiconv_cupy.algebra.own import changed, unused_parameters
 
 
 class Parametric:
@@ -95,9 +95,7 @@ class Parametric:
         named = {symbol.name for one in functions.values() for symbol in one.free_symbols}
         unnamed = set(values) - named
         if unnamed:
-            raise ValueError(
-                f"parameters has {', '.join(sorted(unnamed))}, which no function takes"
-            )
+            raise unused_parameters(sorted(unnamed))
         unbound = type(self).__new__(type(self))
         unbound._define(functions, *rest, own=tuple(values), **flags)  # type: ignore[attr-defined]
         self._bind(unbound, values)

@@ -85,6 +85,9 @@ if not TYPE_CHECKING:  # to a checker, every name would be there
             f"semiconv_cupy.ndimage has no {name} (it has morphology, minimum and maximum filters, "
             "convolutions and correlations); SciPy's other functions stay in scipy.ndimage"
         )
+        package = sys.modules[__package__.partition(".")[0]]
+        if name in getattr(package, "__all__", ()):
+            text = f"semiconv_cupy.ndimage has no {name}: it is semiconv_cupy.{name}"
         # `from semiconv_cupy.ndimage import name` makes of an AttributeError an ImportError without
         # its text. The import system looks names of a package up in this function.
         caller = sys._getframe(1)

@@ -42,10 +42,7 @@ def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
         return place, value
     refuse_chunks(name, value)
     if isinstance(value, str | os.PathLike):
-        raise RuntimeError(
-            f"data type not supported: {name} is the text {str(value)!r}, not an array; read the "
-            "file first, as skimage.io.imread does"
-        )
+        raise _no_array(name, value, "read the file first, as skimage.io.imread does")
     if type(value).__module__.partition(".")[0] == "torch":
         raise TypeError(
             f"{name} must be a NumPy or CuPy array, got a torch.Tensor: pass {name}.numpy(), or "
@@ -60,7 +57,16 @@ def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
         return value
     if is_foreign(value):
         value = to_numpy(value)
+    if isinstance(value, str | os.PathLike):
+        raise _no_array(name, value, "pass one, as structuring.disk(5)")
     return _asarray(value, dtype, name)
+
+
+def _no_array(name: str, text: Any, remedy: str) -> RuntimeError:
+    """The error for a text in the place of an array."""
+    return RuntimeError(
+        f"data type not supported: {name} is the text {str(text)!r}, not an array; {remedy}"
+    )
 
 
 def _asarray(value: Any, dtype: Any, name: str) -> np.ndarray:
@@ -76,7 +82,7 @@ def _asarray(value: Any, dtype: Any, name: str) -> np.ndarray:
 def require_real(array: Array, what: str = "Complex type not supported for input") -> None:
     """TypeError for complex numbers."""
     if array.dtype.kind == "c":
-        raise TypeError(f"{what}: got {array.dtype}")
+        raise TypeError(f"{what}: got {array.dtype}; pass .real, .imag or abs() of it")
 
 
 def is_readable(place: Place, array: Array) -> bool:
@@ -94,8 +100,11 @@ def readable(place: Place, array: Array, name: str = "input") -> Array:
         else:
             of = ""
             if array.dtype == object and array.size:
-                of = f", an array of {type(array.flat[0]).__name__}, not of numbers"
-            raise RuntimeError(f"data type not supported: {name} is {array.dtype}{of}")
+                of = f" (its elements are Python's {type(array.flat[0]).__name__})"
+            raise RuntimeError(
+                f"data type not supported: {name} is {array.dtype}{of}; convert it, as by "
+                f"{name}.astype('float32')"
+            )
     array = place.array_module.ascontiguousarray(array).reshape(array.shape)
     if not place.is_native(array):
         array = array.astype(array.dtype.newbyteorder("="))
@@ -192,9 +201,10 @@ def on_axes(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) 
 
 def wrong_rank(name: str, shape: Sequence[int], count: int) -> RuntimeError:
     """The error for a footprint (structure, weights) whose rank is not the number of axes."""
-    return RuntimeError(
-        f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){_colour_hint(shape, count)}"
-    )
+    remedy = _colour_hint(shape, count)
+    if name == "footprint" and not shape:
+        remedy = "; a box is size=5, a disk footprint=semiconv_cupy.structuring.disk(2)"
+    return RuntimeError(f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){remedy}")
 
 
 def _colour_hint(entries: Sequence[Any], count: int) -> str:

@@ -43,7 +43,7 @@ def check_mode(mode: object) -> str:
     return MODES[mode]
 
 
-class _RefusedMode(RuntimeError, ValueError):
+class ModeError(RuntimeError, ValueError):
     """A mode that others take: SciPy's class for a mode that it refuses, and the usual one."""
 
 
@@ -51,7 +51,7 @@ def check_mode_of_sum(mode: object) -> str:
     """`check_mode` of a weighted sum, which cannot leave a position out."""
     rule = check_mode(mode)
     if ignores(rule):
-        raise _RefusedMode(
+        raise ModeError(
             f"mode={mode!r} is for minima and maxima: a weighted sum that leaves positions out has "
             "weights of another sum; pass mode='constant' with cval=0, and for a mean of what lies "
             "inside divide by the same sum of an image of ones"

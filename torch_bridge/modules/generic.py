@@ -205,7 +205,8 @@ def _callable(name: str, value: Any) -> Any:
     """A module, or anything that is called like one; else a TypeError with the remedy."""
     if callable(value):
         return value
-    hint = ""
+    example = "LearnedKernel(1, 1, 3, ndim=2)" if name == "kernel" else 'SemifieldConv("linear")'
+    hint = f" {value!r}; one is torch_bridge.{example}"
     if hasattr(value, "dynamic"):
         hint = f": use {value!r}.dynamic()"
     elif isinstance(value, str):
