@@ -42,6 +42,11 @@ class _Pool(WindowedModule):
         self.learn = flag("learn", learn)
         shape = () if self.channels is None else (self.channels,)
         dtype = dtype or torch.get_default_dtype()
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating torch.dtype, got {dtype!r}")
+        info = torch.finfo(dtype)
+        if not info.smallest_normal * info.eps / 2 < abs(self._initial) <= info.max:
+            raise ValueError(f"{name} must be in the range of {dtype}, got {name}={value!r}")
         tensor = torch.full(shape, self._initial, device=device, dtype=dtype)
         if self.learn:
             self.register_parameter(name, nn.Parameter(tensor))

@@ -196,6 +196,9 @@ def test_modules(cls):
     [
         (ValueError, lambda: semiconv.LogSumExpPool2d(2, mu=0.0), "mu"),
         (ValueError, lambda: semiconv.GeMPool2d(2, p=math.inf), "p must"),
+        (ValueError, lambda: semiconv.LogSumExpPool2d(2, mu=1e39), r"float32, got mu=1e\+39"),
+        (ValueError, lambda: semiconv.GeMPool2d(2, p=1e-46), "float32, got p=1e-46"),
+        (TypeError, lambda: semiconv.GeMPool2d(2, dtype=torch.int32), "floating torch.dtype"),
         (ValueError, lambda: semiconv.GeMPool2d(2, eps=0.0), "eps"),
         (ValueError, lambda: semiconv.GeMPool2d(2, padding=2), "half the window"),
         (ValueError, lambda: semiconv.GeMPool2d((2, 2, 2)), "kernel_size"),
