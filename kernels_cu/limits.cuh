@@ -28,6 +28,11 @@ template <> struct Limits<double> {
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
   static constexpr double most_exponent = 300;
 };
+#if defined(SEMICONV_INT128)  // formulas whose intermediate results need them
+using WideEnough = __int128;
+#else
+using WideEnough = int64;
+#endif
 #define SEMICONV_INTEGER_LIMITS(T, U, W, LOWEST, HIGHEST) \
   template <> struct Limits<T> {                          \
     static constexpr bool integer = true;                 \
@@ -36,11 +41,11 @@ template <> struct Limits<double> {
     using Unsigned = U;                                   \
     using Wide = W;                                       \
   };
-SEMICONV_INTEGER_LIMITS(int8, uint8, int64, -128, 127)
-SEMICONV_INTEGER_LIMITS(uint8, uint8, int64, 0, 255)
-SEMICONV_INTEGER_LIMITS(int16, uint16, int64, -32768, 32767)
-SEMICONV_INTEGER_LIMITS(uint16, uint16, int64, 0, 65535)
-SEMICONV_INTEGER_LIMITS(int32, uint32, int64, -2147483647 - 1, 2147483647)
+SEMICONV_INTEGER_LIMITS(int8, uint8, WideEnough, -128, 127)
+SEMICONV_INTEGER_LIMITS(uint8, uint8, WideEnough, 0, 255)
+SEMICONV_INTEGER_LIMITS(int16, uint16, WideEnough, -32768, 32767)
+SEMICONV_INTEGER_LIMITS(uint16, uint16, WideEnough, 0, 65535)
+SEMICONV_INTEGER_LIMITS(int32, uint32, WideEnough, -2147483647 - 1, 2147483647)
 SEMICONV_INTEGER_LIMITS(uint32, uint32, __int128, 0u, 4294967295u)  // int64 holds no product
 SEMICONV_INTEGER_LIMITS(int64, uint64, __int128, -9223372036854775807ll - 1, 9223372036854775807ll)
 SEMICONV_INTEGER_LIMITS(uint64, uint64, __int128, 0ull, 18446744073709551615ull)

@@ -62,8 +62,10 @@ def require_meaning(name: str, semifield: Semifield) -> None:
                 parameter = np.dtype(source.ARITHMETIC[name]).type(semifield.parameter)
             if parameter == 0 or not np.isfinite(parameter):
                 raise ValueError(f"{semifield!r} cannot be computed in {name}: {parameter}")
+    elif name == source.BOOLEAN:
+        semifield.definitions("bool")  # raises where there are none
     else:
-        semifield.definitions(source.arithmetic_of(name))  # raises where there are none
+        source.integers_on_the_way(semifield, name)
 
 
 def require_value(name: str, values: Given) -> None:

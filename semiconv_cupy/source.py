@@ -10,13 +10,13 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from semiconv_cupy.algebra import Semifield
+from semiconv_cupy.algebra import SelectSemifield, Semifield
 from semiconv_cupy.algebra.slopes import slope_definitions
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
@@ -88,6 +88,29 @@ def arithmetic_of(storage: str) -> str:
     return "bool" if storage == BOOLEAN else "integer"
 
 
+@lru_cache(maxsize=1000)
+def integers_on_the_way(semifield: Semifield, storage: str) -> Literal[64, 128]:
+    """The bits in which a selection computes what its integers' own do not hold.
+
+    Raises
+    ------
+    TypeError
+        128 do not hold it, or the semifield has no meaning in integers.
+    """
+    semifield.definitions("integer")  # refuses all but selections
+    assert isinstance(semifield, SelectSemifield)
+    limits = np.iinfo(storage)
+    largest = semifield.largest_on_the_way(max(-int(limits.min), int(limits.max)))
+    if largest < 2**63:
+        return 64
+    if largest < 2**127:
+        return 128
+    raise TypeError(
+        f"{semifield!r} cannot work on {storage} arrays: its functions compute numbers of more "
+        "than 128 bits; convert the arrays to a smaller integer dtype or to float64"
+    )
+
+
 def storage_macros(storage: str) -> dict[str, str]:
     """The macros of a kernel that needs no semifield, only a storage dtype."""
     macros = {"SEMICONV_STORAGE": _STORAGE[storage]}
@@ -107,6 +130,8 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
             macros.pop(f"SEMICONV_{function}", None)
     if semifield.own:
         macros["SEMICONV_OWN"] = str(len(semifield.own))
+    if arithmetic == "integer" and integers_on_the_way(semifield, storage) == 128:
+        macros["SEMICONV_INT128"] = ""
     traits = semifield.traits(arithmetic)
     if traits.offset is not None:
         macros["SEMICONV_PLAIN_TIMES"] = traits.offset

@@ -544,6 +544,32 @@ def test_functions_without_a_value_at_the_zero_are_padded_with_nothing(times):
     assert not semifield.absorbing
 
 
+@pytest.mark.table(3)
+@pytest.mark.parametrize(
+    ("dtype", "power"), [("uint8", 9), ("int16", 5), ("int32", 2), ("int32", 3), ("uint32", 3)]
+)
+def test_formulas_of_integers_are_exact_beyond_64_bits(dtype, power):
+    """The sum of two powers of the extremes needs 64 to 97 bits."""
+    extremes = [np.iinfo(dtype).min, np.iinfo(dtype).max]
+    numbers = np.random.default_rng(1).choice([*extremes, 1, 2, 3], 40).astype(dtype)
+    semifield = SelectSemifield(
+        lambda a, b: b**power + b**power > a**power + a**power, lambda img, krn: img, zero=0
+    )
+    out = sc.semifield_conv(numbers[None, None], np.ones((1, 1, 3), dtype), semifield)
+    windows = zip(*(map(int, numbers[n : n + 38]) for n in range(3)), strict=True)
+    best = [max((0, *window), key=lambda number: number**power) for window in windows]
+    np.testing.assert_array_equal(out[0, 0], np.array(best, dtype))
+
+
+@pytest.mark.parametrize("method", ["auto", "reference"])
+@pytest.mark.parametrize(("dtype", "power"), [("uint64", 2), ("int64", 3), ("uint8", 16)])
+def test_formulas_of_integers_beyond_128_bits_are_refused(dtype, power, method):
+    semifield = SelectSemifield(lambda a, b: b > a, lambda a, b: a**power - b, zero=0)
+    arrays = np.ones((1, 1, 4), dtype), np.ones((1, 1, 2), dtype)
+    with pytest.raises(TypeError, match=f"cannot work on {dtype} arrays: .* than 128 bits"):
+        sc.semifield_conv(*arrays, semifield, method=method)
+
+
 def test_the_reference_runs_no_kernel():
     semifield = SelectSemifield(lambda a, b: b > a, lambda img, krn: img - 3 * krn, zero=-np.inf)
     img, krn = cases.numbers((1, 1, 4, 31), "f4"), cases.numbers((1, 1, 2, 2), "f4", seed=3)

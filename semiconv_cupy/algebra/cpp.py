@@ -6,6 +6,7 @@ that the text calls are in ``kernels_cu/functions.cuh``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import sympy
@@ -140,6 +141,38 @@ def needs_wide(expression: sympy.Basic) -> bool:
     if isinstance(expression, Maximum | Minimum | Where | BooleanFunction | Relational):
         return any(map(needs_wide, expression.args))
     return True
+
+
+def largest_on_the_way(expression: sympy.Basic, largest: int) -> int:
+    """An upper limit of the magnitudes that an expression of integers computes, its parts included.
+
+    Parameters
+    ----------
+    expression
+        As `cpp_integer` takes it.
+    largest : int
+        The largest magnitude of each symbol.
+
+    Examples
+    --------
+    >>> a, b = sympy.symbols("a b")
+    >>> largest_on_the_way(a**2 > 3 * b, 10)
+    100
+    """
+    parts = [largest_on_the_way(part, largest) for part in expression.args]
+    if expression.is_Symbol or expression.is_infinite:
+        whole = largest
+    elif expression.is_Integer:
+        whole = abs(int(expression))
+    elif expression.is_Add:
+        whole = sum(parts)
+    elif expression.is_Mul:
+        whole = math.prod(parts)
+    elif expression.is_Pow:
+        whole = parts[0] ** int(expression.exp)
+    else:  # a choice, a comparison, a sign
+        whole = 1
+    return max(whole, *parts, 1)
 
 
 def cpp_integer(expression: sympy.Basic) -> str:

@@ -18,7 +18,7 @@ from semiconv_cupy.algebra.compiled import (
     times_and_derivatives,
     traced,
 )
-from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer
+from semiconv_cupy.algebra.cpp import cpp_bool, cpp_integer, largest_on_the_way, needs_wide
 from semiconv_cupy.algebra.functions import Minimum, exact_number
 from semiconv_cupy.algebra.own import checked_parameters
 from semiconv_cupy.algebra.signatures import IMG, KRN, LEFT, RIGHT
@@ -248,6 +248,15 @@ class SelectSemifield(CompiledSemifield):
             }
         except TypeError as error:
             raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
+
+    def largest_on_the_way(self, largest: int) -> int:
+        """A limit of what the functions compute from integers up to `largest` in wider numbers.
+
+        0 where they compute nothing in wider numbers.
+        """
+        formulas = (self.expressions[name] for name in ("select", "times"))
+        wide = (largest_on_the_way(one, largest) for one in formulas if needs_wide(one))
+        return max(wide, default=0)
 
     def _require_no_own(self, kind: str) -> None:
         if self.own:
