@@ -407,6 +407,12 @@ def tensors():
             "kernel must be a module, got Tensor; for a tensor as kernel use "
             "torch_bridge.functional.semifield_conv",
         ),
+        "a convolution's padding in a pooling": (
+            lambda: torch_bridge.GeMPool2d(3, padding="same"),
+            TypeError,
+            "padding must be an integer, or one for each axis, got 'same'; for a result of the "
+            "image's size take stride=1 and an odd kernel_size K with padding=K // 2",
+        ),
         "a layer that does not know its rank": (
             lambda: torch_bridge.Dilation(3),
             ValueError,
@@ -466,32 +472,49 @@ def tensors():
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tensors for the array function",
-        "arrays for the tensor function",
-        "an array and a tensor",
-        "two dtypes",
-        "a float kernel on an integer image",
-        "two devices",
-        "a semifield that was not called",
-        "a semifield as a module",
-        "a tensor as a module",
-        "a layer that does not know its rank",
-        "a layer for other channels",
-        "a layer of float32 on an image of float64",
-        "an array for a layer",
-        "the convolution before the kernel",
-        "a name as a module",
-        "a mu to be learned",
-        "a tensor for a filter",
-    ],
+# The names in `tensors`, which imports torch.
+TENSORS = (
+    "tensors for the array function",
+    "arrays for the tensor function",
+    "an array and a tensor",
+    "two dtypes",
+    "a float kernel on an integer image",
+    "two devices",
+    "a semifield that was not called",
+    "a semifield as a module",
+    "a number as a module",
+    "a tensor as a module",
+    "a convolution's padding in a pooling",
+    "a layer that does not know its rank",
+    "a layer for other channels",
+    "a layer of float32 on an image of float64",
+    "an array for a layer",
+    "the convolution before the kernel",
+    "a name as a module",
+    "a mu to be learned",
+    "a tensor for a filter",
+    "a layer for channels that lie last",
+    "a sparse image",
+    "a sparse image for a layer",
+    "a sparse kernel for a module",
+    "a sparse kernel for array functions",
+    "a sparse matrix",
+    "a tensor as mu of arrays",
+    "a tensor for a function that tensors lack",
+    "a tensor for the result of a product",
+    "tensors for the product of arrays",
 )
+
+
+@pytest.mark.parametrize("name", TENSORS)
 def test_with_tensors(name):
     call, error, text = tensors()[name]
     with pytest.raises(error, match=re.escape(text)):
         call()
+
+
+def test_that_each_call_with_tensors_has_its_name_in_the_list():
+    assert sorted(tensors()) == sorted(TENSORS)
 
 
 NO_COMPILER = """

@@ -41,6 +41,11 @@ class PoolingWindow(NamedTuple):
         ceil_mode: bool,
     ) -> PoolingWindow:
         """The checked window; ValueError or TypeError for an argument that torch refuses too."""
+        if isinstance(padding, str):
+            raise TypeError(
+                f"padding must be an integer, or one for each axis, got {padding!r}; for a result "
+                "of the image's size take stride=1 and an odd kernel_size K with padding=K // 2"
+            )
         window = cls(
             per_axis("kernel_size", kernel_size, ndim),
             per_axis("stride", kernel_size if stride is None else stride, ndim),
