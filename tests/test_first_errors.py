@@ -246,13 +246,13 @@ ARRAYS = {
     "a footprint's name in its place": (
         lambda: sc.ndimage.grey_opening(IMG[0, 0], footprint="disk(5)"),
         RuntimeError,
-        "footprint is the text 'disk(5)', not an array; pass one, as structuring.disk(5)",
+        "footprint is the text 'disk(5)', not an array; pass one, as numpy.ones((3, 3)) or ",
     ),
     "a size in the place of the footprint": (
         lambda: sc.ndimage.grey_dilation(IMG[0, 0], footprint=5),
         RuntimeError,
-        "footprint.ndim (0) must match len(axes) (2); a box is size=5, a disk footprint="
-        "semiconv_cupy.structuring.disk(2)",
+        "footprint.ndim (0) must match len(axes) (2); it is an array, as "
+        "numpy.ones((3, 3)) or semiconv_cupy.structuring.disk(5)",
     ),
     "a parameter that no function takes": (
         lambda: sc.SelectSemifield(

@@ -58,7 +58,7 @@ def as_numpy(value: Any, dtype: Any = None, name: str = "array") -> np.ndarray:
     if is_foreign(value):
         value = to_numpy(value)
     if isinstance(value, str | os.PathLike):
-        raise _no_array(name, value, "pass one, as structuring.disk(5)")
+        raise _no_array(name, value, "pass one, as numpy.ones((3, 3)) or structuring.disk(5)")
     return _asarray(value, dtype, name)
 
 
@@ -202,8 +202,8 @@ def on_axes(entries: Sequence[Any], axes: Sequence[int], ndim: int, other: Any) 
 def wrong_rank(name: str, shape: Sequence[int], count: int) -> RuntimeError:
     """The error for a footprint (structure, weights) whose rank is not the number of axes."""
     remedy = _colour_hint(shape, count)
-    if name == "footprint" and not shape:
-        remedy = "; a box is size=5, a disk footprint=semiconv_cupy.structuring.disk(2)"
+    if not shape:
+        remedy = "; it is an array, as numpy.ones((3, 3)) or semiconv_cupy.structuring.disk(5)"
     return RuntimeError(f"{name}.ndim ({len(shape)}) must match len(axes) ({count}){remedy}")
 
 
