@@ -326,19 +326,20 @@ def _saturate(values: Array, dtype: np.dtype) -> Array:
     return values.clip(limits.min, limits.max).astype(dtype)
 
 
-def _exact(dtype: np.dtype) -> Any:
-    """The dtype in which formulas of these integers are computed.
+def _exact(semifield: Semifield, dtype: np.dtype) -> Any:
+    """The dtype in which formulas of these integers are computed: Python integers are objects.
 
-    uint32 products need 64 unsigned bits and differences a sign: Python integers hold both.
+    uint32 products need 64 unsigned bits and differences a sign, whatever the formula.
     """
-    return object if dtype.itemsize == 8 or dtype == np.uint32 else np.int64
+    large = dtype.itemsize == 8 or dtype == np.uint32
+    return object if large or source.integers_on_the_way(semifield, dtype.name) == 128 else np.int64
 
 
 def _selection(semifield: Semifield, dtype: np.dtype) -> Callable[[Array, Array], Array]:
     select: Callable[[Array, Array], Array] = semifield.functions.select
     if dtype.kind == "f" or not semifield.traits("integer").wide_select:
         return select
-    exact = _exact(dtype)
+    exact = _exact(semifield, dtype)
     return lambda seen, value: select(seen.astype(exact), value.astype(exact)).astype(np.bool_)
 
 
@@ -348,9 +349,12 @@ def times_function(
     times: Callable[[Array, Array], Array] = semifield.functions.times
     if dtype.kind == "f":
         return times
-    if dtype.itemsize == 8 and xp is not np:
-        raise TypeError(f"method='reference' serves no {dtype} arrays of CuPy; use method='auto'")
-    exact = _exact(dtype)
+    exact = _exact(semifield, dtype)
+    if exact is object and xp is not np:
+        raise TypeError(
+            f"method='reference' serves no {dtype} arrays of CuPy with {semifield!r}; use "
+            "method='auto'"
+        )
 
     def saturating(image: Array, weight: Array) -> Array:
         with np.errstate(over="ignore"):
