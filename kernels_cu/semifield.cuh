@@ -23,7 +23,14 @@ template <class V> SEMICONV_FN V semifield_zero(const Setting& setting) {
 }
 #else
 constexpr bool zero_follows = false;
-template <class V> SEMICONV_FN V semifield_zero(const Setting& = {}) { return SEMICONV_ZERO; }
+template <class V> SEMICONV_FN V zero_expression() { return SEMICONV_ZERO; }
+template <class V> SEMICONV_FN V semifield_zero(const Setting& = {}) {
+#if defined(SEMICONV_INTEGER)  // its expression may need wider numbers, which vectors do not have
+  return spread<V>(zero_expression<Scalar<V>>());
+#else
+  return zero_expression<V>();
+#endif
+}
 #endif
 
 // Whether the zero, times this weight, is the zero: of a semifield whose zero absorbs every finite weight. The

@@ -555,10 +555,45 @@ def test_formulas_of_integers_are_exact_beyond_64_bits(dtype, power):
     semifield = SelectSemifield(
         lambda a, b: b**power + b**power > a**power + a**power, lambda img, krn: img, zero=0
     )
-    out = sc.semifield_conv(numbers[None, None], np.ones((1, 1, 3), dtype), semifield)
     windows = zip(*(map(int, numbers[n : n + 38]) for n in range(3)), strict=True)
     best = [max((0, *window), key=lambda number: number**power) for window in windows]
-    np.testing.assert_array_equal(out[0, 0], np.array(best, dtype))
+    arrays = numbers[None, None], np.ones((1, 1, 3), dtype)
+    for method in ("auto", "reference"):
+        out = sc.semifield_conv(*arrays, semifield, method=method)
+        np.testing.assert_array_equal(out[0, 0], np.array(best, dtype), err_msg=method)
+
+
+@pytest.mark.table(2)
+@pytest.mark.parametrize(
+    ("dtype", "zero", "constant"),
+    [
+        ("int8", -5.0, 2**40),
+        ("int8", -1000.0, 2**31),
+        ("int64", 7.0, -(2**63)),
+        ("uint8", 2.0**63, 2**70 + 3),
+        ("int8", 1e30, 1),
+    ],
+)
+def test_integers_have_any_zero_and_constant(backend, dtype, zero, constant):
+    """A zero that the dtype does not hold saturates; constants may be longer than literals."""
+    limits = np.iinfo(dtype)
+    semifield = SelectSemifield(
+        lambda a, b: b > a, lambda img, krn: (img + constant) + 2 * krn - constant // 2, zero=zero
+    )
+    img = np.array([[[limits.min, 0, 3, limits.max] * 9]], dtype)
+    krn = np.array([[[1, 2]]], dtype)
+
+    def saturated(number):
+        return min(max(number, limits.min), limits.max)
+
+    terms = [[v + constant + 2 * k - constant // 2 for v in img[0, 0].tolist()] for k in (1, 2)]
+    best = [
+        max(saturated(int(zero)), *map(saturated, pair))
+        for pair in zip(terms[0], terms[1][1:], strict=False)
+    ]
+    got = cases.run(backend, img, krn, semifield, kind="corr")
+    expected = np.array([[best]], dtype)
+    assert_matches(got, expected, dtype=dtype, library=cases.library_of(backend))
 
 
 @pytest.mark.parametrize("method", ["auto", "reference"])

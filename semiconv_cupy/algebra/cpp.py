@@ -41,9 +41,9 @@ class _IntegerPrinter(Printer):
             positive = value.is_extended_positive
             text = "infinity<V>()" if positive else "negative_infinity<V>()"
             return f"widen({text})" if self.wide else text
-        if not float(value).is_integer():
+        if not (value.is_Integer or float(value).is_integer()):
             raise ExpressionError(f"the constant {float(value)} is no integer")
-        return f"constant<{'Wide<V>' if self.wide else 'V'}>({int(value)})"
+        return _cpp_constant(int(value), "Wide<V>" if self.wide else "V")
 
     def integer_power(self, base: sympy.Expr, exponent: int) -> str:
         return self.call(f"power<{exponent}>", [self._print(base)])
@@ -89,6 +89,19 @@ class _IntegerPrinter(Printer):
         return super()._print_Function(expression)
 
     _print_Where = _print_ExpBase = _print_Function
+
+
+def _cpp_constant(value: int, type_: str) -> str:
+    """C++ text for an integer of any size; a literal has 32 bits or 64, and no sign of its own."""
+    if abs(value) < 2**31:
+        return f"constant<{type_}>({value})"
+    if abs(value) < 2**63:
+        return f"constant<{type_}>(int64({value}))"
+    high, low = divmod(value, 2**32)
+    return (
+        f"({_cpp_constant(high, type_)} * {_cpp_constant(2**32, type_)}"
+        f" + {_cpp_constant(low, type_)})"
+    )
 
 
 class _BoolPrinter(Printer):

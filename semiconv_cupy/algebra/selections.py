@@ -244,7 +244,7 @@ class SelectSemifield(CompiledSemifield):
             return {
                 "SEMICONV_SELECT": cpp_integer(self.expressions["select"]),
                 "SEMICONV_TIMES": cpp_integer(self.expressions["times"]),
-                "SEMICONV_ZERO": cpp_integer(exact_number(self.zero)),
+                "SEMICONV_ZERO": cpp_integer(self._integer_zero),
             }
         except TypeError as error:
             raise TypeError(f"{self!r} cannot work on integer arrays: {error}") from None
@@ -254,9 +254,15 @@ class SelectSemifield(CompiledSemifield):
 
         0 where they compute nothing in wider numbers.
         """
-        formulas = (self.expressions[name] for name in ("select", "times"))
+        formulas = (self.expressions["select"], self.expressions["times"], self._integer_zero)
         wide = (largest_on_the_way(one, largest) for one in formulas if needs_wide(one))
         return max(wide, default=0)
+
+    @property
+    def _integer_zero(self) -> sympy.Expr:
+        """The zero; beyond all integer dtypes it is as infinite, and saturates."""
+        zero = self.zero if abs(self.zero) < 2.0**64 else math.copysign(math.inf, self.zero)
+        return exact_number(zero)
 
     def _require_no_own(self, kind: str) -> None:
         if self.own:
