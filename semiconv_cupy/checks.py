@@ -65,7 +65,7 @@ def require_meaning(name: str, semifield: Semifield) -> None:
     elif name == source.BOOLEAN:
         semifield.definitions("bool")  # raises where there are none
     else:
-        source.integers_on_the_way(semifield, name)
+        source.bits_on_the_way(semifield, name)
 
 
 def require_value(name: str, values: Given) -> None:

@@ -89,7 +89,7 @@ def arithmetic_of(storage: str) -> str:
 
 
 @lru_cache(maxsize=1000)
-def integers_on_the_way(semifield: Semifield, storage: str) -> Literal[64, 128]:
+def bits_on_the_way(semifield: Semifield, storage: str) -> Literal[64, 128]:
     """The bits in which a selection computes what its integers' own do not hold.
 
     Raises
@@ -130,7 +130,7 @@ def definitions(semifield: Semifield, storage: str) -> dict[str, str]:
             macros.pop(f"SEMICONV_{function}", None)
     if semifield.own:
         macros["SEMICONV_OWN"] = str(len(semifield.own))
-    if arithmetic == "integer" and integers_on_the_way(semifield, storage) == 128:
+    if arithmetic == "integer" and bits_on_the_way(semifield, storage) == 128:
         macros["SEMICONV_INT128"] = ""
     traits = semifield.traits(arithmetic)
     if traits.offset is not None:

@@ -332,7 +332,7 @@ def _exact(semifield: Semifield, dtype: np.dtype) -> Any:
     uint32 products need 64 unsigned bits and differences a sign, whatever the formula.
     """
     large = dtype.itemsize == 8 or dtype == np.uint32
-    return object if large or source.integers_on_the_way(semifield, dtype.name) == 128 else np.int64
+    return object if large or source.bits_on_the_way(semifield, dtype.name) == 128 else np.int64
 
 
 def _selection(semifield: Semifield, dtype: np.dtype) -> Callable[[Array, Array], Array]:
