@@ -12,8 +12,6 @@ import cases
 import pytest
 from hypothesis import settings
 
-collect_ignore = ["typed_program.py"]  # mypy reads it; nobody runs it
-
 # By default the examples are the same in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True)
@@ -51,6 +49,17 @@ def any_backend(request):
     if reason:
         pytest.skip(reason)
     return request.param
+
+
+def pytest_ignore_collect(collection_path):
+    """Take tests from files of tests alone.
+
+    To look for doctests, pytest would import the others, too: `scipy_names` replaces SciPy's
+    functions by ours when it is imported, and `typed_program` is for mypy.
+    """
+    if collection_path.suffix == ".py" and not collection_path.name.startswith("test_"):
+        return True
+    return None  # what else is ignored, others decide
 
 
 @pytest.hookimpl(tryfirst=True)

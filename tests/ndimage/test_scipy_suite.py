@@ -36,6 +36,13 @@ DIFFERENT = {
 }
 
 
+def test_others_compare_with_scipy_itself():
+    """Nothing has replaced its functions in this process."""
+    names = set(ndimage.__all__) & set(dir(scipy_ndimage))
+    ours = [name for name in names if "semiconv" in getattr(scipy_ndimage, name).__module__]
+    assert ours == []
+
+
 @pytest.mark.slow
 def test_scipys_tests_pass_with_our_functions_in_their_place(tmp_path):
     calls = tmp_path / "calls"
