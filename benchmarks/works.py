@@ -474,10 +474,13 @@ def gpu() -> Iterator[AnyWork]:
                      {"structure": structure}, at_least(5, CUPYX))  # fmt: skip
     yield Filter("quadratic 21x21, 2048^2 float32", "grey_dilation", (2048, 2048), "float32",
                  {"structure": structuring.quadratic(5.0, size=21)})  # fmt: skip
-    yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {})
-    yield Filter("correlate 11x11, 2048^2 float32", "correlate", (2048, 2048), "float32",
-                 {"weights": np.linspace(-1, 1, 121).reshape(11, 11)})  # fmt: skip
+    yield Filter("binary fill holes, 1000^2", "binary_fill_holes", (1000, 1000), "bool", {},
+                 at_least(1, CUPYX))  # fmt: skip
+    yield from _correlations()
     yield from _distances(2048, *at_least(1, CUPYX))
+    yield Filter("distances, blobs, 256^3, voxels of 2 x 1 x 1", "distance_transform_edt",
+                 (256,) * 3, "bool", {"sampling": (2.0, 1.0, 1.0)}, at_least(1, CUPYX),
+                 "blobs")  # fmt: skip
     yield from _colours((4096, 4096))
     yield from _batches()
     yield Convolution(Work("dense 4096 -> 4096, batch 4096", (4096, 4096, 1), (4096, 4096, 1)))
@@ -487,6 +490,25 @@ def gpu() -> Iterator[AnyWork]:
     yield Product("product 1024x64x64 by 1024x64x64, max", *((1024, 64, 64),) * 2,
                   goals=(Goal(LIMIT, least=0.4),))  # fmt: skip
     yield from _parameters()
+
+
+def _correlations() -> Iterator[Filter]:
+    """Weighted sums over windows of planes, volumes, many small images and lines."""
+    goals = at_least(1, CUPYX)
+    shapes = (
+        *(((2048, 2048), (size, size)) for size in (3, 5, 11)),
+        ((128,) * 3, (3,) * 3),
+        ((4096, 28, 28), (1, 3, 3)),
+    )
+    for n, window in shapes:
+        weights = np.linspace(-1, 1, math.prod(window)).reshape(window)
+        yield Filter(f"correlate {_times(window)}, {_times(n)} float32", "correlate", n, "float32",
+                     {"weights": weights}, goals)  # fmt: skip
+    for size in (5, 21):
+        for axis in (0, 1):
+            yield Filter(f"convolve1d {size} along axis {axis}, 2048^2 float32", "convolve1d",
+                         (2048, 2048), "float32",
+                         {"weights": np.linspace(-1, 1, size), "axis": axis}, goals)  # fmt: skip
 
 
 @dataclass(frozen=True)
