@@ -1,8 +1,10 @@
 // Words of the flat filters: elements of 8 and 16 bits are compared four and two at a time.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_MINIMUM (true or false). A word holds `per_word` elements as keys, which
-// compare like the elements: a half becomes an integer of the same order, NaN the key that never wins.
-// Included by cuda/flat.cu and cuda/footprint.cu.
+// compare like the elements. The key of a floating-point number is itself: the better of a number and NaN is the
+// number, and what is NaN at last becomes the value that wins against no other. Where a GPU does not compare halves
+// in pairs, they become integers of the same order, and NaN the last of these.
+// Included by cuda/flat.cu, cuda/small_box.cu and cuda/footprint.cu.
 //
 //   elements    in memory (Word)      while it is compared (Unpacked)        one instruction compares
 //   >= 32 bits  one element           the same                               one
@@ -11,6 +13,7 @@
 #pragma once
 #include "../filters.cuh"
 #include "../chunk.cuh"
+#include "packed_pairs.cuh"
 
 namespace semiconv {
 
@@ -47,10 +50,31 @@ SEMICONV_FN uint32 best_pair(uint32 a, uint32 b) {
   if (has_sign) return smallest ? __vmins2(a, b) : __vmaxs2(a, b);
   return smallest ? __vminu2(a, b) : __vmaxu2(a, b);
 }
-// Two halves as integers of the same order. The function is its own inverse.
-SEMICONV_FN uint32 ordered(uint32 halves) {
-  return halves ^ ((halves >> 15 & 0x00010001u) * 0x7fffu);
-}
+// Two elements of 16 bits. PAIRS: halves that this GPU compares as they are.
+template <class S, bool PAIRS> struct TwoOf {
+  // The infinities, and as keys numbers beyond which there is only NaN.
+  static constexpr uint32 top = Same<S, float16>::value ? 0x7c007c00u : 0x7f807f80u;
+  // Two halves as integers of the same order. The function is its own inverse.
+  static SEMICONV_FN uint32 ordered(uint32 halves) {
+    return halves ^ ((halves >> 15 & 0x00010001u) * 0x7fffu);
+  }
+  static SEMICONV_FN uint32 best(uint32 a, uint32 b) { return best_pair(a, b); }
+  static SEMICONV_FN uint32 to_keys(uint32 stored) {
+    if (!halves) return stored;
+    const uint32 key = ordered(stored), bottom = ~top;
+    const uint32 nan = __vcmpgts2(key, top) | __vcmplts2(key, bottom);
+    return (key & ~nan) | ((smallest ? top : bottom) & nan);
+  }
+  static SEMICONV_FN uint32 from_keys(uint32 key) { return halves ? ordered(key) : key; }
+};
+template <class S> struct TwoOf<S, true> {
+  static constexpr uint32 worst = TwoOf<S, false>::top | (smallest ? 0 : 0x80008000u);
+  static SEMICONV_FN uint32 best(uint32 a, uint32 b) {
+    return better<smallest>(PairOfHalves<S>{a}, PairOfHalves<S>{b}).bits;
+  }
+  static SEMICONV_FN uint32 to_keys(uint32 stored) { return stored; }
+  static SEMICONV_FN uint32 from_keys(uint32 key) { return best(worst, key); }
+};
 
 // A word in memory, and how registers hold it while it is compared.
 template <int COUNT> struct Words {
@@ -59,26 +83,14 @@ template <int COUNT> struct Words {
   static SEMICONV_FN Unpacked unpack(Word word) { return word; }
   static SEMICONV_FN Word pack(Unpacked value) { return value; }
   static SEMICONV_FN Unpacked best(Unpacked a, Unpacked b) { return better<smallest>(a, b); }
-  static SEMICONV_FN Word to_keys(Word stored) {
-    return better<smallest>(worst<smallest, Real>(), stored);
-  }
-  static SEMICONV_FN Word from_keys(Word word) { return word; }
+  static SEMICONV_FN Word to_keys(Word stored) { return stored; }
+  static SEMICONV_FN Word from_keys(Word key) { return better<smallest>(worst<smallest, Real>(), key); }
 };
-template <> struct Words<2> {
+template <> struct Words<2> : TwoOf<Storage, halves && ComputedInPairs<Storage>::value> {
   using Word = uint32;
   using Unpacked = uint32;
   static SEMICONV_FN Unpacked unpack(Word word) { return word; }
   static SEMICONV_FN Word pack(Unpacked value) { return value; }
-  static SEMICONV_FN Unpacked best(Unpacked a, Unpacked b) { return best_pair(a, b); }
-  static SEMICONV_FN Word to_keys(Word stored) {
-    if (!halves) return stored;
-    // The keys of the infinities; keys beyond them are NaN.
-    const uint32 top = Same<Storage, float16>::value ? 0x7c007c00u : 0x7f807f80u, bottom = ~top;
-    const uint32 key = ordered(stored);
-    const uint32 nan = __vcmpgts2(key, top) | __vcmplts2(key, bottom);
-    return (key & ~nan) | ((smallest ? top : bottom) & nan);
-  }
-  static SEMICONV_FN Word from_keys(Word word) { return halves ? ordered(word) : word; }
 };
 // Bytes are the upper halves of 16 bits. The lower halves decide only between equal bytes, and may be anything.
 template <> struct Words<4> {

@@ -1,185 +1,265 @@
 // Minima and maxima over small windows along the last two axes, without shared memory.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false), the window's size
-// SEMICONV_DOWN (rows) and SEMICONV_ACROSS (columns), and SEMICONV_BEFORE, the columns of it before an output.
+// SEMICONV_DOWN (rows) and SEMICONV_ACROSS (columns), SEMICONV_BEFORE, the columns of it before an output, and
+// SEMICONV_ROWS, the rows of a strip.
 //
-// A thread goes down a strip of `columns` outputs. Of each row it loads the strip and what the windows see beside it,
-// which its neighbours load, too, so that the cache has it; and it keeps the extrema along the last DOWN - 1 rows:
+// A thread finds a strip, 16 bytes of a few rows. It asks for all that the strip's windows see before it waits for
+// any of it, so that much is under way; what it sees beside the strip its neighbours load, too, and the cache has it:
 //
-//     row y - 2     [ . . . . . . ]  ->  across[0]
-//     row y - 1     [ . . . . . . ]  ->  across[1]
-//     row y         [ . . . . . . ]  ->  across now; the best of all three are the outputs of a row
-//                     | strip |
+//     row y - 1     [ . | . . . . | . ]     left, words, right
+//     row y         [ . |  strip  | . ]
+//     row y + 1     [ . |  strip  | . ]
+//     row y + 2     [ . | . . . . | . ]
 //
-// Rows are whole strips, aligned. Strips whose windows see the border look every position up.
+// Windows grow along rows, then down columns, by joining two that overlap: of 1, 2, 4 and at last 5 elements. Of
+// neighbouring outputs, what both windows see is found once.
+// Rows are whole strips, aligned. What lies beyond the border is put in afterwards, element by element, by the few
+// threads that see it.
 #include "packed_words.cuh"
 
 namespace semiconv {
 
-// Twin of semiconv_cupy/ndimage/structs.py. `before`: rows of the window before an output; `rows`: of a strip.
+// Twin of semiconv_cupy/ndimage/structs.py. `before`: rows of the window before an output; `strips`: below each
+// other, those of a plane being `of_column`; `side_by_side`: blocks.
 struct Strips {
-  int64 planes, size[2];
-  int32 before, rows;
+  int64 width;
+  int32 height, before, strips, of_column, side_by_side;
 };
 
-constexpr int down = SEMICONV_DOWN, wide = SEMICONV_ACROSS, before = SEMICONV_BEFORE;
-constexpr int words = 4, columns = words * per_word;
-// Words of a row beside the strip, of which windows see elements.
-constexpr int left = (before + per_word - 1) / per_word, right = (wide - 1 - before + per_word - 1) / per_word;
-constexpr int seen = left + words + right;
-// Blocks that a multiprocessor holds at a time: registers suffice for so many.
-constexpr int resident_blocks = sizeof(Word) == 8 ? 4 : per_word == 4 ? 5 : 6;
+constexpr int down = SEMICONV_DOWN, wide = SEMICONV_ACROSS, outputs = SEMICONV_ROWS;
+constexpr int before = SEMICONV_BEFORE, after = wide - 1 - before;
+constexpr int lines = outputs + down - 1;  // rows that the windows see
+constexpr int words = 16 / sizeof(Word), columns = words * per_word;
+// Blocks that a multiprocessor holds at a time: registers suffice for so many. Older GPUs compare two bytes at a time.
+constexpr int resident_blocks = lines > 8 ? 3
+                                : lines > 6 || (per_word == 4 && architecture < 900) ? 4
+                                : per_word > 1 || sizeof(Word) == 8 ? 5 : 6;
+
+// Words beside the strip that hold so many elements: as many as one load moves.
+constexpr int words_beside(int elements) {
+  int count = (elements + per_word - 1) / per_word, moved = 1;
+  while (moved < count) moved *= 2;
+  return count ? moved : 0;
+}
+constexpr int left = words_beside(before), right = words_beside(after), seen = left + words + right;
+
+// While they are compared, bytes lie in two planes: the even ones, and the odd ones.
+constexpr int planes = per_word == 4 ? 2 : 1, lanes = per_word / planes;
 
 struct Row {
-  Word word[seen];  // keys
+  Word word[seen];
 };
-using Part = Chunk<Word, 16 / sizeof(Word)>;
+struct Line {
+  Word of[planes][seen];
+};
+struct Extrema {
+  Word of[planes][words];
+};
 
-// A strip whose windows lie inside of the image.
-struct Inside {
-  static constexpr int ahead = sizeof(Word) == 8 ? 2 : 4;  // rows that are loaded before the first of them is used
-  const Storage* plane;
-  int64 width, column;
-  SEMICONV_FN Row operator()(int64 y) const {
-    const Word* at = (const Word*)(plane + y * width + column) - left;
-    Row row;
+template <class U> SEMICONV_FN Word plane_of(U number, int plane) {
+  if constexpr (per_word == 4) return plane ? number.odd : number.even;
+  else return number;
+}
+template <class U = Unpacked> SEMICONV_FN U of_planes(Word even, Word odd) {
+  if constexpr (per_word == 4) return {even, odd};
+  else return even;
+}
+template <class W> SEMICONV_FN W best_of(W a, W b) {
+  if constexpr (per_word == 4) return best_pair(a, b);
+  else return Packing::best(a, b);
+}
+
+// ---- loads ---------------------------------------------------------------------------------------
+
+template <int COUNT, class W> SEMICONV_FN void take(W* to, const W* from) {
+  if constexpr (COUNT > 0) {
+    const auto part = *(const Chunk<W, COUNT>*)from;
 #pragma unroll
-    for (int i = 0; i < left; ++i) row.word[i] = Packing::to_keys(at[i]);
-    constexpr int of_part = 16 / sizeof(Word);
-#pragma unroll
-    for (int i = 0; i < words; i += of_part) {
-      const Part part = *(const Part*)(at + left + i);
-#pragma unroll
-      for (int k = 0; k < of_part; ++k) row.word[left + i + k] = Packing::to_keys(part.of[k]);
-    }
-#pragma unroll
-    for (int i = left + words; i < seen; ++i) row.word[i] = Packing::to_keys(at[i]);
-    return row;
+    for (int i = 0; i < COUNT; ++i) to[i] = part.of[i];
   }
-};
+}
 
-// The element at an address, in the place of element k of a word.
-template <class W> SEMICONV_FN W with_element(W word, int k, const Storage* at) {
+// Puts an element in the place of element n of a row.
+template <class W> SEMICONV_FN void put_element(W* row, int n, Storage element) {
   if constexpr (per_word == 1) {
-    return *(const W*)at;
+    row[n] = bit_cast<W>(element);
   } else {
     constexpr int bits = 32 / per_word;
-    const uint32 element = bits == 8 ? *(const uint8*)at : *(const uint16*)at;
-    return (word & ~(((1u << bits) - 1) << k * bits)) | element << k * bits;
+    constexpr uint32 all = (1u << bits) - 1;
+    uint32 number = 0;
+    memcpy(&number, &element, sizeof(Storage));
+    W& word = row[n / per_word];
+    word = (word & ~(all << n % per_word * bits)) | number << n % per_word * bits;
   }
 }
 
-// Any strip. Beyond a window nothing is looked up: tables end there.
-struct AtBorder {
-  static constexpr int ahead = 1;
+// What a thread's windows see. INSIDE: all of it lies between the first and the last row.
+template <bool INSIDE> struct View {
+  const Strips& s;
   const Storage* plane;
-  const int64 *size, *beyond;  // of rows, and behind them of columns
-  int64 column;
-  int32 above;
-  Word outside;
-  SEMICONV_FN Row operator()(int64 y) const {
-    const int64 from = element_at(size[0], above, beyond, y);
-    Row row;
+  const int64* beyond;  // of rows, and behind them of columns
+  const int64 column;
+  const int32 y;
+  const Storage outside;
+
+  // The row that is line i; -1: the constant. Beyond what outputs see, tables end.
+  SEMICONV_FN int32 row_of(int i) const {
+    const int32 place = y - s.before + i, last = s.height + down - 2 - s.before;
+    if constexpr (INSIDE) return place;
+    else return (int32)element_at(s.height, s.before, beyond, place < last ? place : last);
+  }
+  SEMICONV_FN bool sees_left() const { return left > 0 && column < left * per_word; }
+  SEMICONV_FN bool sees_right() const { return right > 0 && column + columns + right * per_word > s.width; }
+
+  SEMICONV_FN void load(Row (&rows)[lines]) const {
+    Elements elements;
+    for (int i = 0; i < per_word; ++i) elements.of[i] = outside;
+    const Word constant = bit_cast<Word>(elements);
+    const bool has_left = !sees_left(), has_right = !sees_right();
 #pragma unroll
-    for (int i = 0; i < seen; ++i) {
-      Word word = outside;
-#pragma unroll 1
-      for (int k = 0; k < per_word; ++k) {
-        const int place = (i - left) * per_word + k;  // in the strip
-        if (place < -before || place >= columns + wide - 1 - before) continue;
-        const int64 at = element_at(size[1], before, beyond + (down - 1), column + place);
-        if (from >= 0 && at >= 0) word = with_element(word, k, plane + from * size[1] + at);
-      }
-      row.word[i] = Packing::to_keys(word);
+    for (int i = 0; i < lines; ++i) {
+      const int32 row = row_of(i);
+      const Word* at = (const Word*)(plane + row * s.width + column);
+#pragma unroll
+      for (int k = 0; k < seen; ++k) rows[i].word[k] = constant;
+      if (!INSIDE && row < 0) continue;
+      if (has_left) take<left>(rows[i].word, at - left);
+      take<words>(rows[i].word + left, at);
+      if (has_right) take<right>(rows[i].word + left + words, at + words);
     }
-    return row;
+    if (!has_left) put_beside<before, -before>(rows);
+    if (!has_right) put_beside<after, columns>(rows);
+  }
+
+  // Puts COUNT elements beside the strip into the rows; the first is FIRST columns from the strip's.
+  template <int COUNT, int FIRST> SEMICONV_FN void put_beside(Row (&rows)[lines]) const {
+    if constexpr (COUNT > 0) {
+      int64 from[COUNT];
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k)
+        from[k] = element_at(s.width, before, beyond + (down - 1), column + FIRST + k);
+#pragma unroll
+      for (int i = 0; i < lines; ++i) {
+        const int32 row = row_of(i);
+#pragma unroll
+        for (int k = 0; k < COUNT; ++k)
+          put_element(rows[i].word, left * per_word + FIRST + k,
+                      row >= 0 && from[k] >= 0 ? plane[row * s.width + from[k]] : outside);
+      }
+    }
   }
 };
 
-// The word that begins with element n of a row.
-template <class W> SEMICONV_FN W word_from(const W* row, int n) {
-  if constexpr (per_word == 1) {
-    return row[n];
-  } else {
-    const int first = n / per_word, bits = n % per_word * (32 / per_word);
-    return bits ? row[first] >> bits | row[first + 1] << (32 - bits) : row[first];
+// ---- windows -------------------------------------------------------------------------------------
+
+// How far a second window begins after one of `reach` elements, so that together they see more, at most `window`.
+constexpr int step_of(int reach, int window) { return 2 * reach <= window ? reach : window - reach; }
+
+// The word of which the first lane is element n of a row. Lanes beyond the last word are any.
+SEMICONV_FN Word word_at(const Line& line, int n) {
+  const Word(&plane)[seen] = line.of[n % planes];
+  const int first = n / per_word;
+  if constexpr (lanes == 1) return plane[first];
+  else return n / planes % 2 ? __funnelshift_r(plane[first], plane[first + 1 < seen ? first + 1 : first], 16) : plane[first];
+}
+
+// Windows of REACH elements that begin at each position become windows of WINDOW elements.
+template <int REACH, int WINDOW> SEMICONV_FN void widen(Line& line) {
+  if constexpr (REACH < WINDOW) {
+    constexpr int step = step_of(REACH, WINDOW);
+    const Line old = line;
+#pragma unroll
+    for (int n = 0; n + step < seen * per_word; ++n)
+      if (n % per_word < planes)
+        line.of[n % planes][n / per_word] = best_of(old.of[n % planes][n / per_word], word_at(old, n + step));
+    widen<REACH + step, WINDOW>(line);
   }
 }
 
-struct Extrema {
-  Unpacked of[words];
-};
+// Neighbouring outputs p and p + 1, in words of their own, share all elements of their windows but one each.
 SEMICONV_FN Extrema across_of(const Row& row) {
+  constexpr bool shares = per_word != 2 && wide > 1;
+  constexpr int first = left * per_word - before;
+  Line line;
+#pragma unroll
+  for (int i = 0; i < seen; ++i) {
+    const Unpacked number = Packing::unpack(Packing::to_keys(row.word[i]));
+#pragma unroll
+    for (int q = 0; q < planes; ++q) line.of[q][i] = plane_of(number, q);
+  }
+  Line windows = line;
+  widen<1, shares ? wide - 1 : wide>(windows);
   Extrema found;
 #pragma unroll
-  for (int i = 0; i < words; ++i) {
-    const int first = (left + i) * per_word - before;
-    found.of[i] = Packing::unpack(word_from(row.word, first));
+  for (int i = 0; i < words; ++i)
 #pragma unroll
-    for (int k = 1; k < wide; ++k)
-      found.of[i] = Packing::best(found.of[i], Packing::unpack(word_from(row.word, first + k)));
-  }
+    for (int q = 0; q < planes; ++q) {
+      const int p = i * per_word + q, even = first + p / 2 * 2;
+      if (shares) found.of[q][i] = best_of(word_at(windows, even + 1), word_at(line, p % 2 ? even + wide : even));
+      else found.of[q][i] = word_at(windows, first + p);
+    }
   return found;
 }
 
-// The outputs of rows y .. end - 1 of a strip.
-template <class Load>
-SEMICONV_FN void go_down(const Strips& s, const Load& load, Storage* out, int64 y, int64 end) {
-  Extrema kept[down];  // of the last rows, the oldest first
+SEMICONV_FN Extrema best_of(const Extrema& a, const Extrema& b) {
+  Extrema best;
 #pragma unroll
-  for (int k = 1; k < down; ++k) kept[k] = across_of(load(y - s.before + k - 1));
-  const int64 under = down - 1 - s.before;  // from an output to the last row that its window sees
-#pragma unroll 1
-  for (constexpr int ahead = Load::ahead; y < end; y += ahead) {
-    Row rows[ahead];
+  for (int q = 0; q < planes; ++q)
 #pragma unroll
-    for (int n = 0; n < ahead; ++n) rows[n] = load((y + n < end ? y + n : end - 1) + under);
+    for (int i = 0; i < words; ++i) best.of[q][i] = best_of(a.of[q][i], b.of[q][i]);
+  return best;
+}
+
+// The same down columns.
+template <int REACH> SEMICONV_FN void lengthen(Extrema (&line)[lines]) {
+  if constexpr (REACH < down - 1) {
+    constexpr int step = step_of(REACH, down - 1);
 #pragma unroll
-    for (int n = 0; n < ahead; ++n) {
-      if (y + n >= end) break;
+    for (int n = 0; n + step < lines; ++n) line[n] = best_of(line[n], line[n + step]);
+    lengthen<REACH + step>(line);
+  }
+}
+
+template <bool INSIDE> SEMICONV_FN void find(const View<INSIDE>& view, Storage* out) {
+  Row rows[lines];
+  view.load(rows);
+  Extrema line[lines], windows[lines];
 #pragma unroll
-      for (int k = 1; k < down; ++k) kept[k - 1] = kept[k];
-      kept[down - 1] = across_of(rows[n]);
-      Storage* to = out + (y + n) * s.size[1];
-      constexpr int of_part = 16 / sizeof(Word);
+  for (int n = 0; n < lines; ++n) windows[n] = line[n] = across_of(rows[n]);
+  lengthen<1>(windows);
 #pragma unroll
-      for (int i = 0; i < words; i += of_part) {
-        Part part;
+  for (int n = 0; n < outputs; ++n) {
+    if (view.y + n >= view.s.height) break;
+    Extrema found = line[n];
+    const int even = n / 2 * 2;
+    if (down > 1) found = best_of(windows[even + 1], line[n % 2 ? even + down : even]);
+    Chunk<Word, words> part;
 #pragma unroll
-        for (int w = 0; w < of_part; ++w) {
-          Unpacked best = kept[0].of[i + w];
-#pragma unroll
-          for (int k = 1; k < down; ++k) best = Packing::best(best, kept[k].of[i + w]);
-          part.of[w] = Packing::from_keys(Packing::pack(best));
-        }
-        *(Part*)((Word*)to + i) = part;
-      }
-    }
+    for (int i = 0; i < words; ++i)
+      part.of[i] = Packing::from_keys(Packing::pack(of_planes(found.of[0][i], found.of[planes - 1][i])));
+    *(Chunk<Word, words>*)(out + n * view.s.width) = part;
   }
 }
 
 }  // namespace semiconv
 
-// Grid: strips of a row, of a column, planes. beyond: as of flat.cu, for rows and behind them for columns.
+// Grid: blocks side by side, then below each other. beyond: as of flat.cu, for rows and behind them for columns.
 extern "C" __global__ void __launch_bounds__(128, semiconv::resident_blocks)
 SEMICONV_KERNEL(const semiconv::Strips s, const semiconv::Storage* __restrict__ source,
                 semiconv::Storage* __restrict__ out, const long long* __restrict__ beyond,
                 semiconv::Real outside) {
   using namespace semiconv;
-  Elements elements;
-  for (int i = 0; i < per_word; ++i) elements.of[i] = store(outside);
-  const int64 column = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * columns, height = s.size[0], width = s.size[1];
-  if (column >= width) return;
-  const bool within = column >= left * per_word && column + (words + right) * per_word <= width;
-  for (int64 p = blockIdx.z; p < s.planes; p += gridDim.z)
-    for (int64 y = ((int64)blockIdx.y * blockDim.y + threadIdx.y) * s.rows; y < height;
-         y += (int64)gridDim.y * blockDim.y * s.rows) {
-      const int64 end = smaller_of(y + s.rows, height);
-      const Storage* plane = source + p * height * width;
-      Storage* to = out + p * height * width + column;
-      if (within && y >= s.before && end + down - 1 - s.before <= height)
-        go_down(s, Inside{plane, width, column}, to, y, end);
-      else
-        go_down(s, AtBorder{plane, s.size, (const int64*)beyond, column, s.before, bit_cast<Word>(elements)}, to, y, end);
-    }
+  const uint32 under = blockIdx.x / s.side_by_side, beside = blockIdx.x - under * s.side_by_side;
+  const int64 column = ((int64)beside * blockDim.x + threadIdx.x) * columns;
+  const int64 n = (int64)under * blockDim.y + threadIdx.y;
+  if (column >= s.width || n >= s.strips) return;
+  const int32 plane = (uint32)n / s.of_column, y = ((uint32)n - plane * s.of_column) * outputs, from = y - s.before;
+  const int64 first = (int64)plane * s.height;
+  const Storage* rows = source + first * s.width;
+  Storage* to = out + (first + y) * s.width + column;
+  if (from >= 0 && from + lines <= s.height)
+    find(View<true>{s, rows, (const int64*)beyond, column, y, store(outside)}, to);
+  else
+    find(View<false>{s, rows, (const int64*)beyond, column, y, store(outside)}, to);
 }

@@ -158,9 +158,8 @@ class Strips(Struct):
 
     file = "cuda/small_box.cu"
     _fields_ = (
-        ("planes", ctypes.c_int64),
-        ("size", Pair),
-        *each(ctypes.c_int32, "before", "rows"),
+        ("width", ctypes.c_int64),
+        *each(ctypes.c_int32, "height", "before", "strips", "of_column", "side_by_side"),
     )
 
 

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy import ndimage, structuring
@@ -116,25 +117,46 @@ SMALL_BOXES = {
     "across": ((1, 3), {"mode": "wrap"}),
     "down": ((3, 1), {"origin": (1, 0), "mode": "nearest"}),
     "beside": (3, {"origin": (1, -1), "mode": "ignore"}),
+    "larger": ((4, 5), {"origin": (-2, 1), "mode": "reflect"}),
+    "wide": ((2, 9), {"origin": (0, 4), "mode": "mirror"}),
+    "tall": ((7, 2), {"mode": "constant", "cval": np.nan}),
 }
+BY_STRIPS = (9, 9, 9, 9)
 
 
 @pytest.mark.table(6)
 @pytest.mark.parametrize("box", SMALL_BOXES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, "int8", "uint16", "uint32"])
 def test_strips_of_small_boxes(dtype, box):
-    """Rows of whole strips, some of which see the border; a last strip of fewer rows."""
+    """Rows of whole strips, some of which see the border; a last strip of fewer rows; planes."""
     size, border = SMALL_BOXES[box]
-    image, device = image_of(dtype, (23, 64)), HarnessDevice(order="reverse")
-    if dtype.startswith("float"):
-        image.flat[::7], image.flat[3::50] = np.nan, np.inf
-    for rows in (2, 16):
-        limits = cuda.Limits(strip_rows=(rows, rows))
+    images = image_of(dtype, (23, 64)), image_of(dtype, (2, 9, 32))
+    integer = not dtype.startswith("float")
+    cval = {"cval": 0} if integer and np.isnan(border.get("cval", 0)) else {}
+    for image in images:
+        if not integer:
+            image.flat[::7], image.flat[3::50] = np.nan, np.inf
+            image[..., 3:12, :20] = np.nan
+    for rows, image in zip((1, 4), images, strict=True):
+        limits = cuda.Limits(strip_rows=(rows, rows), small_box=BY_STRIPS)
         for name in ("maximum_filter", "minimum_filter"):
-            expected = getattr(ndimage, name)(image, size, **border)
-            with served_by(cuda.Backend(device, limits)):
-                result = getattr(ndimage, name)(image, size, **border)
+            call, given = getattr(ndimage, name), {"axes": (-2, -1), **border, **cval}
+            expected = call(image, size, **given)
+            with served_by(cuda.Backend(HarnessDevice(order="reverse"), limits)):
+                result = call(image, size, **given)
             np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (40, 16), (1, 4096), (300, 1, 16), (2, 5, 48)])
+def test_strips_of_images_of_any_size(shape):
+    """One strip that sees both borders; windows larger than the image; one row; many planes."""
+    image = np.random.default_rng(5).integers(0, 255, shape).astype(np.uint8)
+    limits = cuda.Limits(small_box=BY_STRIPS, strips=0)
+    for size, border in ((3, {"mode": "wrap"}), (9, {"mode": "constant", "cval": 7})):
+        expected = scipy.ndimage.grey_erosion(image, size=(size,) * image.ndim, **border)
+        with served_by(cuda.Backend(HarnessDevice(), limits)):
+            result = ndimage.grey_erosion(image, size=(size,) * image.ndim, **border)
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_which_boxes_go_by_strips():
@@ -144,11 +166,13 @@ def test_which_boxes_go_by_strips():
             ndimage.maximum_filter(image, size)
         return ["small_box" in launch.source.name for launch in recorder.launches]
 
-    image = image_of("uint8", (64, 64))
-    assert launched(image, 3) == launched(image, (3, 1)) == launched(image, (1, 2)) == [True]
-    assert all(launched(image.reshape(4, 16, 64), 3))
-    assert launched(image, 5) == launched(image[:, :40], 3) == [False]  # no whole strips
-    assert launched(image, 3, small_box=1) == [False]
+    image, bytes_to_three = image_of("uint8", (64, 64)), (3, 1, 1, 1)
+    for size in (3, (3, 1), (1, 2)):
+        assert launched(image, size, small_box=bytes_to_three) == [True]
+    assert all(launched(image.reshape(4, 16, 64), 3, small_box=bytes_to_three))
+    assert launched(image, 4, small_box=bytes_to_three) == [False]
+    assert launched(image[:, :40], 3, small_box=bytes_to_three) == [False]  # no whole strips
+    assert launched(image.astype("int16"), 3, small_box=bytes_to_three) == [False]
 
 
 @pytest.mark.parametrize("shape", [(5,), (300,), (3, 4, 5), (2, 3, 2, 70)])

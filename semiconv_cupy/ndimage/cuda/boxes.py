@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.cuda import small_boxes
 from semiconv_cupy.ndimage.cuda.launcher import Launcher, form_of
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
+from semiconv_cupy.ndimage.cuda.small_boxes import Planes
 from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import Flat
 from semiconv_cupy.ndimage.window import Window
@@ -52,19 +53,6 @@ def flat_kernel(
 def together(window: int) -> int:
     """How many neighbouring outputs a thread finds together: a power of two within the window."""
     return min(2 ** (window.bit_length() - 1), MOST_TOGETHER)
-
-
-class _Planes(NamedTuple):
-    """A box along two axes, which every launch computes: down (rows) and across (columns).
-
-    Neighbouring positions of a row are `unit` elements apart; `size` counts elements.
-    """
-
-    number: int
-    size: tuple[int, int]
-    window: tuple[int, int]
-    before: tuple[int, int]
-    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -163,6 +151,8 @@ class FlatLaunch:
         `structs.Flat`, but for `aligned`, which depends on the arrays.
     grid : tuple of int
         Blocks along columns, rows and planes.
+    strips : small_boxes.StripsLaunch or None
+        The launch of small_box.cu that takes its place, if it serves the window.
     cost : float
         The traffic of an output by a model, in words, to compare launches by.
     """
@@ -172,10 +162,11 @@ class FlatLaunch:
     shared_bytes: int
     struct: np.ndarray
     grid: tuple[int, int, int]
+    strips: small_boxes.StripsLaunch | None
     cost: float
 
 
-def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch | None:
+def _flat_launch(planes: Planes, itemsize: int, limits: Limits) -> FlatLaunch | None:
     """The launch with the cheapest tile, None where none fits shared memory."""
     tile, cost = _cheapest_tile(planes, itemsize, limits)
     if tile is None:
@@ -196,10 +187,11 @@ def _flat_launch(planes: _Planes, itemsize: int, limits: Limits) -> FlatLaunch |
         min(planes.number, limits.blocks_y),
     )
     down, across = map(together, tile.window)
-    return FlatLaunch((down, across), tile.threads, tile.shared_bytes, struct, grid, cost)
+    strips = small_boxes.strips(planes, itemsize, limits)
+    return FlatLaunch((down, across), tile.threads, tile.shared_bytes, struct, grid, strips, cost)
 
 
-def _cheapest_tile(planes: _Planes, itemsize: int, limits: Limits) -> tuple[FlatTile | None, float]:
+def _cheapest_tile(planes: Planes, itemsize: int, limits: Limits) -> tuple[FlatTile | None, float]:
     """The tile with the least traffic of an output, by a model; and that traffic, in words.
 
     A tile of rows x columns outputs loads what its windows see, tall x broad words; whole sectors
@@ -255,11 +247,11 @@ def flat_launches(
     def one(axis: int) -> tuple[tuple[int, ...], FlatLaunch | None]:
         outer, n, k, b = math.prod(shape[:axis]), shape[axis], window[axis], before[axis]
         if axis < last:
-            planes = [_Planes(outer, (n, math.prod(shape[axis + 1 :])), (k, 1), (b, 0))]
+            planes = [Planes(outer, (n, math.prod(shape[axis + 1 :])), (k, 1), (b, 0))]
         else:
-            planes = [_Planes(1, (outer, n), (1, k), (0, b), unit)]
+            planes = [Planes(1, (outer, n), (1, k), (0, b), unit)]
             if unit > 1:
-                planes.append(_Planes(outer, (n // unit, unit), (k, 1), (b, 0)))
+                planes.append(Planes(outer, (n // unit, unit), (k, 1), (b, 0)))
         found = [launch for each in planes if (launch := _flat_launch(each, itemsize, limits))]
         return (axis,), min(found, key=lambda launch: launch.cost, default=None)
 
@@ -267,7 +259,7 @@ def flat_launches(
     launches = [one(axis) for axis in axes]
     if len(axes) > 1 and axes[-2:] == [last - 1, last]:
         size, k, b = ((each[-2], each[-1]) for each in (shape, window, before))
-        both = _flat_launch(_Planes(math.prod(shape[:-2]), size, k, b, unit), itemsize, limits)
+        both = _flat_launch(Planes(math.prod(shape[:-2]), size, k, b, unit), itemsize, limits)
         separate = [launch.cost for _, launch in launches[-2:] if launch]
         if both and (len(separate) < 2 or both.cost <= sum(separate)):
             launches[-2:] = [((last - 1, last), both)]
@@ -290,7 +282,8 @@ def box(
         table, beyond = launcher.tables(form, axes), outside.astype(real)[()]
         out = launcher.device.empty(array.shape, array.dtype)
         given = array, out, table, beyond
-        if not small_boxes.launched(launcher, launch.struct, *given, minimum):
+        by_strips = launch.strips
+        if by_strips is None or not small_boxes.launched(launcher, by_strips, *given, minimum):
             spaced = bool(launch.struct["unit"] > 1)
             kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
             struct = launch.struct.copy()

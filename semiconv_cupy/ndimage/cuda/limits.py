@@ -26,15 +26,13 @@ class Limits:
     stacks_apart : int
         Stacks of words in a box's tile from which on a warp's accesses to windows along rows lie in
         different banks; with fewer the launch is slower in proportion.
-    small_box : int
-        The longest side of a window that ``small_box.cu`` serves. Nothing was measured on a GPU
-        yet: on an H200, 3x3 on 4096^2 by ``flat.cu`` takes 62 us in float32 and 25 us in uint8,
-        where to read and write takes 34 and 8.
+    small_box : tuple of int
+        The longest sides of a window that ``small_box.cu`` serves, of elements of 1, 2, 4, 8 bytes.
     strips : int
-        Threads that its launches have at least, where images are so large: 2048 on each of the 132
+        Threads that its launches have at least, where images are so large: 512 on each of the 132
         multiprocessors of a large GPU.
     strip_rows : tuple of int
-        The least and the most rows of its strips.
+        The least and the most rows of its strips, powers of two.
     unit : int
         Elements between neighbouring positions of a row (colours) up to which they all lie in the
         rows of a tile, of footprints and structures. What a window sees of a row grows with them:
@@ -56,9 +54,9 @@ class Limits:
     sector_bytes: int = 32
     thread_words: float = 2.5
     stacks_apart: int = 16
-    small_box: int = 3
-    strips: int = 2048 * 132
-    strip_rows: tuple[int, int] = (4, 16)
+    small_box: tuple[int, int, int, int] = (3, 3, 3, 3)
+    strips: int = 512 * 132
+    strip_rows: tuple[int, int] = (1, 4)
     unit: int = 8
     reach: int = 8
     kept_bytes: int = 2**16

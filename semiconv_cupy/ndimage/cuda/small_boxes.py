@@ -16,15 +16,41 @@ from semiconv_cupy.ndimage.cuda.limits import Limits
 from semiconv_cupy.ndimage.structs import Strips
 
 Array = Any
-_THREADS, _WORDS = 128, 4  # of a block; words of a strip, as in kernels_cu/cuda/small_box.cu
+# Of a block, of a row of a strip: as in kernels_cu/cuda/small_box.cu.
+_THREADS, _STRIP_BYTES = 128, 16
+_WARP = 32
+
+
+class Planes(NamedTuple):
+    """A box along two axes, which every launch computes: down (rows) and across (columns).
+
+    Neighbouring positions of a row are `unit` elements apart; `size` counts elements.
+    """
+
+    number: int
+    size: tuple[int, int]
+    window: tuple[int, int]
+    before: tuple[int, int]
+    unit: int = 1
 
 
 class SmallBox(NamedTuple):
-    """The window that a kernel is compiled for: rows, columns, and the columns before an output."""
+    """The window that a kernel is compiled for, and its strips.
+
+    Attributes
+    ----------
+    down, across : int
+        Rows and columns of the window.
+    before : int
+        Columns of it before an output.
+    rows : int
+        Rows of a strip.
+    """
 
     down: int
     across: int
     before: int
+    rows: int
 
 
 class StripsLaunch(NamedTuple):
@@ -32,63 +58,73 @@ class StripsLaunch(NamedTuple):
 
     window: SmallBox
     struct: Any
-    grid: tuple[int, int, int]
+    grid: tuple[int]
     block: tuple[int, int]
 
 
 def small_box_kernel(storage: str, minimum: bool, window: SmallBox) -> source.KernelSource:
     """The extremum over a window of one or two axes."""
-    down, across, before = window
+    down, across, before, rows = window
     extremum = "minimum" if minimum else "maximum"
-    name = f"semiconv_small_box_{extremum}_{storage}_{down}x{across}_from_{before}"
+    name = f"semiconv_small_box_{extremum}_{storage}_{down}x{across}_from_{before}_by_{rows}"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_MINIMUM": str(minimum).lower(),
         "SEMICONV_DOWN": str(down),
         "SEMICONV_ACROSS": str(across),
         "SEMICONV_BEFORE": str(before),
+        "SEMICONV_ROWS": str(rows),
     }
     return source.KernelSource(name, source.assemble("cuda/small_box.cu", macros), OPTIONS)
 
 
-def strips(flat: Any, itemsize: int, limits: Limits) -> StripsLaunch | None:
-    """The launch of a pass that is described for ``flat.cu``; None where strips do not serve it.
+def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None:
+    """The launch of a box; None where strips do not serve it.
 
     Long strips load few rows twice; short ones are many, which keeps a large GPU busy.
     """
-    (down, across), (above, before) = flat["window"].tolist(), flat["before"].tolist()
-    (height, width), planes = flat["size"].tolist(), int(flat["planes"])
-    columns = _WORDS * max(4 // itemsize, 1)
-    if max(down, across) > limits.small_box or flat["unit"] > 1 or width % columns:
+    (down, across), (above, before) = planes.window, planes.before
+    (height, width), columns = planes.size, _STRIP_BYTES // itemsize
+    longest = limits.small_box[itemsize.bit_length() - 1]
+    if planes.unit > 1 or width % columns or max(down, across) > longest:
         return None
     across_row = width // columns
-    rows = planes * height * across_row // limits.strips
-    rows = min(max(rows, limits.strip_rows[0]), limits.strip_rows[1])
-    side = next((n for n in (8, 16, 32, 64) if n >= across_row), _THREADS)
+    rows, most = limits.strip_rows
+    most = min(most, height, planes.number * height * across_row // max(limits.strips, 1))
+    while 2 * rows <= most:
+        rows *= 2
+    of_column = -(-height // rows)
+    every = planes.number * of_column
+    # Strips below each other in a block: what both see is loaded from memory once.
+    side = max(_power_of_two(min(across_row, _WARP)), _THREADS // _power_of_two(every))
+    side = min(side, _power_of_two(across_row))
     block = side, _THREADS // side
+    side_by_side = -(-across_row // side)
+    blocks = side_by_side * -(-every // block[1])
+    if max(height, every) >= 2**31 or blocks > limits.blocks:  # what the kernel's integers hold
+        return None
     struct = np.zeros((), Strips.dtype())
-    struct["planes"], struct["size"] = planes, (height, width)
-    struct["before"], struct["rows"] = above, rows
-    grid = (
-        -(-across_row // side),
-        min(-(-height // (rows * block[1])), limits.blocks_y),
-        min(planes, limits.blocks_y),
-    )
-    return StripsLaunch(SmallBox(down, across, before), struct[()], grid, block)
+    struct["width"], struct["height"], struct["before"] = width, height, above
+    struct["strips"], struct["of_column"], struct["side_by_side"] = every, of_column, side_by_side
+    return StripsLaunch(SmallBox(down, across, before, rows), struct[()], (blocks,), block)
+
+
+def _power_of_two(enough: int) -> int:
+    """The least that is enough, up to the threads of a block."""
+    return min(1 << (enough - 1).bit_length(), _THREADS)
 
 
 def launched(
     launcher: Launcher,
-    flat: Any,
+    found: StripsLaunch,
     array: Array,
     out: Array,
     table: Array,
     outside: Any,
     minimum: bool,
 ) -> bool:
-    """Launch a pass that is described for ``flat.cu``; whether strips serve it."""
-    found = strips(flat, array.dtype.itemsize, launcher.limits)
-    if found is None or any(launcher.device.address(each) % 16 for each in (array, out)):
+    """Launch a pass by strips; whether the arrays' addresses allow it."""
+    if any(launcher.device.address(each) % _STRIP_BYTES for each in (array, out)):
         return False
     kernel = launcher.kernel(small_box_kernel, array.dtype.name, minimum, found.window)
     kernel(found.grid, found.block, (found.struct, array, out, table, outside), 0)
