@@ -112,7 +112,7 @@ def default_values(semifield: Any) -> tuple[tuple[str, float | None], ...]:
 
 def require_own(semifield: Any, given: Mapping[str, Parameter], function: str) -> None:
     """TypeError for an argument that is no parameter of the semifield."""
-    names = [name for name, _ in default_values(semifield)] if hasattr(semifield, "own") else []
+    names = getattr(semifield, "own", ())
     for name in given:
         if name not in names:
             has = f"has the parameters {', '.join(names)}" if names else "has no such parameter"

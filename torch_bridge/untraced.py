@@ -1,4 +1,4 @@
-"""Semifields are made outside of compiled functions: torch.compile cannot follow how.
+"""What torch.compile does with semifields: it takes them for constants, and never makes one.
 
 It would trace SymPy, and fail with an error that names neither the semifield nor a remedy. Called
 once, by the package.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 
@@ -25,6 +26,7 @@ def leave_semifields_untraced() -> None:
             if isinstance(made, classmethod) and not name.startswith("_"):
                 setattr(cls, name, classmethod(_untraced(made.__func__)))
     for compiled in (SelectSemifield, SubtractSemifield):
+        pytree.register_constant(compiled)  # without it torch 2.11 refuses them in a trace
         compiled.__init__ = _untraced(compiled.__init__)  # type: ignore[method-assign]
 
 

@@ -2,13 +2,14 @@
 
 By tensors a kernel takes up to 20 small operations, and as many backward, in each step of training.
 Those remain for all that compiled functions do not do: traces, transforms, forward mode, second
-derivatives. Called by `kernels`, which give them.
+derivatives. Called by `kernels`, which say how tensors compute a kernel at given offsets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -26,8 +27,8 @@ from torch_bridge.ops.dispatch import PLAIN_CLASSES, goes_straight
 from torch_bridge.ops.executors import executor_of
 from torch_bridge.ops.node import Node, Operand, Work, library
 from torch_bridge.ops.plans import require_memory
+from torch_bridge.quadratic.offsets import offsets
 
-Composed = Callable[[Tensor, Any], Tensor]
 _STORAGES = {getattr(torch, name): name for name in FLOATING}
 _WIDE = (torch.float32, torch.float64)
 _PLAIN_OR_NONE = (*PLAIN_CLASSES, type(None))
@@ -39,16 +40,17 @@ def quadratic_kernel(
     sizes: tuple[int, ...],
     log_std: Tensor,
     pairs: Tensor | None,
-    composed: Composed,
+    values: Callable[..., Tensor],
 ) -> Tensor:
-    """The kernel (O, I, *K) for channels (O, I); `composed(log_std, pairs)` is the same by tensors.
+    """The kernel (O, I, *K) for channels (O, I); `values` computes it by tensors.
 
-    It is kept for other kernels of its kind, so it holds no module; equal ones share a node.
+    It is a function of (log_std, pairs, offsets). It is kept for other kernels of its kind, so it
+    holds no module.
 
     The parameters are those of `covariances`; an isotropic kernel has no `pairs`.
     """
-    if torch.compiler.is_compiling():
-        return composed(log_std, pairs)
+    if torch.compiler.is_compiling():  # `_Composed` is none of a trace's objects
+        return values(log_std, pairs, offsets(sizes, log_std))
     wanted = parametrisation, channels, sizes, log_std.dtype, log_std.get_device()
     if log_std.is_cuda and type(log_std) in PLAIN_CLASSES and log_std.dtype in _WIDE:
         family = _family(*wanted)
@@ -56,6 +58,7 @@ def quadratic_kernel(
             found = family.node(log_std, pairs)
             if found is not None:
                 return found
+    composed = _Composed(values, sizes)
     if not _is_plain(log_std, pairs):
         return composed(log_std, pairs)
     family = _family(*wanted)
@@ -69,6 +72,17 @@ def quadratic_kernel(
             recorded = _Recorded.apply(log_std, pairs, family, composed)
         return recorded
     return family.values(log_std, pairs)
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """A kernel by tensors, of parameters alone; equal ones share a node."""
+
+    values: Callable[..., Tensor]
+    sizes: tuple[int, ...]
+
+    def __call__(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
+        return self.values(log_std, pairs, offsets(self.sizes, log_std))
 
 
 def _is_plain(log_std: Tensor, pairs: Tensor | None) -> bool:
@@ -100,7 +114,7 @@ class _Family:
         return krn
 
     def by_new_node(
-        self, log_std: Tensor, pairs: Tensor | None, composed: Composed
+        self, log_std: Tensor, pairs: Tensor | None, composed: _Composed
     ) -> Tensor | None:
         """The kernel, recorded by a `Node` for these parameters; None where none serves."""
         functions = None if self._launches is None else library()
@@ -116,7 +130,7 @@ class _Family:
         operands: tuple[Operand | None, Operand | None],
         empty: Tensor,
         driver: Driver,
-        composed: Composed,
+        composed: _Composed,
     ) -> Node | None:
         """The node for parameters of these layouts, of the dtype of `empty` and on its device."""
         first, second = operands
@@ -178,7 +192,7 @@ def _kept_node(
     family: _Family,
     operands: tuple[Operand | None, Operand | None],
     dtype: torch.dtype,
-    composed: Composed,
+    composed: _Composed,
 ) -> Node | None:
     """The node of a family on the current GPU."""
     empty = torch.empty(0, dtype=dtype, device="cuda")
@@ -223,7 +237,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, log_std: Tensor, pairs: Tensor | None, family: _Family, composed: Composed
+        ctx: Any, log_std: Tensor, pairs: Tensor | None, family: _Family, composed: _Composed
     ) -> Tensor:
         ctx.save_for_backward(log_std, pairs)
         ctx.family, ctx.composed = family, composed
@@ -236,7 +250,7 @@ class _Recorded(torch.autograd.Function):
 
 
 def _gradients(
-    family: _Family, composed: Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
+    family: _Family, composed: _Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     watched = torch.is_grad_enabled() or not goes_straight(grad, log_std, pairs)
     if watched or not family.is_current():
@@ -245,7 +259,7 @@ def _gradients(
 
 
 def _by_tensors(
-    composed: Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
+    composed: _Composed, log_std: Tensor, pairs: Tensor | None, grad: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients by tensors, themselves differentiable where gradients are recorded."""
     records = torch.is_grad_enabled()

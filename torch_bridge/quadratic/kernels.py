@@ -6,7 +6,7 @@ the free kernel, in any number of dimensions. Nothing here takes an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,24 +26,6 @@ from torch_bridge.quadratic.offsets import offsets, sum_of_squares
 from torch_bridge.quadratic.plot import draw
 from torch_bridge.quadratic.positive import Positive, centre, checked, mapped
 from torch_bridge.sizes import KernelSize, fixed_dimensions, per_axis
-
-
-class _Composed:
-    """A quadratic kernel by tensors, of parameters alone: what keeps it keeps no module alive."""
-
-    def __init__(self, values: Callable[..., Tensor], sizes: tuple[int, ...]) -> None:
-        self.values, self.sizes = values, sizes
-
-    def __call__(self, log_std: Tensor, pairs: Tensor | None) -> Tensor:
-        return self.values(log_std, pairs, offsets(self.sizes, log_std))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Composed):
-            return NotImplemented
-        return (self.values, self.sizes) == (other.values, other.sizes)
-
-    def __hash__(self) -> int:
-        return hash((self.values, self.sizes))
 
 
 def _isotropic(log_std: Tensor, _: None, points: Sequence[Tensor]) -> Tensor:
@@ -156,7 +138,7 @@ class AnisotropicKernel(QuadraticKernel):
                 self._sizes,
                 covs.log_std,
                 covs.pairs,
-                _Composed(covs.quadratic, self._sizes),
+                covs.quadratic,
             )
         return -sum_of_squares(covs.whiten(offsets(self._sizes, covs.log_std)))
 
@@ -325,9 +307,7 @@ class QuadraticKernelIso(QuadraticKernel):
     def forward(self) -> Tensor:
         """The kernel, (O, I, *K)."""
         shape = (self.out_channels, self.in_channels)
-        values = quadratic_kernel(
-            "isotropic", shape, self._sizes, self.log_std, None, _Composed(_isotropic, self._sizes)
-        )
+        values = quadratic_kernel("isotropic", shape, self._sizes, self.log_std, None, _isotropic)
         return mapped(values, self.positive)
 
 
