@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import torch_bridge as semiconv
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.errors import BackendUnavailableError
 from torch_bridge import GenericConv, LearnedKernel2D, SelectSemifield, SubtractSemifield
-from torch_bridge.functional import semifield_conv
+from torch_bridge.functional import semifield_conv, semifield_matmul
+from torch_bridge.ops.node import library
 
 
 def reason_to_skip():
@@ -168,33 +170,8 @@ def test_on_the_second_gpu(name):
         fused(name)(on_gpu(tensors, "cuda:0")[0], on_gpu(tensors, "cuda:1")[1])
 
 
-@pytest.mark.parametrize("name", ["max", "log"])
-def test_cuda_graph(name):
-    img, krn = on_gpu(inputs((2, 2, 16, 16), (3, 2, 3, 3), torch.float32))
-
-    def step():
-        return with_gradients(fused(name), [img, krn], padding=1)
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        for tensor, other in zip((img, krn), inputs(img.shape, krn.shape, seed=1), strict=True):
-            tensor.copy_(other)
-    graph.replay()
-    torch.cuda.synchronize()
-    for found, expected in zip(captured, step(), strict=True):
-        assert torch.equal(found, expected)
-
-
 def captured(step):
-    """What replays a call without gradients that a CUDA graph has recorded, and its result."""
+    """What replays a call that a CUDA graph has recorded, and its result."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -205,6 +182,36 @@ def captured(step):
     with torch.cuda.graph(graph):
         out = step()
     return graph, out
+
+
+LAYER, LARGE_LAYER, MATRICES = (
+    ((2, 2, 16, 16), (3, 2, 3, 3)), ((4, 32, 64, 64), (32, 32, 3, 3)), ((9, 5), (5, 7)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        *((name, LAYER) for name in SEMIFIELDS),
+        *((name, LARGE_LAYER) for name in ("log", "root")),  # by ordinary sums
+        *((name, MATRICES) for name in ("max", "linear", "log", "root")),
+    ],
+)
+def test_cuda_graph(name, shapes):
+    library(wait=True)  # a call with a number has a node from the fourth on: that of the capture
+    first, second = on_gpu(inputs(*shapes, torch.float32))
+    multiply = semifield_matmul if shapes is MATRICES else partial(semifield_conv, padding=1)
+
+    def step():
+        return with_gradients(multiply, [first, second], semifield=SEMIFIELDS[name][0])
+
+    graph, found = captured(step)
+    with torch.no_grad():
+        for tensor, other in zip((first, second), inputs(*shapes, seed=1), strict=True):
+            tensor.copy_(other)
+    graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(found, step())
 
 
 OWN = SubtractSemifield(

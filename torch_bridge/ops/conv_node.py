@@ -18,7 +18,7 @@ from semiconv_cupy.source import ARITHMETIC, FLOATING
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.ops.executors import Executor, executor_of
 from torch_bridge.ops.handles import Handle
-from torch_bridge.ops.node import FallBack, Node, Operand, Work, library
+from torch_bridge.ops.node import FallBack, Node, Operand, Work, kept, library
 from torch_bridge.ops.plans import MOST_PLANS, Plan, plan_uncached, route_of
 
 Wants = tuple[bool, bool]
@@ -69,8 +69,8 @@ def _new(
     return prepare_node(functions, plan, executor, dtype, device, strides, wants, fall_back)
 
 
-_kept = lru_cache(maxsize=MOST_PLANS)(_new)
-_kept_of_numbers = lru_cache(maxsize=_MOST_NUMBERS)(_new)
+_kept = kept(MOST_PLANS)(_new)
+_kept_of_numbers = kept(_MOST_NUMBERS)(_new)
 
 
 @lru_cache(maxsize=_MOST_NUMBERS)

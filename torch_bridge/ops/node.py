@@ -36,6 +36,7 @@ ROLES = (
 Gradients = tuple["Tensor | None", "Tensor | None"]
 # (grad_out, first, second, residual, wants first, wants second)
 FallBack = Callable[..., Gradients]
+Make = Callable[..., "Node | None"]
 
 
 class Operand(NamedTuple):
@@ -90,6 +91,36 @@ class Node:
     def __del__(self) -> None:
         if hasattr(self, "_plan"):  # nodes of graphs that are still alive share the plan
             self._forget(self._plan)
+
+
+class _CapturingError(Exception):
+    """A CUDA graph is being captured."""
+
+
+def kept(most: int) -> Callable[[Make], Make]:
+    """`lru_cache` of a function that makes nodes; the decorated one makes none during a capture.
+
+    What makes a node loads kernels, which ends the capture of a CUDA graph with an error. There
+    Python's path launches the same kernels, so the graph is the same; the None that says so is not
+    kept.
+    """
+
+    def decorated(make: Make) -> Make:
+        @lru_cache(maxsize=most)
+        def made(*given: Any) -> Node | None:
+            if torch.cuda.is_current_stream_capturing():
+                raise _CapturingError
+            return make(*given)
+
+        def found(*given: Any) -> Node | None:
+            try:
+                return made(*given)
+            except _CapturingError:
+                return None
+
+        return found
+
+    return decorated
 
 
 # ---- the numbers that node.cpp reads -------------------------------------------------------------

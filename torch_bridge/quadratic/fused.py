@@ -25,7 +25,7 @@ from semiconv_cupy.strides import contiguous_strides
 from torch_bridge.dlpack import gpu
 from torch_bridge.ops.dispatch import PLAIN_CLASSES, goes_straight
 from torch_bridge.ops.executors import executor_of
-from torch_bridge.ops.node import Node, Operand, Work, library
+from torch_bridge.ops.node import Node, Operand, Work, kept, library
 from torch_bridge.ops.plans import require_memory
 from torch_bridge.quadratic.offsets import offsets
 
@@ -186,7 +186,7 @@ def _operand(tensor: Tensor | None) -> Operand | None:
     return Operand(tuple(tensor.shape), tensor.stride(), tensor.requires_grad)
 
 
-@lru_cache(maxsize=512)
+@kept(512)
 def _kept_node(
     functions: Any,
     family: _Family,
