@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
 import semiconv_cupy as sc
 from semiconv_cupy import ndimage
 from semiconv_cupy.__main__ import main
 from semiconv_cupy.texts import image_functions, value_of
 
+tifffile, Image = pytest.importorskip("tifffile"), pytest.importorskip("PIL.Image")
 zarr = pytest.importorskip("zarr", minversion="3", reason="Zarr 3 is not installed")
 ROOT = Path(__file__).parent.parent
 GREY = np.random.default_rng(0).integers(0, 256, (20, 31), np.uint8)

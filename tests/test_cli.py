@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
 from semiconv_cupy import demo, info
 from semiconv_cupy.__main__ import main
 from semiconv_cupy.progress import bar
 
+tifffile, Image = pytest.importorskip("tifffile"), pytest.importorskip("PIL.Image")
 ROOT = Path(__file__).parent.parent
 
 

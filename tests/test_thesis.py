@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from examples.thesis import __main__ as command
@@ -354,6 +353,8 @@ def record(setting, seeds, accuracy):
 
 
 def test_differences_are_paired_by_seed():
+    from scipy import stats  # 0.3 s that no other test here needs
+
     own, others = [0.9, 0.8, 0.95], [0.7, 0.75, 0.9, 0.1]
     found = tables.rows(
         [
