@@ -365,6 +365,45 @@ def test_many_tiles_teams_and_planes():
         tiled("linear", geometry)
 
 
+SMALL_PLANES = {
+    "14 columns": ((3, 7, 14, 14), dict(padding=1)),
+    "odd": ((5, 3, 13, 13), dict(padding=((2, 0), (1, 1)))),
+    "stride": ((3, 5, 28, 28), dict(padding=1, stride=2)),
+    "7 columns, dilation": ((9, 8, 11, 11), dict(dilation=2, kind="corr")),
+    "whole chunks": ((3, 7, 16, 16), dict(padding=1)),
+}
+
+
+@pytest.mark.table(3)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("planes", SMALL_PLANES)
+def test_small_planes_share_a_block(planes, residual):
+    """Threads hold many rows, and outputs leave by whole vectors; the bits are direct's."""
+    shape, arguments = SMALL_PLANES[planes]
+    channels = shape[1]
+    plan = Geometry.plan(shape, (channels, 1, 3, 3), groups=channels, **arguments)
+    semifield, limits = SEMIFIELDS["tropical_max"].semifield, Limits(filled=0.0, warps=0)
+    spec = residual_of(semifield, "float32", plan) if residual else None
+    tile = forward_tile_of(semifield, "float32", plan, spec and spec.dtype, limits)
+    assert tile.rows > 4
+    assert (*tile.cover(plan.out_size), tile.teams > channels) == (1, 1, True)
+    random = np.random.default_rng(3)
+    img, krn = (random.integers(-3, 4, size).astype("f4") for size in (shape, plan.krn_shape))
+    views = [img, img.swapaxes(2, 3).copy().swapaxes(2, 3), np.broadcast_to(img[:1], img.shape)]
+    for img in views if planes == "14 columns" else views[:1]:
+        found = []
+        for method, order in (("direct", "forward"), ("tiled", "forward"), ("tiled", "reverse")):
+            device = HarnessDevice(order=order)
+            arrays = [device.empty(plan.out_shape, "f4")]
+            arrays += [device.empty(spec.shape, spec.dtype)] if spec else [None]
+            case = cuda.Case(semifield, plan, "float32")
+            cuda.forward(device, case, img, krn, *arrays, method, limits)
+            found.append(arrays)
+        for direct, *tiled in zip(*found, strict=True):
+            for each in tiled:
+                np.testing.assert_array_equal(each, direct)
+
+
 @pytest.mark.parametrize("size", [(9, 9), (3, 11), (4, 3, 5)])
 def test_winners_told_by_runs_of_taps(size):
     """Ties everywhere: the first tap of the kernel's memory order wins, also within a run."""

@@ -289,12 +289,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int64 fixed_first = once ? first_source.first : source_of(0).first;
   Source::Route fixed_route;
   if (!once) fixed_route = source_of(0).route(g);
-  else if (piece == columns) fixed_route = first_source.route(g);
+  else if (!small_planes && piece == columns) fixed_route = first_source.route(g);
   const WeightRoute fixed_weights(g, slab_of(0).tap_rows, last_channel, thread);
   const Copies copies{g, source_of, walk, thread, team, patches, weights, piece,
                       last_channel, first_kernel, first_source, fixed_first, fixed_route, fixed_weights, zero};
-  for (int side = 0; slabs == 1 && !integer && side < sides; ++side)
-    for (int d = 0; d < depth; ++d) copies.fill_outside(once ? first_source : source_of(0), patches[side][team][d]);
+  copies.fill_first();
 
   Accumulators<Chosen> acc;
 #pragma unroll 1
@@ -378,6 +377,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #if defined(SEMICONV_PARTS)
   visit_partial(acc, (Chosen*)partial, blockIdx.y, [](const Chosen& one, Chosen& to, int) { to = one; });
 #else
+  if constexpr (gathers)
+    if (gathers_planes(g, division)) return store_planes(acc, settings, g, tile, arrays, patches);
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
                             Columns::all());

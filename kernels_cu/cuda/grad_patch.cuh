@@ -87,6 +87,12 @@ struct FourOutputs {
   Chunk<Index, four> residual[read_planes ? read_planes : 1];
 };
 
+template <int PIECE, class T> SEMICONV_FN void copy_piece(Chunk<T, four>& to, int e, const T* from) {
+  const Chunk<T, PIECE> piece = *(const Chunk<T, PIECE>*)(from + e);
+#pragma unroll
+  for (int n = 0; n < PIECE; ++n) to.of[e + n] = piece.of[n];
+}
+
 // One plane of outputs: where it begins in the arrays, and which of its rows and columns the patch begins with.
 struct OutputPlane {
   const Storage* grad_out;
@@ -96,29 +102,20 @@ struct OutputPlane {
   int32 first_tap;
   Setting setting;  // of its kernel
 
-  // The n-th four of the patch. ALIGNED: rows start at multiples of 16 bytes and have a multiple of four outputs.
-  template <bool ALIGNED> SEMICONV_FN FourOutputs read(int32 n) const {
+  // The n-th four of the patch, by loads of PIECE outputs: rows start at multiples of as many numbers, and have a
+  // multiple of them.
+  template <int PIECE> SEMICONV_FN FourOutputs read(int32 n) const {
     constexpr int32 fours = patch_width / four;
     const int32 row = y + n / fours, column = x + n % fours * four;
     const bool line = n < patch_height * fours && row >= 0 && row < height;
     const int64 at = (int64)row * width + column;
     FourOutputs read{};
-    if constexpr (ALIGNED) {
-      if (line && column >= 0 && column < width) {
-        read.grad_out = *(const Chunk<Storage, four>*)(grad_out + at);
 #pragma unroll
-        for (int k = 0; k < read_planes; ++k)
-          read.residual[k] = *(const Chunk<Index, four>*)(residual + k * residual_plane + at);
-      }
-    } else {
+    for (int e = 0; e < four; e += PIECE) {
+      if (!line || column + e < 0 || column + e >= width) continue;
+      copy_piece<PIECE>(read.grad_out, e, grad_out + at);
 #pragma unroll
-      for (int e = 0; e < four; ++e) {
-        if (!line || column + e < 0 || column + e >= width) continue;
-        read.grad_out.of[e] = grad_out[at + e];
-#pragma unroll
-        for (int k = 0; k < read_planes; ++k)
-          read.residual[k].of[e] = residual[k * residual_plane + at + e];
-      }
+      for (int k = 0; k < read_planes; ++k) copy_piece<PIECE>(read.residual[k], e, residual + k * residual_plane + at);
     }
     return read;
   }
@@ -154,16 +151,16 @@ struct OutputPlane {
     for (int k = 0; k < marks; ++k) *(Chunk<Mark, four>*)(patch.mark[k] + n * four) = made[k];
   }
   // Copies the whole patch. The loads of a batch are all issued before the first of them is used.
-  template <bool ALIGNED> SEMICONV_FN void fill(Patch& patch) const {
+  template <int PIECE> SEMICONV_FN void fill(Patch& patch) const {
     constexpr int32 all = patch_size / four, turns = (all + threads - 1) / threads;
-    constexpr int32 most = ALIGNED ? 1 + 4 / (1 + read_planes) : 1;
+    constexpr int32 most = threads <= 64 ? 4 : PIECE == four ? 1 + 4 / (1 + read_planes) : 1;
     constexpr int32 batch = turns < most ? turns : most;
 #pragma unroll 1
     for (int32 turn = 0; turn < turns; turn += batch) {
       FourOutputs held[batch];
 #pragma unroll
       for (int32 k = 0; k < batch; ++k)
-        held[k] = read<ALIGNED>((turn + k) * threads + (int32)threadIdx.x);
+        held[k] = read<PIECE>((turn + k) * threads + (int32)threadIdx.x);
 #pragma unroll
       for (int32 k = 0; k < batch; ++k)
         put(patch, (turn + k) * threads + (int32)threadIdx.x, held[k]);

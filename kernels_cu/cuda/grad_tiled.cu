@@ -173,7 +173,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 image_height = (int32)along_y(g.image_size, 1);
   const int32 image_width = (int32)along_x(g.image_size);
   const int64 pixels = g.pixels();
-  const bool aligned = width % four == 0 && (size_t)grad_out % 16 == 0 && (size_t)residual % 16 == 0;
+  const auto starts_at = [&](int piece) {
+    const size_t bytes = piece == four ? 16 : 2 * sizeof(Real);
+    return width % piece == 0 && (size_t)grad_out % bytes == 0 && (size_t)residual % bytes == 0;
+  };
+  const int piece = starts_at(four) ? four : starts_at(2) ? 2 : 1;
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
 
@@ -200,10 +204,13 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 
   for (uint32 job = chunk; job < (uint32)jobs; job += (uint32)chunks) {
     uint32 n = job;
-    const int32 x = (int32)(n % (uint32)tiles_x) * tile_columns;
-    n /= (uint32)tiles_x;
-    const int32 y = (int32)(n % (uint32)tiles_y) * tile_rows;
-    n /= (uint32)tiles_y;
+    int32 x = 0, y = 0;
+    if (tiles_x * tiles_y > 1) {  // divisions are dear beside the terms of a small plane
+      x = (int32)(n % (uint32)tiles_x) * tile_columns;
+      n /= (uint32)tiles_x;
+      y = (int32)(n % (uint32)tiles_y) * tile_rows;
+      n /= (uint32)tiles_y;
+    }
     int32 outer_position[outer + 1];
     int64 image_at = 0, grad_at = 0, scale = 1;
     for (int a = outer - 1; a >= 0; --a) {
@@ -280,8 +287,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         outputs_seen.first_tap =
             (channel * outer_taps + plane_of_taps) * (size_y() * size_x());
         outputs_seen.setting = Setting(g.parameters, g.kernel_of(group, output));
-        if (aligned) outputs_seen.fill<true>(patch[filled]);
-        else outputs_seen.fill<false>(patch[filled]);
+        if (piece == four) outputs_seen.fill<four>(patch[filled]);
+        else if (piece == 2) outputs_seen.fill<2>(patch[filled]);
+        else outputs_seen.fill<1>(patch[filled]);
         ++filled;
         setting = outputs_seen.setting;
         if (reads_factors)
@@ -313,11 +321,17 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         if (own_y + row >= image_height) continue;
         Real* line = grad_img + grad_at + (int64)(own_y + row) * image_width + own_x;
         using Vector = Chunk<Real, columns>;
+        using Pair = Chunk<Real, 2>;
         if (own_x + columns <= image_width && (size_t)line % alignof(Vector) == 0) {
           Vector whole;
 #pragma unroll
           for (int c = 0; c < columns; ++c) whole.of[c] = own.to_img[row][c];
           *(Vector*)line = whole;
+        } else if (columns % 2 == 0 && image_width % 2 == 0 && (size_t)line % alignof(Pair) == 0) {
+#pragma unroll
+          for (int c = 0; c < columns; c += 2)
+            if (own_x + c < image_width)
+              *(Pair*)(line + c) = Pair{{own.to_img[row][c], own.to_img[row][columns > 1 ? c + 1 : 0]}};
         } else {
 #pragma unroll
           for (int c = 0; c < columns; ++c)

@@ -130,4 +130,91 @@ SEMICONV_FN void store_outputs(Accumulators<A>& acc, const Settings& settings, c
   }
 }
 
+// ---- several planes at once ----------------------------------------------------------------------
+
+// Where a tile is a whole plane, the outputs of a block's teams follow each other in memory. If rows are no multiple
+// of a chunk, they are gathered in shared memory, and written by all threads in whole vectors:
+//
+//     planes of 3 x 5     team 0  aaaaa bbbbb ccccc    team 1  ddddd eeeee fffff      a thread has up to four of a row
+//     memory              aaaabbbb bcccccdd ddde...                                  a thread writes 16 bytes
+#if defined(SEMICONV_RESIDUAL)
+using Residual = SEMICONV_RESIDUAL;
+constexpr bool gathers_residual = provenance;
+#else
+using Residual = Storage;
+constexpr bool gathers_residual = true;  // there is none
+#endif
+constexpr int tile_outputs = teams * tile_rows * tile_columns;
+constexpr int residual_place = tile_outputs * (int)sizeof(Storage);  // bytes in shared memory before residuals
+constexpr int gathered_bytes = residual_place + (provenance ? tile_outputs * (int)sizeof(Residual) : 0);
+constexpr bool gathers = small_planes && outer == 0 && channels == 1 && !by_runs && gathers_residual &&
+                         gathered_bytes <= teams * depth * (int)sizeof(Patch);
+
+SEMICONV_FN bool gathers_planes(const Geometry& g, const Division& division) {
+  return gathers && division.tiles_x.divisor == 1 && division.tiles_y.divisor == 1 &&
+         (provenance || along_x(g.out_size) % columns != 0);
+}
+
+// Puts the first `count` elements of a chunk; `pairs`: `to` and `count` are even.
+template <class T> SEMICONV_FN void put_chunk(T* to, const Chunk<T, columns>& chunk, int32 count, bool pairs) {
+  if (pairs) {
+#pragma unroll
+    for (int x = 0; x < columns; x += 2)
+      if (x < count) *(Chunk<T, 2>*)(to + x) = Chunk<T, 2>{{chunk.of[x], chunk.of[x + 1]}};
+  } else {
+#pragma unroll
+    for (int x = 0; x < columns; ++x)
+      if (x < count) to[x] = chunk.of[x];
+  }
+}
+// Writes what the block has gathered, `count` elements.
+template <class T> SEMICONV_FN void write_gathered(const T* gathered, T* to, int32 count) {
+  constexpr int each = 16 / (int)sizeof(T), block = teams * threads;
+  using Vector = Chunk<T, each>;
+  int32 written = 0;
+  if ((size_t)to % 16 == 0) {
+    written = count / each * each;
+#pragma unroll 4
+    for (int32 n = this_thread() * each; n < written; n += block * each)
+      *(Vector*)(to + n) = *(const Vector*)(gathered + n);
+  }
+#pragma unroll 4
+  for (int32 n = written + this_thread(); n < count; n += block) to[n] = gathered[n];
+}
+
+// As store_outputs, for a block of which gathers_planes() says yes. `shared`: memory that no thread reads any more
+// when all have come to the barrier here.
+template <class A>
+SEMICONV_FN void store_planes(Accumulators<A>& acc, const Settings& settings, const Geometry& g, const TeamTile& tile,
+                              const Arrays& arrays, void* shared) {
+  const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size), pixels = height * width;
+  const int32 thread = this_thread() % threads;
+  const int32 top = thread / threads_x * rows, left = thread % threads_x * columns;
+  const int32 at = this_thread() / threads * pixels + top * width + left;
+  const bool pairs = width % 2 == 0;
+  const int64 first = (int64)this_block() * teams, planes = g.batch * g.groups * g.outputs_per_group;
+  const int32 count = (planes - first < teams ? (int32)(planes - first) : teams) * pixels;
+  Storage* results = (Storage*)shared;
+  Residual* winners = (Residual*)((char*)shared + residual_place);
+  __syncthreads();
+#pragma unroll
+  for (int row = 0; row < rows; ++row) {
+    if (tile.idle || top + row >= height) continue;
+    Chunk<Storage, columns> result;
+#pragma unroll
+    for (int x = 0; x < columns; ++x)
+      result.of[x] = result_of(Packed<Value>::number(acc[0][row][x / lanes].result(settings[0]), x % lanes));
+    put_chunk(results + at + row * width, result, width - left, pairs);
+    if constexpr (provenance) {
+      Chunk<Residual, columns> winner;
+#pragma unroll
+      for (int x = 0; x < columns; ++x) winner.of[x] = (Residual)acc[0][row][x].winner;
+      put_chunk(winners + at + row * width, winner, width - left, pairs);
+    }
+  }
+  __syncthreads();
+  write_gathered(results, arrays.out + first * pixels, count);
+  if constexpr (provenance) write_gathered(winners, (Residual*)arrays.residual + first * pixels, count);
+}
+
 }  // namespace semiconv

@@ -53,6 +53,13 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
     return row >= from_y && row < to_y && column >= from_x && column < to_x;
   }
 
+  // Fills the whole patch; copies must wait for all threads.
+  SEMICONV_FN void fill_all(Chunk<Storage, columns>* patch, Storage outside) const {
+    Chunk<Storage, columns> empty;
+#pragma unroll
+    for (int x = 0; x < columns; ++x) empty.of[x] = outside;
+    visit_chunks<64>([&](int, int n, int, int) { patch[n] = empty; });
+  }
   // BY_CHUNKS is quicker, and takes more registers.
   template <bool BY_CHUNKS> SEMICONV_FN void fill_outside(Chunk<Storage, columns>* patch, Storage outside) const {
     if (whole) return;
@@ -123,27 +130,33 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
       }
     });
   }
-  // The same by pieces of PIECE elements, of which neighbouring threads copy neighbouring ones.
+  // The same by pieces of PIECE elements: a power of two of neighbouring threads copies neighbouring ones, and goes
+  // down the patch by as many rows as there are such threads. Nothing is divided.
   template <int PIECE, class P>
   SEMICONV_FN void copy_pieces(const Geometry& g, const Storage* corner, int count, P* patches) const {
-    static_assert(width <= 1 << 15 && threads <= 256, "a thread's row is found without a division");
     const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
-    const int across = (to_x - from_x + PIECE - 1) / PIECE, high = to_y - from_y;
-    if (across <= 0) return;
-    const int thread = threadIdx.x % threads, each = across < threads ? 65536 / across + 1 : 0;
-    const int rows_on = (threads * each) >> 16, first_row = (thread * each) >> 16;
-    const int pieces_on = threads - rows_on * across;
-    int row = first_row, piece = thread - first_row * across;
+    const int across = (to_x - from_x + PIECE - 1) / PIECE;
+    int bits = 0;  // threads abreast: 2^bits
+    while (1 << bits < across && 2 << bits <= threads) ++bits;
+    const int thread = threadIdx.x % threads, rows_on = threads >> bits, first_row = from_y + (thread >> bits);
+    if (first_row >= from_y + rows_on) return;  // where `threads` is no power of two
     const Destination to(patches);
-    while (row < high) {
-      const int32 at = (from_y + row) * width + from_x + piece * PIECE;
-      const Storage* from = corner + ((from_y + row) * pitch_y + (from_x + piece * PIECE) * pitch_x);
+    for (int piece = thread & ((1 << bits) - 1); piece < across; piece += 1 << bits) {
+      const int column = from_x + piece * PIECE;
+      const Storage* from = corner + (first_row * pitch_y + column * pitch_x);
+      const int64 step = rows_on * pitch_y;
+      int32 at = first_row * width + column;
+      for (int row = first_row; row < to_y; row += 4 * rows_on) {
 #pragma unroll
-      for (int d = 0; d < depth; ++d)
-        if (d < count)
-          to.copy(d * sizeof(P) + at * sizeof(Storage), (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
-      row += rows_on, piece += pieces_on;
-      if (piece >= across) piece -= across, ++row;
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int d = 0; d < depth; ++d)
+            if (d < count && row + k * rows_on < to_y)
+              to.copy(d * sizeof(P) + at * sizeof(Storage), (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
+          from += step;
+          at += rows_on * width;
+        }
+      }
     }
   }
 

@@ -30,6 +30,13 @@ SEMICONV_FN Slab slab_of(int32 n) {
 }
 
 constexpr bool once = sides == 1 && slabs == 1;  // whatever a block sees is copied at once
+#if defined(SEMICONV_INTEGER)
+constexpr bool small_planes = false;
+#else
+// A tile of each team is about a plane, so that most patches reach over the border. They are filled whole and then
+// copied over, which takes a barrier more, and an eighth of the instructions that look for what lies outside.
+constexpr bool small_planes = once && teams > 1;
+#endif
 
 // Segment: the taps of a row that a thread takes together. All, or of a wide kernel so many that registers hold
 // what they see; then whole chunks of them, so that every segment of a row begins at the same place of a chunk.

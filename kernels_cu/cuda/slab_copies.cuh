@@ -83,15 +83,28 @@ struct Copies {
   SEMICONV_FN void fill_outside(const Source& source, Patch& patch) const {
     source.fill_outside<once>(patch.of, store(zero));
   }
+  // Before the first copies, of patches whose outside is the same for every slab.
+  SEMICONV_FN void fill_first() const {
+    if (slabs > 1 || integer) return;
+    if constexpr (small_planes) {
+      if (first_source.whole) return;
+      for (int d = 0; d < depth; ++d) first_source.fill_all(patches[0][team][d].of, store(zero));
+      __syncthreads();
+    } else {
+      for (int side = 0; side < sides; ++side)
+        for (int d = 0; d < depth; ++d) fill_outside(once ? first_source : source_of(0), patches[side][team][d]);
+    }
+  }
   // Starts the copies of the step that begins with p, the slab that walk.find() found.
   SEMICONV_FN void start(int32 p, int side) const {
     const int count = walk.of_step(p);
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
-    if (piece == 0 || (once && piece < columns)) {
+    if (small_planes || piece == 0 || (once && piece < columns)) {
       // Where copies go on beside the terms, there are no registers for pieces.
       if constexpr (integer || !once) source_of(p).copy_elements(g, corner, count, patches_here);
+      else if (small_planes && piece == columns) first_source.copy_pieces<columns>(g, corner, count, patches_here);
       else if (piece == 2) first_source.copy_pieces<2>(g, corner, count, patches_here);
       else first_source.copy_pieces<1>(g, corner, count, patches_here);
     } else if constexpr (slabs == 1) {

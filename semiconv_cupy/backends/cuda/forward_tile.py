@@ -166,9 +166,9 @@ def forward_tile_of(
                         taps on)
 
     Doubles take twice the registers, so that a thread holds fewer of them. Small images and short
-    signals get tiles of about their size, several to a block; where few outputs would leave a large
-    GPU idle, and `limits.filled` is not 0, threads hold fewer. Large windows are cut into slabs of
-    rows of taps.
+    signals get tiles of about their size, several to a block, by threads of up to eight rows where
+    there are many (`limits.small_rows`); where few outputs would leave a large GPU idle, and
+    `limits.filled` is not 0, threads hold fewer. Large windows are cut into slabs of rows of taps.
     """
     if not _has_kernel(semifield, storage, geometry, residual):
         return None
@@ -225,6 +225,30 @@ def _side(needed: int, most: int) -> int:
     return min(next(side for side in (*_SIDES, needed) if side >= needed), most)
 
 
+def _rows_of_many(storage: str, geometry: Geometry, threads_x: int, limits: Limits) -> int | None:
+    """Rows of a thread where many planes of at most 32 columns are read at once; None of few.
+
+    Threads of so many rows cover a plane with least beyond it.
+    """
+    height = geometry.out_size[-2]
+
+    def threads_y(rows: int) -> int:
+        return _side(-(-height // rows), BLOCK_THREADS)
+
+    rows = min(limits.small_rows, key=lambda rows: (threads_y(rows) * rows, -rows))
+    threads = geometry.batch * geometry.groups * threads_y(rows) * threads_x
+    floats = storage in source.FLOATING and source.itemsize(storage) <= 4
+    return rows if floats and threads >= 32 * limits.warps else None
+
+
+def _resident(storage: str, tile: ForwardTile, taps: int, registers: int) -> int:
+    """Threads to be resident of work that mixes no channels and keeps few registers."""
+    itemsize = source.itemsize(storage)
+    if tile.teams > 1 and registers == 2 and (tile.rows > 4 or itemsize == 8):
+        return 384 if itemsize == 2 else 512
+    return 768 if 9 < taps <= 25 else 640 if tile.teams > 1 else 512
+
+
 def _largest(
     semifield: Semifield,
     storage: str,
@@ -253,7 +277,9 @@ def _largest(
         threads_x = _side(-(-width // CHUNK), BLOCK_THREADS) if flat else 32 if width > 64 else 16
     else:
         threads_x = _side(-(-width // CHUNK), 8)
-        rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
+        of_many = _rows_of_many(storage, geometry, threads_x, limits)
+        few = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
+        rows = of_many if tall and planes == 1 and of_many else few
         block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
     threads_y = _side(-(-height // rows), block // threads_x)
     teams = block // (threads_y * threads_x)
@@ -265,13 +291,6 @@ def _largest(
     )
     least = -(-limits.threads // (threads_y * threads_x))
     teams = max(1, min(teams, max(1 << (planes_of_outputs - 1).bit_length(), least)))
-    resident = 384 if mixes_sums else 512
-    of_any_kind = semifield.accumulator == "root" and not semifield.nature
-    if registers >= 8 or of_any_kind or (mixes and semifield.own):
-        # Doubles, or p of an array, in log and root; parameters of several channels: none spills.
-        resident = 256
-    if not mixes and registers <= 2:
-        resident = 768 if 9 < taps <= 25 else 640 if teams > 1 else 512
     sides = 2 if planes > depth else 1
     tile = ForwardTile(
         channels=channels,
@@ -285,6 +304,13 @@ def _largest(
         sides=sides,
         slab=planar(geometry.kernel_size, 1)[0],
     )
+    resident = 384 if mixes_sums else 512
+    of_any_kind = semifield.accumulator == "root" and not semifield.nature
+    if registers >= 8 or of_any_kind or (mixes and semifield.own):
+        # Doubles, or p of an array, in log and root; parameters of several channels: none spills.
+        resident = 256
+    if not mixes and registers <= 2:
+        resident = _resident(storage, tile, taps, registers)
     return tile, resident
 
 

@@ -185,8 +185,13 @@ def _largest(
         threads_x = max(threads_x, 32)
     while threads_y > 1 and threads_y * rows // 2 >= height and threads_y * threads_x > 32:
         threads_y //= 2
+    while rows > max(1, stride_y) and rows % (2 * stride_y) == 0 and threads_y * rows >= 2 * height:
+        rows //= 2
     phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     phase_x = geometry.pad_begin[-1] % (4 * stride_x)
+    resident = 3 if real == 4 else 2
+    if selects and real == 4 and channels == 1:
+        resident = max(resident, 512 // (threads_y * threads_x))
     wants_img, wants_krn = wants
     return GradientTile(
         channels=channels,
@@ -194,7 +199,7 @@ def _largest(
         columns=columns,
         threads_y=threads_y,
         threads_x=threads_x,
-        resident_blocks=3 if real == 4 else 2,
+        resident_blocks=resident,
         wants_img=wants_img,
         wants_krn=wants_krn,
         slab=slab,

@@ -47,6 +47,9 @@ class Limits:
     warps : int
         The least warps of a launch, below which tiles become small: two for each of the 528
         schedulers of a large GPU.
+    small_rows : tuple of int
+        Rows that a thread may hold where images have at most 32 columns and are many. Of 14 rows,
+        7 leave no thread idle, and halve what a thread does once for all its outputs.
     full_blocks : int
         Blocks that fill any GPU several times over.
     jobs : int
@@ -89,6 +92,7 @@ class Limits:
     part_warps: int = 4224
     threads: int = 64
     warps: int = 1024
+    small_rows: tuple[int, ...] = (4, 7, 8)
     full_blocks: int = 4096
     jobs: int = 64
     taps_in_registers: int = 25
