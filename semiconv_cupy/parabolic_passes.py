@@ -18,7 +18,7 @@ from semiconv_cupy.ndimage.lines import Finish, Pass, costs
 Array = Any
 
 # Images of fewer elements take little memory in doubles; on a GPU a part should keep it busy.
-_LARGE, _LARGE_ON_GPU = 1 << 19, 1 << 24
+_LARGE, _LARGE_ON_GPU = 1 << 19, 1 << 25
 
 
 def weight_of(scale: float) -> float:

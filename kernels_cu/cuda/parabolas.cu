@@ -1,13 +1,17 @@
 // Envelopes of parabolas over lines: a warp for each line.
 //
-// As host/envelope.hpp: between blocks of 32 outputs a node says which candidates may win there; nodes are found
-// from coarse to fine, each within what its two neighbours leave, with a candidate in each lane; then each block
-// compares the candidates between its two nodes, with an output in each lane.
+// As host/envelope.hpp: between blocks of 8 outputs a node says which candidates may win there; nodes are found
+// from coarse to fine, each within what its two neighbours leave, with candidates in lanes; then each block compares
+// the candidates between its two nodes, with an output in each lane. Nodes of a level do not wait for each other:
+// the warp finds up to four at a time, and fills four blocks at a time.
 //
-//     level 1          node 4             lanes: candidates of the whole line
-//     level 2     node 2    node 6        lanes: candidates between two nodes of level 1
-//     level 3    1    3    5    7
-//     outputs  0 . . . . . . . . .        lanes: outputs, all candidates between two nodes one by one
+//     level 1          node 4             32 lanes: candidates of the whole line
+//     level 2     node 2    node 6        16 lanes each: candidates between two nodes of level 1
+//     level 3    1    3    5    7         8 lanes each
+//     outputs  0 . . . . . . . . .        8 lanes each: outputs, all candidates between two nodes
+//
+// The candidates of neighbouring nodes have one in common, more where sums are nearly equal. So a level of n
+// candidates and k nodes takes (n + k) / 8 steps at most, and a quarter of that where winners are evenly spread.
 //
 // A line lies in shared memory where there is room, else in `scratch`. Lines along the last axis, whose numbers lie
 // together in memory, are read and written by their warps. Those along another axis lie side by side: the block
@@ -19,6 +23,7 @@
 // Needs SEMICONV_STORAGE, SEMICONV_OUT (the results' storage type), SEMICONV_KERNEL (the function's name),
 // SEMICONV_COLUMNS (lines of a block), SEMICONV_SIDE_BY_SIDE (true or false), SEMICONV_WINNERS (true or false: whether
 // they are stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false),
+// SEMICONV_SQUARES (true: costs are squares of distances times a weight; false: given for each distance),
 // SEMICONV_FINISH (the number of a Finish).
 #include "../parabolas.cuh"
 
@@ -26,16 +31,18 @@ namespace semiconv {
 
 using Out = SEMICONV_OUT;
 constexpr int warp = 32, columns = SEMICONV_COLUMNS;
+constexpr int block_size = 8, blocks_at_once = warp / block_size;
 constexpr uint32 all_lanes = 0xffffffffu;
 // Of a multiprocessor at a time: as many as registers suffice for without spills.
-constexpr int resident_warps = !SEMICONV_SIDE_BY_SIDE ? 28 : architecture >= 1000 ? 20 : 24;
+constexpr int resident_warps = !SEMICONV_SHARED || architecture >= 1000 ? 20 : SEMICONV_SIDE_BY_SIDE ? 24 : 28;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
 // the next ones of the next. The outputs begin .. end - 1 of each line are computed. From a number of a line to the
 // next one are the `inner` numbers of later axes. Of results, `row` of them lie together, and rows `row_step` apart,
-// where they are a part of a larger array.
+// where they are a part of a larger array. `pitch`: from a line to the next one where lines lie meanwhile, an even
+// number above `size`; `results_pitch`: the same of results.
 struct LinePass {
-  int64 lines, size, exact, groups, repeat, begin, end, inner, row, row_step;
+  int64 lines, size, exact, groups, repeat, begin, end, inner, row, row_step, pitch, results_pitch;
 
   SEMICONV_FN int64 place(int64 line) const { return line / inner * size * inner + line % inner; }
   SEMICONV_FN int64 result_step() const { return inner / row * row_step; }
@@ -43,188 +50,322 @@ struct LinePass {
     const int64 of_inner = line % inner;
     return line / inner * (end - begin) * result_step() + of_inner / row * row_step + of_inner % row;
   }
+  SEMICONV_FN int64 group(int64 line) const { return line / repeat % groups; }
 };
 
-SEMICONV_FN double least_of_warp(double value) {
-#pragma unroll
-  for (int apart = warp / 2; apart > 0; apart /= 2) {
-    const double other = __shfl_xor_sync(all_lanes, value, apart);
-    if (other < value) value = other;
-  }
-  return value;
-}
+// What is added for a distance.
+#if SEMICONV_SQUARES
+struct Costs {
+  // The last bits of such a double are an integer, so that one operation computes weight r^2, rounded once.
+  static constexpr uint64 whole_bits = 0x4330000000000000;
+  static constexpr double whole = 4503599627370496.0;
+  double weight, offset;
 
-// One warp's line.
+  SEMICONV_FN Costs(const double* of_groups, int64 group, int64) : weight(of_groups[group]), offset(-weight * whole) {}
+  SEMICONV_FN bool nothing_moves() const { return weight == Extreme<double>::highest(); }
+  SEMICONV_FN double times_weight(uint32 integer) const {
+    return __fma_rn(weight, bit_cast<double>(whole_bits | integer), offset);
+  }
+  SEMICONV_FN double operator()(int x, int y) const {
+    const uint32 apart = (uint32)x - (uint32)y;
+    return times_weight(apart * apart);
+  }
+  // Of the distance from x - 1/2, less the quarter of the weight that all candidates have.
+  SEMICONV_FN double before(int x, int y) const {
+    const uint32 apart = (uint32)x - (uint32)y;
+    return times_weight(apart * apart - apart);
+  }
+};
+#else
+struct Costs {
+  const double* table;
+  int last;
+
+  SEMICONV_FN Costs(const double* of_groups, int64 group, int64 size)
+      : table(of_groups + group * size), last((int)size - 1) {}
+  SEMICONV_FN bool nothing_moves() const { return table[0] > 0; }
+  SEMICONV_FN double operator()(int x, int y) const {
+    const int apart = x < y ? y - x : x - y;
+    return table[apart < last ? apart : last];  // what lies behind the line's end never wins
+  }
+};
+#endif
+
+struct alignas(16) Two {
+  double of[2];
+};
+
+// One warp's line, with infinity behind its end. Candidates are compared in pairs, the first of which is even: one
+// more may take part on each side.
 struct Line {
   const double* value;
-  const double* cost;
+  Costs cost;
   int lane;
   double slack;
 
-  SEMICONV_FN double sum(int64 y, int64 x) const { return value[y] + cost[x < y ? y - x : x - y]; }
-  // Which of the candidates from .. to may win at x.
-  SEMICONV_FN void locate(int64 x, int64 from, int64 to, int64& first, int64& last) const {
-    const double none = Extreme<double>::highest();
-    double best = none, second = none;
-    int64 at = from;
-    for (int64 y = from + lane; y <= to; y += warp) {
-      const double candidate = sum(y, x);
-      if (candidate < best) {
-        second = best;
-        best = candidate;
-        at = y;
-      } else if (candidate < second) {
-        second = candidate;
+  SEMICONV_FN Two sums(int y, int x) const {
+    const Two v = *(const Two*)(value + y);
+    return {{v.of[0] + cost(x, y), v.of[1] + cost(x, y + 1)}};
+  }
+#if SEMICONV_SQUARES
+  // A best candidate from .. to at x - 1/2, by LANES neighbouring lanes, of which the first gets it.
+  template <int LANES> SEMICONV_FN int locate_before(int x, int from, int to) const {
+    double best = Extreme<double>::highest();
+    int at = from;
+    for (int y = (from & ~1) + 2 * (lane % LANES); y <= to; y += 2 * LANES) {
+      const Two v = *(const Two*)(value + y);
+      const double one = v.of[0] + cost.before(x, y), other = v.of[1] + cost.before(x, y + 1);
+      const bool second = other < one;
+      const double lesser = second ? other : one;
+      if (lesser < best) at = second ? y + 1 : y;
+      best = lesser < best ? lesser : best;
+    }
+#pragma unroll
+    for (int apart = LANES / 2; apart > 0; apart /= 2) {
+      const double other = __shfl_xor_sync(all_lanes, best, apart);
+      const int its = __shfl_xor_sync(all_lanes, at, apart);
+      if (other < best) at = its;
+      best = other < best ? other : best;
+    }
+    return at;
+  }
+#endif
+  // Which of the candidates from .. to may win at x, by neighbouring `lanes`; others may have no candidates.
+  SEMICONV_FN void locate(int x, int from, int to, int lanes, int& first, int& last) const {
+    const int begin = (from & ~1) + 2 * (lane & (lanes - 1));
+    double best = Extreme<double>::highest();
+    for (int y = begin; y <= to; y += 2 * lanes) {
+      const Two sum = sums(y, x);
+      const double lesser = sum.of[1] < sum.of[0] ? sum.of[1] : sum.of[0];
+      best = lesser < best ? lesser : best;
+    }
+    for (int apart = lanes / 2; apart > 0; apart /= 2) {
+      const double other = __shfl_xor_sync(all_lanes, best, apart);
+      best = other < best ? other : best;
+    }
+    within(best + slack, x, begin, to, lanes, first, last);
+    const bool many = last - first > most_near_ties;
+    if (__any_sync(all_lanes, many)) {
+      int winner, same;
+      within(best, x, begin, to, lanes, winner, same);
+      if (many) first = last = winner;
+    }
+    first = larger_of(first, from);
+    last = smaller_of(last, to);
+  }
+  // The first and the last candidate whose sums are within a limit.
+  SEMICONV_FN void within(double limit, int x, int begin, int to, int lanes, int& first, int& last) const {
+    first = to;
+    last = 0;
+    for (int y = begin; y <= to; y += 2 * lanes) {
+      const Two sum = sums(y, x);
+      const bool one = sum.of[0] <= limit, other = sum.of[1] <= limit;
+      if (one || other) {
+        first = smaller_of(first, one ? y : y + 1);
+        last = other ? y + 1 : y;
       }
     }
-    const double winning = least_of_warp(best), limit = winning + slack;
-    first = last = (int64)least_of_warp(best == winning ? (double)at : none);
-    const bool near = second <= limit || (best <= limit && at != first);
-    if (slack > 0 && __any_sync(all_lanes, near)) {
-      double low = none, high = none;
-      for (int64 y = from + lane; y <= to; y += warp)
-        if (sum(y, x) <= limit) {
-          if (low == none) low = (double)y;
-          high = -(double)y;
-        }
-      const int64 lowest = (int64)least_of_warp(low), highest = (int64)-least_of_warp(high);
-      if (highest - lowest <= most_near_ties) {
-        first = lowest;
-        last = highest;
+    for (int apart = lanes / 2; apart > 0; apart /= 2) {
+      first = smaller_of(first, __shfl_xor_sync(all_lanes, first, apart));
+      last = larger_of(last, __shfl_xor_sync(all_lanes, last, apart));
+    }
+  }
+  // The least sum of the candidates from .. to at x, and the first that has it.
+  SEMICONV_FN double fill(int x, int from, int to, int& winner) const {
+    double best = Extreme<double>::highest();
+    winner = -1;
+#pragma unroll 2
+    for (int y = from & ~1; y <= to; y += 2) {
+      const Two sum = sums(y, x);
+      const bool second = sum.of[1] < sum.of[0];
+      const double lesser = second ? sum.of[1] : sum.of[0];
+      if (SEMICONV_WINNERS && lesser < best) winner = second ? y + 1 : y;
+      best = lesser < best ? lesser : best;
+    }
+    return best;
+  }
+};
+
+// What a line has: some number below infinity, which the greatest finite magnitude may be, and the first place of
+// -infinity, -1 if it is nowhere.
+struct Range {
+  bool some;
+  double magnitude;
+  int lowest;
+};
+
+// Make a line's numbers those that are compared, with infinity behind its end.
+template <class Read> SEMICONV_FN Range prepare(double* value, int size, int pitch, int lane, Read&& read) {
+  const double none = Extreme<double>::highest();
+  const uint32 infinite = 0x7ff00000;
+  uint32 most = 0;  // the first half of its bits
+  bool some = false;
+  int lowest = size;
+#pragma unroll 4
+  for (int y = lane; y < size; y += warp) {
+    const double v = parabola_value(read(y), SEMICONV_MAXIMUM);
+    value[y] = v;
+    some = some || v < none;
+    if (v == -none) lowest = smaller_of(lowest, y);
+    const uint32 half = (uint32)(bit_cast<uint64>(v) >> 32) & 0x7fffffffu;
+    if (half < infinite) most = larger_of(most, half);
+  }
+  if (size + lane < pitch) value[size + lane] = none;
+  some = __any_sync(all_lanes, some);
+  if (__any_sync(all_lanes, lowest < size)) {
+    for (int apart = warp / 2; apart > 0; apart /= 2)
+      lowest = smaller_of(lowest, __shfl_xor_sync(all_lanes, lowest, apart));
+  } else {
+    lowest = -1;
+  }
+  for (int apart = warp / 2; apart > 0; apart /= 2) most = larger_of(most, __shfl_xor_sync(all_lanes, most, apart));
+  return {some, bit_cast<double>((uint64)most << 32 | 0xffffffffu), lowest};
+}
+
+// The candidates that may win where each block begins.
+//
+// Where sums are not nearly equal, or the weight is greater than all rounding (SETTLED), one candidate is enough: the
+// best one half a step before the block. From there on each candidate on its left is worse than it by the weight or
+// more, and farther left each one on its right. Then `first` and `last` are the same.
+template <bool SETTLED, class OfLine = Line> struct Nodes {
+  const OfLine& line;
+  int *first, *last;
+  int blocks, from;
+
+  SEMICONV_FN Nodes(const OfLine& line_, int* memory, int blocks_, int from_)
+      : line(line_), first(memory), last(SETTLED ? memory : memory + blocks_ + 1), blocks(blocks_), from(from_) {}
+
+  template <int LANES> SEMICONV_FN void locate(int node, int lowest, int highest, int& low, int& high) const {
+    const int x = from + node * block_size;
+    if constexpr (SETTLED) low = high = line.template locate_before<LANES>(x, lowest, highest);
+    else line.locate(x, lowest, highest, LANES, low, high);
+  }
+  // Find each second one of the nodes that are `step` blocks apart, of which there are `count`.
+  template <int LANES> SEMICONV_FN void level(int step, int count) const {
+    for (int done = 0; done < count; done += warp / LANES) {
+      const int number = done + line.lane / LANES, node = step + 2 * step * number;
+      const bool exists = number < count;
+      int low, high;
+      locate<LANES>(node, exists ? first[node - step] : 1, exists ? last[smaller_of(node + step, blocks)] : 0, low,
+                    high);
+      if (exists && line.lane % LANES == 0) {
+        first[node] = low;
+        last[node] = high;
       }
+    }
+    __syncwarp();
+  }
+  SEMICONV_FN void find_all(int size) const {
+    const bool begins_late = from > 0, ends_early = from + blocks * block_size < size, at_end = line.lane >= warp / 2;
+    int low = 0, high = size - 1;
+    if (begins_late || ends_early) locate<warp / 2>(at_end && ends_early ? blocks : 0, 0, size - 1, low, high);
+    if (line.lane == 0) first[0] = begins_late ? low : 0;
+    if (line.lane == warp / 2) last[blocks] = ends_early ? high : size - 1;
+    __syncwarp();
+    int step = 1;
+    while (2 * step < blocks) step *= 2;
+    for (; step > 0; step /= 2) {
+      const int count = (blocks - 1 + step) / (2 * step);
+      if (count > 2) level<warp / 4>(step, count);
+      else if (count > 1) level<warp / 2>(step, count);
+      else level<warp>(step, count);
     }
   }
 };
 
 // The envelope of one line. read(y): a number of it, which may be value[y]; put(x, result, winner): stores them.
-// first, last: a number for each block of the line and one more.
+// nodes: two numbers for each block of the line and one more.
 template <class Read, class Put>
-SEMICONV_FN void envelope(const LinePass& pass, const double* cost, double* value, int* first, int* last,
-                          Read&& read, Put&& put) {
+SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value, int* nodes, Read&& read, Put&& put) {
   const int lane = threadIdx.x % warp;
-  const int64 size = pass.size, from = pass.begin, to = pass.end;
-  if (cost[0] > 0) {  // nothing moves: NaN stays, too
-    for (int64 x = from + lane; x < to; x += warp) {
+  const int size = (int)pass.size, from = (int)pass.begin, to = (int)pass.end;
+  if (cost.nothing_moves()) {  // NaN stays, too
+    for (int x = from + lane; x < to; x += warp) {
       const double v = read(x);
-      put(x, finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH), (int)x);
+      put(x, finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH), x);
     }
     return;
   }
-  const double none = Extreme<double>::highest();
-  double least = none, magnitude = 0;
-  for (int64 y = lane; y < size; y += warp) {
-    const double v = parabola_value(read(y), SEMICONV_MAXIMUM);
-    value[y] = v;
-    if (v < least) least = v;
-    const double size_of = v < 0 ? -v : v;
-    if (size_of < none && size_of > magnitude) magnitude = size_of;
-  }
-  least = least_of_warp(least);
-  magnitude = -least_of_warp(-magnitude);
+  const Range range = prepare(value, size, (int)pass.pitch, lane, read);
   __syncwarp();
-  if (least == none || least == -none) {  // nothing, or one that wins everywhere
-    double found = none;
-    for (int64 y = lane; least != none && y < size; y += warp)
-      if (found == none && value[y] == least) found = (double)y;
-    found = least_of_warp(found);
-    for (int64 x = from + lane; x < to; x += warp)
-      put(x, finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH), found == none ? -1 : (int)found);
+  if (!range.some || range.lowest >= 0) {  // nothing, or one that wins everywhere
+    const double none = Extreme<double>::highest();
+    for (int x = from + lane; x < to; x += warp)
+      put(x, finished<Out>(range.some ? -none : none, SEMICONV_MAXIMUM, SEMICONV_FINISH), range.lowest);
     return;
   }
-  const Line line{value, cost, lane, pass.exact ? 0 : near_ties * magnitude};
-  const int64 of_part = ceil_div(to - from, (int64)warp), after = from + of_part * warp;
-  const auto place = [&](int64 node, int64 lowest, int64 highest) {
-    int64 low, high;
-    line.locate(from + node * warp, lowest, highest, low, high);
-    __syncwarp();
-    if (lane == 0) {
-      first[node] = (int)low;
-      last[node] = (int)high;
-    }
-    __syncwarp();
-  };
-  if (lane == 0) {
-    first[0] = 0;
-    last[of_part] = (int)(size - 1);
-  }
-  __syncwarp();
-  if (from > 0) place(0, 0, size - 1);
-  if (after < size) place(of_part, first[0], size - 1);
-  int64 step = 1;
-  while (2 * step < of_part) step *= 2;
-  for (; step > 0; step /= 2)
-    for (int64 node = step; node < of_part; node += 2 * step)
-      place(node, first[node - step], last[smaller_of(node + step, of_part)]);
-  for (int64 b = 0; b < of_part; ++b) {
-    const int64 x = from + b * warp + lane, until = last[b + 1];
-    if (x >= to) continue;
-    double best = none;
-    int64 at = -1;
-    for (int64 y = first[b]; y <= until; ++y) {
-      const double candidate = line.sum(y, x);
-      if (candidate < best) {
-        best = candidate;
-        if (SEMICONV_WINNERS) at = y;
-      }
-    }
-    put(x, finished<Out>(best, SEMICONV_MAXIMUM, SEMICONV_FINISH), (int)at);
+  const Line line{value, cost, lane, pass.exact ? 0 : near_ties * range.magnitude};
+  const int blocks = (to - from + block_size - 1) / block_size;
+  const int* last = nodes + blocks + 1;
+#if SEMICONV_SQUARES
+  if (cost.weight > 2 * line.slack) {
+    Nodes<true>(line, nodes, blocks, from).find_all(size);
+    last = nodes;
+  } else
+#endif
+    Nodes<false>(line, nodes, blocks, from).find_all(size);
+  for (int b = lane / block_size; b < blocks; b += blocks_at_once) {
+    const int x = from + b * block_size + lane % block_size;
+    int winner;
+    const double least = line.fill(x, nodes[b], last[b + 1], winner);
+    if (x < to) put(x, finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH), winner);
   }
 }
 
 }  // namespace semiconv
 
-// nodes: two numbers for each block of a line and one more. `out` may be the source: lines are read as a whole first.
+// nodes: two numbers for each block of a line and one more, where they do not lie in shared memory. `out` may be the
+// source: lines are read as a whole first. `cost`: of each group its weight, or the costs of all distances.
 extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, semiconv::resident_warps / SEMICONV_COLUMNS)
 SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
                 double* scratch, int* nodes) {
   using namespace semiconv;
   const int own = threadIdx.x / warp;
-  const int64 number = (int64)blockIdx.x * columns + own, size = pass.size, from = pass.begin, to = pass.end;
-  const int64 blocks = ceil_div(size, (int64)warp);
+  const int64 number = (int64)blockIdx.x * columns + own, from = pass.begin, width = pass.end - from;
+  const int64 nodes_of_line = 2 * (ceil_div(width, (int64)block_size) + 1);
   const bool has_line = number < pass.lines;
-  int* const first = nodes + number * 2 * (blocks + 1);
-  int* const last = first + blocks + 1;
-  const double* const costs = cost + number / pass.repeat % pass.groups * size;
+  const Costs costs(cost, pass.group(has_line ? number : 0), pass.size);
 #if SEMICONV_SHARED
   extern __shared__ double shared[];
+  double* const value = shared + own * pass.pitch;
+  int* const own_nodes = (int*)(shared + columns * pass.pitch) + own * nodes_of_line;
+#else
+  double* const value = scratch + number * pass.pitch;
+  int* const own_nodes = nodes + number * nodes_of_line;
 #endif
 #if SEMICONV_SIDE_BY_SIDE
-  // An odd pitch: the numbers of neighbouring lines lie in different banks.
-  const int pitch = (int)size | 1, results_pitch = (int)(to - from) | 1;
-  int* const chosen = (int*)(shared + columns * pitch);
+  const int64 size = pass.size, pitch = pass.pitch, results_pitch = pass.results_pitch;
+  int* const chosen = (int*)(shared + columns * pitch) + columns * nodes_of_line;
   Out* const results = (Out*)(chosen + (SEMICONV_WINNERS ? columns * results_pitch : 0));
   const int column = threadIdx.x % columns, row = threadIdx.x / columns;
   const int64 other = (int64)blockIdx.x * columns + column;
-  const int64 begin = pass.place(other), results_begin = pass.result_place(other), step = pass.result_step();
   const bool copies = other < pass.lines;
-  for (int64 y = row; copies && y < size; y += warp)
-    shared[column * pitch + y] = (double)load(source[begin + y * pass.inner]);
+  const Storage* const given = source + pass.place(other);
+#pragma unroll 4
+  for (int y = row; y < size; y += warp)
+    if (copies) shared[column * pitch + y] = (double)load(given[y * pass.inner]);
   __syncthreads();
-  double* const value = shared + own * pitch;
   if (has_line)
-    envelope(pass, costs, value, first, last, [&](int64 y) { return value[y]; },
-             [&](int64 x, Out result, int winner) {
+    envelope(pass, costs, value, own_nodes, [&](int y) { return value[y]; },
+             [&](int x, Out result, int winner) {
                results[own * results_pitch + x - from] = result;
                if (SEMICONV_WINNERS) chosen[own * results_pitch + x - from] = winner;
              });
   __syncthreads();
-  for (int64 x = row; copies && x < to - from; x += warp) {
-    out[results_begin + x * step] = results[column * results_pitch + x];
-    if (SEMICONV_WINNERS) winners[results_begin + x * step] = chosen[column * results_pitch + x];
+  const int64 begin = pass.result_place(other), step = pass.result_step();
+  for (int x = row; copies && x < width; x += warp) {
+    out[begin + x * step] = results[column * results_pitch + x];
+    if (SEMICONV_WINNERS) winners[begin + x * step] = chosen[column * results_pitch + x];
   }
 #else
   if (!has_line) return;
-  const int64 begin = number * size, results = number * (to - from) - from;
-#if SEMICONV_SHARED
-  double* const value = shared + own * size;
-#else
-  double* const value = scratch + begin;
-#endif
-  envelope(pass, costs, value, first, last, [&](int64 y) { return (double)load(source[begin + y]); },
-           [&](int64 x, Out result, int winner) {
-             out[results + x] = result;
-             if (SEMICONV_WINNERS) winners[results + x] = winner;
+  const Storage* const given = source + number * pass.size;
+  const int64 begin = number * width - from;
+  envelope(pass, costs, value, own_nodes, [&](int y) { return (double)load(given[y]); },
+           [&](int x, Out result, int winner) {
+             out[begin + x] = result;
+             if (SEMICONV_WINNERS) winners[begin + x] = winner;
            });
 #endif
 }

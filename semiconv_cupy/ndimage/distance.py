@@ -171,9 +171,10 @@ def distance_transform_edt(
 
     Notes
     -----
-    Without sampling (or where its squares are integers), squared distances are integers, exact up
-    to 2**53, and the result is their correctly rounded root: SciPy's bits. With sampling, squares
-    are summed from the last axis to the first, within 2 ulp.
+    Without sampling (or where its squares are integers, or halves, quarters, ...), squared
+    distances are exact while 53 bits hold them, and the result is their correctly rounded root:
+    SciPy's bits. With any other sampling, squares are summed from the last axis to the first,
+    within 2 ulp.
 
     Where nothing is background, distances are inf and indices -1 (SciPy measures from an element
     that does not exist).

@@ -153,7 +153,7 @@ class Costs(NamedTuple):
     tables : list of numpy.ndarray
         The costs along each axis.
     exact, single : bool
-        Whether all sums are integers that doubles, and floats, hold.
+        Whether doubles, and floats, hold all sums: integers, or multiples of a fraction.
     root : bool
         Whether the results are the roots of the sums.
     """
@@ -165,11 +165,20 @@ class Costs(NamedTuple):
 
 
 def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> Costs:
-    """Squares of distances by a sampling: integers where it is absent."""
+    """Squares of distances by a sampling: integers where it is absent.
+
+    Sums of fractions, too, are exact where they are few enough of the last digit.
+
+    Examples
+    --------
+    >>> squares_of((256, 256), [1.5, 1.0]).single, squares_of((256, 256), [0.7, 1.0]).exact
+    (True, False)
+    """
     weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
     largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
-    whole = all(w.is_integer() for w in weights)
-    exact, single = whole and largest <= _EXACT, whole and largest <= _SINGLE
+    unit = max((w.as_integer_ratio()[1] for w in weights), default=1)  # of a fraction, 1 / unit
+    units = largest * unit if unit <= _EXACT else math.inf
+    exact, single = units <= _EXACT, units <= _SINGLE
     tables = [costs(n, w) for n, w in zip(shape, weights, strict=True)]
     return Costs(tables, exact, single, root=True)
 

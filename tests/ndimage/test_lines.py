@@ -79,6 +79,52 @@ def test_parts_of_lines_are_those_of_the_whole(backend, weight):
             assert not to[:, :, end:].any()
 
 
+# Weights above all rounding, about as small, and far below it; and costs that are no squares.
+OF_DISTANCES = [
+    *[lambda size, w=w: costs(size, w) for w in (2.5, 0.003, 1e-14, 1e-30)],
+    lambda size: np.arange(size, dtype=np.float64),
+]
+
+
+@pytest.mark.parametrize("of_distances", OF_DISTANCES)
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+def test_a_gpu_computes_the_bits_of_the_host(of_distances, dtype):
+    random = np.random.default_rng(3)
+    devices = [cuda.Backend(HarnessDevice(), cuda.Limits(shared_bytes=n)) for n in (49152, 2000)]
+    for shape in ((1, 3), (9, 31), (5, 33), (4, 300), (2, 2, 129), (1, 700)):
+        image = (random.standard_normal(shape) * 40).astype(dtype)
+        if dtype == "float64":
+            image[0, ..., ::3] = np.inf
+            image[-1, ..., ::2] = np.nan
+            image.flat[image.size // 2] = -np.inf if shape == (9, 31) else 1e300
+        for axis, minimum in ((0, True), (len(shape) - 1, False)):
+            given = np.ascontiguousarray(np.moveaxis(image, -1, axis)) if axis == 0 else image
+            step = Pass(axis, of_distances(given.shape[axis]), None, minimum=minimum)
+            found = []
+            for backend in (None, *devices):
+                out, winners = np.empty(given.shape), np.empty(given.shape, np.int32)
+                with served_by(backend):
+                    neighbourhood.parabolas(NUMPY, given, step._replace(out=out, winners=winners))
+                found.append((out, winners))
+            for out, winners in found[1:]:
+                np.testing.assert_array_equal(out, found[0][0])
+                np.testing.assert_array_equal(winners, found[0][1])
+
+
+@pytest.mark.parametrize("size", [1, 31, 1024, 1025, 2100])
+def test_rows_of_any_length_find_the_nearest(size):
+    unset = np.random.default_rng(size).random((5, size)) < 0.995
+    unset[0], unset[1, :-1], unset[2, 1:] = True, True, True
+    found = []
+    for backend in (None, cuda.Backend(HarnessDevice())):
+        out, winners = np.empty(unset.shape), np.empty(unset.shape, np.int32)
+        with served_by(backend):
+            neighbourhood.nearest(NUMPY, unset, Pass(1, costs(size, 0.7), out, winners))
+        found.append((out, winners))
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_array_equal(found[1][1], found[0][1])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 70, 200), (5, 1), (0, 4)])
 def test_gradients_go_to_the_winners(shape, threads):

@@ -21,6 +21,10 @@ from semiconv_cupy.strides import element_strides
 
 Array = Any
 _WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/nearest.cu
+_BLOCK = 8  # outputs between nodes, as in kernels_cu/cuda/parabolas.cu
+_BANKS = 32  # of shared memory, of 4 bytes each
+# Squares of distances along shorter lines have 32 bits; weights in between have normal costs.
+_LONGEST, _WEIGHTS = 1 << 16, (1e-250, 1e250)
 _SIDE_BY_SIDE = (8, 4, 2)  # lines of a block of kernels_cu/cuda/parabolas.cu along another axis
 _PULLBACK_THREADS = 128
 
@@ -33,6 +37,7 @@ class Specialisation(NamedTuple):
     shared: bool = True  # where a line lies meanwhile
     minimum: bool = True
     finish: Finish = Finish.TO_NEAREST
+    squares: bool = True  # of distances are their costs, times a weight; else given for each
     side_by_side: int = 0  # lines of a block along another axis than the last; 0: along that one
 
 
@@ -41,6 +46,7 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
     marks = [
         "minimum" if kind.minimum else "maximum", storage, kind.out, kind.finish.name.lower(),
         *["winners"] * kind.winners, *["long"] * (not kind.shared),
+        *["table"] * (not kind.squares),
         *[f"side_by_side_{kind.side_by_side}"] * bool(kind.side_by_side),
     ]  # fmt: skip
     name = f"semiconv_parabolas_{'_'.join(marks)}"
@@ -52,6 +58,7 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
         "SEMICONV_WINNERS": str(kind.winners).lower(),
         "SEMICONV_SHARED": str(kind.shared).lower(),
         "SEMICONV_MAXIMUM": str(not kind.minimum).lower(),
+        "SEMICONV_SQUARES": str(kind.squares).lower(),
         "SEMICONV_FINISH": str(int(kind.finish)),
     }
     return source.KernelSource(name, source.assemble("cuda/parabolas.cu", macros), OPTIONS)
@@ -99,11 +106,37 @@ def chamfer_kernel(rank: int) -> source.KernelSource:
     return source.KernelSource(name, source.assemble("cuda/chamfer.cu", macros), OPTIONS)
 
 
-def _costs(launcher: Launcher, step: Pass) -> Array:
-    """A pass's costs on the device, which stay there where they are few."""
-    if step.costs.nbytes > launcher.limits.kept_bytes:
-        return launcher.upload(step.costs)
-    return launcher.keep(("costs", step.costs.tobytes()), lambda: step.costs)
+def _costs(launcher: Launcher, given: np.ndarray) -> Array:
+    """Costs on the device, which stay there where they are few."""
+    if given.nbytes > launcher.limits.kept_bytes:
+        return launcher.upload(given)
+    return launcher.keep(("costs", given.tobytes()), lambda: given)
+
+
+def weights_of(costs: np.ndarray) -> np.ndarray | None:
+    """Each group's weight where costs are squares times weights: inf where nothing moves.
+
+    None of other costs, and where the kernel does not compute the same bits.
+
+    Examples
+    --------
+    >>> weights_of(np.array([[0.0, 0.5, 2.0], [np.inf, np.inf, np.inf]]))
+    array([0.5, inf])
+    >>> weights_of(np.array([0.0, 1.0, 2.0])) is None
+    True
+    """
+    rows = np.atleast_2d(costs)
+    size = rows.shape[1]
+    if size > _LONGEST:
+        return None
+    stay, weights = rows[:, 0] > 0, rows[:, min(1, size - 1)]
+    least, most = _WEIGHTS
+    if not (stay | (weights == 0) | ((weights >= least) & (weights <= most))).all():
+        return None
+    moving = ~stay
+    squares = np.arange(size, dtype=np.float64) ** 2
+    same = np.array_equal(rows[moving], weights[moving, np.newaxis] * squares)
+    return np.where(stay, np.inf, weights) if same else None
 
 
 def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
@@ -111,7 +144,7 @@ def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
     rows, size = unset.size // unset.shape[-1], unset.shape[-1]
     kernel = launcher.kernel(nearest_kernel, step.out.dtype.name, step.winners is not None)
     arguments = (
-        np.int64(rows), np.int64(size), _costs(launcher, step), unset, step.out,
+        np.int64(rows), np.int64(size), _costs(launcher, step.costs), unset, step.out,
         0 if step.winners is None else step.winners, np.int32(step.finish),
     )  # fmt: skip
     kernel((-(-rows // _LINES),), (_WARP * _LINES,), arguments, 0)
@@ -186,11 +219,41 @@ def rows_of(out: Array, axis: int) -> tuple[int, int] | None:
 
 
 def _shared_bytes(columns: int, array: Array, step: Pass) -> int:
-    """Shared memory of a block of so many lines side by side: numbers, results and winners."""
-    size = array.shape[step.axis]
-    begin, end = step.outputs or (0, size)
+    """Shared memory of a block of so many lines side by side: numbers, nodes, winners, results."""
+    size, width = array.shape[step.axis], _width(array, step)
+    pitch, results_pitch = _pitches(columns, size, width, step.out.dtype.itemsize)
     each = step.out.dtype.itemsize + (4 if step.winners is not None else 0)
-    return columns * (8 * (size | 1) + each * ((end - begin) | 1))
+    return columns * (8 * pitch + 8 * _nodes(width) + each * results_pitch)
+
+
+def _width(array: Array, step: Pass) -> int:
+    """How many elements along the axis are computed."""
+    begin, end = step.outputs or (0, array.shape[step.axis])
+    return end - begin
+
+
+def _nodes(width: int) -> int:
+    """Nodes of a line, each of two integers."""
+    return -(-width // _BLOCK) + 1
+
+
+def _pitches(columns: int, size: int, width: int, itemsize: int) -> tuple[int, int]:
+    """From a line to the next one: of its numbers, more than there are, and of its results.
+
+    The elements that a warp reads of some lines side by side lie in different banks.
+
+    Examples
+    --------
+    >>> _pitches(8, 256, 256, 4), _pitches(4, 255, 10, 8), _pitches(0, 7, 7, 8)
+    ((258, 260), (260, 20), (8, 8))
+    """
+    if not columns:
+        return size + 2 - size % 2, width + width % 2
+    found = []
+    for least, item in ((size + 1, 8), (width, itemsize)):
+        banks = _BANKS // 2 if item == 8 else _BANKS
+        found.append(least + (banks // columns - least) % banks)
+    return found[0], found[1]
 
 
 def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
@@ -231,24 +294,28 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     """A launch of ``parabolas.cu``; so many lines of a block side by side, or 0: the last axis."""
     device, axis = launcher.device, step.axis
     size, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
-    lines, blocks = array.size // size, -(-size // _WARP)
-    shared_bytes = _shared_bytes(side_by_side, array, step) if side_by_side else 8 * size * _LINES
+    lines, width = array.size // size, _width(array, step)
+    pitch, results_pitch = _pitches(side_by_side, size, width, step.out.dtype.itemsize)
+    alone = 8 * _LINES * (pitch + _nodes(width))
+    shared_bytes = _shared_bytes(side_by_side, array, step) if side_by_side else alone
     shared = shared_bytes <= launcher.limits.shared_bytes
-    scratch = None if shared else device.empty((lines, size), np.float64)
-    nodes = device.empty((lines, 2, blocks + 1), np.int32)
+    scratch = None if shared else device.empty((lines, pitch), np.float64)
+    nodes = None if shared else device.empty((lines, 2, _nodes(width)), np.int32)
     struct = np.zeros((), LinePass.dtype())
     struct["lines"], struct["size"], struct["exact"] = lines, size, step.exact
     struct["begin"], struct["end"] = step.outputs or (0, size)
     struct["groups"], struct["repeat"], struct["inner"] = step.groups, step.repeat * inner, inner
     struct["row"], struct["row_step"] = rows_of(step.out, axis) or (inner, inner)
+    struct["pitch"], struct["results_pitch"] = pitch, results_pitch
+    weights = weights_of(step.costs)
     kind = Specialisation(
         step.out.dtype.name, step.winners is not None, shared, step.minimum,
-        Finish(step.finish), side_by_side,
+        Finish(step.finish), weights is not None, side_by_side,
     )  # fmt: skip
     kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
     arguments = (
-        struct[()], _costs(launcher, step), array, step.out,
-        0 if step.winners is None else step.winners, 0 if scratch is None else scratch, nodes,
+        struct[()], _costs(launcher, step.costs if weights is None else weights), array, step.out,
+        *(0 if part is None else part for part in (step.winners, scratch, nodes)),
     )  # fmt: skip
     columns = side_by_side or _LINES
     grid, block = (-(-lines // columns),), (_WARP * columns,)

@@ -71,6 +71,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         for columns in (2, 4, 8):
             kind = Specialisation("float64", winners, finish=Finish.ROOT, side_by_side=columns)
             yield parabolas_kernel("float64", kind)
+            yield parabolas_kernel("float64", kind._replace(squares=False))
         for columns in (1, 2, 4, 8):
             yield single_kernel("float64", winners, Finish.ROOT, columns)
         yield single_kernel("float32", winners, Finish.TO_NEAREST, 8)
