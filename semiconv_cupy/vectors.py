@@ -44,7 +44,8 @@ class Costs:
     row : float
         What a row of outputs costs besides its numbers.
     scratch : int
-        Bytes of a tile's scratch: `Tiling::budget` of kernels_cu/host/tiles.hpp.
+        Bytes of a tile's scratch: `Tiling::budget` of kernels_cu/host/tiles.hpp, with which a test
+        compares it. `explain` prints it, too.
     copied, single : float
         To load or store a byte from rows in memory; a number by itself.
     block, block_byte : float

@@ -25,10 +25,8 @@ from semiconv_cupy.explanation import Step
 from semiconv_cupy.methods import route_in_words
 from semiconv_cupy.route import Route, least_scratch
 from semiconv_cupy.strides import contiguous_strides, element_strides
+from semiconv_cupy.vectors import COSTS
 from semiconv_cupy.winners import selection_by_one
-
-# Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/tiles.hpp.
-_TILE = 192 * 1024
 
 
 def convolution_steps(name: str, bound: dict[str, Any], on_gpu: bool) -> tuple[Step, ...]:
@@ -108,4 +106,4 @@ def _compiled(route: Route, part: str) -> Needs:
         return (), (), 0
     names = library_names(route.semifield, route.storage, part)
     number = np.dtype(source.ARITHMETIC.get(route.storage, route.storage)).itemsize
-    return names, (), max(_TILE, least_scratch(route.geometry) * number)
+    return names, (), max(COSTS.scratch, least_scratch(route.geometry) * number)

@@ -20,7 +20,8 @@ from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.structs import MAX_RANK
 
 Array = Any
-# Bytes of a thread's scratch, beyond which tiles are cut: `budget` in kernels_cu/host/mapped.hpp.
+# Bytes of a thread's scratch, beyond which tiles are cut: `MappedTiles::budget` of
+# kernels_cu/host/mapped.hpp, with which a test compares it.
 _TILE = 256 * 1024
 
 

@@ -18,7 +18,7 @@ Array = Any
 
 # Rows of taps from which on distances are taken on the CPU. The time of rows does not depend on the
 # image; that of distances is longest in noise of density 1/2, which has the most parabolas. Time of
-# rows divided by that of distances (768^2 and 96^3, one core of an Intel Sapphire Rapids):
+# rows divided by that of distances (768^2 and 96^3, one core of an Intel Emerald Rapids):
 #
 #     rows         161 (disk of 80)   201 (100)   301 (150)   253 (ball of 9)   317 (10)
 #     noise              0.6             0.8         1.3           1.2             1.5
