@@ -1,6 +1,6 @@
 """What tensors a function may be given: dense, of one dtype and device; and their geometry.
 
-Called by `functional`, `pooling` and the modules.
+Called by `functional`, `means` and the modules.
 """
 
 from __future__ import annotations

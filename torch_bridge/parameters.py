@@ -2,7 +2,7 @@
 
 A number is a semifield's own. A tensor is an argument of the kernels, which read its memory: its
 value is known to nobody else, so it costs no synchronisation, and a CUDA graph that is replayed
-reads it again. Called by `functional`, `pooling` and the modules.
+reads it again. Called by `functional`, `means` and the modules.
 """
 
 from __future__ import annotations
@@ -36,10 +36,17 @@ def resolved(
     if not isinstance(value, Tensor):
         if torch.compiler.is_compiling():  # a program holds tensors, and no semifields
             return torch.full((), checked_parameter(name, value), dtype=real, device=first.device)
-        _refuse_sequence(name, value)
-        made: Semifield = getattr(SubtractSemifield, family)(value)
+        made: Semifield = getattr(SubtractSemifield, family)(tensor_or_number(name, value))
         return made
     return _checked(name, value, first, of, count, name_of_first).to(real)
+
+
+def tensor_or_number(name: str, value: Parameter) -> Parameter:
+    """The tensor, or the checked number; TypeError or ValueError for everything else."""
+    if isinstance(value, Tensor):
+        return value
+    _refuse_sequence(name, value)
+    return checked_parameter(name, value)
 
 
 def _refuse_sequence(name: str, value: Any) -> None:

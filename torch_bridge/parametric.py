@@ -1,7 +1,7 @@
 """Convolutions and products of semifields whose parameters are tensors, as torch differentiates.
 
 In image, kernel and parameters, once. `autograd` does the same of two tensors, for semifields that
-hold their own parameters; `ops.parametric` has the operators. Called by `functional` and `pooling`.
+hold their own parameters; `ops.parametric` has the operators. Called by `functional` and `means`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Pooling between the mean and the maximum as functions of tensors, in one to three dimensions.
 
-`functional` offers them; `pooling` computes them.
+`functional` offers them; `means` computes them.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from torch_bridge.means import gem_pool, log_sum_exp_pool
 from torch_bridge.parameters import Parameter
-from torch_bridge.pooling import PoolingWindow, gem_pool, log_sum_exp_pool
+from torch_bridge.pooling import PoolingWindow
 from torch_bridge.sizes import KernelSize
 
 __all__ = [

@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 
+import mpmath
 import pytest
 import torch
 from cases import slow_except
@@ -167,6 +168,95 @@ def test_ends_of_the_scale():
     torch.testing.assert_close(functional.gem_pool2d(img, 2, p=500.0), maximum, **close)
 
 
+def exact_mean(values, rate):
+    """ln(mean e^(rate v)) / rate and its derivatives by the rate and by the values; as rate -> 0.
+
+    At 0 with a rate so small that mpmath's digits still show what it changes.
+    """
+    with mpmath.workdps(100):
+        values, rate = [mpmath.mpf(v) for v in values], mpmath.mpf(rate or 1e-30)
+        powers = [mpmath.exp(rate * v) for v in values]
+        mean = mpmath.log(mpmath.fsum(powers) / len(values)) / rate
+        weights = [power / mpmath.fsum(powers) for power in powers]
+        slope = (mpmath.fdot(weights, values) - mean) / rate
+        return mean, slope, weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e-6, 1e-3, 0.02, 0.034, 0.05])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_means_near_0(dtype, size, sign):
+    """Where the sum is out of range, or says nothing: e^(ln 9 / 0.02) is 10^47."""
+    torch.manual_seed(0)
+    rate, eps = sign * size, torch.finfo(dtype).eps
+    img = torch.exp(2 * torch.randn(1, 1, 9, dtype=torch.float64)).to(dtype).requires_grad_()
+    power = torch.tensor(rate, dtype=dtype, requires_grad=True)
+    flat = img.detach().double().flatten().log()
+    for p in (rate, power):
+        out = functional.gem_pool1d(img, 9, p=p)
+        mean, slope, weights = exact_mean(flat.tolist(), p if p is rate else p.item())
+        assert out.item() == pytest.approx(float(mpmath.exp(mean)), rel=60 * eps)
+        grads = torch.autograd.grad(out.sum(), (img, power) if p is power else img)
+        expected = torch.tensor(list(map(float, weights)), dtype=torch.float64)
+        expected = float(mpmath.exp(mean)) * expected / flat.exp()
+        torch.testing.assert_close(grads[0].flatten().double(), expected, rtol=60 * eps, atol=0)
+        if p is power:
+            wanted = float(mpmath.exp(mean) * slope)
+            assert grads[1].item() == pytest.approx(wanted, rel=max(1e-5, 1e4 * eps))
+    mu = torch.tensor(rate, dtype=dtype, requires_grad=True)
+    logs = img.detach().log().requires_grad_()
+    out = functional.log_sum_exp_pool1d(logs, 9, mu=mu, mean=True)
+    mean, slope, weights = exact_mean(logs.double().flatten().tolist(), mu.item())
+    assert out.item() == pytest.approx(float(mean), rel=0, abs=60 * eps)
+    by_logs, by_mu = torch.autograd.grad(out.sum(), (logs, mu))
+    expected = torch.tensor(list(map(float, weights)), dtype=torch.float64)
+    torch.testing.assert_close(by_logs.flatten().double(), expected, rtol=60 * eps, atol=0)
+    assert by_mu.item() == pytest.approx(float(slope), rel=max(1e-5, 1e4 * eps))
+
+
+def test_means_at_0_and_channels_of_several_powers():
+    """A learned power that reaches 0 gives the geometric mean; windows outside of the image 0."""
+    img = torch.rand(2, 4, 6, 7).add(0.1).requires_grad_()
+    power = torch.tensor([0.0, 3.0, -1e-4, 0.05], requires_grad=True)
+    given = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "ceil_mode": True}
+    out = functional.gem_pool2d(img, p=power, **given)
+    windows = windows_of(img.detach().double(), out.shape[2:], 3, 2, 1, 2)
+    for channel, p in enumerate([0.0, 3.0, -1e-4, 0.05]):
+        values = windows[:, channel, None]
+        expected = generalised_mean(values, p) if p else values.log().nanmean(-1).exp()
+        torch.testing.assert_close(out[:, channel, None].double(), expected, rtol=1e-5, atol=0)
+    gradients = torch.autograd.grad(out.sum(), (img, power))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    alone = functional.gem_pool1d(torch.ones(1, 1, 1), 2, padding=2, dilation=4, p=1e-9)
+    assert alone.tolist() == [[[0.0]]]
+    mean = functional.log_sum_exp_pool2d(img, mu=torch.zeros(4), mean=True, **given)
+    torch.testing.assert_close(mean.double(), windows.nanmean(-1))
+
+
+@pytest.mark.parametrize("transform", ["compile", "vmap", "grad"])
+def test_powers_that_nobody_reads_keep_away_from_0(transform):
+    """There |p| below ln(9) / 64.7 counts as that, 0.034; its derivative goes on."""
+
+    def pool(p):
+        return functional.gem_pool1d(img, 9, p=p).sum()
+
+    img = torch.rand(1, 1, 9) + 0.1
+    for p in (1e-9, -0.02, 0.0):
+        power = torch.tensor(p, requires_grad=transform == "compile")
+        mean, slope, _ = exact_mean(img.flatten().log().tolist(), math.copysign(0.034, p))
+        value = mpmath.exp(mean)
+        if transform == "compile":
+            found = torch.compile(pool, fullgraph=True, backend="aot_eager")(power)
+            (gradient,) = torch.autograd.grad(found, power)
+        elif transform == "vmap":
+            found, gradient = torch.vmap(pool)(power[None])[0], None
+        else:
+            gradient, found = torch.func.grad_and_value(pool)(power)
+        assert found.item() == pytest.approx(float(value), rel=1e-4)
+        if gradient is not None:
+            assert gradient.item() == pytest.approx(float(value * slope), rel=1e-2)
+
+
 @pytest.mark.parametrize("cls", [semiconv.LogSumExpPool2d, semiconv.GeMPool2d])
 def test_modules(cls):
     img = torch.rand(2, 3, 8, 8)
@@ -196,6 +286,7 @@ def test_modules(cls):
     [
         (ValueError, lambda: semiconv.LogSumExpPool2d(2, mu=0.0), "mu"),
         (ValueError, lambda: semiconv.GeMPool2d(2, p=math.inf), "p must"),
+        (ValueError, lambda: functional.gem_pool1d(torch.ones(1, 1, 4), 2, p=0.0), "p must.*not 0"),
         (ValueError, lambda: semiconv.LogSumExpPool2d(2, mu=1e39), r"float32, got mu=1e\+39"),
         (ValueError, lambda: semiconv.GeMPool2d(2, p=1e-46), "float32, got p=1e-46"),
         (TypeError, lambda: semiconv.GeMPool2d(2, dtype=torch.int32), "floating torch.dtype"),
