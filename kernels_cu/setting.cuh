@@ -58,11 +58,17 @@ struct Setting {
     divides = (upwards ? p : 1 - p) > (sizeof(Real) == 4 ? 5 : 19);
     exponents[0] = (Real)p;
     exponents[1] = (Real)(p - 1);
-    rest_of_root = (Real)(inverse - root);
-    slope = (Real)(inverse - 1);
+    rest_of_root = finite(inverse - root);
+    slope = finite(inverse - 1);
     if (p > -1 && p < 1) kind = upwards ? flat_up : flat_down;
     else if (power == 0) kind = other;
     else kind = p >= 1 && p <= 4 ? first + power - 1 : whole;
+  }
+  // An exponent that overflows becomes the largest number, which sends all totals but 1 where the exponent would;
+  // that of 1, whose logarithm is 0, stays 1.
+  static SEMICONV_FN Real finite(double exponent) {
+    const double largest = (double)Limits<Real>::largest;
+    return (Real)(exponent > largest ? largest : exponent < -largest ? -largest : exponent);
   }
   // The p of these kinds; 0 of the others.
   static constexpr SEMICONV_FN double p_of(int kind) { return kind <= fourth ? 1 + kind - first : 0; }

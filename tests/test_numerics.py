@@ -129,6 +129,18 @@ def test_flat_roots_of_array_functions_see_terms_of_any_magnitude(p):
     assert out.item() == pytest.approx(float(exact), rel=3e-5)
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 0.005])
+def test_roots_beyond_the_range_are_infinite_or_0(any_backend, size):
+    """2^(1/p) times 3 is 10^60 and more; one term by itself stays as it is."""
+    img = np.array([[[0.5, 3.0, 7.0, 1e-30, 1e30]]], "float32")
+    for p, beyond in ((size, np.inf), (-size, 0.0)):
+        root = SubtractSemifield.root(p)
+        alone = cases.run(any_backend, img, np.ones((1, 1, 1), "float32"), root)
+        np.testing.assert_allclose(alone, img, rtol=1e-6)
+        pairs = cases.run(any_backend, img[..., :3], np.ones((1, 1, 2), "float32"), root)
+        assert pairs.tolist() == [[[beyond, beyond]]]
+
+
 @pytest.mark.parametrize("p", [3.0, 2.5, -2.0])
 def test_root_of_zeros_is_zero(any_backend, p):
     """Also where one zero among others makes the result: p < 0."""
