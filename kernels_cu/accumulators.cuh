@@ -1,8 +1,7 @@
 // How the terms of one window become one value: a class for each kind of addition.
 //
-// Each class has
+// Each class has these members; the functions but fold() also take a Setting (setting.cuh):
 //   two_pass                 whether terms are seen twice: observe() all of a block, then add() them
-// All but fold() take a Setting (setting.cuh), which the calls below leave out.
 //   start()                  the empty window: the semifield's zero
 //   observe(val)             the first pass, of two_pass only
 //   settle()                 between the passes of a block: rescale the total to the new extreme

@@ -1,7 +1,7 @@
 // Setting: a semifield's parameters as the kernels compute with them, those of one output channel.
 //
-// Made once for an output channel, from what the launch received. Of a semifield without parameters it is empty.
-// An addition that has several loops, each quicker for some values, names them by kinds:
+// A kernel makes one for each output channel, from the numbers that the launch received. It is empty if the semifield
+// has no parameters. An addition may have several loops, each quicker for some values, which it calls kinds:
 //
 //   by_kind(setting, [&](auto of_kind) { the loop, of_kind in place of the setting });
 #pragma once

@@ -1,7 +1,7 @@
 // WithOwnSlopes: a sum or an addition of the user's own, and the value's derivatives by the parameters that the
 // addition or post_sum takes. Those that terms take change the value through them.
 //
-// Needs SEMICONV_SLOPE_COUNT, SEMICONV_D_POST_D_OWN, and where SEMICONV_ADD is there, SEMICONV_D_ADD_D_LEFT and
+// Needs SEMICONV_SLOPE_COUNT, SEMICONV_D_POST_D_OWN, and with SEMICONV_ADD also SEMICONV_D_ADD_D_LEFT and
 // SEMICONV_D_ADD_D_OWN (README.md).
 #pragma once
 #include "../semifield.cuh"

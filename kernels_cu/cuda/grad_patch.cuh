@@ -1,5 +1,5 @@
-// A plane of outputs in shared memory, for the tiled gradients: grad_out, and of each output what its terms
-// get of it.
+// A plane of outputs in shared memory, for the tiled gradients: grad_out, and which terms of each output
+// receive it.
 //
 // Needs what backward.cuh and tile.cuh need, and the macros of grad_tiled.cu.
 //

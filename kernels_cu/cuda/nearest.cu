@@ -7,9 +7,9 @@
 // Of a row of at most 1024 elements each lane keeps 32 bits, so that it is read and written once. Longer ones are
 // walked forwards for `before`, which the results hold meanwhile, and backwards for `after`.
 //
-// Equally near: the element of less index. Needs SEMICONV_STORAGE (the results' type, float64 or float32, which holds
-// positions meanwhile), SEMICONV_KERNEL (the function's name), SEMICONV_WINNERS (true or false: whether they are
-// stored).
+// Of two elements that are equally near, the one of the lower index counts. Needs SEMICONV_STORAGE (the results'
+// type, float64 or float32, which holds positions meanwhile), SEMICONV_KERNEL (the function's name), SEMICONV_WINNERS
+// (true or false: whether they are stored).
 #include "../parabolas.cuh"
 
 namespace semiconv {

@@ -1,5 +1,6 @@
-// On which numbers the tiled forward pass computes, and how they become results: whatever decides a
-// value. forward_tiled.cu decides the order of work only, winners.cuh which tap won.
+// The numbers that the tiled forward pass computes with, and how they become results.
+//
+// This file decides all values; forward_tiled.cu decides the order of work only, winners.cuh which tap won.
 //
 // Needs the semifield's macros and SEMICONV_STORAGE; SEMICONV_RESIDUAL as in forward.cu.
 //

@@ -4,7 +4,7 @@
 // SEMICONV_SYMMETRY (1 or -1: opposite taps are joined, else 0), SEMICONV_BELOW (outputs of a thread below
 // each other), SEMICONV_BLOCKS (that a multiprocessor holds at a time: registers are limited to that),
 // SEMICONV_ADJACENT (whether neighbouring positions of a row are neighbouring elements),
-// SEMICONV_NEGLIGIBLE (a weight whose size is not above it is none; below 0: all are used), SEMICONV_ROWS and
+// SEMICONV_NEGLIGIBLE (weights up to this size are left out; below 0: none is), SEMICONV_ROWS and
 // SEMICONV_COLUMNS (of taps in a plane of the window, if both are small; else 0).
 // Sizes, windows, tiles, what lies beyond the border and the weights are arguments.
 //

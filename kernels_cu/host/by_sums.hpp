@@ -1,4 +1,4 @@
-// log and root on the host by ordinary sums; outputs that the sums do not prove, directly.
+// log and root on the host by ordinary sums. Outputs whose sums prove nothing are computed directly.
 //
 // Needs what forward.hpp needs, SEMICONV_LOG or SEMICONV_ROOT. by_sums.cuh has the mathematics. The image
 // is transformed tile by tile, relative to the tile's extreme number; each kernel once, relative to its own:

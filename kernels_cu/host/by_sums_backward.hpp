@@ -1,4 +1,4 @@
-// The gradients of log and root by ordinary sums; outputs that the sums do not prove, directly.
+// The gradients of log and root by ordinary sums. Outputs whose sums prove nothing are computed directly.
 //
 // Needs what by_sums.hpp needs and the derivatives of times. The forward pass computes for each output
 //

@@ -1,4 +1,4 @@
-// Threads, locks and waiting, in the words of POSIX and of Windows, for threads.cpp.
+// Threads, locks and waiting, by the functions of POSIX or of Windows, for threads.cpp.
 #pragma once
 #if defined(_WIN32)
 #include <windows.h>

@@ -1,9 +1,10 @@
 // Exports semiconv_over_blocks: the walk over the blocks of a matrix product, for all semifields on one storage
 // type.
 //
-// Needs SEMICONV_STORAGE. product_work.hpp says what it and a semifield's loops over terms have to do with each
-// other. An item of work is a block of outputs that one thread computes. It takes a block of terms at a time, so
-// that a panel of v stays in the L1 cache, and its block of v in L2 (Goto and van de Geijn, Anatomy of
+// Needs SEMICONV_STORAGE. product_work.hpp has its interface to a semifield's loops over terms.
+//
+// An item of work is a block of outputs that one thread computes. It takes a block of terms at a time, so that
+// a panel of v stays in the L1 cache, and its block of v in L2 (Goto and van de Geijn, Anatomy of
 // high-performance matrix multiplication, 2008):
 //
 //     for each block of terms:      fill the panels of v

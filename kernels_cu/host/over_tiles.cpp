@@ -1,9 +1,10 @@
 // Exports semiconv_over_tiles: the walk over the tiles of a convolution, for all semifields on one storage type;
 // and semiconv_tile_functions: what other walks need of tiles.
 //
-// Needs SEMICONV_STORAGE. tile_work.hpp says what it and a semifield's loops over taps have to do with each
-// other. An item of work is a tile of a batch element, with as many groups as are loaded together: the walk
-// fills the tile's scratch, cuts its outputs into strips, and lets the loops run for each output channel.
+// Needs SEMICONV_STORAGE. tile_work.hpp has its interface to a semifield's loops over taps.
+//
+// An item of work is a tile of a batch element, with as many groups as are loaded together: the walk fills
+// the tile's scratch, cuts its outputs into strips, and lets the loops run for each output channel.
 // Where the output's rows are not contiguous, results come from the stage.
 #include "tile_work.hpp"
 #include "exports.hpp"

@@ -1,4 +1,4 @@
-// Matrix products in log and root by ordinary sums; outputs that the sums do not prove, directly.
+// Matrix products in log and root by ordinary sums. Outputs whose sums prove nothing are computed directly.
 //
 // by_sums.cuh has the mathematics. Both operands are transformed once, each row relative to its own extreme
 // number, so that an output's sum is relative to the sum of two shifts (log) or to their product (root):

@@ -1,4 +1,4 @@
-// What the walk over blocks of outputs and a semifield's loops over terms have to do with each other.
+// The interface between the walk over blocks of outputs and a semifield's loops over terms.
 //
 // As in convolutions (tile_work.hpp): the walk, over_blocks.cpp, is compiled once for each dtype; a semifield's
 // shared object has only what its accumulator computes, and hands it over as BlockLoops. A state is one

@@ -1,4 +1,5 @@
-// Quadratic kernels and the gradients of their parameters on the CPU, in any number of axes.
+// Exports semiconv_quadratic and semiconv_quadratic_gradient: quadratic kernels and the gradients of their parameters,
+// in any number of axes; called by semiconv_cupy/backends/quadratic.py.
 //
 // Needs SEMICONV_STORAGE. The arrays lie as in cuda/quadratic.cu.
 #include "quadratic.cuh"

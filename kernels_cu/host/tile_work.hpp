@@ -1,4 +1,4 @@
-// What the walk over tiles and a semifield's loops over taps have to do with each other.
+// The interface between the walk over tiles and a semifield's loops over taps.
 //
 // Most of a convolution depends on the dtype alone: tiles, their scratch, lists of taps, strips, the threads.
 // That is over_tiles.cpp, a shared object of its own, so that it is compiled once for all semifields. A
