@@ -45,6 +45,11 @@ def choices(*, small: bool = False) -> Iterator[Choice]:
                 f"box {size}", (side, side), dtype,
                 functools.partial(ndimage.maximum_filter, size=size), boxes,
             )  # fmt: skip
+        for width in (side + 2, side + 4):
+            yield Choice(
+                "box 3 of short strips", (side, width), dtype,
+                functools.partial(ndimage.maximum_filter, size=3), boxes,
+            )  # fmt: skip
         yield Choice(
             "box 3 of planes", planes, dtype,
             functools.partial(ndimage.maximum_filter, size=(1, 3, 3)), boxes,

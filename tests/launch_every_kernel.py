@@ -269,10 +269,11 @@ def _filters(cupy, shape, dtype):
 
 
 def _small_boxes(cupy, dtype):
-    x = cupy.asarray(np.random.default_rng(0).integers(0, 100, (61, 96)).astype(dtype))
-    for size in (3, 2, (1, 3), (3, 1)):
-        sc.ndimage.maximum_filter(x, size)
-        sc.ndimage.minimum_filter(x, size, mode="constant", cval=7)
+    for width in (96, 98, 100):
+        x = cupy.asarray(np.random.default_rng(0).integers(0, 100, (61, width)).astype(dtype))
+        for size in (3, 2, (1, 3), (3, 1)):
+            sc.ndimage.maximum_filter(x, size)
+            sc.ndimage.minimum_filter(x, size, mode="constant", cval=7)
 
 
 def _colours(cupy, dtype):

@@ -49,7 +49,9 @@ constexpr int most_together = 8;
 // Blocks that a multiprocessor holds at a time: as many as registers suffice for without spills.
 constexpr bool most = down == most_together || across == most_together;
 constexpr int least_blocks =
-    architecture >= 1000 || (most && per_word == 4) ? 2 : architecture >= 900 ? 4 : 3;
+    architecture >= 1000 || (most && per_word == 4) ? 2
+    : architecture < 900 ? 3
+    : most || spaced || sizeof(Storage) != 4 || down == 1 || across == 1 ? 4 : 5;
 
 SEMICONV_FN int64 row_at(const Flat& f, const int64* beyond, int64 place) {
   return element_at(f.size[0], f.before[0], beyond, place);

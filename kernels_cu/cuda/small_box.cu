@@ -2,9 +2,9 @@
 //
 // Needs SEMICONV_STORAGE, SEMICONV_KERNEL (the function's name), SEMICONV_MINIMUM (true or false), the window's size
 // SEMICONV_DOWN (rows) and SEMICONV_ACROSS (columns), SEMICONV_BEFORE, the columns of it before an output, and
-// SEMICONV_ROWS, the rows of a strip.
+// SEMICONV_ROWS and SEMICONV_WORDS, the rows of a strip and its words in each.
 //
-// A thread finds a strip, 16 bytes of a few rows. It asks for all that the strip's windows see before it waits for
+// A thread finds a strip, up to 16 bytes of a few rows. It asks for all that the strip's windows see before it waits for
 // any of it, so that much is under way; what it sees beside the strip its neighbours load, too, and the cache has it:
 //
 //     row y - 1     [ . | . . . . | . ]     left, words, right
@@ -30,13 +30,13 @@ struct Strips {
 constexpr int down = SEMICONV_DOWN, wide = SEMICONV_ACROSS, outputs = SEMICONV_ROWS;
 constexpr int before = SEMICONV_BEFORE, after = wide - 1 - before;
 constexpr int lines = outputs + down - 1;  // rows that the windows see
-constexpr int words = 16 / sizeof(Word), columns = words * per_word;
+constexpr int words = SEMICONV_WORDS, columns = words * per_word;
 // Blocks that a multiprocessor holds at a time: registers suffice for so many. Older GPUs compare two bytes at a time.
-constexpr int resident_blocks = lines > 8 ? 3
-                                : lines > 6 || (per_word == 4 && architecture < 900) ? 4
+constexpr int resident_blocks = lines > 6 ? 3
+                                : per_word == 4 && architecture < 900 ? 4
                                 : per_word > 1 || sizeof(Word) == 8 ? 5 : 6;
 
-// Words beside the strip that hold so many elements: as many as one load moves.
+// Words beside the strip that hold so many elements, which loads move that are as wide as the strip's, or less.
 constexpr int words_beside(int elements) {
   int count = (elements + per_word - 1) / per_word, moved = 1;
   while (moved < count) moved *= 2;
@@ -72,11 +72,14 @@ template <class W> SEMICONV_FN W best_of(W a, W b) {
 
 // ---- loads ---------------------------------------------------------------------------------------
 
+// Loads COUNT words, a power of two or none.
 template <int COUNT, class W> SEMICONV_FN void take(W* to, const W* from) {
-  if constexpr (COUNT > 0) {
-    const auto part = *(const Chunk<W, COUNT>*)from;
+  constexpr int moved = COUNT < words ? COUNT : words;
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) to[i] = part.of[i];
+  for (int first = 0; first < COUNT; first += moved) {
+    const auto part = *(const Chunk<W, moved ? moved : 1>*)(from + first);
+#pragma unroll
+    for (int i = 0; i < moved; ++i) to[first + i] = part.of[i];
   }
 }
 
@@ -177,10 +180,11 @@ template <int REACH, int WINDOW> SEMICONV_FN void widen(Line& line) {
   }
 }
 
-// Neighbouring outputs p and p + 1, in words of their own, share all elements of their windows but one each.
+// Neighbouring outputs p and p + 1 share all elements of their windows but one each. Where they lie in one word, the
+// shared part is that of one output, chosen so that it begins with a word.
 SEMICONV_FN Extrema across_of(const Row& row) {
-  constexpr bool shares = per_word != 2 && wide > 1;
   constexpr int first = left * per_word - before;
+  constexpr bool at_once = per_word == 2 && first % 2 == 0;
   Line line;
 #pragma unroll
   for (int i = 0; i < seen; ++i) {
@@ -189,15 +193,16 @@ SEMICONV_FN Extrema across_of(const Row& row) {
     for (int q = 0; q < planes; ++q) line.of[q][i] = plane_of(number, q);
   }
   Line windows = line;
-  widen<1, shares ? wide - 1 : wide>(windows);
+  widen<1, wide - 1>(windows);
   Extrema found;
 #pragma unroll
   for (int i = 0; i < words; ++i)
 #pragma unroll
     for (int q = 0; q < planes; ++q) {
-      const int p = i * per_word + q, even = first + p / 2 * 2;
-      if (shares) found.of[q][i] = best_of(word_at(windows, even + 1), word_at(line, p % 2 ? even + wide : even));
-      else found.of[q][i] = word_at(windows, first + p);
+      const int p = i * per_word + q, even = first + p / 2 * 2, shared = at_once ? even : even + 1;
+      const int own = at_once ? even + wide - 1 : p % 2 ? even + wide : even;
+      if (wide > 1) found.of[q][i] = best_of(word_at(windows, shared), word_at(line, own));
+      else found.of[q][i] = word_at(line, first + p);
     }
   return found;
 }

@@ -16,9 +16,8 @@ from semiconv_cupy.ndimage.cuda.limits import Limits
 from semiconv_cupy.ndimage.structs import Strips
 
 Array = Any
-# Of a block, of a row of a strip: as in kernels_cu/cuda/small_box.cu.
-_THREADS, _STRIP_BYTES = 128, 16
-_WARP = 32
+_THREADS = 128  # of a block: as in kernels_cu/cuda/small_box.cu
+_WARP, _WORD, _MOST_BYTES = 32, 4, 16  # of a row of a strip: what one load moves
 
 
 class Planes(NamedTuple):
@@ -43,14 +42,15 @@ class SmallBox(NamedTuple):
         Rows and columns of the window.
     before : int
         Columns of it before an output.
-    rows : int
-        Rows of a strip.
+    rows, words : int
+        Rows of a strip, and its words of at least four bytes in each.
     """
 
     down: int
     across: int
     before: int
     rows: int
+    words: int
 
 
 class StripsLaunch(NamedTuple):
@@ -64,9 +64,11 @@ class StripsLaunch(NamedTuple):
 
 def small_box_kernel(storage: str, minimum: bool, window: SmallBox) -> source.KernelSource:
     """The extremum over a window of one or two axes."""
-    down, across, before, rows = window
+    down, across, before, rows, words = window
     extremum = "minimum" if minimum else "maximum"
-    name = f"semiconv_small_box_{extremum}_{storage}_{down}x{across}_from_{before}_by_{rows}"
+    name = (
+        f"semiconv_small_box_{extremum}_{storage}_{down}x{across}_from_{before}_by_{rows}x{words}"
+    )
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_MINIMUM": str(minimum).lower(),
@@ -74,6 +76,7 @@ def small_box_kernel(storage: str, minimum: bool, window: SmallBox) -> source.Ke
         "SEMICONV_ACROSS": str(across),
         "SEMICONV_BEFORE": str(before),
         "SEMICONV_ROWS": str(rows),
+        "SEMICONV_WORDS": str(words),
     }
     return source.KernelSource(name, source.assemble("cuda/small_box.cu", macros), OPTIONS)
 
@@ -84,11 +87,14 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     Long strips load few rows twice; short ones are many, which keeps a large GPU busy.
     """
     (down, across), (above, before) = planes.window, planes.before
-    (height, width), columns = planes.size, _STRIP_BYTES // itemsize
+    (height, width), word = planes.size, max(itemsize, _WORD)
     longest = limits.small_box[itemsize.bit_length() - 1]
-    if planes.unit > 1 or width % columns or max(down, across) > longest:
+    if planes.unit > 1 or width * itemsize % word or max(down, across) > longest:
         return None
-    across_row = width // columns
+    words = _MOST_BYTES // word
+    while width * itemsize % (words * word):  # rows begin where a strip may be moved at once
+        words //= 2
+    across_row = width * itemsize // (words * word)
     rows, most = limits.strip_rows
     most = min(most, height, planes.number * height * across_row // max(limits.strips, 1))
     while 2 * rows <= most:
@@ -106,7 +112,7 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     struct = np.zeros((), Strips.dtype())
     struct["width"], struct["height"], struct["before"] = width, height, above
     struct["strips"], struct["of_column"], struct["side_by_side"] = every, of_column, side_by_side
-    return StripsLaunch(SmallBox(down, across, before, rows), struct[()], (blocks,), block)
+    return StripsLaunch(SmallBox(down, across, before, rows, words), struct[()], (blocks,), block)
 
 
 def _power_of_two(enough: int) -> int:
@@ -124,7 +130,8 @@ def launched(
     minimum: bool,
 ) -> bool:
     """Launch a pass by strips; whether the arrays' addresses allow it."""
-    if any(launcher.device.address(each) % _STRIP_BYTES for each in (array, out)):
+    moved = found.window.words * max(array.dtype.itemsize, _WORD)
+    if any(launcher.device.address(each) % moved for each in (array, out)):
         return False
     kernel = launcher.kernel(small_box_kernel, array.dtype.name, minimum, found.window)
     kernel(found.grid, found.block, (found.struct, array, out, table, outside), 0)

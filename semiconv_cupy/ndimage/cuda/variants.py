@@ -33,7 +33,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
             yield flat_kernel(storage, False, together, spaced=True)
         for words in (1, 8):
             yield footprint_kernel(storage, False, words)
-        for box in (SmallBox(3, 3, 1, 4), SmallBox(1, 3, 2, 1), SmallBox(3, 1, 0, 2)):
+        words = 2 if storage in ("float64", "int64") else 4
+        for box in (SmallBox(3, 3, 1, 4, words), SmallBox(1, 3, 2, 1, 1), SmallBox(3, 1, 0, 2, 2)):
             yield small_box_kernel(storage, False, box)
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
