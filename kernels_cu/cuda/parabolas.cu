@@ -40,9 +40,10 @@ constexpr int resident_warps = !SEMICONV_SHARED || architecture >= 1000 ? 20 : S
 // the next ones of the next. The outputs begin .. end - 1 of each line are computed. From a number of a line to the
 // next one are the `inner` numbers of later axes. Of results, `row` of them lie together, and rows `row_step` apart,
 // where they are a part of a larger array. `pitch`: from a line to the next one where lines lie meanwhile, an even
-// number above `size`; `results_pitch`: the same of results.
+// number above `size`; `results_pitch`: the same of results. `followers`: the winners along
+// so many other axes move with these, of lines side by side.
 struct LinePass {
-  int64 lines, size, exact, groups, repeat, begin, end, inner, row, row_step, pitch, results_pitch;
+  int64 lines, size, exact, groups, repeat, begin, end, inner, row, row_step, pitch, results_pitch, followers;
 
   SEMICONV_FN int64 place(int64 line) const { return line / inner * size * inner + line % inner; }
   SEMICONV_FN int64 result_step() const { return inner / row * row_step; }
@@ -319,7 +320,7 @@ SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value
 extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, semiconv::resident_warps / SEMICONV_COLUMNS)
 SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
-                double* scratch, int* nodes) {
+                double* scratch, int* nodes, int* followers) {
   using namespace semiconv;
   const int own = threadIdx.x / warp;
   const int64 number = (int64)blockIdx.x * columns + own, from = pass.begin, width = pass.end - from;
@@ -357,6 +358,18 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
   for (int x = row; copies && x < width; x += warp) {
     out[begin + x * step] = results[column * results_pitch + x];
     if (SEMICONV_WINNERS) winners[begin + x * step] = chosen[column * results_pitch + x];
+  }
+  if (!SEMICONV_WINNERS) return;
+  int* const moved = (int*)shared + column * 2 * pitch;
+  for (int64 f = 0; f < pass.followers; ++f) {
+    int* const plane = followers + f * pass.lines * size + pass.place(other);
+    __syncthreads();  // the numbers are no longer needed, nor what moved before
+    for (int y = row; copies && y < size; y += warp) moved[y] = plane[y * pass.inner];
+    __syncthreads();
+    for (int y = row; copies && y < size; y += warp) {
+      const int winner = chosen[column * results_pitch + y];
+      plane[y * pass.inner] = winner < 0 ? -1 : moved[winner];
+    }
   }
 #else
   if (!has_line) return;

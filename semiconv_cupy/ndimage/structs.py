@@ -184,7 +184,7 @@ class LinePass(Struct):
     file = "cuda/parabolas.cu"
     _fields_ = each(
         ctypes.c_int64, "lines", "size", "exact", "groups", "repeat", "begin", "end", "inner",
-        "row", "row_step", "pitch", "results_pitch",
+        "row", "row_step", "pitch", "results_pitch", "followers",
     )  # fmt: skip
 
 

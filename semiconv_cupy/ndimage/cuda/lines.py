@@ -263,8 +263,11 @@ def parabolas(launcher: Launcher, array: Array, step: Pass) -> None:
         _single(launcher, array, step, columns)
         return
     columns = _side_by_side(launcher, array, step)
-    if columns or (math.prod(array.shape[step.axis + 1 :]) == 1 and step.out.flags.c_contiguous):
+    if columns:
         _envelopes(launcher, array, step, columns)
+        return
+    if math.prod(array.shape[step.axis + 1 :]) == 1 and step.out.flags.c_contiguous:
+        _envelopes(launcher, array, step, 0)
     else:
         _copied_together(launcher, array, step)
     if step.winners is None or step.followers is None:
@@ -307,6 +310,8 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     struct["groups"], struct["repeat"], struct["inner"] = step.groups, step.repeat * inner, inner
     struct["row"], struct["row_step"] = rows_of(step.out, axis) or (inner, inner)
     struct["pitch"], struct["results_pitch"] = pitch, results_pitch
+    followers = step.followers if side_by_side and step.winners is not None else None
+    struct["followers"] = 0 if followers is None else len(followers)
     weights = weights_of(step.costs)
     kind = Specialisation(
         step.out.dtype.name, step.winners is not None, shared, step.minimum,
@@ -315,7 +320,7 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
     arguments = (
         struct[()], _costs(launcher, step.costs if weights is None else weights), array, step.out,
-        *(0 if part is None else part for part in (step.winners, scratch, nodes)),
+        *(0 if part is None else part for part in (step.winners, scratch, nodes, followers)),
     )  # fmt: skip
     columns = side_by_side or _LINES
     grid, block = (-(-lines // columns),), (_WARP * columns,)
