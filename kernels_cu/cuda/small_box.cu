@@ -21,10 +21,10 @@
 namespace semiconv {
 
 // Twin of semiconv_cupy/ndimage/structs.py. `before`: rows of the window before an output; `strips`: below each
-// other, those of a plane being `of_column`; `side_by_side`: blocks.
+// other, those of a plane being `of_column`.
 struct Strips {
   int64 width;
-  int32 height, before, strips, of_column, side_by_side;
+  int32 height, before, strips, of_column;
 };
 
 constexpr int down = SEMICONV_DOWN, wide = SEMICONV_ACROSS, outputs = SEMICONV_ROWS;
@@ -34,6 +34,7 @@ constexpr int words = SEMICONV_WORDS, columns = words * per_word;
 // Blocks that a multiprocessor holds at a time: registers suffice for so many. Older GPUs compare two bytes at a time.
 constexpr int resident_blocks = lines > 6 ? 3
                                 : per_word == 4 && architecture < 900 ? 4
+                                : lines <= 4 && architecture >= 900 ? 8
                                 : per_word > 1 || sizeof(Word) == 8 ? 5 : 6;
 
 // Words beside the strip that hold so many elements, which loads move that are as wide as the strip's, or less.
@@ -112,6 +113,11 @@ template <bool INSIDE> struct View {
     if constexpr (INSIDE) return place;
     else return (int32)element_at(s.height, s.before, beyond, place < last ? place : last);
   }
+  // Where it lies. Multiples of the width are less work than products of two numbers.
+  SEMICONV_FN const Storage* line_at(int i, int32 row) const {
+    if constexpr (INSIDE) return plane + (y - s.before) * s.width + i * s.width;
+    else return plane + row * s.width;
+  }
   SEMICONV_FN bool sees_left() const { return left > 0 && column < left * per_word; }
   SEMICONV_FN bool sees_right() const { return right > 0 && column + columns + right * per_word > s.width; }
 
@@ -123,7 +129,7 @@ template <bool INSIDE> struct View {
 #pragma unroll
     for (int i = 0; i < lines; ++i) {
       const int32 row = row_of(i);
-      const Word* at = (const Word*)(plane + row * s.width + column);
+      const Word* at = (const Word*)(line_at(i, row) + column);
 #pragma unroll
       for (int k = 0; k < seen; ++k) rows[i].word[k] = constant;
       if (!INSIDE && row < 0) continue;
@@ -148,7 +154,7 @@ template <bool INSIDE> struct View {
 #pragma unroll
         for (int k = 0; k < COUNT; ++k)
           put_element(rows[i].word, left * per_word + FIRST + k,
-                      row >= 0 && from[k] >= 0 ? plane[row * s.width + from[k]] : outside);
+                      row >= 0 && from[k] >= 0 ? line_at(i, row)[from[k]] : outside);
       }
     }
   }
@@ -249,17 +255,18 @@ template <bool INSIDE> SEMICONV_FN void find(const View<INSIDE>& view, Storage* 
 
 }  // namespace semiconv
 
-// Grid: blocks side by side, then below each other. beyond: as of flat.cu, for rows and behind them for columns.
+// Grid: blocks side by side; below each other, along two axes. beyond: as of flat.cu, for rows and behind them for
+// columns.
 extern "C" __global__ void __launch_bounds__(128, semiconv::resident_blocks)
 SEMICONV_KERNEL(const semiconv::Strips s, const semiconv::Storage* __restrict__ source,
                 semiconv::Storage* __restrict__ out, const long long* __restrict__ beyond,
                 semiconv::Real outside) {
   using namespace semiconv;
-  const uint32 under = blockIdx.x / s.side_by_side, beside = blockIdx.x - under * s.side_by_side;
-  const int64 column = ((int64)beside * blockDim.x + threadIdx.x) * columns;
-  const int64 n = (int64)under * blockDim.y + threadIdx.y;
-  if (column >= s.width || n >= s.strips) return;
-  const int32 plane = (uint32)n / s.of_column, y = ((uint32)n - plane * s.of_column) * outputs, from = y - s.before;
+  const int64 column = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * columns;
+  const int64 strip = ((int64)blockIdx.z * gridDim.y + blockIdx.y) * blockDim.y + threadIdx.y;
+  if (column >= s.width || strip >= s.strips) return;
+  const int32 n = (int32)strip, plane = n < s.of_column ? 0 : (uint32)n / s.of_column;
+  const int32 y = (n - plane * s.of_column) * outputs, from = y - s.before;
   const int64 first = (int64)plane * s.height;
   const Storage* rows = source + first * s.width;
   Storage* to = out + (first + y) * s.width + column;

@@ -159,7 +159,7 @@ class Strips(Struct):
     file = "cuda/small_box.cu"
     _fields_ = (
         ("width", ctypes.c_int64),
-        *each(ctypes.c_int32, "height", "before", "strips", "of_column", "side_by_side"),
+        *each(ctypes.c_int32, "height", "before", "strips", "of_column"),
     )
 
 

@@ -151,7 +151,7 @@ def test_strips_of_small_boxes(dtype, box):
 def test_strips_of_images_of_any_size(shape):
     """One strip that sees both borders; windows larger than the image; one row; many planes."""
     image = np.random.default_rng(5).integers(0, 255, shape).astype(np.uint8)
-    limits = cuda.Limits(small_box=BY_STRIPS, strips=0)
+    limits = cuda.Limits(small_box=BY_STRIPS, strips=0, blocks_y=2)
     for size, border in ((3, {"mode": "wrap"}), (9, {"mode": "constant", "cval": 7})):
         expected = scipy.ndimage.grey_erosion(image, size=(size,) * image.ndim, **border)
         with served_by(cuda.Backend(HarnessDevice(), limits)):

@@ -58,7 +58,7 @@ class StripsLaunch(NamedTuple):
 
     window: SmallBox
     struct: Any
-    grid: tuple[int]
+    grid: tuple[int, int, int]
     block: tuple[int, int]
 
 
@@ -105,14 +105,14 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     side = max(_power_of_two(min(across_row, _WARP)), _THREADS // _power_of_two(every))
     side = min(side, _power_of_two(across_row))
     block = side, _THREADS // side
-    side_by_side = -(-across_row // side)
-    blocks = side_by_side * -(-every // block[1])
-    if max(height, every) >= 2**31 or blocks > limits.blocks:  # what the kernel's integers hold
+    side_by_side, below = -(-across_row // side), -(-every // block[1])
+    if max(height, every) >= 2**31 or side_by_side > limits.blocks:  # what integers hold
         return None
+    grid = side_by_side, min(below, limits.blocks_y), -(-below // limits.blocks_y)
     struct = np.zeros((), Strips.dtype())
     struct["width"], struct["height"], struct["before"] = width, height, above
-    struct["strips"], struct["of_column"], struct["side_by_side"] = every, of_column, side_by_side
-    return StripsLaunch(SmallBox(down, across, before, rows, words), struct[()], (blocks,), block)
+    struct["strips"], struct["of_column"] = every, of_column
+    return StripsLaunch(SmallBox(down, across, before, rows, words), struct[()], grid, block)
 
 
 def _power_of_two(enough: int) -> int:
