@@ -84,7 +84,7 @@ SEMICONV_FN void load_line(Value (&line)[SEEN * columns - APART], const View& vi
   Number numbers[SEEN * columns];
 #pragma unroll
   for (int k = 0; k < SEEN; ++k) {
-    const Chunk<Storage, columns> stored = view.patch[r * patch_chunks + chunk + k];
+    const Chunk<Storage, columns> stored = view.patch[row_at(r) + chunk + k];
 #pragma unroll
     for (int x = 0; x < columns; ++x) {
       const int n = k * columns + x;
@@ -222,7 +222,7 @@ constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICON
 
 SEMICONV_FN View view_of(const Patch& patch, const Weights& weights, int corner_row, int corner_column,
                          int32 first_row, int32 tap_rows, const Columns& taps) {
-  return View{patch.of + corner_row * patch_chunks + corner_column / columns, weights.of, first_row, tap_rows, taps};
+  return View{patch.of + row_at(corner_row) + corner_column / columns, weights.of, first_row, tap_rows, taps};
 }
 
 #if defined(SEMICONV_PARTS)

@@ -25,9 +25,10 @@ constexpr SEMICONV_FN int chunks_for(int elements) { return (elements + columns 
 
 constexpr int32 nowhere = (int32)0x80000000;  // in place of an offset
 
-// A patch of HEIGHT rows of CHUNKS chunks: where it lies, and how the threads of a team copy it.
-template <int HEIGHT, int CHUNKS> struct PatchSource {
-  static constexpr int chunks = HEIGHT * CHUNKS, width = CHUNKS * columns;
+// A patch of HEIGHT rows of CHUNKS chunks: where it lies, and how the threads of a team copy it. After each STEP rows
+// SKEW chunks are left out, which only fill_all() and copy_pieces() know.
+template <int HEIGHT, int CHUNKS, int STEP = 1, int SKEW = 0> struct PatchSource {
+  static constexpr int chunks = HEIGHT * CHUNKS + (HEIGHT - 1) / STEP * SKEW, width = CHUNKS * columns;
   static constexpr int of_thread = (chunks + threads - 1) / threads;
   int64 first;                     // elements from the plane's first to the patch's
   int from_y, to_y, from_x, to_x;  // rows and columns of the patch that lie in the image
@@ -135,6 +136,8 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
   template <int PIECE, class P>
   SEMICONV_FN void copy_pieces(const Geometry& g, const Storage* corner, int count, P* patches) const {
     const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
+    constexpr int reciprocal = 65536 / STEP + 1;
+    static_assert(SKEW == 0 || HEIGHT < 256, "a product and a shift divide by STEP");
     const int across = (to_x - from_x + PIECE - 1) / PIECE;
     int bits = 0;  // threads abreast: 2^bits
     while (1 << bits < across && 2 << bits <= threads) ++bits;
@@ -145,16 +148,16 @@ template <int HEIGHT, int CHUNKS> struct PatchSource {
       const int column = from_x + piece * PIECE;
       const Storage* from = corner + (first_row * pitch_y + column * pitch_x);
       const int64 step = rows_on * pitch_y;
-      int32 at = first_row * width + column;
       for (int row = first_row; row < to_y; row += 4 * rows_on) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
+          const int32 to_row = row + k * rows_on, skews = SKEW ? to_row * reciprocal >> 16 : 0;
+          const int32 at = to_row * width + skews * (SKEW * columns) + column;
 #pragma unroll
           for (int d = 0; d < depth; ++d)
-            if (d < count && row + k * rows_on < to_y)
+            if (d < count && to_row < to_y)
               to.copy(d * sizeof(P) + at * sizeof(Storage), (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
           from += step;
-          at += rows_on * width;
         }
       }
     }

@@ -3,6 +3,7 @@
 //
 // Needs what patch.cuh needs, and
 //   SEMICONV_SLAB   rows of taps in a slab; a plane of that many rows is one slab
+//   SEMICONV_SKEW   see `skew`
 //
 //     a plane of taps     slabs of 3 rows      the patch of slab 1: of all rows that the windows of the
 //     (size_y = 8)        +--------+           tile see, those from `offset` on
@@ -46,7 +47,17 @@ constexpr int segment = !wide ? size_x() : dilation_x() > 4 ? columns : 16 / dil
 constexpr int patch_height = (tile_rows - 1) * stride_y() + (slab_rows - 1) * dilation_y() + 1;
 constexpr int patch_chunks =  // of a row
     chunks_for(shift + (tile_columns - 1) * stride_x() + (size_x() - 1) * dilation_x() + 1);
-using Source = PatchSource<patch_height, patch_chunks>;
+// Chunks left out between what threads above each other begin with, so that the chunks that eight neighbouring
+// threads load at once lie in different banks:
+//
+//     bank, in chunks   0 1 2 3 4 5 6 7        threads of a tile of 4 x 2, without and with a skew of 2
+//     threads 0 .. 3    a b c d . . . .        a b c d . . . .
+//     threads 4 .. 7    . . e f g h . .        . . . . e f g h
+constexpr int thread_height = rows * stride_y();
+constexpr int skew = small_planes ? SEMICONV_SKEW : 0;
+// Where a row of the patch begins, in chunks; or of a thread's part of it.
+constexpr SEMICONV_FN int row_at(int row) { return row * patch_chunks + row / thread_height * skew; }
+using Source = PatchSource<patch_height, patch_chunks, thread_height, skew>;
 struct Patch {
   Chunk<Storage, columns> of[Source::chunks];
 };

@@ -81,7 +81,7 @@ SEMICONV_FN int32 tap_in_patch(const View& view, int c, int row, int x, V best, 
   const int32 ky = winner / runs, first = winner % runs * run;
   const int32 r = row * stride_y() + (mirrored ? size_y() - 1 - ky : ky) * dilation_y();
   const int32 column = shift + x * stride_x() + (mirrored ? size_x() - 1 - first : first) * dilation_x();
-  const Storage* numbers = (const Storage*)(view.patch + r * patch_chunks) + column;
+  const Storage* numbers = (const Storage*)(view.patch + row_at(r)) + column;
   const Weight* weights = (const Weight*)(view.weights + ky * weight_chunks) + first * channels + c;
   int32 found = 0;
 #pragma unroll

@@ -42,6 +42,7 @@ class ForwardTile(Tile):
             "SEMICONV_SIDES": str(self.sides),
             "SEMICONV_SLAB": str(self.slab),
             "SEMICONV_SHIFT": str(shift(geometry)),
+            "SEMICONV_SKEW": str(self.skew(geometry)),
         }
 
     def once(self, geometry: Geometry) -> bool:
@@ -90,12 +91,27 @@ class ForwardTile(Tile):
         """Rows and columns of the image that a tile sees by a slab, columns in whole chunks."""
         return patch(self.size, self.slab, geometry)
 
+    def skew(self, geometry: Geometry) -> int:
+        """Chunks left out of a patch between threads above each other (cuda/slab.cuh)."""
+        stride_y, stride_x = planar(geometry.stride, 1)
+        banks = 32 // CHUNK
+        abreast = self.threads_x * stride_x  # chunks from a row of threads to the next
+        one_row = self.teams == 1 or self.threads_y == 1 or self.threads_x >= banks
+        height, width = self.patch(geometry)
+        if one_row or abreast > banks or height > 255 or not self.once(geometry):
+            return 0
+        if abreast == banks:  # of stride 2: every other chunk is free
+            abreast = 1
+        return (abreast - self.rows * stride_y * width // CHUNK) % banks
+
     def shared_bytes(self, geometry: Geometry, storage: str) -> int:
         """Shared memory of a block: patches of the image, and the weights of their slabs."""
         columns = geometry.kernel_size[-1]
         weights = self.slab * -(-columns * self.channels // CHUNK) * CHUNK
         itemsize = source.itemsize(storage)  # short weights are widened
-        each = math.prod(self.patch(geometry)) * itemsize + weights * max(itemsize, 4)
+        height, width = self.patch(geometry)
+        skewed = (height - 1) // (self.rows * planar(geometry.stride, 1)[0]) * self.skew(geometry)
+        each = (height * width + skewed * CHUNK) * itemsize + weights * max(itemsize, 4)
         return self.sides * self.depth * self.teams * each
 
     def shrunk_to_shared_memory(
@@ -245,7 +261,7 @@ def _resident(storage: str, tile: ForwardTile, taps: int, registers: int) -> int
     """Threads to be resident of work that mixes no channels and keeps few registers."""
     itemsize = source.itemsize(storage)
     if tile.teams > 1 and registers == 2 and (tile.rows > 4 or itemsize == 8):
-        return 384 if itemsize == 2 else 512
+        return 512 if itemsize == 4 else 384
     return 768 if 9 < taps <= 25 else 640 if tile.teams > 1 else 512
 
 
