@@ -16,15 +16,7 @@ except ModuleNotFoundError:
 from semiconv_cupy import modules as _modules
 from semiconv_cupy.algebra import BroadcastSemifield, SelectSemifield, SubtractSemifield
 from torch_bridge import functional
-from torch_bridge.layers import (
-    Closing,
-    Dilation,
-    DilationPool1d,
-    DilationPool2d,
-    DilationPool3d,
-    Erosion,
-    Opening,
-)
+from torch_bridge.layers import DilationPool1d, DilationPool2d, DilationPool3d
 from torch_bridge.modules import (
     BroadcastConv,
     GenericClosing,
@@ -35,6 +27,7 @@ from torch_bridge.modules import (
     TorchLinearConv2D,
     TorchMaxPool2D,
 )
+from torch_bridge.morphology_layers import Closing, Dilation, Erosion, Opening
 from torch_bridge.parabolic_layers import (
     ParabolicClosing,
     ParabolicDilation,

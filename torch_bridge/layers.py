@@ -1,33 +1,33 @@
-"""Ready-made layers: morphology with learned structuring functions, in one line of a model.
+"""Pooling by learned structuring functions, in place of torch.nn.MaxPool1d/2d/3d.
 
-Here: pooling that takes the place of torch.nn.MaxPool1d/2d/3d, and dilation, erosion, opening and
-closing that keep the image's size. They join a kernel of `quadratic` with a fused convolution.
+The layers join a kernel of `quadratic` with a fused convolution. Models of version 0.1.0 look here
+for the layers of `morphology_layers`, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry
 from torch_bridge.autograd import Operation, recorded
-from torch_bridge.checks import DENSE, TENSORS, one_kind, plan, require_channels
+from torch_bridge.channelwise import (
+    ChannelwiseLayer,
+    FlatLearnedKernel,
+    Structuring,
+    structuring_functions,
+)
+from torch_bridge.checks import DENSE, TENSORS, one_kind
 from torch_bridge.convolutions import convolution
 from torch_bridge.functional import semifield_conv
+from torch_bridge.morphology_layers import Closing, Dilation, Erosion, Opening
 from torch_bridge.pooling import PoolingWindow, WindowedModule
-from torch_bridge.quadratic import (
-    LearnedKernel,
-    QuadraticKernelCholesky,
-    QuadraticKernelIso,
-    QuadraticKernelSpectral,
-)
 from torch_bridge.quadratic.initial import Init
-from torch_bridge.sizes import KernelSize, per_axis
+from torch_bridge.sizes import KernelSize
 
 __all__ = [
     "Closing",
@@ -36,73 +36,12 @@ __all__ = [
     "DilationPool2d",
     "DilationPool3d",
     "Erosion",
+    "FlatLearnedKernel",
     "Opening",
 ]
 
-Structuring = Literal["spectral", "cholesky", "iso", "free"]
 
-_QUADRATIC: dict[str, Callable[..., nn.Module]] = {
-    "spectral": QuadraticKernelSpectral,
-    "cholesky": QuadraticKernelCholesky,
-    "iso": QuadraticKernelIso,
-}
-
-
-def _structuring_functions(
-    sizes: tuple[int, ...],
-    channels: int | None,
-    structuring: Structuring,
-    init: Init | None,
-    device: Any,
-    dtype: Any,
-) -> nn.Module:
-    """A kernel (channels or 1, 1, *sizes)."""
-    count = 1 if channels is None else channels
-    if isinstance(structuring, str) and structuring in _QUADRATIC:
-        return _QUADRATIC[structuring](1, count, sizes, init, device=device, dtype=dtype)
-    if not isinstance(structuring, str) or structuring != "free":
-        raise ValueError(f"structuring must be one of {[*_QUADRATIC, 'free']}, got {structuring!r}")
-    if init is not None:
-        raise ValueError(f'structuring="free" starts flat and has no init, got {init!r}')
-    return FlatLearnedKernel(1, count, sizes, device=device, dtype=dtype)
-
-
-class FlatLearnedKernel(LearnedKernel):
-    """A `LearnedKernel` that starts at zero: a flat structuring function."""
-
-    def reset_parameters(self) -> None:
-        """Set all taps to zero."""
-        nn.init.zeros_(self.kernel)
-
-
-class _ChannelwiseLayer(nn.Module):
-    """One structuring function for each channel, or one for all of them."""
-
-    kernel: nn.Module
-    channels: int | None
-
-    def forward(self, img: Tensor) -> Tensor:
-        """`img` (B, C, *S) or (C, *S), and the result in the same way."""
-        if not isinstance(img, Tensor):
-            raise TypeError(
-                f"img must be a torch.Tensor, got {type(img).__name__}; torch.from_numpy(img) "
-                "makes one of a NumPy array"
-            )
-        krn = self.kernel()
-        if img.dim() == krn.dim() - 1:
-            return self._convolve(img[None], krn)[0]
-        return self._convolve(img, krn)
-
-    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _groups(self, img: Tensor) -> dict[str, Any]:
-        """Each channel of `img` a group."""
-        require_channels(img, self.channels)
-        return {"groups": img.shape[1], "group_broadcasting": self.channels is None}
-
-
-class _DilationPool(_ChannelwiseLayer, WindowedModule):
+class _DilationPool(ChannelwiseLayer, WindowedModule):
     """Pooling; the subclasses say in how many dimensions."""
 
     def __init__(
@@ -129,7 +68,7 @@ class _DilationPool(_ChannelwiseLayer, WindowedModule):
         self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
         self.channels = channels
         sizes = self._window.sizes
-        self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
+        self.kernel = structuring_functions(sizes, channels, structuring, init, device, dtype)
 
     def extra_repr(self) -> str:
         channels = "" if self.channels is None else f", channels={self.channels}"
@@ -284,205 +223,3 @@ class DilationPool3d(_DilationPool):
     """
 
     ndim = 3
-
-
-class _Morphology(_ChannelwiseLayer):
-    """Dilations and erosions that keep the image's size and are adjoint to each other."""
-
-    def __init__(
-        self,
-        kernel_size: KernelSize,
-        channels: int | None = None,
-        *,
-        ndim: int | None = None,
-        dilation: int | tuple[int, ...] = 1,
-        structuring: Structuring = "spectral",
-        init: Init | None = None,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        sizes = per_axis("kernel_size", kernel_size, ndim)
-        self.kernel_size = kernel_size
-        self.channels = channels
-        self.dilation = per_axis("dilation", dilation, len(sizes))
-        self.kernel = _structuring_functions(sizes, channels, structuring, init, device, dtype)
-
-    def extra_repr(self) -> str:
-        shown = [f"kernel_size={self.kernel_size}"]
-        if self.channels is not None:
-            shown.append(f"channels={self.channels}")
-        if max(self.dilation) > 1:
-            shown.append(f"dilation={self.dilation}")
-        return ", ".join(shown)
-
-    def _dilate(self, img: Tensor, krn: Tensor) -> Tensor:
-        return semifield_conv(
-            img,
-            krn,
-            "tropical_max",
-            padding="same",
-            dilation=self.dilation,
-            **self._groups(img),
-        )
-
-    def _erode(self, img: Tensor, krn: Tensor) -> Tensor:
-        return semifield_conv(
-            img,
-            krn,
-            "tropical_min_negated",
-            padding=self._geometry(img, krn).transposed_padding,
-            dilation=self.dilation,
-            kind="corr",
-            **self._groups(img),
-        )
-
-    def _geometry(self, img: Tensor, krn: Tensor) -> Geometry:
-        return plan(img, krn, padding="same", dilation=self.dilation, **self._groups(img))
-
-
-class Dilation(_Morphology):
-    r"""Dilation by a learned structuring function; it keeps the image's size.
-
-    .. math:: out[b, c, x] = \max_y img[b, c, x - y] + h_c[y]
-
-    y runs over the integer offsets from -((K - 1) // 2) upward, times `dilation`; positions outside
-    the image do not take part. For even K the image is read one step further (x - y + 1), as in
-    `scipy.ndimage.grey_dilation`. `Erosion` is its adjoint, for even K too.
-
-    Parameters
-    ----------
-    kernel_size : int or tuple of int
-        K: one size for all axes, or one per axis.
-    channels : int, optional
-        One structuring function for each of so many channels; None: one shared by all.
-    ndim : int, optional
-        Number of spatial axes; needed where `kernel_size` is an int.
-    dilation : int or tuple of int
-        Distance of the taps in image elements.
-    structuring, init, device, dtype
-        As in `DilationPool2d`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An argument that does not fit; the message names it.
-
-    See Also
-    --------
-    Erosion : Its adjoint.
-    Opening, Closing : Compositions of both.
-    DilationPool2d : With strides.
-    ParabolicDilation : Without a window.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Dilation(5, channels=3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
-    torch.Size([1, 3, 16, 16])
-    """
-
-    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
-        return self._dilate(img, krn)
-
-
-class Erosion(_Morphology):
-    r"""Erosion by a learned structuring function; it keeps the image's size.
-
-    .. math:: out[b, c, x] = \min_y img[b, c, x + y] - h_c[y]
-
-    For even K, the image is read at x + y - 1. It is the adjoint of `Dilation`.
-
-    Parameters
-    ----------
-    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
-        As in `Dilation`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An argument that does not fit; the message names it.
-
-    See Also
-    --------
-    Dilation : Its adjoint.
-    Opening, Closing : Compositions of both.
-    ParabolicErosion : Without a window.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Erosion((5, 4))(torch.zeros(1, 3, 16, 16)).shape
-    torch.Size([1, 3, 16, 16])
-    """
-
-    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
-        return self._erode(img, krn)
-
-
-class Opening(_Morphology):
-    r"""Opening by a learned structuring function: `Erosion`, then `Dilation`.
-
-    The result is nowhere above the image, and opening it again changes nothing.
-
-    .. math:: out = \delta(\varepsilon(img))
-
-    Parameters
-    ----------
-    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
-        As in `Dilation`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An argument that does not fit; the message names it.
-
-    See Also
-    --------
-    Closing : From above.
-    GenericOpening : Of kernels that mix channels.
-    ParabolicOpening : Without a window.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Opening(3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
-    torch.Size([1, 3, 16, 16])
-    """
-
-    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
-        return self._dilate(self._erode(img, krn), krn)
-
-
-class Closing(_Morphology):
-    r"""Closing by a learned structuring function: `Dilation`, then `Erosion`.
-
-    The result is nowhere below the image, and closing it again changes nothing.
-
-    .. math:: out = \varepsilon(\delta(img))
-
-    Parameters
-    ----------
-    kernel_size, channels, ndim, dilation, structuring, init, device, dtype
-        As in `Dilation`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An argument that does not fit; the message names it.
-
-    See Also
-    --------
-    Opening : From below.
-    GenericClosing : Of kernels that mix channels.
-    ParabolicClosing : Without a window.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Closing(3, ndim=2)(torch.zeros(1, 3, 16, 16)).shape
-    torch.Size([1, 3, 16, 16])
-    """
-
-    def _convolve(self, img: Tensor, krn: Tensor) -> Tensor:
-        return self._erode(self._dilate(img, krn), krn)
