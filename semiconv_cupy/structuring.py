@@ -2,20 +2,27 @@
 
 All arrays have spatial axes only, shape (*K). `krn[None, None]` is the (O, I, *K) kernel that
 `semifield_conv` takes; `cupy.asarray` and `torch.tensor` copy it to the image's device. Nothing
-here convolves.
+here convolves. The footprints themselves come from `footprints`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from semiconv_cupy.backends.place import require_unmasked
+from semiconv_cupy.extents import (
+    MOST_ELEMENTS,
+    checked_rank,
+    checked_shape,
+    real_number,
+    real_numbers,
+    require_possible,
+)
+from semiconv_cupy.footprints import ball, box, cross, diamond, disk, outer_sum
 
 __all__ = [
     "StructuringFunction",
@@ -27,11 +34,6 @@ __all__ = [
     "flat",
     "quadratic",
 ]
-
-BoolArray = npt.NDArray[np.bool_]
-# Elements of a structuring function: 2 GiB in float64, and more taps than any filter can compute.
-_MOST_ELEMENTS = 2**28
-_MOST_AXES = 32  # the most that NumPy before 2.0 allows
 
 
 class StructuringFunction(np.ndarray):
@@ -161,23 +163,23 @@ def quadratic(
     variances = covariance.diagonal()
     rank = len(variances)
     if size is None:
-        value_range = _real("value_range", value_range)
+        value_range = real_number("value_range", value_range)
         if not (0 < value_range < math.inf):
             raise ValueError(f"value_range must be positive and finite, got {value_range!r}")
         # sqrt(range * S_ii) is the half width of the ellipsoid q(x) > -range along axis i.
         with np.errstate(over="ignore"):
-            halves = np.minimum(np.sqrt(value_range * variances), _MOST_ELEMENTS)
+            halves = np.minimum(np.sqrt(value_range * variances), MOST_ELEMENTS)
         shape = tuple(2 * math.ceil(half) - 1 for half in halves)
-        _require_possible(shape, f"scale {scale!r} with value_range {value_range!r}")
+        require_possible(shape, f"scale {scale!r} with value_range {value_range!r}")
     else:
-        shape = _shape(size, rank)
+        shape = checked_shape(size, rank)
     offsets = [np.arange(length) - (length - 1) // 2 for length in shape]
 
     # Computed in float64 and rounded once; a value below float16's range rightly becomes -inf.
     with np.errstate(over="ignore"):
         if np.array_equal(covariance, np.diag(variances)):
             terms = [0.0 - x * x / v for x, v in zip(offsets, variances, strict=True)]
-            krn = _outer_sum(terms).astype(dtype).view(StructuringFunction)
+            krn = outer_sum(terms).astype(dtype).view(StructuringFunction)
             krn.factors = tuple(_read_only(term.astype(dtype)) for term in terms)
         else:
             grid = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).astype(np.float64)
@@ -224,7 +226,7 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
            [  0.,   0.,   0.],
            [-inf,   0., -inf]], dtype=float32)
     """
-    footprint = np.array(_numbers("footprint", footprint), dtype=np.bool_, order="C")
+    footprint = np.array(real_numbers("footprint", footprint), dtype=np.bool_, order="C")
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return footprint
@@ -237,227 +239,18 @@ def flat(footprint: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> np.ndar
     return np.where(footprint, 0.0, -np.inf).astype(dtype)
 
 
-def box(size: int | Sequence[int], ndim: int | None = None) -> BoolArray:
-    """The footprint of a box: True everywhere.
-
-    `skimage.morphology.footprint_rectangle(size)` as a bool array.
-
-    Parameters
-    ----------
-    size : int or sequence of int
-        Taps along each axis; a single size is that of all axes.
-    ndim : int, optional
-        Number of axes: by default that of a sequence, else 2.
-
-    Returns
-    -------
-    array of bool
-
-    Raises
-    ------
-    ValueError
-        A size or a number of axes below 1, or sizes for another number of axes.
-    TypeError
-        What is no integer.
-
-    See Also
-    --------
-    diamond, cross, ball : Other sets.
-    flat : The structuring function of a set.
-
-    Examples
-    --------
-    >>> box((2, 3))
-    array([[ True,  True,  True],
-           [ True,  True,  True]])
-    >>> box(3, ndim=3).shape
-    (3, 3, 3)
-    """
-    if ndim is None:
-        sizes = _numbers("size", size)
-        ndim = sizes.size if sizes.ndim else 2
-    return np.ones(_shape(size, _rank(ndim)), dtype=np.bool_)
-
-
-def disk(radius: float) -> BoolArray:
-    r"""The footprint of a disk in the plane, equal to `skimage.morphology.disk`.
-
-    .. math:: \{ x \in \mathbb{Z}^2 : \sqrt{x_1^2 + x_2^2} \le radius \}
-
-    Parameters
-    ----------
-    radius : float
-        In pixels; at least 0.
-
-    Returns
-    -------
-    array of bool
-        2 floor(radius) + 1 taps along both axes.
-
-    Raises
-    ------
-    ValueError
-        A radius that is negative or not finite.
-    TypeError
-        A radius that is no number.
-
-    See Also
-    --------
-    ball : In any number of dimensions.
-    diamond, box, cross : Other sets.
-    flat : The structuring function of a set.
-
-    Examples
-    --------
-    >>> disk(2).astype(int)
-    array([[0, 0, 1, 0, 0],
-           [0, 1, 1, 1, 0],
-           [1, 1, 1, 1, 1],
-           [0, 1, 1, 1, 0],
-           [0, 0, 1, 0, 0]])
-    """
-    return ball(radius, ndim=2)
-
-
-def ball(radius: float, ndim: int = 3) -> BoolArray:
-    r"""The footprint of a ball, Euclidean, in `ndim` dimensions.
-
-    .. math:: \{ x \in \mathbb{Z}^N : \textstyle\sum_a x_a^2 \le radius^2 \}
-
-    In three dimensions equal to `skimage.morphology.ball`.
-
-    Parameters
-    ----------
-    radius : float
-        In elements; at least 0.
-    ndim : int
-        Number of axes N.
-
-    Returns
-    -------
-    array of bool
-        2 floor(radius) + 1 taps along each axis.
-
-    Raises
-    ------
-    ValueError
-        A radius that is negative or not finite, or `ndim` below 1.
-    TypeError
-        A radius that is no number, or `ndim` that is no integer.
-
-    See Also
-    --------
-    disk : In the plane.
-    diamond, box, cross : Other sets.
-    semiconv_cupy.ndimage.distance_transform_edt : Dilations and erosions by balls of all radii.
-
-    Examples
-    --------
-    >>> ball(1).sum(), ball(1.5).sum(), ball(2, ndim=1)
-    (np.int64(7), np.int64(19), array([ True,  True,  True,  True,  True]))
-    """
-    radius, offsets = _offsets(radius, ndim)
-    return _outer_sum([offsets**2] * _rank(ndim)) <= radius * radius
-
-
-def diamond(radius: float, ndim: int = 2) -> BoolArray:
-    r"""The ball of the taxicab distance, as `skimage.morphology.diamond` and `octahedron`.
-
-    .. math:: \{ x \in \mathbb{Z}^N : \textstyle\sum_a \vert x_a \vert \le radius \}
-
-    Parameters
-    ----------
-    radius : float
-        In elements; at least 0.
-    ndim : int
-        Number of axes N.
-
-    Returns
-    -------
-    array of bool
-        2 floor(radius) + 1 taps along each axis.
-
-    Raises
-    ------
-    ValueError
-        A radius that is negative or not finite, or `ndim` below 1.
-    TypeError
-        A radius that is no number, or `ndim` that is no integer.
-
-    See Also
-    --------
-    ball : Of the Euclidean distance.
-    box : Of the chessboard distance.
-    cross : The axes alone.
-
-    Examples
-    --------
-    >>> diamond(1).astype(int)
-    array([[0, 1, 0],
-           [1, 1, 1],
-           [0, 1, 0]])
-    """
-    radius, offsets = _offsets(radius, ndim)
-    return _outer_sum([abs(offsets)] * _rank(ndim)) <= radius
-
-
-def cross(radius: float, ndim: int = 2) -> BoolArray:
-    r"""The footprint of the points on an axis that are at most `radius` from the centre.
-
-    .. math:: \{ x \in \mathbb{Z}^N :
-              \textstyle\sum_a \vert x_a \vert = \max_a \vert x_a \vert \le radius \}
-
-    `cross(1, ndim)` is `scipy.ndimage.generate_binary_structure(ndim, 1)`.
-
-    Parameters
-    ----------
-    radius : float
-        In elements; at least 0.
-    ndim : int
-        Number of axes N.
-
-    Returns
-    -------
-    array of bool
-        2 floor(radius) + 1 taps along each axis.
-
-    Raises
-    ------
-    ValueError
-        A radius that is negative or not finite, or `ndim` below 1.
-    TypeError
-        A radius that is no number, or `ndim` that is no integer.
-
-    See Also
-    --------
-    diamond, ball, box : Other sets.
-    semiconv_cupy.ndimage.generate_binary_structure : Of size 3.
-
-    Examples
-    --------
-    >>> cross(2).astype(int)
-    array([[0, 0, 1, 0, 0],
-           [0, 0, 1, 0, 0],
-           [1, 1, 1, 1, 1],
-           [0, 0, 1, 0, 0],
-           [0, 0, 1, 0, 0]])
-    """
-    off_axis = (_offsets(radius, ndim)[1] != 0).astype(np.int64)
-    return _outer_sum([off_axis] * _rank(ndim)) <= 1
-
-
 def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float64]:
     """The matrix S for `scale`, as `quadratic` defines it; raises if there is none."""
-    given = np.asarray(_numbers("scale", scale), dtype=np.float64)
+    given = np.asarray(real_numbers("scale", scale), dtype=np.float64)
     if given.ndim > 2:
         raise ValueError(
             f"scale must be a number, a sequence or a square matrix, got shape {given.shape}"
         )
-    rank = _rank(2 if ndim is None else ndim) if given.ndim == 0 else len(given)
+    rank = checked_rank(2 if ndim is None else ndim) if given.ndim == 0 else len(given)
     if ndim not in (None, rank):
         raise ValueError(f"ndim is {ndim}, but scale has {rank} axes: {scale!r}")
     if given.ndim < 2:
-        lengths = np.broadcast_to(given, (_rank(rank),))
+        lengths = np.broadcast_to(given, (checked_rank(rank),))
         if not np.all((lengths > 0) & np.isfinite(lengths)):
             raise ValueError(f"scale must be positive and finite, got {scale!r}")
         with np.errstate(over="ignore"):
@@ -468,70 +261,6 @@ def _covariance(scale: npt.ArrayLike, ndim: int | None) -> npt.NDArray[np.float6
     if not np.all(np.linalg.eigvalsh(given) > 0):
         raise ValueError(f"scale as a matrix must be positive definite, got {scale!r}")
     return given
-
-
-def _rank(ndim: int) -> int:
-    if isinstance(ndim, bool) or not isinstance(ndim, int | np.integer):
-        raise TypeError(f"ndim, the number of axes, must be an int, got {ndim!r}")
-    if not 1 <= ndim <= _MOST_AXES:
-        limit = "at least 1" if ndim < 1 else f"at most {_MOST_AXES}"
-        raise ValueError(f"ndim, the number of axes, must be {limit}, got {ndim}")
-    return int(ndim)
-
-
-def _shape(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """`size` as one positive int for each of `rank` axes."""
-    sizes = _numbers("size", size)
-    if sizes.dtype.kind not in "iu":
-        raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
-    if sizes.shape not in ((), (rank,)):
-        raise ValueError(f"size must be one int or {rank} of them, got {size!r}")
-    if np.any(sizes < 1):
-        raise ValueError(f"size must be at least 1 along each axis, got {size!r}")
-    shape = tuple(int(length) for length in np.broadcast_to(sizes, (rank,)))
-    _require_possible(shape, f"size {size!r}")
-    return shape
-
-
-def _offsets(radius: float, ndim: int) -> tuple[float, npt.NDArray[np.int64]]:
-    """The radius as a Python number, whose square cannot overflow, and the offsets of an axis."""
-    radius = _real("radius", radius)
-    if not (0 <= radius < math.inf):
-        raise ValueError(f"radius must be finite and at least 0, got {radius!r}")
-    half = math.floor(radius)
-    _require_possible((2 * half + 1,) * _rank(ndim), f"radius {radius!r}")
-    return radius, np.arange(-half, half + 1, dtype=np.int64)
-
-
-def _real(name: str, value: Any) -> Any:
-    """The real number `value` as a Python number; TypeError for anything else."""
-    require_unmasked(name, value)
-    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    return value
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    """An array of bools or real numbers; errors name the argument."""
-    require_unmasked(name, value)
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of numbers, got {value!r}: {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got {value!r}")
-    return array
-
-
-def _require_possible(shape: Sequence[int], cause: str) -> None:
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise ValueError(f"{cause} makes an array of more than {_MOST_ELEMENTS} elements")
-
-
-def _outer_sum(terms: Sequence[np.ndarray]) -> np.ndarray:
-    return sum(np.ix_(*terms), start=np.zeros((), dtype=terms[0].dtype))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
