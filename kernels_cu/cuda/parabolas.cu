@@ -1,4 +1,4 @@
-// Envelopes of parabolas over lines: a warp for each line.
+// Envelopes of parabolas over lines: a warp for each line, several for a long one.
 //
 // As host/envelope.hpp: between blocks of 8 outputs a node says which candidates may win there; nodes are found
 // from coarse to fine, each within what its two neighbours leave, with candidates in lanes; then each block compares
@@ -21,7 +21,8 @@
 //                      y = 1   line 0 1 2 3 ...  -->                 line 1   y = 0 1 2 ...
 //
 // Needs SEMICONV_STORAGE, SEMICONV_OUT (the results' storage type), SEMICONV_KERNEL (the function's name),
-// SEMICONV_COLUMNS (lines of a block), SEMICONV_SIDE_BY_SIDE (true or false), SEMICONV_WINNERS (true or false: whether
+// SEMICONV_COLUMNS (lines of a block), SEMICONV_WARPS (of a line; one where a block has several lines),
+// SEMICONV_SIDE_BY_SIDE (true or false), SEMICONV_WINNERS (true or false: whether
 // they are stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false),
 // SEMICONV_SQUARES (true: costs are squares of distances times a weight; false: given for each distance),
 // SEMICONV_FINISH (the number of a Finish).
@@ -31,7 +32,8 @@ namespace semiconv {
 
 using Out = SEMICONV_OUT;
 constexpr int warp = 32, columns = SEMICONV_COLUMNS;
-constexpr int block_size = 8, blocks_at_once = warp / block_size;
+constexpr int team = SEMICONV_WARPS, threads = team * warp;  // of a line
+constexpr int block_size = 8;
 constexpr uint32 all_lanes = 0xffffffffu;
 // Of a multiprocessor at a time: as many as registers suffice for without spills.
 constexpr int resident_warps = !SEMICONV_SHARED || architecture >= 1000 ? 20 : SEMICONV_SIDE_BY_SIDE ? 24 : 28;
@@ -53,6 +55,12 @@ struct LinePass {
   }
   SEMICONV_FN int64 group(int64 line) const { return line / repeat % groups; }
 };
+
+// All threads of a line wait for each other.
+SEMICONV_FN void wait_for_line() {
+  if constexpr (team == 1) __syncwarp();
+  else __syncthreads();
+}
 
 // What is added for a distance.
 #if SEMICONV_SQUARES
@@ -195,15 +203,16 @@ struct Range {
   int lowest;
 };
 
-// Make a line's numbers those that are compared, with infinity behind its end.
-template <class Read> SEMICONV_FN Range prepare(double* value, int size, int pitch, int lane, Read&& read) {
+// Make a line's numbers those that are compared, with infinity behind its end. `memory` has room for a team.
+template <class Read>
+SEMICONV_FN Range prepare(double* value, Range* memory, int size, int pitch, int member, Read&& read) {
   const double none = Extreme<double>::highest();
   const uint32 infinite = 0x7ff00000;
   uint32 most = 0;  // the first half of its bits
   bool some = false;
   int lowest = size;
 #pragma unroll 4
-  for (int y = lane; y < size; y += warp) {
+  for (int y = member; y < size; y += threads) {
     const double v = parabola_value(read(y), SEMICONV_MAXIMUM);
     value[y] = v;
     some = some || v < none;
@@ -211,16 +220,25 @@ template <class Read> SEMICONV_FN Range prepare(double* value, int size, int pit
     const uint32 half = (uint32)(bit_cast<uint64>(v) >> 32) & 0x7fffffffu;
     if (half < infinite) most = larger_of(most, half);
   }
-  if (size + lane < pitch) value[size + lane] = none;
+  if (size + member < pitch) value[size + member] = none;
   some = __any_sync(all_lanes, some);
-  if (__any_sync(all_lanes, lowest < size)) {
-    for (int apart = warp / 2; apart > 0; apart /= 2)
-      lowest = smaller_of(lowest, __shfl_xor_sync(all_lanes, lowest, apart));
-  } else {
-    lowest = -1;
+  for (int apart = warp / 2; apart > 0; apart /= 2) {
+    lowest = smaller_of(lowest, __shfl_xor_sync(all_lanes, lowest, apart));
+    most = larger_of(most, __shfl_xor_sync(all_lanes, most, apart));
   }
-  for (int apart = warp / 2; apart > 0; apart /= 2) most = larger_of(most, __shfl_xor_sync(all_lanes, most, apart));
-  return {some, bit_cast<double>((uint64)most << 32 | 0xffffffffu), lowest};
+  Range range{some, bit_cast<double>((uint64)most << 32 | 0xffffffffu), lowest};
+  if constexpr (team > 1) {
+    if (member % warp == 0) memory[member / warp] = range;
+    __syncthreads();
+    for (int other = 0; other < team; ++other) {
+      range.some = range.some || memory[other].some;
+      range.magnitude = larger_of(range.magnitude, memory[other].magnitude);
+      range.lowest = smaller_of(range.lowest, memory[other].lowest);
+    }
+  }
+  if (range.lowest == size) range.lowest = -1;
+  wait_for_line();
+  return range;
 }
 
 // The candidates that may win where each block begins.
@@ -231,10 +249,11 @@ template <class Read> SEMICONV_FN Range prepare(double* value, int size, int pit
 template <bool SETTLED, class OfLine = Line> struct Nodes {
   const OfLine& line;
   int *first, *last;
-  int blocks, from;
+  int blocks, from, own_warp;
 
-  SEMICONV_FN Nodes(const OfLine& line_, int* memory, int blocks_, int from_)
-      : line(line_), first(memory), last(SETTLED ? memory : memory + blocks_ + 1), blocks(blocks_), from(from_) {}
+  SEMICONV_FN Nodes(const OfLine& line_, int* memory, int blocks_, int from_, int own_warp_)
+      : line(line_), first(memory), last(SETTLED ? memory : memory + blocks_ + 1), blocks(blocks_), from(from_),
+        own_warp(own_warp_) {}
 
   template <int LANES> SEMICONV_FN void locate(int node, int lowest, int highest, int& low, int& high) const {
     const int x = from + node * block_size;
@@ -243,7 +262,7 @@ template <bool SETTLED, class OfLine = Line> struct Nodes {
   }
   // Find each second one of the nodes that are `step` blocks apart, of which there are `count`.
   template <int LANES> SEMICONV_FN void level(int step, int count) const {
-    for (int done = 0; done < count; done += warp / LANES) {
+    for (int done = own_warp * (warp / LANES); done < count; done += threads / LANES) {
       const int number = done + line.lane / LANES, node = step + 2 * step * number;
       const bool exists = number < count;
       int low, high;
@@ -254,15 +273,15 @@ template <bool SETTLED, class OfLine = Line> struct Nodes {
         last[node] = high;
       }
     }
-    __syncwarp();
+    wait_for_line();
   }
   SEMICONV_FN void find_all(int size) const {
     const bool begins_late = from > 0, ends_early = from + blocks * block_size < size, at_end = line.lane >= warp / 2;
     int low = 0, high = size - 1;
     if (begins_late || ends_early) locate<warp / 2>(at_end && ends_early ? blocks : 0, 0, size - 1, low, high);
-    if (line.lane == 0) first[0] = begins_late ? low : 0;
-    if (line.lane == warp / 2) last[blocks] = ends_early ? high : size - 1;
-    __syncwarp();
+    if (own_warp == 0 && line.lane == 0) first[0] = begins_late ? low : 0;
+    if (own_warp == 0 && line.lane == warp / 2) last[blocks] = ends_early ? high : size - 1;
+    wait_for_line();
     int step = 1;
     while (2 * step < blocks) step *= 2;
     for (; step > 0; step /= 2) {
@@ -277,21 +296,21 @@ template <bool SETTLED, class OfLine = Line> struct Nodes {
 // The envelope of one line. read(y): a number of it, which may be value[y]; put(x, result, winner): stores them.
 // nodes: two numbers for each block of the line and one more.
 template <class Read, class Put>
-SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value, int* nodes, Read&& read, Put&& put) {
-  const int lane = threadIdx.x % warp;
+SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value, int* nodes, Range* memory,
+                          Read&& read, Put&& put) {
+  const int member = threadIdx.x % threads, lane = member % warp, own_warp = member / warp;
   const int size = (int)pass.size, from = (int)pass.begin, to = (int)pass.end;
   if (cost.nothing_moves()) {  // NaN stays, too
-    for (int x = from + lane; x < to; x += warp) {
+    for (int x = from + member; x < to; x += threads) {
       const double v = read(x);
       put(x, finished<Out>(SEMICONV_MAXIMUM ? -v : v, SEMICONV_MAXIMUM, SEMICONV_FINISH), x);
     }
     return;
   }
-  const Range range = prepare(value, size, (int)pass.pitch, lane, read);
-  __syncwarp();
+  const Range range = prepare(value, memory, size, (int)pass.pitch, member, read);
   if (!range.some || range.lowest >= 0) {  // nothing, or one that wins everywhere
     const double none = Extreme<double>::highest();
-    for (int x = from + lane; x < to; x += warp)
+    for (int x = from + member; x < to; x += threads)
       put(x, finished<Out>(range.some ? -none : none, SEMICONV_MAXIMUM, SEMICONV_FINISH), range.lowest);
     return;
   }
@@ -300,12 +319,12 @@ SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value
   const int* last = nodes + blocks + 1;
 #if SEMICONV_SQUARES
   if (cost.weight > 2 * line.slack) {
-    Nodes<true>(line, nodes, blocks, from).find_all(size);
+    Nodes<true>(line, nodes, blocks, from, own_warp).find_all(size);
     last = nodes;
   } else
 #endif
-    Nodes<false>(line, nodes, blocks, from).find_all(size);
-  for (int b = lane / block_size; b < blocks; b += blocks_at_once) {
+    Nodes<false>(line, nodes, blocks, from, own_warp).find_all(size);
+  for (int b = member / block_size; b < blocks; b += threads / block_size) {
     const int x = from + b * block_size + lane % block_size;
     int winner;
     const double least = line.fill(x, nodes[b], last[b + 1], winner);
@@ -317,15 +336,17 @@ SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value
 
 // nodes: two numbers for each block of a line and one more, where they do not lie in shared memory. `out` may be the
 // source: lines are read as a whole first. `cost`: of each group its weight, or the costs of all distances.
-extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS, semiconv::resident_warps / SEMICONV_COLUMNS)
+extern "C" __global__ void __launch_bounds__(32 * SEMICONV_COLUMNS * SEMICONV_WARPS,
+                                             semiconv::resident_warps / (SEMICONV_COLUMNS * SEMICONV_WARPS))
 SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
                 const semiconv::Storage* source, semiconv::SEMICONV_OUT* out, int* __restrict__ winners,
                 double* scratch, int* nodes, int* followers) {
   using namespace semiconv;
-  const int own = threadIdx.x / warp;
+  const int own = threadIdx.x / threads;
   const int64 number = (int64)blockIdx.x * columns + own, from = pass.begin, width = pass.end - from;
   const int64 nodes_of_line = 2 * (ceil_div(width, (int64)block_size) + 1);
   const bool has_line = number < pass.lines;
+  __shared__ Range of_warps[team];
   const Costs costs(cost, pass.group(has_line ? number : 0), pass.size);
 #if SEMICONV_SHARED
   extern __shared__ double shared[];
@@ -348,7 +369,7 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
     if (copies) shared[column * pitch + y] = (double)load(given[y * pass.inner]);
   __syncthreads();
   if (has_line)
-    envelope(pass, costs, value, own_nodes, [&](int y) { return value[y]; },
+    envelope(pass, costs, value, own_nodes, of_warps, [&](int y) { return value[y]; },
              [&](int x, Out result, int winner) {
                results[own * results_pitch + x - from] = result;
                if (SEMICONV_WINNERS) chosen[own * results_pitch + x - from] = winner;
@@ -375,7 +396,7 @@ SEMICONV_KERNEL(const semiconv::LinePass pass, const double* __restrict__ cost,
   if (!has_line) return;
   const Storage* const given = source + number * pass.size;
   const int64 begin = number * width - from;
-  envelope(pass, costs, value, own_nodes, [&](int y) { return (double)load(given[y]); },
+  envelope(pass, costs, value, own_nodes, of_warps, [&](int y) { return (double)load(given[y]); },
            [&](int x, Out result, int winner) {
              out[begin + x] = result;
              if (SEMICONV_WINNERS) winners[begin + x] = winner;

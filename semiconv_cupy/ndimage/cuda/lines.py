@@ -26,6 +26,8 @@ _BANKS = 32  # of shared memory, of 4 bytes each
 # Squares of distances along shorter lines have 32 bits; weights in between have normal costs.
 _LONGEST, _WEIGHTS = 1 << 16, (1e-250, 1e250)
 _SIDE_BY_SIDE = (8, 4, 2)  # lines of a block of kernels_cu/cuda/parabolas.cu along another axis
+_IN_ROWS, _TEAM = (_LINES, 2, 1), 4  # and along the last one; warps of the only line of a block
+_OF_WARPS = 24 * _TEAM  # bytes of shared memory in which these warps meet
 _PULLBACK_THREADS = 128
 
 
@@ -39,6 +41,17 @@ class Specialisation(NamedTuple):
     finish: Finish = Finish.TO_NEAREST
     squares: bool = True  # of distances are their costs, times a weight; else given for each
     side_by_side: int = 0  # lines of a block along another axis than the last; 0: along that one
+    lines: int = _LINES  # of a block along the last axis
+
+    @property
+    def columns(self) -> int:
+        """Lines of a block."""
+        return self.side_by_side or self.lines
+
+    @property
+    def team(self) -> int:
+        """Warps of a line: several where shared memory holds few lines."""
+        return _TEAM if self.columns == 1 else 1
 
 
 def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
@@ -48,12 +61,14 @@ def parabolas_kernel(storage: str, kind: Specialisation) -> source.KernelSource:
         *["winners"] * kind.winners, *["long"] * (not kind.shared),
         *["table"] * (not kind.squares),
         *[f"side_by_side_{kind.side_by_side}"] * bool(kind.side_by_side),
+        *[f"lines_{kind.lines}"] * (kind.lines != _LINES),
     ]  # fmt: skip
     name = f"semiconv_parabolas_{'_'.join(marks)}"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
         "SEMICONV_OUT": kind.out,
-        "SEMICONV_COLUMNS": str(kind.side_by_side or _LINES),
+        "SEMICONV_COLUMNS": str(kind.columns),
+        "SEMICONV_WARPS": str(kind.team),
         "SEMICONV_SIDE_BY_SIDE": str(bool(kind.side_by_side)).lower(),
         "SEMICONV_WINNERS": str(kind.winners).lower(),
         "SEMICONV_SHARED": str(kind.shared).lower(),
@@ -192,7 +207,7 @@ def _side_by_side(launcher: Launcher, array: Array, step: Pass) -> int:
         return 0
     if rows_of(step.out, step.axis) is None:
         return 0
-    most = launcher.limits.shared_bytes
+    most = launcher.limits.shared_bytes - _OF_WARPS
     return next((n for n in _SIDE_BY_SIDE if _shared_bytes(n, array, step) <= most), 0)
 
 
@@ -299,9 +314,11 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     size, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
     lines, width = array.size // size, _width(array, step)
     pitch, results_pitch = _pitches(side_by_side, size, width, step.out.dtype.itemsize)
-    alone = 8 * _LINES * (pitch + _nodes(width))
-    shared_bytes = _shared_bytes(side_by_side, array, step) if side_by_side else alone
-    shared = shared_bytes <= launcher.limits.shared_bytes
+    most = launcher.limits.shared_bytes - _OF_WARPS
+    each = 8 * (pitch + _nodes(width))
+    rows = _LINES if side_by_side else next((n for n in _IN_ROWS if n * each <= most), 1)
+    shared_bytes = _shared_bytes(side_by_side, array, step) if side_by_side else rows * each
+    shared = shared_bytes <= most
     scratch = None if shared else device.empty((lines, pitch), np.float64)
     nodes = None if shared else device.empty((lines, 2, _nodes(width)), np.int32)
     struct = np.zeros((), LinePass.dtype())
@@ -315,15 +332,14 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     weights = weights_of(step.costs)
     kind = Specialisation(
         step.out.dtype.name, step.winners is not None, shared, step.minimum,
-        Finish(step.finish), weights is not None, side_by_side,
+        Finish(step.finish), weights is not None, side_by_side, rows,
     )  # fmt: skip
     kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
     arguments = (
         struct[()], _costs(launcher, step.costs if weights is None else weights), array, step.out,
         *(0 if part is None else part for part in (step.winners, scratch, nodes, followers)),
     )  # fmt: skip
-    columns = side_by_side or _LINES
-    grid, block = (-(-lines // columns),), (_WARP * columns,)
+    grid, block = (-(-lines // kind.columns),), (_WARP * kind.columns * kind.team,)
     kernel(grid, block, arguments, shared_bytes if shared else 0)
 
 

@@ -66,8 +66,9 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for winners in (False, True):
         yield nearest_kernel("float64", winners)
         yield nearest_kernel("float32", winners)
-        for shared in (False, True):
-            kind = Specialisation("float64", winners, shared, finish=Finish.ROOT)
+        yield parabolas_kernel("float64", Specialisation("float64", winners, finish=Finish.ROOT))
+        for shared, lines in ((True, 2), (True, 1), (False, 1)):
+            kind = Specialisation("float64", winners, shared, lines=lines)
             yield parabolas_kernel("float64", kind)
         for columns in (2, 4, 8):
             kind = Specialisation("float64", winners, finish=Finish.ROOT, side_by_side=columns)
