@@ -241,7 +241,7 @@ template <bool INSIDE> SEMICONV_FN void find(const View<INSIDE>& view, Storage* 
   lengthen<1>(windows);
 #pragma unroll
   for (int n = 0; n < outputs; ++n) {
-    if (view.y + n >= view.s.height) break;
+    if (!INSIDE && view.y + n >= view.s.height) break;
     Extrema found = line[n];
     const int even = n / 2 * 2;
     if (down > 1) found = best_of(windows[even + 1], line[n % 2 ? even + down : even]);
