@@ -289,7 +289,7 @@ def _colours(cupy, dtype):
 
 def lines(cupy, of_indices=(False, True)) -> Iterator[partial]:
     """Distances and parabolas without end: lines that fit into shared memory, and longer ones."""
-    for shape in ((61, 83), (5, 40, 33), (7000,)):
+    for shape in ((61, 83), (5, 40, 33), (3, 4000), (7000,)):
         for indices in of_indices:
             yield partial(_distances, cupy, shape, indices)
         for dtype in ("uint8", "int64", "float16", "float32", "float64"):

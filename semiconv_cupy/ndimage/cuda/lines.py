@@ -7,6 +7,7 @@ are so long that shared memory holds few of them beside each other.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,6 +153,18 @@ def weights_of(costs: np.ndarray) -> np.ndarray | None:
     squares = np.arange(size, dtype=np.float64) ** 2
     same = np.array_equal(rows[moving], weights[moving, np.newaxis] * squares)
     return np.where(stay, np.inf, weights) if same else None
+
+
+def _weights(launcher: Launcher, costs: np.ndarray) -> np.ndarray | None:
+    """The same, known from an earlier pass where costs are few."""
+    if costs.nbytes > launcher.limits.kept_bytes:
+        return weights_of(costs)
+    return _kept_weights(costs.tobytes(), costs.shape)
+
+
+@lru_cache(maxsize=64)
+def _kept_weights(costs: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
+    return weights_of(np.frombuffer(costs).reshape(shape))
 
 
 def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
@@ -329,7 +342,7 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
     struct["pitch"], struct["results_pitch"] = pitch, results_pitch
     followers = step.followers if side_by_side and step.winners is not None else None
     struct["followers"] = 0 if followers is None else len(followers)
-    weights = weights_of(step.costs)
+    weights = _weights(launcher, step.costs)
     kind = Specialisation(
         step.out.dtype.name, step.winners is not None, shared, step.minimum,
         Finish(step.finish), weights is not None, side_by_side, rows,
