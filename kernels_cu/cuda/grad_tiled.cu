@@ -173,11 +173,12 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 image_height = (int32)along_y(g.image_size, 1);
   const int32 image_width = (int32)along_x(g.image_size);
   const int64 pixels = g.pixels();
+  // Pairs are for small planes: larger blocks have no registers for a third way to copy.
   const auto starts_at = [&](int piece) {
     const size_t bytes = piece == four ? 16 : 2 * sizeof(Real);
     return width % piece == 0 && (size_t)grad_out % bytes == 0 && (size_t)residual % bytes == 0;
   };
-  const int piece = starts_at(four) ? four : starts_at(2) ? 2 : 1;
+  const int piece = starts_at(four) ? four : threads <= 64 && starts_at(2) ? 2 : 1;
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
 
@@ -205,7 +206,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (uint32 job = chunk; job < (uint32)jobs; job += (uint32)chunks) {
     uint32 n = job;
     int32 x = 0, y = 0;
-    if (tiles_x * tiles_y > 1) {  // divisions are dear beside the terms of a small plane
+    if (threads > 64 || tiles_x * tiles_y > 1) {  // divisions are dear beside the terms of a small plane
       x = (int32)(n % (uint32)tiles_x) * tile_columns;
       n /= (uint32)tiles_x;
       y = (int32)(n % (uint32)tiles_y) * tile_rows;
@@ -327,7 +328,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
 #pragma unroll
           for (int c = 0; c < columns; ++c) whole.of[c] = own.to_img[row][c];
           *(Vector*)line = whole;
-        } else if (columns % 2 == 0 && image_width % 2 == 0 && (size_t)line % alignof(Pair) == 0) {
+        } else if (threads <= 64 && columns % 2 == 0 && image_width % 2 == 0 && (size_t)line % alignof(Pair) == 0) {
 #pragma unroll
           for (int c = 0; c < columns; c += 2)
             if (own_x + c < image_width)
