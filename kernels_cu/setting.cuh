@@ -51,24 +51,23 @@ struct Setting {
   SEMICONV_FN Setting(const Parameters& parameters, int64 kernel)
       : Setting(known_or((double)SEMICONV_PARAMETER(parameters.of<Real>(0, kernel)))) {}
   SEMICONV_FN explicit Setting(double p_) : p(p_) {
-    const double inverse = 1 / p;
+    // Where 1/p overflows, the largest number serves: it sends each total to the same limit, but leaves 1, whose
+    // logarithm is 0, as it is.
+    constexpr double largest = (double)Limits<Real>::largest;
+    double inverse = 1 / p;
+    if (inverse > largest) inverse = largest;
+    if (inverse < -largest) inverse = -largest;
     power = p > -17 && p < 17 && (int)p == p ? (int)p : 0;
     root = inverse > -17 && inverse < 17 ? (int)inverse : 0;
     upwards = p > 0;
     divides = (upwards ? p : 1 - p) > (sizeof(Real) == 4 ? 5 : 19);
     exponents[0] = (Real)p;
     exponents[1] = (Real)(p - 1);
-    rest_of_root = finite(inverse - root);
-    slope = finite(inverse - 1);
+    rest_of_root = (Real)(inverse - root);
+    slope = (Real)(inverse - 1);
     if (p > -1 && p < 1) kind = upwards ? flat_up : flat_down;
     else if (power == 0) kind = other;
     else kind = p >= 1 && p <= 4 ? first + power - 1 : whole;
-  }
-  // An exponent that overflows becomes the largest number, which sends all totals but 1 where the exponent would;
-  // that of 1, whose logarithm is 0, stays 1.
-  static SEMICONV_FN Real finite(double exponent) {
-    const double largest = (double)Limits<Real>::largest;
-    return (Real)(exponent > largest ? largest : exponent < -largest ? -largest : exponent);
   }
   // The p of these kinds; 0 of the others.
   static constexpr SEMICONV_FN double p_of(int kind) { return kind <= fourth ? 1 + kind - first : 0; }
