@@ -90,7 +90,7 @@ template <class W> SEMICONV_FN void put_element(W* row, int n, Storage element) 
     row[n] = bit_cast<W>(element);
   } else {
     constexpr int bits = 32 / per_word;
-    constexpr uint32 all = (1u << bits) - 1;
+    constexpr uint32 all = ~0u >> (32 - bits);  // this branch is compiled for whole words, too
     uint32 number = 0;
     memcpy(&number, &element, sizeof(Storage));
     W& word = row[n / per_word];
