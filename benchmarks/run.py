@@ -76,6 +76,7 @@ class Bench:
         self, measured: Measured, only: Iterable[str]
     ) -> tuple[dict[str, Call], dict[str, str]]:
         """The calls that compute the same, each made once, and why others are left out."""
+        gradients = getattr(measured, "mode", "forward") == "training"
         sets = peers.sets_of_inputs(measured, self.cache)
         makers = [self.calls(measured, self.device, seed, self.absent) for seed in range(sets)]
         calls: dict[str, Call] = {}
@@ -90,7 +91,7 @@ class Bench:
                     continue
                 result = made[0]()
                 ours = result if name == OURS else ours
-                wrong = None if name in works.OTHERS else disagreement(ours, result)
+                wrong = None if name in works.OTHERS else disagreement(ours, result, gradients)
                 if wrong is None:
                     calls[name] = in_turn(made)
                 else:
