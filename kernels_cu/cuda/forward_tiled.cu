@@ -114,16 +114,17 @@ SEMICONV_FN void add_term(A& one, const S& setting, Value& of_run, Value term, c
   }
 }
 
-// Row r of the patch and TAPS neighbouring taps of each row of taps that meets it, from tap `first` on (a
-// multiple of `segment`): what they see of the row is loaded once, for all of the thread's outputs.
+// Row r of the patch and TAPS neighbouring taps of each row of taps that meets it, from chunk `begin` of the taps on
+// (where a segment begins): what they see of the row is loaded once, for all of the thread's outputs.
 // S: Setting, or one of a kind that the compiler knows.
 template <int PASS, int TAPS, bool PLAIN, class S, class A, class F>
-SEMICONV_FN void visit_segment(Accumulators<A>& acc, const Settings& settings, const View& view, int r, int first,
+SEMICONV_FN void visit_segment(Accumulators<A>& acc, const Settings& settings, const View& view, int r, int begin,
                                F&& inside) {
+  const int first = begin * columns;
   constexpr int behind = mirrored ? (size_x() - TAPS) * dilation_x() : 0;
   constexpr int lead = (shift + behind) % columns;  // elements of the first chunk that no tap sees
   constexpr int seen = chunks_for(lead + (columns - 1) * stride_x() + (TAPS - 1) * dilation_x() + 1);
-  const int chunk = (shift + behind) / columns + (mirrored ? -first : first) * dilation_x() / columns;
+  const int chunk = (shift + behind) / columns + (mirrored ? -begin : begin) * dilation_x();
   constexpr int apart = (lanes - 1) * stride_x();
   Value line[seen * columns - apart];
   load_line<seen, apart>(line, view, r, chunk, inside);
@@ -138,7 +139,7 @@ SEMICONV_FN void visit_segment(Accumulators<A>& acc, const Settings& settings, c
     for (int n = 0; n < TAPS * channels; ++n) {
       const int kx = n / channels, c = n % channels;
       const int at = lead + (mirrored ? TAPS - 1 - kx : kx) * dilation_x();
-      if (n % columns == 0) weights = view.weights[ky * weight_chunks + (first * channels + n) / columns];
+      if (n % columns == 0) weights = view.weights[ky * weight_chunks + begin * channels + n / columns];
 #pragma unroll
       for (int x = 0; x < values; ++x) {
         const int seen_at = at + x * lanes * stride_x();
@@ -172,15 +173,15 @@ SEMICONV_FN void visit_rows(Accumulators<A>& acc, const Settings& settings, cons
   for (int n = 0; n < reach; ++n) {
     const int r = mirrored ? reach - 1 - n : n;
     if constexpr (wide) {
-      constexpr int rest = size_x() % segment;
+      constexpr int rest = size_x() % segment, whole = (size_x() - rest) / columns;
+      const int end = view.taps.end < whole ? view.taps.end : whole;
 #pragma unroll 1
-      for (int first = view.taps.first; first < size_x() - rest && first < view.taps.end; first += segment) {
-        visit_segment<PASS, segment, PLAIN, S>(acc, settings, view, r, first, inside);
+      for (int begin = view.taps.first; begin < end; begin += segment / columns) {
+        visit_segment<PASS, segment, PLAIN, S>(acc, settings, view, r, begin, inside);
         if (PASS == 1) fold(acc);
       }
       if constexpr (rest > 0)
-        if (view.taps.end > size_x() - rest)
-          visit_segment<PASS, rest, PLAIN, S>(acc, settings, view, r, size_x() - rest, inside);
+        if (view.taps.end > whole) visit_segment<PASS, rest, PLAIN, S>(acc, settings, view, r, whole, inside);
     } else {
       visit_segment<PASS, segment, PLAIN, S>(acc, settings, view, r, 0, inside);
     }

@@ -69,7 +69,8 @@ template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& 
 }
 
 // Of a wide row of taps, the segments that see something inside the image from anywhere in the tile: their taps
-// are first .. end - 1 in the kernel's order, whole segments but at the row's end.
+// are first .. end - 1 in the kernel's order, whole segments but at the row's end. Both count chunks of taps:
+// then the compiler knows that a segment begins with a chunk.
 //
 //     image       |<------------->|
 //     tile                |<--->|
@@ -77,7 +78,7 @@ template <class S> SEMICONV_FN void copy_weight(const Destination& to, Weights& 
 struct Columns {
   int32 first, end;
 
-  static SEMICONV_FN Columns all() { return {0, size_x()}; }
+  static SEMICONV_FN Columns all() { return {0, chunks_for(size_x())}; }
   static SEMICONV_FN Columns of(const Source& source) {
     constexpr int last = shift + (tile_columns - 1) * stride_x();  // where the tile's last output begins
     const int32 before = source.from_x - last, behind = source.to_x - shift;
@@ -85,7 +86,7 @@ struct Columns {
     const int32 to = behind > 0 ? (behind + dilation_x() - 1) / dilation_x() : 0;
     const int32 low = from < size_x() ? from : size_x(), high = to < size_x() ? to : size_x();
     const int32 begin = mirrored ? size_x() - high : low;
-    return {begin / segment * segment, mirrored ? size_x() - low : high};
+    return {begin / segment * (segment / columns), chunks_for(mirrored ? size_x() - low : high)};
   }
 };
 
