@@ -358,6 +358,7 @@ def test_many_tiles_teams_and_planes():
     """More than one tile along each axis, blocks of several planes, the last of them idle."""
     for geometry in (
         cases.GeometryCase((1, 2, 37, 270), (2, 1, 3, 3), dict(padding="same", groups=2)),
+        cases.GeometryCase((1, 2, 35, 139), (2, 1, 3, 3), dict(padding="same", groups=2)),
         cases.GeometryCase((3, 7, 20, 9), (7, 1, 3, 2), dict(padding=((2, 0), (0, 3)), groups=7)),
         cases.GeometryCase((2, 5, 18, 70), (9, 5, 3, 3), dict(padding="same")),
     ):
@@ -365,12 +366,13 @@ def test_many_tiles_teams_and_planes():
         tiled("linear", geometry)
 
 
-SMALL_PLANES = {
-    "14 columns": ((3, 7, 14, 14), dict(padding=1)),
-    "odd": ((5, 3, 13, 13), dict(padding=((2, 0), (1, 1)))),
-    "stride": ((3, 5, 28, 28), dict(padding=1, stride=2)),
-    "7 columns, dilation": ((9, 8, 11, 11), dict(dilation=2, kind="corr")),
-    "whole chunks": ((3, 7, 16, 16), dict(padding=1)),
+SMALL_PLANES = {  # shape, arguments, rows of a thread
+    "14 columns": ((3, 7, 14, 14), dict(padding=1), 7),
+    "odd": ((5, 3, 13, 13), dict(padding=((2, 0), (1, 1))), 7),
+    "stride": ((3, 5, 28, 28), dict(padding=1, stride=2), 4),
+    "7 columns, dilation": ((9, 8, 11, 11), dict(dilation=2, kind="corr"), 4),
+    "whole chunks": ((3, 7, 16, 16), dict(padding=1), 4),
+    "six threads of a row": ((5, 9, 20, 22), dict(padding=1), 7),
 }
 
 
@@ -379,14 +381,14 @@ SMALL_PLANES = {
 @pytest.mark.parametrize("planes", SMALL_PLANES)
 def test_small_planes_share_a_block(planes, residual):
     """Threads hold many rows, and outputs leave by whole vectors; the bits are direct's."""
-    shape, arguments = SMALL_PLANES[planes]
+    shape, arguments, rows = SMALL_PLANES[planes]
     channels = shape[1]
     plan = Geometry.plan(shape, (channels, 1, 3, 3), groups=channels, **arguments)
     semifield, limits = SEMIFIELDS["tropical_max"].semifield, Limits(filled=0.0, warps=0)
     spec = residual_of(semifield, "float32", plan) if residual else None
     tile = forward_tile_of(semifield, "float32", plan, spec and spec.dtype, limits)
-    assert tile.rows > 4
-    assert (*tile.cover(plan.out_size), tile.teams > channels) == (1, 1, True)
+    assert tile.rows == rows
+    assert (*tile.cover(plan.out_size), tile.teams > 1) == (1, 1, True)
     random = np.random.default_rng(3)
     img, krn = (random.integers(-3, 4, size).astype("f4") for size in (shape, plan.krn_shape))
     views = [img, img.swapaxes(2, 3).copy().swapaxes(2, 3), np.broadcast_to(img[:1], img.shape)]

@@ -15,6 +15,7 @@ struct Destination {
   SEMICONV_FN explicit Destination(void* shared) {
     asm("{ .reg .u64 to; cvta.to.shared.u64 to, %1; cvt.u32.u64 %0, to; }" : "=r"(address) : "l"(shared));
   }
+  SEMICONV_FN void move(int offset) { address += offset; }
   template <class T> SEMICONV_FN void copy(int offset, const T* global) const {
     if constexpr (sizeof(T) > 16) {
       copy(offset, (const Chunk<float, 4>*)global);
@@ -46,6 +47,7 @@ SEMICONV_FN void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"
 struct Destination {
   char* address;
   SEMICONV_FN explicit Destination(void* shared) : address((char*)shared) {}
+  SEMICONV_FN void move(int offset) { address += offset; }
   template <class T> SEMICONV_FN void copy(int offset, const T* global) const { *(T*)(address + offset) = *global; }
   template <class T> SEMICONV_FN void copy_or_zero(int offset, const T* global, bool exists) const {
     *(T*)(address + offset) = exists ? *global : T{};

@@ -42,7 +42,7 @@ struct Settings {
 template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& chunk, int64 count) {
   if (count >= columns && (size_t)to % alignof(Chunk<T, columns>) == 0) {
     *(Chunk<T, columns>*)to = chunk;
-  } else if (columns == 4 && channels == 1 && (count >= columns || count == 2) && (size_t)to % alignof(Chunk<T, 2>) == 0) {
+  } else if (columns == 4 && channels == 1 && teams > 1 && (count >= columns || count == 2) && (size_t)to % alignof(Chunk<T, 2>) == 0) {
     *(Chunk<T, 2>*)to = Chunk<T, 2>{{chunk.of[0], chunk.of[1]}};
     if (count > 2) *((Chunk<T, 2>*)to + 1) = Chunk<T, 2>{{chunk.of[columns - 2], chunk.of[columns - 1]}};
   } else {
@@ -155,17 +155,17 @@ SEMICONV_FN bool gathers_planes(const Geometry& g, const Division& division) {
          (provenance || along_x(g.out_size) % columns != 0);
 }
 
-// Puts the first `count` elements of a chunk; `pairs`: `to` and `count` are even.
-template <class T> SEMICONV_FN void put_chunk(T* to, const Chunk<T, columns>& chunk, int32 count, bool pairs) {
-  if (pairs) {
+// Puts the first `count` elements of a chunk; PAIRS: `to` and `count` are even.
+template <bool PAIRS, class T> SEMICONV_FN void put_chunk(T* to, const Chunk<T, columns>& chunk, int32 count) {
+  constexpr int each = PAIRS ? 2 : 1;
 #pragma unroll
-    for (int x = 0; x < columns; x += 2)
-      if (x < count) *(Chunk<T, 2>*)(to + x) = Chunk<T, 2>{{chunk.of[x], chunk.of[x + 1]}};
-  } else {
+  for (int x = 0; x < columns; x += each)
+    if (x < count) {
+      Chunk<T, each> some;
 #pragma unroll
-    for (int x = 0; x < columns; ++x)
-      if (x < count) to[x] = chunk.of[x];
-  }
+      for (int n = 0; n < each; ++n) some.of[n] = chunk.of[x + n];
+      *(Chunk<T, each>*)(to + x) = some;
+    }
 }
 // Writes what the block has gathered, `count` elements.
 template <class T> SEMICONV_FN void write_gathered(const T* gathered, T* to, int32 count) {
@@ -182,36 +182,43 @@ template <class T> SEMICONV_FN void write_gathered(const T* gathered, T* to, int
   for (int32 n = written + this_thread(); n < count; n += block) to[n] = gathered[n];
 }
 
+// Puts a thread's results, and the winners, from `at` on of what the block gathers; the first `there` rows exist.
+template <bool PAIRS, class A>
+SEMICONV_FN void gather(const Accumulators<A>& acc, const Settings& settings, Storage* results, Residual* winners,
+                        int32 at, int32 width, int32 there, int32 count) {
+#pragma unroll
+  for (int row = 0; row < rows; ++row, at += width) {
+    if (row >= there) continue;
+    Chunk<Storage, columns> result;
+#pragma unroll
+    for (int x = 0; x < columns; ++x)
+      result.of[x] = result_of(Packed<Value>::number(acc[0][row][x / lanes].result(settings[0]), x % lanes));
+    put_chunk<PAIRS>(results + at, result, count);
+    if constexpr (provenance) {
+      Chunk<Residual, columns> winner;
+#pragma unroll
+      for (int x = 0; x < columns; ++x) winner.of[x] = (Residual)acc[0][row][x].winner;
+      put_chunk<PAIRS>(winners + at, winner, count);
+    }
+  }
+}
 // As store_outputs, for a block of which gathers_planes() says yes. `shared`: memory that no thread reads any more
 // when all have come to the barrier here.
 template <class A>
-SEMICONV_FN void store_planes(Accumulators<A>& acc, const Settings& settings, const Geometry& g, const TeamTile& tile,
-                              const Arrays& arrays, void* shared) {
+SEMICONV_FN void store_planes(const Accumulators<A>& acc, const Settings& settings, const Geometry& g,
+                              const TeamTile& tile, const Arrays& arrays, void* shared) {
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size), pixels = height * width;
   const int32 thread = this_thread() % threads;
   const int32 top = thread / threads_x * rows, left = thread % threads_x * columns;
   const int32 at = this_thread() / threads * pixels + top * width + left;
-  const bool pairs = width % 2 == 0;
+  const int32 there = tile.idle ? 0 : height - top;
   const int64 first = (int64)this_block() * teams, planes = g.batch * g.groups * g.outputs_per_group;
   const int32 count = (planes - first < teams ? (int32)(planes - first) : teams) * pixels;
   Storage* results = (Storage*)shared;
   Residual* winners = (Residual*)((char*)shared + residual_place);
   __syncthreads();
-#pragma unroll
-  for (int row = 0; row < rows; ++row) {
-    if (tile.idle || top + row >= height) continue;
-    Chunk<Storage, columns> result;
-#pragma unroll
-    for (int x = 0; x < columns; ++x)
-      result.of[x] = result_of(Packed<Value>::number(acc[0][row][x / lanes].result(settings[0]), x % lanes));
-    put_chunk(results + at + row * width, result, width - left, pairs);
-    if constexpr (provenance) {
-      Chunk<Residual, columns> winner;
-#pragma unroll
-      for (int x = 0; x < columns; ++x) winner.of[x] = (Residual)acc[0][row][x].winner;
-      put_chunk(winners + at + row * width, winner, width - left, pairs);
-    }
-  }
+  if (width % 2 == 0) gather<true>(acc, settings, results, winners, at, width, there, width - left);
+  else gather<false>(acc, settings, results, winners, at, width, there, width - left);
   __syncthreads();
   write_gathered(results, arrays.out + first * pixels, count);
   if constexpr (provenance) write_gathered(winners, (Residual*)arrays.residual + first * pixels, count);

@@ -131,34 +131,34 @@ template <int HEIGHT, int CHUNKS, int STEP = 1, int SKEW = 0> struct PatchSource
       }
     });
   }
-  // The same by pieces of PIECE elements: a power of two of neighbouring threads copies neighbouring ones, and goes
-  // down the patch by as many rows as there are such threads. Nothing is divided.
+  // The same by pieces of PIECE elements: a power of two of neighbouring threads, of one warp, copies neighbouring
+  // pieces, and goes down the patch by as many rows as there are such threads, between two skews without a rest.
+  // Nothing is divided.
   template <int PIECE, class P>
   SEMICONV_FN void copy_pieces(const Geometry& g, const Storage* corner, int count, P* patches) const {
     const int32 pitch_y = (int32)along_y(g.img_strides + 2, 0), pitch_x = (int32)along_x(g.img_strides + 2);
-    constexpr int reciprocal = 65536 / STEP + 1;
-    static_assert(SKEW == 0 || HEIGHT < 256, "a product and a shift divide by STEP");
-    const int across = (to_x - from_x + PIECE - 1) / PIECE;
-    int bits = 0;  // threads abreast: 2^bits
-    while (1 << bits < across && 2 << bits <= threads) ++bits;
-    const int thread = threadIdx.x % threads, rows_on = threads >> bits, first_row = from_y + (thread >> bits);
-    if (first_row >= from_y + rows_on) return;  // where `threads` is no power of two
-    const Destination to(patches);
-    for (int piece = thread & ((1 << bits) - 1); piece < across; piece += 1 << bits) {
-      const int column = from_x + piece * PIECE;
+    constexpr int abreast = power_of_two((tile_columns * stride_x() + PIECE - 1) / PIECE);
+    constexpr int rows_on = divisor_of(SKEW ? STEP : threads / abreast, threads / abreast);
+    constexpr int turn = SKEW ? STEP / rows_on : 4, rows_of_turn = turn * rows_on;
+    const int thread = threadIdx.x % threads, first_row = thread / abreast;
+    if (first_row >= rows_on) return;
+    const int64 step = rows_on * pitch_y;
+    for (int column = from_x + thread % abreast * PIECE; column < to_x; column += abreast * PIECE) {
       const Storage* from = corner + (first_row * pitch_y + column * pitch_x);
-      const int64 step = rows_on * pitch_y;
-      for (int row = first_row; row < to_y; row += 4 * rows_on) {
+      Destination to(patches);
+      to.move((first_row * width + column) * (int)sizeof(Storage));
+#pragma unroll 1
+      for (int begin = from_y - first_row, end = to_y - first_row; end > 0; begin -= rows_of_turn, end -= rows_of_turn) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const int32 to_row = row + k * rows_on, skews = SKEW ? to_row * reciprocal >> 16 : 0;
-          const int32 at = to_row * width + skews * (SKEW * columns) + column;
+        for (int k = 0; k < turn; ++k) {
 #pragma unroll
           for (int d = 0; d < depth; ++d)
-            if (d < count && to_row < to_y)
-              to.copy(d * sizeof(P) + at * sizeof(Storage), (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
+            if (d < count && k * rows_on >= begin && k * rows_on < end)
+              to.copy(d * sizeof(P) + k * rows_on * width * sizeof(Storage),
+                      (const Chunk<Storage, PIECE>*)(from + d * g.img_strides[1]));
           from += step;
         }
+        to.move((rows_of_turn * width + SKEW * columns) * (int)sizeof(Storage));
       }
     }
   }
@@ -173,6 +173,17 @@ template <int HEIGHT, int CHUNKS, int STEP = 1, int SKEW = 0> struct PatchSource
   }
 
  private:
+  // The least power of two of threads for so many pieces, at most a warp's and the team's.
+  static constexpr SEMICONV_FN int power_of_two(int pieces) {
+    int abreast = 1;
+    while (abreast < pieces && 2 * abreast <= threads && abreast < 32) abreast *= 2;
+    return abreast;
+  }
+  // The largest number up to `most` that divides n.
+  static constexpr SEMICONV_FN int divisor_of(int n, int most) {
+    while (n % most) --most;
+    return most;
+  }
   // visit(k, n, row, column) for this thread's share of the chunks, the kth of which is the nth of all.
   template <int UNROLL, class F> static SEMICONV_FN void visit_chunks(F&& visit) {
     const int thread = threadIdx.x % threads;

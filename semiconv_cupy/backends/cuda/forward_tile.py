@@ -182,8 +182,8 @@ def forward_tile_of(
                         taps on)
 
     Doubles take twice the registers, so that a thread holds fewer of them. Small images and short
-    signals get tiles of about their size, several to a block, by threads of up to eight rows where
-    there are many (`limits.small_rows`); where few outputs would leave a large GPU idle, and
+    signals get tiles of about their size, several to a block, by threads of four or seven rows
+    where there are many (`limits.small_rows`); where few outputs would leave a large GPU idle, and
     `limits.filled` is not 0, threads hold fewer. Large windows are cut into slabs of rows of taps.
     """
     if not _has_kernel(semifield, storage, geometry, residual):
@@ -244,14 +244,17 @@ def _side(needed: int, most: int) -> int:
 def _rows_of_many(storage: str, geometry: Geometry, threads_x: int, limits: Limits) -> int | None:
     """Rows of a thread where many planes of at most 32 columns are read at once; None of few.
 
-    Threads of so many rows cover a plane with least beyond it.
+    The fewest, or more where threads of so many cover a plane with less beyond it, in more than one
+    row of threads: those beside each other read the same banks of shared memory otherwise.
     """
     height = geometry.out_size[-2]
+    fewest, *more = limits.small_rows if max(geometry.stride[-2:]) == 1 else limits.small_rows[:1]
 
     def threads_y(rows: int) -> int:
         return _side(-(-height // rows), BLOCK_THREADS)
 
-    rows = min(limits.small_rows, key=lambda rows: (threads_y(rows) * rows, -rows))
+    several = (fewest, *(rows for rows in more if threads_y(rows) > 1))
+    rows = min(several, key=lambda rows: threads_y(rows) * rows)
     threads = geometry.batch * geometry.groups * threads_y(rows) * threads_x
     floats = storage in source.FLOATING and source.itemsize(storage) <= 4
     return rows if floats and threads >= 32 * limits.warps else None
@@ -262,6 +265,8 @@ def _resident(storage: str, tile: ForwardTile, taps: int, registers: int) -> int
     itemsize = source.itemsize(storage)
     if tile.teams > 1 and registers == 2 and (tile.rows > 4 or itemsize == 8):
         return 384 if itemsize == 2 else 512
+    if tile.teams > 1 and registers == 1 and itemsize == 4:
+        return 768
     return 768 if 9 < taps <= 25 else 640 if tile.teams > 1 else 512
 
 
