@@ -37,32 +37,17 @@ class Choice:
 def choices(*, small: bool = False) -> Iterator[Choice]:
     """All rows; small ones rehearse."""
     side, volume = (64, 16) if small else (4096, 256)
-    boxes = {"flat.cu": {"small_box": (1,) * 4}, "small_box.cu": {"small_box": (9,) * 4}}
-    planes = (2 * volume, 28, 32)
+    boxes: dict[str, dict[str, Any]] = {"flat.cu": {"small_box": (1,) * 4}}
+    for n in (1, 2, 4, 8):
+        boxes[f"strips of {n} rows"] = {"small_box": (9,) * 4, "strip_rows": (n, n)}
     for dtype in ("float32", "uint8", "float16"):
-        for size in (2, 3, (1, 3), (3, 1), 5, 7, 9):
-            yield Choice(
-                f"box {size}", (side, side), dtype,
-                functools.partial(ndimage.maximum_filter, size=size), boxes,
-            )  # fmt: skip
-        for width in (side + 2, side + 4):
-            yield Choice(
-                "box 3 of short strips", (side, width), dtype,
-                functools.partial(ndimage.maximum_filter, size=3), boxes,
-            )  # fmt: skip
-        yield Choice(
-            "box 3 of planes", planes, dtype,
-            functools.partial(ndimage.maximum_filter, size=(1, 3, 3)), boxes,
-        )  # fmt: skip
-    rows = {
-        f"{n} rows of a strip": {"strip_rows": (n, n), "small_box": (9,) * 4} for n in (1, 2, 4, 8)
-    }
-    for dtype in ("float32", "uint8", "float16"):
-        for size, n in ((3, side), (3, side // 4), (5, side)):
-            yield Choice(
-                f"rows of box {size}", (n, n), dtype,
-                functools.partial(ndimage.maximum_filter, size=size), rows,
-            )  # fmt: skip
+        shapes: list[tuple[Any, tuple[int, ...]]] = [
+            (size, (side, side)) for size in (2, 3, (1, 3), (3, 1), 5)
+        ]
+        shapes += [(3, (1000, 1100)), (5, (1000, 1100)), ((1, 3, 3), (2 * volume, 28, 32))]
+        for size, shape in shapes:
+            call = functools.partial(ndimage.maximum_filter, size=size)
+            yield Choice(f"box {size}", shape, dtype, call, boxes)
     for dtype in ("uint8", "float32"):
         yield Choice(
             "parabolic dilation", (volume,) * 3, dtype,
@@ -89,19 +74,15 @@ def copy_of(image: Any, *, cpu: bool) -> Callable[[], Any]:
     return functools.partial(to.data.copy_from_device_async, image.data, image.nbytes)
 
 
-def timed(choice: Choice, *, cpu: bool) -> dict[str, float]:
-    """The least seconds of a call under each of the limits."""
-    module: Any = np if cpu else __import__("cupy")
-    clock = timing.wall if cpu else timing.Events()
-    image = image_of(choice, module)
+def calls_of(choice: Choice, image: Any, *, cpu: bool) -> dict[str, Callable[[], Any]]:
+    """The call under each of the limits, and a copy of the image."""
 
     def under(limits: dict[str, Any]) -> Any:
-        chosen = cuda.Limits(**limits)
         if cpu:
             return nullcontext
         from semiconv_cupy.backends.device import cupy_device
 
-        return functools.partial(served_by, cuda.Backend(cupy_device(), chosen))
+        return functools.partial(served_by, cuda.Backend(cupy_device(), cuda.Limits(**limits)))
 
     def call(context: Any) -> Callable[[], Any]:
         def run() -> Any:
@@ -111,7 +92,14 @@ def timed(choice: Choice, *, cpu: bool) -> dict[str, float]:
         return run
 
     calls = {name: call(under(limits)) for name, limits in choice.limits.items()}
-    calls["a copy"] = copy_of(image, cpu=cpu)
+    return calls | {"a copy": copy_of(image, cpu=cpu)}
+
+
+def timed(choice: Choice, *, cpu: bool) -> dict[str, float]:
+    """The least seconds of a call under each of the limits."""
+    module: Any = np if cpu else __import__("cupy")
+    clock = timing.wall if cpu else timing.Events()
+    calls = calls_of(choice, image_of(choice, module), cpu=cpu)
     found = timing.alternate(calls, clock, 0.001 if cpu else 0.2)
     return {name: times.best for name, times in found.items()}
 
