@@ -117,7 +117,8 @@ constexpr bool upwards = false;
 #endif
 // In short sums, a position outside the image is a number so far off that no term with it is selected.
 template <class N> SEMICONV_FN N outside() {
-  if constexpr (short_sums) return (upwards ? -4 : 4) * (1 << 8 * (int)sizeof(Storage));
+  constexpr int bits = short_sums ? 8 * (int)sizeof(Storage) : 0;  // what is left out is compiled, too
+  if constexpr (short_sums) return (upwards ? -4 : 4) * (1 << bits);
   else return N{};
 }
 
