@@ -4,6 +4,7 @@ Not for running kernels: that is CuPy's work, which compiles with the same optio
 report.py and by tests.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -121,27 +122,43 @@ class Nvrtc:
         >>> load().compile(source, "sm_90").kernels["f"].spills  # doctest: +SKIP
         False
         """
+        machine = [*options, *CUPY_OPTIONS, f"-arch={arch}", "--ptxas-options=-v"]
+        with self._compiled(source, arch, machine) as (program, log):
+            return Compiled(self._bytes(program, "CUBIN"), log, read_resources(log))
+
+    def check(self, source: str, arch: str, options: Sequence[str] = ()) -> str:
+        """Return the log of a source that this version accepts; a tenth of `compile`'s work.
+
+        It is neither optimised nor made machine code. Parameters and errors are those of `compile`.
+        """
+        virtual = f"-arch={arch.replace('sm', 'compute')}"
+        with self._compiled(source, arch, [*options, *CUPY_OPTIONS, virtual, "-G"]) as (_, log):
+            return log
+
+    @contextlib.contextmanager
+    def _compiled(
+        self, source: str, arch: str, options: Sequence[str]
+    ) -> Iterator[tuple[ctypes.c_void_p, str]]:
+        """The program of a source, and the compiler's log."""
         if arch not in self.architectures:
             raise ValueError(
                 f"{arch=}: NVRTC {self.version[0]}.{self.version[1]} compiles for "
                 f"{', '.join(self.architectures)}"
             )
-        given = [*options, *CUPY_OPTIONS, f"-arch={arch}", "--ptxas-options=-v"]
         program = ctypes.c_void_p()
         self._call(
             "nvrtcCreateProgram",
             *(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None),
         )
         try:
-            texts = (ctypes.c_char_p * len(given))(*(option.encode() for option in given))
-            result = self._library.nvrtcCompileProgram(program, len(given), texts)
+            texts = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+            result = self._library.nvrtcCompileProgram(program, len(options), texts)
             log = self._bytes(program, "ProgramLog").rstrip(b"\0\n ").decode(errors="replace")
             if result:
-                raise CompileError(f"{self._error(result)} with {' '.join(given)}\n{log}")
-            cubin = self._bytes(program, "CUBIN")
+                raise CompileError(f"{self._error(result)} with {' '.join(options)}\n{log}")
+            yield program, log
         finally:
             self._call("nvrtcDestroyProgram", ctypes.byref(program))
-        return Compiled(cubin, log, read_resources(log))
 
     def _bytes(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
@@ -179,11 +196,10 @@ def first_of(paths: Iterable[Path]) -> Nvrtc:
 
 
 def find_libraries() -> Iterator[Path]:
-    """List NVRTC libraries: of NVIDIA's wheels (CUDA 12 and 13), of toolkits, of the system."""
+    """List NVRTC libraries: of NVIDIA's wheels (CUDA 13 and 12), of toolkits, of the system."""
     wheels = importlib.util.find_spec("nvidia")
     folders = [Path(place) for place in (wheels and wheels.submodule_search_locations) or ()]
-    for place in folders:
-        yield from _newest(place.glob("*/lib/libnvrtc.so.*"))
+    yield from _newest(path for place in folders for path in place.glob("*/lib/libnvrtc.so.*"))
     toolkits = [os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     for root in filter(None, toolkits):
         for folder in ("lib64", "lib"):
@@ -192,7 +208,7 @@ def find_libraries() -> Iterator[Path]:
         yield from _newest(Path(folder).glob("libnvrtc.so.*"))
 
 
-def _newest(paths: Iterator[Path]) -> list[Path]:
+def _newest(paths: Iterable[Path]) -> list[Path]:
     def version(path: Path) -> list[int]:
         return [int(part) for part in path.name.split(".so.")[1].split(".")]
 
