@@ -1,18 +1,5 @@
 // Envelopes of parabolas over lines: a warp for each line, several for a long one.
 //
-// As host/envelope.hpp: between blocks of 8 outputs a node says which candidates may win there; nodes are found
-// from coarse to fine, each within what its two neighbours leave, with candidates in lanes; then each block compares
-// the candidates between its two nodes, with an output in each lane. Nodes of a level do not wait for each other:
-// the warp finds up to four at a time, and fills four blocks at a time.
-//
-//     level 1          node 4             32 lanes: candidates of the whole line
-//     level 2     node 2    node 6        16 lanes each: candidates between two nodes of level 1
-//     level 3    1    3    5    7         8 lanes each
-//     outputs  0 . . . . . . . . .        8 lanes each: outputs, all candidates between two nodes
-//
-// The candidates of neighbouring nodes have one in common, more where sums are nearly equal. So a level of n
-// candidates and k nodes takes (n + k) / 8 steps at most, and a quarter of that where winners are evenly spread.
-//
 // A line lies in shared memory where there is room, else in `scratch`. Lines along the last axis, whose numbers lie
 // together in memory, are read and written by their warps. Those along another axis lie side by side: the block
 // copies them together (SEMICONV_SIDE_BY_SIDE), so that neighbouring threads move neighbouring numbers.
@@ -26,17 +13,13 @@
 // they are stored), SEMICONV_SHARED (true or false: where lines lie), SEMICONV_MAXIMUM (true or false),
 // SEMICONV_SQUARES (true: costs are squares of distances times a weight; false: given for each distance),
 // SEMICONV_FINISH (the number of a Finish).
-#include "../parabolas.cuh"
+#include "line_search.cuh"
 
 namespace semiconv {
 
-using Out = SEMICONV_OUT;
-constexpr int warp = 32, columns = SEMICONV_COLUMNS;
-constexpr int team = SEMICONV_WARPS, threads = team * warp;  // of a line
-constexpr int block_size = 8;
-constexpr uint32 all_lanes = 0xffffffffu;
+constexpr int columns = SEMICONV_COLUMNS;
 // Of a multiprocessor at a time: as many as registers suffice for without spills.
-constexpr int resident_warps = !SEMICONV_SHARED || architecture >= 1000 ? 20 : SEMICONV_SIDE_BY_SIDE ? 24 : 28;
+constexpr int resident_warps = !SEMICONV_SHARED || architecture >= 1000 ? 20 : 32;
 
 // Twin of semiconv_cupy/ndimage/structs.py. `exact`: sums are. `repeat` lines in a row have the costs of one group,
 // the next ones of the next. The outputs begin .. end - 1 of each line are computed. From a number of a line to the
@@ -54,145 +37,6 @@ struct LinePass {
     return line / inner * (end - begin) * result_step() + of_inner / row * row_step + of_inner % row;
   }
   SEMICONV_FN int64 group(int64 line) const { return line / repeat % groups; }
-};
-
-// All threads of a line wait for each other.
-SEMICONV_FN void wait_for_line() {
-  if constexpr (team == 1) __syncwarp();
-  else __syncthreads();
-}
-
-// What is added for a distance.
-#if SEMICONV_SQUARES
-struct Costs {
-  // The last bits of such a double are an integer, so that one operation computes weight r^2, rounded once.
-  static constexpr uint64 whole_bits = 0x4330000000000000;
-  static constexpr double whole = 4503599627370496.0;
-  double weight, offset;
-
-  SEMICONV_FN Costs(const double* of_groups, int64 group, int64) : weight(of_groups[group]), offset(-weight * whole) {}
-  SEMICONV_FN bool nothing_moves() const { return weight == Extreme<double>::highest(); }
-  SEMICONV_FN double times_weight(uint32 integer) const {
-    return __fma_rn(weight, bit_cast<double>(whole_bits | integer), offset);
-  }
-  SEMICONV_FN double operator()(int x, int y) const {
-    const uint32 apart = (uint32)x - (uint32)y;
-    return times_weight(apart * apart);
-  }
-  // Of the distance from x - 1/2, less the quarter of the weight that all candidates have.
-  SEMICONV_FN double before(int x, int y) const {
-    const uint32 apart = (uint32)x - (uint32)y;
-    return times_weight(apart * apart - apart);
-  }
-};
-#else
-struct Costs {
-  const double* table;
-  int last;
-
-  SEMICONV_FN Costs(const double* of_groups, int64 group, int64 size)
-      : table(of_groups + group * size), last((int)size - 1) {}
-  SEMICONV_FN bool nothing_moves() const { return table[0] > 0; }
-  SEMICONV_FN double operator()(int x, int y) const {
-    const int apart = x < y ? y - x : x - y;
-    return table[apart < last ? apart : last];  // what lies behind the line's end never wins
-  }
-};
-#endif
-
-struct alignas(16) Two {
-  double of[2];
-};
-
-// One warp's line, with infinity behind its end. Candidates are compared in pairs, the first of which is even: one
-// more may take part on each side.
-struct Line {
-  const double* value;
-  Costs cost;
-  int lane;
-  double slack;
-
-  SEMICONV_FN Two sums(int y, int x) const {
-    const Two v = *(const Two*)(value + y);
-    return {{v.of[0] + cost(x, y), v.of[1] + cost(x, y + 1)}};
-  }
-#if SEMICONV_SQUARES
-  // A best candidate from .. to at x - 1/2, by LANES neighbouring lanes, of which the first gets it.
-  template <int LANES> SEMICONV_FN int locate_before(int x, int from, int to) const {
-    double best = Extreme<double>::highest();
-    int at = from;
-    for (int y = (from & ~1) + 2 * (lane % LANES); y <= to; y += 2 * LANES) {
-      const Two v = *(const Two*)(value + y);
-      const double one = v.of[0] + cost.before(x, y), other = v.of[1] + cost.before(x, y + 1);
-      const bool second = other < one;
-      const double lesser = second ? other : one;
-      if (lesser < best) at = second ? y + 1 : y;
-      best = lesser < best ? lesser : best;
-    }
-#pragma unroll
-    for (int apart = LANES / 2; apart > 0; apart /= 2) {
-      const double other = __shfl_xor_sync(all_lanes, best, apart);
-      const int its = __shfl_xor_sync(all_lanes, at, apart);
-      if (other < best) at = its;
-      best = other < best ? other : best;
-    }
-    return at;
-  }
-#endif
-  // Which of the candidates from .. to may win at x, by neighbouring `lanes`; others may have no candidates.
-  SEMICONV_FN void locate(int x, int from, int to, int lanes, int& first, int& last) const {
-    const int begin = (from & ~1) + 2 * (lane & (lanes - 1));
-    double best = Extreme<double>::highest();
-    for (int y = begin; y <= to; y += 2 * lanes) {
-      const Two sum = sums(y, x);
-      const double lesser = sum.of[1] < sum.of[0] ? sum.of[1] : sum.of[0];
-      best = lesser < best ? lesser : best;
-    }
-    for (int apart = lanes / 2; apart > 0; apart /= 2) {
-      const double other = __shfl_xor_sync(all_lanes, best, apart);
-      best = other < best ? other : best;
-    }
-    within(best + slack, x, begin, to, lanes, first, last);
-    const bool many = last - first > most_near_ties;
-    if (__any_sync(all_lanes, many)) {
-      int winner, same;
-      within(best, x, begin, to, lanes, winner, same);
-      if (many) first = last = winner;
-    }
-    first = larger_of(first, from);
-    last = smaller_of(last, to);
-  }
-  // The first and the last candidate whose sums are within a limit.
-  SEMICONV_FN void within(double limit, int x, int begin, int to, int lanes, int& first, int& last) const {
-    first = to;
-    last = 0;
-    for (int y = begin; y <= to; y += 2 * lanes) {
-      const Two sum = sums(y, x);
-      const bool one = sum.of[0] <= limit, other = sum.of[1] <= limit;
-      if (one || other) {
-        first = smaller_of(first, one ? y : y + 1);
-        last = other ? y + 1 : y;
-      }
-    }
-    for (int apart = lanes / 2; apart > 0; apart /= 2) {
-      first = smaller_of(first, __shfl_xor_sync(all_lanes, first, apart));
-      last = larger_of(last, __shfl_xor_sync(all_lanes, last, apart));
-    }
-  }
-  // The least sum of the candidates from .. to at x, and the first that has it.
-  SEMICONV_FN double fill(int x, int from, int to, int& winner) const {
-    double best = Extreme<double>::highest();
-    winner = -1;
-#pragma unroll 2
-    for (int y = from & ~1; y <= to; y += 2) {
-      const Two sum = sums(y, x);
-      const bool second = sum.of[1] < sum.of[0];
-      const double lesser = second ? sum.of[1] : sum.of[0];
-      if (SEMICONV_WINNERS && lesser < best) winner = second ? y + 1 : y;
-      best = lesser < best ? lesser : best;
-    }
-    return best;
-  }
 };
 
 // What a line has: some number below infinity, which the greatest finite magnitude may be, and the first place of
@@ -241,58 +85,6 @@ SEMICONV_FN Range prepare(double* value, Range* memory, int size, int pitch, int
   return range;
 }
 
-// The candidates that may win where each block begins.
-//
-// Where sums are not nearly equal, or the weight is greater than all rounding (SETTLED), one candidate is enough: the
-// best one half a step before the block. From there on each candidate on its left is worse than it by the weight or
-// more, and farther left each one on its right. Then `first` and `last` are the same.
-template <bool SETTLED, class OfLine = Line> struct Nodes {
-  const OfLine& line;
-  int *first, *last;
-  int blocks, from, own_warp;
-
-  SEMICONV_FN Nodes(const OfLine& line_, int* memory, int blocks_, int from_, int own_warp_)
-      : line(line_), first(memory), last(SETTLED ? memory : memory + blocks_ + 1), blocks(blocks_), from(from_),
-        own_warp(own_warp_) {}
-
-  template <int LANES> SEMICONV_FN void locate(int node, int lowest, int highest, int& low, int& high) const {
-    const int x = from + node * block_size;
-    if constexpr (SETTLED) low = high = line.template locate_before<LANES>(x, lowest, highest);
-    else line.locate(x, lowest, highest, LANES, low, high);
-  }
-  // Find each second one of the nodes that are `step` blocks apart, of which there are `count`.
-  template <int LANES> SEMICONV_FN void level(int step, int count) const {
-    for (int done = own_warp * (warp / LANES); done < count; done += threads / LANES) {
-      const int number = done + line.lane / LANES, node = step + 2 * step * number;
-      const bool exists = number < count;
-      int low, high;
-      locate<LANES>(node, exists ? first[node - step] : 1, exists ? last[smaller_of(node + step, blocks)] : 0, low,
-                    high);
-      if (exists && line.lane % LANES == 0) {
-        first[node] = low;
-        last[node] = high;
-      }
-    }
-    wait_for_line();
-  }
-  SEMICONV_FN void find_all(int size) const {
-    const bool begins_late = from > 0, ends_early = from + blocks * block_size < size, at_end = line.lane >= warp / 2;
-    int low = 0, high = size - 1;
-    if (begins_late || ends_early) locate<warp / 2>(at_end && ends_early ? blocks : 0, 0, size - 1, low, high);
-    if (own_warp == 0 && line.lane == 0) first[0] = begins_late ? low : 0;
-    if (own_warp == 0 && line.lane == warp / 2) last[blocks] = ends_early ? high : size - 1;
-    wait_for_line();
-    int step = 1;
-    while (2 * step < blocks) step *= 2;
-    for (; step > 0; step /= 2) {
-      const int count = (blocks - 1 + step) / (2 * step);
-      if (count > 2) level<warp / 4>(step, count);
-      else if (count > 1) level<warp / 2>(step, count);
-      else level<warp>(step, count);
-    }
-  }
-};
-
 // The envelope of one line. read(y): a number of it, which may be value[y]; put(x, result, winner): stores them.
 // nodes: two numbers for each block of the line and one more.
 template <class Read, class Put>
@@ -314,22 +106,30 @@ SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value
       put(x, finished<Out>(range.some ? -none : none, SEMICONV_MAXIMUM, SEMICONV_FINISH), range.lowest);
     return;
   }
-  const Line line{value, cost, lane, pass.exact ? 0 : near_ties * range.magnitude};
+  const double slack = near_ties * range.magnitude;
+  const Line<false> line{value, cost, lane, pass.exact ? 0 : slack, nullptr};
   const int blocks = (to - from + block_size - 1) / block_size;
-  const int* last = nodes + blocks + 1;
 #if SEMICONV_SQUARES
   if (cost.weight > 2 * line.slack) {
-    Nodes<true>(line, nodes, blocks, from, own_warp).find_all(size);
-    last = nodes;
-  } else
-#endif
-    Nodes<false>(line, nodes, blocks, from, own_warp).find_all(size);
-  for (int b = member / block_size; b < blocks; b += threads / block_size) {
-    const int x = from + b * block_size + lane % block_size;
-    int winner;
-    const double least = line.fill(x, nodes[b], last[b + 1], winner);
-    if (x < to) put(x, finished<Out>(least, SEMICONV_MAXIMUM, SEMICONV_FINISH), winner);
+    if constexpr (team == 1 && SEMICONV_SHARED) {
+      const bool fits = size >= least_thinned && size <= 2 * warp * (blocks + 1) && range.magnitude < most_thinned;
+      uint16* place = nullptr;
+      const double margin = 2 * slack + thinning_margin * cost.weight;
+      const int stay = fits ? thinned(value, (uint32*)nodes, place, size, cost.weight, margin, lane) : 0;
+      if (stay) {
+        const Line<true> thin{value, cost, lane, 0, place};
+        Nodes<true, Line<true>>(thin, nodes, blocks, from, own_warp).find_all(size, stay);
+        fill_blocks(thin, nodes, nodes, blocks, from, to, member, put);
+        return;
+      }
+    }
+    Nodes<true, Line<false>>(line, nodes, blocks, from, own_warp).find_all(size, size);
+    fill_blocks(line, nodes, nodes, blocks, from, to, member, put);
+    return;
   }
+#endif
+  Nodes<false, Line<false>>(line, nodes, blocks, from, own_warp).find_all(size, size);
+  fill_blocks(line, nodes, nodes + blocks + 1, blocks, from, to, member, put);
 }
 
 }  // namespace semiconv

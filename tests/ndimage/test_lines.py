@@ -113,6 +113,32 @@ def test_a_gpu_computes_the_bits_of_the_host(dtype, of_distances):
                 np.testing.assert_array_equal(winners, found[0][1])
 
 
+def lines_that_drop_candidates(size, random):
+    """Noise, few numbers, ties, chords in a straight line, and numbers on one parabola each."""
+    x = np.arange(size, dtype=np.float64)
+    few = np.where(random.random((3, size)) < 0.02, random.random((3, size)), np.inf)
+    few[:, 0] = few[0, -1] = 3.0
+    rounded = random.integers(0, 9, (3, size)).astype(np.float64)
+    smooth = 1e4 * np.sin(x / 20) + [[0.0], [1e6], [1e9]]
+    below, above = -0.7 * (x - 0.3 * size) ** 2, 0.7 * (x - 0.3 * size) ** 2
+    corners = np.abs(x % 50 - 25) * [[1.0], [-3.0]]
+    return np.vstack([random.random((3, size)) * 250, few, rounded, smooth, below, above, corners])
+
+
+@pytest.mark.parametrize("size", [32, 33, 64, 255, 1000])
+def test_candidates_that_win_nowhere_are_dropped_alone(size):
+    image = lines_that_drop_candidates(size, np.random.default_rng(size))
+    backend = cuda.Backend(HarnessDevice())
+    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    for weight in (0.7, 1 / 9, 1.0, 40.0, 1e-6):
+        for axis, given in ((1, image), (0, np.ascontiguousarray(image.T))):
+            out, winners = computed(given, axis, costs(size, weight), True, backend)
+            sums = image[:, np.newaxis] + costs(size, weight)[apart]
+            lines = (out, winners) if axis else (out.T, winners.T)
+            np.testing.assert_array_equal(lines[0], sums.min(-1))
+            np.testing.assert_array_equal(lines[1], sums.argmin(-1))
+
+
 @pytest.mark.parametrize("size", [1, 31, 1024, 1025, 2100])
 def test_rows_of_any_length_find_the_nearest(size):
     unset = np.random.default_rng(size).random((5, size)) < 0.995

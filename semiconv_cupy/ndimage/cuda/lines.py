@@ -22,7 +22,7 @@ from semiconv_cupy.strides import element_strides
 
 Array = Any
 _WARP, _LINES = 32, 4  # of a block, as in kernels_cu/cuda/nearest.cu
-_BLOCK = 8  # outputs between nodes, as in kernels_cu/cuda/parabolas.cu
+_BLOCK = 8  # outputs between nodes, as in kernels_cu/cuda/line_search.cuh
 _BANKS = 32  # of shared memory, of 4 bytes each
 # Squares of distances along shorter lines have 32 bits; weights in between have normal costs.
 _LONGEST, _WEIGHTS = 1 << 16, (1e-250, 1e250)
