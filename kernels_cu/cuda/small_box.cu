@@ -32,7 +32,9 @@ constexpr int before = SEMICONV_BEFORE, after = wide - 1 - before;
 constexpr int lines = outputs + down - 1;  // rows that the windows see
 constexpr int words = SEMICONV_WORDS, columns = words * per_word;
 // Blocks that a multiprocessor holds at a time: registers suffice for so many. Older GPUs compare two bytes at a time.
-constexpr int resident_blocks = lines > 6 ? 3
+constexpr int resident_blocks = lines > 10 ? 2
+                                : lines > 6 ? 3
+                                : wide > 3 && lines > 4 && per_word == 1 ? 4
                                 : per_word == 4 && architecture < 900 ? 4
                                 : lines <= 4 && architecture >= 900 ? 8
                                 : per_word > 1 || sizeof(Word) == 8 ? 5 : 6;
