@@ -111,12 +111,12 @@ struct OutputPlane {
     const int64 at = (int64)row * width + column;
     FourOutputs read{};
 #pragma unroll
-    for (int e = 0; e < four; e += PIECE) {
-      if (!line || column + e < 0 || column + e >= width) continue;
-      copy_piece<PIECE>(read.grad_out, e, grad_out + at);
+    for (int e = 0; e < four; e += PIECE)
+      if (line && column + e >= 0 && column + e < width) {
+        copy_piece<PIECE>(read.grad_out, e, grad_out + at);
 #pragma unroll
-      for (int k = 0; k < read_planes; ++k) copy_piece<PIECE>(read.residual[k], e, residual + k * residual_plane + at);
-    }
+        for (int k = 0; k < read_planes; ++k) copy_piece<PIECE>(read.residual[k], e, residual + k * residual_plane + at);
+      }
     return read;
   }
 #if defined(SEMICONV_PROVENANCE)
