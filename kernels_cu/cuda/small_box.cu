@@ -32,11 +32,13 @@ constexpr int before = SEMICONV_BEFORE, after = wide - 1 - before;
 constexpr int lines = outputs + down - 1;  // rows that the windows see
 constexpr int words = SEMICONV_WORDS, columns = words * per_word;
 // Blocks that a multiprocessor holds at a time: registers suffice for so many. Older GPUs compare two bytes at a time.
-constexpr int resident_blocks = lines > 10 ? 2
-                                : lines > 6 ? 3
+constexpr bool wide_bytes = wide > 3 && per_word == 4 && (architecture < 900 || lines > 4);
+constexpr int resident_blocks = lines > 10 || (lines > 6 && wide_bytes && architecture < 900) ? 2
+                                : lines > 6 || (wide_bytes && architecture < 900) ? 3
+                                : wide_bytes ? 4
                                 : wide > 3 && lines > 4 && per_word == 1 ? 4
                                 : per_word == 4 && architecture < 900 ? 4
-                                : lines <= 4 && architecture >= 900 ? 8
+                                : lines <= 4 && architecture >= 900 ? (wide > 3 ? 6 : 8)
                                 : per_word > 1 || sizeof(Word) == 8 ? 5 : 6;
 
 // Words beside the strip that hold so many elements, which loads move that are as wide as the strip's, or less.
