@@ -150,11 +150,14 @@ struct OutputPlane {
 #pragma unroll
     for (int k = 0; k < marks; ++k) *(Chunk<Mark, four>*)(patch.mark[k] + n * four) = made[k];
   }
-  // Copies the whole patch. The loads of a batch are all issued before the first of them is used.
+  // Copies the whole patch. The loads of a batch are all issued before the first of them is used. Small blocks have
+  // registers for four turns at a time, of single outputs for two; six turns are two batches of three.
   template <int PIECE> SEMICONV_FN void fill(Patch& patch) const {
     constexpr int32 all = patch_size / four, turns = (all + threads - 1) / threads;
-    constexpr int32 most = threads <= 64 ? 4 : PIECE == four ? 1 + 4 / (1 + read_planes) : 1;
-    constexpr int32 batch = turns < most ? turns : most;
+    constexpr int32 few = PIECE == four ? 1 + 4 / (1 + read_planes) : 1;
+    constexpr int32 most = threads > 64 ? few : PIECE > 1 ? 4 : 2;
+    constexpr int32 batches = (turns + most - 1) / most;
+    constexpr int32 batch = (turns + batches - 1) / batches;
 #pragma unroll 1
     for (int32 turn = 0; turn < turns; turn += batch) {
       FourOutputs held[batch];
