@@ -28,6 +28,7 @@ NAMES = {
     works.POOLING: "torch's max-pooling",
     works.CONV2D: "torch's ordinary `conv2d`",
     works.MATMUL: "torch's ordinary `matmul`",
+    works.FUSED: "pytorch_nd_semiconv",
 }
 
 
@@ -65,14 +66,15 @@ README: dict[str, tuple[str, tuple[Shown, ...]]] = {
         "gpu_h200.json",
         (
             Shown("dilation, 11 x 11 taps that are not flat, 2048² float32", "any 11x11, 2048^2",
-                  (works.CUPYX, works.KORNIA)),
-            Shown("the same in a volume, 7³ taps, 128³", "volume 7^3, 128^3", (works.CUPYX,)),
-            Shown("flat 9 x 9, 4096² uint8", "flat 9x9, 4096x4096 uint8", (works.CUPYX,)),
-            Shown("disk of radius 20, 2048² uint8", "disk 20, 2048^2 uint8", (works.CUPYX,)),
+                  (works.CUPYX, works.FUSED)),
+            Shown("flat 3 x 3, 4096² float32", "flat 3x3, 4096x4096 float32", (works.CUPYX,)),
+            Shown("exact Euclidean distances, 2048²", "distances, blobs, 2048^2", (works.CUPYX,)),
+            Shown("weighted sums of 3 x 3, 4096 images of 28² float32",
+                  "correlate 1x3x3, 4096x28x28 float32", (works.CUPYX,)),
             Shown("learned pooling 3 x 3, 8 x 16 x 1024², forward and backward",
-                  "depthwise 3x3, 8 x 16 x 1024^2, fwd + bwd", (works.POOLING,)),
-            Shown("the same, small: 5 x 5, 8 x 16 x 64²",
-                  "pooling 5x5 stride 1, 8 x 16 x 64^2, fwd + bwd", (works.POOLING,)),
+                  "depthwise 3x3, 8 x 16 x 1024^2, fwd + bwd", (works.POOLING, works.FUSED)),
+            Shown("the same, small: 7 x 7, stride 2, 32 x 6 x 28²",
+                  "pooling 7x7 stride 2, 32 x 6 x 28^2, fwd + bwd", (works.POOLING, works.FUSED)),
             Shown("max-plus, 64 to 64 channels, 3 x 3, 8 x 128²",
                   "mixing 3x3, 64 -> 64, 8 x 128^2", ()),
             Shown("root(3), the same, forward and backward",

@@ -53,7 +53,7 @@ class Goal:
     """The range in which `of` (a ratio to a peer, the share of the limit, a cost) should lie."""
 
     of: str
-    least: float = 0.0
+    least: float = -math.inf
     most: float = math.inf
 
     @property
@@ -61,7 +61,7 @@ class Goal:
         """``>= 20x cv2``, ``<= 1.5``."""
         if self.of == LIMIT:
             return f">= {self.least:.0%} of the limit"
-        if self.least:
+        if self.least > 0:
             return f">= {self.least:.3g}x {self.of}"
         return f"<= {self.most:g}"
 
