@@ -1,4 +1,4 @@
-// Envelopes of parabolas in float32 where all sums are integers that float32 holds: lines along any axis.
+// Envelopes of parabolas in float32 where it holds all sums, such as integers: lines along any axis.
 //
 // A block takes a few lines that lie side by side, so that whole sectors of memory are read and written; in shared
 // memory each of its warps has a line. Nodes and blocks of outputs are those of parabolas.cu. With
