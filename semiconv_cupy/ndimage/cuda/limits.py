@@ -35,8 +35,8 @@ class Limits:
         Threads that its launches have at least, where images are so large: 512 on each of the 132
         multiprocessors of a large GPU.
     strip_rows : tuple of int
-        The least and the most rows of its strips, powers of two: 4 are within 3 % of the best for
-        3 x 3, 8 gain 8 % for 5 x 5, and spill registers on older GPUs.
+        The least and the most rows of its strips, powers of two: of 4096^2, 4 are within 3 % of
+        the best for 3 x 3; 8 gain 8 % for 5 x 5, and spill registers on older GPUs.
     unit : int
         Elements between neighbouring positions of a row (colours) up to which they all lie in the
         rows of a tile, of footprints and structures. What a window sees of a row grows with them:
