@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+import safe_scipy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,12 +33,12 @@ GREY = (
 )  # fmt: skip
 
 
-def outcome(module, name, args, kwargs):
+def outcome(function, args, kwargs):
     """(result, None), or (None, the class of error)."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            return getattr(module, name)(*args, **kwargs), None
+            return function(*args, **kwargs), None
     except Exception as error:
         return None, error
 
@@ -55,10 +56,11 @@ def library(request):
 
 
 def compare(name, image, *args, library=np, **kwargs):
-    theirs, their_error = outcome(scipy_ndimage, name, (image, *args), kwargs)
+    given = dict(kwargs)
+    theirs, their_error = outcome(safe_scipy.function(name, image, given), (image, *args), given)
     there = {key: library.asarray(kwargs[key]) for key in ("mask",) if key in kwargs}
     call = (library.asarray(image), *args), kwargs | there
-    ours, our_error = outcome(ndimage, name, *call)
+    ours, our_error = outcome(getattr(ndimage, name), *call)
     args = image, *args
     what = f"{name}(*{args!r}, **{kwargs!r})"
     if their_error is not None:
