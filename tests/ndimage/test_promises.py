@@ -136,15 +136,21 @@ def test_memory_does_not_grow_with_the_window(call, arrays):
     ],
 )
 def test_a_long_axis_needs_no_memory_besides_the_result(call):
-    """Not on the way, and nothing is kept afterwards."""
-    image = np.zeros(10**6, np.uint8)
+    """Not on the way, and nothing is kept afterwards.
+
+    Of three calls the least counts: other threads of the process may allocate, too.
+    """
     call(np.zeros(10**6 + 4, np.uint8))  # imports and starts what a large image needs
-    tracemalloc.start()
-    result = call(image)
-    kept, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < result.nbytes + 0.2 * image.nbytes
-    assert kept < result.nbytes + 0.01 * image.nbytes
+    found = []
+    for elements in (10**6, 10**6 + 8, 10**6 + 16):
+        image = np.zeros(elements, np.uint8)
+        tracemalloc.start()
+        result = call(image)
+        found.append([traced - result.nbytes for traced in tracemalloc.get_traced_memory()])
+        tracemalloc.stop()
+    kept, peak = np.min(found, axis=0)
+    assert peak < 0.2 * image.nbytes
+    assert kept < 0.01 * image.nbytes
 
 
 @pytest.mark.parametrize("size", [10**6, 2**40, 2**63 - 1])
