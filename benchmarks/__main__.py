@@ -147,13 +147,12 @@ def measure(options: argparse.Namespace, suite: Suite) -> Report:
     if not options.markdown:
         print(table.heading(report), flush=True)
     chosen = [cost for cost in suite.costs(bench.absent) if options.only in cost.name]
-    costs_first = run.measure_costs(chosen, say)  # they are few; the time ends with the works
+    report["costs"] = run.measure_costs(chosen, say)  # few, and first: the time is the works'
     selected = [work for work in suite.works() if options.only in work.name]
     report["rows"], report["not measured"] = run.measure(
         bench, selected, say, begin + 60 * options.minutes
     )
     report["no model"] = run.model_rows(bench, report["rows"])
-    report["costs"] = costs_first
     growths = suite.growths(options.quick) if options.plot else ()
     report["growth"] = run.measure_growth(bench, growths)
     report["minutes"] = (time.monotonic() - begin) / 60
