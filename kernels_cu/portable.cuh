@@ -48,6 +48,16 @@ template <class To, class From> SEMICONV_FN To bit_cast(From from) {
   return to;
 }
 
+// An address that loads and stores count from: without it, NVRTC adds up for each of them anew all that the address is
+// made of. It is one of global memory.
+template <class T> SEMICONV_FN T* base_address(T* address) {
+#if defined(SEMICONV_GPU)
+  asm("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
+
 // Whether two types are one.
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };

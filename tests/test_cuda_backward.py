@@ -60,6 +60,8 @@ GEOMETRIES = {
     "windows wholly outside": ((1, 2, 4, 5), (2, 2, 3, 3), dict(padding=((6, 3), (2, 8)))),
     "large window": ((1, 1, 20, 150), (1, 1, 9, 11), dict(padding="same")),
     "depthwise, 14 columns": ((3, 3, 14, 14), (3, 1, 3, 3), dict(groups=3, padding=1)),
+    "depthwise, several tiles": ((2, 2, 37, 70), (2, 1, 3, 3), dict(groups=2, padding="same")),
+    "depthwise, far padding": ((2, 2, 5, 6), (2, 1, 3, 3), dict(groups=2, padding=9)),
     "signal": ((2, 2, 300), (2, 1, 9), dict(groups=2, padding=4, stride=2)),
     "volume": ((1, 1, 4, 3, 5), (2, 1, 2, 3, 2), dict(padding="same")),
 }

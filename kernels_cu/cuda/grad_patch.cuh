@@ -16,6 +16,7 @@ namespace semiconv {
 constexpr bool wants_img = SEMICONV_WANTS_IMG, wants_krn = SEMICONV_WANTS_KRN;
 constexpr int32 phase_y = SEMICONV_PHASE_Y, phase_x = SEMICONV_PHASE_X;
 constexpr int32 slab = SEMICONV_SLAB;
+constexpr bool whole = SEMICONV_WHOLE;
 constexpr bool binned = channels > 1;
 constexpr int32 ahead = binned ? 4 : 1;       // planes of outputs in shared memory at a time
 constexpr int32 four = 4;                     // outputs of a patch's row that are loaded at once
@@ -26,6 +27,18 @@ constexpr int32 taps_of_slab = slab * size_x();
 constexpr bool reads_factors = false;
 #else
 constexpr bool reads_factors = true;
+#endif
+
+// A place within a plane of outputs.
+template <bool WHOLE> struct PlaceOf { using type = int64; };
+template <> struct PlaceOf<true> { using type = int32; };
+
+// Both gradients of a provenance are for groups of one input channel, one output and one plane of taps.
+#if defined(SEMICONV_PROVENANCE)
+constexpr bool single = wants_krn;
+static_assert(!single || (wants_img && slab == size_y()), "a block serves all of them");
+#else
+constexpr bool single = false;
 #endif
 
 // Element e of a tile is seen by step j of the window of output (e + phase - j dilation) / stride, counted
@@ -82,9 +95,18 @@ constexpr int read_planes = 1;
 #else
 constexpr int read_planes = residuals;
 #endif
-struct FourOutputs {
+// The residuals of PIECE outputs. Marks that are copied as they are travel as one number: bytes that are taken apart
+// and put together again cost more instructions than all else of the copy.
+template <int BYTES> struct WordOf { using type = Chunk<uint32, BYTES / 4>; };
+template <> struct WordOf<1> { using type = unsigned char; };
+template <> struct WordOf<2> { using type = unsigned short; };
+template <> struct WordOf<4> { using type = uint32; };
+template <bool AS_THEY_ARE, int PIECE> struct PieceOf { using type = Chunk<Index, PIECE>; };
+template <int PIECE> struct PieceOf<true, PIECE> { using type = typename WordOf<PIECE * (int)sizeof(Index)>::type; };
+template <int PIECE> struct ResidualOf { using type = typename PieceOf<single, PIECE>::type; };
+template <int PIECE> struct FourOutputs {
   Chunk<Storage, four> grad_out;
-  Chunk<Index, four> residual[read_planes ? read_planes : 1];
+  typename ResidualOf<PIECE>::type residual[read_planes ? read_planes : 1][four / PIECE];
 };
 
 template <int PIECE, class T> SEMICONV_FN void copy_piece(Chunk<T, four>& to, int e, const T* from) {
@@ -104,18 +126,20 @@ struct OutputPlane {
 
   // The n-th four of the patch, by loads of PIECE outputs: rows start at multiples of as many numbers, and have a
   // multiple of them.
-  template <int PIECE> SEMICONV_FN FourOutputs read(int32 n) const {
+  template <int PIECE> SEMICONV_FN FourOutputs<PIECE> read(int32 n) const {
     constexpr int32 fours = patch_width / four;
+    using Residual = typename ResidualOf<PIECE>::type;
     const int32 row = y + n / fours, column = x + n % fours * four;
     const bool line = n < patch_height * fours && row >= 0 && row < height;
-    const int64 at = (int64)row * width + column;
-    FourOutputs read{};
+    const PlaceOf<whole>::type at = (PlaceOf<whole>::type)row * width + column;
+    FourOutputs<PIECE> read{};
 #pragma unroll
     for (int e = 0; e < four; e += PIECE)
       if (line && column + e >= 0 && column + e < width) {
         copy_piece<PIECE>(read.grad_out, e, grad_out + at);
 #pragma unroll
-        for (int k = 0; k < read_planes; ++k) copy_piece<PIECE>(read.residual[k], e, residual + k * residual_plane + at);
+        for (int k = 0; k < read_planes; ++k)
+          read.residual[k][e / PIECE] = *(const Residual*)(residual + k * residual_plane + at + e);
       }
     return read;
   }
@@ -127,32 +151,43 @@ struct OutputPlane {
     return channel < (uint32)channels ? channel << tap_bits | winner % window : ~0u;
   }
 #endif
-  SEMICONV_FN void put(Patch& patch, int32 n, const FourOutputs& read) const {
+  template <int PIECE> SEMICONV_FN void put(Patch& patch, int32 n, const FourOutputs<PIECE>& read) const {
     if (n >= patch_size / four) return;
     Chunk<Real, four> grads;
+#pragma unroll
+    for (int e = 0; e < four; ++e) grads.of[e] = load(read.grad_out.of[e]);
+    *(Chunk<Real, four>*)(patch.grad_out + n * four) = grads;
+    if constexpr (single) {
+      using Residual = typename ResidualOf<PIECE>::type;
+#pragma unroll
+      for (int e = 0; e < four; e += PIECE) *(Residual*)(patch.mark[0] + n * four + e) = read.residual[0][e / PIECE];
+    } else {
+      put_marks<PIECE>(patch, n, read);
+    }
+  }
+  template <int PIECE> SEMICONV_FN void put_marks(Patch& patch, int32 n, const FourOutputs<PIECE>& read) const {
     Chunk<Mark, four> made[mark_planes];
 #pragma unroll
     for (int e = 0; e < four; ++e) {
-      grads.of[e] = load(read.grad_out.of[e]);
 #if defined(SEMICONV_PROVENANCE)
-      made[0].of[e] = mark_of((Index)(read.residual[0].of[e] - first_tap));
+      made[0].of[e] = mark_of((Index)(read.residual[0][e / PIECE].of[e % PIECE] - first_tap));
 #else
       if constexpr (marks) {
         Real residual[read_planes ? read_planes : 1];
-        for (int k = 0; k < read_planes; ++k) residual[k] = read.residual[k].of[e];
+        for (int k = 0; k < read_planes; ++k) residual[k] = read.residual[k][e / PIECE].of[e % PIECE];
         const auto words = bit_cast<Chunk<Real, mark_planes>>(derivative_of<Derivative>(residual, setting));
 #pragma unroll
         for (int k = 0; k < marks; ++k) made[k].of[e] = words.of[k];
       }
 #endif
     }
-    *(Chunk<Real, four>*)(patch.grad_out + n * four) = grads;
 #pragma unroll
     for (int k = 0; k < marks; ++k) *(Chunk<Mark, four>*)(patch.mark[k] + n * four) = made[k];
   }
-  // Copies the whole patch. The loads of a batch are all issued before the first of them is used. Small blocks have
-  // registers for four turns at a time, of single outputs for two; six turns are two batches of three.
-  template <int PIECE> SEMICONV_FN void fill(Patch& patch) const {
+  // Copies the whole patch. The loads of a batch are all issued before the first of them is used, and before `ready`,
+  // which waits until no thread reads the patch any more. Small blocks have registers for four turns at a time, of
+  // single outputs for two; six turns are two batches of three.
+  template <int PIECE, class F> SEMICONV_FN void fill(Patch& patch, F&& ready) const {
     constexpr int32 all = patch_size / four, turns = (all + threads - 1) / threads;
     constexpr int32 few = PIECE == four ? 1 + 4 / (1 + read_planes) : 1;
     constexpr int32 most = threads > 64 ? few : PIECE > 1 ? 4 : 2;
@@ -160,10 +195,11 @@ struct OutputPlane {
     constexpr int32 batch = (turns + batches - 1) / batches;
 #pragma unroll 1
     for (int32 turn = 0; turn < turns; turn += batch) {
-      FourOutputs held[batch];
+      FourOutputs<PIECE> held[batch];
 #pragma unroll
       for (int32 k = 0; k < batch; ++k)
         held[k] = read<PIECE>((turn + k) * threads + (int32)threadIdx.x);
+      if (turn == 0) ready();
 #pragma unroll
       for (int32 k = 0; k < batch; ++k)
         put(patch, (turn + k) * threads + (int32)threadIdx.x, held[k]);

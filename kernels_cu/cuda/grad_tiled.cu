@@ -9,6 +9,7 @@
 //   SEMICONV_SLAB          rows of the window that a block serves: all where grad_img is computed
 //   SEMICONV_CHANNELS      1, or the input channels of a block that has bins (see below)
 //   SEMICONV_BLOCKS        blocks that a multiprocessor holds at a time: registers are limited to that
+//   SEMICONV_WHOLE         1 where a tile holds the image's last two axes; then no place within them is computed anew
 //
 // For each plane of outputs that sees the tile, its patch is copied into shared memory (grad_patch.cuh).
 // Then each thread walks over the rows of outputs that see its elements, and over the taps:
@@ -181,6 +182,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int piece = starts_at(four) ? four : threads <= 64 && starts_at(2) ? 2 : 1;
   int32 outer_taps = 1;
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
+  const int32 inputs = single ? 1 : (int32)g.in_channels, outputs = single ? 1 : (int32)g.outputs_per_group;
 
   // The block's share: a channel of a group; with grad_krn a channel of a kernel, an outer tap, a slab.
   uint32 rest = blockIdx.x / (uint32)chunks;
@@ -189,11 +191,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   if (wants_krn) rest /= slabs;
   const int32 own_tap = wants_krn ? (int32)(rest % (uint32)outer_taps) : 0;
   if (wants_krn) rest /= (uint32)outer_taps;
-  const uint32 parts = ((uint32)g.in_channels + channels - 1) / channels;
+  const uint32 parts = ((uint32)inputs + channels - 1) / channels;
   const int32 channel = (int32)(rest % parts) * channels;  // the first
   const int32 kernel = (int32)(rest / parts);  // without grad_krn: the group
-  const int32 outputs = (int32)g.outputs_per_group;
-  const int32 own_output = !wants_krn ? 0 : g.shares_kernels ? kernel : kernel % outputs;
+  const int32 own_output = !wants_krn || single ? 0 : g.shares_kernels ? kernel : kernel % outputs;
   const int32 first_plane = own_output * outer_taps + own_tap;
   const int32 last_plane = wants_krn ? first_plane + 1 : outputs * outer_taps;
 
@@ -206,7 +207,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (uint32 job = chunk; job < (uint32)jobs; job += (uint32)chunks) {
     uint32 n = job;
     int32 x = 0, y = 0;
-    if (threads > 64 || tiles_x * tiles_y > 1) {  // divisions are dear beside the terms of a small plane
+    if (!whole) {  // divisions are dear beside the terms of a small plane
       x = (int32)(n % (uint32)tiles_x) * tile_columns;
       n /= (uint32)tiles_x;
       y = (int32)(n % (uint32)tiles_y) * tile_rows;
@@ -227,9 +228,9 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       n /= (uint32)g.groups;
     }
     const int64 batch = n;
-    const int64 image_channel = group * g.in_channels + channel;
+    const int64 image_channel = (int64)group * inputs + channel;
     image_at += batch * g.img_strides[0] + image_channel * g.img_strides[1];
-    grad_at += (batch * g.groups * g.in_channels + image_channel) * scale;
+    grad_at += (batch * g.groups * inputs + image_channel) * scale;
     grad_at *= (int64)image_height * image_width;
     const int32 own_y = y + thread_y * rows, own_x = x + thread_x * columns;
 
@@ -250,7 +251,10 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       for (int32 c = 0; c < channels; ++c) bins[c * threads + threadIdx.x] = 0;  // of this thread alone
 
     for (int32 p = first_plane; p < last_plane;) {
-      __syncthreads();
+      if (binned) __syncthreads();
+      const auto ready = [] {
+        if (!binned) __syncthreads();
+      };
       Setting setting;  // of the plane that is visited
       int32 filled = 0;
       for (; p < last_plane && filled < ahead; ++p) {
@@ -276,21 +280,20 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
         if (!sees) continue;
         out_at *= (int64)height * width;
         OutputPlane outputs_seen;
-        outputs_seen.grad_out = grad_out + plane * pixels + out_at;
+        outputs_seen.grad_out = base_address(grad_out + plane * pixels + out_at);
         outputs_seen.residual =
-            (const Index*)residual + residual_place<int64>(g, plane, channel, out_at, pixels);
+            base_address((const Index*)residual + residual_place<int64>(g, plane, channel, out_at, pixels));
         outputs_seen.residual_plane = residual_plane;
         outputs_seen.height = height;
         outputs_seen.width = width;
         outputs_seen.y = (y + (int32)along_y(g.pad_begin, 0) - phase_y -
                           first_step * dilation_y()) / stride_y() + lowest_y;
         outputs_seen.x = (x + (int32)along_x(g.pad_begin) - phase_x) / stride_x() + lowest_x;
-        outputs_seen.first_tap =
-            (channel * outer_taps + plane_of_taps) * (size_y() * size_x());
+        outputs_seen.first_tap = single ? 0 : (channel * outer_taps + plane_of_taps) * (size_y() * size_x());
         outputs_seen.setting = Setting(g.parameters, g.kernel_of(group, output));
-        if (piece == four) outputs_seen.fill<four>(patch[filled]);
-        else if (piece == 2) outputs_seen.fill<2>(patch[filled]);
-        else outputs_seen.fill<1>(patch[filled]);
+        if (piece == four) outputs_seen.fill<four>(patch[filled], ready);
+        else if (piece == 2) outputs_seen.fill<2>(patch[filled], ready);
+        else outputs_seen.fill<1>(patch[filled], ready);
         ++filled;
         setting = outputs_seen.setting;
         if (reads_factors)
@@ -317,17 +320,19 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
           grad_img[grad_at + c * scale * image_height * image_width +
                    (int64)own_y * image_width + own_x] = bins[c * threads + threadIdx.x];
     } else if constexpr (wants_img) {
+      using Place = PlaceOf<whole>::type;
+      Real* grad_plane = base_address(grad_img + grad_at);
 #pragma unroll
       for (int row = 0; row < rows; ++row) {
         if (own_y + row >= image_height) continue;
-        Real* line = grad_img + grad_at + (int64)(own_y + row) * image_width + own_x;
+        Real* line = grad_plane + ((Place)(own_y + row) * image_width + own_x);
         using Vector = Chunk<Real, columns>;
         using Pair = Chunk<Real, 2>;
         if (own_x + columns <= image_width && (size_t)line % alignof(Vector) == 0) {
-          Vector whole;
+          Vector vector;
 #pragma unroll
-          for (int c = 0; c < columns; ++c) whole.of[c] = own.to_img[row][c];
-          *(Vector*)line = whole;
+          for (int c = 0; c < columns; ++c) vector.of[c] = own.to_img[row][c];
+          *(Vector*)line = vector;
         } else if (threads <= 64 && columns % 2 == 0 && image_width % 2 == 0 && (size_t)line % alignof(Pair) == 0) {
 #pragma unroll
           for (int c = 0; c < columns; c += 2)

@@ -39,7 +39,13 @@ class GradientTile(Tile):
             "SEMICONV_SLAB": str(self.slab),
             "SEMICONV_PHASE_Y": str(self.phase_y),
             "SEMICONV_PHASE_X": str(self.phase_x),
+            "SEMICONV_WHOLE": str(int(self.is_whole(geometry))),
         }
+
+    def is_whole(self, geometry: Geometry) -> bool:
+        """Whether a tile holds the last two axes of the image, and those of outputs are short."""
+        near = max(geometry.out_size[-2:]) < 2**15  # places of outputs have 31 bits
+        return near and self.cover(geometry.image_size) == (1, 1)
 
     @property
     def threads(self) -> int:
