@@ -317,9 +317,30 @@ def test_many_taps_are_binned_by_slices():
 @pytest.mark.parametrize("parts", [1, 7])
 def test_blocks_share_tiles(parts):
     """A block goes through several tiles; the partial sums are those of all."""
-    limits = Limits(full_blocks=2 * parts)
+    limits = Limits(full_blocks=2 * parts, multiprocessors=1, light_threads=3 * 64 * parts)
     check("max", "depthwise, stride", limits=limits)
+    check("max", "depthwise, several tiles", limits=limits)
     check("log", "mixing", limits=limits)
+
+
+@pytest.mark.parametrize("batch", [1, 70, 4096, 2**20])
+@pytest.mark.parametrize(
+    ("channels", "side", "stride"),
+    [(6, 28, 2), (32, 14, 1), (64, 28, 1), (512, 7, 1), (5000, 9, 1)],
+)
+def test_blocks_of_small_planes_are_resident_at_once(batch, channels, side, stride):
+    """Or as many more times as sums stay exact for; of very many channels, by several waves."""
+    shapes = (batch, channels, side, side), (channels, 1, 3, 3)
+    plan = Geometry.plan(*shapes, groups=channels, padding=1, stride=stride)
+    tile = gradient_tile_of(SEMIFIELDS["max"], "float32", plan, np.dtype("u1"), BOTH)
+    owners, parts, jobs = tile.partition(plan, LIMITS)
+    at_once = LIMITS.multiprocessors * (LIMITS.light_threads // tile.threads)
+    each = -(-jobs // parts)
+    assert (owners, jobs) == (channels, batch)
+    assert each <= LIMITS.jobs
+    assert parts * each - jobs < each  # none of the blocks is idle
+    waves = -(-owners * parts // at_once)
+    assert waves <= -(-batch * channels // (0.7 * at_once * LIMITS.jobs)) or owners > at_once / 5
 
 
 def test_empty_arrays_have_empty_gradients():

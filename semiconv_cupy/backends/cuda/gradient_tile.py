@@ -30,6 +30,7 @@ class GradientTile(Tile):
     slab: int  # rows of the window that a block serves
     phase_y: int  # the padding before the image, modulo the stride
     phase_x: int
+    light: bool  # whether so few registers are taken that `limits.light_threads` are resident
 
     def macros(self, geometry: Geometry) -> dict[str, str]:
         """The macros of kernels_cu/cuda/grad_tiled.cu."""
@@ -64,7 +65,13 @@ class GradientTile(Tile):
         owners = geometry.kernels * geometry.in_channels * outer * slabs
         jobs *= geometry.groups if geometry.shares_kernels else 1
         parts = max(-(-limits.full_blocks // owners), -(-jobs // limits.jobs))
-        return Partition(owners, min(parts, jobs), jobs)
+        at_once = limits.multiprocessors * (limits.light_threads // self.threads)
+        wave = at_once // owners
+        if self.light and self.is_whole(geometry) and owners * wave >= 0.8 * at_once:
+            # A large GPU holds the blocks of a wave at once: a few more would double the time.
+            parts = wave * -(-jobs // (wave * limits.jobs))
+        parts = min(parts, jobs)
+        return Partition(owners, -(-jobs // -(-jobs // parts)), jobs)
 
     def patch_bytes(self, geometry: Geometry, output: int) -> int:
         """Shared memory for the outputs that see a tile, `output` bytes each."""
@@ -195,10 +202,11 @@ def _largest(
         rows //= 2
     phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     phase_x = geometry.pad_begin[-1] % (4 * stride_x)
+    wants_img, wants_krn = wants
     resident = 3 if real == 4 else 2
     if selects and real == 4 and channels == 1:
         resident = max(resident, 512 // (threads_y * threads_x))
-    wants_img, wants_krn = wants
+    few = real == 4 and semifield.d_times_constant and math.prod(geometry.kernel_size[-2:]) <= 9
     return GradientTile(
         channels=channels,
         rows=rows,
@@ -211,4 +219,5 @@ def _largest(
         slab=slab,
         phase_y=phase_y,
         phase_x=phase_x,
+        light=selects and wants_krn and few,
     )

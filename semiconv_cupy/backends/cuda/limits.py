@@ -54,6 +54,9 @@ class Limits:
         4 are better (27 us for as many images of 7^2, by 7 rows 41 us), and with strides of 2.
     full_blocks : int
         Blocks that fill any GPU several times over.
+    light_threads : int
+        Threads that a multiprocessor holds of both gradients of a selection with few taps, whose
+        derivatives are constant: each may take 80 registers then, and takes 72.
     jobs : int
         Tiles that a block adds up at most, so that its sums stay exact enough.
     taps_in_registers : int
@@ -96,6 +99,7 @@ class Limits:
     warps: int = 1024
     small_rows: tuple[int, ...] = (4, 7)
     full_blocks: int = 4096
+    light_threads: int = 768
     jobs: int = 64
     taps_in_registers: int = 25
     line_in_registers: int = 33
