@@ -162,12 +162,12 @@ struct Outputs {
 #endif
   }
 
-  // The outputs of an image that lie inside it, from a row and column of a plane on.
-  SEMICONV_FN void store(Out* image, const Weighted& w, int64 plane, int64 row, int64 column) const {
+  // The outputs of a plane that lie inside it, from a row and column on.
+  SEMICONV_FN void store(Out* out, const Weighted& w, int64 plane, int64 row, int64 column) const {
     if (column >= w.size[2]) return;
     const bool both = column + unit < w.size[2];
-    const bool at_a_time = adjacent && both && w.size[2] % 2 == 0 && (size_t)image % sizeof(Two<Out>) == 0;
-    Out* to = image + (plane * w.size[1] + row) * w.size[2] + column;
+    const bool at_a_time = adjacent && both && w.size[2] % 2 == 0 && (size_t)out % sizeof(Two<Out>) == 0;
+    Out* to = out + (plane * w.size[1] + row) * w.size[2] + column;
 #pragma unroll
     for (int k = 0; k < below; ++k, to += w.size[2]) {
       if (row + k >= w.size[1]) return;
@@ -196,7 +196,6 @@ SEMICONV_KERNEL(const semiconv::Weighted w, const semiconv::Storage* __restrict_
   for (int32 n = threadIdx.x; n < w.window[0] * w.window[1] * w.window[2]; n += threads)
     kept[n / w.window[2] * weights_pitch + n % w.window[2]] = usable(weights[n]);
 
-  const int64 volume = w.size[0] * w.size[1] * w.size[2];
   const int32 unit = adjacent ? 1 : w.unit, lane = threadIdx.x % w.lanes;
   const int32 column = lane / unit * 2 * unit + lane % unit, row = threadIdx.x / w.lanes * below;
   const bool idle = column + unit >= w.tile[1];
@@ -204,19 +203,20 @@ SEMICONV_KERNEL(const semiconv::Weighted w, const semiconv::Storage* __restrict_
   const int64 planes = w.batch * w.size[0];
   const bool few = planes < (int64)1 << 31;  // a division of 32 bits takes a quarter of the time
   for (int64 n = blockIdx.z; n < planes; n += gridDim.z) {
-    const int64 image = few ? (int32)n / (int32)w.size[0] : n / w.size[0];
-    for (int64 top = (int64)blockIdx.y * w.tile[0]; top < w.size[1]; top += (int64)gridDim.y * w.tile[0])
-      for (int64 left = (int64)blockIdx.x * w.tile[1]; left < w.size[2]; left += (int64)gridDim.x * w.tile[1]) {
-        const int64 origin[] = {n - image * w.size[0], top, left};
-        const Tile tile{w, doubles, beyond, origin};
-        Outputs outputs{at, kept, w.pitch, unit, w.window[1], w.window[2], weights_pitch, {}};
-        for (int32 z = 0; z < w.window[0]; ++z, outputs.weights += w.window[1] * weights_pitch) {
-          tile.load_plane(source + image * volume, z, outside);
-          __syncthreads();
-          outputs.add_plane(w.rotated);
-          __syncthreads();  // the next plane needs the memory
-        }
-        if (!idle) outputs.store(out + image * volume, w, origin[0], top + row, left + column);
+    const int64 depth = few ? (int32)n % (int32)w.size[0] : n % w.size[0];
+    const Storage* const image = source + (n - depth) * w.size[1] * w.size[2];
+    const int64 left = (int64)blockIdx.x * w.tile[1];
+    for (int64 top = (int64)blockIdx.y * w.tile[0]; top < w.size[1]; top += (int64)gridDim.y * w.tile[0]) {
+      const int64 origin[] = {depth, top, left};
+      const Tile tile{w, doubles, beyond, origin};
+      Outputs outputs{at, kept, w.pitch, unit, w.window[1], w.window[2], weights_pitch, {}};
+      for (int32 z = 0; z < w.window[0]; ++z, outputs.weights += w.window[1] * weights_pitch) {
+        tile.load_plane(image, z, outside);
+        __syncthreads();
+        outputs.add_plane(w.rotated);
+        __syncthreads();  // the next plane needs the memory
       }
+      if (!idle) outputs.store(out, w, n, top + row, left + column);
+    }
   }
 }

@@ -157,7 +157,7 @@ def sum_launch(
     struct["pitch"], struct["lanes"] = best.pitch(window), best.lanes
     struct["rotated"] = rotated
     grid = (
-        min(-(-size[2] // best.columns), limits.blocks),
+        -(-size[2] // best.columns),
         min(-(-size[1] // best.rows), limits.blocks_y),
         min(batch * size[0], limits.blocks_y),
     )
@@ -184,7 +184,12 @@ def _cheapest_tile(
 
     most = _MOST_JOINED if joined else max(_BELOW)
     tiles = _tiles(size[2], unit, [below for below in _BELOW if below <= most])
-    fitting = [tile for tile in tiles if tile.shared_bytes(window) <= limits.shared_bytes]
+    fitting = [
+        tile
+        for tile in tiles
+        if tile.shared_bytes(window) <= limits.shared_bytes
+        and -(-size[2] // tile.columns) <= limits.blocks
+    ]
     return min(fitting, key=cost, default=None)
 
 
