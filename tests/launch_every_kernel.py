@@ -252,6 +252,7 @@ def filters(cupy) -> Iterator[partial]:
             yield partial(_filters, cupy, shape, dtype)
         yield partial(_colours, cupy, dtype)
         yield partial(_small_boxes, cupy, dtype)
+        yield partial(_sums, cupy, dtype)
 
 
 def _filters(cupy, shape, dtype):
@@ -262,8 +263,6 @@ def _filters(cupy, shape, dtype):
         nd.minimum_filter(x, size, mode="constant", cval=7)
     nd.maximum_filter(x, footprint=sc.structuring.ball(4, len(shape)))
     nd.grey_erosion(x, structure=rng.integers(0, 9, (3,) * len(shape)))
-    if dtype in ("float32", "float64"):
-        nd.convolve(x, rng.random((3,) * len(shape)))
     nd.binary_dilation(x > 50, iterations=3)
     nd.binary_fill_holes(x > 50)
 
@@ -274,6 +273,20 @@ def _small_boxes(cupy, dtype):
         for size in (3, 2, (1, 3), (3, 1)):
             sc.ndimage.maximum_filter(x, size)
             sc.ndimage.minimum_filter(x, size, mode="constant", cval=7)
+
+
+def _sums(cupy, dtype):
+    """By strips and by tiles, of images narrow and wide; weights here and on the GPU."""
+    rng, nd = np.random.default_rng(0), sc.ndimage
+    for shape in ((3, 61, 83), (1, 700, 1001), (2, 30, 40, 3)):
+        x = cupy.asarray(rng.integers(0, 100, shape).astype(dtype))
+        for size in ((1, 3, 3), (3, 5, 5), (2, 11, 8)):
+            weights = rng.random(size + (1,) * (len(shape) - 3))
+            nd.correlate(x, weights, mode="constant", cval=7)
+            nd.convolve(x, cupy.asarray(weights))
+        for axis in (1, 2):
+            for line in ([1, 2, 4], [1, 2, 4, 2, 1], [1, 0, -1], rng.random(9), rng.random(30)):
+                nd.convolve1d(x, line, axis)
 
 
 def _colours(cupy, dtype):

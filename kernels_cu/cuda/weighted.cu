@@ -4,8 +4,7 @@
 // SEMICONV_SYMMETRY (1 or -1: opposite taps are joined, else 0), SEMICONV_BELOW (outputs of a thread below
 // each other), SEMICONV_BLOCKS (that a multiprocessor holds at a time: registers are limited to that),
 // SEMICONV_ADJACENT (whether neighbouring positions of a row are neighbouring elements),
-// SEMICONV_NEGLIGIBLE (weights up to this size are left out; below 0: none is), SEMICONV_ROWS and
-// SEMICONV_COLUMNS (of taps in a plane of the window, if both are small; else 0).
+// SEMICONV_NEGLIGIBLE (weights up to this size are left out; below 0: none is).
 // Sizes, windows, tiles, what lies beyond the border and the weights are arguments.
 //
 // A thread has two columns of outputs, one position apart. An element that it reads is multiplied by all
@@ -65,7 +64,7 @@ struct Outputs {
       const double* row = at + (first + y) * pitch;
       Pair seen = pair(row, 0);
       int32 column = 0;
-#pragma unroll (SEMICONV_COLUMNS ? 8 : 1)
+#pragma unroll 1
       for (; column + 1 < columns; column += 2) {
         const Pair next = pair(row, column + 2);
 #pragma unroll
@@ -86,9 +85,6 @@ struct Outputs {
   }
 
   SEMICONV_FN void add_window(int32 rows, int32 columns) {
-#if SEMICONV_ROWS
-    return add_rows<SEMICONV_ROWS>(0, SEMICONV_COLUMNS);
-#endif
     int32 row = 0;
     for (; rows - row > 5; row += 4) add_rows<4>(row, columns);
     switch (rows - row) {

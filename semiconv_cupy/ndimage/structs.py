@@ -121,6 +121,17 @@ class Weighted(Struct):
     )
 
 
+class SmallWeighted(Struct):
+    """Weighted sums over small windows, by strips."""
+
+    file = "cuda/small_weighted.cu"
+    _fields_ = (
+        *each(ctypes.c_int32, "depth", "height", "width", "positions", "planes"),
+        ("before", _Triple32),
+        *each(ctypes.c_int32, "unit", "strips", "of_column", "narrow"),
+    )
+
+
 class Spread(Struct):
     """A part of a reconstruction."""
 

@@ -1,5 +1,6 @@
 """The CUDA sources on the CPU harness, NVRTC, and the array loops: each the same as the host's."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -10,7 +11,7 @@ from cuda_on_cpu.device import HarnessDevice
 from semiconv_cupy import ndimage, structuring
 from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.ndimage import cuda, reference
-from semiconv_cupy.ndimage.cuda import boxes, footprints
+from semiconv_cupy.ndimage.cuda import boxes, footprints, small_sums
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.form import filter_form
 from semiconv_cupy.ndimage.neighbourhood import served_by
@@ -362,11 +363,11 @@ def test_cuda_boxes(dtype):
         np.testing.assert_array_equal(result, expected, err_msg=f"{shape} {box}")
 
 
-# Several tiles; windows beyond the image; planes of taps, one without any; colours; no tile. The
-# numbers say how many of a window's positions are taps.
+# Strips and tiles, at borders and between them; windows beyond the image; planes of taps, one
+# without any; colours; no tile. The numbers say how many of a window's positions are taps.
 SUMS = [
     ((70, 130), (5, 3), (2, 2), ("mirror", "constant"), 0.7),
-    ((70, 131), (3, 3), (1, 1), ("nearest", "constant"), 1),
+    ((70, 331), (3, 3), (1, 1), ("nearest", "constant"), 1),
     ((40, 39), (17, 12), (3, 11), ("constant", "nearest"), 0.7),
     ((66, 39), (11, 8), (3, 7), ("constant", "reflect"), 1),
     ((3, 5, 7), (3, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror"), 0.7),
@@ -384,7 +385,7 @@ SUMS = [
     ids=str,
 )
 def test_cuda_sums(dtypes):
-    backend = cuda.Backend(HarnessDevice(order="reverse"))
+    backend = cuda.Backend(HarnessDevice(order="reverse"), cuda.Limits(strips=0, blocks_y=3))
     random = np.random.default_rng(3)
     for shape, window, before, rules, part in SUMS:
         image = image_of(dtypes[0], shape)
@@ -407,24 +408,28 @@ def test_cuda_sums(dtypes):
 @pytest.mark.parametrize("shape", [(70, 40), (3, 300), (5, 40, 3)])
 def test_cuda_sums_along_an_axis_begin_with_the_last_tap(shape):
     image, random = image_of("float32", shape), np.random.default_rng(5)
-    for axis, length in ((0, 4), (1, 5), (1, 8)):
+    for axis, length in ((0, 4), (1, 5), (0, 11), (1, 12)):
         indices = np.zeros((length, len(shape)), np.int64)
         indices[:, axis] = np.roll(np.arange(length), 1)
         window = Window.along(axis, len(shape), length, 2, "mirror", 0.0)
         taps = WeightedTaps(indices, random.normal(size=length))
         expected, result = (np.full(shape, 77, np.float64) for _ in range(2))
         reference.correlate(image, window, taps, expected)
-        cuda.Backend(HarnessDevice()).correlate(image, window, taps, result)
+        by_strips = cuda.Backend(HarnessDevice(), cuda.Limits(strips=0))
+        by_strips.correlate(image, window, taps, result)
         np.testing.assert_array_equal(result, expected, err_msg=f"{axis} {length}")
 
 
 @pytest.mark.parametrize("symmetry", [1, -1])
 def test_cuda_joins_opposite_taps(symmetry):
-    backend, random = cuda.Backend(HarnessDevice(order="reverse")), np.random.default_rng(4)
+    backend = cuda.Backend(HarnessDevice(order="reverse"), cuda.Limits(strips=0))
+    random = np.random.default_rng(4)
     for axis, half, shape in (
         (0, 3, (70, 40)),
         (1, 3, (3, 300)),
         (1, 2, (5, 60)),
+        (0, 5, (70, 40)),
+        (1, 6, (3, 300)),
         (1, 3, (5, 40, 3)),
     ):
         ahead = random.random(half)
@@ -439,6 +444,29 @@ def test_cuda_joins_opposite_taps(symmetry):
         reference.correlate(image, window, taps, expected)
         backend.correlate(image, window, taps, result)
         np.testing.assert_array_equal(result, expected, err_msg=f"{axis} {half} {shape}")
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "unit", "served"),
+    [
+        (1, (1, 2**31 - 100, 100), 1, True),
+        (4, (1, 2**31 - 100, 100), 1, True),
+        (5, (1, 2**31 - 100, 100), 1, False),
+        (1, (1, 2**31 - 1, 2), 1, False),
+        (1, (1, 100, 2**31 - 2), 1, False),
+        (2**31, (1, 1, 100), 3, False),
+        (100, (2**20, 3, 100), 3, True),
+    ],
+)
+def test_strips_of_sums_are_within_the_limits(number, size, unit, served):
+    volumes = small_sums.Volumes(number, size, (3, 3, 3), (1, 1, 1), unit)
+    launch = small_sums.small_sum_launch(volumes, cuda.Limits())
+    assert (launch is not None) == served
+    if launch is not None:
+        below = launch.grid[1] * launch.grid[2] * launch.block[1]
+        assert below * launch.window.rows >= number * math.prod(size[:2])
+        assert launch.grid[0] * launch.block[0] >= size[2]
+        assert max(launch.grid[1:]) <= 65535
 
 
 def test_cuda_reads_weights_where_they_are_and_leaves_out_the_negligible():

@@ -31,12 +31,16 @@ class Limits:
         On an H200, 3 x 3 and 5 x 5 on 4096^2 take 8.5 and 13.7 us of uint8 (``flat.cu`` 26 and 27),
         20 and 23 us of float16 (37 and 39), 36 and 47 us of float32 (61 and 64); 8 bytes: not
         measured beyond 3.
+    small_sum : tuple of int
+        The longest side of a window that ``small_weighted.cu`` serves, and the longest of one along
+        one axis. What it needs of a plane is in registers; by its instructions, 3 x 3 taps take a
+        third of the time of ``weighted.cu``, whose blocks wait for their tiles.
     strips : int
-        Threads that its launches have at least, where images are so large: 512 on each of the 132
-        multiprocessors of a large GPU.
+        Threads that launches by strips have at least, where images are so large: 512 on each of
+        the 132 multiprocessors of a large GPU.
     strip_rows : tuple of int
-        The least and the most rows of its strips, powers of two: of 4096^2, 4 are within 3 % of
-        the best for 3 x 3; 8 gain 8 % for 5 x 5, and spill registers on older GPUs.
+        The least and the most rows of strips, powers of two: of boxes on 4096^2, 4 are within 3 %
+        of the best for 3 x 3; 8 gain 8 % for 5 x 5, and spill registers on older GPUs.
     unit : int
         Elements between neighbouring positions of a row (colours) up to which they all lie in the
         rows of a tile, of footprints and structures. What a window sees of a row grows with them:
@@ -59,6 +63,7 @@ class Limits:
     thread_words: float = 2.5
     stacks_apart: int = 16
     small_box: tuple[int, int, int, int] = (5, 5, 5, 3)
+    small_sum: tuple[int, int] = (5, 9)
     strips: int = 512 * 132
     strip_rows: tuple[int, int] = (1, 4)
     unit: int = 8

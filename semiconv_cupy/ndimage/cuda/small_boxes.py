@@ -13,11 +13,11 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import Limits
+from semiconv_cupy.ndimage.cuda.strips import cut
 from semiconv_cupy.ndimage.structs import Strips
 
 Array = Any
-_THREADS = 128  # of a block: as in kernels_cu/cuda/small_box.cu
-_WARP, _WORD, _MOST_BYTES = 32, 4, 16  # of a row of a strip: what one load moves
+_WORD, _MOST_BYTES = 4, 16  # of a row of a strip: what one load moves
 
 
 class Planes(NamedTuple):
@@ -82,10 +82,7 @@ def small_box_kernel(storage: str, minimum: bool, window: SmallBox) -> source.Ke
 
 
 def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None:
-    """The launch of a box; None where strips do not serve it.
-
-    Long strips load few rows twice; short ones are many, which keeps a large GPU busy.
-    """
+    """The launch of a box; None where strips do not serve it."""
     (down, across), (above, before) = planes.window, planes.before
     (height, width), word = planes.size, max(itemsize, _WORD)
     longest = limits.small_box[itemsize.bit_length() - 1]
@@ -95,29 +92,14 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     while width * itemsize % (words * word):  # rows begin where a strip may be moved at once
         words //= 2
     across_row = width * itemsize // (words * word)
-    rows, most = limits.strip_rows
-    most = min(most, height, planes.number * height * across_row // max(limits.strips, 1))
-    while 2 * rows <= most:
-        rows *= 2
-    of_column = -(-height // rows)
-    every = planes.number * of_column
-    # Strips below each other in a block: what both see is loaded from memory once.
-    side = max(_power_of_two(min(across_row, _WARP)), _THREADS // _power_of_two(every))
-    side = min(side, _power_of_two(across_row))
-    block = side, _THREADS // side
-    side_by_side, below = -(-across_row // side), -(-every // block[1])
-    if max(height, every) >= 2**31 or side_by_side > limits.blocks:  # what integers hold
+    found = cut(planes.number, height, across_row, max(limits.strip_rows), limits)
+    if found is None:
         return None
-    grid = side_by_side, min(below, limits.blocks_y), -(-below // limits.blocks_y)
     struct = np.zeros((), Strips.dtype())
     struct["width"], struct["height"], struct["before"] = width, height, above
-    struct["strips"], struct["of_column"] = every, of_column
-    return StripsLaunch(SmallBox(down, across, before, rows, words), struct[()], grid, block)
-
-
-def _power_of_two(enough: int) -> int:
-    """The least that is enough, up to the threads of a block."""
-    return min(1 << (enough - 1).bit_length(), _THREADS)
+    struct["strips"], struct["of_column"] = found.strips, found.of_column
+    window = SmallBox(down, across, before, found.rows, words)
+    return StripsLaunch(window, struct[()], found.grid, found.block)
 
 
 def launched(

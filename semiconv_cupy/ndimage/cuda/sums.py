@@ -1,6 +1,7 @@
-"""Weighted sums over windows on a GPU, from tiles of doubles; launches of ``weighted.cu``.
+"""Weighted sums over windows on a GPU: launches of ``small_weighted.cu`` and ``weighted.cu``.
 
-Each element is converted once for all taps that see it. The plans (`sum_launch`) know no arrays.
+Small windows need no shared memory (``small_sums``). Others are found from tiles of doubles there,
+so that each element is converted once for all taps that see it. The plans know no arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from semiconv_cupy.backends.device import Prepared, prepared
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
 from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
-from semiconv_cupy.ndimage.form import FilterForm
+from semiconv_cupy.ndimage.cuda.small_sums import Sum, Volumes, small_sum_kernel, small_sum_launch
 from semiconv_cupy.ndimage.structs import Weighted
 from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window
 
@@ -27,7 +28,6 @@ Array = Any
 Triple = tuple[int, int, int]
 _BELOW = (1, 2, 4, 8)  # outputs of a thread in a column; a kernel is compiled for each
 _MOST_JOINED = 4  # where taps are joined along a column: there are no registers for more
-_MOST_UNROLLED = 5  # rows and columns of a window for which a kernel is compiled
 _LEAST_FULL = 0.25  # of a window's positions; with fewer taps a list of them is shorter work
 
 # What a multiprocessor of an H200 needs, in clocks: for an element of a tile (its load, conversion
@@ -37,23 +37,16 @@ _LOAD, _READ, _TAP, _WAIT = 0.25, 1 / 16, 2 / 64, 300.0
 
 
 def sum_kernel(
-    storage: str,
-    out: str,
-    symmetry: int,
-    below: int,
-    adjacent: bool = True,
-    holed: bool = False,
-    plane: tuple[int, int] = (0, 0),
+    storage: str, out: str, kind: Sum, below: int, adjacent: bool = True
 ) -> source.KernelSource:
     """The weighted sums of windows.
 
-    `below`: outputs of a thread in a column; `adjacent`: positions of a row are neighbours;
-    `holed`: weights may be negligible; `plane`: rows and columns of taps, 0 for any.
+    `below`: outputs of a thread in a column; `adjacent`: positions of a row are neighbours.
     """
+    symmetry, holed = kind.symmetry, kind.holed
     which = f"symmetry{symmetry}".replace("-", "_") + "_holed" * holed + "_spaced" * (not adjacent)
-    which += f"_{plane[0]}x{plane[1]}" if any(plane) else ""
     name = f"semiconv_weighted_{which}_{storage}_{out}_{below}"
-    lean = not symmetry and below < 8 and adjacent and not any(plane)
+    lean = not symmetry and below < 8 and adjacent
     spacious = not adjacent and (holed or symmetry != 0)
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
@@ -63,8 +56,6 @@ def sum_kernel(
         "SEMICONV_BLOCKS": str(3 if lean else 1 if spacious else 2),
         "SEMICONV_ADJACENT": str(adjacent).lower(),
         "SEMICONV_NEGLIGIBLE": str(NEGLIGIBLE if holed else -1.0),
-        "SEMICONV_ROWS": str(plane[0]),
-        "SEMICONV_COLUMNS": str(plane[1]),
     }
     # Without fused multiplications sums are the host's bits.
     options = (*OPTIONS, "-fmad=false")
@@ -81,8 +72,6 @@ class SumLaunch:
         `structs.Weighted`.
     below : int
         Outputs of a thread in a column.
-    plane : tuple of int
-        Rows and columns of taps that the kernel is compiled for, 0 for any.
     grid : tuple of int
         Blocks along the last axis, the one before, and all others.
     shared_bytes : int
@@ -91,7 +80,6 @@ class SumLaunch:
 
     struct: Any
     below: int
-    plane: tuple[int, int]
     grid: Triple
     shared_bytes: int
 
@@ -132,58 +120,37 @@ class _Tile(NamedTuple):
         return window[0] * (_LOAD * seen + self.rows * self.columns * one + _WAIT)
 
 
-def sum_launch(
-    form: FilterForm, symmetry: int, rotated: bool, limits: Limits = LIMITS
-) -> SumLaunch | None:
-    """The launch for all taps of a window; `rotated`: the last one is added first.
-
-    None where no tile has room for the window, and where more than three axes have windows. Taps
-    that are joined, or rotated, lie along one axis.
-    """
-    axes = max(len(form.shape) - 3, 0)
-    if math.prod(form.window[:axes]) > 1:
-        return None
-    window, before = _last_three(form.window[axes:], 1), _last_three(form.before[axes:], 0)
-    size, batch = _last_three(form.shape[axes:], 1), math.prod(form.shape[:axes])
-    if (symmetry or rotated) and window[0] > 1:
-        return None
-    best = _cheapest_tile(batch, size, window, form.unit, symmetry != 0, limits)
+def sum_launch(volumes: Volumes, kind: Sum, limits: Limits = LIMITS) -> SumLaunch | None:
+    """The launch for all taps of a window; None where no tile has room for it."""
+    size, window = volumes.size, volumes.window
+    best = _cheapest_tile(volumes, kind.symmetry != 0, limits)
     if best is None:
         return None
     struct = np.zeros((), Weighted.dtype())
-    struct["batch"], struct["size"] = batch, size
-    struct["window"], struct["before"] = window, before
-    struct["unit"], struct["tile"] = form.unit, (best.rows, best.columns)
+    struct["batch"], struct["size"] = volumes.number, size
+    struct["window"], struct["before"] = window, volumes.before
+    struct["unit"], struct["tile"] = volumes.unit, (best.rows, best.columns)
     struct["pitch"], struct["lanes"] = best.pitch(window), best.lanes
-    struct["rotated"] = rotated
+    struct["rotated"] = kind.rotated
     grid = (
         -(-size[2] // best.columns),
         min(-(-size[1] // best.rows), limits.blocks_y),
-        min(batch * size[0], limits.blocks_y),
+        min(volumes.number * size[0], limits.blocks_y),
     )
-    plane = (0, 0)
-    if not symmetry and form.unit == 1 and max(window[1:]) <= _MOST_UNROLLED:
-        # The last tap is added by itself.
-        plane = window[1] - (rotated and window[1] > 1), window[2] - (rotated and window[1] == 1)
-    return SumLaunch(struct[()], best.below, plane, grid, best.shared_bytes(window))
+    return SumLaunch(struct[()], best.below, grid, best.shared_bytes(window))
 
 
-def _last_three(values: tuple[int, ...], missing: int) -> Triple:
-    first, second, third = ((missing,) * 3 + values)[-3:]
-    return first, second, third
-
-
-def _cheapest_tile(
-    batch: int, size: Triple, window: Triple, unit: int, joined: bool, limits: Limits
-) -> _Tile | None:
+def _cheapest_tile(volumes: Volumes, joined: bool, limits: Limits) -> _Tile | None:
     """The tile whose outputs cost least, None if none fits."""
+    size, window = volumes.size, volumes.window
 
     def cost(tile: _Tile) -> float:
-        blocks = batch * size[0] * -(-size[1] // tile.rows) * -(-size[2] // tile.columns)
+        blocks = -(-size[1] // tile.rows) * -(-size[2] // tile.columns)
+        blocks *= volumes.number * size[0]
         return (blocks + limits.blocks_at_once / 2) * tile.clocks(window, joined)
 
     most = _MOST_JOINED if joined else max(_BELOW)
-    tiles = _tiles(size[2], unit, [below for below in _BELOW if below <= most])
+    tiles = _tiles(size[2], volumes.unit, [below for below in _BELOW if below <= most])
     fitting = [
         tile
         for tile in tiles
@@ -238,16 +205,36 @@ def _plan(
     if not order or len(taps.indices) < _LEAST_FULL * positions:
         return _Plan()
     form = launcher.near_form(array, window)
-    launch = sum_launch(form, taps.symmetry, order == "rotated", launcher.limits)
-    if launch is None:
+    volumes = Volumes.of(form)
+    if volumes is None:
         return _Plan()
     full = len(taps.indices) == positions
-    holed = taps.unread or not full
-    which = taps.symmetry, launch.below, form.unit == 1, holed, (0, 0) if holed else launch.plane
-    kernel = launcher.kernel(sum_kernel, array.dtype.name, out.dtype.name, *which)
-    around = (launch.struct,), 4, (np.float64(window.cval),)
-    run = prepared(kernel, launch.grid, (BLOCK_THREADS,), *around, launch.shared_bytes)
+    constant = bool(window.showing_cval())
+    kind = Sum(taps.symmetry, order == "rotated", taps.unread or not full, constant)
+    if kind.along_an_axis and volumes.window[0] > 1:
+        return _Plan()
+    run = _run(launcher, volumes, kind, (array, out), window.cval)
+    if run is None:
+        return _Plan()
     return _Plan(run, launcher.tables(form), full and order == "straight")
+
+
+def _run(
+    launcher: Launcher, volumes: Volumes, kind: Sum, arrays: tuple[Array, Array], cval: Any
+) -> Prepared | None:
+    """The launch that serves all taps of a window, by strips or by tiles."""
+    dtypes, after = [array.dtype.name for array in arrays], (np.float64(cval),)
+    small = small_sum_launch(volumes, launcher.limits)
+    if small is not None:
+        kernel = launcher.kernel(small_sum_kernel, *dtypes, small.window, kind)
+        return prepared(kernel, small.grid, small.block, (small.struct,), 4, after)
+    launch = sum_launch(volumes, kind, launcher.limits)
+    if launch is None:
+        return None
+    kind = kind._replace(rotated=False, constant=False)  # one kernel serves these
+    kernel = launcher.kernel(sum_kernel, *dtypes, kind, launch.below, volumes.unit == 1)
+    given = (BLOCK_THREADS,), (launch.struct,), 4, after, launch.shared_bytes
+    return prepared(kernel, launch.grid, *given)
 
 
 def correlate(

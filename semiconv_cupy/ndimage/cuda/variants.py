@@ -17,6 +17,7 @@ from semiconv_cupy.ndimage.cuda.lines import (
     single_kernel,
 )
 from semiconv_cupy.ndimage.cuda.small_boxes import SmallBox, small_box_kernel
+from semiconv_cupy.ndimage.cuda.small_sums import SmallWindow, Sum, small_sum_kernel
 from semiconv_cupy.ndimage.cuda.spread import components_kernel, spread_kernel
 from semiconv_cupy.ndimage.cuda.structures import border_kernel
 from semiconv_cupy.ndimage.cuda.sums import sum_kernel
@@ -48,15 +49,15 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     yield taps_kernel("sum", "uint8", "float64", "bool", 8)
     yield taps_kernel("sum", "float32", "float64", "float16", 1)
     for symmetry in (0, 1, -1):
-        yield sum_kernel("float32", "float32", symmetry, 4)
+        yield sum_kernel("float32", "float32", Sum(symmetry), 4)
     for below in (1, 8):
-        yield sum_kernel("float32", "float32", 0, below)
-        yield sum_kernel("float32", "float32", 0, below, plane=(3, 3))
+        yield sum_kernel("float32", "float32", Sum(), below)
     for storages in (("uint8", "uint8"), ("int64", "bool"), ("float16", "float64")):
-        yield sum_kernel(*storages, 0, 8)
-    yield sum_kernel("float32", "float32", 0, 8, holed=True)
+        yield sum_kernel(*storages, Sum(), 8)
+    yield sum_kernel("float32", "float32", Sum(holed=True), 8)
     for symmetry in (0, 1):
-        yield sum_kernel("float32", "float32", symmetry, 4, adjacent=False)
+        yield sum_kernel("float32", "float32", Sum(symmetry), 4, adjacent=False)
+    yield from _small_sums()
     for storage in ("float16", "float32", "uint8"):
         yield border_kernel(storage, 2)
         yield spread_kernel(storage, 2, False, (1, 1))
@@ -84,3 +85,18 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     yield parabolas_backward_kernel()
     for rank in (1, 2, 3):
         yield chamfer_kernel(rank)
+
+
+def _small_sums() -> Iterator[source.KernelSource]:
+    lines = [SmallWindow(9, 1, 4), SmallWindow(1, 9, 2), SmallWindow(1, 5, 4)]
+    for storages in (("float32", "float32"), ("uint8", "uint8"), ("int64", "bool")):
+        for window in (SmallWindow(3, 3, 4), SmallWindow(5, 5, 2), SmallWindow(1, 3, 1)):
+            for holed in (False, True):
+                for constant in (False, True):
+                    kind = Sum(holed=holed, constant=constant)
+                    yield small_sum_kernel(*storages, window, kind)
+        for window in lines:
+            yield small_sum_kernel(*storages, window, Sum(rotated=True))
+    for window in lines:
+        for symmetry in (1, -1):
+            yield small_sum_kernel("float32", "float64", window, Sum(symmetry))
