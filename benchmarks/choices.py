@@ -48,6 +48,7 @@ def choices(*, small: bool = False) -> Iterator[Choice]:
         for size, shape in shapes:
             call = functools.partial(ndimage.maximum_filter, size=size)
             yield Choice(f"box {size}", shape, dtype, call, boxes)
+    yield from _sums(side // 2, volume // 2)
     for dtype in ("uint8", "float32"):
         yield Choice(
             "parabolic dilation", (volume,) * 3, dtype,
@@ -57,6 +58,25 @@ def choices(*, small: bool = False) -> Iterator[Choice]:
         "distances with sampling", (volume,) * 3, "bool",
         functools.partial(ndimage.distance_transform_edt, sampling=[1.5, 1, 1]), {"as it is": {}},
     )  # fmt: skip
+
+
+def _sums(side: int, volume: int) -> Iterator[Choice]:
+    sums: dict[str, dict[str, Any]] = {"weighted.cu": {"small_sum": (0, 0)}}
+    for n in (1, 2, 4):
+        sums[f"strips of {n} rows"] = {"small_sum": (9, 21), "strip_rows": (n, n)}
+    random = np.random.default_rng(1)
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        (size, (side, side))
+        for size in ((3, 3), (5, 5), (7, 7), (1, 5), (5, 1), (1, 9), (9, 1), (1, 21), (21, 1))
+    ]
+    shapes += [((3, 3, 3), (volume,) * 3), ((5, 5, 5), (volume,) * 3)]
+    shapes += [((1, 3, 3), (16 * volume, 28, 28)), ((3, 3, 1), (side, side // 2, 3))]
+    for size, shape in shapes:
+        call = functools.partial(ndimage.correlate, weights=random.random(size))
+        yield Choice(f"sum {size}", shape, "float32", call, sums)
+    for axis in (0, 1):
+        call = functools.partial(ndimage.correlate1d, weights=[1, 4, 9, 16, 9, 4, 1], axis=axis)
+        yield Choice(f"symmetric sum of 7 along {axis}", (side, side), "float32", call, sums)
 
 
 def image_of(choice: Choice, module: Any) -> Any:
