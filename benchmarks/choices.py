@@ -42,7 +42,7 @@ def choices(*, small: bool = False) -> Iterator[Choice]:
         boxes[f"strips of {n} rows"] = {"small_box": (9,) * 4, "strip_rows": (n, n)}
     for dtype in ("float32", "uint8", "float16"):
         shapes: list[tuple[Any, tuple[int, ...]]] = [
-            (size, (side, side)) for size in (2, 3, (1, 3), (3, 1), 5)
+            (size, (side, side)) for size in (2, 3, (1, 3), (3, 1), 5, 7, 9)
         ]
         shapes += [(3, (1000, 1100)), (5, (1000, 1100)), ((1, 3, 3), (2 * volume, 28, 32))]
         for size, shape in shapes:
