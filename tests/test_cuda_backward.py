@@ -314,6 +314,15 @@ def test_many_taps_are_binned_by_slices():
     check("max times", "mixing", limits=limits)
 
 
+def test_few_outputs_are_binned_by_many_blocks():
+    """A multiprocessor without a block gains nothing from blocks with fewer bins in all."""
+    arguments = dict(groups=6, padding=3, stride=2)
+    plan = Geometry.plan((32, 6, 28, 28), (6, 1, 7, 7), **arguments)
+    semifield = SEMIFIELDS["max"]
+    owners, parts, jobs = bins_of(semifield, "float32", plan).partition(semifield, plan, LIMITS)
+    assert (owners, parts, jobs) == (6, 32, 32)
+
+
 @pytest.mark.parametrize("parts", [1, 7])
 def test_blocks_share_tiles(parts):
     """A block goes through several tiles; the partial sums are those of all."""

@@ -40,6 +40,8 @@ class Bins:
         jobs = planes * -(-math.prod(geometry.out_size) // (CHUNK * BINS_THREADS))
         # Enough blocks; in no block far more bins than outputs, nor too many outputs.
         parts = min(-(-limits.full_blocks // owners), -(-256 * jobs // (self.slots * self.taps)))
+        # Where multiprocessors would have nothing to do, what bins cost is not seen.
+        parts = max(parts, 2 * limits.multiprocessors // owners)
         return Partition(owners, min(max(parts, -(-jobs // limits.jobs), 1), jobs), jobs)
 
 
