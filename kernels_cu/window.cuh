@@ -26,6 +26,13 @@ SEMICONV_FN int32 window_size() {
   return size;
 }
 
+// Outputs of one channel; as Geometry::pixels(), without a loop over axes.
+SEMICONV_FN int64 outputs_of_channel(const Geometry& g) {
+  int64 size = 1;
+  for (int a = 0; a < rank; ++a) size *= g.out_size[a];
+  return size;
+}
+
 // The position of one output, and the taps of its window that lie inside the image.
 struct Window {
   Offset batch, group, output;  // output: within its group

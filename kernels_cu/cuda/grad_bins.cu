@@ -46,7 +46,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   __shared__ Real bins[warps * slice * slots];
   const int32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int32 window = window_size();
-  const int64 pixels = g.pixels();
+  const int64 pixels = outputs_of_channel(g);
   const uint32 jobs_of_plane = (uint32)((pixels + job_size - 1) / job_size);
   const bool aligned =
       pixels % four == 0 && (size_t)grad_out % 16 == 0 && (size_t)residual % 16 == 0;

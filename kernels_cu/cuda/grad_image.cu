@@ -40,7 +40,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   using namespace semiconv;
   if (!launch_is_needed(flags, flag_count)) return;
   const Differentiated d{grad_out, img, krn, residual, residual_plane};
-  const Offset pixels = (Offset)g.pixels(), outputs = (Offset)g.outputs_per_group;
+  const Offset pixels = (Offset)outputs_of_channel(g), outputs = (Offset)g.outputs_per_group;
   const int64 stride = (int64)blockDim.x * gridDim.x;
   for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < elements; n += stride) {
     Offset position[rank], rest = (Offset)n, at = 0;

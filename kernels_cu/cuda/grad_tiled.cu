@@ -173,7 +173,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const int32 height = (int32)along_y(g.out_size, 1), width = (int32)along_x(g.out_size);
   const int32 image_height = (int32)along_y(g.image_size, 1);
   const int32 image_width = (int32)along_x(g.image_size);
-  const int64 pixels = g.pixels();
+  const int64 pixels = outputs_of_channel(g);
   // Pairs are for small planes: larger blocks have no registers for a third way to copy.
   const auto starts_at = [&](int piece) {
     const size_t bytes = piece == four ? 16 : 2 * sizeof(Real);

@@ -67,7 +67,7 @@ class GradientTile(Tile):
         parts = max(-(-limits.full_blocks // owners), -(-jobs // limits.jobs))
         at_once = limits.multiprocessors * (limits.light_threads // self.threads)
         wave = at_once // owners
-        if self.light and self.is_whole(geometry) and owners * wave >= 0.8 * at_once:
+        if self.light and self.is_whole(geometry) and owners * wave > 0.8 * at_once:
             # A large GPU holds the blocks of a wave at once: a few more would double the time.
             parts = wave * -(-jobs // (wave * limits.jobs))
         parts = min(parts, jobs)
