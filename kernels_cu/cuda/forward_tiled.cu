@@ -274,7 +274,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
   const SourceOf source_of{g, division};
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
-  const int32 all_slabs = (int32)g.in_channels * outer_taps * slabs;
+  // Larger tiles, and sm_120, have no registers for terms without a loop around them.
+  const int32 all_slabs = small_planes && one_plane && architecture < 1000 ? 1 : (int32)g.in_channels * outer_taps * slabs;
 #if defined(SEMICONV_PARTS)
   const int32 first_slab = (int32)((int64)all_slabs * blockIdx.y / parts);
   const int32 slab_count = (int32)((int64)all_slabs * (blockIdx.y + 1) / parts);  // from the first of all
@@ -379,7 +380,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   visit_partial(acc, (Chosen*)partial, blockIdx.y, [](const Chosen& one, Chosen& to, int) { to = one; });
 #else
   if constexpr (gathers)
-    if (gathers_planes(g, division)) return store_planes(acc, settings, g, tile, arrays, patches);
+    if (gathers_planes(g)) return store_planes(acc, settings, g, tile, arrays, patches);
   const Source source = source_of(0);
   const View view = view_of(patches[0][team][0], weights[0][team][0], corner_row, corner_column, 0, size_y(),
                             Columns::all());

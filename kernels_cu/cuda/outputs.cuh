@@ -150,9 +150,8 @@ constexpr int gathered_bytes = residual_place + (provenance ? tile_outputs * (in
 constexpr bool gathers = small_planes && outer == 0 && channels == 1 && !by_runs && gathers_residual &&
                          gathered_bytes <= teams * depth * (int)sizeof(Patch);
 
-SEMICONV_FN bool gathers_planes(const Geometry& g, const Division& division) {
-  return gathers && division.tiles_x.divisor == 1 && division.tiles_y.divisor == 1 &&
-         (provenance || along_x(g.out_size) % columns != 0);
+SEMICONV_FN bool gathers_planes(const Geometry& g) {
+  return gathers && whole && (provenance || along_x(g.out_size) % columns != 0);
 }
 
 // Puts the first `count` elements of a chunk; PAIRS: `to` and `count` are even.
@@ -220,8 +219,8 @@ SEMICONV_FN void store_planes(const Accumulators<A>& acc, const Settings& settin
   if (width % 2 == 0) gather<true>(acc, settings, results, winners, at, width, there, width - left);
   else gather<false>(acc, settings, results, winners, at, width, there, width - left);
   __syncthreads();
-  write_gathered(results, arrays.out + first * pixels, count);
-  if constexpr (provenance) write_gathered(winners, (Residual*)arrays.residual + first * pixels, count);
+  write_gathered(results, base_address(arrays.out + first * pixels), count);
+  if constexpr (provenance) write_gathered(winners, base_address((Residual*)arrays.residual + first * pixels), count);
 }
 
 }  // namespace semiconv

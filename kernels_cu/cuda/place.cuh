@@ -2,6 +2,7 @@
 //
 // Needs what tile.cuh needs, and
 //   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
+//   SEMICONV_WHOLE   1 where there are several, and a tile holds the last two axes of the outputs
 #pragma once
 #include "this_thread.cuh"
 #include "tile.cuh"
@@ -9,6 +10,7 @@
 namespace semiconv {
 
 constexpr int teams = SEMICONV_TEAMS;
+constexpr bool whole = SEMICONV_WHOLE;
 
 // Division of numbers below 2^31 by a number that the launcher knows: n * multiplier / 2^(31 + shift)
 // (Granlund and Montgomery, Division by invariant integers using multiplication, 1994).
@@ -41,8 +43,8 @@ struct TeamTile {
 SEMICONV_FN TeamTile tile_of_team(const Geometry& g, const Division& division) {
   TeamTile tile;
   uint32 n = this_block();
-  tile.x = (int32)division.tiles_x.take(n) * tile_columns;
-  tile.y = (int32)division.tiles_y.take(n) * tile_rows;
+  tile.x = whole ? 0 : (int32)division.tiles_x.take(n) * tile_columns;
+  tile.y = whole ? 0 : (int32)division.tiles_y.take(n) * tile_rows;
   for (int a = outer - 1; a >= 0; --a) {
     tile.outer_position[a] = (int32)(n % (uint32)g.out_size[a]);
     n /= (uint32)g.out_size[a];

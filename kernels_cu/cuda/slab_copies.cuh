@@ -101,6 +101,7 @@ struct Copies {
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
     const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
+    if constexpr (small_planes) corner = base_address(corner);
     if (small_planes || piece == 0 || (once && piece < columns)) {
       // Where copies go on beside the terms, there are no registers for pieces.
       if constexpr (integer || !once) source_of(p).copy_elements(g, corner, count, patches_here);
@@ -114,6 +115,7 @@ struct Copies {
     }
     const Destination to(weights[side][team]);
     const Storage* from = walk.plane_krn + first_kernel + slab_of(p).first * along_y(g.krn_strides + 2, 0);
+    if constexpr (small_planes) from = base_address(from);
     visit_weights(p, [&](int n, int32 at) {
 #pragma unroll
       for (int d = 0; d < depth; ++d)

@@ -43,6 +43,7 @@ class ForwardTile(Tile):
             "SEMICONV_SLAB": str(self.slab),
             "SEMICONV_SHIFT": str(shift(geometry)),
             "SEMICONV_SKEW": str(self.skew(geometry)),
+            "SEMICONV_WHOLE": str(int(self.teams > 1 and self.cover(geometry.out_size) == (1, 1))),
         }
 
     def once(self, geometry: Geometry) -> bool:
@@ -312,7 +313,7 @@ def _largest(
     )
     least = -(-limits.threads // (threads_y * threads_x))
     teams = max(1, min(teams, max(1 << (planes_of_outputs - 1).bit_length(), least)))
-    sides = 2 if planes > depth else 1
+    sides = 1 if 0 < planes <= depth else 2  # a kernel of one side knows that there is a plane
     tile = ForwardTile(
         channels=channels,
         rows=rows,

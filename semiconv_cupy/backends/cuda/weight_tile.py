@@ -52,6 +52,7 @@ class WeightTile(Tile):
         """The macros of kernels_cu/cuda/tile.cuh, place.cuh, patch.cuh and grad_weights.cu."""
         return super().macros(geometry) | {
             "SEMICONV_TEAMS": "1",
+            "SEMICONV_WHOLE": "0",
             "SEMICONV_DEPTH": "1",
             "SEMICONV_SIDES": "2",
             "SEMICONV_SHIFT": str(shift(geometry)),
