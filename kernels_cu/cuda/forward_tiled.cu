@@ -36,8 +36,8 @@
 //
 // Positions outside the image. Floating semifields have a zero that absorbs every finite weight: such
 // positions are filled with it, and terms need no test. Terms are tested (`inside`) in tiles that see the border
-// if no number absorbs, as of integers, and beside infinite weights. Sums of products find out afterwards: if a result is not
-// finite, the block computes its tile again with tests.
+// if no number absorbs, as of integers, and beside infinite weights. Sums of products find out afterwards: if a result
+// is not finite, the block computes its tile again with tests.
 //
 // Taps that see the border alone, from anywhere in a tile, are passed over: slabs of rows (find() in
 // slab_copies.cuh) and segments of wide rows (Columns). Where windows are as large as the image, these are half
@@ -275,7 +275,8 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   const SourceOf source_of{g, division};
   const int corner_row = thread_y * rows * stride_y(), corner_column = thread_x * columns * stride_x();
   // Larger tiles, and sm_120, have no registers for terms without a loop around them.
-  const int32 all_slabs = small_planes && one_plane && architecture < 1000 ? 1 : (int32)g.in_channels * outer_taps * slabs;
+  const int32 all_slabs =
+      small_planes && one_plane && architecture < 1000 ? 1 : (int32)g.in_channels * outer_taps * slabs;
 #if defined(SEMICONV_PARTS)
   const int32 first_slab = (int32)((int64)all_slabs * blockIdx.y / parts);
   const int32 slab_count = (int32)((int64)all_slabs * (blockIdx.y + 1) / parts);  // from the first of all

@@ -175,7 +175,8 @@ SEMICONV_FN void visit(Sums& sums, const Real* grads, const Real* image) {
     }
 #pragma unroll
     for (int c = 0; c < channels; ++c) {
-      const Chunk<Real, columns> grad = *(const Chunk<Real, columns>*)(grads + c * lanes_out * grad_pitch + row * tile_columns);
+      const Real* const at = grads + c * lanes_out * grad_pitch + row * tile_columns;
+      const Chunk<Real, columns> grad = *(const Chunk<Real, columns>*)at;
 #pragma unroll
       for (int i = 0; i < inputs; ++i)
 #pragma unroll

@@ -89,8 +89,8 @@ struct Row {
 
 extern "C" __global__ void __launch_bounds__(128)
 SEMICONV_KERNEL(long long rows, long long size, const double* __restrict__ cost,
-                const unsigned char* __restrict__ set, semiconv::Storage* __restrict__ squares, int* __restrict__ winners,
-                int finish) {
+                const unsigned char* __restrict__ set, semiconv::Storage* __restrict__ squares,
+                int* __restrict__ winners, int finish) {
   using namespace semiconv;
   const int lane = threadIdx.x % warp;
   const int64 number = (int64)blockIdx.x * rows_of_block + threadIdx.x / warp, begin = number * size;

@@ -42,7 +42,8 @@ struct Settings {
 template <class T> SEMICONV_FN void store_chunk(T* to, const Chunk<T, columns>& chunk, int64 count) {
   if (count >= columns && (size_t)to % alignof(Chunk<T, columns>) == 0) {
     *(Chunk<T, columns>*)to = chunk;
-  } else if (columns == 4 && channels == 1 && teams > 1 && (count >= columns || count == 2) && (size_t)to % alignof(Chunk<T, 2>) == 0) {
+  } else if (columns == 4 && channels == 1 && teams > 1 && (count >= columns || count == 2) &&
+             (size_t)to % alignof(Chunk<T, 2>) == 0) {
     *(Chunk<T, 2>*)to = Chunk<T, 2>{{chunk.of[0], chunk.of[1]}};
     if (count > 2) *((Chunk<T, 2>*)to + 1) = Chunk<T, 2>{{chunk.of[columns - 2], chunk.of[columns - 1]}};
   } else {

@@ -104,7 +104,8 @@ template <int HEIGHT, int CHUNKS, int STEP = 1, int SKEW = 0> struct PatchSource
 #pragma unroll
       for (int d = 0; d < depth; ++d)
         if (d < count)
-          to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage, columns>), (const Chunk<Storage, columns>*)(from + d * g.img_strides[1]));
+          to.copy(d * sizeof(P) + n * sizeof(Chunk<Storage, columns>),
+                  (const Chunk<Storage, columns>*)(from + d * g.img_strides[1]));
     }
   }
   // The same for one plane, without a route that is kept.
@@ -148,7 +149,8 @@ template <int HEIGHT, int CHUNKS, int STEP = 1, int SKEW = 0> struct PatchSource
       Destination to(patches);
       to.move((first_row * width + column) * (int)sizeof(Storage));
 #pragma unroll 1
-      for (int begin = from_y - first_row, end = to_y - first_row; end > 0; begin -= rows_of_turn, end -= rows_of_turn) {
+      for (int begin = from_y - first_row, end = to_y - first_row; end > 0;
+           begin -= rows_of_turn, end -= rows_of_turn) {
 #pragma unroll
         for (int k = 0; k < turn; ++k) {
 #pragma unroll

@@ -80,7 +80,8 @@ struct SettingsOf {
 };
 
 // d result / d term of one output, from what the forward pass kept.
-template <class D, int RESIDUALS> SEMICONV_FN D derivative_at(const Real* kept, int64 residual_plane, const Setting& setting) {
+template <class D, int RESIDUALS>
+SEMICONV_FN D derivative_at(const Real* kept, int64 residual_plane, const Setting& setting) {
   if constexpr (RESIDUALS == 0) return D();
   else if constexpr (RESIDUALS == 1) return D(kept[0], setting);
   else return D(kept[0], kept[residual_plane], setting);

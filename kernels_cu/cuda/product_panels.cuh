@@ -77,7 +77,8 @@ template <bool IMAGE, bool ROWS> struct PanelCopies {
   static constexpr int chunks = extent / chunk;  // of one term
   static constexpr int chunks_of_thread = (chunks * depth + threads - 1) / threads;
   static constexpr int elements_of_thread = (extent * depth + threads - 1) / threads;
-  static constexpr int most = chunks_of_thread * chunk > elements_of_thread ? chunks_of_thread * chunk : elements_of_thread;
+  static constexpr int by_chunks = chunks_of_thread * chunk;
+  static constexpr int most = by_chunks > elements_of_thread ? by_chunks : elements_of_thread;
 
   const Tables& tables;
   const ProductCut& cut;

@@ -4,8 +4,9 @@
 // SEMICONV_DOWN (rows) and SEMICONV_ACROSS (columns), SEMICONV_BEFORE, the columns of it before an output, and
 // SEMICONV_ROWS and SEMICONV_WORDS, the rows of a strip and its words in each.
 //
-// A thread finds a strip, up to 16 bytes of a few rows. It asks for all that the strip's windows see before it waits for
-// any of it, so that much is under way; what it sees beside the strip its neighbours load, too, and the cache has it:
+// A thread finds a strip, up to 16 bytes of a few rows. It asks for all that the strip's windows see before it
+// waits for any of it, so that much is under way; what it sees beside the strip its neighbours load, too, and the
+// cache has it:
 //
 //     row y - 1     [ . | . . . . | . ]     left, words, right
 //     row y         [ . |  strip  | . ]
@@ -174,7 +175,8 @@ SEMICONV_FN Word word_at(const Line& line, int n) {
   const Word(&plane)[seen] = line.of[n % planes];
   const int first = n / per_word;
   if constexpr (lanes == 1) return plane[first];
-  else return n / planes % 2 ? __funnelshift_r(plane[first], plane[first + 1 < seen ? first + 1 : first], 16) : plane[first];
+  const int next = first + 1 < seen ? first + 1 : first;
+  return n / planes % 2 ? __funnelshift_r(plane[first], plane[next], 16) : plane[first];
 }
 
 // Windows of REACH elements that begin at each position become windows of WINDOW elements.

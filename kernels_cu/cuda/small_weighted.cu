@@ -96,8 +96,9 @@ template <int TAPS> SEMICONV_FN void add_line(double& sum, const double* seen, c
 }
 
 // Adds a plane of taps, row by row of them: few weights, and few rows of what outputs see, take registers at a time.
-template <bool INSIDE> SEMICONV_FN void add_plane(double (&sum)[outputs], const View<INSIDE>& view, const Storage* plane,
-                                                  const double* weights, double outside) {
+template <bool INSIDE>
+SEMICONV_FN void add_plane(double (&sum)[outputs], const View<INSIDE>& view, const Storage* plane,
+                           const double* weights, double outside) {
   double seen[lines][across];
 #pragma unroll
   for (int i = 0; i < (across == 1 ? lines : outputs - 1); ++i) view.load_line(seen[i], plane, i, outside);
@@ -139,7 +140,8 @@ SEMICONV_FN void find(const SmallWeighted& s, const View<INSIDE>& view, const St
 
 }  // namespace semiconv
 
-// Grid: blocks side by side; below each other, along two axes. beyond: for planes, rows and columns, as of `element_at`.
+// Grid: blocks side by side; below each other, along two axes. beyond: for planes, rows and columns, as of
+// `element_at`.
 extern "C" __global__ void __launch_bounds__(128, semiconv::resident_blocks)
 SEMICONV_KERNEL(const semiconv::SmallWeighted s, const semiconv::Storage* __restrict__ source,
                 semiconv::Out* __restrict__ out, const long long* __restrict__ beyond,

@@ -28,7 +28,9 @@ constexpr SEMICONV_FN int32 dilation_y() { return rank > 1 ? SEMICONV_DILATIONS[
 constexpr SEMICONV_FN int32 dilation_x() { return SEMICONV_DILATIONS[last_axis]; }
 
 // A length along one of the tile's axes (y is 1 for signals).
-SEMICONV_FN int64 along_y(const int64* sizes, int64 missing) { return rank > 1 ? sizes[last_axis - (rank > 1)] : missing; }
+SEMICONV_FN int64 along_y(const int64* sizes, int64 missing) {
+  return rank > 1 ? sizes[last_axis - (rank > 1)] : missing;
+}
 SEMICONV_FN int64 along_x(const int64* sizes) { return sizes[last_axis]; }
 
 }  // namespace semiconv

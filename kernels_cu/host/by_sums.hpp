@@ -226,11 +226,11 @@ class TransformedTile {
 
   // transformed_ and plain_ have room for scratch_elements() numbers, `mask` for one channel. The tile lies
   // in the group of channels that begins at image_, in the array that begins at img_.
-  TransformedTile(const Geometry& g_, const Setting& setting_, const Tiling& t_, const TileLoader& loader_, const Storage* img_,
-                  const Storage* image_, const int64* origin_, bool masked_, Real* transformed_,
+  TransformedTile(const Geometry& g_, const Setting& setting_, const Tiling& t_, const TileLoader& loader_,
+                  const Storage* img_, const Storage* image_, const int64* origin_, bool masked_, Real* transformed_,
                   Real* plain_, MaskLane* mask, Real* moments = nullptr)
-      : g(g_), setting(setting_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_), plain(plain_), outside(mask),
-        transformed(transformed_) {
+      : g(g_), setting(setting_), t(t_), loader(loader_), img(img_), image(image_), origin(origin_), masked(masked_),
+        plain(plain_), outside(mask), transformed(transformed_) {
     const int64 count = g.in_channels * t.channel_size;
     fill(transformed);
     range = range_of(setting, transformed, count);

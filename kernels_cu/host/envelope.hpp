@@ -132,8 +132,8 @@ template <class T> struct Envelope {
     const double steps = (of - range.least + slack) / cost[1];
     return (cost[2] < 3 * cost[1] ? steps : ::sqrt(steps)) + 1;  // costs may be the distances themselves
   }
-  // Which of the candidates from .. to may win at a node, which lies at x: those within `slack` of the least sum; if sums are exact,
-  // the first of the least ones.
+  // Which of the candidates from .. to may win at a node, which lies at x: those within `slack` of the least sum; if
+  // sums are exact, the first of the least ones.
   template <bool EXACT> void locate(int64 node, int64 x, int64 from, int64 to) const {
     const double reach = reach_of(value[x]);
     if (reach < (double)size) {

@@ -1,7 +1,8 @@
 // Neighbourhoods whose positions beyond the border are looked up: the border mode is a table, not code.
 //
 // Needs SEMICONV_STORAGE. Defines the tiles of the outputs of a call (Mapped in structs.hpp), the scratch copy
-// of what a tile sees, and the loop that reduces a list of taps over a tile. Included by the filters: keys, structure, correlate.
+// of what a tile sees, and the loop that reduces a list of taps over a tile. Included by the filters: keys,
+// structure, correlate.
 #pragma once
 #include "simd.hpp"
 #include "memory.hpp"
@@ -226,8 +227,8 @@ struct SharedTaps {
 //   shared                   how two rows share what they load, where they may; then also
 //   element(window, tap)     what a tap sees
 //   take(value, element, tap)  the value after a tap that sees `element`
-// put(to, apart, values, Count<STRIPS>, n) takes finished registers, of which n lanes are outputs, `apart` elements from
-// each other; only a single register may have lanes that are no outputs.
+// put(to, apart, values, Count<STRIPS>, n) takes finished registers, of which n lanes are outputs, `apart` elements
+// from each other; only a single register may have lanes that are no outputs.
 template <int STRIPS, class Reducer, class Put>
 SEMICONV_FN void reduce_strips(const Reducer& reducer, int64 taps,
                                const typename Reducer::Lane* window, int64 to, int64 apart,

@@ -55,7 +55,8 @@ void nearest_in_row(const uint8* set, int64 size, const T* cost, T* squares, int
 }
 
 template <class T>
-int nearest(const Lines& lines, const double* cost, const uint8* set, T* squares, int* winners, int finish, int threads) {
+int nearest(const Lines& lines, const double* cost, const uint8* set, T* squares, int* winners, int finish,
+            int threads) {
   Costs<T> costs;
   if (!costs.allocate(cost, lines.size)) return out_of_memory;
   const int64 rows = lines.outer, size = lines.size, together = larger_of(1, 16384 / size);

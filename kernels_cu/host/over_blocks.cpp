@@ -67,8 +67,8 @@ template <class T> class Worker {
 
  public:
   Worker(const Product& result_, const Roles<T>& x_, const Blocks& blocks_, const BlockLoops& loops_)
-      : result(result_), x(x_), blocks(blocks_), loops(loops_), width(blocks_.width), keeps_state(x.terms > blocks.terms),
-        room(blocks.terms + 1) {}
+      : result(result_), x(x_), blocks(blocks_), loops(loops_), width(blocks_.width),
+        keeps_state(x.terms > blocks.terms), room(blocks.terms + 1) {}
 
   size_t bytes() const {
     return states_kept() * loops.state_bytes + winner_bytes() +

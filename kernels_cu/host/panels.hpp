@@ -184,8 +184,8 @@ SEMICONV_FN void copy_rectangle(const T* from, int64 pitch, int64 count, int64 t
 // The panel of `count` <= `width` neighbours from `first` on, terms first_term .. + terms - 1. Behind `count`
 // it repeats the last one: numbers of which any formula has a value. `to` has room for 16 bytes more.
 template <class T>
-__attribute__((noinline)) void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 first_term, int64 terms, Real* to,
-                       int64 width) {
+__attribute__((noinline)) void fill_panel(const Operand<T>& x, int64 first, int64 count, int64 first_term,
+                                          int64 terms, Real* to, int64 width) {
   if (terms == 0) return;
   Walk own(x.own, x.own_levels, x.stride, first);
   const bool one_run = own.run() >= count;

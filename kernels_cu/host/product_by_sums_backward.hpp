@@ -67,8 +67,8 @@ class OwnDerivatives {
   const Real* numbers = nullptr;
 
   // False where the machine had not so much memory.
-  bool fill(const Setting& setting, const Operand<Storage>& x, const TransformedOperand& e, int64 batches, int64 count, int64 terms,
-            int threads) {
+  bool fill(const Setting& setting, const Operand<Storage>& x, const TransformedOperand& e, int64 batches,
+            int64 count, int64 terms, int threads) {
     if constexpr (BySums<Vector>::own_derivative) {
       numbers = e.numbers();
       return true;
@@ -127,7 +127,8 @@ class Scaled {
 // The levels of one gradient, with their strides in it as those of a result.
 inline Product layout_of(const Product& g, bool of_image) {
   const Stride mine = of_image ? Side<true>::mine : Side<false>::mine;
-  Product q{g.shared_levels, of_image ? g.free_levels : g.produced_levels, g.contracted_levels, 0, {}, {}, {}, {}, 0, {}};
+  const int64 own_levels = of_image ? g.free_levels : g.produced_levels;
+  Product q{g.shared_levels, own_levels, g.contracted_levels, 0, {}, {}, {}, {}, 0, {}};
   for (int64 l = 0; l < q.shared_levels; ++l) q.shared[l] = Level{g.shared[l].size, 0, 0, g.shared[l].*mine};
   for (int64 l = 0; l < q.free_levels; ++l) {
     const Level& level = of_image ? g.free[l] : g.produced[l];

@@ -132,7 +132,8 @@ inline bool structure_extremum(const Mapped& m, const int64* indices, const V* v
     }
   };
   const auto work = [&](W* scratch, const int64* origin, const int64* outputs) {
-    fill_mapped(m, t, origin, Elements{(const char*)source, sizeof(Storage)}, scratch, outside, elements_of<MINIMUM, W>);
+    const Elements elements{(const char*)source, sizeof(Storage)};
+    fill_mapped(m, t, origin, elements, scratch, outside, elements_of<MINIMUM, W>);
     reduce_tile(m, t, origin, outputs, reducer, count, scratch, put);
   };
   return for_each_tile<W>(m, t, t.positions + 2 * width, threads, work);
