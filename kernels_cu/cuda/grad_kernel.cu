@@ -5,14 +5,15 @@
 // atomics: two runs give the same bits.
 #include "backward.cuh"
 #include "conditional_launch.cuh"
+#include "this_thread.cuh"
 
 namespace semiconv {
 
 constexpr int threads = 256;
 
 // Outputs that weight (kernel, channel, tap) takes part in: those of its groups, all batch elements.
-SEMICONV_FN int64 outputs_of_kernel(const Geometry& g) {
-  return g.batch * g.pixels() * (g.shares_kernels ? g.groups : 1);
+SEMICONV_FN int64 outputs_of_kernel(const Geometry& g, int64 pixels) {
+  return g.batch * pixels * (g.shares_kernels ? g.groups : 1);
 }
 
 }  // namespace semiconv
@@ -27,7 +28,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   __shared__ double sums[threads];
   if (!launch_is_needed(flags, flag_count)) return;
   const Differentiated d{grad_out, img, krn, residual, residual_plane};
-  const int64 pixels = g.pixels(), outputs = outputs_of_kernel(g);
+  const int64 pixels = g.pixels();
   const int32 window = window_size();
   const int64 all = g.kernels * g.in_channels * window * chunks;
   for (int64 work = blockIdx.x; work < all; work += gridDim.x) {
@@ -45,7 +46,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     }
     const Setting setting(g.parameters, kernel);
     double sum = 0;
-    const int64 first = chunk * chunk_size;
+    const int64 first = chunk * chunk_size, outputs = outputs_of_kernel(g, as_it_is(pixels));
     const int64 last = first + chunk_size < outputs ? first + chunk_size : outputs;
     for (int64 n = first + threadIdx.x; n < last; n += threads) {
       const int64 pixel = n % pixels, b = n / pixels % g.batch;

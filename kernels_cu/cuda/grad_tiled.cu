@@ -35,6 +35,7 @@
 // image position and has one bin a channel in shared memory; a mark holds channel and tap, and an output
 // is added to the bin of its channel. Needs strides of 1, constant derivatives, grad_img alone.
 #include "grad_patch.cuh"
+#include "this_thread.cuh"
 
 namespace semiconv {
 
@@ -155,6 +156,24 @@ SEMICONV_FN void visit_bins(Real* bins, const Patch& patch) {
 }
 #endif
 
+// A block's share: a channel of a group; with grad_krn a channel of a kernel, an outer tap, a slab.
+struct Share {
+  int32 first_step, tap, channel;  // the first of its steps and of its channels
+  int32 kernel;                    // without grad_krn: the group
+  SEMICONV_FN Share(uint32 n, int32 inputs, int32 outer_taps) : first_step(0), tap(0) {
+    constexpr uint32 slabs = (size_y() + slab - 1) / slab;
+    if (wants_krn) {
+      first_step = (int32)(n % slabs) * slab;
+      n /= slabs;
+      tap = (int32)(n % (uint32)outer_taps);
+      n /= (uint32)outer_taps;
+    }
+    const uint32 parts = ((uint32)inputs + channels - 1) / channels;
+    channel = (int32)(n % parts) * channels;
+    kernel = (int32)(n / parts);
+  }
+};
+
 }  // namespace semiconv
 
 extern "C" __global__ void __launch_bounds__(SEMICONV_THREADS_X * SEMICONV_THREADS_Y, SEMICONV_BLOCKS)
@@ -164,7 +183,6 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
                 double* __restrict__ partial, long long residual_plane, long long jobs,
                 long long chunks, long long tiles_y, long long tiles_x) {
   using namespace semiconv;
-  constexpr int32 slabs = (size_y() + slab - 1) / slab;
   __shared__ Patch patch[ahead];
   // One row more than there is: the compiler may load the next row before it tests whether it exists.
   __shared__ Real weights[reads_factors ? taps_of_slab + size_x() : 1];
@@ -184,19 +202,11 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
   for (int a = 0; a < outer; ++a) outer_taps *= SEMICONV_KERNEL_SIZE[a];
   const int32 inputs = single ? 1 : (int32)g.in_channels, outputs = single ? 1 : (int32)g.outputs_per_group;
 
-  // The block's share: a channel of a group; with grad_krn a channel of a kernel, an outer tap, a slab.
-  uint32 rest = blockIdx.x / (uint32)chunks;
   const uint32 chunk = blockIdx.x % (uint32)chunks;
-  const int32 first_step = wants_krn ? (int32)(rest % slabs) * slab : 0;
-  if (wants_krn) rest /= slabs;
-  const int32 own_tap = wants_krn ? (int32)(rest % (uint32)outer_taps) : 0;
-  if (wants_krn) rest /= (uint32)outer_taps;
-  const uint32 parts = ((uint32)inputs + channels - 1) / channels;
-  const int32 channel = (int32)(rest % parts) * channels;  // the first
-  const int32 kernel = (int32)(rest / parts);  // without grad_krn: the group
+  const Share share(blockIdx.x / (uint32)chunks, inputs, outer_taps);
+  const int32 first_step = share.first_step, own_tap = share.tap, channel = share.channel, kernel = share.kernel;
   const int32 own_output = !wants_krn || single ? 0 : g.shares_kernels ? kernel : kernel % outputs;
-  const int32 first_plane = own_output * outer_taps + own_tap;
-  const int32 last_plane = wants_krn ? first_plane + 1 : outputs * outer_taps;
+  const int32 planes = wants_krn ? 1 : outputs * outer_taps;  // of outputs at an outer tap
 
   Elements own;
 #pragma unroll
@@ -250,17 +260,17 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
     if (binned)
       for (int32 c = 0; c < channels; ++c) bins[c * threads + threadIdx.x] = 0;  // of this thread alone
 
-    for (int32 p = first_plane; p < last_plane;) {
+    for (int32 p = 0; p < planes;) {
       if (binned) __syncthreads();
       const auto ready = [] {
         if (!binned) __syncthreads();
       };
       Setting setting;  // of the plane that is visited
       int32 filled = 0;
-      for (; p < last_plane && filled < ahead; ++p) {
-        const int32 output = p / outer_taps;
+      for (; p < planes && filled < ahead; ++p) {
+        const int32 output = wants_krn ? own_output : p / outer_taps;
         const int32 plane_of_taps =
-            wants_krn || mirrored ? p % outer_taps : outer_taps - 1 - p % outer_taps;
+            wants_krn ? own_tap : mirrored ? p % outer_taps : outer_taps - 1 - p % outer_taps;
         int32 outer_tap = plane_of_taps;
         const int64 plane = (batch * g.groups + group) * outputs + output;
         int64 out_at = 0, out_scale = 1;
@@ -357,14 +367,16 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32][t] = sum;
     }
     __syncthreads();
+    const uint32 block = this_block();
+    const Share own_share(block / (uint32)chunks, inputs, outer_taps);
     for (int32 t = threadIdx.x; t < taps_of_slab; t += threads) {
-      const int32 step = first_step + t / size_x();
+      const int32 step = own_share.first_step + t / size_x();
       if (step >= size_y()) continue;
       double sum = 0;
       for (int warp = 0; warp < warps; ++warp) sum += sums[warp][t];
       const int32 ky = mirrored ? size_y() - 1 - step : step;
-      const int64 plane = ((int64)kernel * g.in_channels + channel) * outer_taps + own_tap;
-      partial[((plane * size_y() + ky) * size_x() + t % size_x()) * chunks + chunk] = sum;
+      const int64 plane = ((int64)own_share.kernel * inputs + own_share.channel) * outer_taps + own_share.tap;
+      partial[((plane * size_y() + ky) * size_x() + t % size_x()) * chunks + block % (uint32)chunks] = sum;
     }
   }
 }

@@ -157,11 +157,11 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Pr
     await_copies();
     __syncthreads();
     bool saturates = false;
-    if constexpr (may_overflow<Real>()) saturates = __syncthreads_or(any_large(panel, count, thread));
+    if constexpr (may_overflow<Real>()) saturates = __syncthreads_or(any_large(panel, count, this_thread() % threads));
     if (next > 0) {
       row_copies.start(other.row, terms[(slab + 1) & 1][team], next);
       column_copies.start(other.column, terms[(slab + 1) & 1][team], next);
-      terms[slab & 1][team].fill(g, first + 2 * depth, count_of(left - depth), thread);
+      terms[slab & 1][team].fill(g, first + 2 * depth, count_of(left - depth), this_thread() % threads);
     }
     if (count > 0) {
       const View view(panel, place);
@@ -179,7 +179,7 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Pr
     left -= depth;
   }
   acc.visit([](auto& one, int, int) { one.fold(); });
-  join_teams<sizeof panels>(acc, settings, panels, team, thread);
+  join_teams<sizeof panels>(acc, settings, panels, this_thread() / threads, this_thread() % threads);
 }
 #endif
 

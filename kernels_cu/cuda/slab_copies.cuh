@@ -27,6 +27,7 @@ struct SlabWalk {
   // The first slab from p on of which the tile's windows see something inside the image: along the outer axes,
   // and of a plane of several slabs along its rows.
   SEMICONV_FN int32 find(int32 p) const {
+    plane_image = image, plane_krn = krn;  // registers keep nothing of the last plane
     for (; p < slab_count; ++p) {
       if (slabs > 1) {
         const int32 top = tile.y * stride_y() - (int32)along_y(g.pad_begin, 0) + slab_of(p).offset();
@@ -100,8 +101,7 @@ struct Copies {
     const int count = walk.of_step(p);
     auto& patches_here = patches[side][team];
     if (slabs > 1 && !integer) fill_outside(source_of(p), patches_here[0]);
-    const Storage* corner = walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first);
-    if constexpr (small_planes) corner = base_address(corner);
+    const Storage* corner = base_address(walk.plane_image + (slabs == 1 ? fixed_first : source_of(p).first));
     if (small_planes || piece == 0 || (once && piece < columns)) {
       // Where copies go on beside the terms, there are no registers for pieces.
       if constexpr (integer || !once) source_of(p).copy_elements(g, corner, count, patches_here);
