@@ -25,9 +25,10 @@ struct SmallWeighted {
 using Out = SEMICONV_OUT;
 constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS, outputs = SEMICONV_ROWS;
 constexpr int lines = outputs + down - 1;  // rows that the outputs see
-// Blocks that a multiprocessor holds at a time: registers suffice for so many.
-constexpr int resident_blocks = lines * across > 24 ? 3 : 4;
 constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0, rotated = SEMICONV_ROTATED, with_constant = SEMICONV_CONSTANT;
+// Blocks that a multiprocessor holds at a time: registers suffice for so many. For sm_120, where doubles have few units,
+// the compiler keeps more numbers at a time.
+constexpr int resident_blocks = (lines * across > 24 ? 3 : 4) - (with_constant && architecture >= 1000);
 
 // A weight, or 0 if it is none.
 SEMICONV_FN double usable(double weight) {
