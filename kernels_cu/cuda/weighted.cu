@@ -9,6 +9,7 @@
 //
 // A thread has two columns of outputs, one position apart. An element that it reads is multiplied by all
 // weights by which its outputs see it: each output still adds its taps in the window's order.
+#include "this_thread.cuh"
 #include "weighted_tile.cuh"
 
 namespace semiconv {
@@ -196,9 +197,8 @@ SEMICONV_KERNEL(const semiconv::Weighted w, const semiconv::Storage* __restrict_
   const int32 column = lane / unit * 2 * unit + lane % unit, row = threadIdx.x / w.lanes * below;
   const bool idle = column + unit >= w.tile[1];
   const double* const at = doubles + row * w.pitch + (idle ? 0 : column);
-  const int64 planes = w.batch * w.size[0];
-  const bool few = planes < (int64)1 << 31;  // a division of 32 bits takes a quarter of the time
-  for (int64 n = blockIdx.z; n < planes; n += gridDim.z) {
+  const bool few = w.batch * w.size[0] < (int64)1 << 31;  // a division of 32 bits takes a quarter of the time
+  for (int64 n = blockIdx.z; n < as_it_is(w.batch) * w.size[0]; n += gridDim.z) {
     const int64 depth = few ? (int32)n % (int32)w.size[0] : n % w.size[0];
     const Storage* const image = source + (n - depth) * w.size[1] * w.size[2];
     const int64 left = (int64)blockIdx.x * w.tile[1];
