@@ -83,6 +83,12 @@ _TILED = (
     Geometry.plan((1, 1, 4096), (1, 1, 501), padding="same"),
 )
 
+# Small planes, of which a block computes several: pooling in networks.
+_PLANES = (
+    Geometry.plan((4096, 32, 14, 14), (32, 1, 3, 3), padding="same", groups=32),
+    Geometry.plan((512, 64, 28, 28), (64, 1, 3, 3), padding="same", groups=64, stride=2),
+)
+
 
 def shipping_variants() -> Iterator[source.KernelSource]:
     """One source of every kernel file for each semifield, dtype and rank that it is written for.
@@ -106,6 +112,11 @@ def shipping_variants() -> Iterator[source.KernelSource]:
     for geometry in (_TILED[0], _TILED[3]):
         for storage in ("bfloat16", "uint8", "int16", "int32", "int64"):
             yield from _tiled(_DILATION, storage, geometry)
+    for geometry in _PLANES:
+        for storage in ("float16", "float64"):
+            yield from _tiled(_DILATION, storage, geometry)
+        for semifield in (_DILATION, _LINEAR, _LOG, _ROOT):
+            yield from _tiled(semifield, "float32", geometry)
     for semifield in _OF_ARRAYS:
         yield from _direct(semifield, "float32", _PLANE)
         for storage, number in (("float32", 0), ("float32", 3), ("float64", 0)):

@@ -205,8 +205,9 @@ SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, cons
 
 // The loop over a patch's rows is unrolled, 64 of them at most, where a thread adds few terms (taps x outputs)
 // for a plane of taps: longer code would outgrow the instruction cache, and two passes are twice the code, with
-// exponentials, of which 36 of doubles would leave too few registers on sm_120.
-constexpr int straight = Chosen::two_pass ? (sizeof(Real) == 8 ? 32 : 64) : 640;
+// exponentials, of which 36 of doubles would leave too few registers on sm_120, as would any terms of small planes.
+constexpr bool planes_of_doubles = small_planes && sizeof(Real) == 8 && architecture >= 1000;
+constexpr int straight = planes_of_doubles ? 0 : Chosen::two_pass ? (sizeof(Real) == 8 ? 32 : 64) : 640;
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
 // Two blocks leave too few registers on sm_120; before sm_90 to integers and to what keeps a residual, before
