@@ -338,7 +338,7 @@ def test_blocks_share_tiles(parts):
     [(6, 28, 2), (32, 14, 1), (64, 28, 1), (512, 7, 1), (5000, 9, 1)],
 )
 def test_blocks_of_small_planes_are_resident_at_once(batch, channels, side, stride):
-    """Or as many more times as sums stay exact for; of very many channels, by several waves."""
+    """Or in whole waves, where sums stay exact for so many planes; of many channels nearly so."""
     shapes = (batch, channels, side, side), (channels, 1, 3, 3)
     plan = Geometry.plan(*shapes, groups=channels, padding=1, stride=stride)
     tile = gradient_tile_of(SEMIFIELDS["max"], "float32", plan, np.dtype("u1"), BOTH)
@@ -348,8 +348,30 @@ def test_blocks_of_small_planes_are_resident_at_once(batch, channels, side, stri
     assert (owners, jobs) == (channels, batch)
     assert each <= LIMITS.jobs
     assert parts * each - jobs < each  # none of the blocks is idle
-    waves = -(-owners * parts // at_once)
-    assert waves <= -(-batch * channels // (0.7 * at_once * LIMITS.jobs)) or owners > at_once / 5
+    # Planes of the places that have most to do, and of each if all had as many.
+    busiest, ideal = -(-owners * parts // at_once) * each, batch * channels / at_once
+    assert busiest <= 1.3 * max(1, ideal)
+
+
+def test_a_small_gpu_holds_fewer_blocks_at_once():
+    class Small(Recorder):
+        def multiprocessors(self):
+            return 20
+
+    plan = Geometry.plan((512, 6, 28, 28), (6, 1, 3, 3), groups=6, padding=1)
+    case = cuda.Case(SEMIFIELDS["max"], plan, "float32")
+    arrays = GradientArrays(
+        *(np.zeros(shape, "f4") for shape in (plan.out_shape, plan.img_shape, plan.krn_shape)),
+        np.zeros(plan.out_shape, "u1"),
+        *(np.zeros(shape, "f4") for shape in (plan.img_shape, plan.krn_shape)),
+    )
+    blocks = []
+    for device in (Small(), Recorder()):
+        cuda.backward(device, case, arrays)
+        blocks.append(math.prod(device.launches[0].grid))
+    tile = gradient_tile_of(SEMIFIELDS["max"], "float32", plan, np.dtype("u1"), BOTH)
+    at_once = LIMITS.light_threads // tile.threads
+    assert 0.8 * 20 * at_once < blocks[0] <= 20 * at_once < blocks[1] <= 132 * at_once
 
 
 def test_empty_arrays_have_empty_gradients():

@@ -6,11 +6,16 @@ The newest one has registers enough for those that need most of them.
 import functools
 import re
 
+import numpy as np
 import pytest
 
 from kernels_cu import folder, nvrtc
 from kernels_cu.report import ARCHITECTURES, report
-from semiconv_cupy import source
+from semiconv_cupy import SelectSemifield, source
+from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
+from semiconv_cupy.backends.cuda.kernels import kernel_source, specialise
+from semiconv_cupy.backends.cuda.limits import LIMITS
+from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.variants import shipping_variants
 
 RELEASES = list({path.name: path for path in nvrtc.find_libraries()}.values())  # the newest first
@@ -39,8 +44,8 @@ def test_a_kernel_of_each_file_is_accepted(path):
 def test_a_kernel_of_each_kind_and_dtype_is_accepted(path):
     """By the newest release, each for one of the architectures in turn."""
     library = nvrtc.Nvrtc(path)
-    named = ((re.match(r".*?_(bool|b?float|u?int)\d*", made.name), made) for made in variants())
-    kinds = {name[0] if name else made.name: made for name, made in named}
+    # Names without a window, tiles and ranks.
+    kinds = {re.sub(r"_\d[\dx]*d?(?=_|$)|_by(?=_)", "", made.name): made for made in variants()}
     assert len(kinds) > 200
     for number, made in enumerate(kinds.values()):
         arch = ARCHITECTURES[number % len(ARCHITECTURES)]
@@ -70,3 +75,24 @@ def test_registers_suffice(name, arch):
     assert named
     for row in report(named, (arch,), workers=1):
         assert not row.failed, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "side", "stride"), [(3, 14, 1), (3, 28, 2), (3, 7, 1), (2, 28, 2)]
+)
+def test_gradients_of_small_planes_leave_room_for_a_whole_wave(kernel, side, stride):
+    """Of so few registers that `Limits.light_threads` are resident."""
+    if not RELEASES:
+        pytest.skip("no NVRTC library: pip install nvidia-cuda-nvrtc")
+    library = nvrtc.Nvrtc(RELEASES[0])
+    shapes = (512, 64, side, side), (64, 1, kernel, kernel)
+    plan = Geometry.plan(*shapes, groups=64, stride=stride)
+    case, residual = (SelectSemifield.tropical_max(), "float32", plan), np.dtype("u1")
+    tile = gradient_tile_of(*case, residual, (True, True))
+    assert tile is not None
+    assert tile.light
+    made = kernel_source(specialise("grad_tiled", *case, "int64", residual, tile))
+    for arch in ("sm_80", "sm_90"):
+        registers = library.compile(made.text, arch, made.options).kernels[made.name].registers
+        assert -(-registers // 8) * 8 * LIMITS.light_threads <= 2**16

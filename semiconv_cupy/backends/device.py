@@ -131,6 +131,10 @@ class Device(Protocol):
         """The current GPU and stream: new arrays are used in the order of that stream."""
         ...
 
+    def multiprocessors(self) -> int:
+        """How many the current GPU has."""
+        ...
+
 
 # ---- CuPy ----------------------------------------------------------------------------------------
 
@@ -186,6 +190,10 @@ class CupyDevice:
         """The current GPU and stream: new arrays are used in the order of that stream."""
         cuda = self.array_module.cuda
         return cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+
+    def multiprocessors(self) -> int:
+        """How many the current GPU has."""
+        return int(self.array_module.cuda.Device().attributes["MultiProcessorCount"])
 
     def driver(self) -> Driver:
         """What launches `Described` kernels of this GPU, which is the current one."""
@@ -377,3 +385,7 @@ class Recorder:
     def gpu_and_stream(self) -> tuple[int, int]:
         """Always the same."""
         return 0, 0
+
+    def multiprocessors(self) -> int:
+        """Those of an H200."""
+        return 132

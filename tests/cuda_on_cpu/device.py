@@ -135,6 +135,9 @@ class HarnessDevice:
     def gpu_and_stream(self) -> tuple[int, int]:
         return 0, 0
 
+    def multiprocessors(self) -> int:
+        return 132
+
     def compile(self, source: str, name: str, options: Sequence[str] = ()) -> "HarnessKernel":
         """Compile a CUDA source text and return its ``extern "C" __global__`` function `name`."""
         key = (source, tuple(options))

@@ -14,7 +14,7 @@ The first that serves is taken. A launch is planned once for each `Convolution`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -189,7 +189,9 @@ def gradient_launches(
     `wants` says which of the gradients of img and krn are computed. `only_finite`: where the kernel
     is not finite, grad_out is nowhere 0.
     """
-    plan = _Planner(device, convolution, limits.for_method(method), method != "direct")
+    held = min(limits.multiprocessors, device.multiprocessors())  # a wave of blocks is no longer
+    limits = replace(limits.for_method(method), multiprocessors=held)
+    plan = _Planner(device, convolution, limits, method != "direct")
     wants_img, wants_krn = wants
     both = plan.grad_tiled(wants) if wants_img and wants_krn else None
     if both is not None:

@@ -18,7 +18,7 @@ from semiconv_cupy.backends.cuda.tiles import Partition, Tile, furthest_position
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import is_provenance
 
-_PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_tiled.cu
+_PLANES_AHEAD = 4  # twin of `ahead` in cuda/grad_patch.cuh
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ def _largest(
     resident = 3 if real == 4 else 2
     if selects and real == 4 and channels == 1:
         resident = max(resident, 512 // (threads_y * threads_x))
-    few = real == 4 and semifield.d_times_constant and math.prod(geometry.kernel_size[-2:]) <= 9
+    square = geometry.rank > 1 and all(1 < k <= 3 for k in geometry.kernel_size[-2:])
+    few = real == 4 and semifield.d_times_constant and square
     return GradientTile(
         channels=channels,
         rows=rows,

@@ -55,8 +55,9 @@ class Limits:
     full_blocks : int
         Blocks that fill any GPU several times over.
     light_threads : int
-        Threads that a multiprocessor holds of both gradients of a selection with few taps, whose
-        derivatives are constant: each may take 80 registers then, and takes 72.
+        Threads that a multiprocessor holds of both gradients of a selection with two or three rows
+        and columns of taps, whose derivatives are constant: each may take 80 registers then, and
+        takes 48 to 80.
     jobs : int
         Tiles that a block adds up at most, so that its sums stay exact enough.
     taps_in_registers : int
@@ -81,7 +82,8 @@ class Limits:
         Matrix products: blocks that share the terms of a tile at most, and slabs of terms that a
         team keeps at least. Fewer slabs would be little beside the copies of the first one.
     multiprocessors : int
-        Of a large GPU.
+        Of a large GPU. Gradients of small planes are one wave of blocks, of a GPU's own number of
+        multiprocessors where that is smaller.
     conditional_blocks : int
         The largest grid of a conditional launch, which usually returns at once: more blocks only
         add start-up time.
