@@ -109,6 +109,8 @@ def filter_form(
     >>> form.shape, form.strides
     ((200, 5, 300), (1500, 1, 5))
     """
+    if not shape:
+        return filter_form((1,), (1,), (0,), ("constant",), least)
     # Each axis with a window by itself, each run of axes without one as one axis.
     present = [a for a, n in enumerate(shape) if n > 1 or window[a] > 1] or [0]
     runs = [tuple(run) for _, run in groupby(present, key=lambda a: a if window[a] > 1 else -1)]

@@ -174,6 +174,8 @@ def _order(indices: np.ndarray, window: tuple[int, ...], symmetry: int) -> str:
     "straight": as in memory; "rotated": the last one, then the others straight; "joined": the
     centre, then the others, of which opposite ones are joined; "" for any other.
     """
+    if not window:
+        return "straight"
     flat = np.ravel_multi_index(tuple(indices.T), window)
     size = math.prod(window)
     if symmetry:

@@ -37,6 +37,7 @@ def taps_kernel(
         which = f"symmetry{symmetry}".replace("-", "_")
     else:
         which = "minimum" if minimum else "maximum"
+    rank = max(rank, 1)  # a number is a line of one element
     name = f"semiconv_{operation}_{which}_{storage}_{lane}_{out}_{rank}d"
     macros = source.storage_macros(storage) | {
         "SEMICONV_KERNEL": name,
@@ -112,6 +113,11 @@ def _reduce(
     launcher: Launcher, kernel: Kernel, array: Array, window: Window, terms: _Terms, out: Array
 ) -> None:
     """One launch of a reduction into `out`."""
+    if array.ndim == 0:
+        number = Window((1,), (0,), ("constant",))
+        terms = terms._replace(indices=np.zeros((len(terms.indices), 1), np.int64))
+        _reduce(launcher, kernel, array.reshape(1), number, terms, out)
+        return
     rank = array.ndim
     strides = contiguous_strides(array.shape)
     axes = tuple(range(rank))
