@@ -1,8 +1,8 @@
 // What differs between compilers: qualifiers of functions, bit patterns.
 //
 // Defines `architecture`, SEMICONV_FN, which shared functions begin with (compiled for the GPU, always inlined),
-// SEMICONV_INLINE for functions that the host's compiler may call, and SEMICONV_GPU where a compiler for
-// GPUs reads the text. Mathematics that differs lies in functions.cuh.
+// SEMICONV_INLINE for functions that the host's compiler may call, SEMICONV_GPU where a compiler for
+// GPUs reads the text, and base_address. Mathematics that differs lies in functions.cuh.
 #pragma once
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)

@@ -26,7 +26,7 @@ SEMICONV_FN int32 window_size() {
   return size;
 }
 
-// Outputs of one channel; as Geometry::pixels(), without a loop over axes.
+// Outputs of one channel: Geometry::pixels() of as many axes as the compiler knows.
 SEMICONV_FN int64 outputs_of_channel(const Geometry& g) {
   int64 size = 1;
   for (int a = 0; a < rank; ++a) size *= g.out_size[a];

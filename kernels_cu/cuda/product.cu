@@ -125,7 +125,8 @@ SEMICONV_FN void add_slab(Accumulators& acc, const Settings& settings, const Vie
 template <class P> SEMICONV_FN bool any_large(const P& panels, int count, int thread) {
   bool large = false;
   for (int n = thread; n < count * tile_rows; n += threads)
-    large = large || !is_small(Packed<Value>::number(panels.row.of[n / tile_rows * panels.row.pitch + n % tile_rows], 0));
+    large = large || !is_small(Packed<Value>::number(
+                         panels.row.of[n / tile_rows * panels.row.pitch + n % tile_rows], 0));
   for (int n = thread; n < count * tile_columns; n += threads)
     large = large || !is_small((Number)panels.column.of[n / tile_columns * panels.column.pitch + n % tile_columns]);
   return large;
@@ -134,8 +135,9 @@ template <class P> SEMICONV_FN bool any_large(const P& panels, int count, int th
 // All terms of this block: a thread of team 0 then has the block's part of each of its outputs.
 using PanelSides = Panels[2][teams];
 using TermSides = TermTable[2][teams];
-SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Product& g, const ProductCut& cut, const ProductBlock& block,
-                           const Tables& tables, PanelSides& panels, TermSides& terms) {
+SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Product& g, const ProductCut& cut,
+                           const ProductBlock& block, const Tables& tables, PanelSides& panels,
+                           TermSides& terms) {
   const int team = this_thread() / threads, thread = this_thread() % threads;
   const Offset team_terms = (Offset)cut.team_terms, before = (Offset)block.part * teams * team_terms;
   const int32 slabs = (int32)ceil_div<Offset>(smaller_of<Offset>(team_terms, (Offset)cut.terms - before), depth);
@@ -185,7 +187,8 @@ SEMICONV_FN void add_terms(Accumulators& acc, const Settings& settings, const Pr
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X, semiconv::resident_blocks)
+extern "C" __global__ void __launch_bounds__(SEMICONV_TEAMS * SEMICONV_THREADS_Y * SEMICONV_THREADS_X,
+                                             semiconv::resident_blocks)
 SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Storage* __restrict__ img,
                 const semiconv::Storage* __restrict__ krn, semiconv::Storage* __restrict__ out,
                 void* __restrict__ residual, long long residual_plane,
@@ -229,5 +232,6 @@ SEMICONV_KERNEL(const __grid_constant__ semiconv::Product g, const semiconv::Sto
 #endif
   const ProductBlock block = block_of_tile();
   const MatrixArrays arrays(g, block.matrix, img, krn, out, residual);
-  store_outputs(acc, settings, Stores{g, cut, block, tables, ThreadPlace(this_thread()), arrays, residual_plane, slots});
+  const ThreadPlace place(this_thread());
+  store_outputs(acc, settings, Stores{g, cut, block, tables, place, arrays, residual_plane, slots});
 }

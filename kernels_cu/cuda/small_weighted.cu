@@ -25,10 +25,11 @@ struct SmallWeighted {
 using Out = SEMICONV_OUT;
 constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS, outputs = SEMICONV_ROWS;
 constexpr int lines = outputs + down - 1;  // rows that the outputs see
-constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0, rotated = SEMICONV_ROTATED, with_constant = SEMICONV_CONSTANT;
-// Blocks that a multiprocessor holds at a time: registers suffice for so many. For sm_120, where doubles have few units,
-// the compiler keeps more numbers at a time.
-constexpr int resident_blocks = (lines * across > 24 ? 3 : 4) - (with_constant && architecture >= 1000);
+constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0, rotated = SEMICONV_ROTATED;
+constexpr bool with_constant = SEMICONV_CONSTANT;
+// Blocks that a multiprocessor holds at a time: registers suffice for so many. For sm_120, where doubles have few
+// units, the compiler keeps more numbers at a time.
+constexpr int resident_blocks = (lines * across > 18 ? 3 : 4) - (with_constant && architecture >= 1000);
 
 // A weight, or 0 if it is none.
 SEMICONV_FN double usable(double weight) {
@@ -104,11 +105,13 @@ SEMICONV_FN void add_plane(double (&sum)[outputs], const View<INSIDE>& view, con
 #pragma unroll
   for (int i = 0; i < (across == 1 ? lines : outputs - 1); ++i) view.load_line(seen[i], plane, i, outside);
   if constexpr (across == 1) {
-    double weight[down];
+    double weight[down], column[lines];
+#pragma unroll
+    for (int i = 0; i < lines; ++i) column[i] = seen[i][0];
 #pragma unroll
     for (int n = 0; n < down; ++n) weight[n] = usable(weights[n]);
 #pragma unroll
-    for (int r = 0; r < outputs; ++r) add_line<down>(sum[r], seen[r], weight);
+    for (int r = 0; r < outputs; ++r) add_line<down>(sum[r], column + r, weight);
   } else {
 #pragma unroll
     for (int tap = 0; tap < down; ++tap) {

@@ -177,6 +177,16 @@ def test_which_boxes_go_by_strips():
     assert launched(image.astype("int16"), 3, small_box=bytes_to_three) == [False]
 
 
+@pytest.mark.parametrize("name", ["correlate", "grey_erosion", "maximum_filter"])
+def test_cuda_filters_a_number(name):
+    number = np.array(3.0)
+    given = {"maximum_filter": {"size": ()}, "grey_erosion": {"structure": np.array(2.0)}}
+    given = given.get(name, {"weights": np.array(2.0)})
+    with served_by(cuda.Backend(HarnessDevice())):
+        result = getattr(ndimage, name)(number, **given)
+    assert result == getattr(scipy.ndimage, name)(number, **given)
+
+
 @pytest.mark.parametrize("shape", [(5,), (300,), (3, 4, 5), (2, 3, 2, 70)])
 def test_cuda_boxes_of_any_rank(shape):
     image = image_of("float32", shape)
@@ -367,7 +377,9 @@ def test_cuda_boxes(dtype):
 # without any; colours; no tile. The numbers say how many of a window's positions are taps.
 SUMS = [
     ((70, 130), (5, 3), (2, 2), ("mirror", "constant"), 0.7),
-    ((70, 331), (3, 3), (1, 1), ("nearest", "constant"), 1),
+    ((72, 331), (3, 3), (1, 1), ("nearest", "constant"), 1),
+    ((9, 90, 3), (3, 3, 1), (1, 1, 0), ("mirror", "reflect", "wrap"), 1),
+    ((2, 4, 9, 33), (1, 3, 3, 3), (0, 1, 1, 1), ("wrap", "constant", "constant", "constant"), 1),
     ((40, 39), (17, 12), (3, 11), ("constant", "nearest"), 0.7),
     ((66, 39), (11, 8), (3, 7), ("constant", "reflect"), 1),
     ((3, 5, 7), (3, 4, 20), (0, 2, 19), ("nearest", "wrap", "mirror"), 0.7),

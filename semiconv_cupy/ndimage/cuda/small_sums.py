@@ -19,8 +19,8 @@ from semiconv_cupy.ndimage.structs import SmallWeighted
 from semiconv_cupy.ndimage.window import NEGLIGIBLE
 
 Triple = tuple[int, int, int]
-_MOST_SEEN = 21  # elements that a thread's outputs see of a plane: registers hold so many
-# Up to this width every thread looks up what lies beyond the border. With longer rows most warps
+_MOST_SEEN = 21  # elements that four outputs of a thread may see of a plane; else it has two
+# Below this width every thread looks up what lies beyond the border. With longer rows most warps
 # are inside and do not; those at the border take both ways.
 _NARROW = 160
 

@@ -88,9 +88,10 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 def _small_sums() -> Iterator[source.KernelSource]:
+    boxes = (3, 3, 4), (4, 3, 4), (2, 4, 4), (4, 4, 2), (5, 4, 2), (5, 5, 2), (1, 3, 1)
     lines = [SmallWindow(9, 1, 4), SmallWindow(1, 9, 2), SmallWindow(1, 5, 4)]
     for storages in (("float32", "float32"), ("uint8", "uint8"), ("int64", "bool")):
-        for window in (SmallWindow(3, 3, 4), SmallWindow(5, 5, 2), SmallWindow(1, 3, 1)):
+        for window in map(SmallWindow._make, boxes):
             for holed in (False, True):
                 for constant in (False, True):
                     kind = Sum(holed=holed, constant=constant)
