@@ -28,7 +28,10 @@ def install(monkeypatch, raw_kernel, launch, **names):
     driver = types.SimpleNamespace(launchKernel=launch, CUDADriverError=CUDADriverError)
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
     stream = types.SimpleNamespace(ptr=6)
-    cuda = types.SimpleNamespace(driver=driver, runtime=runtime, get_current_stream=lambda: stream)
+    gpu = types.SimpleNamespace(attributes={"MultiProcessorCount": 132})
+    cuda = types.SimpleNamespace(
+        driver=driver, runtime=runtime, get_current_stream=lambda: stream, Device=lambda: gpu
+    )
     cupy = types.SimpleNamespace(RawKernel=raw_kernel, cuda=cuda, **names)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
 
