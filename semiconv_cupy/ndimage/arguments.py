@@ -19,6 +19,7 @@ from semiconv_cupy import source
 from semiconv_cupy.backends.place import (
     NUMPY,
     Place,
+    gpu_place,
     is_foreign,
     place_of,
     require_unmasked,
@@ -36,8 +37,8 @@ def as_array(value: Any, name: str = "input") -> tuple[Place, Array]:
     """The place and the array: a CuPy array stays on its device, all else becomes NumPy's."""
     if type(value) is np.ndarray:
         return NUMPY, value
-    if is_foreign(value):
-        place = place_of(**{name: value})
+    place = gpu_place(value)
+    if place is not None:
         place.require_current(name)
         return place, value
     refuse_chunks(name, value)
@@ -310,9 +311,17 @@ def _dtype_of(place: Place, output: Any, input: Array, complex_output: bool) -> 
 def get_output(place: Place, output: Any, input: Array, complex_output: bool = False) -> Array:
     """The array that a function fills: the given one, or a new one of `output_dtype`."""
     dtype = output_dtype(place, output, input, complex_output)
-    if is_output_array(place, output):
-        return output
-    return place.array_module.empty(input.shape, dtype)
+    xp = place.array_module
+    return output if isinstance(output, xp.ndarray) else xp.empty(input.shape, dtype)
+
+
+def writable_beside(place: Place, output: Array, input: Array) -> bool:
+    """Whether a kernel that reads the input can write to the output at the same time."""
+    return (
+        output.flags.c_contiguous
+        and place.is_native(output)
+        and not place.array_module.may_share_memory(input, output)
+    )
 
 
 def deliver(place: Place, result: Array, output: Any, input: Array) -> Array:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import Place, is_foreign, place_of
+from semiconv_cupy.backends.place import Place, gpu_place
 from semiconv_cupy.chunked import by_chunks
-from semiconv_cupy.ndimage import neighbourhood
+from semiconv_cupy.ndimage import calls, neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     Array,
     as_array,
@@ -29,8 +29,10 @@ from semiconv_cupy.ndimage.arguments import (
     positions_before,
     readable,
     reflected_origin,
+    writable_beside,
 )
 from semiconv_cupy.ndimage.borders import check_mode_of_sum
+from semiconv_cupy.ndimage.neighbourhood import SumCall
 from semiconv_cupy.ndimage.window import NEGLIGIBLE, WeightedTaps, Window, every_tap, tap_indices
 
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d"]
@@ -79,17 +81,13 @@ def _by_components(
     return output
 
 
-def _write(place: Place, input: Array, window: Window, taps: WeightedTaps, target: Array) -> Array:
-    """Run the primitive into `target`, around whatever keeps it from being written to at once."""
-    input = readable(place, input)
-    xp = place.array_module
-    direct = (
-        target.flags.c_contiguous
-        and place.is_native(target)
-        and not xp.may_share_memory(input, target)
-    )
-    out = target if direct else xp.empty(target.shape, target.dtype.name)
-    neighbourhood.correlate(place, input, window, taps, out)
+def _write(
+    place: Place, image: Array, call: SumCall, target: Array, output: Any, unread: Any = None
+) -> Array:
+    """Run a call into `target`, around whatever keeps it from being written to at once."""
+    direct = target is not output or writable_beside(place, target, image)
+    out = target if direct else place.array_module.empty(target.shape, target.dtype.name)
+    call(image, out, unread)
     if out is not target:
         target[...] = out
     return target
@@ -144,19 +142,39 @@ def correlate1d(
         output = get_output(place, output, input, complex_output=True)
         real = partial(correlate1d, axis=axis, mode=mode, origin=origin)
         return _by_components(real, input, weights.conj(), output, cval)
-    target = get_output(place, output, input)
+    target, image = get_output(place, output, input), readable(place, input)
+    what, written = ("correlate1d", target.dtype), (axis, mode, cval, origin)
+    key = calls.key_of(place, image, what, written, weights)
+    call: SumCall | None = calls.kept(key)
+    if call is None:
+        window, taps = _along(weights, axis, mode, cval, origin, image.ndim)
+        call = neighbourhood.correlate_call(place, image, window, taps, _native(target))
+        calls.keep(key, call)
+    return _write(place, image, call, target, output)
+
+
+def _native(target: Array) -> np.dtype:
+    """The target's dtype in the machine's byte order, in which kernels write."""
+    dtype: np.dtype = target.dtype.newbyteorder("=")
+    return dtype
+
+
+def _along(
+    weights: np.ndarray, axis: Any, mode: Any, cval: Any, origin: Any, ndim: int
+) -> tuple[Window, WeightedTaps]:
+    """What outputs see by weights along one axis, and in which order these are added."""
     weights = as_numpy(weights, np.float64, "weights")
     if weights.ndim != 1 or len(weights) < 1:
         raise RuntimeError(f"no filter weights given: weights has shape {weights.shape}")
-    axis = check_axis(axis, input.ndim)
+    axis = check_axis(axis, ndim)
     length = len(weights)
     rule = check_mode_of_sum(mode)
     before = positions_before(length, origin)
-    window = Window.along(axis, input.ndim, length, before, rule, float(check_constant(cval)))
+    window = Window.along(axis, ndim, length, before, rule, float(check_constant(cval)))
     order, symmetry = _order(weights)
-    indices = np.zeros((length, input.ndim), np.int64)
+    indices = np.zeros((length, ndim), np.int64)
     indices[:, axis] = order
-    return _write(place, input, window, WeightedTaps(indices, weights[order], symmetry), target)
+    return window, WeightedTaps(indices, weights[order], symmetry)
 
 
 def _order(weights: np.ndarray) -> tuple[np.ndarray, int]:
@@ -348,21 +366,31 @@ def _correlate(
 
         output = get_output(place, output, input, complex_output=True)
         return _by_components(real, input, weights, output, cval)
-    if stays:
-        weights = weights.astype(np.float64, copy=False)
-    else:
-        weights = as_numpy(weights, np.float64, "weights")
-    window, taps = weighted_window(weights, mode, cval, origin, axes, input.ndim, convolution)
-    return _write(place, input, window, taps, get_output(place, output, input))
+    target, image = get_output(place, output, input), readable(place, input)
+    what = "correlate", convolution, target.dtype, weights.shape if stays else None
+    known = None if stays else weights
+    key = calls.key_of(place, image, what, (mode, cval, origin, axes), known)
+    call: SumCall | None = calls.kept(key)
+    if call is None:
+        known = weights if stays else as_numpy(weights, np.float64, "weights")
+        window, taps = weighted_window(known, mode, cval, origin, axes, image.ndim, convolution)
+        call = neighbourhood.correlate_call(place, image, window, taps, _native(target))
+        calls.keep(key, call)
+    unread = _in_order_of_taps(place, weights, convolution) if stays else None
+    return _write(place, image, call, target, output, unread)
 
 
 def _lies_there(place: Place, weights: Any) -> bool:
     """Whether weights are real numbers on the GPU where the array is."""
-    if not place.on_gpu or not is_foreign(weights):
+    if not place.on_gpu or gpu_place(weights) != place:
         return False
-    return (
-        bool(weights.size) and weights.dtype.kind in "biuf" and place_of(weights=weights) == place
-    )
+    return bool(weights.size) and weights.dtype.kind in "biuf"
+
+
+def _in_order_of_taps(place: Place, weights: Array, convolution: bool) -> Array:
+    """Weights on a GPU as its kernels read them."""
+    flat = weights.astype(np.float64, copy=False).ravel()
+    return place.array_module.ascontiguousarray(flat[::-1]) if convolution else flat
 
 
 def weighted_window(

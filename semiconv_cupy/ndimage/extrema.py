@@ -6,16 +6,25 @@ that is a composition of extrema calls this and nothing below it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from semiconv_cupy.backends.place import NUMPY, Place
+from semiconv_cupy.backends.place import Place
 from semiconv_cupy.errors import warn
-from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.arguments import Array, deliver, is_readable, output_dtype, readable
+from semiconv_cupy.ndimage import calls, neighbourhood
+from semiconv_cupy.ndimage.arguments import (
+    Array,
+    deliver,
+    is_output_array,
+    output_dtype,
+    readable,
+    writable_beside,
+)
+from semiconv_cupy.ndimage.neighbourhood import Call
 from semiconv_cupy.ndimage.window import Window, WindowArguments
+
+_LONGEST_WINDOW = 4096  # of the calls that are kept, with tables of what lies beyond the borders
 
 
 def extremum(
@@ -31,66 +40,38 @@ def extremum(
 
     `reflected`: over `WindowArguments.reflected`, as in a dilation.
     """
-    key = _key(place, input, arguments, minimum, reflected) if output is None else None
-    call = None if key is None else _calls.get(key)
-    if call is not None:
-        if arguments.structure is not None:
-            _warn_of_lost_fractions(arguments.structure, input.dtype)
-        return call(input)
-    if key is not None and arguments.footprint is not None:
-        # A call that is kept must not see what its caller writes to the array later.
-        arguments = arguments._replace(footprint=arguments.footprint.copy())
-    if reflected:
-        arguments = arguments.reflected(input.ndim)
     dtype = output_dtype(place, output, input)
     image = _in_dtype_of_output(place, input, output, dtype)
-    if arguments.structure is not None and input.dtype.kind != "b":
-        _warn_of_lost_fractions(arguments.structure, image.dtype)
-    window = arguments.resolve(input.ndim, input.dtype, minimum)
-    call = neighbourhood.extremum_call(place, image, window, minimum)
-    if key is not None and sum(window.shape) <= _LONGEST_WINDOW:
-        if len(_calls) >= _MOST_CALLS:
-            _calls.clear()
-        _calls[key] = call
-    return deliver(place, call(image), output, input)
-
-
-# Calls already planned for NumPy arrays, by everything that a plan depends on. A call holds its
-# window and tables of what lies beyond the borders, so that large windows are not kept.
-_calls: dict[tuple[Any, ...], Callable[[Array], Array]] = {}
-_MOST_CALLS, _LONGEST_WINDOW, _MOST_TAPS = 1024, 4096, 4096
-_PLAIN = frozenset((int, float, str, type(None)))  # types of which a text says all
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether the text of an argument says all: of other objects it may stay while they change."""
-    kind = type(value)
-    return kind in _PLAIN or (kind in (tuple, list) and _PLAIN.issuperset(map(type, value)))
-
-
-def _key(
-    place: Place, input: Array, arguments: WindowArguments, minimum: bool, reflected: bool
-) -> tuple[Any, ...] | None:
-    """What a call on such an array is found by; None of calls that are planned each time."""
-    size, footprint, structure, factors, mode, cval, origin, axes = arguments
-    if place is not NUMPY or factors is not None or neighbourhood.is_chosen():
-        return None
-    written = (size, mode, cval, origin, axes)
-    if not is_readable(place, input):
-        return None
-    if not _PLAIN.issuperset(map(type, written)) and not all(map(_is_plain, written)):
-        return None
-    taps = added = None
-    if footprint is not None:
-        if footprint.size > _MOST_TAPS:
-            return None
-        taps = footprint.shape, footprint.tobytes()
+    size, footprint, structure, factors, *others = arguments
+    key = None
+    if factors is None:
+        what = "extremum", input.dtype, minimum, reflected
+        key = calls.key_of(place, image, what, (size, *others), footprint, structure)
+    call: Call | None = calls.kept(key)
+    if call is None:
+        if footprint is not None:
+            # A call that is kept must not see what its caller writes to the array later.
+            arguments = arguments._replace(footprint=footprint.copy())
+        if reflected:
+            arguments = arguments.reflected(input.ndim)
+        window = arguments.resolve(input.ndim, input.dtype, minimum)
+        call = neighbourhood.extremum_call(place, image, window, minimum)
+        if sum(window.shape) <= _LONGEST_WINDOW:
+            calls.keep(key, call)
     if structure is not None:
-        if structure.size > _MOST_TAPS:
-            return None
-        added = structure.shape, structure.dtype, structure.tobytes()
-    text = f"{size!r} {mode!r} {cval!r} {origin!r} {axes!r}"  # 1 == 1.0 == True, and differ here
-    return input.shape, input.dtype, minimum, reflected, text, taps, added
+        _warn_of_lost_fractions(structure, image.dtype)
+    return _delivered(place, call, image, output, input)
+
+
+def _delivered(place: Place, call: Call, image: Array, output: Any, input: Array) -> Array:
+    """The result of a call, written at once to an `output` in which it can be."""
+    if output is None:
+        return call(image)
+    target = None
+    if is_output_array(place, output) and output.dtype == image.dtype:
+        target = output if writable_beside(place, output, image) else None
+    result = call(image, target)
+    return result if result is target else deliver(place, result, output, input)
 
 
 def extremum_in_box(
@@ -98,7 +79,9 @@ def extremum_in_box(
 ) -> Array:
     """The same over a box that is placed already; `dtype` is the checked one of the output."""
     image = _in_dtype_of_output(place, input, output, dtype)
-    return deliver(place, neighbourhood.box(place, image, box, minimum), output, input)
+    return _delivered(
+        place, neighbourhood.box_call(place, image, box, minimum), image, output, input
+    )
 
 
 def _in_dtype_of_output(place: Place, input: Array, output: Any, dtype: np.dtype) -> Array:

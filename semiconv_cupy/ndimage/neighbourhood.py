@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeAlias
@@ -87,9 +87,17 @@ def served_by(backend: Backend) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def is_chosen() -> bool:
-    """Whether `served_by` has chosen the backend."""
-    return _chosen.get() is not None
+def planner(place: Place) -> tuple[Hashable, ...] | None:
+    """Who plans calls on arrays of this place, to find them by; None where none are to be kept.
+
+    A plan for a GPU has arrays on it, and belongs to the stream that is current now.
+    """
+    backend = _chosen.get()
+    if backend is None:
+        if not place.on_gpu:
+            return ()
+        backend = cuda.Backend(place.device or cupy_device())
+    return backend.planner() if isinstance(backend, cuda.Backend) else None
 
 
 def backend_for(place: Place, primitive: Primitive, dtype: np.dtype, ndim: int = 1) -> Backend:
@@ -115,7 +123,17 @@ def backend_for(place: Place, primitive: Primitive, dtype: np.dtype, ndim: int =
     return found
 
 
-Call: TypeAlias = Callable[[Array], Array]
+class Call(Protocol):
+    """A primitive for arrays of one shape and dtype."""
+
+    def __call__(self, array: Array, out: Array | None = None, /) -> Array:
+        """The result: `out` if that is given and the call can write to it, else a new array.
+
+        `out` is C-contiguous, like the array, and shares no memory with it.
+        """
+
+
+SumCall: TypeAlias = Callable[[Array, Array, Array | None], None]
 
 
 def _call_of(
@@ -124,13 +142,13 @@ def _call_of(
     like: Array,
     *others: Any,
 ) -> Call:
-    """A primitive for arrays of one shape and dtype; the CPU's prepares all but the addresses."""
+    """A primitive for arrays of one shape and dtype; who can prepares all but the addresses."""
     backend = backend_for(place, primitive, like.dtype, like.ndim)
-    if backend is host:
-        prepare: Callable[..., Call] = getattr(host, f"{primitive}_call")
+    prepare: Callable[..., Call] | None = getattr(backend, f"{primitive}_call", None)
+    if prepare is not None:
         return prepare(like.shape, like.dtype, *others)
     run = getattr(backend, primitive)
-    return lambda array: run(array, *others)
+    return lambda array, out=None: run(array, *others)
 
 
 def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array:
@@ -141,7 +159,7 @@ def extremum(place: Place, array: Array, window: Window, minimum: bool) -> Array
 def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
     """What computes `extremum` of arrays of one shape and dtype, while the same backend serves."""
     if window.taps is None:
-        return _box_call(place, like, window, minimum)
+        return box_call(place, like, window, minimum)
     if window.values is not None:
         factors = window.factors
         if (
@@ -149,15 +167,15 @@ def extremum_call(place: Place, like: Array, window: Window, minimum: bool) -> C
             and like.dtype in (np.float32, np.float64)
             and all(f is None or f.dtype == like.dtype for f in factors)
         ):
-            return lambda array: _factor_by_factor(place, array, window, minimum)
+            return lambda array, out=None: _factor_by_factor(place, array, window, minimum)
     if window.ignoring() and window.showing_cval():
-        return lambda array: _beside_constants(place, array, window, minimum)
+        return lambda array, out=None: _beside_constants(place, array, window, minimum)
     if window.values is not None:
         return _structure_call(place, like, window, minimum)
     may_be_ball = like.dtype == np.bool_ and like.size > 0 and not place.on_gpu
     ball = ball_of(window) if may_be_ball else None
     if ball is not None:
-        return lambda array: _by_distances(place, array, window, ball, minimum)
+        return lambda array, out=None: _by_distances(place, array, window, ball, minimum)
     return _footprint_call(place, like, window, minimum)
 
 
@@ -184,7 +202,7 @@ def _outside(window: Window, dtype: np.dtype, minimum: bool) -> np.ndarray:
     """The number beyond the borders that show no element, as a 0-d array of the dtype.
 
     Where they take no part this is the value that never wins. No window has borders of both kinds
-    here: see `_box_call` and `_beside_constants`.
+    here: see `box_call` and `_beside_constants`.
     """
     if window.ignoring():
         return np.array(reference.worst(dtype, minimum), dtype)
@@ -212,25 +230,26 @@ def _beside_constants(place: Place, array: Array, window: Window, minimum: bool)
 
 def box(place: Place, array: Array, window: Window, minimum: bool) -> Array:
     """The extremum over a box, as a new array."""
-    return _box_call(place, array, window, minimum)(array)
+    return box_call(place, array, window, minimum)(array)
 
 
-def _copy(array: Array) -> Array:
+def _copy(array: Array, out: Array | None = None) -> Array:
     return array.copy()
 
 
-def _box_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
+def box_call(place: Place, like: Array, window: Window, minimum: bool) -> Call:
+    """What computes `box` of arrays of one shape and dtype, while the same backend serves."""
     if like.size == 0 or max(window.shape, default=1) == 1:
         return _copy
     ignoring = window.ignoring()
     if ignoring and window.showing_cval():
         others = tuple(axis for axis in range(like.ndim) if axis not in ignoring)
-        first = _box_call(place, like, window.without(others), minimum)
-        then = _box_call(place, like, window.without(ignoring), minimum)
-        return lambda array: then(first(array))
+        first = box_call(place, like, window.without(others), minimum)
+        then = box_call(place, like, window.without(ignoring), minimum)
+        return lambda array, out=None: then(first(array), out)
     outside = _outside(window, like.dtype, minimum)
     if any(map(operator.gt, window.shape, like.shape)):
-        return lambda array: _long_box(place, array, window, outside, minimum)
+        return lambda array, out=None: _long_box(place, array, window, outside, minimum)
     return _call_of(place, "box", like, window, outside, minimum)
 
 
@@ -272,7 +291,7 @@ def _footprint_call(place: Place, like: Array, window: Window, minimum: bool) ->
     shape, before, taps = _trimmed(window.taps.tobytes(), window.shape, window.before)
     trimmed = Window(shape, before, window.rules, window.cval, taps)
     if taps is None:
-        return _box_call(place, like, trimmed, minimum)
+        return box_call(place, like, trimmed, minimum)
     outside = _outside(window, like.dtype, minimum)
     return _call_of(place, "footprint", like, trimmed, outside, minimum)
 
@@ -337,10 +356,25 @@ def _factor_by_factor(place: Place, array: Array, window: Window, minimum: bool)
     return array
 
 
-def correlate(place: Place, array: Array, window: Window, taps: WeightedTaps, out: Array) -> None:
-    """Sums of weight * element over taps, in double and in their order, into `out`."""
-    if array.size:
-        backend_for(place, "correlate", array.dtype, array.ndim).correlate(array, window, taps, out)
+def correlate_call(
+    place: Place, like: Array, window: Window, taps: WeightedTaps, dtype: np.dtype
+) -> SumCall:
+    """What sums weight * element over taps, in double and in their order.
+
+    It is called with an array like this one, the output, C-contiguous and of that dtype, and the
+    weights where the taps are `unread`.
+    """
+    if not like.size:
+        return lambda array, out, weights: None
+    backend = backend_for(place, "correlate", like.dtype, like.ndim)
+    if isinstance(backend, cuda.Backend):
+        return backend.correlate_call(like.shape, like.dtype, window, taps, dtype)
+
+    def call(array: Array, out: Array, weights: Array | None) -> None:
+        given = taps if weights is None else taps._replace(weights=weights)
+        backend.correlate(array, window, given, out)
+
+    return call
 
 
 def reconstruct(place: Place, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:

@@ -237,7 +237,7 @@ def test_positions_far_apart_are_an_axis_of_their_own_in_tiles_of_footprints(uni
     footprint = structuring.disk(2)[..., None]
     limits = cuda.Limits(unit=8)
     form = Launcher(HarnessDevice(), limits).near_form(
-        image, Window(footprint.shape, (2, 2, 0), ("wrap",) * 3)
+        image.shape, Window(footprint.shape, (2, 2, 0), ("wrap",) * 3)
     )
     assert (form.unit, form.shape[-1]) == ((8, 21 * 8) if unit == 8 else (1, 9))
     expected = ndimage.grey_dilation(image, footprint=footprint, mode="wrap")

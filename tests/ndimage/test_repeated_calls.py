@@ -1,11 +1,16 @@
 """Calls that were planned before: what they are found by, and what they must not be found by."""
 
+import types
+
 import numpy as np
 import pytest
 import scipy.ndimage
+from cuda_on_cpu.device import HarnessDevice
 
 from semiconv_cupy import ndimage
+from semiconv_cupy.backends.device import Recorder
 from semiconv_cupy.errors import FootprintWarning
+from semiconv_cupy.ndimage import cuda
 from semiconv_cupy.ndimage.neighbourhood import served_by
 
 RNG = np.random.default_rng(0)
@@ -117,3 +122,91 @@ def test_a_chosen_backend_serves_calls_planned_before():
     with served_by(Failing()), pytest.raises(ZeroDivisionError):
         ndimage.grey_dilation(IMAGE, size=(3, 5))
     ndimage.grey_dilation(IMAGE, size=(3, 5))
+
+
+class CountingDevice(Recorder):
+    """Counts the arrays that are copied to it, in a stream that a test can change."""
+
+    def __init__(self):
+        super().__init__()
+        self.uploads, self.stream = 0, 0
+        self.array_module = types.SimpleNamespace(asarray=self._asarray)
+
+    def gpu_and_stream(self):
+        return 0, self.stream
+
+    def _asarray(self, array):
+        self.uploads += 1
+        return array
+
+
+FACES = {
+    "correlate": lambda: ndimage.correlate(IMAGE, [[1, 0, 2], [0, 3, 0]], mode="constant", cval=2),
+    "convolve": lambda: ndimage.convolve(IMAGE, np.ones((3, 3)), origin=(1, 0), output=np.float32),
+    "along an axis": lambda: ndimage.convolve1d(IMAGE, [1, 2, 3.5], 0),
+    "symmetric": lambda: ndimage.correlate1d(
+        IMAGE, np.array([1, 2, 1]), output=np.empty_like(IMAGE)
+    ),
+    "box": lambda: ndimage.minimum_filter(IMAGE, (3, 5), mode=["wrap", "mirror"]),
+    "line": lambda: ndimage.maximum_filter1d(IMAGE, 4, output=np.empty_like(IMAGE)),
+    "footprint": lambda: ndimage.grey_erosion(IMAGE, footprint=[[0, 1], [1, 1]]),
+    "bool": lambda: ndimage.binary_dilation(IMAGE > 99),
+}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_repeated_call_on_a_gpu_is_a_launch_and_no_copy_to_it(face):
+    device = CountingDevice()
+    with served_by(cuda.Backend(device)):
+        FACES[face]()
+        uploads, launches = device.uploads, len(device.launches)
+        assert launches == 1
+        FACES[face]()
+        assert (device.uploads, device.launches[1:]) == (uploads, device.launches[:1])
+        device.stream = 5  # which does not wait for what another one was given
+        FACES[face]()
+        assert device.uploads == 2 * uploads
+
+
+@pytest.mark.parametrize("name", ["correlate", "correlate1d", "convolve", "convolve1d"])
+def test_weights_that_change_between_calls(name):
+    """And weights of equal bytes: of other shapes, of numbers that are something else."""
+    shape = (3,) if name.endswith("1d") else (2, 3)
+    weights = RNG.normal(size=shape)
+    for gpu in (None, cuda.Backend(HarnessDevice())):
+        for _ in range(3):
+            for given in (weights, weights.view(np.int64) >> 50, weights.tolist()):
+                expected = getattr(scipy.ndimage, name)(IMAGE, given, output=np.float64)
+                with served_by(gpu):
+                    found = getattr(ndimage, name)(IMAGE, given, output=np.float64)
+                np.testing.assert_array_equal(found, expected)
+            weights[...] = RNG.normal(size=shape)
+    same = np.arange(4).reshape(2, 2)
+    for given in (same, same.view(np.float64), same.reshape(1, 4), same[::-1].T):
+        agree("correlate", IMAGE, weights=given)
+
+
+@pytest.mark.parametrize("gpu", [None, cuda.Backend(HarnessDevice())])
+def test_outputs_that_a_kernel_can_and_cannot_write_to(gpu):
+    wide = np.zeros((13, 40), np.uint8)
+    for output in (
+        *(np.zeros(IMAGE.shape, dtype) for dtype in (np.uint8, np.int32, ">i4")),
+        *(wide[:, ::2][:, :17], wide.reshape(-1)[1:222].reshape(13, 17)),
+    ):
+        for name, given in (
+            ("grey_dilation", {"size": (3, 4)}),
+            ("maximum_filter", {"footprint": [[1, 0, 1]], "mode": "wrap"}),
+            ("minimum_filter1d", {"size": 5}),
+            ("correlate", {"weights": [[1, 0, 1], [0, 2, 0]]}),
+            ("convolve1d", {"weights": [1, 2, 3]}),
+        ):
+            expected = getattr(scipy.ndimage, name)(IMAGE, output=output.dtype, **given)
+            with served_by(gpu):
+                found = getattr(ndimage, name)(IMAGE, output=output, **given)
+                both = IMAGE.copy()
+                getattr(ndimage, name)(both, output=both, **given)
+            assert found is output
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+            np.testing.assert_array_equal(
+                both, getattr(scipy.ndimage, name)(IMAGE, **given), err_msg=name
+            )

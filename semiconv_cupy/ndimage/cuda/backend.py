@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from semiconv_cupy.ndimage.lines import Pass, Pullback
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 
 Array = Any
+Shape: TypeAlias = tuple[int, ...]
+Call: TypeAlias = Callable[..., Array]
 
 
 class Backend:
@@ -23,16 +26,29 @@ class Backend:
     def __init__(self, device: Device, limits: Limits = LIMITS) -> None:
         self._launcher = Launcher(device, limits)
 
+    def planner(self) -> tuple[Hashable, ...]:
+        """Who plans the calls: the device, its limits, and the GPU and stream that are current."""
+        device = self._launcher.device
+        return device, self._launcher.limits, *device.gpu_and_stream()
+
     def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
         """The extremum over a box."""
-        return boxes.box(self._launcher, array, window, outside, minimum)
+        return self.box_call(array.shape, array.dtype, window, outside, minimum)(array)
+
+    def box_call(self, shape: Shape, dtype: np.dtype, *box: Any) -> Call:
+        """What computes `box` of arrays of that shape and dtype, in the current stream."""
+        return boxes.box_call(self._launcher, shape, dtype, *box)
 
     def footprint(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:
         """The extremum over any footprint that is not empty."""
-        tiled = footprints.footprint(self._launcher, array, window, outside, minimum)
+        return self.footprint_call(array.shape, array.dtype, window, outside, minimum)(array)
+
+    def footprint_call(self, shape: Shape, dtype: np.dtype, *footprint: Any) -> Call:
+        """What computes `footprint` of arrays of that shape and dtype, in the current stream."""
+        tiled = footprints.footprint_call(self._launcher, shape, dtype, *footprint)
         if tiled is not None:
             return tiled
-        return taps.footprint(self._launcher, array, window, outside, minimum)
+        return lambda array, out=None: taps.footprint(self._launcher, array, *footprint)
 
     def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
         """The extremum of element + addend over the taps."""
@@ -43,8 +59,22 @@ class Backend:
 
     def correlate(self, array: Array, window: Window, weights: WeightedTaps, out: Array) -> None:
         """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
-        if not sums.correlate(self._launcher, array, window, weights, out):
-            taps.correlate(self._launcher, array, window, weights.read(), out)
+        call = self.correlate_call(array.shape, array.dtype, window, weights, out.dtype)
+        call(array, out, weights.weights)
+
+    def correlate_call(
+        self, shape: Shape, dtype: np.dtype, window: Window, weights: WeightedTaps, out: np.dtype
+    ) -> Callable[[Array, Array, Array | None], None]:
+        """What computes `correlate`, in the current stream; the last argument: unread weights."""
+        tiled = sums.correlate_call(self._launcher, shape, (dtype, out), window, weights)
+        if tiled is not None:
+            return tiled
+
+        def call(array: Array, out: Array, unread: Array | None) -> None:
+            given = weights._replace(weights=unread) if weights.unread else weights
+            taps.correlate(self._launcher, array, window, given.read(), out)
+
+        return call
 
     def reconstruct(self, seed: Array, mask: Array, steps: np.ndarray, minimum: bool) -> Array:
         """What spreads from `seed` within `mask` by `steps`."""

@@ -7,9 +7,9 @@ no arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.backends.device import Prepared, prepared
 from semiconv_cupy.ndimage import reference
 from semiconv_cupy.ndimage.cuda import small_boxes
-from semiconv_cupy.ndimage.cuda.launcher import Launcher, form_of
+from semiconv_cupy.ndimage.cuda.launcher import Launcher, Ways, form_of, fours
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
-from semiconv_cupy.ndimage.cuda.small_boxes import Planes
+from semiconv_cupy.ndimage.cuda.small_boxes import Planes, small_box_kernel
 from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import Flat
 from semiconv_cupy.ndimage.window import Window
@@ -266,28 +267,90 @@ def flat_launches(
     return tuple(launches)
 
 
-def box(
-    launcher: Launcher, array: Array, window: Window, outside: np.ndarray, minimum: bool
-) -> Array:
-    """The extremum over a box."""
-    storage = array.dtype.name
-    real = np.dtype(source.ARITHMETIC[storage])
-    form = form_of(array, window)
-    for axes, launch in flat_launches(form, array.dtype.itemsize, launcher.limits):
-        if launch is None:  # a window as long as this leaves shared memory no room for outputs
-            own = {form.windowed[axis] for axis in axes}
-            rest = tuple(k if axis in own else 1 for axis, k in enumerate(window.shape))
-            array = reference.box(array, window._replace(shape=rest), outside, minimum)
-            continue
-        table, beyond = launcher.tables(form, axes), outside.astype(real)[()]
-        out = launcher.device.empty(array.shape, array.dtype)
-        given = array, out, table, beyond
-        by_strips = launch.strips
-        if by_strips is None or not small_boxes.launched(launcher, by_strips, *given, minimum):
-            spaced = bool(launch.struct["unit"] > 1)
-            kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
-            struct = launch.struct.copy()
-            struct["aligned"] = launcher.moves_fours(int(struct["size"][1]), array, out)
-            kernel(launch.grid, (launch.threads,), (struct[()], *given), launch.shared_bytes)
-        array = out
-    return array
+class BoxCall:
+    """The extremum over a box of arrays of one shape and dtype: one pass after another.
+
+    Attributes
+    ----------
+    nbytes : int
+        Of the tables on the device.
+    """
+
+    def __init__(self, passes: list[Ways | Callable[..., Array]]) -> None:
+        *self._first, self._last = passes
+        self.nbytes = sum(each.nbytes for each in passes if isinstance(each, Ways))
+
+    def __call__(self, array: Array, out: Array | None = None) -> Array:
+        """The extremum, in `out` where that is given and no pass is of array operations."""
+        for each in self._first:
+            array = each(array)
+        return self._last(array, out)
+
+
+def box_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    window: Window,
+    outside: np.ndarray,
+    minimum: bool,
+) -> BoxCall:
+    """What computes the extremum over a box of arrays of that shape and dtype."""
+    geometry = window.shape, window.before, window.rules
+    key = "box", launcher.limits, shape, dtype, *geometry, outside.tobytes(), minimum
+
+    def planned() -> BoxCall:
+        form = form_of(shape, window)
+        return BoxCall(
+            [
+                _ways(launcher, dtype, launch, launcher.tables(form, axes), outside, minimum)
+                if launch
+                else _by_array_loops(form, axes, window, outside, minimum)
+                for axes, launch in flat_launches(form, dtype.itemsize, launcher.limits)
+            ]
+        )
+
+    return launcher.keep_plan(key, planned)
+
+
+def _by_array_loops(
+    form: FilterForm, axes: tuple[int, ...], window: Window, outside: np.ndarray, minimum: bool
+) -> Callable[..., Array]:
+    """A pass over a window that is so long that shared memory has no room for outputs."""
+    own = {form.windowed[axis] for axis in axes}
+    rest = window._replace(shape=tuple(k if a in own else 1 for a, k in enumerate(window.shape)))
+    return lambda array, out=None: reference.box(array, rest, outside, minimum)
+
+
+def _ways(
+    launcher: Launcher,
+    dtype: np.dtype,
+    launch: FlatLaunch,
+    table: Array,
+    outside: np.ndarray,
+    minimum: bool,
+) -> Ways:
+    """A pass: by strips, by tiles whose elements move four at once, or one by one."""
+    storage = dtype.name
+    beyond = outside.astype(source.ARITHMETIC[storage])[()]
+
+    def strips(found: small_boxes.StripsLaunch) -> Prepared:
+        kernel = launcher.kernel(small_box_kernel, storage, minimum, found.window)
+        return prepared(kernel, found.grid, found.block, (found.struct,), 3, (beyond,))
+
+    def tiles(aligned: bool) -> Prepared:
+        spaced = bool(launch.struct["unit"] > 1)
+        kernel = launcher.kernel(flat_kernel, storage, minimum, launch.together, spaced)
+        struct = launch.struct.copy()
+        struct["aligned"] = aligned
+        given = (launch.threads,), (struct[()],), 3, (beyond,), launch.shared_bytes
+        return prepared(kernel, launch.grid, *given)
+
+    ways: list[tuple[int, Callable[[], Prepared]]] = []
+    if launch.strips is not None:
+        alignment = small_boxes.alignment(launch.strips, dtype.itemsize)
+        ways.append((alignment, partial(strips, launch.strips)))
+    together = fours(int(launch.struct["size"][1]), dtype.itemsize)
+    if together:
+        ways.append((together, partial(tiles, True)))
+    return Ways(launcher.device, [*ways, (1, partial(tiles, False))], (table,))

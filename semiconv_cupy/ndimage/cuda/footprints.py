@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,10 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
+from semiconv_cupy.backends.device import Prepared, prepared
 from semiconv_cupy.ndimage.caching import cached_where
 from semiconv_cupy.ndimage.cuda.boxes import powers_of_two
-from semiconv_cupy.ndimage.cuda.launcher import Launcher
+from semiconv_cupy.ndimage.cuda.launcher import Launcher, Ways, fours
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import Footprint
@@ -171,27 +173,41 @@ def _lookups(taps: np.ndarray, high: int, pitch: int, unit: int) -> list[list[in
     return levels
 
 
-def footprint(
-    launcher: Launcher, array: Array, window: Window, outside: np.ndarray, minimum: bool
-) -> Array | None:
-    """The extremum over a footprint; None where no tile has room for it."""
+def footprint_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    window: Window,
+    outside: np.ndarray,
+    minimum: bool,
+) -> Ways | None:
+    """What computes the extremum over a footprint of arrays of that shape and dtype.
+
+    None where no tile has room for it.
+    """
     assert window.taps is not None
-    form, taps = launcher.near_form(array, window), window.taps.tobytes()
-    launch = footprint_launch(form, taps, array.dtype.itemsize, launcher.limits)
+    taps = window.taps.tobytes()
+    form = launcher.near_form(shape, window)
+    launch = footprint_launch(form, taps, dtype.itemsize, launcher.limits)
     if launch is None:
         return None
-    storage = array.dtype.name
-    out = launcher.device.empty(array.shape, array.dtype)
-    struct = launch.struct.copy()
-    struct["aligned"] = launcher.moves_fours(form.shape[-1], array)
-    kernel = launcher.kernel(footprint_kernel, storage, minimum, launch.together)
-    arguments = (
-        struct[()],
-        array,
-        out,
-        launcher.tables(form),
-        launcher.keep(launch.key, lambda: launch.lookups),
-        outside.astype(source.ARITHMETIC[storage])[()],
-    )
-    kernel(launch.grid, (BLOCK_THREADS,), arguments, launch.shared_bytes)
-    return out
+    storage = dtype.name
+    beyond = outside.astype(source.ARITHMETIC[storage])[()]
+
+    def tiles(aligned: bool) -> Prepared:
+        struct = launch.struct.copy()
+        struct["aligned"] = aligned
+        kernel = launcher.kernel(footprint_kernel, storage, minimum, launch.together)
+        given = (BLOCK_THREADS,), (struct[()],), 4, (beyond,), launch.shared_bytes
+        return prepared(kernel, launch.grid, *given)
+
+    def planned() -> Ways:
+        together = fours(form.shape[-1], dtype.itemsize)
+        ways = [(together, partial(tiles, True))] * (together > 0) + [(1, partial(tiles, False))]
+        tables = launcher.tables(form), launcher.keep(launch.key, lambda: launch.lookups)
+        return Ways(launcher.device, ways, tables)
+
+    if len(taps) > launcher.limits.kept_bytes:
+        return planned()
+    key = "footprint", launcher.limits, form, dtype, taps, outside.tobytes(), minimum
+    return launcher.keep_plan(key, planned)

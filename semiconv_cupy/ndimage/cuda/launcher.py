@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.kernels import compiled
-from semiconv_cupy.backends.device import Device, Kernel
+from semiconv_cupy.backends.device import Device, Kernel, Prepared
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm, filter_form
 from semiconv_cupy.ndimage.window import Window
@@ -78,23 +78,58 @@ class Launcher:
 
         return self.keep(key, tables)
 
-    def near_form(self, array: Array, window: Window) -> FilterForm:
+    def near_form(self, shape: tuple[int, ...], window: Window) -> FilterForm:
         """The form of a filter; where the positions of its rows are far apart, their elements are
         an axis of their own.
         """
-        form = form_of(array, window)
+        form = form_of(shape, window)
         return form if form.unit <= self.limits.unit else form.with_positions_apart()
 
-    def moves_fours(self, row: int, *arrays: Array) -> bool:
-        """Whether rows begin where four elements may be moved at once."""
-        return row % 4 == 0 and all(
-            self.device.address(a) % min(4 * a.dtype.itemsize, 16) == 0 for a in arrays
-        )
+
+class Ways:
+    """A launch that is repeated, from an array to another one, by kernels that differ in speed.
+
+    A way serves addresses that are multiples of its alignment, a power of two; the last one serves
+    all. Each is made, and its kernel compiled, when it is first needed.
+
+    Attributes
+    ----------
+    nbytes : int
+        Of the arrays on the device that all ways read.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        ways: Sequence[tuple[int, Callable[[], Prepared]]],
+        others: tuple[Array, ...],
+    ) -> None:
+        self._device, self._ways, self._others = device, tuple(ways), others
+        self._made: dict[int, Prepared] = {}
+        self.nbytes = sum(int(other.nbytes) for other in others)
+
+    def __call__(self, array: Array, out: Array | None = None) -> Array:
+        """The output: `out`, or else a new array like the first."""
+        if out is None:
+            out = self._device.empty(array.shape, array.dtype)
+        address = self._device.address
+        both = address(array) | address(out)
+        alignment, make = next(way for way in self._ways if not both & (way[0] - 1))
+        run = self._made.get(alignment)
+        if run is None:
+            run = self._made[alignment] = make()
+        run((array, out, *self._others))
+        return out
 
 
-def form_of(array: Array, window: Window) -> FilterForm:
+def fours(row: int, itemsize: int) -> int:
+    """The alignment of arrays of which four elements of a row may be moved at once; 0: of none."""
+    return min(4 * itemsize, 16) if row % 4 == 0 else 0
+
+
+def form_of(shape: tuple[int, ...], window: Window) -> FilterForm:
     """The form in which launches compute a filter of an array."""
-    return filter_form(array.shape, window.shape, window.before, window.rules)
+    return filter_form(shape, window.shape, window.before, window.rules)
 
 
 @lru_cache(maxsize=256)

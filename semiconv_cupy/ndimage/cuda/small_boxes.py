@@ -1,6 +1,6 @@
 """Extrema over small boxes of aligned rows on a GPU, without shared memory: ``small_box.cu``.
 
-A pass of ``boxes`` that this serves is launched here.
+The plan knows no arrays; ``boxes`` launches it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
-from semiconv_cupy.ndimage.cuda.launcher import Launcher
 from semiconv_cupy.ndimage.cuda.limits import Limits
 from semiconv_cupy.ndimage.cuda.strips import cut
 from semiconv_cupy.ndimage.structs import Strips
 
-Array = Any
 _WORD, _MOST_BYTES = 4, 16  # of a row of a strip: what one load moves
 
 
@@ -102,19 +100,6 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     return StripsLaunch(window, struct[()], found.grid, found.block)
 
 
-def launched(
-    launcher: Launcher,
-    found: StripsLaunch,
-    array: Array,
-    out: Array,
-    table: Array,
-    outside: Any,
-    minimum: bool,
-) -> bool:
-    """Launch a pass by strips; whether the arrays' addresses allow it."""
-    moved = found.window.words * max(array.dtype.itemsize, _WORD)
-    if any(launcher.device.address(each) % moved for each in (array, out)):
-        return False
-    kernel = launcher.kernel(small_box_kernel, array.dtype.name, minimum, found.window)
-    kernel(found.grid, found.block, (found.struct, array, out, table, outside), 0)
-    return True
+def alignment(found: StripsLaunch, itemsize: int) -> int:
+    """What addresses must be multiples of: words of a strip's row are moved at once."""
+    return found.window.words * max(itemsize, _WORD)

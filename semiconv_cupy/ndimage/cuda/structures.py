@@ -60,7 +60,7 @@ def structure(
     whole = taps.all() and first is None and array.dtype.itemsize < 8 and not addends.in_double
     if not exact or not (storage in source.FLOATING or whole):
         return None
-    form = launcher.near_form(array, window)
+    form = launcher.near_form(array.shape, window)
     dilation = (*(1 for _ in form.shape[:-1]), form.unit)
     geometry = Geometry.plan(
         (1, 1, *_bordered_shape(form)), (1, 1, *form.window), dilation=dilation, kind="corr"

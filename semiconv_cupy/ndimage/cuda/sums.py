@@ -7,7 +7,7 @@ so that each element is converted once for all taps that see it. The plans know 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -200,13 +200,17 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtypes: tuple[np.dtype, np.dtype],
+    window: Window,
+    taps: WeightedTaps,
 ) -> _Plan:
     order = _order(taps.indices, window.shape, taps.symmetry)
     positions = math.prod(window.shape)
     if not order or len(taps.indices) < _LEAST_FULL * positions:
         return _Plan()
-    form = launcher.near_form(array, window)
+    form = launcher.near_form(shape, window)
     volumes = Volumes.of(form)
     if volumes is None:
         return _Plan()
@@ -215,49 +219,60 @@ def _plan(
     kind = Sum(taps.symmetry, order == "rotated", taps.unread or not full, constant)
     if kind.along_an_axis and volumes.window[0] > 1:
         return _Plan()
-    run = _run(launcher, volumes, kind, (array, out), window.cval)
+    run = _run(launcher, volumes, kind, dtypes, window.cval)
     if run is None:
         return _Plan()
     return _Plan(run, launcher.tables(form), full and order == "straight")
 
 
 def _run(
-    launcher: Launcher, volumes: Volumes, kind: Sum, arrays: tuple[Array, Array], cval: Any
+    launcher: Launcher,
+    volumes: Volumes,
+    kind: Sum,
+    dtypes: tuple[np.dtype, np.dtype],
+    cval: Any,
 ) -> Prepared | None:
     """The launch that serves all taps of a window, by strips or by tiles."""
-    dtypes, after = [array.dtype.name for array in arrays], (np.float64(cval),)
+    storages, after = [dtype.name for dtype in dtypes], (np.float64(cval),)
     small = small_sum_launch(volumes, launcher.limits)
     if small is not None:
-        kernel = launcher.kernel(small_sum_kernel, *dtypes, small.window, kind)
+        kernel = launcher.kernel(small_sum_kernel, *storages, small.window, kind)
         return prepared(kernel, small.grid, small.block, (small.struct,), 4, after)
     launch = sum_launch(volumes, kind, launcher.limits)
     if launch is None:
         return None
     kind = kind._replace(rotated=False, constant=False)  # one kernel serves these
-    kernel = launcher.kernel(sum_kernel, *dtypes, kind, launch.below, volumes.unit == 1)
+    kernel = launcher.kernel(sum_kernel, *storages, kind, launch.below, volumes.unit == 1)
     given = (BLOCK_THREADS,), (launch.struct,), 4, after, launch.shared_bytes
     return prepared(kernel, launch.grid, *given)
 
 
-def correlate(
-    launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
-) -> bool:
-    """Weighted sums into `out`; False where no tile serves."""
-    if not len(taps.weights):
-        return False
+def correlate_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtypes: tuple[np.dtype, np.dtype],
+    window: Window,
+    taps: WeightedTaps,
+) -> Callable[[Array, Array, Array | None], None] | None:
+    """What sums arrays of that shape into others, of these two dtypes; None where no tile serves.
+
+    The third argument are the weights where the taps are `unread`.
+    """
+    if not len(taps.indices):
+        return None
     window_key = window.shape, window.before, window.rules, float(window.cval).hex()
     taps_key = taps.indices.tobytes(), taps.symmetry, taps.unread
-    key = "sums", launcher.limits, array.shape, array.dtype, out.dtype, *window_key, *taps_key
-    plan = launcher.keep_plan(key, lambda: _plan(launcher, array, window, taps, out))
-    if plan.run is None:
-        return False
-    weights = taps.weights
-    if not taps.unread:
-        if plan.as_given:
-            given = np.ascontiguousarray(weights, np.float64)
-        else:
-            given = np.zeros(window.shape)
-            given[tuple(taps.indices.T)] = weights
-        weights = launcher.keep(("weights", given.tobytes()), lambda: given)
-    plan.run((array, out, plan.tables, weights))
-    return True
+    key = "sums", launcher.limits, shape, dtypes, *window_key, *taps_key
+    plan = launcher.keep_plan(key, lambda: _plan(launcher, shape, dtypes, window, taps))
+    run, tables = plan.run, plan.tables
+    if run is None:
+        return None
+    if taps.unread:
+        return lambda array, out, weights: run((array, out, tables, weights))
+    if plan.as_given:
+        given = np.ascontiguousarray(taps.weights, np.float64)
+    else:
+        given = np.zeros(window.shape)
+        given[tuple(taps.indices.T)] = taps.weights
+    known = launcher.keep(("weights", given.tobytes()), lambda: given)
+    return lambda array, out, weights: run((array, out, tables, known))

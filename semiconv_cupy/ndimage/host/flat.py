@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +24,11 @@ from semiconv_cupy.ndimage.structs import Box, Pair, TablePair
 from semiconv_cupy.ndimage.window import Window
 from semiconv_cupy.structs import MAX_RANK
 
-Call: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+class Call(Protocol):
+    """A primitive for arrays of one shape and dtype; the result is `out`, if that is given."""
+
+    def __call__(self, array: np.ndarray, out: np.ndarray | None = None, /) -> np.ndarray: ...
 
 
 @cached_where(has_small_tables, 256)
@@ -77,8 +80,8 @@ def box_call(
     threads = threads_for(16 * len(passes) * math.prod(shape) * dtype.itemsize)
     flag, later = int(minimum), len(passes) - 1
 
-    def call(array: np.ndarray) -> np.ndarray:
-        out = np.empty_like(array)
+    def call(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        out = np.empty_like(array) if out is None else out
         spare = np.empty_like(array) if later else out
         given = array
         for number, (struct, _) in enumerate(passes):
@@ -117,7 +120,7 @@ def _box_of_short_rows(
         window = window.without(axes[:-1])
     whole = window._replace(taps=np.ones(window.shape, np.bool_))
     rows = footprint_call(shape, dtype, whole, outside, minimum)
-    return rows if before is None else lambda array: rows(before(array))
+    return rows if before is None else lambda array, out=None: rows(before(array), out)
 
 
 @cached_where(is_small_footprint, 64)
@@ -171,8 +174,8 @@ def footprint_call(
     threads = threads_for(math.prod(shape) * dtype.itemsize * (4 + len(lookups)))
     flag = int(minimum)
 
-    def call(array: np.ndarray) -> np.ndarray:
-        out = np.empty_like(array)
+    def call(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        out = np.empty_like(array) if out is None else out
         status = run(
             ctypes.byref(mapped[0]), host.address(lookups), len(lookups), levels,
             host.address(array), host.address(out), host.address(outside), flag, threads,

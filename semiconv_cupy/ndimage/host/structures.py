@@ -61,8 +61,8 @@ def structure_call(
     threads = threads_for(itemsize * math.prod(shape) * (8 + len(indices)))
     flag, absent = int(minimum), part == "structure_absent"
 
-    def call(array: np.ndarray) -> np.ndarray:
-        out = np.empty_like(array)
+    def call(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        out = np.empty_like(array) if out is None else out
         beyond = _no_element(array, minimum) if absent else outside
         status = run(
             ctypes.byref(mapped[0]), host.address(indices), host.address(values), first,
