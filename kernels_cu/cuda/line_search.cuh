@@ -196,7 +196,8 @@ constexpr double thinning_margin = 1.52587890625e-5, most_thinned = 1e300;
 //     (r v[left] + l v[right]) / (l + r) + w l r + w (x - y)^2
 //
 // so that v[y] alone tells. `margin` is greater than the rounding of this and of all sums. The candidates lie
-// together, and so do those that stay; returns how many.
+// together, and so do those that stay; returns how many. A round writes no farther than where its lanes have read, so
+// that one barrier between the two is enough: shuffles and votes wait for each other's lanes, but order no memory.
 SEMICONV_FN int thinned_once(double* value, uint16* place, int count, double weight, double margin, int lane) {
   const double none = Extreme<double>::highest();
   const int before = (lane + warp - 1) % warp;
@@ -221,13 +222,14 @@ SEMICONV_FN int thinned_once(double* value, uint16* place, int count, double wei
     const bool stays = inside && !(both * v - (r * left + l * right) > both * (weight * l * r + margin));
     const uint32 mask = __ballot_sync(all_lanes, stays);
     const int to = stay + __popc(mask & ((1u << lane) - 1));
+    __syncwarp();
     if (stays) {
       value[to] = v;
       place[to] = (uint16)y;
     }
     stay += __popc(mask);
-    __syncwarp();
   }
+  __syncwarp();
   return stay;
 }
 // The same of a line as it is given, in several rounds: what stays lies together in `value`, infinity behind it, and
@@ -248,8 +250,8 @@ SEMICONV_FN int thinned(double* value, uint32* masks, uint16*& place, int size, 
     if (lane == 0) masks[begin / warp] = mask;
     count += __popc(mask);
   }
+  __syncwarp();  // nodes will lie where the masks do
   if (4 * count > 3 * size) return 0;
-  __syncwarp();
   for (int begin = 0; begin < size; begin += warp) {
     const uint32 mask = masks[begin / warp];
     const bool stays = mask >> lane & 1;

@@ -124,14 +124,14 @@ SEMICONV_KERNEL(const semiconv::SinglePass pass, const float* source, semiconv::
   __syncwarp();
   int step = 1;
   while (2 * step < blocks) step *= 2;
-  for (; least < none && step > 0; step /= 2)
-    for (int node = step; node < blocks; node += 2 * step) {
+  for (; least < none && step > 0; step /= 2) {
+    for (int node = step; node < blocks; node += 2 * step) {  // between nodes of earlier levels alone
       const int right = node + step < blocks ? node + step : blocks;
       const int found = line.locate(node * warp, first[node - step], first[right]);
-      __syncwarp();
       if (lane == 0) first[node] = found;
-      __syncwarp();
     }
+    __syncwarp();
+  }
   for (int b = 0; b < blocks; ++b) {
     int winner = -1;
     result[b * warp + lane] = least < none ? line.fill(b * warp + lane, first[b], first[b + 1], winner) : none;
