@@ -388,6 +388,71 @@ def test_a_write_outside_dynamic_shared_memory_is_reported_without_sanitizers(fo
         run(forward, "write_dynamic", (1,), (64,), out, np.int32(offset), shared_bytes=256)
 
 
+RACES = r"""
+__device__ void meet(int by) {
+  const unsigned me = threadIdx.x, all = 0xffffffffu;
+  if (by == 1) __ballot_sync(all, me & 1);
+  if (by == 2) __shfl_xor_sync(all, (int)me, 1);
+  if (by == 3) __syncwarp(0x55555555u << (me & 1));  // the even lanes, the odd ones
+  if (by == 4) __syncwarp(3u << (me & 30));          // pairs
+  if (by == 5) __syncwarp();
+  if (by == 6) __syncthreads();
+}
+extern "C" __global__ void exchange(int* out, int by, int apart, int reads_first) {
+  __shared__ short fixed[64];
+  extern __shared__ short sized[];
+  short* const row = reads_first ? fixed : sized;
+  const unsigned me = threadIdx.x, other = me ^ apart;
+  row[me] = me;
+  __syncthreads();
+  int found = -1;
+  if (reads_first) found = row[other];
+  else row[me] = me + 1;
+  meet(by);
+  if (reads_first) row[me] = found;
+  else found = row[other];
+  out[me] = found;
+}
+extern "C" __global__ void one_after_another(int* out) {
+  __shared__ int number;
+  const unsigned me = threadIdx.x;
+  if (me == 0) number = 7;
+  if (me < 2) __syncwarp(3);
+  if (me == 1 || me == 2) __syncwarp(6);
+  if (me == 2) out[0] = number;
+}
+"""
+
+
+@pytest.mark.skipif(os.environ.get("CUDA_ON_CPU_SANITIZE") == "1", reason="one of the two")
+@pytest.mark.parametrize("reads_first", [0, 1])
+@pytest.mark.parametrize(
+    ("apart", "orders"), [(0, range(7)), (1, (4, 5, 6)), (2, (3, 5, 6)), (32, (6,))]
+)
+def test_accesses_that_no_barrier_orders_are_reported(cache, reads_first, apart, orders):
+    """Shuffles and votes order no memory, a part of a warp that meets orders its own lanes."""
+    kernel = HarnessDevice(races=True, cache_folder=cache).compile(RACES, "exchange")
+    for by in range(7):
+        out = np.zeros(64, np.int32)
+        arguments = out, *map(np.int32, (by, apart, reads_first))
+        if by in orders:
+            kernel((2,), (64,), arguments, 128)
+            np.testing.assert_array_equal(out, (np.arange(64) ^ apart) + (not reads_first))
+        else:
+            with pytest.raises(
+                LaunchError, match=r"(reads|writes) byte \d+ of shared memory without"
+            ):
+                kernel((2,), (64,), arguments, 128)
+
+
+@pytest.mark.skipif(os.environ.get("CUDA_ON_CPU_SANITIZE") == "1", reason="one of the two")
+def test_barriers_of_pairs_of_lanes_order_one_after_another(cache):
+    kernel = HarnessDevice(races=True, cache_folder=cache).compile(RACES, "one_after_another")
+    out = np.zeros(1, np.int32)
+    kernel((1,), (32,), (out,))
+    assert out[0] == 7
+
+
 def test_empty_arrays_are_poisoned(forward):
     array = forward.empty((2, 3), np.int16)
     assert array.shape == (2, 3)

@@ -58,6 +58,11 @@ template <class T> constexpr Parameter parameter() {
 }
 
 inline const Entry* entries = nullptr;
+#if defined(__SANITIZE_THREAD__)
+constexpr bool watched = true;
+#else
+constexpr bool watched = false;
+#endif
 
 // Of __launch_bounds__(threads, blocks): the threads.
 template <class... Rest> constexpr long long first(long long threads, Rest...) { return threads; }
@@ -78,7 +83,7 @@ template <class F, F* function> struct Registration {
   Entry entry;
   explicit Registration(const char* name)
       : entry{name, sizeof(Kernel<F>::parameters) / sizeof(Parameter) - 1, Kernel<F>::parameters,
-              Kernel<F>::template run<function>, entries} {
+              Kernel<F>::template run<function>, entries, watched} {
     entries = &entry;
   }
 };

@@ -33,6 +33,8 @@ _SANITIZER_FLAGS = (
     *("-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"),
     "-fno-sanitize-recover=all",
 )
+# Each access to memory calls the runtime (races.hpp) where ThreadSanitizer would have its library.
+_RACES_FLAGS = ("-fsanitize=thread", "-nodefaultlibs", "-lstdc++", "-lm", "-lgcc_s", "-lgcc", "-lc")
 # What NVRTC understands and has no meaning for g++ on a CPU.
 _GPU_OPTIONS = re.compile(
     r"--?(std=c\+\+17|ftz=|fmad=|prec-div=|prec-sqrt=|use_fast_math|lineinfo|generate-line-info"
@@ -76,6 +78,7 @@ _Entry._fields_ = (
     ("parameters", ctypes.POINTER(_Parameter)),
     ("run", ctypes.c_void_p),
     ("next", ctypes.POINTER(_Entry)),
+    ("watched", ctypes.c_bool),
 )
 
 
@@ -90,6 +93,9 @@ class HarnessDevice:
     sanitize : bool, optional
         Compile with AddressSanitizer and UBSan. The process must have been started with
         `sanitizer_environment`; by default, whether it was.
+    races : bool
+        Watch shared memory: threads that touch the same bytes without a barrier between, one of
+        which writes, end the launch, in whatever order they ran. A kernel takes twice as long.
     ucontext : bool
         Use the portable context switch where the assembly one would serve.
     cache_folder : path, optional
@@ -101,6 +107,7 @@ class HarnessDevice:
         *,
         order: str = "forward",
         sanitize: bool | None = None,
+        races: bool = False,
         ucontext: bool = False,
         cache_folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -111,6 +118,9 @@ class HarnessDevice:
             raise ValueError("sanitize=True needs a process started with sanitizer_environment()")
         self._reverse = order == "reverse"
         self._sanitize = prepared if sanitize is None else sanitize
+        if races and self._sanitize:
+            raise ValueError("races=True does not go with sanitize=True: one of the two at a time")
+        self._races = races
         self._ucontext = ucontext
         self._cache = Path(cache_folder) if cache_folder else _user_cache()
         self._libraries: dict[tuple[str, tuple[str, ...]], tuple[ctypes.CDLL, dict[str, Any]]] = {}
@@ -154,7 +164,7 @@ class HarnessDevice:
     def _load(self, source: str, defines: Sequence[str]) -> tuple[ctypes.CDLL, dict[str, Any]]:
         header, runtime = self._header_and_runtime
         text = f'#include "{header}"\n#line 1 "kernel.cu"\n{translate(source)}\n'
-        flags = [*_SANITIZER_FLAGS] if self._sanitize else []
+        flags = self._instrumentation
         library = ctypes.CDLL(str(self._build(text, [*flags, str(runtime), *defines])))
         first = library.cuda_on_cpu_entries
         first.restype = ctypes.POINTER(_Entry)
@@ -164,6 +174,13 @@ class HarnessDevice:
             entries[entry.contents.name.decode()] = entry.contents
             entry = entry.contents.next
         return library, entries
+
+    @property
+    def _instrumentation(self) -> tuple[str, ...]:
+        """The flags with which kernels are compiled to be watched."""
+        if self._sanitize:
+            return _SANITIZER_FLAGS
+        return _RACES_FLAGS if self._races else ()
 
     @functools.cached_property
     def _header_and_runtime(self) -> tuple[Path, Path]:
@@ -175,10 +192,11 @@ class HarnessDevice:
         declarations = (_HERE / "runtime.hpp").read_text()
         # The content of what is included has to be part of the text that is hashed.
         text = (_HERE / "runtime.cpp").read_text().replace('#include "runtime.hpp"', declarations)
+        text = text.replace('#include "races.hpp"', (_HERE / "races.hpp").read_text())
         runtime = self._build(text.replace("#pragma once", ""), flags)
         names = (_HERE / "cuda_on_cpu.hpp").read_text()
         header_text = names.replace('#include "runtime.hpp"', declarations)
-        return self._keep_header(header_text, _SANITIZER_FLAGS if self._sanitize else ()), runtime
+        return self._keep_header(header_text, self._instrumentation), runtime
 
     @functools.cached_property
     def _runtime(self) -> Any:

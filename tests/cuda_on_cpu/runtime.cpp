@@ -13,9 +13,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(CUDA_ON_CPU_ASAN)  // the kernels are instrumented, this file only tells where stacks are
@@ -39,6 +41,14 @@ constexpr int poison = 0xA5;
 constexpr size_t static_shared_limit = 48 * 1024, shared_limit = 227 * 1024;
 constexpr unsigned warp_size = 32;
 constexpr size_t stack_bytes = 256 * 1024, page = 4096;
+
+}  // namespace
+}  // namespace cuda_on_cpu
+
+#include "races.hpp"
+
+namespace cuda_on_cpu {
+namespace {
 
 // ---- fibers ------------------------------------------------------------------------------------
 
@@ -187,6 +197,7 @@ struct Launch {
   int barrier_result;
   std::vector<SharedVariable> shared;
   size_t static_bytes;
+  Watch watch;
 
   unsigned current;
   Fiber* running;
@@ -324,6 +335,7 @@ void release_block() {
   }
   launch->barrier_result = static_cast<int>(launch->predicates);
   launch->predicates = launch->waiting = 0;
+  launch->watch.block_met();
   for (unsigned i = 0; i < launch->threads; ++i) {
     launch->thread[in_order(i)].state = State::running;
     launch->ready.push_back(in_order(i));
@@ -332,6 +344,7 @@ void release_block() {
 
 void run_block() {
   ++launch->block_number;
+  launch->watch.block_met();
   launch->started = launch->finished = launch->waiting = launch->predicates = 0;
   launch->static_bytes = 0;
   if (launch->dynamic_bytes) memset(launch->dynamic, poison, launch->dynamic_bytes + 2 * margin);
@@ -404,6 +417,7 @@ void shared_variable(void* address, unsigned long long size, int line) {
   if (!variable) {
     l.shared.push_back({address, static_cast<size_t>(size), 0});
     variable = &l.shared.back();
+    l.watch.add(address, static_cast<size_t>(size));
   }
   variable->block = l.block_number;
   memset(address, poison, size);
@@ -412,6 +426,23 @@ void shared_variable(void* address, unsigned long long size, int line) {
     fail("line %d: %zu bytes of static and %zu of dynamic shared memory; the limits are %zu for "
          "static and %zu for both",
          line, l.static_bytes, l.dynamic_bytes, static_shared_limit, shared_limit);
+}
+
+void watched_access(const void* address, size_t size, bool writes) {
+  if (!launch || !launch->watch.on) return;
+  const char* const at = static_cast<const char*>(address);
+  for (const Watched& memory : launch->watch.memory) {
+    if (!memory.has(at)) continue;
+    const size_t offset = static_cast<size_t>(at - memory.begin), end = std::min(offset + size, memory.size);
+    for (size_t i = offset; i < end; ++i)
+      if (const unsigned other = launch->watch.seen(memory.bytes[i], launch->current, writes)) {
+        const Thread& they = launch->thread[other - 1];
+        fail("after line %d it %s byte %zu of shared memory without a barrier between this and what %s does, "
+             "which now is at line %d",
+             current_thread().line, writes ? "writes" : "reads", i, describe("thread", they.index).c_str(), they.line);
+      }
+    return;
+  }
 }
 
 void check_launch_bounds(long long threads) {
@@ -478,6 +509,7 @@ unsigned long long warp_operation(WarpOperation operation, unsigned mask, int li
     return self.result;
   }
   groups.erase(groups.begin() + static_cast<long>(g));
+  if (operation == WarpOperation::synchronise) launch->watch.lanes_met(first, wanted);
   unsigned long long ballot = 0;
   for (unsigned i = 0; i < warp_size; ++i)
     if (wanted >> i & 1) ballot |= static_cast<unsigned long long>(launch->thread[first + i].value != 0) << i;
@@ -514,6 +546,7 @@ extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(const E
   idle.clear();
   for (const auto& fiber : fibers) idle.push_back(fiber.get());
   launch = &state;
+  if (entry->watched) state.watch.start(state.dynamic + margin, dynamic_bytes, state.threads);
   run_grid({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]});
   launch = nullptr;
   free(state.dynamic);

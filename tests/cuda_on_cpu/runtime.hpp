@@ -34,6 +34,7 @@ struct Entry {
   const Parameter* parameters;
   void (*run)(void** arguments);  // the body of one thread
   const Entry* next;
+  bool watched;  // says of each access to memory where it is (races.hpp)
 };
 
 // Reports the error of the running thread, ends the launch, does not return.

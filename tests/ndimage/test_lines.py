@@ -139,6 +139,24 @@ def test_candidates_that_win_nowhere_are_dropped_alone(size):
             np.testing.assert_array_equal(lines[1], sums.argmin(-1))
 
 
+def test_lanes_of_a_warp_meet_at_barriers():
+    """Lines that are thinned, and not; of a warp, and of several; parts of lines; exact float32."""
+    random = np.random.default_rng(5)
+    noise, bowl = random.random((3, 300)) * 250, -0.2 * (np.arange(300.0) - 90) ** 2
+    for shared_bytes in (48 * 1024, 3000):
+        device = cuda.Backend(HarnessDevice(races=True), cuda.Limits(shared_bytes=shared_bytes))
+        with served_by(device):
+            for image in (noise, np.tile(bowl, (3, 1))):
+                for begin, end in ((0, 300), (60, 130)):
+                    for weight in (0.7, 1e-14):
+                        out = np.empty((3, end - begin))
+                        step = Pass(1, costs(300, weight), out, outputs=(begin, end))
+                        neighbourhood.parabolas(NUMPY, image, step)
+            integers = random.integers(0, 99, (3, 300)).astype(np.float32)
+            step = Pass(1, costs(300, 1.0), np.empty((3, 300)), exact=True)
+            neighbourhood.parabolas(NUMPY, integers, step)
+
+
 @pytest.mark.parametrize("size", [1, 31, 1024, 1025, 2100])
 def test_rows_of_any_length_find_the_nearest(size):
     unset = np.random.default_rng(size).random((5, size)) < 0.995
