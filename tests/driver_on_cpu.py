@@ -26,7 +26,7 @@ class CUDADriverError(RuntimeError):
 def install(monkeypatch, raw_kernel, launch, **names):
     """Make CuPy of these functions the one that is imported."""
     driver = types.SimpleNamespace(launchKernel=launch, CUDADriverError=CUDADriverError)
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0)
     stream = types.SimpleNamespace(ptr=6)
     gpu = types.SimpleNamespace(attributes={"MultiProcessorCount": 132})
     cuda = types.SimpleNamespace(
@@ -51,7 +51,8 @@ class DriverOnCpu(CupyDevice):
 
     def __init__(self, monkeypatch):
         self.kernels, self.launches, self.failures, self.contexts = [], 0, [], []
-        install(monkeypatch, self._raw_kernel, self._launch, empty=self._empty)
+        functions = {"empty": self._empty, "asarray": self._asarray}
+        install(monkeypatch, self._raw_kernel, self._launch, **functions)
         super().__init__()
         self._functions = LAUNCH(self._answer), SET_CONTEXT(self._set_context)
 
@@ -93,7 +94,13 @@ class DriverOnCpu(CupyDevice):
         self.contexts.append(context)
         return 0
 
+    def _empty(self, shape, dtype):
+        return self._asarray(cases.harness().empty(shape, dtype))
+
     @staticmethod
-    def _empty(shape, dtype):
-        array = cases.harness().empty(shape, dtype)
-        return types.SimpleNamespace(data=types.SimpleNamespace(ptr=array.ctypes.data), kept=array)
+    def _asarray(array):
+        """An array with an address, as CuPy's have it; `kept` is the one of NumPy."""
+        data = types.SimpleNamespace(ptr=array.ctypes.data)
+        names = ("shape", "dtype", "strides", "size", "nbytes")
+        same = {name: getattr(array, name) for name in names}
+        return types.SimpleNamespace(data=data, kept=array, **same)

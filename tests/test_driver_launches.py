@@ -15,6 +15,10 @@ from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda.product import Multiplication, multiply_at
 from semiconv_cupy.backends.device import CupyDevice, prepared
 from semiconv_cupy.backends.gradients import GradientArrays
+from semiconv_cupy.ndimage import reference
+from semiconv_cupy.ndimage.addends import addends_of
+from semiconv_cupy.ndimage.cuda import Backend
+from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.product import Level, Product
 from semiconv_cupy.residual import residual_of
 
@@ -107,3 +111,31 @@ def test_products_are_launched_by_the_driver(monkeypatch):
             call(*addresses, None, None, given)
             expected = sc.semifield_matmul(a, b, "log", mu=mu or 2.0, method="reference")
             np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_filters_are_launched_by_the_driver(monkeypatch, dtype):
+    """By strips, tiles and lists of taps; of addresses that are multiples of 16, and not."""
+    device = DriverOnCpu(monkeypatch)
+    backend, there, outside = Backend(device), device.array_module.asarray, np.array(7, dtype)
+    memory = np.random.default_rng(0).integers(0, 99, 24 * 32 + 4).astype(dtype)
+    small = Window((3, 3), (1, 1), ("constant", "reflect"), 7)
+    large, holed = small._replace(shape=(7, 9)), small._replace(taps=np.eye(3, dtype=bool))
+    whole = small._replace(taps=np.ones((3, 3), bool), values=np.arange(9))
+    taps = WeightedTaps(small.indices(), np.arange(9.0))
+    few = WeightedTaps(small.indices()[:2], np.array([0.5, 2]))
+    for begin in (0, 1):
+        image = memory[begin : begin + 24 * 32].reshape(24, 32)
+        for name, *given in (
+            ("box", small, outside, True), ("box", large, outside, False),
+            ("footprint", holed, outside, True),
+            ("structure", whole, addends_of(image.dtype, whole.values, 7, False), False),
+        ):  # fmt: skip
+            for _ in range(2):
+                found = getattr(backend, name)(there(image), *given).kept
+                np.testing.assert_array_equal(found, getattr(reference, name)(image, *given))
+        for given in (taps, few):
+            found, expected = np.empty((24, 32)), np.empty((24, 32))
+            backend.correlate(there(image), small, given, there(found))
+            reference.correlate(image, small, given, expected)
+            np.testing.assert_array_equal(found, expected)

@@ -48,14 +48,18 @@ class Backend:
         tiled = footprints.footprint_call(self._launcher, shape, dtype, *footprint)
         if tiled is not None:
             return tiled
-        return lambda array, out=None: taps.footprint(self._launcher, array, *footprint)
+        return taps.footprint_call(self._launcher, shape, dtype, *footprint)
 
     def structure(self, array: Array, window: Window, addends: Addends, minimum: bool) -> Array:
         """The extremum of element + addend over the taps."""
-        tiled = structures.structure(self._launcher, array, window, addends, minimum)
+        return self.structure_call(array.shape, array.dtype, window, addends, minimum)(array)
+
+    def structure_call(self, shape: Shape, dtype: np.dtype, *structure: Any) -> Call:
+        """What computes `structure` of arrays of that shape and dtype, in the current stream."""
+        tiled = structures.structure_call(self._launcher, shape, dtype, *structure)
         if tiled is not None:
             return tiled
-        return taps.structure(self._launcher, array, window, addends, minimum)
+        return taps.structure_call(self._launcher, shape, dtype, *structure)
 
     def correlate(self, array: Array, window: Window, weights: WeightedTaps, out: Array) -> None:
         """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
@@ -70,9 +74,14 @@ class Backend:
         if tiled is not None:
             return tiled
 
+        def plan(read: WeightedTaps) -> Call:
+            return taps.correlate_call(self._launcher, shape, (dtype, out), window, read)
+
+        known = None if weights.unread else plan(weights)
+
         def call(array: Array, out: Array, unread: Array | None) -> None:
-            given = weights._replace(weights=unread) if weights.unread else weights
-            taps.correlate(self._launcher, array, window, given.read(), out)
+            run = known or plan(weights._replace(weights=unread).read())
+            run(array, out)
 
         return call
 

@@ -5,6 +5,7 @@ Serves every window: correlations, and the footprints and structures that no til
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,15 +13,13 @@ import numpy as np
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda import BLOCK_THREADS
 from semiconv_cupy.backends.cuda.kernels import OPTIONS
-from semiconv_cupy.backends.device import Kernel
+from semiconv_cupy.backends.device import Prepared, prepared
 from semiconv_cupy.ndimage.addends import Addends
-from semiconv_cupy.ndimage.cuda.launcher import Launcher, table_starts
+from semiconv_cupy.ndimage.cuda.launcher import Launcher, Ways, table_starts
 from semiconv_cupy.ndimage.form import FilterForm
 from semiconv_cupy.ndimage.structs import Neighbourhood
 from semiconv_cupy.ndimage.window import WeightedTaps, Window
 from semiconv_cupy.strides import contiguous_strides
-
-Array = Any
 
 
 def taps_kernel(
@@ -70,81 +69,93 @@ class _Terms(NamedTuple):
     absent: bool = False
 
 
-def footprint(
-    launcher: Launcher, array: Array, window: Window, outside: np.ndarray, minimum: bool
-) -> Array:
-    """The extremum over any footprint that is not empty."""
-    storage = array.dtype.name
+def footprint_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    window: Window,
+    outside: np.ndarray,
+    minimum: bool,
+) -> Ways:
+    """What computes the extremum over any footprint of arrays of that shape and dtype."""
+    storage = dtype.name
     lane = source.ARITHMETIC[storage]
-    kernel = launcher.kernel(taps_kernel, "flat", storage, lane, storage, array.ndim, minimum)
-    out = launcher.device.empty(array.shape, array.dtype)
+    kernel = "flat", storage, lane, storage, len(shape), minimum
     terms = _Terms(window.indices(), None, outside.astype(lane))
-    _reduce(launcher, kernel, array, window, terms, out)
-    return out
+    return _reduction(launcher, kernel, shape, window, terms)
 
 
-def structure(
-    launcher: Launcher, array: Array, window: Window, addends: Addends, minimum: bool
-) -> Array:
-    """The extremum of element + addend over the taps."""
-    storage, lane = array.dtype.name, addends.values.dtype.name
+def structure_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    window: Window,
+    addends: Addends,
+    minimum: bool,
+) -> Ways:
+    """What computes the extremum of element + addend over the taps."""
+    storage, lane = dtype.name, addends.values.dtype.name
     operation = "structure"
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not addends.in_double:
+    if dtype.kind in "iu" and dtype.itemsize == 8 and not addends.in_double:
         operation, lane = "saturating", storage
-    kernel = launcher.kernel(taps_kernel, operation, storage, lane, storage, array.ndim, minimum)
-    out = launcher.device.empty(array.shape, array.dtype)
+    kernel = operation, storage, lane, storage, len(shape), minimum
     outside = addends.outside.astype(lane)
     terms = _Terms(window.indices(), addends.values, outside, addends.first, addends.absent)
-    _reduce(launcher, kernel, array, window, terms, out)
-    return out
+    return _reduction(launcher, kernel, shape, window, terms)
 
 
-def correlate(
-    launcher: Launcher, array: Array, window: Window, taps: WeightedTaps, out: Array
-) -> None:
-    """Weighted sums into `out`, which is C-contiguous and of any supported dtype."""
-    dtypes = array.dtype.name, "float64", out.dtype.name
-    kernel = launcher.kernel(taps_kernel, "sum", *dtypes, array.ndim, False, taps.symmetry)
+def correlate_call(
+    launcher: Launcher,
+    shape: tuple[int, ...],
+    dtypes: tuple[np.dtype, np.dtype],
+    window: Window,
+    taps: WeightedTaps,
+) -> Ways:
+    """What sums arrays of that shape into others, of these two dtypes; the taps are read."""
+    storage, out = (dtype.name for dtype in dtypes)
+    kernel = "sum", storage, "float64", out, len(shape), False, taps.symmetry
     terms = _Terms(taps.indices, taps.weights, np.array(window.cval, np.float64))
-    _reduce(launcher, kernel, array, window, terms, out)
+    return _reduction(launcher, kernel, shape, window, terms)
 
 
-def _reduce(
-    launcher: Launcher, kernel: Kernel, array: Array, window: Window, terms: _Terms, out: Array
-) -> None:
-    """One launch of a reduction into `out`."""
-    if array.ndim == 0:
-        number = Window((1,), (0,), ("constant",))
+def _reduction(
+    launcher: Launcher,
+    kernel: tuple[Any, ...],
+    shape: tuple[int, ...],
+    window: Window,
+    terms: _Terms,
+) -> Ways:
+    """One launch of the kernel that `taps_kernel` writes of these arguments."""
+    if not shape:
+        shape, window = (1,), Window((1,), (0,), ("constant",))
         terms = terms._replace(indices=np.zeros((len(terms.indices), 1), np.int64))
-        _reduce(launcher, kernel, array.reshape(1), number, terms, out)
-        return
-    rank = array.ndim
-    strides = contiguous_strides(array.shape)
-    axes = tuple(range(rank))
-    form = FilterForm(array.shape, window.shape, window.before, window.rules, 1, axes, strides)
-    struct = np.zeros((), Neighbourhood.dtype())
-    struct["taps"], struct["outputs"] = len(terms.indices), array.size
-    struct["size"][:rank], struct["stride"][:rank] = array.shape, strides
-    struct["window"][:rank], struct["before"][:rank] = window.shape, window.before
-    struct["table"][:rank] = table_starts(window.shape)
-    indices = np.ascontiguousarray(terms.indices, np.int64).reshape(-1, rank)
-    offsets = indices @ np.array(strides, np.int64).reshape(rank)
-    if terms.values is None:
-        values = launcher.keep(("no values",), lambda: np.zeros(1))
-    else:
-        values = launcher.upload(terms.values)
-    arguments = (
-        struct[()],
-        array,
-        out,
-        launcher.tables(form),
-        launcher.keep(("indices", indices.tobytes(), rank), lambda: indices),
-        launcher.keep(("offsets", offsets.tobytes()), lambda: offsets),
-        values,
-        terms.outside[()],
-        np.float64(terms.first or 0),
-        np.int32(terms.first is not None),
-        np.int32(terms.absent),
-    )
-    blocks = min(-(-array.size // (4 * BLOCK_THREADS)), launcher.limits.blocks)
-    kernel((blocks,), (BLOCK_THREADS,), arguments, 0)
+    contents = (None if a is None else a.tobytes() for a in terms[:3])
+    geometry = shape, window.shape, window.before, window.rules
+    key = "taps", launcher.limits, kernel, *geometry, *contents, terms.first, terms.absent
+
+    def planned() -> Ways:
+        rank, strides = len(shape), contiguous_strides(shape)
+        form = FilterForm(*geometry, 1, tuple(range(rank)), strides)
+        outputs = math.prod(shape)
+        struct = np.zeros((), Neighbourhood.dtype())
+        struct["taps"], struct["outputs"] = len(terms.indices), outputs
+        struct["size"][:rank], struct["stride"][:rank] = shape, strides
+        struct["window"][:rank], struct["before"][:rank] = window.shape, window.before
+        struct["table"][:rank] = table_starts(window.shape)
+        indices = np.ascontiguousarray(terms.indices, np.int64).reshape(-1, rank)
+        offsets = indices @ np.array(strides, np.int64).reshape(rank)
+        values = np.zeros(1) if terms.values is None else terms.values
+        tables = launcher.tables(form), *map(launcher.upload, (indices, offsets, values))
+        after = (
+            terms.outside[()], np.float64(terms.first or 0), np.int32(terms.first is not None),
+            np.int32(terms.absent),
+        )  # fmt: skip
+        blocks = min(-(-outputs // (4 * BLOCK_THREADS)), launcher.limits.blocks)
+
+        def any_address() -> Prepared:
+            made = launcher.kernel(taps_kernel, *kernel)
+            return prepared(made, (blocks,), (BLOCK_THREADS,), (struct[()],), 6, after)
+
+        return Ways(launcher.device, [(1, any_address)], tables)
+
+    return launcher.keep_plan(key, planned)
