@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -40,6 +41,7 @@ class Struct(ctypes.Structure):
     file: ClassVar[str]
 
     @classmethod
+    @cache
     def dtype(cls) -> np.dtype:
         """NumPy's dtype of the same layout."""
         return np.dtype(cls)

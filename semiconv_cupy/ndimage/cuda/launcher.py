@@ -11,13 +11,14 @@ import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.backends.cuda.kernels import compiled
-from semiconv_cupy.backends.device import Device, Kernel, Prepared
+from semiconv_cupy.backends.device import Device, Kernel, Prepared, prepared
 from semiconv_cupy.ndimage.cuda.limits import LIMITS, Limits
 from semiconv_cupy.ndimage.form import FilterForm, filter_form
 from semiconv_cupy.ndimage.window import Window
 
 Array = Any
 _kept: dict[tuple[Any, ...], Any] = {}
+_prepared: dict[tuple[Any, ...], Prepared] = {}
 
 
 class _Plan(Protocol):
@@ -43,6 +44,27 @@ class Launcher:
         `suffix` names another function of the same text, as in `compiled`.
         """
         return compiled(self.device, write, *arguments, suffix=suffix)
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        before: tuple[Any, ...],
+        pointers: tuple[Array | None, ...],
+        after: tuple[Any, ...] = (),
+        shared_bytes: int = 0,
+    ) -> None:
+        """Launch a kernel of arrays between scalars: prepared once for each of these scalars."""
+        scalars = (scalar.tobytes() for scalar in (*before, *after))
+        key = kernel, grid, block, shared_bytes, *scalars
+        run = _prepared.get(key)
+        if run is None:
+            given = before, len(pointers), after, shared_bytes
+            if len(_prepared) >= self.limits.kept_arrays:
+                _prepared.clear()
+            run = _prepared[key] = prepared(kernel, grid, block, *given)
+        run(tuple([0 if pointer is None else pointer for pointer in pointers]))
 
     def upload(self, array: np.ndarray) -> Array:
         """A copy on the device."""

@@ -171,11 +171,9 @@ def nearest(launcher: Launcher, unset: Array, step: Pass) -> None:
     """How far the nearest False lies along the last axis, into `step.out`."""
     rows, size = unset.size // unset.shape[-1], unset.shape[-1]
     kernel = launcher.kernel(nearest_kernel, step.out.dtype.name, step.winners is not None)
-    arguments = (
-        np.int64(rows), np.int64(size), _costs(launcher, step.costs), unset, step.out,
-        0 if step.winners is None else step.winners, np.int32(step.finish),
-    )  # fmt: skip
-    kernel((-(-rows // _LINES),), (_WARP * _LINES,), arguments, 0)
+    sizes, finish = (np.int64(rows), np.int64(size)), (np.int32(step.finish),)
+    arrays = _costs(launcher, step.costs), unset, step.out, step.winners
+    launcher.launch(kernel, (-(-rows // _LINES),), (_WARP * _LINES,), sizes, arrays, finish)
 
 
 def _single_columns(launcher: Launcher, array: Array, step: Pass) -> int:
@@ -206,12 +204,10 @@ def _single(launcher: Launcher, array: Array, step: Pass, columns: int) -> None:
     kernel = launcher.kernel(
         single_kernel, step.out.dtype.name, step.winners is not None, Finish(step.finish), columns
     )
-    arguments = (
-        struct[()], array, step.out, 0 if step.winners is None else step.winners,
-        0 if step.followers is None else step.followers,
-    )  # fmt: skip
-    grid = (-(-int(struct["lines"]) // columns),)
-    kernel(grid, (_WARP * columns,), arguments, _single_bytes(columns, size, step))
+    grid, block = (-(-int(struct["lines"]) // columns),), (_WARP * columns,)
+    arrays = array, step.out, step.winners, step.followers
+    shared_bytes = _single_bytes(columns, size, step)
+    launcher.launch(kernel, grid, block, (struct[()],), arrays, shared_bytes=shared_bytes)
 
 
 def _side_by_side(launcher: Launcher, array: Array, step: Pass) -> int:
@@ -348,12 +344,13 @@ def _envelopes(launcher: Launcher, array: Array, step: Pass, side_by_side: int) 
         Finish(step.finish), weights is not None, side_by_side, rows,
     )  # fmt: skip
     kernel = launcher.kernel(parabolas_kernel, array.dtype.name, kind)
-    arguments = (
-        struct[()], _costs(launcher, step.costs if weights is None else weights), array, step.out,
-        *(0 if part is None else part for part in (step.winners, scratch, nodes, followers)),
+    arrays = (
+        _costs(launcher, step.costs if weights is None else weights), array, step.out,
+        step.winners, scratch, nodes, followers,
     )  # fmt: skip
     grid, block = (-(-lines // kind.columns),), (_WARP * kind.columns * kind.team,)
-    kernel(grid, block, arguments, shared_bytes if shared else 0)
+    taken = shared_bytes if shared else 0
+    launcher.launch(kernel, grid, block, (struct[()],), arrays, shared_bytes=taken)
 
 
 def pull_back(launcher: Launcher, grad: Array, back: Pullback) -> None:
@@ -363,8 +360,9 @@ def pull_back(launcher: Launcher, grad: Array, back: Pullback) -> None:
     struct["lines"], struct["size"] = grad.size // size, size
     struct["inner"] = math.prod(grad.shape[back.axis + 1 :])
     kernel = launcher.kernel(parabolas_backward_kernel)
-    arguments = struct[()], back.winners, grad, back.out, back.moments
-    kernel((-(-grad.size // size // _PULLBACK_THREADS),), (_PULLBACK_THREADS,), arguments, 0)
+    arrays = back.winners, grad, back.out, back.moments
+    grid, block = (-(-grad.size // size // _PULLBACK_THREADS),), (_PULLBACK_THREADS,)
+    launcher.launch(kernel, grid, block, (struct[()],), arrays)
 
 
 def chamfer(

@@ -91,8 +91,8 @@ def reconstruct(
     while True:
         changed = xp.zeros(_LAUNCHES, np.int32)
         for n in range(_LAUNCHES):
-            arguments = (struct[()], value, mask, other, table, changed[n:])
-            kernel((tiles,), (BLOCK_THREADS,), arguments, 0)
+            these = value, mask, other, table, changed[n:]
+            launcher.launch(kernel, (tiles,), (BLOCK_THREADS,), (struct[()],), these)
             value, other = other, value
         if not int(changed[-1]):
             return value
@@ -122,10 +122,10 @@ def _components(
     )
     label = launcher.kernel(components_kernel, *variant)
     grid, block = (min(-(-seed.size // BLOCK_THREADS), launcher.limits.blocks),), (BLOCK_THREADS,)
-    label((tiles,), block, (struct, mask, labels, marks, table), 0)
-    unite(grid, block, (struct, labels, table, count), 0)
-    mark(grid, block, (labels, seed, marks, count), 0)
-    fill(grid, block, (labels, marks, out, count), 0)
+    launcher.launch(label, (tiles,), block, (struct,), (mask, labels, marks, table))
+    launcher.launch(unite, grid, block, (struct,), (labels, table), (count,))
+    launcher.launch(mark, grid, block, (), (labels, seed, marks), (count,))
+    launcher.launch(fill, grid, block, (), (labels, marks, out), (count,))
     return out
 
 
