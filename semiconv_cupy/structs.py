@@ -26,6 +26,7 @@ MAX_LEVELS = MAX_RANK + 1  # of an index of a matrix product: max_levels of kern
 Axes = ctypes.c_int64 * MAX_RANK
 Strides = ctypes.c_int64 * (MAX_RANK + 2)
 TapSteps = ctypes.c_int64 * (MAX_RANK + 1)
+_OF_A_WINDOW = ("size", "stride", "dilation", "before")
 _ROLES = ("shared", "free", "produced", "contracted")  # of a product's indices
 
 
@@ -50,6 +51,19 @@ class Struct(ctypes.Structure):
         """The struct's bytes as a NumPy scalar, which a launch passes by value."""
         found: np.void = np.frombuffer(bytes(self), self.dtype())[0]
         return found
+
+
+class WindowMeans(Struct):
+    """Which windows means are of, in planes of three axes."""
+
+    file = "means.cuh"
+    _fields_ = (
+        ("planes", ctypes.c_int64),
+        ("rates", ctypes.c_int64),
+        ("kept", ctypes.c_int64),
+        *((name, ctypes.c_int64 * 3) for name in ("img", "out", *_OF_A_WINDOW)),
+        ("eps", ctypes.c_double),
+    )
 
 
 class Parameters(Struct):

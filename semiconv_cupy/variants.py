@@ -34,6 +34,8 @@ from semiconv_cupy.backends.cuda.product_by_sums import (
 from semiconv_cupy.backends.cuda.product_tile import plan_product
 from semiconv_cupy.backends.cuda.weight_tile import weight_tile_of
 from semiconv_cupy.backends.host import functions
+from semiconv_cupy.backends.means import host_sources as means_on_cpu
+from semiconv_cupy.backends.means import means_source
 from semiconv_cupy.backends.quadratic import Parametrisation, quadratic_source
 from semiconv_cupy.backends.quadratic import host_sources as quadratics_on_cpu
 from semiconv_cupy.checks import require_meaning
@@ -126,6 +128,13 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         yield sum_source(storage)
         yield exchange_source(storage)
         yield from (quadratic_source(name, storage, (5, 5)) for name in get_args(Parametrisation))
+    for storage in source.FLOATING:
+        for powers, offset, lanes in (
+            (True, "int32", 1),
+            (False, "int32", 32),
+            (True, "int64", 32),
+        ):
+            yield means_source(powers, storage, offset, lanes)
     yield from _products()
     yield from neighbourhoods.shipping_variants()
 
@@ -247,6 +256,7 @@ def ready_made_libraries(
                 yield from libraries_of(semifield, storage)
     yield from filters_on_cpu(storages)
     yield from quadratics_on_cpu(storages)
+    yield from means_on_cpu(storages)
 
 
 def filters_on_cpu(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:

@@ -21,6 +21,8 @@ from semiconv_cupy.backends import by_sums, cuda
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import cupy_device
 from semiconv_cupy.backends.gradients import GradientArrays
+from semiconv_cupy.backends.means import Means
+from semiconv_cupy.backends.means import on_gpu as means_on_gpu
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.backends.quadratic import Family, on_gpu
 from semiconv_cupy.geometry import Geometry
@@ -372,6 +374,8 @@ def gradients_of_tensors() -> Iterator[partial]:
     for covariance in ("isotropic", "spectral", "cholesky"):
         yield partial(_quadratic, covariance=covariance)
     yield _pull_back
+    for powers, size in ((True, 3), (False, 7)):
+        yield partial(_means, powers=powers, size=size)
 
 
 def _quadratic(device, covariance):
@@ -380,6 +384,15 @@ def _quadratic(device, covariance):
     log_std, pairs, krn, *grads = map(device.address, numbers)
     calls.values(log_std, pairs, krn, None)
     calls.gradients(log_std, pairs, krn, *grads, None)
+
+
+def _means(device, powers, size):
+    axes = (20, 21), (20, 21), (size, size), (1, 1), (1, 1), (size // 2, size // 2)
+    calls = means_on_gpu(Means(powers, "float32", 1e-6, 6, 3, 3, *axes), device)
+    numbers = [device.array_module.full(n, 0.3, "float32") for n in (2520, 3, 2520, 7560, 2520)]
+    img, rate, out, residual, grad_img = map(device.address, numbers)
+    calls.values(img, rate, out, residual, None)
+    calls.gradients(out, img, rate, residual, grad_img, None)
 
 
 def _pull_back(device):

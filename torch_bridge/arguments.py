@@ -22,6 +22,7 @@ _SCHEMA_TYPES = {
     str: "str",
     bool: "bool",
     int: "int",
+    float: "float",
     Axes: "int[]",
     Shape: "SymInt[]",
 }
@@ -134,6 +135,55 @@ class ParametricBackwardArguments(NamedTuple):
     def received(cls, *flat: Any) -> ParametricBackwardArguments:
         """The arguments as the dispatcher hands them over."""
         return cls._make(_nested(cls, flat))
+
+
+class MeansArguments(NamedTuple):
+    """The arguments of ``semiconv::means``."""
+
+    img: Tensor
+    rate: Tensor  # one number, or one for each channel, in the dtype of arithmetic
+    powers: bool  # whether the mean is of powers of the values, or of exponentials
+    eps: float
+    out_size: Shape
+    size: Axes
+    stride: Axes
+    dilation: Axes
+    before: Axes  # how far the first window begins before the image
+    kept: int  # residuals: 0, 2, or 3 with the derivative by the rate
+
+    @classmethod
+    def received(cls, *flat: Any) -> MeansArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(tuple(value) if isinstance(value, list) else value for value in flat)
+
+
+class MeansBackwardArguments(NamedTuple):
+    """The arguments of ``semiconv::means_backward``."""
+
+    grad_out: Tensor
+    residual: Tensor
+    img: Tensor
+    rate: Tensor
+    powers: bool
+    eps: float
+    out_size: Shape
+    size: Axes
+    stride: Axes
+    dilation: Axes
+    before: Axes
+    kept: int
+    want_img: bool
+    want_rate: bool
+
+    @classmethod
+    def received(cls, *flat: Any) -> MeansBackwardArguments:
+        """The arguments as the dispatcher hands them over."""
+        return cls._make(tuple(value) if isinstance(value, list) else value for value in flat)
+
+    @property
+    def forward(self) -> MeansArguments:
+        """Those of the forward pass."""
+        return MeansArguments._make(self[2:12])
 
 
 class ProductArguments(NamedTuple):

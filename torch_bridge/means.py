@@ -5,7 +5,7 @@ that the kernels compute: ln(sum e^(mu v)) / mu and (sum v^p)^(1/p). These lie l
 mean of n numbers, and are n^(1/p) times as large. So near mu = 0 and p = 0 they say little of the
 mean, and leave the range of numbers; `_mean_near_0` computes it there. Which formula serves depends
 on the value of mu or p. A graph that is traced does not know it, and a GPU would have to be waited
-for: there p keeps a distance from 0.
+for: there `window_means` computes the mean, by kernels that serve every value.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from semiconv_cupy.geometry import Geometry
 from torch_bridge.checks import plan, require_tensors
 from torch_bridge.convolutions import fused_conv
 from torch_bridge.ops.dispatch import PLAIN_CLASSES
-from torch_bridge.parameters import Parameter, tensor_or_number
+from torch_bridge.parameters import Parameter, checked_tensor, tensor_or_number
 from torch_bridge.parametric import conv_in_family
 from torch_bridge.pooling import PoolingWindow
 from torch_bridge.sizes import positive_number
+from torch_bridge.window_means import window_means
 
 # From here on, mu leaves the mean of numbers of about 1 exact to some 50 units in the last place.
 _SMALL_MU = 0.05
@@ -42,15 +43,17 @@ def log_sum_exp_pool(img: Tensor, window: PoolingWindow, mu: Parameter, mean: bo
     """
     batch = _batched(img, len(window.sizes))
     if flag("mean", mean):
-        out = _mean_of_exponentials(batch, window, tensor_or_number("mu", mu)).to(img.dtype)
+        out = _mean_of_exponentials(batch, window, tensor_or_number("mu", mu))
     else:
         out = _sums(batch, window, "log", mu, 0.0)
     return out if batch is img else out[0]
 
 
 def _mean_of_exponentials(batch: Tensor, window: PoolingWindow, mu: Parameter) -> Tensor:
+    if _is_hidden(mu) or (_is_hidden(batch) and _are_below(mu, _SMALL_MU, batch)):
+        return _of_windows(batch, window, "log", mu, 0.0)
     values, limit = _wide(batch), 0.0
-    if _are_below(mu, _SMALL_MU, values) and _is_readable(values):
+    if _are_below(mu, _SMALL_MU, values):
         limit = min(_SMALL_MU, 1 / max(_largest(values), 1.0))
     small = _as_tensor(mu, values) if _are_below(mu, limit, values) else None
     away = mu if small is None else _away_from_0(small, limit)
@@ -59,13 +62,13 @@ def _mean_of_exponentials(batch: Tensor, window: PoolingWindow, mu: Parameter) -
     inside = _at_least_1(counts)
     ln = inside.log() if isinstance(inside, Tensor) else math.log(inside)
     out = out - ln / _along_channels(away, out)
-    if small is None:
-        return out
-    near_0 = _mean_near_0(values, window, small)
-    chosen = _along_channels(small, near_0).abs() < limit
-    if isinstance(counts, Tensor):
-        chosen = chosen & (counts > 0)
-    return torch.where(chosen, near_0.to(out.dtype), out)
+    if small is not None:
+        near_0 = _mean_near_0(values, window, small)
+        chosen = _along_channels(small, near_0).abs() < limit
+        if isinstance(counts, Tensor):
+            chosen = chosen & (counts > 0)
+        out = torch.where(chosen, near_0.to(out.dtype), out)
+    return out.to(batch.dtype)
 
 
 def gem_pool(img: Tensor, window: PoolingWindow, p: Parameter, eps: float) -> Tensor:
@@ -75,10 +78,19 @@ def gem_pool(img: Tensor, window: PoolingWindow, p: Parameter, eps: float) -> Te
     division may lie beyond their range.
     """
     batch = _batched(img, len(window.sizes))
-    values = _wide(batch).clamp(min=positive_number("eps", eps))
-    p, least = tensor_or_number("p", p), _least_power(window, values.dtype)
+    eps, p = positive_number("eps", eps), tensor_or_number("p", p)
+    out = (
+        _of_windows(batch, window, "root", p, eps)
+        if _is_hidden(p)
+        else _mean_of_powers(_wide(batch).clamp(min=eps), window, p).to(img.dtype)
+    )
+    return out if batch is img else out[0]
+
+
+def _mean_of_powers(values: Tensor, window: PoolingWindow, p: Parameter) -> Tensor:
+    least = _least_power(window, values.dtype)
     below = _are_below(p, least, values)
-    away = p if below is False else _away_from_0(_as_tensor(p, values), least)
+    away = _away_from_0(_as_tensor(p, values), least) if below else p
     out = _sums(values, window, "root", away, 1.0)
     counts, power = _counts(out, values, window), -1 / _along_channels(away, out)
     out = _zero_without_terms(out, counts)  # roots have inf there for p < 0
@@ -88,8 +100,19 @@ def gem_pool(img: Tensor, window: PoolingWindow, p: Parameter, eps: float) -> Te
         near_0 = _zero_without_terms(_mean_near_0(values.log(), window, small).exp(), counts)
         chosen = _along_channels(small, near_0).abs() < least
         out = torch.where(chosen, near_0.to(out.dtype), out)
-    out = out.to(img.dtype)
-    return out if batch is img else out[0]
+    return out
+
+
+def _of_windows(
+    img: Tensor, window: PoolingWindow, family: str, rate: Parameter, eps: float
+) -> Tensor:
+    """The means by the kernels that serve every rate."""
+    _require_one_or_channels(img, family, rate)
+    if not isinstance(rate, Tensor):
+        rate = torch.full((), rate, dtype=torch.float64, device=img.device)
+    real = checked_tensor(family, rate, img, "channels", img.shape[1], "img")
+    windows = _geometry(img, img.new_empty((1, 1, *window.sizes)), window)
+    return window_means(img, windows, family, real, eps)
 
 
 def _least_power(window: PoolingWindow, dtype: torch.dtype) -> float:
@@ -114,7 +137,7 @@ def _mean_near_0(values: Tensor, window: PoolingWindow, rate: Tensor) -> Tensor:
 
     out = at(values, _away_from_0(rate.detach(), _TINY))
     if rate.requires_grad and torch.is_grad_enabled():
-        reach = _largest(values) if _is_readable(values) else 100.0
+        reach = _largest(values) if not _is_hidden(values) else 100.0
         slope = at(values.detach(), _away_from_0(rate, _NEAREST_SLOPE / max(reach, _TINY)))
         out = out + (slope - slope.detach())
     return out
@@ -126,23 +149,23 @@ def _away_from_0(values: Tensor, least: float) -> Tensor:
     return values + (torch.copysign(fixed.abs().clamp(min=least), fixed) - fixed)
 
 
-def _are_below(value: Parameter, limit: float, img: Tensor) -> bool | None:
-    """Whether one of the values is nearer to 0 than the limit; None where nobody knows it yet."""
+def _are_below(value: Parameter, limit: float, img: Tensor) -> bool:
+    """Whether one of the known values is nearer to 0 than the limit."""
     if not isinstance(value, Tensor):
         return abs(value) < limit
     if value.numel() not in (1, img.shape[1]) or value.layout is not torch.strided:
         return False  # an error later
-    if not _is_readable(value):
-        return None if limit else False
     return any(abs(number) < limit for number in value.detach().reshape(-1).tolist())
 
 
-def _is_readable(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor are known here, at no cost: on the CPU, outside of traces."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+def _is_hidden(value: Parameter) -> bool:
+    """Whether it is a tensor whose numbers cost a wait: on a GPU, in a trace, in a transform."""
+    if not isinstance(value, Tensor):
         return False
-    plain = type(tensor) in PLAIN_CLASSES and not is_functorch_wrapped_tensor(tensor)
-    return plain and tensor.device.type == "cpu"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+        return True
+    plain = type(value) in PLAIN_CLASSES and not is_functorch_wrapped_tensor(value)
+    return not plain or value.device.type != "cpu"
 
 
 def _largest(values: Tensor) -> float:
@@ -178,6 +201,15 @@ def _batched(img: Any, ndim: int) -> Tensor:
 
 def _sums(img: Tensor, window: PoolingWindow, name: str, value: Parameter, one: float) -> Tensor:
     """The addition of each window in the semifield; all kernel entries are its neutral element."""
+    _require_one_or_channels(img, name, value)
+    channels = img.shape[1]
+    kernels = channels if isinstance(value, Tensor) and value.numel() > 1 else 1
+    krn = img.new_full((kernels, 1, *window.sizes), one)
+    return conv_in_family(img, krn, name, _geometry(img, krn, window), value)
+
+
+def _require_one_or_channels(img: Tensor, name: str, value: Parameter) -> None:
+    """ValueError for a tensor that has neither one number nor one for each channel."""
     channels = img.shape[1]
     if isinstance(value, Tensor) and tuple(value.shape) not in ((), (1,), (channels,)):
         raise ValueError(
@@ -185,9 +217,6 @@ def _sums(img: Tensor, window: PoolingWindow, name: str, value: Parameter, one: 
             f"{channels} channels of an image of shape {tuple(img.shape)}, got shape "
             f"{tuple(value.shape)}"
         )
-    kernels = channels if isinstance(value, Tensor) and value.numel() > 1 else 1
-    krn = img.new_full((kernels, 1, *window.sizes), one)
-    return conv_in_family(img, krn, name, _geometry(img, krn, window), value)
 
 
 def _geometry(img: Tensor, krn: Tensor, window: PoolingWindow) -> Geometry:

@@ -38,7 +38,15 @@ def resolved(
             return torch.full((), checked_parameter(name, value), dtype=real, device=first.device)
         made: Semifield = getattr(SubtractSemifield, family)(tensor_or_number(name, value))
         return made
-    return _checked(name, value, first, of, count, name_of_first).to(real)
+    return checked_tensor(family, value, first, of, count, name_of_first)
+
+
+def checked_tensor(
+    family: str, value: Tensor, first: Tensor, of: str, count: int, name_of_first: str
+) -> Tensor:
+    """`resolved` of a tensor."""
+    real = torch.float64 if first.dtype is torch.float64 else torch.float32
+    return _checked(NAMES[family], value, first, of, count, name_of_first).to(real)
 
 
 def tensor_or_number(name: str, value: Parameter) -> Parameter:

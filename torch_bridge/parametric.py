@@ -7,7 +7,7 @@ hold their own parameters; `ops.parametric` has the operators. Called by `functi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from semiconv_cupy.geometry import Geometry
 from torch_bridge import ops
 from torch_bridge.arguments import GeometryArguments
 from torch_bridge.autograd import (
+    Named,
     in_forward_mode,
     is_recorded,
     no_forward_mode,
@@ -32,6 +33,22 @@ from torch_bridge.parameters import Parameter, resolved, resolved_own
 from torch_bridge.products import fused_matmul
 
 Wants = tuple[bool, bool, bool]  # gradients of img, krn and parameter
+
+
+class ParametricOperation(Named, Protocol):
+    """What computes an output and a residual from an image, a kernel and a parameter.
+
+    `learns`: whether the forward pass keeps what the derivative by the parameter needs.
+    """
+
+    learns: bool
+
+    def forward(
+        self, img: Tensor, krn: Tensor, parameter: Tensor, with_residual: bool
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def gradients(self, grad_out: Tensor, saved: Any, wants: Wants) -> tuple[Tensor, ...]:
+        """Those that are wanted of (img, krn, parameter); empty tensors for the others."""
 
 
 def conv_in_family(
@@ -117,7 +134,9 @@ def _of_no_terms(a: Tensor, b: Tensor, own_zero: float | bool, parameter: Tensor
     return (zero + nothing).expand(a.shape[0], a.shape[1], b.shape[-1]).contiguous()
 
 
-def parametric_conv(img: Tensor, krn: Tensor, operation: _Operation, parameter: Tensor) -> Tensor:
+def parametric_conv(
+    img: Tensor, krn: Tensor, operation: ParametricOperation, parameter: Tensor
+) -> Tensor:
     """The convolution of checked tensors, which are image, kernel and parameters.
 
     These are in the dtype of arithmetic: one number, or one for each kernel; of a semifield of the
@@ -139,10 +158,7 @@ def _is_learned(parameter: Tensor) -> bool:
 
 
 class _Operation:
-    """What is computed; no tuple, as the operations of `autograd` are none.
-
-    `learns`: whether the forward pass keeps what the derivative by the parameter needs.
-    """
+    """A `ParametricOperation` of a semifield; no tuple, as `autograd`'s operations are none."""
 
     learns = False
 
@@ -185,7 +201,7 @@ class _Traced(torch.autograd.Function):
     @staticmethod
     @with_signature
     def forward(
-        img: Tensor, krn: Tensor, parameter: Tensor, operation: _Operation
+        img: Tensor, krn: Tensor, parameter: Tensor, operation: ParametricOperation
     ) -> tuple[Tensor, Tensor]:
         return operation.forward(img, krn, parameter, True)
 
@@ -223,7 +239,7 @@ class _Transformed(_Traced):
 class _Request:
     """Which gradients are computed; no tuple, as an `_Operation` is none."""
 
-    def __init__(self, operation: _Operation, wants: Wants) -> None:
+    def __init__(self, operation: ParametricOperation, wants: Wants) -> None:
         self.operation, self.wants = operation, wants
 
 

@@ -184,9 +184,9 @@ class LogSumExpPool2d(_LogSumExpPool):
     -----
     Windows that lie outside of the image give -inf for mu > 0 and +inf for mu < 0. A learned mu
     does not pass through 0, where the sum diverges; at 0 results are not finite. With ``mean=True``
-    results have an absolute error of ln(n) / mu times the dtype's epsilon. On the CPU, outside of
-    compiled programs and torch.func, a mu below 0.05 and below 1 / max(abs(img)) has no such error:
-    results tend to the mean, which a learned mu of exactly 0 gives.
+    a learned mu may: at 0 the result is the mean. Results are exact to a few units in the last
+    place of the largest value, on the CPU to ln(n) / mu of these units for a mu above 0.05, or
+    above 1 / max(abs(img)) if that is less.
 
     References
     ----------
@@ -342,11 +342,10 @@ class GeMPool2d(_GeMPool):
     Notes
     -----
     Windows that lie outside of the image give 0. Halves are computed in float32. As p -> 0 the
-    result tends to the geometric mean, which a learned p of exactly 0 gives. On the CPU, and
-    everywhere for a p that is a number, this holds for every p, to some 50 units in the last place.
-    A tensor on a GPU, in a compiled program or under torch.func counts as c ln(n), with its sign,
-    where it is nearer to 0 than that: c is 1/64.7 in float32 and 1/686 in float64; its derivative
-    goes on. Means beyond 1e-10 to 1e10 also need n^(1/p) times them to be in the dtype's range.
+    result tends to the geometric mean, which a learned p of exactly 0 gives. This holds for every
+    p, to some 50 units in the last place; of a tensor on a GPU, in a compiled program or under
+    torch.func to some 20. Otherwise means beyond 1e-10 to 1e10 also need n^(1/p) times them to be
+    in the dtype's range.
 
     References
     ----------

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+from functools import partial
 
 import mpmath
 import pytest
@@ -233,28 +234,112 @@ def test_means_at_0_and_channels_of_several_powers():
     torch.testing.assert_close(mean.double(), windows.nanmean(-1))
 
 
+def pooled(family, img, rate, windows=9):
+    """The mean of the windows of signals, by the function of that family."""
+    if family == "root":
+        return functional.gem_pool1d(img, windows, p=rate)
+    return functional.log_sum_exp_pool1d(img, windows, mu=rate, mean=True)
+
+
+def require_exact_mean(family, img, rate, found, gradients=None):
+    """A window's mean, and its gradients by image and rate, beside exact ones."""
+    logs = img.detach().double().flatten()
+    logs = logs.log() if family == "root" else logs
+    mean, slope, weights = exact_mean(logs.tolist(), rate)
+    value = float(mpmath.exp(mean) if family == "root" else mean)
+    eps = torch.finfo(img.dtype).eps
+    assert found.item() == pytest.approx(value, rel=20 * eps)
+    if gradients is None:
+        return
+    scale = value if family == "root" else 1.0
+    expected = scale * torch.tensor(list(map(float, weights)), dtype=torch.float64)
+    expected = expected / logs.exp() if family == "root" else expected
+    by_img, by_rate = gradients
+    near = 20 * eps * expected.abs().max().item()
+    torch.testing.assert_close(by_img.double().flatten(), expected, rtol=20 * eps, atol=near)
+    assert by_rate.item() == pytest.approx(scale * float(slope), rel=20 * eps)
+
+
+RATES = (0.0, 1e-6, -1e-6, 0.02, -0.02, 0.1, 3.0, -40.0)
+
+
 @pytest.mark.parametrize("transform", ["compile", "vmap", "grad"])
-def test_powers_that_nobody_reads_keep_away_from_0(transform):
-    """There |p| below ln(9) / 64.7 counts as that, 0.034; its derivative goes on."""
-
-    def pool(p):
-        return functional.gem_pool1d(img, 9, p=p).sum()
-
+@pytest.mark.parametrize("family", ["root", "log"])
+def test_means_of_rates_that_nobody_reads(family, transform):
+    """Each value, near 0 too, gives its own mean: in traces, under transforms, as on a GPU."""
+    torch.manual_seed(0)
     img = torch.rand(1, 1, 9) + 0.1
-    for p in (1e-9, -0.02, 0.0):
-        power = torch.tensor(p, requires_grad=transform == "compile")
-        mean, slope, _ = exact_mean(img.flatten().log().tolist(), math.copysign(0.034, p))
-        value = mpmath.exp(mean)
+    run = torch.compile(lambda rate: pooled(family, img, rate), backend="aot_eager", fullgraph=True)
+    for number in RATES:
+        rate = torch.tensor(number)
+        exact = rate.item()
         if transform == "compile":
-            found = torch.compile(pool, fullgraph=True, backend="aot_eager")(power)
-            (gradient,) = torch.autograd.grad(found, power)
+            require_exact_mean(family, img, exact, run(rate))
         elif transform == "vmap":
-            found, gradient = torch.vmap(pool)(power[None])[0], None
+            require_exact_mean(
+                family, img, exact, torch.vmap(partial(pooled, family, img))(rate[None])
+            )
         else:
-            gradient, found = torch.func.grad_and_value(pool)(power)
-        assert found.item() == pytest.approx(float(value), rel=1e-4)
-        if gradient is not None:
-            assert gradient.item() == pytest.approx(float(value * slope), rel=1e-2)
+            gradients, found = torch.func.grad_and_value(
+                lambda img, rate: pooled(family, img, rate).sum(), (0, 1)
+            )(img, rate)
+            require_exact_mean(family, img, exact, found, gradients)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("family", ["root", "log"])
+def test_means_near_0_on_a_gpu(family, dtype):
+    """A tensor there is read by the kernels alone; a number, too, gives the mean near 0."""
+    torch.manual_seed(0)
+    img = (torch.rand(1, 1, 49, device="cuda") + 0.1).to(dtype).requires_grad_()
+    real = torch.float64 if dtype is torch.float64 else torch.float32
+    for taps in (9, 49):
+        for number in RATES:
+            part = img[..., :taps]
+            rate = torch.tensor(number, device="cuda", dtype=real, requires_grad=True)
+            found = pooled(family, part, rate, taps)
+            by_img, by_rate = torch.autograd.grad(found.sum(), (part, rate))
+            gradients = by_img.cpu(), by_rate.to(dtype).cpu()
+            require_exact_mean(family, part.cpu(), rate.item(), found.cpu(), gradients)
+            if family == "log" and 0 < abs(number) < 0.05:
+                require_exact_mean(
+                    family, part.cpu(), number, pooled(family, part, number, taps).cpu()
+                )
+
+
+def test_a_compiled_mean_learns_its_rates():
+    """One a channel, of dynamic sizes, as the eager function does."""
+    torch.manual_seed(0)
+    run = torch.compile(
+        lambda img, p: functional.gem_pool2d(img, 3, 2, 1, p=p, ceil_mode=True),
+        fullgraph=True, dynamic=True, backend="aot_eager",
+    )  # fmt: skip
+    for size in (7, 8):
+        img = (torch.rand(2, 3, size, 6) + 0.1).requires_grad_()
+        power = torch.tensor([3.0, 0.5, -2.0], requires_grad=True)
+        eager = functional.gem_pool2d(img, 3, 2, 1, p=power, ceil_mode=True)
+        found = run(img, power)
+        torch.testing.assert_close(found, eager)
+        grad = torch.rand_like(eager)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, (img, power), grad),
+            torch.autograd.grad(eager, (img, power), grad),
+        )
+    each = torch.vmap(lambda p: functional.gem_pool2d(img, 3, 2, 1, p=p, ceil_mode=True))
+    torch.testing.assert_close(each(power.detach()[None])[0], eager)
+    by_p = torch.vmap(
+        torch.func.grad(
+            lambda p, img: functional.gem_pool2d(img[None], 3, 2, 1, p=p, ceil_mode=True).sum()
+        ),
+        (None, 0),
+    )(power.detach(), img.detach())
+    alone = [functional.gem_pool2d(one[None], 3, 2, 1, p=power, ceil_mode=True) for one in img]
+    expected = torch.stack([torch.autograd.grad(one.sum(), power)[0] for one in alone])
+    torch.testing.assert_close(by_p, expected)
+    with pytest.raises(RuntimeError, match="through a fused mean of windows"):
+        torch.func.hessian(lambda p: functional.gem_pool1d(img[0, 0, :1], 3, p=p).sum())(power[0])
 
 
 @pytest.mark.parametrize("cls", [semiconv.LogSumExpPool2d, semiconv.GeMPool2d])

@@ -115,7 +115,7 @@ def _backward(*flat: Any) -> Gradients:
     if semifield_of(given.semifield).own:
         return grad_img, grad_krn, _by_own(given, real)
     _require_slopes(slopes=given.slopes)
-    found = _by_slopes(grad_out.to(real), residual, parameter, krn.shape[0])
+    found = by_slopes(grad_out.to(real), residual, parameter, krn.shape[0])
     return grad_img, grad_krn, found
 
 
@@ -155,7 +155,7 @@ def _require_slopes(*, slopes: bool) -> None:
         raise ValueError("want_parameter needs slopes, the forward pass's with slopes=True")
 
 
-def _by_slopes(grad_out: Tensor, residual: Tensor, parameter: Tensor, kernels: int) -> Tensor:
+def by_slopes(grad_out: Tensor, residual: Tensor, parameter: Tensor, kernels: int) -> Tensor:
     """The parameter's gradient: the sum over outputs of grad_out times the output's derivative.
 
     The derivatives are the residual's last plane. Output channel o has kernel o % `kernels`.
@@ -267,7 +267,7 @@ def _vmap_backward(
         grad_krn = grad_krn.unflatten(0, (count, -1, kernels)).sum(1)
     if given.want_parameter:
         _require_slopes(slopes=given.slopes)
-        found = _by_slopes(grad_out.to(of_groups.dtype), residual, of_groups, krn.shape[0])
+        found = by_slopes(grad_out.to(of_groups.dtype), residual, of_groups, krn.shape[0])
         each = found.unflatten(0, (count, -1, kernels)).sum(1)
         axis = in_dims[3]
         shape = [n for at, n in enumerate(given.parameter.shape) if at != axis]

@@ -1,0 +1,90 @@
+// Means of windows and their gradients by the image: SEMICONV_LANES threads an output, 1 or a warp; a thread a value.
+//
+// Needs SEMICONV_STORAGE, SEMICONV_POWERS or not, SEMICONV_OFFSET (int32 or int64, the type of positions),
+// SEMICONV_LANES, SEMICONV_KERNEL, SEMICONV_KERNEL_GRADIENT.
+#include "../means.cuh"
+
+namespace semiconv {
+
+struct Alone {
+  static SEMICONV_FN int lane() { return 0; }
+  static constexpr SEMICONV_FN int lanes() { return 1; }
+  static SEMICONV_FN void join(Extent&) {}
+  static SEMICONV_FN void join(Sum& sum) { sum.fold(); }
+};
+
+struct Warp {
+  static constexpr unsigned int all = 0xffffffffu;
+  static SEMICONV_FN int lane() { return (int)(threadIdx.x % 32); }
+  static constexpr SEMICONV_FN int lanes() { return 32; }
+  static SEMICONV_FN void join(Extent& extent) {
+    for (int half = 16; half > 0; half /= 2) {
+      Extent other;
+      other.lowest = __shfl_xor_sync(all, extent.lowest, half);
+      other.highest = __shfl_xor_sync(all, extent.highest, half);
+      other.nans = __shfl_xor_sync(all, extent.nans, half);
+      extent.join(other);
+    }
+  }
+  static SEMICONV_FN void join(Sum& sum) {
+    sum.fold();
+    for (int half = 16; half > 0; half /= 2) {
+      BlockedSum<Real> other;
+      other.total = __shfl_xor_sync(all, sum.total, half);
+      other.correction = __shfl_xor_sync(all, sum.correction, half);
+      sum.join(other);
+    }
+    // The order of a join matters for the last bits: all lanes take the first one's.
+    sum.total = __shfl_sync(all, sum.total, 0);
+    sum.correction = __shfl_sync(all, sum.correction, 0);
+  }
+};
+
+template <int LANES> struct TeamOf { using type = Warp; };
+template <> struct TeamOf<1> { using type = Alone; };
+
+// Index n of C-contiguous planes of these sizes: the plane, and the position in it.
+struct Place {
+  Offset plane, at[3];
+  SEMICONV_FN Place(Offset n, const int64* sizes) {
+    for (int a = 2; a >= 0; --a) {
+      const Offset size = (Offset)sizes[a], rest = n / size;
+      at[a] = n - rest * size;
+      n = rest;
+    }
+    plane = n;
+  }
+};
+
+}  // namespace semiconv
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+SEMICONV_KERNEL(const semiconv::Storage* __restrict__ img, const semiconv::Real* __restrict__ rate,
+                semiconv::Storage* __restrict__ out, semiconv::Real* __restrict__ residual,
+                const semiconv::WindowMeans w) {
+  using namespace semiconv;
+  using Team = TeamOf<SEMICONV_LANES>::type;
+  const int64 pixels = w.img[0] * w.img[1] * w.img[2], outputs = w.planes * w.out[0] * w.out[1] * w.out[2];
+  const int64 step = (int64)gridDim.x * blockDim.x / Team::lanes();
+  for (int64 n = ((int64)blockIdx.x * blockDim.x + threadIdx.x) / Team::lanes(); n < outputs; n += step) {
+    const Place place((Offset)n, w.out);
+    const Window window(w, img + (int64)place.plane * pixels, place.at);
+    const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
+    mean_of_window(w, window, own, Team(), out + n, residual ? residual + n : residual, outputs);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+SEMICONV_KERNEL_GRADIENT(const semiconv::Storage* __restrict__ grad_out, const semiconv::Storage* __restrict__ img,
+                         const semiconv::Real* __restrict__ rate, const semiconv::Real* __restrict__ residual,
+                         semiconv::Storage* __restrict__ grad_img, const semiconv::WindowMeans w) {
+  using namespace semiconv;
+  const int64 in_plane = w.out[0] * w.out[1] * w.out[2], values = w.planes * w.img[0] * w.img[1] * w.img[2];
+  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < values; n += (int64)gridDim.x * blockDim.x) {
+    const Place place((Offset)n, w.img);
+    const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
+    const int64 before = place.plane * in_plane;
+    grad_img[n] = store(gradient_of_value(w, load(img[n]), own, place.at, grad_out + before, residual + before,
+                                          w.planes * in_plane));
+  }
+}

@@ -1,0 +1,55 @@
+// Exports semiconv_means and semiconv_means_gradient: means of windows at every rate and their gradients by the image;
+// called by semiconv_cupy/backends/means.py.
+//
+// Needs SEMICONV_STORAGE, and SEMICONV_POWERS or not.
+#include "means.cuh"
+#include "exports.hpp"
+
+namespace {
+
+using namespace semiconv;
+
+struct Alone {
+  static int lane() { return 0; }
+  static int lanes() { return 1; }
+  static void join(Extent&) {}
+  static void join(Sum& sum) { sum.fold(); }
+};
+
+// act(n, plane, position) for all positions of all planes of these sizes, n counting them.
+template <class Act> void for_all(const WindowMeans& w, const int64* sizes, int threads, const Act& act) {
+  const int64 rows = w.planes * sizes[0];  // of two axes each
+  in_parallel(rows, threads, [&](Items& items) {
+    for (int64 row; items.take(row);) {
+      int64 n = row * sizes[1] * sizes[2];
+      for (int64 j = 0; j < sizes[1]; ++j)
+        for (int64 k = 0; k < sizes[2]; ++k, ++n) {
+          const int64 at[3] = {row % sizes[0], j, k};
+          act(n, row / sizes[0], at);
+        }
+    }
+  });
+}
+
+}  // namespace
+
+SEMICONV_EXPORT void semiconv_means(const Storage* img, const Real* rate, Storage* out, Real* residual,
+                                    const WindowMeans* w, int threads) {
+  const int64 pixels = w->img[0] * w->img[1] * w->img[2];
+  const int64 outputs = w->planes * w->out[0] * w->out[1] * w->out[2];
+  for_all(*w, w->out, threads, [&](int64 n, int64 plane, const int64* at) {
+    const Window window(*w, img + plane * pixels, at);
+    mean_of_window(*w, window, rate[plane % w->rates], Alone(), out + n, residual ? residual + n : residual, outputs);
+  });
+}
+
+SEMICONV_EXPORT void semiconv_means_gradient(const Storage* grad_out, const Storage* img, const Real* rate,
+                                             const Real* residual, Storage* grad_img, const WindowMeans* w,
+                                             int threads) {
+  const int64 in_plane = w->out[0] * w->out[1] * w->out[2];
+  for_all(*w, w->img, threads, [&](int64 n, int64 plane, const int64* at) {
+    const int64 before = plane * in_plane;
+    grad_img[n] = store(gradient_of_value(*w, load(img[n]), rate[plane % w->rates], at, grad_out + before,
+                                          residual + before, w->planes * in_plane));
+  });
+}

@@ -1,0 +1,174 @@
+"""Means of windows at every rate, 0 included, by compiled functions; and gradients by the image.
+
+ln(mean e^(rate v)) / rate of each window, or the mean of powers, (mean max(v, eps)^rate)^(1/rate).
+The functions read the rate's memory, so nobody waits for it. ``kernels_cu/means.cuh`` says how they
+compute. Called by ``torch_bridge/ops/means.py`` with addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from semiconv_cupy import source, structs
+from semiconv_cupy.backends.cuda.convolution import blocks_for
+from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS
+from semiconv_cupy.backends.device import Device, prepared
+from semiconv_cupy.backends.host import functions as host
+
+_POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
+# The taps up to which a thread computes a window by itself; of more, a warp does.
+_TAPS_OF_A_THREAD = 32
+# Terms of all windows from which on a second thread saves more than it costs.
+_LEAST_FOR_THREADS = 1 << 12
+
+
+class Means(NamedTuple):
+    """The windows of one call.
+
+    Attributes
+    ----------
+    powers : bool
+        Whether the mean is of powers.
+    storage : str
+        The dtype of image and result; the rates and residuals have that of its arithmetic.
+    eps : float
+        Of powers: smaller values count as this.
+    planes : int
+        Images times channels; plane p has the rate p % rates.
+    rates : int
+    kept : int
+        Residuals: 0, 2, or 3 with the derivative by the rate.
+    img, out, size, stride, dilation, before : tuple of int
+        Of at most three axes: of a plane of the image and of results, of the windows, and how far
+        the first one begins before the image.
+    """
+
+    powers: bool
+    storage: str
+    eps: float
+    planes: int
+    rates: int
+    kept: int
+    img: tuple[int, ...]
+    out: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]
+
+    def struct(self) -> structs.WindowMeans:
+        """What the functions receive."""
+        lacking = 3 - len(self.img)
+        ones, of_axes = (1,) * lacking, ctypes.c_int64 * 3
+        axes = [
+            of_axes(*ones, *of)
+            for of in (self.img, self.out, self.size, self.stride, self.dilation)
+        ]
+        before = of_axes(*(0,) * lacking, *self.before)
+        return structs.WindowMeans(self.planes, self.rates, self.kept, *axes, before, self.eps)
+
+    @property
+    def outputs(self) -> int:
+        """How many results there are."""
+        return self.planes * math.prod(self.out)
+
+    @property
+    def values(self) -> int:
+        """How many values the image has."""
+        return self.planes * math.prod(self.img)
+
+
+class Calls(NamedTuple):
+    """What computes the means, all arrays as addresses of C-contiguous memory.
+
+    Attributes
+    ----------
+    values : callable
+        (img, rate, out, residual or 0, threads or stream).
+    gradients : callable
+        (grad_out, img, rate, residual, grad_img, threads or stream).
+    """
+
+    values: Callable[[int, int, int, int, Any], None]
+    gradients: Callable[[int, int, int, int, int, Any], None]
+
+
+def on_host(means: Means) -> Calls:
+    """The calls on the CPU, whose last argument is the most threads that they may have."""
+    functions = {
+        "semiconv_means": (*(_POINTER,) * 5, _FLAG),
+        "semiconv_means_gradient": (*(_POINTER,) * 6, _FLAG),
+    }
+    library = host.open_library(*host_source(means.powers, means.storage), functions)
+    at = ctypes.byref(means.struct())  # which keeps it alive
+    alone = means.outputs * math.prod(means.size) < _LEAST_FOR_THREADS
+    run, run_back = library.semiconv_means, library.semiconv_means_gradient
+
+    def values(img: int, rate: int, out: int, residual: int, threads: int) -> None:
+        run(img, rate, out, residual, at, 1 if alone else threads)
+
+    def gradients(
+        grad_out: int, img: int, rate: int, residual: int, grad_img: int, threads: int
+    ) -> None:
+        run_back(grad_out, img, rate, residual, grad_img, at, 1 if alone else threads)
+
+    return Calls(values, gradients)
+
+
+def host_source(powers: bool, storage: str) -> tuple[str, str]:
+    """The text of the CPU's library and its name in messages, as `libraries.build` takes them."""
+    text = source.assemble("host/means.cpp", _macros(powers, storage))
+    return text, f"means of {'powers' if powers else 'exponentials'} on {storage}"
+
+
+def host_sources(storages: Sequence[str] | None = None) -> Iterator[source.HostSource]:
+    """The sources of the CPU's libraries for the given dtypes, or for all."""
+    exports = (*source.COMMON_EXPORTS, "semiconv_means", "semiconv_means_gradient")
+    for storage in source.FLOATING:
+        if storages is None or storage in storages:
+            for powers in (False, True):
+                yield source.HostSource(*host_source(powers, storage), exports)
+
+
+def on_gpu(means: Means, device: Device) -> Calls:
+    """The calls on a GPU, whose last argument is the stream."""
+    lanes = 1 if math.prod(means.size) <= _TAPS_OF_A_THREAD else 32
+    offset = "int32" if max(means.values, means.outputs) < 2**31 else "int64"
+    constants = means_source, means.powers, means.storage, offset, lanes
+    kernel = compiled(device, *constants)
+    gradient = compiled(device, *constants, suffix="_gradient")
+    windows = (means.struct().scalar(),)
+    grid, back = (blocks_for(lanes * means.outputs),), (blocks_for(means.values),)
+    run = prepared(kernel, grid, (BLOCK_THREADS,), (), 4, windows)
+    run_back = prepared(gradient, back, (BLOCK_THREADS,), (), 5, windows)
+
+    def values(img: int, rate: int, out: int, residual: int, stream: Any) -> None:
+        run((img, rate, out, residual), stream)
+
+    def gradients(
+        grad_out: int, img: int, rate: int, residual: int, grad_img: int, stream: Any
+    ) -> None:
+        run_back((grad_out, img, rate, residual, grad_img), stream)
+
+    return Calls(values, gradients)
+
+
+def means_source(powers: bool, storage: str, offset: str, lanes: int) -> source.KernelSource:
+    """The kernel of the values; that of the gradients is named as it is, and ``_gradient``."""
+    kind = "powers" if powers else "exponentials"
+    name = f"semiconv_means_of_{kind}_{storage}_{offset}_{lanes}"
+    macros = _macros(powers, storage) | {
+        "SEMICONV_OFFSET": offset,
+        "SEMICONV_LANES": str(lanes),
+        "SEMICONV_KERNEL": name,
+        "SEMICONV_KERNEL_GRADIENT": f"{name}_gradient",
+    }
+    return source.KernelSource(name, source.assemble("cuda/means.cu", macros), OPTIONS)
+
+
+def _macros(powers: bool, storage: str) -> dict[str, str]:
+    return source.storage_macros(storage) | ({"SEMICONV_POWERS": ""} if powers else {})
