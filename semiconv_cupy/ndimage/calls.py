@@ -15,9 +15,10 @@ import numpy as np
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
 from semiconv_cupy.ndimage.arguments import Array, is_readable
+from semiconv_cupy.ndimage.window import Window
 
 _calls: dict[tuple[Any, ...], Any] = {}
-_MOST_CALLS, _MOST_TAPS = 1024, 4096
+_MOST_CALLS, _MOST_TAPS, _LONGEST_WINDOW = 1024, 4096, 4096
 _PLAIN = frozenset((int, float, str, bool, type(None)))  # types of which a text says all
 
 
@@ -67,9 +68,9 @@ def kept(key: tuple[Any, ...] | None) -> Any:
     return None if key is None else _calls.get(key)
 
 
-def keep(key: tuple[Any, ...] | None, call: Any) -> None:
-    """Keep a call, unless it has no key."""
-    if key is not None:
+def keep(key: tuple[Any, ...] | None, call: Any, window: Window) -> None:
+    """Keep a call, unless it has no key or a long window, whose tables take much memory."""
+    if key is not None and sum(window.shape) <= _LONGEST_WINDOW:
         if len(_calls) >= _MOST_CALLS:
             _calls.clear()
         _calls[key] = call

@@ -149,7 +149,7 @@ def correlate1d(
     if call is None:
         window, taps = _along(weights, axis, mode, cval, origin, image.ndim)
         call = neighbourhood.correlate_call(place, image, window, taps, _native(target))
-        calls.keep(key, call)
+        calls.keep(key, call, window)
     return _write(place, image, call, target, output)
 
 
@@ -375,7 +375,7 @@ def _correlate(
         known = weights if stays else as_numpy(weights, np.float64, "weights")
         window, taps = weighted_window(known, mode, cval, origin, axes, image.ndim, convolution)
         call = neighbourhood.correlate_call(place, image, window, taps, _native(target))
-        calls.keep(key, call)
+        calls.keep(key, call, window)
     unread = _in_order_of_taps(place, weights, convolution) if stays else None
     return _write(place, image, call, target, output, unread)
 

@@ -24,8 +24,6 @@ from semiconv_cupy.ndimage.arguments import (
 from semiconv_cupy.ndimage.neighbourhood import Call
 from semiconv_cupy.ndimage.window import Window, WindowArguments
 
-_LONGEST_WINDOW = 4096  # of the calls that are kept, with tables of what lies beyond the borders
-
 
 def extremum(
     place: Place,
@@ -56,14 +54,13 @@ def extremum(
             arguments = arguments.reflected(input.ndim)
         window = arguments.resolve(input.ndim, input.dtype, minimum)
         call = neighbourhood.extremum_call(place, image, window, minimum)
-        if sum(window.shape) <= _LONGEST_WINDOW:
-            calls.keep(key, call)
+        calls.keep(key, call, window)
     if structure is not None:
         _warn_of_lost_fractions(structure, image.dtype)
-    return _delivered(place, call, image, output, input)
+    return delivered(place, call, image, output, input)
 
 
-def _delivered(place: Place, call: Call, image: Array, output: Any, input: Array) -> Array:
+def delivered(place: Place, call: Call, image: Array, output: Any, input: Array) -> Array:
     """The result of a call, written at once to an `output` in which it can be."""
     if output is None:
         return call(image)
@@ -79,7 +76,7 @@ def extremum_in_box(
 ) -> Array:
     """The same over a box that is placed already; `dtype` is the checked one of the output."""
     image = _in_dtype_of_output(place, input, output, dtype)
-    return _delivered(
+    return delivered(
         place, neighbourhood.box_call(place, image, box, minimum), image, output, input
     )
 

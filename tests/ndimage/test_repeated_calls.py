@@ -35,6 +35,22 @@ def test_arrays_that_change_between_calls(name):
         footprint[RNG.integers(3), RNG.integers(4)] = False
 
 
+@pytest.mark.parametrize("name", ["binary_erosion", "binary_dilation"])
+def test_structures_and_borders_that_change_between_calls(name):
+    image, structure = IMAGE > 40, np.ones((3, 3), bool)
+    for output in (np.empty(image.shape, bool), np.empty(image.shape, np.int16)):
+        for given in (structure, structure.tolist(), None):
+            for border in (0, 1, True, 0):
+                for origin in (0, (1, -1)):
+                    arguments = {"structure": given, "border_value": border, "origin": origin}
+                    agree(name, image, **arguments)
+                    getattr(ndimage, name)(image, output=output, **arguments)
+                    expected = getattr(scipy.ndimage, name)(image, **arguments)
+                    np.testing.assert_array_equal(output, expected)
+        structure[0, 1] = structure[2, 2] = False
+        image[...] = RNG.random(image.shape) < 0.6
+
+
 @pytest.mark.parametrize("name", ["grey_erosion", "grey_dilation"])
 def test_a_footprint_that_changes_after_the_call(name):
     """Array loops, which serve so many axes, compute from the array that they were given."""
