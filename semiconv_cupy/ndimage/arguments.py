@@ -21,7 +21,6 @@ from semiconv_cupy.backends.place import (
     Place,
     gpu_place,
     is_foreign,
-    place_of,
     require_unmasked,
     to_numpy,
 )
@@ -254,7 +253,7 @@ def is_output_array(place: Place, output: Any) -> bool:
             "output.data, or None"
         )
     if place.on_gpu:
-        place_of(output=output).require_current("output")
+        (gpu_place(output) or place).require_current("output")
     return True
 
 

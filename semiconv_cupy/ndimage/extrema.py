@@ -16,7 +16,6 @@ from semiconv_cupy.ndimage import calls, neighbourhood
 from semiconv_cupy.ndimage.arguments import (
     Array,
     deliver,
-    is_output_array,
     output_dtype,
     readable,
     writable_beside,
@@ -65,7 +64,7 @@ def delivered(place: Place, call: Call, image: Array, output: Any, input: Array)
     if output is None:
         return call(image)
     target = None
-    if is_output_array(place, output) and output.dtype == image.dtype:
+    if isinstance(output, place.array_module.ndarray) and output.dtype == image.dtype:
         target = output if writable_beside(place, output, image) else None
     result = call(image, target)
     return result if result is target else deliver(place, result, output, input)
