@@ -13,7 +13,7 @@
 // The candidates of neighbouring nodes have one in common, more where sums are nearly equal. So a level of n
 // candidates and k nodes takes (n + k) / 8 steps at most, and a quarter of that where winners are evenly spread.
 //
-// Before that the warp drops candidates that win nowhere, which are most of them where neighbours differ much.
+// Before that the line's threads drop candidates that win nowhere, which are most of them where neighbours differ much.
 //
 // Needs what parabolas.cu does.
 #pragma once
@@ -185,98 +185,125 @@ template <bool THINNED> struct Line {
 };
 
 #if SEMICONV_SQUARES
-// Lines are thinned by one warp, and where that drops a quarter of the candidates or more.
+// Lines are thinned where that drops a quarter of the candidates or more.
 constexpr int least_thinned = 32, most_rounds = 3;
 // Squares have 32 bits, so that two sums are off by less than this part of the weight, besides the slack.
 constexpr double thinning_margin = 1.52587890625e-5, most_thinned = 1e300;
 
-// Drops candidates that win nowhere: those that two others surpass everywhere. Let l and r be how far these lie on the
-// left and on the right of a candidate y. At any x the mean of their sums, with the weights r and l, is
-//
-//     (r v[left] + l v[right]) / (l + r) + w l r + w (x - y)^2
-//
-// so that v[y] alone tells. `margin` is greater than the rounding of this and of all sums. The candidates lie
-// together, and so do those that stay; returns how many. A round writes no farther than where its lanes have read, so
-// that one barrier between the two is enough: shuffles and votes wait for each other's lanes, but order no memory.
-SEMICONV_FN int thinned_once(double* value, uint16* place, int count, double weight, double margin, int lane) {
-  const double none = Extreme<double>::highest();
-  const int before = (lane + warp - 1) % warp;
-  double last = none;
-  int last_place = -1, stay = 0;
-  for (int begin = 0; begin < count; begin += warp) {
-    const int k = begin + lane;
-    const bool inside = k < count, ends = k + 1 >= count;
-    const double v = inside ? value[k] : none, right = ends ? none : value[k + 1];
-    const int y = inside ? place[k] : 0, right_place = ends ? y + 1 : place[k + 1];
-    double left = __shfl_sync(all_lanes, v, before);
-    int left_place = __shfl_sync(all_lanes, y, before);
-    if (lane == 0) {
-      const double own = left;
-      const int own_place = left_place;
-      left = last;
-      left_place = last_place;
-      last = own;
-      last_place = own_place;
+// Drops candidates of a line, by all its threads. Those that stay move together: all read theirs before one writes, for
+// which one barrier is enough, since nobody writes farther than where all have read. (Shuffles and votes wait for each
+// other's lanes, but order no memory.) `counts`: memory of two numbers for each warp, where several have a line.
+struct Thinning {
+  double* value;
+  double weight, margin;  // greater than the rounding of what is compared, and of all sums
+  int member;
+  int* counts;
+
+  SEMICONV_FN int lane() const { return member % warp; }
+  SEMICONV_FN int own_warp() const { return member / warp; }
+  SEMICONV_FN uint32 lanes_before() const { return (1u << lane()) - 1; }
+
+  // All threads meet: how many all warps have, of which each says its own, and how many those before this one. The next
+  // time it is another `turn`, or a barrier is between.
+  SEMICONV_FN int counted(int own, int turn, int& before) const {
+    before = 0;
+    if constexpr (team == 1) {
+      wait_for_line();
+      return own;
+    } else {
+      int* const of_turn = counts + turn * team;
+      if (lane() == 0) of_turn[own_warp()] = own;
+      wait_for_line();
+      int all = 0;
+      for (int other = 0; other < team; ++other) {
+        before += other < own_warp() ? of_turn[other] : 0;
+        all += of_turn[other];
+      }
+      return all;
     }
-    const double l = (double)(y - left_place), r = (double)(right_place - y), both = l + r;
-    const bool stays = inside && !(both * v - (r * left + l * right) > both * (weight * l * r + margin));
-    const uint32 mask = __ballot_sync(all_lanes, stays);
-    const int to = stay + __popc(mask & ((1u << lane) - 1));
-    __syncwarp();
-    if (stays) {
-      value[to] = v;
-      place[to] = (uint16)y;
+  }
+
+  // Drops candidates that win nowhere: those that two others surpass everywhere. Let l and r be how far these lie on
+  // the left and on the right of a candidate y. At any x the mean of their sums, with the weights r and l, is
+  //
+  //     (r v[left] + l v[right]) / (l + r) + w l r + w (x - y)^2
+  //
+  // so that v[y] alone tells. The candidates lie together, and so do those that stay; returns how many. The one before
+  // those that are read is where it was: it was not moved to its own place.
+  SEMICONV_FN int once(uint16* place, int count) const {
+    const double none = Extreme<double>::highest();
+    int stay = 0, turn = 0;
+    for (int begin = 0; begin < count; begin += threads, turn ^= 1) {
+      const int k = begin + member;
+      const bool inside = k < count, ends = k + 1 >= count, begins = k == 0 || !inside;
+      const double v = inside ? value[k] : none;
+      const double left = begins ? none : value[k - 1], right = ends ? none : value[k + 1];
+      const int y = inside ? place[k] : 0, left_place = begins ? -1 : place[k - 1];
+      const int right_place = ends ? y + 1 : place[k + 1];
+      const double l = (double)(y - left_place), r = (double)(right_place - y), both = l + r;
+      const bool stays = inside && !(both * v - (r * left + l * right) > both * (weight * l * r + margin));
+      const uint32 mask = __ballot_sync(all_lanes, stays);
+      int before;
+      const int all = counted(__popc(mask), turn, before), to = stay + before + __popc(mask & lanes_before());
+      if (stays && to < k) {
+        value[to] = v;
+        place[to] = (uint16)y;
+      }
+      stay += all;
     }
-    stay += __popc(mask);
+    wait_for_line();
+    return stay;
   }
-  __syncwarp();
-  return stay;
-}
-// The same of a line as it is given, in several rounds: what stays lies together in `value`, infinity behind it, and
-// its places behind that. `masks`: an integer for 32 numbers. Returns how many stay, or 0 where the line is as before.
-SEMICONV_FN int thinned(double* value, uint32* masks, uint16*& place, int size, double weight, double margin,
-                        int lane) {
-  const double none = Extreme<double>::highest(), limit = weight + margin;
-  const uint32 lanes_before = (1u << lane) - 1;
-  int count = 0, done = 0;
-  for (int begin = 0; begin < size; begin += warp) {
-    const int y = begin + lane;
-    bool stays = false;
-    if (y < size) {
-      const double v = value[y], left = y > 0 ? value[y - 1] : none;
-      stays = v < none && !(v - (0.5 * left + 0.5 * value[y + 1]) > limit);
+
+  // Of all numbers of a line that stay: write(to, read(y)), where they lie together.
+  template <class Read, class Write>
+  SEMICONV_FN void compact(const uint32* masks, int size, Read&& read, Write&& write) const {
+    int done = 0, turn = 0;
+    for (int begin = 0; begin < size; begin += threads, turn ^= 1) {
+      const int first = begin + own_warp() * warp;
+      const uint32 mask = first < size ? masks[first / warp] : 0;
+      const bool stays = mask >> lane() & 1;
+      decltype(read(0)) kept{};
+      if (stays) kept = read(begin + member);
+      int before;
+      const int all = counted(__popc(mask), turn, before);
+      if (stays) write(done + before + __popc(mask & lanes_before()), kept);
+      done += all;
     }
-    const uint32 mask = __ballot_sync(all_lanes, stays);
-    if (lane == 0) masks[begin / warp] = mask;
-    count += __popc(mask);
+    wait_for_line();
   }
-  __syncwarp();  // nodes will lie where the masks do
-  if (4 * count > 3 * size) return 0;
-  for (int begin = 0; begin < size; begin += warp) {
-    const uint32 mask = masks[begin / warp];
-    const bool stays = mask >> lane & 1;
-    const double v = stays ? value[begin + lane] : none;
-    __syncwarp();
-    if (stays) value[done + __popc(mask & lanes_before)] = v;
-    done += __popc(mask);
+
+  // The same of a line as it is given, in several rounds: what stays lies together in `value`, infinity behind it,
+  // and its places behind that. `masks`: an integer for 32 numbers. Returns how many stay, 0 if the line is as before.
+  SEMICONV_FN int all(uint32* masks, uint16*& place, int size) const {
+    const double none = Extreme<double>::highest(), limit = weight + margin;
+    int count = 0;
+    for (int begin = own_warp() * warp; begin < size; begin += threads) {
+      const int y = begin + lane();
+      bool stays = false;
+      if (y < size) {
+        const double v = value[y], left = y > 0 ? value[y - 1] : none;
+        stays = v < none && !(v - (0.5 * left + 0.5 * value[y + 1]) > limit);
+      }
+      const uint32 mask = __ballot_sync(all_lanes, stays);
+      if (lane() == 0) masks[begin / warp] = mask;
+      count += __popc(mask);
+    }
+    int before_own;
+    count = counted(count, 1, before_own);  // and meet: nodes will lie where the masks do
+    if (4 * count > 3 * size) return 0;
+    compact(masks, size, [&](int y) { return value[y]; }, [&](int to, double v) { value[to] = v; });
+    uint16* const places = place = (uint16*)(value + size - count / 4);
+    compact(masks, size, [](int y) { return (uint16)y; }, [&](int to, uint16 y) { places[to] = y; });
+    for (int round = 0, before = size; round < most_rounds && count > warp && 8 * (before - count) >= before; ++round) {
+      before = count;
+      count = once(places, count);
+    }
+    if (member == 0) value[count] = none;
+    wait_for_line();
+    return count;
   }
-  __syncwarp();
-  place = (uint16*)(value + size - count / 4);
-  done = 0;
-  for (int begin = 0; begin < size; begin += warp) {
-    const uint32 mask = masks[begin / warp];
-    if (mask >> lane & 1) place[done + __popc(mask & lanes_before)] = (uint16)(begin + lane);
-    done += __popc(mask);
-  }
-  __syncwarp();
-  for (int round = 0, before = size; round < most_rounds && count > warp && 8 * (before - count) >= before; ++round) {
-    before = count;
-    count = thinned_once(value, place, count, weight, margin, lane);
-  }
-  if (lane == 0) value[count] = none;
-  __syncwarp();
-  return count;
-}
+};
 #endif
 
 // The candidates that may win where each block begins.

@@ -111,11 +111,11 @@ SEMICONV_FN void envelope(const LinePass& pass, const Costs& cost, double* value
   const int blocks = (to - from + block_size - 1) / block_size;
 #if SEMICONV_SQUARES
   if (cost.weight > 2 * line.slack) {
-    if constexpr (team == 1 && SEMICONV_SHARED) {
+    if constexpr (SEMICONV_SHARED) {
       const bool fits = size >= least_thinned && size <= 2 * warp * (blocks + 1) && range.magnitude < most_thinned;
       uint16* place = nullptr;
-      const double margin = 2 * slack + thinning_margin * cost.weight;
-      const int stay = fits ? thinned(value, (uint32*)nodes, place, size, cost.weight, margin, lane) : 0;
+      const Thinning thinning{value, cost.weight, 2 * slack + thinning_margin * cost.weight, member, (int*)memory};
+      const int stay = fits ? thinning.all((uint32*)nodes, place, size) : 0;
       if (stay) {
         const Line<true> thin{value, cost, lane, 0, place};
         Nodes<true, Line<true>>(thin, nodes, blocks, from, own_warp).find_all(size, stay);

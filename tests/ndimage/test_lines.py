@@ -125,10 +125,13 @@ def lines_that_drop_candidates(size, random):
     return np.vstack([random.random((3, size)) * 250, few, rounded, smooth, below, above, corners])
 
 
+@pytest.mark.parametrize("warps", [1, 4])
 @pytest.mark.parametrize("size", [32, 33, 64, 255, 1000])
-def test_candidates_that_win_nowhere_are_dropped_alone(size):
+def test_candidates_that_win_nowhere_are_dropped_alone(size, warps):
     image = lines_that_drop_candidates(size, np.random.default_rng(size))
-    backend = cuda.Backend(HarnessDevice())
+    # A block of four warps has four lines where there is room, else one.
+    limits = cuda.Limits(shared_bytes=48 * 1024 if warps == 1 else 300 + 11 * size)
+    backend = cuda.Backend(HarnessDevice(), limits)
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     for weight in (0.7, 1 / 9, 1.0, 40.0, 1e-6):
         for axis, given in ((1, image), (0, np.ascontiguousarray(image.T))):
@@ -142,11 +145,13 @@ def test_candidates_that_win_nowhere_are_dropped_alone(size):
 def test_lanes_of_a_warp_meet_at_barriers():
     """Lines that are thinned, and not; of a warp, and of several; parts of lines; exact float32."""
     random = np.random.default_rng(5)
-    noise, bowl = random.random((3, 300)) * 250, -0.2 * (np.arange(300.0) - 90) ** 2
+    noise = random.random((3, 300)) * 250
+    all_stay = np.tile(-0.2 * (np.arange(300.0) - 90) ** 2, (3, 1))
+    many_stay = np.where(np.arange(300) < 135, all_stay, noise)
     for shared_bytes in (48 * 1024, 3000):
         device = cuda.Backend(HarnessDevice(races=True), cuda.Limits(shared_bytes=shared_bytes))
         with served_by(device):
-            for image in (noise, np.tile(bowl, (3, 1))):
+            for image in (noise, all_stay, many_stay):
                 for begin, end in ((0, 300), (60, 130)):
                     for weight in (0.7, 1e-14):
                         out = np.empty((3, end - begin))
