@@ -49,13 +49,16 @@ template <class To, class From> SEMICONV_FN To bit_cast(From from) {
 }
 
 // An address that loads and stores count from: without it, NVRTC adds up for each of them anew all that the address is
-// made of. It is one of global memory.
+// made of. It is one of global memory. Of bytes meanwhile: NVRTC 13.0 mixes up addresses of structs here.
 template <class T> SEMICONV_FN T* base_address(T* address) {
 #if defined(SEMICONV_GPU)
-  asm("" : "+l"(address));
-  __builtin_assume(__isGlobal(address));
-#endif
+  const char* bytes = (const char*)address;
+  asm("" : "+l"(bytes));
+  __builtin_assume(__isGlobal(bytes));
+  return (T*)bytes;
+#else
   return address;
+#endif
 }
 
 // Whether two types are one.
