@@ -61,9 +61,9 @@ def choices(*, small: bool = False) -> Iterator[Choice]:
 
 
 def _sums(side: int, volume: int) -> Iterator[Choice]:
-    sums: dict[str, dict[str, Any]] = {"weighted.cu": {"small_sum": (0, 0)}}
-    for n in (1, 2, 4):
-        sums[f"strips of {n} rows"] = {"small_sum": (9, 21), "strip_rows": (n, n)}
+    sums: dict[str, dict[str, Any]] = {"weighted.cu": {"small_sum": (0, 0, 0)}}
+    for n in (2, 4, 8):
+        sums[f"strips of {n} rows"] = {"small_sum": (9, 21, 21), "strip_rows": (n, n)}
     random = np.random.default_rng(1)
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
         (size, (side, side))

@@ -211,14 +211,15 @@ constexpr int straight = planes_of_doubles ? 0 : Chosen::two_pass ? (sizeof(Real
 constexpr int unrolled = plane_taps * rows * columns * channels <= straight ? 64 : 1;
 
 // Two blocks leave too few registers on sm_120; before sm_90 to integers and to what keeps a residual, before
-// sm_80 to all but plain floats.
+// sm_80 to all but plain floats. So do five of small planes on sm_120.
 #if defined(SEMICONV_RESIDUAL)
 constexpr bool needs_more = architecture >= 1000 || architecture < 900;
 #else
 constexpr bool needs_more = architecture >= 1000 || (architecture < 900 && integer) ||
                             (architecture < 800 && !Same<Storage, float>::value);
 #endif
-constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICONV_BLOCKS;
+constexpr bool keeps_more = architecture >= 1000 && small_planes && SEMICONV_BLOCKS == 5;
+constexpr int resident_blocks = SEMICONV_BLOCKS == 2 && needs_more ? 1 : SEMICONV_BLOCKS - keeps_more;
 
 // ---- the walk of a block -------------------------------------------------------------------------
 

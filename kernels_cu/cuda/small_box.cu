@@ -5,8 +5,8 @@
 // SEMICONV_ROWS and SEMICONV_WORDS, the rows of a strip and its words in each.
 //
 // A thread finds a strip, up to 16 bytes of a few rows. It asks for all that the strip's windows see before it
-// waits for any of it, so that much is under way; what it sees beside the strip its neighbours load, too, and the
-// cache has it:
+// waits for any of it (of long windows for half), so that much is under way; what it sees beside the strip its
+// neighbours load, too, and the cache has it:
 //
 //     row y - 1     [ . | . . . . | . ]     left, words, right
 //     row y         [ . |  strip  | . ]
@@ -52,6 +52,9 @@ constexpr int left = words_beside(before), right = words_beside(after), seen = l
 
 // While they are compared, bytes lie in two planes: the even ones, and the odd ones.
 constexpr int planes = per_word == 4 ? 2 : 1, lanes = per_word / planes;
+// Rows of which all words are in registers: what long windows see is too much.
+constexpr int held = down > 5 || wide > 5 ? 72 : 255;
+constexpr int batches = (lines * seen * planes + held - 1) / held, at_a_time = (lines + batches - 1) / batches;
 
 struct Row {
   Word word[seen];
@@ -126,15 +129,16 @@ template <bool INSIDE> struct View {
   SEMICONV_FN bool sees_left() const { return left > 0 && column < left * per_word; }
   SEMICONV_FN bool sees_right() const { return right > 0 && column + columns + right * per_word > s.width; }
 
-  SEMICONV_FN void load(Row (&rows)[lines]) const {
+  // Loads the rows that are lines FIRST, FIRST + 1, ...
+  template <int FIRST, int COUNT> SEMICONV_FN void load(Row (&rows)[COUNT]) const {
     Elements elements;
     for (int i = 0; i < per_word; ++i) elements.of[i] = outside;
     const Word constant = bit_cast<Word>(elements);
     const bool has_left = !sees_left(), has_right = !sees_right();
 #pragma unroll
-    for (int i = 0; i < lines; ++i) {
-      const int32 row = row_of(i);
-      const Word* at = (const Word*)(line_at(i, row) + column);
+    for (int i = 0; i < COUNT; ++i) {
+      const int32 row = row_of(FIRST + i);
+      const Word* at = (const Word*)(line_at(FIRST + i, row) + column);
 #pragma unroll
       for (int k = 0; k < seen; ++k) rows[i].word[k] = constant;
       if (!INSIDE && row < 0) continue;
@@ -142,24 +146,24 @@ template <bool INSIDE> struct View {
       take<words>(rows[i].word + left, at);
       if (has_right) take<right>(rows[i].word + left + words, at + words);
     }
-    if (!has_left) put_beside<before, -before>(rows);
-    if (!has_right) put_beside<after, columns>(rows);
+    if (!has_left) put_beside<FIRST, before, -before>(rows);
+    if (!has_right) put_beside<FIRST, after, columns>(rows);
   }
 
-  // Puts COUNT elements beside the strip into the rows; the first is FIRST columns from the strip's.
-  template <int COUNT, int FIRST> SEMICONV_FN void put_beside(Row (&rows)[lines]) const {
-    if constexpr (COUNT > 0) {
-      int64 from[COUNT];
+  // Puts elements that lie beside the strip into the rows; the first is AWAY columns from the strip's.
+  template <int FIRST, int ELEMENTS, int AWAY, int COUNT> SEMICONV_FN void put_beside(Row (&rows)[COUNT]) const {
+    if constexpr (ELEMENTS > 0) {
+      int64 from[ELEMENTS];
 #pragma unroll
-      for (int k = 0; k < COUNT; ++k)
-        from[k] = element_at(s.width, before, beyond + (down - 1), column + FIRST + k);
+      for (int k = 0; k < ELEMENTS; ++k)
+        from[k] = element_at(s.width, before, beyond + (down - 1), column + AWAY + k);
 #pragma unroll
-      for (int i = 0; i < lines; ++i) {
-        const int32 row = row_of(i);
+      for (int i = 0; i < COUNT; ++i) {
+        const int32 row = row_of(FIRST + i);
 #pragma unroll
-        for (int k = 0; k < COUNT; ++k)
-          put_element(rows[i].word, left * per_word + FIRST + k,
-                      row >= 0 && from[k] >= 0 ? line_at(i, row)[from[k]] : outside);
+        for (int k = 0; k < ELEMENTS; ++k)
+          put_element(rows[i].word, left * per_word + AWAY + k,
+                      row >= 0 && from[k] >= 0 ? line_at(FIRST + i, row)[from[k]] : outside);
       }
     }
   }
@@ -238,12 +242,23 @@ template <int REACH> SEMICONV_FN void lengthen(Extrema (&line)[lines]) {
   }
 }
 
-template <bool INSIDE> SEMICONV_FN void find(const View<INSIDE>& view, Storage* out) {
-  Row rows[lines];
-  view.load(rows);
-  Extrema line[lines], windows[lines];
+// The extrema across rows FIRST, FIRST + 1, ..., of which as many are loaded at a time as registers have room for.
+template <int FIRST, bool INSIDE> SEMICONV_FN void find_lines(const View<INSIDE>& view, Extrema (&line)[lines]) {
+  if constexpr (FIRST < lines) {
+    constexpr int count = at_a_time < lines - FIRST ? at_a_time : lines - FIRST;
+    Row rows[count];
+    view.template load<FIRST>(rows);
 #pragma unroll
-  for (int n = 0; n < lines; ++n) windows[n] = line[n] = across_of(rows[n]);
+    for (int n = 0; n < count; ++n) line[FIRST + n] = across_of(rows[n]);
+    find_lines<FIRST + count>(view, line);
+  }
+}
+
+template <bool INSIDE> SEMICONV_FN void find(const View<INSIDE>& view, Storage* out) {
+  Extrema line[lines], windows[lines];
+  find_lines<0>(view, line);
+#pragma unroll
+  for (int n = 0; n < lines; ++n) windows[n] = line[n];
   lengthen<1>(windows);
 #pragma unroll
   for (int n = 0; n < outputs; ++n) {

@@ -29,7 +29,8 @@ constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0, rotated = SEMICONV_ROTATED;
 constexpr bool with_constant = SEMICONV_CONSTANT;
 // Blocks that a multiprocessor holds at a time: registers suffice for so many. For sm_120, where doubles have few
 // units, the compiler keeps more numbers at a time.
-constexpr int resident_blocks = (lines * across > 18 ? 3 : 4) - (with_constant && architecture >= 1000);
+constexpr int resident_blocks =
+    (lines * across > 48 ? 2 : lines * across > 18 || lines > 16 ? 3 : 4) - (with_constant && architecture >= 1000);
 
 // A weight, or 0 if it is none.
 SEMICONV_FN double usable(double weight) {

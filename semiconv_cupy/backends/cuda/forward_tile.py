@@ -265,7 +265,7 @@ def _resident(storage: str, tile: ForwardTile, taps: int, registers: int) -> int
     """Threads to be resident of work that mixes no channels and keeps few registers."""
     itemsize = source.itemsize(storage)
     if tile.teams > 1 and registers == 2 and (tile.rows > 4 or itemsize == 8):
-        return 384 if itemsize == 2 else 512
+        return 384 if itemsize == 2 else 640 if itemsize == 4 else 512
     if tile.teams > 1 and registers == 1 and itemsize == 4:
         return 768
     return 768 if 9 < taps <= 25 else 640 if tile.teams > 1 else 512

@@ -19,7 +19,7 @@ from semiconv_cupy.ndimage.structs import SmallWeighted
 from semiconv_cupy.ndimage.window import NEGLIGIBLE
 
 Triple = tuple[int, int, int]
-_MOST_SEEN = 21  # elements that four outputs of a thread may see of a plane; else it has two
+_ROWS = 4  # outputs of a thread at most: an element is converted once for all of them
 # Below this width every thread looks up what lies beyond the border. With longer rows most warps
 # are inside and do not; those at the border take both ways.
 _NARROW = 160
@@ -125,13 +125,16 @@ def small_sum_kernel(storage: str, out: str, window: SmallWindow, kind: Sum) -> 
 def small_sum_launch(volumes: Volumes, limits: Limits) -> SmallSumLaunch | None:
     """The launch for all taps of a window; None where strips do not serve it."""
     (depth, height, width), (planes, down, across) = volumes.size, volumes.window
-    longest, longest_line = limits.small_sum
-    if max(down, across) > (longest_line if min(down, across) == 1 else longest):
+    longest, longest_across, longest_down = limits.small_sum
+    if down == 1:
+        longest = max(longest, longest_across)
+    if across == 1:
+        longest = max(longest, longest_down)
+    if max(down, across) > longest:
         return None
     if width + across * volumes.unit >= 2**31 or max(depth + planes, volumes.number) >= 2**31:
         return None
-    most = max(rows for rows in (1, 2, 4) if rows < 4 or (3 + down) * across <= _MOST_SEEN)
-    strips = cut(volumes.number * depth, height, width, most, limits)
+    strips = cut(volumes.number * depth, height, width, _ROWS, limits)
     if strips is None:
         return None
     struct = np.zeros((), SmallWeighted.dtype())

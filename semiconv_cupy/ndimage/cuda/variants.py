@@ -37,6 +37,10 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         words = 2 if storage in ("float64", "int64") else 4
         for box in (SmallBox(3, 3, 1, 4, words), SmallBox(1, 3, 2, 1, 1), SmallBox(3, 1, 0, 2, 2)):
             yield small_box_kernel(storage, False, box)
+        rows = 4 if storage in ("uint8", "bool") else 8
+        if storage not in ("float64", "int64"):
+            yield small_box_kernel(storage, False, SmallBox(9, 9, 4, rows, words))
+            yield small_box_kernel(storage, False, SmallBox(1, 7, 3, rows, words))
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
         ("float16", "float32"), ("float32", "float32"), ("float64", "float64"),
@@ -88,8 +92,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 def _small_sums() -> Iterator[source.KernelSource]:
-    boxes = (3, 3, 4), (4, 3, 4), (2, 4, 4), (4, 4, 2), (5, 4, 2), (5, 5, 2), (1, 3, 1)
-    lines = [SmallWindow(9, 1, 4), SmallWindow(1, 9, 2), SmallWindow(1, 5, 4)]
+    boxes = (3, 3, 4), (4, 3, 4), (2, 4, 4), (4, 4, 2), (5, 4, 2), (5, 5, 4), (7, 7, 4), (1, 3, 1)
+    lines = [SmallWindow(21, 1, 4), SmallWindow(1, 9, 4), SmallWindow(1, 5, 4)]
     for storages in (("float32", "float32"), ("uint8", "uint8"), ("int64", "bool")):
         for window in map(SmallWindow._make, boxes):
             for holed in (False, True):
