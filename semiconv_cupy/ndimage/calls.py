@@ -14,7 +14,7 @@ import numpy as np
 
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.ndimage import neighbourhood
-from semiconv_cupy.ndimage.arguments import Array, is_readable
+from semiconv_cupy.ndimage.arguments import Array
 from semiconv_cupy.ndimage.window import Window
 
 _calls: dict[tuple[Any, ...], Any] = {}
@@ -39,6 +39,8 @@ def key_of(
 
     Parameters
     ----------
+    image : array
+        As `arguments.readable` returns it.
     what : tuple
         The function, and what else can be hashed.
     written : tuple
@@ -47,7 +49,7 @@ def key_of(
         Footprints, structures, weights: they are compared by their content.
     """
     planner = neighbourhood.planner(place)
-    if planner is None or not is_readable(place, image):
+    if planner is None:
         return None
     if not _PLAIN.issuperset(map(type, written)) and not all(map(_is_plain, written)):
         return None

@@ -37,8 +37,10 @@ def extremum(
 
     `reflected`: over `WindowArguments.reflected`, as in a dilation.
     """
-    dtype = output_dtype(place, output, input)
-    image = _in_dtype_of_output(place, input, output, dtype)
+    if output is None:
+        image = readable(place, input)
+    else:
+        image = _in_dtype_of_output(place, input, output_dtype(place, output, input))
     size, footprint, structure, factors, *others = arguments
     key = None
     if factors is None:
@@ -74,15 +76,15 @@ def extremum_in_box(
     place: Place, input: Array, box: Window, output: Any, dtype: np.dtype, minimum: bool
 ) -> Array:
     """The same over a box that is placed already; `dtype` is the checked one of the output."""
-    image = _in_dtype_of_output(place, input, output, dtype)
+    image = _in_dtype_of_output(place, input, dtype)
     return delivered(
         place, neighbourhood.box_call(place, image, box, minimum), image, output, input
     )
 
 
-def _in_dtype_of_output(place: Place, input: Array, output: Any, dtype: np.dtype) -> Array:
+def _in_dtype_of_output(place: Place, input: Array, dtype: np.dtype) -> Array:
     """The input in the output's dtype if that holds all its values: results then do, too."""
-    if output is not None and dtype != input.dtype:
+    if dtype != input.dtype:
         kind = dtype.newbyteorder("=")
         if np.can_cast(input.dtype, kind, "safe") and input.dtype.kind != "b":
             return readable(place, input.astype(kind))
