@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from semiconv_cupy.ndimage.caching import cached_where
+
 Array = Any
 _EXACT, _SINGLE = 2.0**53, 2.0**24  # integers up to here are doubles, and floats
+_KEPT_COSTS = 1 << 14  # elements of an axis whose costs are kept
 
 
 class Finish(IntEnum):
@@ -142,7 +145,7 @@ def _costs(size: int, weight: float) -> np.ndarray:
 
 def costs(size: int, weight: float) -> np.ndarray:
     """weight * r ** 2 for r = 0, ..., size - 1, rounded once while r ** 2 is below 2 ** 53."""
-    return _kept_costs(size, weight) if size <= 1 << 14 else _costs(size, weight)
+    return _kept_costs(size, weight) if size <= _KEPT_COSTS else _costs(size, weight)
 
 
 class Costs(NamedTuple):
@@ -174,7 +177,12 @@ def squares_of(shape: tuple[int, ...], steps: list[float] | None) -> Costs:
     >>> squares_of((256, 256), [1.5, 1.0]).single, squares_of((256, 256), [0.7, 1.0]).exact
     (True, False)
     """
-    weights = [1.0] * len(shape) if steps is None else [step * step for step in steps]
+    return _squares_of(shape, (1.0,) * len(shape) if steps is None else tuple(steps))
+
+
+@cached_where(lambda shape, steps: max(shape, default=0) <= _KEPT_COSTS, 64)
+def _squares_of(shape: tuple[int, ...], steps: tuple[float, ...]) -> Costs:
+    weights = [step * step for step in steps]
     largest = math.fsum(w * (n - 1) ** 2 for w, n in zip(weights, shape, strict=True) if n)
     unit = max((w.as_integer_ratio()[1] for w in weights), default=1)  # of a fraction, 1 / unit
     units = largest * unit if unit <= _EXACT else math.inf

@@ -196,18 +196,25 @@ def _single_bytes(columns: int, size: int, step: Pass) -> int:
 def _single(launcher: Launcher, array: Array, step: Pass, columns: int) -> None:
     """A pass in float32."""
     size = array.shape[step.axis]
-    struct = np.zeros((), SinglePass.dtype())
-    struct["lines"], struct["size"] = array.size // size, size
-    struct["inner"] = math.prod(array.shape[step.axis + 1 :])
-    struct["weight"] = step.costs[1] if size > 1 else 0
-    struct["followers"] = 0 if step.followers is None else len(step.followers)
+    lines, inner = array.size // size, math.prod(array.shape[step.axis + 1 :])
+    weight = float(step.costs[1]) if size > 1 else 0.0
+    followers = 0 if step.followers is None else len(step.followers)
+    struct = _single_struct(lines, size, inner, weight, followers)
     kernel = launcher.kernel(
         single_kernel, step.out.dtype.name, step.winners is not None, Finish(step.finish), columns
     )
-    grid, block = (-(-int(struct["lines"]) // columns),), (_WARP * columns,)
+    grid, block = (-(-lines // columns),), (_WARP * columns,)
     arrays = array, step.out, step.winners, step.followers
     shared_bytes = _single_bytes(columns, size, step)
-    launcher.launch(kernel, grid, block, (struct[()],), arrays, shared_bytes=shared_bytes)
+    launcher.launch(kernel, grid, block, (struct,), arrays, shared_bytes=shared_bytes)
+
+
+@lru_cache(maxsize=256)
+def _single_struct(lines: int, size: int, inner: int, weight: float, followers: int) -> Any:
+    struct = np.zeros((), SinglePass.dtype())
+    struct["lines"], struct["size"], struct["inner"] = lines, size, inner
+    struct["weight"], struct["followers"] = weight, followers
+    return struct[()]
 
 
 def _side_by_side(launcher: Launcher, array: Array, step: Pass) -> int:
