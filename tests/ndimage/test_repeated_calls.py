@@ -229,3 +229,17 @@ def test_outputs_that_a_kernel_can_and_cannot_write_to(gpu):
             np.testing.assert_array_equal(
                 both, getattr(scipy.ndimage, name)(IMAGE, **given), err_msg=name
             )
+
+
+def test_an_output_that_begins_between_words_is_not_written_in_words():
+    class Device(Recorder):
+        def address(self, array):
+            return array.ctypes.data
+
+    device, image, memory = Device(), np.zeros((64, 64), np.uint8), np.zeros(5000, np.uint8)
+    first = -memory.ctypes.data % 16
+    for shift in (0, 4, 0):
+        output = memory[first + shift :][: image.size].reshape(image.shape)
+        with served_by(cuda.Backend(device)):
+            ndimage.maximum_filter(image, 3, output=output)
+        assert ("small_box" in device.launches[-1].source.name) == (shift == 0)
