@@ -155,4 +155,21 @@ template <class F> SEMICONV_FN void by_kind(const Setting& setting, F&& loop) { 
 
 #endif
 
+// For loops that find extremes: on a GPU a loop for each direction of settings that are alike, so that one instruction
+// finds the larger number, or the smaller one.
+//
+//   by_direction(setting, [&](auto directed) { the loop, directed in place of the setting });
+#if (defined(SEMICONV_LOG) || defined(SEMICONV_ROOT)) && (defined(SEMICONV_GPU) || defined(SEMICONV_CUDA_ON_CPU))
+template <bool UPWARDS> struct Directed : Setting {
+  static constexpr bool upwards = UPWARDS;
+  SEMICONV_FN explicit Directed(const Setting& setting) : Setting(setting) {}
+};
+template <class F> SEMICONV_FN void by_direction(const Setting& setting, F&& loop) {
+  if (setting.upwards) loop(Directed<true>(setting));
+  else loop(Directed<false>(setting));
+}
+#else
+template <class F> SEMICONV_FN void by_direction(const Setting& setting, F&& loop) { loop(setting); }
+#endif
+
 }  // namespace semiconv

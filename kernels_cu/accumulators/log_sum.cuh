@@ -35,7 +35,7 @@ template <class V> struct LogSum {
     shift = constant<V>(0);
     sum.start();
   }
-  SEMICONV_FN void observe(V val, const Setting& s) {
+  template <class S> SEMICONV_FN void observe(V val, const S& s) {
     extreme = s.upwards ? select_greater(extreme, val) : select_less(extreme, val);
   }
   // Returns what the total was multiplied by.

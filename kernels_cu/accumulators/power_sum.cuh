@@ -117,7 +117,7 @@ template <class V> struct PowerSum {
     scale = divisor = constant<V>(1);
     sum.start();
   }
-  SEMICONV_FN void observe(V val, const Setting& s) {
+  template <class S> SEMICONV_FN void observe(V val, const S& s) {
     lowest = select_less(lowest, val);
     extreme = s.upwards ? select_greater(extreme, val) : lowest;
   }

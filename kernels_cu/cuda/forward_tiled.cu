@@ -192,7 +192,12 @@ SEMICONV_FN void visit_rows(Accumulators<A>& acc, const Settings& settings, cons
 template <int UNROLL, bool PLAIN, class A, class F>
 SEMICONV_FN void visit_slab(Accumulators<A>& acc, const Settings& settings, const View& view, F&& inside) {
   if constexpr (A::two_pass) {
-    visit_rows<0, UNROLL, PLAIN, Setting>(acc, settings, view, inside);
+    const auto observe = [&](const auto& directed) {
+      using S = typename semiconv::Plain<decltype(directed)>::type;
+      visit_rows<0, UNROLL, PLAIN, S>(acc, settings, view, inside);
+    };
+    if constexpr (semiconv::Plain<F>::type::tests) observe(settings[0]);  // not all need be alike
+    else by_direction(settings[0], observe);
     for_each(acc, [&](A& one, int c) { one.settle(settings[c]); });
   }
   const auto add = [&](const auto& of_kind) {

@@ -103,9 +103,14 @@ SEMICONV_FN void add_slab(Accumulators& acc, const Settings& settings, const Vie
     });
   } else {
     if constexpr (Chosen::two_pass) {
-      visit_terms<PLAIN>(acc, settings, view, count, [&](auto& one, int i, int j, int, Value term) {
-        one.observe(term, settings.of(i, j));
-      });
+      const auto observe = [&](const auto& directed) {
+        using S = typename semiconv::Plain<decltype(directed)>::type;
+        visit_terms<PLAIN>(acc, settings, view, count, [&](auto& one, int i, int j, int, Value term) {
+          one.observe(term, S(settings.of(i, j)));
+        });
+      };
+      if constexpr (Settings::count > 1) observe(settings.of(0, 0));  // not all need be alike
+      else by_direction(settings.of(0, 0), observe);
       acc.visit([&](auto& one, int i, int j) { one.settle(settings.of(i, j)); });
     }
     const auto add = [&](const auto& of_kind) {
