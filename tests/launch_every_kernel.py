@@ -393,6 +393,8 @@ def _means(device, powers, size):
     img, rate, out, residual, grad_img = map(device.address, numbers)
     calls.values(img, rate, out, residual, None)
     calls.gradients(out, img, rate, residual, grad_img, None)
+    sums = device.array_module.zeros(3 * calls.parts, "float64")
+    calls.rates(out, residual, device.address(sums), rate, None)
 
 
 def _pull_back(device):

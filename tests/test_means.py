@@ -36,6 +36,13 @@ def computed(backend, means, img, rates, grad_out):
     at = [array.ctypes.data for array in (img, rates, out, residual, grad_out, grad_img)]
     calls.values(*at[:4], threads_or_stream)
     calls.gradients(at[4], at[0], at[1], at[3], at[5], threads_or_stream)
+    if calls.rates is not None:
+        sums, grad_rate = np.zeros(calls.parts * len(rates)), np.zeros_like(rates)
+        arrays = grad_out, residual, sums, grad_rate
+        calls.rates(*(array.ctypes.data for array in arrays), threads_or_stream)
+        products = (grad_out * residual[2].astype(np.float64)).reshape(2, len(rates), -1)
+        expected = products.sum(axis=(0, 2))
+        np.testing.assert_allclose(grad_rate, expected, rtol=1e-5)
     return out, residual[2], grad_img
 
 

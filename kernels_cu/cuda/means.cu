@@ -1,7 +1,8 @@
-// Means of windows and their gradients by the image: SEMICONV_LANES threads an output, 1 or a warp; a thread a value.
+// Means of windows and their gradients: SEMICONV_LANES threads an output, 1 or a warp; a thread a value of the image's
+// gradient; of each rate's, several blocks.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_POWERS or not, SEMICONV_OFFSET (int32 or int64, the type of positions),
-// SEMICONV_LANES, SEMICONV_KERNEL, SEMICONV_KERNEL_GRADIENT.
+// SEMICONV_LANES, SEMICONV_KERNEL, SEMICONV_KERNEL_GRADIENT, SEMICONV_KERNEL_RATES, SEMICONV_KERNEL_SUMS.
 #include "../means.cuh"
 
 namespace semiconv {
@@ -86,5 +87,42 @@ SEMICONV_KERNEL_GRADIENT(const semiconv::Storage* __restrict__ grad_out, const s
     const int64 before = place.plane * in_plane;
     grad_img[n] = store(gradient_of_value(w, load(img[n]), own, place.at, grad_out + before, residual + before,
                                           w.planes * in_plane));
+  }
+}
+
+// Block b adds the products of grad_out and the outputs' derivatives of rate b % rates, every `parts`-th chunk of them.
+extern "C" __global__ void __launch_bounds__(256, 2)
+SEMICONV_KERNEL_RATES(const semiconv::Storage* __restrict__ grad_out, const semiconv::Real* __restrict__ residual,
+                      double* __restrict__ sums, const semiconv::WindowMeans w, long long parts) {
+  using namespace semiconv;
+  __shared__ double of_thread[256];
+  const int64 in_plane = w.out[0] * w.out[1] * w.out[2];
+  const Real* slopes = residual + 2 * w.planes * in_plane;
+  const Offset rate = (Offset)blockIdx.x % (Offset)w.rates, part = (Offset)blockIdx.x / (Offset)w.rates;
+  const Offset count = (Offset)(w.planes / w.rates * in_plane), step = (Offset)(256 * parts);
+  double sum = 0;
+  for (int64 n = (int64)part * 256 + threadIdx.x; n < count; n += step) {
+    const Offset plane = (Offset)n / (Offset)in_plane;
+    const int64 output = ((int64)plane * w.rates + rate) * in_plane + ((Offset)n - plane * (Offset)in_plane);
+    const Real grad = load(grad_out[output]);
+    if (grad != 0) sum += (double)(grad * slopes[output]);
+  }
+  of_thread[threadIdx.x] = sum;
+  for (int half = 128; half > 0; half /= 2) {
+    __syncthreads();
+    if ((int)threadIdx.x < half) of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) sums[blockIdx.x] = of_thread[0];
+}
+
+// A thread a rate: the sum of its parts.
+extern "C" __global__ void __launch_bounds__(256, 2)
+SEMICONV_KERNEL_SUMS(const double* __restrict__ sums, semiconv::Real* __restrict__ grad_rate,
+                     const semiconv::WindowMeans w, long long parts) {
+  using namespace semiconv;
+  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < w.rates; n += (int64)blockDim.x * gridDim.x) {
+    double sum = 0;
+    for (int64 part = 0; part < parts; ++part) sum += sums[part * w.rates + n];
+    grad_rate[n] = (Real)sum;
   }
 }

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from semiconv_cupy import source, structs
 from semiconv_cupy.backends.cuda.convolution import blocks_for
 from semiconv_cupy.backends.cuda.kernels import OPTIONS, compiled
@@ -24,6 +26,8 @@ _POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
 _TAPS_OF_A_THREAD = 32
 # Terms of all windows from which on a second thread saves more than it costs.
 _LEAST_FOR_THREADS = 1 << 12
+# How many products a block of a GPU adds to a rate's gradient, and the most blocks for a rate.
+_PRODUCTS_OF_A_BLOCK, _MOST_PARTS = 1 << 12, 256
 
 
 class Means(NamedTuple):
@@ -91,10 +95,16 @@ class Calls(NamedTuple):
         (img, rate, out, residual or 0, threads or stream).
     gradients : callable
         (grad_out, img, rate, residual, grad_img, threads or stream).
+    rates : callable or None
+        Of a GPU: (grad_out, residual, sums, grad_rate, stream), the gradient by the rates; `sums`
+        has room for `parts` float64 numbers of each rate.
+    parts : int
     """
 
     values: Callable[[int, int, int, int, Any], None]
     gradients: Callable[[int, int, int, int, int, Any], None]
+    rates: Callable[[int, int, int, int, Any], None] | None = None
+    parts: int = 0
 
 
 def on_host(means: Means) -> Calls:
@@ -154,11 +164,24 @@ def on_gpu(means: Means, device: Device) -> Calls:
     ) -> None:
         run_back((grad_out, img, rate, residual, grad_img), stream)
 
-    return Calls(values, gradients)
+    each = -(-means.outputs // (means.rates * _PRODUCTS_OF_A_BLOCK))
+    parts = max(1, min(each, _MOST_PARTS))
+    after = (*windows, np.int64(parts))
+    block, of_sums = (BLOCK_THREADS,), (blocks_for(means.rates),)
+    to_sums = compiled(device, *constants, suffix="_rates")
+    run_rates = prepared(to_sums, (means.rates * parts,), block, (), 3, after)
+    from_sums = compiled(device, *constants, suffix="_sums")
+    run_sums = prepared(from_sums, of_sums, block, (), 2, after)
+
+    def rates(grad_out: int, residual: int, sums: int, grad_rate: int, stream: Any) -> None:
+        run_rates((grad_out, residual, sums), stream)
+        run_sums((sums, grad_rate), stream)
+
+    return Calls(values, gradients, rates, parts)
 
 
 def means_source(powers: bool, storage: str, offset: str, lanes: int) -> source.KernelSource:
-    """The kernel of the values; that of the gradients is named as it is, and ``_gradient``."""
+    """The kernel of the values; of gradients, ``_gradient``, ``_rates`` and ``_sums`` behind it."""
     kind = "powers" if powers else "exponentials"
     name = f"semiconv_means_of_{kind}_{storage}_{offset}_{lanes}"
     macros = _macros(powers, storage) | {
@@ -166,6 +189,8 @@ def means_source(powers: bool, storage: str, offset: str, lanes: int) -> source.
         "SEMICONV_LANES": str(lanes),
         "SEMICONV_KERNEL": name,
         "SEMICONV_KERNEL_GRADIENT": f"{name}_gradient",
+        "SEMICONV_KERNEL_RATES": f"{name}_rates",
+        "SEMICONV_KERNEL_SUMS": f"{name}_sums",
     }
     return source.KernelSource(name, source.assemble("cuda/means.cu", macros), OPTIONS)
 

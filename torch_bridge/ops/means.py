@@ -6,6 +6,7 @@ plan, and nobody waits for it. Called by `torch_bridge.window_means`, which give
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -57,16 +58,25 @@ def _means(*flat: Any) -> Results:
         addresses = [tensor.data_ptr() for tensor in (img, rate, out, residual)]
         if not all(addresses[:2]):
             require_memory(img=given.img, parameter=given.rate)
-        _run(given, "values", addresses)
+        _run(img, _calls_of(given).values, addresses)
     return out, residual
 
 
-def _run(given: MeansArguments, name: str, addresses: list[int]) -> None:
-    """One of the `Calls` of these windows, on the executor of the image."""
-    img, index = given.img, given.img.get_device()
+def _run(img: Tensor, call: Callable[..., None], addresses: list[int]) -> None:
+    """One of the `Calls`, on the executor of the image."""
+    executor = executor_of(img.get_device())
+    if executor.is_current():
+        call(*addresses, executor.threads_or_stream())
+        return
+    with as_arrays(img):
+        call(*addresses, executor.threads_or_stream())
+
+
+def _calls_of(given: MeansArguments) -> Calls:
+    img = given.img
     axes = given.out_size, given.size, given.stride, given.dilation, given.before
-    calls = _calls(
-        index,
+    return _calls(
+        img.get_device(),
         Means(
             given.powers,
             str(img.dtype).removeprefix("torch."),
@@ -78,12 +88,6 @@ def _run(given: MeansArguments, name: str, addresses: list[int]) -> None:
             *axes,
         ),
     )
-    executor = executor_of(index)
-    if executor.is_current():
-        getattr(calls, name)(*addresses, executor.threads_or_stream())
-        return
-    with as_arrays(img):
-        getattr(calls, name)(*addresses, executor.threads_or_stream())
 
 
 @lru_cache(maxsize=512)
@@ -106,21 +110,36 @@ def _means_backward(*flat: Any) -> Results:
     given = MeansBackwardArguments.received(*flat)
     img, rate, residual = given.img.contiguous(), given.rate.contiguous(), given.residual
     grad_out = given.grad_out.contiguous()
+    calls = _calls_of(given.forward) if grad_out.numel() else None
     grad_img = img.new_empty(img.shape if given.want_img else 0)
-    if grad_img.numel() and not grad_out.numel():
+    if calls is None:
         grad_img.zero_()
     elif grad_img.numel():
         tensors = (grad_out, img, rate, residual.contiguous(), grad_img)
         addresses = [tensor.data_ptr() for tensor in tensors]
         if not all(addresses):
             require_memory(grad_out=grad_out, img=img, parameter=rate, residual=residual)
-        _run(given.forward, "gradients", addresses)
+        _run(img, calls.gradients, addresses)
     if not given.want_rate:
         return grad_img, rate.new_empty(0)
     if given.kept < 3:
         raise ValueError(f"want_rate needs the forward pass's kept=3, got {given.kept}")
-    real = getattr(torch, ARITHMETIC[str(img.dtype).removeprefix("torch.")])
-    return grad_img, by_slopes(grad_out.to(real), residual, rate, img.shape[1])
+    return grad_img, _gradient_of_rate(given, calls, grad_out)
+
+
+def _gradient_of_rate(
+    given: MeansBackwardArguments, calls: Calls | None, grad_out: Tensor
+) -> Tensor:
+    """The sum over outputs of grad_out times the output's derivative, the residual's last plane."""
+    rate, residual = given.rate, given.residual
+    if calls is None or calls.rates is None:
+        real = getattr(torch, ARITHMETIC[str(given.img.dtype).removeprefix("torch.")])
+        return by_slopes(grad_out.to(real), residual, rate, given.img.shape[1])
+    found = rate.new_empty(rate.shape)
+    sums = rate.new_empty(calls.parts * rate.numel(), dtype=torch.float64)
+    tensors = grad_out, residual.contiguous(), sums, found
+    _run(grad_out, calls.rates, [tensor.data_ptr() for tensor in tensors])
+    return found
 
 
 for _dispatch_key in ("CPU", "CUDA"):
