@@ -36,7 +36,7 @@ class Backend(Protocol):
     """Who computes the primitives, for arrays that have elements and are C-contiguous.
 
     ``host`` and ``reference`` are modules with these functions, ``cuda.Backend`` has them as
-    methods.
+    methods. Some exist as calls, too (`box_call`): prepared for one shape and dtype.
     """
 
     def box(self, array: Array, window: Window, outside: np.ndarray, minimum: bool) -> Array:

@@ -1,7 +1,7 @@
 """Extrema over boxes on a GPU: which axes at once, in what tiles; launches of ``flat.cu``.
 
-Small windows are launched by ``small_boxes`` where it serves them. The plans (`flat_launches`) know
-no arrays.
+Small windows go by the strips of ``small_boxes`` where these serve them. The plans
+(`flat_launches`) know no arrays.
 """
 
 from __future__ import annotations
