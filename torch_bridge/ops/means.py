@@ -17,6 +17,7 @@ from semiconv_cupy.backends.means import Calls, Means, on_gpu, on_host
 from semiconv_cupy.source import ARITHMETIC
 from torch_bridge.arguments import MeansArguments, MeansBackwardArguments, schema
 from torch_bridge.dlpack import gpu
+from torch_bridge.ops import means_by_sums
 from torch_bridge.ops.batches import with_batch
 from torch_bridge.ops.dispatch import goes_straight
 from torch_bridge.ops.executors import as_arrays, executor_of
@@ -54,6 +55,8 @@ def _means(*flat: Any) -> Results:
     img, rate = given.img.contiguous(), given.rate.contiguous()
     require_parameter(rate, img, img.shape[1])
     out, residual = _new_results(given)
+    if out.numel() and means_by_sums.serve(given):
+        return means_by_sums.values_of(given), residual
     if out.numel():
         addresses = [tensor.data_ptr() for tensor in (img, rate, out, residual)]
         if not all(addresses[:2]):
@@ -108,6 +111,10 @@ def _new_results(given: MeansArguments) -> Results:
 def _means_backward(*flat: Any) -> Results:
     """The operator for CPU and CUDA tensors."""
     given = MeansBackwardArguments.received(*flat)
+    if given.grad_out.numel() and means_by_sums.serve(given.forward):
+        wants = given.want_img, given.want_rate
+        by_img, by_rate = means_by_sums.gradients_of(given.forward, given.grad_out, *wants)
+        return by_img, by_rate if given.want_rate else given.rate.new_empty(0)
     img, rate, residual = given.img.contiguous(), given.rate.contiguous(), given.residual
     grad_out = given.grad_out.contiguous()
     calls = _calls_of(given.forward) if grad_out.numel() else None
