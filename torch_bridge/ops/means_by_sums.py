@@ -59,7 +59,7 @@ def gradients_of(
     wants = want_img, False, want_rate
     grad_img, _, grad_rate = call_parametric_backward(by_sums, values, *arguments, want_rate, wants)
     if want_img and given.powers:
-        grad_img = torch.where(given.img >= given.eps, grad_img, 0)
+        grad_img = torch.where(given.img.to(values.dtype) >= given.eps, grad_img, 0)
     if want_rate:
         slopes = counts.log() / rate / rate * (sums * scale if given.powers else 1)
         terms = torch.where(grad == 0, 0, grad * slopes)
