@@ -127,6 +127,9 @@ def gradient_tile_of(
             return None
     if not tile.is_filled(geometry.image_size, limits.filled):
         return None
+    if tile.light:
+        resident = max(tile.resident_blocks, limits.light_threads // tile.threads)
+        tile = replace(tile, resident_blocks=resident)
     owners, parts, jobs = tile.partition(geometry, limits)
     far = max(furthest_position(geometry), *geometry.image_size)
     return tile if max(owners * parts, jobs) < 2**31 and far < 2**30 else None
