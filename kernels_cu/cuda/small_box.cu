@@ -52,9 +52,11 @@ constexpr int left = words_beside(before), right = words_beside(after), seen = l
 
 // While they are compared, bytes lie in two planes: the even ones, and the odd ones.
 constexpr int planes = per_word == 4 ? 2 : 1, lanes = per_word / planes;
-// Rows of which all words are in registers: what long windows see is too much.
-constexpr int held = down > 5 || wide > 5 ? 72 : 255;
-constexpr int batches = (lines * seen * planes + held - 1) / held, at_a_time = (lines + batches - 1) / batches;
+// Rows of which all words are in registers at a time. What the longest windows see is too much, also of bytes, which
+// are unpacked; narrow strips see more beside them.
+constexpr int all_seen = lines * seen * planes;
+constexpr int room = per_word == 4 && (down > 5 || wide > 5) ? 72 : words == 4 ? 168 : 144;
+constexpr int batches = all_seen > room ? (all_seen + 71) / 72 : 1, at_a_time = (lines + batches - 1) / batches;
 
 struct Row {
   Word word[seen];

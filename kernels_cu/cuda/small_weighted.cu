@@ -27,10 +27,14 @@ constexpr int down = SEMICONV_DOWN, across = SEMICONV_ACROSS, outputs = SEMICONV
 constexpr int lines = outputs + down - 1;  // rows that the outputs see
 constexpr bool holed = SEMICONV_NEGLIGIBLE >= 0, rotated = SEMICONV_ROTATED;
 constexpr bool with_constant = SEMICONV_CONSTANT;
-// Blocks that a multiprocessor holds at a time: registers suffice for so many. For sm_120, where doubles have few
-// units, the compiler keeps more numbers at a time.
-constexpr int resident_blocks =
-    (lines * across > 48 ? 2 : lines * across > 18 || lines > 16 ? 3 : 4) - (with_constant && architecture >= 1000);
+// Blocks that a multiprocessor holds at a time: registers suffice for so many. What is tested or rotated takes more of
+// them; for sm_120, where doubles have few units, the compiler keeps more numbers at a time.
+constexpr bool takes_more = holed || rotated || with_constant;
+constexpr int plain_blocks = lines * across > 18 || lines > 16 ? 3 : 4;
+constexpr int long_plane = sizeof(Storage) == 8 ? 36 : 48;
+constexpr int tested_blocks =
+    lines * across > long_plane || lines > 24 ? 2 : lines * across > 18 || lines > 14 ? 3 : 4;
+constexpr int resident_blocks = (takes_more ? tested_blocks : plain_blocks) - (architecture >= 1000);
 
 // A weight, or 0 if it is none.
 SEMICONV_FN double usable(double weight) {

@@ -29,21 +29,21 @@ class Limits:
     small_box : tuple of int
         The longest sides of a window that ``small_box.cu`` serves, of elements of 1, 2, 4, 8 bytes.
         On an H200, 3 x 3 and 5 x 5 on 4096^2 take 8.5 and 13.7 us of uint8 (``flat.cu`` 26 and 27),
-        20 and 23 us of float16 (37 and 39), 36 and 47 us of float32 (61 and 64), 9 x 9 of them 18,
-        28 and 50 us (31, 39, 59); 8 bytes: not measured beyond 3.
+        20 and 23 us of float16 (37 and 39), 36 and 42 us of float32 (61 and 64), 9 x 9 of them 22,
+        29 and 50 us (31, 39, 59); 8 bytes: not measured beyond 3.
     small_sum : tuple of int
         The longest side of a window that ``small_weighted.cu`` serves, and the longest of one along
-        a row and down a column. On an H200, 3 x 3, 5 x 5 and 7 x 7 taps on 2048^2 float32 take 24,
-        38 and 55 us (``weighted.cu`` 32, 42, 61), 3^3 on 128^3 26 (57), 5, 9 and 21 taps of a
-        column 18, 21 and 32 (29, 32, 45), of a row 21, 32 and 49 (33, 36, 54): there, longer ones
-        have too few registers.
+        a row and down a column. On an H200, 3 x 3 and 5 x 5 taps on 2048^2 float32 take 21 and 38
+        us (``weighted.cu`` 32, 41), 3^3 on 128^3 24 (57), 5, 9 and 21 taps of a column 14, 16 and
+        24 (28, 31, 43), of a row 21, 32 and 49 (32, 35, 54): there, and for 7 x 7 (55, 60), there
+        are too few registers on other GPUs.
     strips : int
         Threads that launches by strips have at least, where images are so large: 512 on each of
         the 132 multiprocessors of a large GPU.
     strip_rows : tuple of int
         The least and the most rows of strips, powers of two. Each kind has a most of its own: of
-        sums 4 (the best of 1, 2 and 4 for each window), of boxes 4 (within 3 % of the best for
-        3 x 3; 8 gain 8 % for 5 x 5, and spill registers on older GPUs), beyond 5 x 5 also 8.
+        boxes 4 up to 3 x 3 (within 3 % of the best) and for bytes, else 8 (42 us for 5 x 5 of
+        float32 on 4096^2, by four 46); of sums 4, or 8 where a window has at most 3 columns.
     unit : int
         Elements between neighbouring positions of a row (colours) up to which they all lie in the
         rows of a tile, of footprints and structures. What a window sees of a row grows with them:
@@ -66,7 +66,7 @@ class Limits:
     thread_words: float = 2.5
     stacks_apart: int = 16
     small_box: tuple[int, int, int, int] = (9, 9, 9, 3)
-    small_sum: tuple[int, int, int] = (7, 9, 21)
+    small_sum: tuple[int, int, int] = (5, 9, 21)
     strips: int = 512 * 132
     strip_rows: tuple[int, int] = (1, 8)
     unit: int = 8

@@ -16,8 +16,8 @@ from semiconv_cupy.ndimage.cuda.strips import cut
 from semiconv_cupy.ndimage.structs import Strips
 
 _WORD, _MOST_BYTES = 4, 16  # of a row of a strip: what one load moves
-# Rows of a strip. Long windows see many rows besides; of bytes, older GPUs have no registers for so
-# many (on an H200, 9 x 9 on 4096^2 takes 21.5 us by 4 rows of bytes, 17.8 by 8).
+# Rows of a strip, of windows up to 3 x 3 and of longer ones. Of bytes, older GPUs have no registers
+# for eight (on an H200, 9 x 9 on 4096^2 takes 22 us by four rows of bytes, 18 by eight).
 _MOST_ROWS, _MOST_OF_LONG = 4, 8
 
 
@@ -93,7 +93,7 @@ def strips(planes: Planes, itemsize: int, limits: Limits) -> StripsLaunch | None
     while width * itemsize % (words * word):  # rows begin where a strip may be moved at once
         words //= 2
     across_row = width * itemsize // (words * word)
-    most = _MOST_OF_LONG if max(down, across) > 5 and itemsize > 1 else _MOST_ROWS
+    most = _MOST_OF_LONG if max(down, across) > 3 and itemsize > 1 else _MOST_ROWS
     found = cut(planes.number, height, across_row, most, limits)
     if found is None:
         return None

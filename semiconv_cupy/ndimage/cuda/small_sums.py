@@ -19,7 +19,9 @@ from semiconv_cupy.ndimage.structs import SmallWeighted
 from semiconv_cupy.ndimage.window import NEGLIGIBLE
 
 Triple = tuple[int, int, int]
-_ROWS = 4  # outputs of a thread at most: an element is converted once for all of them
+# Outputs of a thread at most: an element is converted once for all of them. Of long rows, more of
+# them have too few registers.
+_ROWS, _ROWS_OF_FEW_COLUMNS = 4, 8
 # Below this width every thread looks up what lies beyond the border. With longer rows most warps
 # are inside and do not; those at the border take both ways.
 _NARROW = 160
@@ -134,7 +136,9 @@ def small_sum_launch(volumes: Volumes, limits: Limits) -> SmallSumLaunch | None:
         return None
     if width + across * volumes.unit >= 2**31 or max(depth + planes, volumes.number) >= 2**31:
         return None
-    strips = cut(volumes.number * depth, height, width, _ROWS, limits)
+    few = across == 1 or max(down, across) <= 3
+    most = _ROWS_OF_FEW_COLUMNS if few else _ROWS
+    strips = cut(volumes.number * depth, height, width, most, limits)
     if strips is None:
         return None
     struct = np.zeros((), SmallWeighted.dtype())

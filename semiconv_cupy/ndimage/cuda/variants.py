@@ -40,6 +40,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         rows = 4 if storage in ("uint8", "bool") else 8
         if storage not in ("float64", "int64"):
             yield small_box_kernel(storage, False, SmallBox(9, 9, 4, rows, words))
+            yield small_box_kernel(storage, False, SmallBox(5, 5, 2, rows, words))
             yield small_box_kernel(storage, False, SmallBox(1, 7, 3, rows, words))
         yield taps_kernel("flat", storage, source.ARITHMETIC[storage], storage, 2, True)
     for storage, lane in (
@@ -92,8 +93,8 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 def _small_sums() -> Iterator[source.KernelSource]:
-    boxes = (3, 3, 4), (4, 3, 4), (2, 4, 4), (4, 4, 2), (5, 4, 2), (5, 5, 4), (7, 7, 4), (1, 3, 1)
-    lines = [SmallWindow(21, 1, 4), SmallWindow(1, 9, 4), SmallWindow(1, 5, 4)]
+    boxes = (3, 3, 8), (4, 3, 4), (2, 4, 4), (4, 4, 2), (5, 4, 2), (5, 5, 4), (1, 3, 1)
+    lines = [SmallWindow(*line) for line in ((21, 1, 8), (9, 1, 8), (1, 9, 4), (1, 5, 4))]
     for storages in (("float32", "float32"), ("uint8", "uint8"), ("int64", "bool")):
         for window in map(SmallWindow._make, boxes):
             for holed in (False, True):
