@@ -1,9 +1,10 @@
 // Means of windows at every rate, 0 included: what pooling by a learned mu or p computes where nobody can read the
 // number, on a GPU and in traced programs.
 //
-// Needs SEMICONV_STORAGE, and SEMICONV_OFFSET, the type of positions (default: int64). The mean is ln(mean e^(rate v)) / rate; with SEMICONV_POWERS it is the mean of powers,
-// (mean max(v, eps)^rate)^(1/rate), which is e to the former of ln v. With d = v - extreme (of powers: ln(v /
-// extreme)), where the extreme is the window's largest value for rate >= 0, else its smallest,
+// Needs SEMICONV_STORAGE, and SEMICONV_OFFSET, the type of positions (default: int64). The mean is
+// ln(mean e^(rate v)) / rate; with SEMICONV_POWERS it is the mean of powers, (mean max(v, eps)^rate)^(1/rate),
+// which is e to the former of ln v. With d = v - extreme (of powers: ln(v / extreme)), where the extreme is the
+// window's largest value for rate >= 0, else its smallest, so that rate d <= 0,
 //
 //     distance D = ln(1 + mean(e^(rate d) - 1)) / rate, at 0 mean(d);    result = extreme + D (of powers: extreme e^D).
 //
@@ -12,6 +13,7 @@
 // k(z) = (z e^z - e^z + 1) / z^2, 1/2 at 0 (of powers, times the result). Residuals of an output: the extreme, D,
 // and, if the rate learns, that derivative.
 #pragma once
+#include "divisor.cuh"
 #include "functions.cuh"
 #include "accumulators/blocked_sum.cuh"
 
@@ -34,8 +36,13 @@ struct WindowMeans {
   int64 planes, rates;  // plane p has rate p % rates
   int64 kept;           // residuals of an output: 0, 2, or 3 with the derivative by the rate
   int64 img[3], out[3], size[3], stride[3], dilation[3], before[3];
+  Divisor by_img[3], by_out[3], by_stride[3];  // of offsets of 32 bits
+  int64 inside;                                // whether every window lies inside the image
   double eps;  // of powers: smaller values count as this
 };
+
+SEMICONV_FN int32 quotient(int32 n, int64, const Divisor& by) { return (int32)by.quotient((uint32)n); }
+SEMICONV_FN int64 quotient(int64 n, int64 number, const Divisor&) { return n / number; }
 
 // The taps of one window that lie inside the image, along one axis: at first + dilation * i for i in [begin, end).
 struct TapRange {
@@ -43,25 +50,93 @@ struct TapRange {
   SEMICONV_FN TapRange(const WindowMeans& w, int axis, Offset out) : dilation((Offset)w.dilation[axis]) {
     const Offset size = (Offset)w.size[axis], limit = (Offset)w.img[axis];
     first = out * (Offset)w.stride[axis] - (Offset)w.before[axis];
-    begin = first < 0 ? (dilation - 1 - first) / dilation : 0;
+    begin = 0;
     end = size;
-    if (first + (size - 1) * dilation >= limit) end = first < limit ? (limit - first + dilation - 1) / dilation : 0;
+    if (w.inside) return;
+    if (first < 0) begin = steps(-first);
+    if (first + (size - 1) * dilation >= limit) end = first < limit ? steps(limit - first) : 0;
     if (begin > end) begin = end;
   }
+  // How many steps reach that far.
+  SEMICONV_FN Offset steps(Offset far) const { return dilation == 1 ? far : (far + dilation - 1) / dilation; }
   SEMICONV_FN Offset count() const { return end - begin; }
   SEMICONV_FN Offset at(Offset i) const { return first + dilation * i; }
 };
 
 SEMICONV_FN Real used(Real value, Real eps) { return of_powers && value < eps ? eps : value; }
 
-// A value's d.
-SEMICONV_FN Real relative(Real value, Real extreme) {
-  if (value == extreme) return 0;
-  if (!of_powers) return value - extreme;
-  const Real ratio = value / extreme;
-  if (ratio >= Limits<Real>::smallest_normal && ratio <= Limits<Real>::largest) return log(ratio);
-  return log(value) - log(extreme);
-}
+// Powers of two between which no ratio leaves the range, and its error can be computed.
+constexpr Real least_tame = (Real)8.673617379884035e-19, most_tame = 1 / least_tame;
+
+// What d are relative to: the extreme of values from lowest to highest.
+struct Reference {
+  Real extreme, reciprocal;
+  bool tame;
+  SEMICONV_FN Reference(Real extreme_, Real lowest, Real highest)
+      : extreme(extreme_), tame(of_powers && lowest >= least_tame && highest <= most_tame) {
+    reciprocal = tame ? 1 / extreme : 0;
+  }
+  SEMICONV_FN Real d(Real value) const {
+    if (!of_powers) return value == extreme ? 0 : value - extreme;
+    if (tame) return log(ratio(value));
+    return value == extreme ? 0 : of_any(value);
+  }
+  // value / extreme, as a division rounds it but for rare last bits.
+  SEMICONV_FN Real ratio(Real value) const {
+#if defined(SEMICONV_GPU) || defined(SEMICONV_CUDA_ON_CPU)
+    const Real near = value * reciprocal;
+    return fused(fused(-near, extreme, value), reciprocal, near);
+#else
+    return value / extreme;
+#endif
+  }
+  SEMICONV_FN Real of_any(Real value) const {
+    const Real ratio = value / extreme;
+    if (ratio >= Limits<Real>::smallest_normal && ratio <= Limits<Real>::largest) return log(ratio);
+    return log(value) - log(extreme);
+  }
+#if defined(SEMICONV_GPU) || defined(SEMICONV_CUDA_ON_CPU)
+  static SEMICONV_FN float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+  static SEMICONV_FN double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+#endif
+};
+
+// e^z - 1 and e^z, of z so small that e^z is in the range; of z for which it is 0 nearly so, of NaN any number.
+struct Exponential {
+  Real less_1, power;
+  explicit SEMICONV_FN Exponential(float z) {
+    // e^z = 2^n e^r with |r| <= ln 2 / 2; adding 3 * 2^22 rounds to whole numbers, which are the sum's last bits.
+    z = z > -87 ? z : -87;
+    const float shifted = z * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const float r = z - n * Limits<float>::ln2_high - n * Limits<float>::ln2_low;
+    float sum = 1.0f / 5040 + r * (1.0f / 40320);
+    sum = 1.0f / 720 + r * sum;
+    sum = 1.0f / 120 + r * sum;
+    sum = 1.0f / 24 + r * sum;
+    sum = 1.0f / 6 + r * sum;
+    sum = 1.0f / 2 + r * sum;
+    const float e_r_less_1 = r + r * r * sum;
+    const float scale = bit_cast<float>((bit_cast<uint32>(shifted) << 23) + 0x3f800000u);
+    less_1 = scale * e_r_less_1 + (scale - 1);
+    power = scale * e_r_less_1 + scale;
+  }
+  explicit SEMICONV_FN Exponential(double z) {
+    const double small = expm1(z);
+    power = z > -1 ? small + 1 : exp(z);
+    less_1 = z > -1 ? small : power - 1;
+  }
+};
+
+// 2 k(z) of |z| < 1/2: the sum of 2 (j + 1) / (j + 2)! z^j.
+template <int j> struct Series {
+  static constexpr int last = sizeof(Real) == 4 ? 8 : 15;
+  static constexpr double factorial(int n) { return n > 1 ? n * factorial(n - 1) : 1; }
+  static SEMICONV_FN Real of(Real z) {
+    constexpr Real own = (Real)(2 * (j + 1) / factorial(j + 2));
+    if constexpr (j == last) return own;
+    else return own + z * Series<j + 1>::of(z);
+  }
+};
 
 // The window of one output.
 struct Window {
@@ -122,32 +197,30 @@ struct Extent {
 
 // A window's mean: made of its extent, finished by the sums of a second pass; those of a third one make its slope.
 struct WindowMean {
-  Real rate, extreme, distance, value;
+  Real rate, distance, value;
   Extent extent;
+  Reference reference;
   Offset count;
   bool flat;  // the rate changes nothing: D is the mean of d
+  bool near;  // |z| < 1/2 for all terms
 
   SEMICONV_FN WindowMean(Real rate_, const Extent& extent_, Offset count_)
-      : rate(rate_), extent(extent_), count(count_) {
-    extreme = rate < 0 ? extent.lowest : extent.highest;
-    flat = !(absolute(rate) * relative(extent.highest, extent.lowest) >= Limits<Real>::epsilon / 128);
+      : rate(rate_), extent(extent_),
+        reference(rate_ < 0 ? extent_.lowest : extent_.highest, extent_.lowest, extent_.highest), count(count_) {
+    const Real spread = absolute(rate * reference.d(rate < 0 ? extent.highest : extent.lowest));
+    flat = !(spread >= Limits<Real>::epsilon / 128) && rate == rate;
+    near = !(spread >= (Real)0.5);
   }
   // A term of the second pass: the sums are of e^(rate d) - 1 and e^(rate d), or the first one is of d.
-  SEMICONV_FN void add(Sum& small, Sum& powers, Real term) const {
-    const Real d = relative(term, extreme), z = rate * d;
+  SEMICONV_FN void add(Sum& small, Sum& powers, Real d) const {
     if (flat) return small.add(d);
-    if (z > -1) {
-      const Real power = expm1(z);
-      small.add(power);
-      powers.add(power + 1);
-    } else {
-      const Real power = exp(z);
-      small.add(power - 1);
-      powers.add(power);
-    }
+    const Exponential of_term(rate * d);
+    small.add(of_term.less_1);
+    powers.add(of_term.power);
   }
   SEMICONV_FN void finish(Real small, Real powers) {
     const Real n = (Real)count, mean = small / n;
+    Real& extreme = reference.extreme;
     if (flat) distance = mean;
     else distance = (mean > (Real)-0.5 ? log1p(mean) : log(powers / n)) / rate;
     value = of_powers ? extreme * exp(distance) : extreme + distance;
@@ -159,60 +232,78 @@ struct WindowMean {
       value = of_powers ? 0 : rate < 0 ? infinity<Real>() : negative_infinity<Real>();
     }
   }
-  // (d - D)^2 k(z) of a term, in the third pass.
-  SEMICONV_FN Real bend(Real term) const {
-    const Real from_mean = relative(term, extreme) - distance, z = rate * from_mean;
-    if (absolute(z) < (Real)0.5 || rate == 0) {
-      // 1/2 + z/3 + z^2/8 + z^3/30 + ...: the coefficient j is (j + 1) / (j + 2)!, here by its ratio to the next.
-      constexpr int last = sizeof(Real) == 4 ? 7 : 14;
-      Real sum = 1;
-      for (int j = last; j >= 0; --j) sum = 1 + z * sum * ((Real)(j + 2) / (Real)((j + 1) * (j + 3)));
-      return sum * (Real)0.5 * from_mean * from_mean;
-    }
-    const Real power = exp(z);
-    return ((power > 0 ? power * (z - 1) : 0) + 1) / rate / rate;
+  // 2 (d - D)^2 k(z) of a term, in the third pass; times rate^2 where not all terms are near.
+  SEMICONV_FN Real bend(Real d) const {
+    const Real from_mean = d - distance, z = rate * from_mean;
+    const Real by_series = Series<0>::of(z);
+    if (near) return by_series * from_mean * from_mean;
+    const Exponential of_term(z);
+    return absolute(z) < (Real)0.5 ? by_series * z * z : 2 * (z * of_term.power - of_term.less_1);
   }
   // The derivative by the rate, of the sum of all bends; 0 beside an infinite value, and of no values.
   SEMICONV_FN Real slope(Real bends) const {
     if (value != value) return value;
     if (count == 0 || !(absolute(value) < infinity<Real>())) return 0;
-    return (of_powers ? value : (Real)1) * bends / (Real)count;
+    Real mean = (Real)0.5 * bends / (Real)count;
+    if (!near) mean = mean / rate / rate;
+    return of_powers ? value * mean : mean;
   }
 };
 
 // The mean of one window by `team`, whose threads each see a part of it. Writes the result and the residuals, which lie
-// in planes of `outputs` numbers.
+// in planes of `outputs` numbers. A team that `keeps` has room, kept(i), for all terms of a thread.
 template <class Team>
 SEMICONV_FN void mean_of_window(const WindowMeans& w, const Window& window, Real rate, const Team& team, Storage* out,
                                 Real* residual, int64 outputs) {
   Extent extent;
-  window.visit(team, [&](Real term) { extent.add(term); });
+  int own = 0;  // terms
+  window.visit(team, [&](Real term) {
+    extent.add(term);
+    if constexpr (Team::keeps) team.kept(own++) = term;
+  });
   team.join(extent);
   WindowMean mean(rate, extent, window.count());
   Sum small, powers;
-  window.visit(team, [&](Real term) { mean.add(small, powers, term); });
+  if constexpr (Team::keeps) {
+    for (int i = 0; i < own; ++i) mean.add(small, powers, team.kept(i) = mean.reference.d(team.kept(i)));
+  } else {
+    window.visit(team, [&](Real term) { mean.add(small, powers, mean.reference.d(term)); });
+  }
   team.join(small);
   team.join(powers);
+  const Reference of_terms = mean.reference;
   mean.finish(small.result(), powers.result());
   if (team.lane() == 0) {
     *out = store(mean.value);
     if (w.kept > 0) {
-      residual[0] = mean.extreme;
+      residual[0] = mean.reference.extreme;
       residual[outputs] = mean.distance;
     }
   }
   if (w.kept < 3) return;
   Sum bends;
-  window.visit(team, [&](Real term) { bends.add(mean.bend(term)); });
+  if constexpr (Team::keeps) {
+    for (int i = 0; i < own; ++i) bends.add(mean.bend(team.kept(i)));
+  } else {
+    window.visit(team, [&](Real term) { bends.add(mean.bend(of_terms.d(term))); });
+  }
   team.join(bends);
   if (team.lane() == 0) residual[2 * outputs] = mean.slope(bends.result());
 }
 
-// The derivative of a window's mean by one of its terms, times their number.
-SEMICONV_FN Real weight_of(Real term, Real rate, Real extreme, Real distance) {
-  const Real exponent = of_powers ? rate - 1 : rate;
-  return exponent == 0 ? 1 : exp(exponent * (relative(term, extreme) - distance));
-}
+// The derivatives of means of windows by one term, times the terms' number.
+struct Weights {
+  Real term, exponent;
+  bool tame;
+  SEMICONV_FN Weights(Real term_, Real rate)
+      : term(term_), exponent(of_powers ? rate - 1 : rate), tame(term_ >= least_tame && term_ <= most_tame) {}
+  SEMICONV_FN Real of(Real extreme, Real distance) const {
+    const Real d = of_powers && tame && extreme >= least_tame && extreme <= most_tame
+                       ? log(term / extreme)
+                       : Reference(extreme, 0, 0).d(term);
+    return exponent == 0 ? 1 : exp(exponent * (d - distance));
+  }
+};
 
 // The outputs along one axis whose windows see a position: those in [first, last] for which sees() holds.
 struct Seeing {
@@ -220,8 +311,9 @@ struct Seeing {
   SEMICONV_FN Seeing(const WindowMeans& w, int axis, Offset at)
       : position(at + (Offset)w.before[axis]), stride((Offset)w.stride[axis]), dilation((Offset)w.dilation[axis]) {
     const Offset reach = ((Offset)w.size[axis] - 1) * dilation;
-    first = position > reach ? (position - reach + stride - 1) / stride : 0;
-    last = minimum((Offset)(position / stride), (Offset)(w.out[axis] - 1));
+    const int64 by = w.stride[axis];
+    first = position > reach ? quotient((Offset)(position - reach + stride - 1), by, w.by_stride[axis]) : 0;
+    last = minimum(quotient(position, by, w.by_stride[axis]), (Offset)(w.out[axis] - 1));
   }
   SEMICONV_FN bool sees(Offset out) const { return dilation == 1 || (position - out * stride) % dilation == 0; }
 };
@@ -232,6 +324,7 @@ SEMICONV_FN Real gradient_of_value(const WindowMeans& w, Real value, Real rate, 
                                    const Storage* grad_out, const Real* residual, int64 outputs) {
   Real sum = 0;
   if (of_powers && value < (Real)w.eps) return sum;
+  const Weights weights(value, rate);
   const Seeing a(w, 0, at[0]), b(w, 1, at[1]), c(w, 2, at[2]);
   for (Offset i = a.first; i <= a.last; ++i) {
     if (!a.sees(i)) continue;
@@ -243,12 +336,13 @@ SEMICONV_FN Real gradient_of_value(const WindowMeans& w, Real value, Real rate, 
         const Offset n = (i * (Offset)w.out[1] + j) * (Offset)w.out[2] + k;
         const Real grad = load(grad_out[n]);
         if (!c.sees(k) || grad == 0) continue;
-        const Real weight = weight_of(value, rate, residual[n], residual[outputs + n]);
-        if (weight != 0) sum += grad * (weight / (Real)(high * TapRange(w, 2, k).count()));
+        const Real weight = weights.of(residual[n], residual[outputs + n]);
+        if (weight == 0) continue;
+        sum += grad * (w.inside ? weight : weight / (Real)(high * TapRange(w, 2, k).count()));
       }
     }
   }
-  return sum;
+  return w.inside ? sum / (Real)((Offset)w.size[0] * (Offset)w.size[1] * (Offset)w.size[2]) : sum;
 }
 
 }  // namespace semiconv

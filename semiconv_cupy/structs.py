@@ -53,19 +53,6 @@ class Struct(ctypes.Structure):
         return found
 
 
-class WindowMeans(Struct):
-    """Which windows means are of, in planes of three axes."""
-
-    file = "means.cuh"
-    _fields_ = (
-        ("planes", ctypes.c_int64),
-        ("rates", ctypes.c_int64),
-        ("kept", ctypes.c_int64),
-        *((name, ctypes.c_int64 * 3) for name in ("img", "out", *_OF_A_WINDOW)),
-        ("eps", ctypes.c_double),
-    )
-
-
 class Parameters(Struct):
     """The numbers of a semifield for one launch: `values`, or those at an address.
 
@@ -271,7 +258,7 @@ class ProductGradient(Struct):
 class Divisor(Struct):
     """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
 
-    file = "cuda/place.cuh"
+    file = "divisor.cuh"
     _fields_ = tuple((name, ctypes.c_uint32) for name in ("divisor", "multiplier", "shift"))
 
     @classmethod
@@ -289,3 +276,18 @@ class Division(Struct):
 
     file = "cuda/place.cuh"
     _fields_ = tuple((name, Divisor) for name in ("tiles_x", "tiles_y", "blocks", "groups"))
+
+
+class WindowMeans(Struct):
+    """Which windows means are of, in planes of three axes."""
+
+    file = "means.cuh"
+    _fields_ = (
+        ("planes", ctypes.c_int64),
+        ("rates", ctypes.c_int64),
+        ("kept", ctypes.c_int64),
+        *((name, ctypes.c_int64 * 3) for name in ("img", "out", *_OF_A_WINDOW)),
+        *((name, Divisor * 3) for name in ("by_img", "by_out", "by_stride")),
+        ("inside", ctypes.c_int64),
+        ("eps", ctypes.c_double),
+    )

@@ -7,7 +7,12 @@
 
 namespace semiconv {
 
+constexpr int threads_of_means = 128;
+
 struct Alone {
+  static constexpr bool keeps = true;
+  Real* own;
+  SEMICONV_FN Real& kept(int i) const { return own[i * threads_of_means]; }
   static SEMICONV_FN int lane() { return 0; }
   static constexpr SEMICONV_FN int lanes() { return 1; }
   static SEMICONV_FN void join(Extent&) {}
@@ -15,6 +20,7 @@ struct Alone {
 };
 
 struct Warp {
+  static constexpr bool keeps = false;
   static constexpr unsigned int all = 0xffffffffu;
   static SEMICONV_FN int lane() { return (int)(threadIdx.x % 32); }
   static constexpr SEMICONV_FN int lanes() { return 32; }
@@ -41,16 +47,26 @@ struct Warp {
   }
 };
 
-template <int LANES> struct TeamOf { using type = Warp; };
-template <> struct TeamOf<1> { using type = Alone; };
+// The team of this thread.
+template <int LANES> struct TeamOf {
+  using type = Warp;
+  static SEMICONV_FN Warp make() { return Warp(); }
+};
+template <> struct TeamOf<1> {
+  using type = Alone;
+  static SEMICONV_FN Alone make() {
+    extern __shared__ Real kept_terms[];  // the taps of a window for each thread
+    return Alone{kept_terms + threadIdx.x};
+  }
+};
 
 // Index n of C-contiguous planes of these sizes: the plane, and the position in it.
 struct Place {
   Offset plane, at[3];
-  SEMICONV_FN Place(Offset n, const int64* sizes) {
+  SEMICONV_FN Place(Offset n, const int64* sizes, const Divisor* by) {
     for (int a = 2; a >= 0; --a) {
-      const Offset size = (Offset)sizes[a], rest = n / size;
-      at[a] = n - rest * size;
+      const Offset rest = quotient(n, sizes[a], by[a]);
+      at[a] = n - rest * (Offset)sizes[a];
       n = rest;
     }
     plane = n;
@@ -59,30 +75,31 @@ struct Place {
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, sizeof(semiconv::Real) == 4 ? 8 : 4)
 SEMICONV_KERNEL(const semiconv::Storage* __restrict__ img, const semiconv::Real* __restrict__ rate,
                 semiconv::Storage* __restrict__ out, semiconv::Real* __restrict__ residual,
                 const semiconv::WindowMeans w) {
   using namespace semiconv;
   using Team = TeamOf<SEMICONV_LANES>::type;
+  const Team team = TeamOf<SEMICONV_LANES>::make();
   const int64 pixels = w.img[0] * w.img[1] * w.img[2], outputs = w.planes * w.out[0] * w.out[1] * w.out[2];
   const int64 step = (int64)gridDim.x * blockDim.x / Team::lanes();
   for (int64 n = ((int64)blockIdx.x * blockDim.x + threadIdx.x) / Team::lanes(); n < outputs; n += step) {
-    const Place place((Offset)n, w.out);
+    const Place place((Offset)n, w.out, w.by_out);
     const Window window(w, img + (int64)place.plane * pixels, place.at);
     const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
-    mean_of_window(w, window, own, Team(), out + n, residual ? residual + n : residual, outputs);
+    mean_of_window(w, window, own, team, out + n, residual ? residual + n : residual, outputs);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, sizeof(semiconv::Real) == 4 ? 4 : 2)
 SEMICONV_KERNEL_GRADIENT(const semiconv::Storage* __restrict__ grad_out, const semiconv::Storage* __restrict__ img,
                          const semiconv::Real* __restrict__ rate, const semiconv::Real* __restrict__ residual,
                          semiconv::Storage* __restrict__ grad_img, const semiconv::WindowMeans w) {
   using namespace semiconv;
   const int64 in_plane = w.out[0] * w.out[1] * w.out[2], values = w.planes * w.img[0] * w.img[1] * w.img[2];
   for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < values; n += (int64)gridDim.x * blockDim.x) {
-    const Place place((Offset)n, w.img);
+    const Place place((Offset)n, w.img, w.by_img);
     const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
     const int64 before = place.plane * in_plane;
     grad_img[n] = store(gradient_of_value(w, load(img[n]), own, place.at, grad_out + before, residual + before,

@@ -4,6 +4,7 @@
 //   SEMICONV_TEAMS   planes of outputs in a block, each with a tile's threads
 //   SEMICONV_WHOLE   1 where there are several, and a tile holds the last two axes of the outputs
 #pragma once
+#include "../divisor.cuh"
 #include "this_thread.cuh"
 #include "tile.cuh"
 
@@ -11,18 +12,6 @@ namespace semiconv {
 
 constexpr int teams = SEMICONV_TEAMS;
 constexpr bool whole = SEMICONV_WHOLE;
-
-// Division of numbers below 2^31 by a number that the launcher knows: n * multiplier / 2^(31 + shift)
-// (Granlund and Montgomery, Division by invariant integers using multiplication, 1994).
-struct Divisor {
-  uint32 divisor, multiplier, shift;
-  // Divides n, returns the remainder.
-  SEMICONV_FN uint32 take(uint32& n) const {
-    const uint32 all = n;
-    n = (uint32)(((uint64)all * multiplier) >> (31 + shift));
-    return all - n * divisor;
-  }
-};
 
 // The numbers by which a block takes its own number apart.
 struct Division {

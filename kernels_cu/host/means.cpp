@@ -9,11 +9,20 @@ namespace {
 
 using namespace semiconv;
 
+constexpr int most_kept = 32;
+
 struct Alone {
+  static constexpr bool keeps = false;
   static int lane() { return 0; }
   static int lanes() { return 1; }
   static void join(Extent&) {}
   static void join(Sum& sum) { sum.fold(); }
+};
+
+struct Keeper : Alone {
+  static constexpr bool keeps = true;
+  Real* own;
+  Real& kept(int i) const { return own[i]; }
 };
 
 // act(n, plane, position) for all positions of all planes of these sizes, n counting them.
@@ -39,7 +48,15 @@ SEMICONV_EXPORT void semiconv_means(const Storage* img, const Real* rate, Storag
   const int64 outputs = w->planes * w->out[0] * w->out[1] * w->out[2];
   for_all(*w, w->out, threads, [&](int64 n, int64 plane, const int64* at) {
     const Window window(*w, img + plane * pixels, at);
-    mean_of_window(*w, window, rate[plane % w->rates], Alone(), out + n, residual ? residual + n : residual, outputs);
+    Real* const rest = residual ? residual + n : residual;
+    if (window.count() <= most_kept) {
+      Real terms[most_kept];
+      Keeper keeper;
+      keeper.own = terms;
+      mean_of_window(*w, window, rate[plane % w->rates], keeper, out + n, rest, outputs);
+    } else {
+      mean_of_window(*w, window, rate[plane % w->rates], Alone(), out + n, rest, outputs);
+    }
   });
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from semiconv_cupy.backends.host import functions as host
 _POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
 # The taps up to which a thread computes a window by itself; of more, a warp does.
 _TAPS_OF_A_THREAD = 32
+# The threads of a block of values: threads_of_means of kernels_cu/cuda/means.cu.
+_THREADS = 128
 # Terms of all windows from which on a second thread saves more than it costs.
 _LEAST_FOR_THREADS = 1 << 12
 # How many products a block of a GPU adds to a rate's gradient, and the most blocks for a rate.
@@ -73,7 +76,23 @@ class Means(NamedTuple):
             for of in (self.img, self.out, self.size, self.stride, self.dilation)
         ]
         before = of_axes(*(0,) * lacking, *self.before)
-        return structs.WindowMeans(self.planes, self.rates, self.kept, *axes, before, self.eps)
+        divisors = [
+            (structs.Divisor * 3)(*map(structs.Divisor.of, (max(n, 1) for n in (*ones, *of))))
+            for of in (self.img, self.out, self.stride)
+        ]
+        numbers = self.planes, self.rates, self.kept
+        return structs.WindowMeans(*numbers, *axes, before, *divisors, self.inside, self.eps)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Along each axis, how far the last window reaches from the first one's begin."""
+        axes = self.out, self.stride, self.size, self.dilation
+        return tuple((o - 1) * s + d * (k - 1) + 1 for o, s, k, d in zip(*axes, strict=True))
+
+    @property
+    def inside(self) -> bool:
+        """Whether every window lies inside the image."""
+        return not any(self.before) and all(map(operator.le, self.ends, self.img))
 
     @property
     def outputs(self) -> int:
@@ -84,6 +103,13 @@ class Means(NamedTuple):
     def values(self) -> int:
         """How many values the image has."""
         return self.planes * math.prod(self.img)
+
+    @property
+    def largest(self) -> int:
+        """No offset and no position along an axis is larger."""
+        axes = self.img, self.before, self.ends, self.stride
+        positions = (max(n + b, end) + s for n, b, end, s in zip(*axes, strict=True))
+        return max(self.values, self.outputs, *positions)
 
 
 class Calls(NamedTuple):
@@ -147,14 +173,17 @@ def host_sources(storages: Sequence[str] | None = None) -> Iterator[source.HostS
 def on_gpu(means: Means, device: Device) -> Calls:
     """The calls on a GPU, whose last argument is the stream."""
     lanes = 1 if math.prod(means.size) <= _TAPS_OF_A_THREAD else 32
-    offset = "int32" if max(means.values, means.outputs) < 2**31 else "int64"
+    offset = "int32" if means.largest < 2**31 else "int64"
     constants = means_source, means.powers, means.storage, offset, lanes
     kernel = compiled(device, *constants)
     gradient = compiled(device, *constants, suffix="_gradient")
     windows = (means.struct().scalar(),)
-    grid, back = (blocks_for(lanes * means.outputs),), (blocks_for(means.values),)
-    run = prepared(kernel, grid, (BLOCK_THREADS,), (), 4, windows)
-    run_back = prepared(gradient, back, (BLOCK_THREADS,), (), 5, windows)
+    block = (BLOCK_THREADS,)
+    grid, back = (blocks_for(2 * lanes * means.outputs),), (blocks_for(means.values),)
+    number = np.dtype(source.ARITHMETIC[means.storage]).itemsize
+    terms = _THREADS * math.prod(means.size) * number if lanes == 1 else 0
+    run = prepared(kernel, grid, (_THREADS,), (), 4, windows, terms)
+    run_back = prepared(gradient, back, block, (), 5, windows)
 
     def values(img: int, rate: int, out: int, residual: int, stream: Any) -> None:
         run((img, rate, out, residual), stream)
@@ -167,7 +196,7 @@ def on_gpu(means: Means, device: Device) -> Calls:
     each = -(-means.outputs // (means.rates * _PRODUCTS_OF_A_BLOCK))
     parts = max(1, min(each, _MOST_PARTS))
     after = (*windows, np.int64(parts))
-    block, of_sums = (BLOCK_THREADS,), (blocks_for(means.rates),)
+    of_sums = (blocks_for(means.rates),)
     to_sums = compiled(device, *constants, suffix="_rates")
     run_rates = prepared(to_sums, (means.rates * parts,), block, (), 3, after)
     from_sums = compiled(device, *constants, suffix="_sums")
