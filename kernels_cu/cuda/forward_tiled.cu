@@ -325,7 +325,7 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
             large = large || !is_small(load(((Storage*)weights[side][team][d].of)[n]));
           });
           source.visit_inside(patches[side][team][d].of,
-                              [&](Storage number) { large = large || !is_small(load(number)); });
+                              [&](Storage number) { large |= !is_small(load(number)); });
         }
       const bool saturates = __syncthreads_or(large), guarded = !source.whole;
 #elif defined(SEMICONV_TEST_BORDER)  // no number stands for a position outside the image
