@@ -24,6 +24,13 @@ namespace semiconv {
 #endif
 using Offset = SEMICONV_OFFSET;
 
+// Before a loop that NVRTC would unroll for more turns than it makes.
+#if defined(SEMICONV_GPU)
+#define SEMICONV_ROLLED _Pragma("unroll 1")
+#else
+#define SEMICONV_ROLLED
+#endif
+
 #if defined(SEMICONV_POWERS)
 constexpr bool of_powers = true;
 #else
@@ -37,7 +44,8 @@ struct WindowMeans {
   int64 kept;           // residuals of an output: 0, 2, or 3 with the derivative by the rate
   int64 img[3], out[3], size[3], stride[3], dilation[3], before[3];
   Divisor by_img[3], by_out[3], by_stride[3];  // of offsets of 32 bits
-  int64 inside;                                // whether every window lies inside the image
+  int64 together;                              // planes of the image whose gradients a GPU's thread computes
+  int64 plain;                                 // whether every window lies inside the image and has no gaps
   double eps;  // of powers: smaller values count as this
 };
 
@@ -52,7 +60,7 @@ struct TapRange {
     first = out * (Offset)w.stride[axis] - (Offset)w.before[axis];
     begin = 0;
     end = size;
-    if (w.inside) return;
+    if (w.plain) return;
     if (first < 0) begin = steps(-first);
     if (first + (size - 1) * dilation >= limit) end = first < limit ? steps(limit - first) : 0;
     if (begin > end) begin = end;
@@ -140,24 +148,27 @@ template <int j> struct Series {
 
 // The window of one output.
 struct Window {
-  const Storage* plane;
+  const Storage* img;
+  Offset plane;  // where it begins
   TapRange a, b, c;
   Offset height, width;  // of the image along the last axes
   Real eps;
 
-  SEMICONV_FN Window(const WindowMeans& w, const Storage* plane_, const Offset* out)
-      : plane(plane_), a(w, 0, out[0]), b(w, 1, out[1]), c(w, 2, out[2]), height((Offset)w.img[1]),
+  SEMICONV_FN Window(const WindowMeans& w, const Storage* img_, Offset plane_, const Offset* out)
+      : img(img_), plane(plane_), a(w, 0, out[0]), b(w, 1, out[1]), c(w, 2, out[2]), height((Offset)w.img[1]),
         width((Offset)w.img[2]), eps((Real)w.eps) {}
   SEMICONV_FN Offset count() const { return a.count() * b.count() * c.count(); }
   SEMICONV_FN Real at(Offset i, Offset j, Offset k) const {
-    return used(load(plane[(a.at(i) * height + b.at(j)) * width + c.at(k)]), eps);
+    return used(load(img[plane + (a.at(i) * height + b.at(j)) * width + c.at(k)]), eps);
   }
   // with(value) for each value inside the image; a team's threads share them.
   template <class Team, class Visit> SEMICONV_FN void visit(const Team& team, const Visit& with) const {
     if (team.lanes() == 1) {
       for (Offset i = a.begin; i < a.end; ++i)
-        for (Offset j = b.begin; j < b.end; ++j)
+        for (Offset j = b.begin; j < b.end; ++j) {
+          SEMICONV_ROLLED
           for (Offset k = c.begin; k < c.end; ++k) with(at(i, j, k));
+        }
       return;
     }
     const Offset all = count(), row = c.count(), rows = b.count();
@@ -168,30 +179,24 @@ struct Window {
   }
 };
 
-// A blocked sum that folds itself.
 struct Sum : BlockedSum<Real> {
-  int terms;
-  SEMICONV_FN Sum() : terms(0) { start(); }
-  SEMICONV_FN void add(Real value) {
-    BlockedSum<Real>::add(value);
-    if (++terms % terms_per_fold == 0) fold();
-  }
+  SEMICONV_FN Sum() { start(); }
 };
 
 // What the first pass over a window finds.
 struct Extent {
   Real lowest, highest;
-  int nans;
-  SEMICONV_FN Extent() : lowest(infinity<Real>()), highest(negative_infinity<Real>()), nans(0) {}
+  bool nans;
+  SEMICONV_FN Extent() : lowest(infinity<Real>()), highest(negative_infinity<Real>()), nans(false) {}
   SEMICONV_FN void add(Real value) {
     lowest = select_less(lowest, value);
     highest = select_greater(highest, value);
-    nans |= value != value;
+    nans = nans || value != value;
   }
   SEMICONV_FN void join(const Extent& other) {
     lowest = select_less(lowest, other.lowest);
     highest = select_greater(highest, other.highest);
-    nans |= other.nans;
+    nans = nans || other.nans;
   }
 };
 
@@ -211,13 +216,7 @@ struct WindowMean {
     flat = !(spread >= Limits<Real>::epsilon / 128) && rate == rate;
     near = !(spread >= (Real)0.5);
   }
-  // A term of the second pass: the sums are of e^(rate d) - 1 and e^(rate d), or the first one is of d.
-  SEMICONV_FN void add(Sum& small, Sum& powers, Real d) const {
-    if (flat) return small.add(d);
-    const Exponential of_term(rate * d);
-    small.add(of_term.less_1);
-    powers.add(of_term.power);
-  }
+  // Of the sums of e^(rate d) - 1 and e^(rate d); where it is flat the first one is of d.
   SEMICONV_FN void finish(Real small, Real powers) {
     const Real n = (Real)count, mean = small / n;
     Real& extreme = reference.extreme;
@@ -232,13 +231,16 @@ struct WindowMean {
       value = of_powers ? 0 : rate < 0 ? infinity<Real>() : negative_infinity<Real>();
     }
   }
-  // 2 (d - D)^2 k(z) of a term, in the third pass; times rate^2 where not all terms are near.
-  SEMICONV_FN Real bend(Real d) const {
-    const Real from_mean = d - distance, z = rate * from_mean;
-    const Real by_series = Series<0>::of(z);
-    if (near) return by_series * from_mean * from_mean;
+  // 2 (d - D)^2 k(z) of a term, in the third pass, where all terms are near.
+  SEMICONV_FN Real bend_near(Real d) const {
+    const Real from_mean = d - distance;
+    return Series<0>::of(rate * from_mean) * from_mean * from_mean;
+  }
+  // The same where not all are, times rate^2.
+  SEMICONV_FN Real bend_far(Real d) const {
+    const Real z = rate * (d - distance);
     const Exponential of_term(z);
-    return absolute(z) < (Real)0.5 ? by_series * z * z : 2 * (z * of_term.power - of_term.less_1);
+    return absolute(z) < (Real)0.5 ? Series<0>::of(z) * z * z : 2 * (z * of_term.power - of_term.less_1);
   }
   // The derivative by the rate, of the sum of all bends; 0 beside an infinite value, and of no values.
   SEMICONV_FN Real slope(Real bends) const {
@@ -250,8 +252,28 @@ struct WindowMean {
   }
 };
 
+// with(d) for each term that this thread of the team sees, and fold() after at most terms_per_fold of them. A team that
+// `keeps` has room, kept(i), for all terms of a thread: of powers they are d by now.
+template <class Team, class Visit, class Fold>
+SEMICONV_FN void for_distances(const Window& window, const Team& team, int own, const Reference& reference,
+                               const Visit& with, const Fold& fold) {
+  if constexpr (Team::keeps) {
+    for (int begin = 0; begin < own; begin += terms_per_fold) {
+      const int end = minimum(begin + terms_per_fold, own);
+      for (int i = begin; i < end; ++i) with(of_powers ? team.kept(i) : reference.d(team.kept(i)));
+      fold();
+    }
+  } else {
+    int terms = 0;
+    window.visit(team, [&](Real term) {
+      with(reference.d(term));
+      if (++terms % terms_per_fold == 0) fold();
+    });
+  }
+}
+
 // The mean of one window by `team`, whose threads each see a part of it. Writes the result and the residuals, which lie
-// in planes of `outputs` numbers. A team that `keeps` has room, kept(i), for all terms of a thread.
+// in planes of `outputs` numbers.
 template <class Team>
 SEMICONV_FN void mean_of_window(const WindowMeans& w, const Window& window, Real rate, const Team& team, Storage* out,
                                 Real* residual, int64 outputs) {
@@ -263,15 +285,25 @@ SEMICONV_FN void mean_of_window(const WindowMeans& w, const Window& window, Real
   });
   team.join(extent);
   WindowMean mean(rate, extent, window.count());
+  const Reference reference = mean.reference;
+  if constexpr (Team::keeps && of_powers)
+    for (int i = 0; i < own; ++i) team.kept(i) = reference.d(team.kept(i));
   Sum small, powers;
-  if constexpr (Team::keeps) {
-    for (int i = 0; i < own; ++i) mean.add(small, powers, team.kept(i) = mean.reference.d(team.kept(i)));
+  if (mean.flat) {
+    for_distances(window, team, own, reference, [&](Real d) { small.add(d); }, [&] { small.fold(); });
   } else {
-    window.visit(team, [&](Real term) { mean.add(small, powers, mean.reference.d(term)); });
+    const auto add = [&](Real d) {
+      const Exponential of_term(rate * d);
+      small.add(of_term.less_1);
+      powers.add(of_term.power);
+    };
+    for_distances(window, team, own, reference, add, [&] {
+      small.fold();
+      powers.fold();
+    });
   }
   team.join(small);
   team.join(powers);
-  const Reference of_terms = mean.reference;
   mean.finish(small.result(), powers.result());
   if (team.lane() == 0) {
     *out = store(mean.value);
@@ -282,11 +314,9 @@ SEMICONV_FN void mean_of_window(const WindowMeans& w, const Window& window, Real
   }
   if (w.kept < 3) return;
   Sum bends;
-  if constexpr (Team::keeps) {
-    for (int i = 0; i < own; ++i) bends.add(mean.bend(team.kept(i)));
-  } else {
-    window.visit(team, [&](Real term) { bends.add(mean.bend(of_terms.d(term))); });
-  }
+  const auto fold = [&] { bends.fold(); };
+  if (mean.near) for_distances(window, team, own, reference, [&](Real d) { bends.add(mean.bend_near(d)); }, fold);
+  else for_distances(window, team, own, reference, [&](Real d) { bends.add(mean.bend_far(d)); }, fold);
   team.join(bends);
   if (team.lane() == 0) residual[2 * outputs] = mean.slope(bends.result());
 }
@@ -318,31 +348,44 @@ struct Seeing {
   SEMICONV_FN bool sees(Offset out) const { return dilation == 1 || (position - out * stride) % dilation == 0; }
 };
 
-// The gradient by a value of the image, `at` in its plane: the sum over the outputs that see it. grad_out and residual
-// begin with the plane's own outputs.
-SEMICONV_FN Real gradient_of_value(const WindowMeans& w, Real value, Real rate, const Offset* at,
-                                   const Storage* grad_out, const Real* residual, int64 outputs) {
+// The outputs of any plane that see a position.
+struct Viewers {
+  Seeing a, b, c;
+  SEMICONV_FN Viewers(const WindowMeans& w, const Offset* at) : a(w, 0, at[0]), b(w, 1, at[1]), c(w, 2, at[2]) {}
+};
+
+// The gradient by a value of the image: the sum over the outputs that see it; its plane's begin with number `own`.
+SEMICONV_FN Real gradient_of_value(const WindowMeans& w, const Viewers& viewers, Real value, Real rate, Offset own,
+                                   const Storage* grad_out, const Real* extremes, const Real* distances) {
   Real sum = 0;
   if (of_powers && value < (Real)w.eps) return sum;
   const Weights weights(value, rate);
-  const Seeing a(w, 0, at[0]), b(w, 1, at[1]), c(w, 2, at[2]);
+  const Seeing &a = viewers.a, &b = viewers.b, &c = viewers.c;
+  // The product of an output's gradient and weight; neither makes a number of the other's 0.
+  const auto product = [&](Offset n, Real count) -> Real {
+    const Real grad = load(grad_out[n]), weight = weights.of(extremes[n], distances[n]);
+    return grad == 0 || weight == 0 ? 0 : grad * (count == 1 ? weight : weight / count);
+  };
+  if (w.plain) {
+    for (Offset i = a.first; i <= a.last; ++i)
+      for (Offset j = b.first; j <= b.last; ++j) {
+        const Offset row = own + (i * (Offset)w.out[1] + j) * (Offset)w.out[2];
+        for (Offset k = c.first; k <= c.last; ++k) sum += product(row + k, 1);
+      }
+    return sum / (Real)((Offset)w.size[0] * (Offset)w.size[1] * (Offset)w.size[2]);
+  }
   for (Offset i = a.first; i <= a.last; ++i) {
     if (!a.sees(i)) continue;
     const Offset deep = TapRange(w, 0, i).count();
     for (Offset j = b.first; j <= b.last; ++j) {
       if (!b.sees(j)) continue;
       const Offset high = deep * TapRange(w, 1, j).count();
-      for (Offset k = c.first; k <= c.last; ++k) {
-        const Offset n = (i * (Offset)w.out[1] + j) * (Offset)w.out[2] + k;
-        const Real grad = load(grad_out[n]);
-        if (!c.sees(k) || grad == 0) continue;
-        const Real weight = weights.of(residual[n], residual[outputs + n]);
-        if (weight == 0) continue;
-        sum += grad * (w.inside ? weight : weight / (Real)(high * TapRange(w, 2, k).count()));
-      }
+      const Offset row = own + (i * (Offset)w.out[1] + j) * (Offset)w.out[2];
+      for (Offset k = c.first; k <= c.last; ++k)
+        if (c.sees(k)) sum += product(row + k, (Real)(high * TapRange(w, 2, k).count()));
     }
   }
-  return w.inside ? sum / (Real)((Offset)w.size[0] * (Offset)w.size[1] * (Offset)w.size[2]) : sum;
+  return sum;
 }
 
 }  // namespace semiconv

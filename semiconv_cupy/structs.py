@@ -288,6 +288,7 @@ class WindowMeans(Struct):
         ("kept", ctypes.c_int64),
         *((name, ctypes.c_int64 * 3) for name in ("img", "out", *_OF_A_WINDOW)),
         *((name, Divisor * 3) for name in ("by_img", "by_out", "by_stride")),
-        ("inside", ctypes.c_int64),
+        ("together", ctypes.c_int64),
+        ("plain", ctypes.c_int64),
         ("eps", ctypes.c_double),
     )

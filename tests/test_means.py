@@ -29,7 +29,8 @@ def windows_of(work, powers, dtype="float32"):
 
 def computed(backend, means, img, rates, grad_out):
     """(result, derivative by the rate, gradient by the image) of compiled functions."""
-    calls = on_host(means) if backend == "host" else on_gpu(means, cases.harness())
+    together = 3 if means.powers else None  # planes of a thread
+    calls = on_host(means) if backend == "host" else on_gpu(means, cases.harness(), together)
     threads_or_stream = 2 if backend == "host" else None
     out, grad_img = np.zeros(means.outputs, img.dtype), np.zeros_like(img)
     residual = np.zeros((means.kept, means.outputs), rates.dtype)

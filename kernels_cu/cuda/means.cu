@@ -1,5 +1,5 @@
-// Means of windows and their gradients: SEMICONV_LANES threads an output, 1 or a warp; a thread a value of the image's
-// gradient; of each rate's, several blocks.
+// Means of windows and their gradients: SEMICONV_LANES threads an output, 1 or a warp; a thread a position of the image's
+// gradient in several planes; of each rate's, several blocks.
 //
 // Needs SEMICONV_STORAGE, SEMICONV_POWERS or not, SEMICONV_OFFSET (int32 or int64, the type of positions),
 // SEMICONV_LANES, SEMICONV_KERNEL, SEMICONV_KERNEL_GRADIENT, SEMICONV_KERNEL_RATES, SEMICONV_KERNEL_SUMS.
@@ -8,6 +8,7 @@
 namespace semiconv {
 
 constexpr int threads_of_means = 128;
+constexpr bool slim = sizeof(Real) == 4 && sizeof(Offset) == 4;  // 64 registers suffice for a thread
 
 struct Alone {
   static constexpr bool keeps = true;
@@ -29,7 +30,7 @@ struct Warp {
       Extent other;
       other.lowest = __shfl_xor_sync(all, extent.lowest, half);
       other.highest = __shfl_xor_sync(all, extent.highest, half);
-      other.nans = __shfl_xor_sync(all, extent.nans, half);
+      other.nans = __shfl_xor_sync(all, (int)extent.nans, half) != 0;
       extent.join(other);
     }
   }
@@ -75,35 +76,45 @@ struct Place {
 
 }  // namespace semiconv
 
-extern "C" __global__ void __launch_bounds__(128, sizeof(semiconv::Real) == 4 ? 8 : 4)
+extern "C" __global__ void __launch_bounds__(128, semiconv::slim && SEMICONV_LANES == 1 ? 8 : 4)
 SEMICONV_KERNEL(const semiconv::Storage* __restrict__ img, const semiconv::Real* __restrict__ rate,
                 semiconv::Storage* __restrict__ out, semiconv::Real* __restrict__ residual,
                 const semiconv::WindowMeans w) {
   using namespace semiconv;
   using Team = TeamOf<SEMICONV_LANES>::type;
   const Team team = TeamOf<SEMICONV_LANES>::make();
-  const int64 pixels = w.img[0] * w.img[1] * w.img[2], outputs = w.planes * w.out[0] * w.out[1] * w.out[2];
+  const Offset pixels = (Offset)w.img[0] * (Offset)w.img[1] * (Offset)w.img[2];
+  const int64 outputs = w.planes * w.out[0] * w.out[1] * w.out[2];
   const int64 step = (int64)gridDim.x * blockDim.x / Team::lanes();
   for (int64 n = ((int64)blockIdx.x * blockDim.x + threadIdx.x) / Team::lanes(); n < outputs; n += step) {
     const Place place((Offset)n, w.out, w.by_out);
-    const Window window(w, img + (int64)place.plane * pixels, place.at);
+    const Window window(w, img, place.plane * pixels, place.at);
     const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
     mean_of_window(w, window, own, team, out + n, residual ? residual + n : residual, outputs);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256, sizeof(semiconv::Real) == 4 ? 4 : 2)
+extern "C" __global__ void __launch_bounds__(256, semiconv::slim ? 4 : 2)
 SEMICONV_KERNEL_GRADIENT(const semiconv::Storage* __restrict__ grad_out, const semiconv::Storage* __restrict__ img,
                          const semiconv::Real* __restrict__ rate, const semiconv::Real* __restrict__ residual,
                          semiconv::Storage* __restrict__ grad_img, const semiconv::WindowMeans w) {
   using namespace semiconv;
-  const int64 in_plane = w.out[0] * w.out[1] * w.out[2], values = w.planes * w.img[0] * w.img[1] * w.img[2];
-  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < values; n += (int64)gridDim.x * blockDim.x) {
+  const int64 in_plane = w.out[0] * w.out[1] * w.out[2];
+  const Real* __restrict__ distances = residual + w.planes * in_plane;
+  const Offset pixels = (Offset)w.img[0] * (Offset)w.img[1] * (Offset)w.img[2], together = (Offset)w.together;
+  const int64 positions = (w.planes + w.together - 1) / w.together * pixels;
+  for (int64 n = (int64)blockIdx.x * blockDim.x + threadIdx.x; n < positions; n += (int64)gridDim.x * blockDim.x) {
     const Place place((Offset)n, w.img, w.by_img);
-    const Real own = rate[w.rates == 1 ? 0 : place.plane % (Offset)w.rates];
-    const int64 before = place.plane * in_plane;
-    grad_img[n] = store(gradient_of_value(w, load(img[n]), own, place.at, grad_out + before, residual + before,
-                                          w.planes * in_plane));
+    const Viewers viewers(w, place.at);
+    const Offset first = place.plane * together;
+    Offset value = (Offset)n - place.plane * pixels + first * pixels;
+    const Offset end = minimum((Offset)(first + together), (Offset)w.planes);
+    SEMICONV_ROLLED
+    for (Offset plane = first; plane < end; ++plane, value += pixels) {
+      const Real own = rate[w.rates == 1 ? 0 : plane % (Offset)w.rates];
+      grad_img[value] = store(gradient_of_value(w, viewers, load(img[value]), own, plane * (Offset)in_plane, grad_out,
+                                                residual, distances));
+    }
   }
 }
 

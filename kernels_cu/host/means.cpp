@@ -47,7 +47,7 @@ SEMICONV_EXPORT void semiconv_means(const Storage* img, const Real* rate, Storag
   const int64 pixels = w->img[0] * w->img[1] * w->img[2];
   const int64 outputs = w->planes * w->out[0] * w->out[1] * w->out[2];
   for_all(*w, w->out, threads, [&](int64 n, int64 plane, const int64* at) {
-    const Window window(*w, img + plane * pixels, at);
+    const Window window(*w, img, plane * pixels, at);
     Real* const rest = residual ? residual + n : residual;
     if (window.count() <= most_kept) {
       Real terms[most_kept];
@@ -65,8 +65,7 @@ SEMICONV_EXPORT void semiconv_means_gradient(const Storage* grad_out, const Stor
                                              int threads) {
   const int64 in_plane = w->out[0] * w->out[1] * w->out[2];
   for_all(*w, w->img, threads, [&](int64 n, int64 plane, const int64* at) {
-    const int64 before = plane * in_plane;
-    grad_img[n] = store(gradient_of_value(*w, load(img[n]), rate[plane % w->rates], at, grad_out + before,
-                                          residual + before, w->planes * in_plane));
+    grad_img[n] = store(gradient_of_value(*w, Viewers(*w, at), load(img[n]), rate[plane % w->rates], plane * in_plane,
+                                          grad_out, residual, residual + w->planes * in_plane));
   });
 }

@@ -27,6 +27,9 @@ _POINTER, _FLAG = ctypes.c_void_p, ctypes.c_int
 _TAPS_OF_A_THREAD = 32
 # The threads of a block of values: threads_of_means of kernels_cu/cuda/means.cu.
 _THREADS = 128
+# Values of the image from which on a GPU has work enough for threads of several planes, and how
+# many: these share what is computed of their position.
+_LEAST_FOR_PLANES, _PLANES_OF_A_THREAD = 1 << 21, 4
 # Terms of all windows from which on a second thread saves more than it costs.
 _LEAST_FOR_THREADS = 1 << 12
 # How many products a block of a GPU adds to a rate's gradient, and the most blocks for a rate.
@@ -67,8 +70,8 @@ class Means(NamedTuple):
     dilation: tuple[int, ...]
     before: tuple[int, ...]
 
-    def struct(self) -> structs.WindowMeans:
-        """What the functions receive."""
+    def struct(self, together: int = 1) -> structs.WindowMeans:
+        """What the functions receive; `together`: the planes of a GPU's thread."""
         lacking = 3 - len(self.img)
         ones, of_axes = (1,) * lacking, ctypes.c_int64 * 3
         axes = [
@@ -80,8 +83,8 @@ class Means(NamedTuple):
             (structs.Divisor * 3)(*map(structs.Divisor.of, (max(n, 1) for n in (*ones, *of))))
             for of in (self.img, self.out, self.stride)
         ]
-        numbers = self.planes, self.rates, self.kept
-        return structs.WindowMeans(*numbers, *axes, before, *divisors, self.inside, self.eps)
+        numbers, flags = (self.planes, self.rates, self.kept), (together, self.plain, self.eps)
+        return structs.WindowMeans(*numbers, *axes, before, *divisors, *flags)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -90,9 +93,10 @@ class Means(NamedTuple):
         return tuple((o - 1) * s + d * (k - 1) + 1 for o, s, k, d in zip(*axes, strict=True))
 
     @property
-    def inside(self) -> bool:
-        """Whether every window lies inside the image."""
-        return not any(self.before) and all(map(operator.le, self.ends, self.img))
+    def plain(self) -> bool:
+        """Whether every window lies inside the image and has no gaps."""
+        inside = not any(self.before) and all(map(operator.le, self.ends, self.img))
+        return inside and all(gap == 1 for gap in self.dilation)
 
     @property
     def outputs(self) -> int:
@@ -170,16 +174,22 @@ def host_sources(storages: Sequence[str] | None = None) -> Iterator[source.HostS
                 yield source.HostSource(*host_source(powers, storage), exports)
 
 
-def on_gpu(means: Means, device: Device) -> Calls:
-    """The calls on a GPU, whose last argument is the stream."""
+def on_gpu(means: Means, device: Device, together: int | None = None) -> Calls:
+    """The calls on a GPU, whose last argument is the stream.
+
+    A thread computes the gradient by the image in so many planes `together`, at one position.
+    """
+    if together is None:
+        together = _PLANES_OF_A_THREAD if means.values >= _LEAST_FOR_PLANES else 1
     lanes = 1 if math.prod(means.size) <= _TAPS_OF_A_THREAD else 32
     offset = "int32" if means.largest < 2**31 else "int64"
     constants = means_source, means.powers, means.storage, offset, lanes
     kernel = compiled(device, *constants)
     gradient = compiled(device, *constants, suffix="_gradient")
-    windows = (means.struct().scalar(),)
+    windows = (means.struct(together).scalar(),)
     block = (BLOCK_THREADS,)
-    grid, back = (blocks_for(2 * lanes * means.outputs),), (blocks_for(means.values),)
+    positions = -(-means.planes // together) * math.prod(means.img)
+    grid, back = (blocks_for(2 * lanes * means.outputs),), (blocks_for(positions),)
     number = np.dtype(source.ARITHMETIC[means.storage]).itemsize
     terms = _THREADS * math.prod(means.size) * number if lanes == 1 else 0
     run = prepared(kernel, grid, (_THREADS,), (), 4, windows, terms)
