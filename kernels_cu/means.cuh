@@ -76,6 +76,19 @@ SEMICONV_FN Real used(Real value, Real eps) { return of_powers && value < eps ? 
 // Powers of two between which no ratio leaves the range, and its error can be computed.
 constexpr Real least_tame = (Real)8.673617379884035e-19, most_tame = 1 / least_tame;
 
+#if defined(SEMICONV_GPU)
+// a / b of tame numbers: a quotient by an approximate reciprocal, and what it lacks, which a fused operation gives.
+SEMICONV_FN float tame_ratio(float a, float b) {
+  float reciprocal;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
+  const float near = a * reciprocal;
+  return __fmaf_rn(__fmaf_rn(-near, b, a), reciprocal, near);
+}
+SEMICONV_FN double tame_ratio(double a, double b) { return a / b; }
+#else
+template <class V> SEMICONV_FN V tame_ratio(V a, V b) { return a / b; }
+#endif
+
 // What d are relative to: the extreme of values from lowest to highest.
 struct Reference {
   Real extreme, reciprocal;
@@ -213,7 +226,7 @@ struct WindowMean {
       : rate(rate_), extent(extent_),
         reference(rate_ < 0 ? extent_.lowest : extent_.highest, extent_.lowest, extent_.highest), count(count_) {
     const Real spread = absolute(rate * reference.d(rate < 0 ? extent.highest : extent.lowest));
-    flat = !(spread >= Limits<Real>::epsilon / 128) && rate == rate;
+    flat = !(spread >= Limits<Real>::epsilon / 128);
     near = !(spread >= (Real)0.5);
   }
   // Of the sums of e^(rate d) - 1 and e^(rate d); where it is flat the first one is of d.
@@ -225,7 +238,7 @@ struct WindowMean {
     value = of_powers ? extreme * exp(distance) : extreme + distance;
     // Beside infinity, the mean for a rate of 0 has both ends of the window in it.
     if (!(absolute(extreme) < infinity<Real>())) value = flat ? extent.lowest + extent.highest : extreme;
-    if (extent.nans) extreme = distance = value = infinity<Real>() - infinity<Real>();
+    if (extent.nans || rate != rate) extreme = distance = value = infinity<Real>() - infinity<Real>();
     if (count == 0) {
       extreme = distance = 0;
       value = of_powers ? 0 : rate < 0 ? infinity<Real>() : negative_infinity<Real>();
@@ -329,7 +342,7 @@ struct Weights {
       : term(term_), exponent(of_powers ? rate - 1 : rate), tame(term_ >= least_tame && term_ <= most_tame) {}
   SEMICONV_FN Real of(Real extreme, Real distance) const {
     const Real d = of_powers && tame && extreme >= least_tame && extreme <= most_tame
-                       ? log(term / extreme)
+                       ? log(tame_ratio(term, extreme))
                        : Reference(extreme, 0, 0).d(term);
     return exponent == 0 ? 1 : exp(exponent * (d - distance));
   }
@@ -361,18 +374,19 @@ SEMICONV_FN Real gradient_of_value(const WindowMeans& w, const Viewers& viewers,
   if (of_powers && value < (Real)w.eps) return sum;
   const Weights weights(value, rate);
   const Seeing &a = viewers.a, &b = viewers.b, &c = viewers.c;
-  // The product of an output's gradient and weight; neither makes a number of the other's 0.
-  const auto product = [&](Offset n, Real count) -> Real {
+  // The product of an output's gradient and weight; a NaN or an infinity times 0 is 0.
+  const auto product = [&](Offset n) -> Real {
     const Real grad = load(grad_out[n]), weight = weights.of(extremes[n], distances[n]);
-    return grad == 0 || weight == 0 ? 0 : grad * (count == 1 ? weight : weight / count);
+    return grad == 0 || weight == 0 ? 0 : grad * weight;
   };
+  const Offset taps = (Offset)w.size[0] * (Offset)w.size[1] * (Offset)w.size[2];
   if (w.plain) {
     for (Offset i = a.first; i <= a.last; ++i)
       for (Offset j = b.first; j <= b.last; ++j) {
         const Offset row = own + (i * (Offset)w.out[1] + j) * (Offset)w.out[2];
-        for (Offset k = c.first; k <= c.last; ++k) sum += product(row + k, 1);
+        for (Offset k = c.first; k <= c.last; ++k) sum += product(row + k);
       }
-    return sum / (Real)((Offset)w.size[0] * (Offset)w.size[1] * (Offset)w.size[2]);
+    return sum / (Real)taps;
   }
   for (Offset i = a.first; i <= a.last; ++i) {
     if (!a.sees(i)) continue;
@@ -381,11 +395,15 @@ SEMICONV_FN Real gradient_of_value(const WindowMeans& w, const Viewers& viewers,
       if (!b.sees(j)) continue;
       const Offset high = deep * TapRange(w, 1, j).count();
       const Offset row = own + (i * (Offset)w.out[1] + j) * (Offset)w.out[2];
-      for (Offset k = c.first; k <= c.last; ++k)
-        if (c.sees(k)) sum += product(row + k, (Real)(high * TapRange(w, 2, k).count()));
+      for (Offset k = c.first; k <= c.last; ++k) {
+        if (!c.sees(k)) continue;
+        const Offset count = high * TapRange(w, 2, k).count();
+        const Real one = product(row + k);
+        sum += count == taps ? one : one * ((Real)taps / (Real)count);
+      }
     }
   }
-  return sum;
+  return sum / (Real)taps;
 }
 
 }  // namespace semiconv

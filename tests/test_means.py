@@ -129,3 +129,5 @@ def test_ends_of_the_numbers(powers):
         assert np.isnan(grad[:3]).all()
         assert np.isfinite(grad[9:]).all()
         assert (slope[1:3] == 0).all() or lower
+    for result in computed("host", means, img, np.array([np.nan], np.float32), ones):
+        assert np.isnan(result).all()
