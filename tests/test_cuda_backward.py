@@ -335,7 +335,7 @@ def test_blocks_share_tiles(parts):
 @pytest.mark.parametrize("batch", [1, 70, 4096, 2**20])
 @pytest.mark.parametrize(
     ("channels", "side", "stride"),
-    [(6, 28, 2), (32, 14, 1), (64, 28, 1), (512, 7, 1), (5000, 9, 1)],
+    [(6, 28, 2), (32, 14, 1), (64, 28, 1), (512, 7, 1), (10000, 9, 1)],
 )
 def test_blocks_of_small_planes_are_resident_at_once(batch, channels, side, stride):
     """Or in whole waves, where sums stay exact for so many planes; of many channels nearly so."""
