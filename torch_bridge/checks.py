@@ -46,6 +46,14 @@ def plan(
     )
 
 
+def is_one_or(value: Tensor, count: int) -> bool:
+    """Whether a tensor has one number, or a row of so many.
+
+    While compiling, sizes may be symbols: only ``==`` compares them.
+    """
+    return value.dim() == 0 or (value.dim() == 1 and (value.numel() == 1 or value.numel() == count))
+
+
 def require_tensors(function: str, **values: object) -> None:
     """TypeError for what is no dense tensor; `function` is the core's name of the same.
 

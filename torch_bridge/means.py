@@ -3,9 +3,9 @@
 `pooling_functions` offers the two as functions, `pooling_layers` as layers. Both come from sums
 that the kernels compute: ln(sum e^(mu v)) / mu and (sum v^p)^(1/p). These lie ln(n) / mu above the
 mean of n numbers, and are n^(1/p) times as large. So near mu = 0 and p = 0 they say little of the
-mean, and leave the range of numbers; `_mean_near_0` computes it there. Which formula serves depends
-on the value of mu or p. A graph that is traced does not know it, and a GPU would have to be waited
-for: there `window_means` computes the mean, by kernels that serve every value.
+mean, and leave the range of numbers: there `window_means` computes it, by kernels that serve every
+value and take longer. They also serve where nobody knows the value: a graph that is traced does
+not, and a GPU would have to be waited for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from semiconv_cupy.errors import flag
 from semiconv_cupy.geometry import Geometry
-from torch_bridge.checks import plan, require_tensors
-from torch_bridge.convolutions import fused_conv
+from torch_bridge.checks import is_one_or, plan, require_tensors
 from torch_bridge.ops.dispatch import PLAIN_CLASSES
 from torch_bridge.parameters import Parameter, checked_tensor, tensor_or_number
 from torch_bridge.parametric import conv_in_family
@@ -29,11 +28,8 @@ from torch_bridge.pooling import PoolingWindow
 from torch_bridge.sizes import positive_number
 from torch_bridge.window_means import window_means
 
-# From here on, mu leaves the mean of numbers of about 1 exact to some 50 units in the last place.
-_SMALL_MU = 0.05
-# A derivative by p or mu is taken at this distance from 0, for numbers of about 1.
-_NEAREST_SLOPE = 1e-5
-_TINY = 1e-200  # of float64, next to which 1 is a large number
+# From here on, sums leave the mean of numbers of about 1 exact to some 20 units in the last place.
+_LEAST_RATE = 0.25
 
 
 def log_sum_exp_pool(img: Tensor, window: PoolingWindow, mu: Parameter, mean: bool) -> Tensor:
@@ -50,25 +46,13 @@ def log_sum_exp_pool(img: Tensor, window: PoolingWindow, mu: Parameter, mean: bo
 
 
 def _mean_of_exponentials(batch: Tensor, window: PoolingWindow, mu: Parameter) -> Tensor:
-    if _is_hidden(mu) or (_is_hidden(batch) and _are_below(mu, _SMALL_MU, batch)):
+    if _is_hidden(mu) or _are_below(mu, _LEAST_RATE, batch):
         return _of_windows(batch, window, "log", mu, 0.0)
-    values, limit = _wide(batch), 0.0
-    if _are_below(mu, _SMALL_MU, values):
-        limit = min(_SMALL_MU, 1 / max(_largest(values), 1.0))
-    small = _as_tensor(mu, values) if _are_below(mu, limit, values) else None
-    away = mu if small is None else _away_from_0(small, limit)
-    out = _sums(values, window, "log", away, 0.0)
-    counts = _counts(out, values, window)
-    inside = _at_least_1(counts)
+    values = _wide(batch)
+    out = _sums(values, window, "log", mu, 0.0)
+    inside = _at_least_1(_counts(out, values, window))
     ln = inside.log() if isinstance(inside, Tensor) else math.log(inside)
-    out = out - ln / _along_channels(away, out)
-    if small is not None:
-        near_0 = _mean_near_0(values, window, small)
-        chosen = _along_channels(small, near_0).abs() < limit
-        if isinstance(counts, Tensor):
-            chosen = chosen & (counts > 0)
-        out = torch.where(chosen, near_0.to(out.dtype), out)
-    return out.to(batch.dtype)
+    return (out - ln / _along_channels(mu, out)).to(batch.dtype)
 
 
 def gem_pool(img: Tensor, window: PoolingWindow, p: Parameter, eps: float) -> Tensor:
@@ -81,26 +65,17 @@ def gem_pool(img: Tensor, window: PoolingWindow, p: Parameter, eps: float) -> Te
     eps, p = positive_number("eps", eps), tensor_or_number("p", p)
     out = (
         _of_windows(batch, window, "root", p, eps)
-        if _is_hidden(p)
+        if _is_hidden(p) or _are_below(p, _least_power(window), batch)
         else _mean_of_powers(_wide(batch).clamp(min=eps), window, p).to(img.dtype)
     )
     return out if batch is img else out[0]
 
 
 def _mean_of_powers(values: Tensor, window: PoolingWindow, p: Parameter) -> Tensor:
-    least = _least_power(window, values.dtype)
-    below = _are_below(p, least, values)
-    away = _away_from_0(_as_tensor(p, values), least) if below else p
-    out = _sums(values, window, "root", away, 1.0)
-    counts, power = _counts(out, values, window), -1 / _along_channels(away, out)
+    out = _sums(values, window, "root", p, 1.0)
+    counts, power = _counts(out, values, window), -1 / _along_channels(p, out)
     out = _zero_without_terms(out, counts)  # roots have inf there for p < 0
-    out = out * _at_least_1(counts) ** power
-    if below:
-        small = _as_tensor(p, values)
-        near_0 = _zero_without_terms(_mean_near_0(values.log(), window, small).exp(), counts)
-        chosen = _along_channels(small, near_0).abs() < least
-        out = torch.where(chosen, near_0.to(out.dtype), out)
-    return out
+    return out * _at_least_1(counts) ** power
 
 
 def _of_windows(
@@ -115,38 +90,10 @@ def _of_windows(
     return window_means(img, windows, family, real, eps)
 
 
-def _least_power(window: PoolingWindow, dtype: torch.dtype) -> float:
+def _least_power(window: PoolingWindow) -> float:
     """The |p| from which on roots serve: n^(1/p) times numbers of 1e-10 to 1e10 is in the range."""
-    return math.log(math.prod(window.sizes)) / (math.log(torch.finfo(dtype).max) - 24)
-
-
-def _mean_near_0(values: Tensor, window: PoolingWindow, rate: Tensor) -> Tensor:
-    """ln(mean of e^(rate v)) / rate of each window, exact for small rates; at 0, the mean of v.
-
-    As ln(1 + mean of (e^(rate v) - 1)) / rate, in float64. Its derivative by the rate is the
-    difference of two numbers of about v / rate, so it is taken a little away from 0.
-    """
-    values, rate = values.double(), rate.double()
-    krn = values.new_ones((1, 1, *window.sizes))
-    geometry = _geometry(values, krn, window)
-
-    def at(values: Tensor, rate: Tensor) -> Tensor:
-        rate = _along_channels(rate, values)
-        sums = fused_conv(torch.expm1(rate * values), krn, "linear", geometry)
-        return torch.log1p(sums / _at_least_1(_counts(sums, values, window))) / rate
-
-    out = at(values, _away_from_0(rate.detach(), _TINY))
-    if rate.requires_grad and torch.is_grad_enabled():
-        reach = _largest(values) if not _is_hidden(values) else 100.0
-        slope = at(values.detach(), _away_from_0(rate, _NEAREST_SLOPE / max(reach, _TINY)))
-        out = out + (slope - slope.detach())
-    return out
-
-
-def _away_from_0(values: Tensor, least: float) -> Tensor:
-    """The values with magnitudes of at least this; the derivative is 1 everywhere."""
-    fixed = values.detach()
-    return values + (torch.copysign(fixed.abs().clamp(min=least), fixed) - fixed)
+    room = math.log(torch.finfo(torch.float32).max) - 24
+    return max(_LEAST_RATE, math.log(math.prod(window.sizes)) / room)
 
 
 def _are_below(value: Parameter, limit: float, img: Tensor) -> bool:
@@ -166,17 +113,6 @@ def _is_hidden(value: Parameter) -> bool:
         return True
     plain = type(value) in PLAIN_CLASSES and not is_functorch_wrapped_tensor(value)
     return not plain or value.device.type != "cpu"
-
-
-def _largest(values: Tensor) -> float:
-    """The largest magnitude; 0 of no numbers."""
-    return float(values.detach().abs().max()) if values.numel() else 0.0
-
-
-def _as_tensor(value: Parameter, img: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.full((), value, dtype=torch.float64, device=img.device)
 
 
 def _wide(img: Tensor) -> Tensor:
@@ -211,7 +147,7 @@ def _sums(img: Tensor, window: PoolingWindow, name: str, value: Parameter, one: 
 def _require_one_or_channels(img: Tensor, name: str, value: Parameter) -> None:
     """ValueError for a tensor that has neither one number nor one for each channel."""
     channels = img.shape[1]
-    if isinstance(value, Tensor) and tuple(value.shape) not in ((), (1,), (channels,)):
+    if isinstance(value, Tensor) and not is_one_or(value, channels):
         raise ValueError(
             f"{'mu' if name == 'log' else 'p'} must be one number, or one for each of the "
             f"{channels} channels of an image of shape {tuple(img.shape)}, got shape "

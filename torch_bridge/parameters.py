@@ -16,7 +16,7 @@ from torch import Tensor
 from semiconv_cupy.algebra import Semifield, SubtractSemifield
 from semiconv_cupy.algebra.arguments import checked_parameter
 from semiconv_cupy.algebra.own import checked_value
-from torch_bridge.checks import require_dense
+from torch_bridge.checks import is_one_or, require_dense
 
 Parameter = float | Tensor
 NAMES = {"log": "mu", "root": "p"}
@@ -81,7 +81,7 @@ def _checked(
             f"{first.device} and {name} on {value.device}; move one of them: "
             f"{name}.to({name_of_first}.device)"
         )
-    if tuple(value.shape) not in ((), (1,), (count,)):
+    if not is_one_or(value, count):
         raise ValueError(
             f"{name} must be one number, or one for each of the {count} {of}, got shape "
             f"{tuple(value.shape)}"

@@ -343,9 +343,8 @@ class GeMPool2d(_GeMPool):
     -----
     Windows that lie outside of the image give 0. Halves are computed in float32. As p -> 0 the
     result tends to the geometric mean, which a learned p of exactly 0 gives. This holds for every
-    p, to some 50 units in the last place; of a tensor on a GPU, in a compiled program or under
-    torch.func to some 20. Otherwise means beyond 1e-10 to 1e10 also need n^(1/p) times them to be
-    in the dtype's range.
+    p, to some 25 units in the last place. Where sums compute it (from a p of 1/4 on), means beyond
+    1e-10 to 1e10 also need n^(1/p) times them to be in the dtype's range.
 
     References
     ----------

@@ -27,15 +27,14 @@ struct Keeper : Alone {
 
 // act(n, plane, position) for all positions of all planes of these sizes, n counting them.
 template <class Act> void for_all(const WindowMeans& w, const int64* sizes, int threads, const Act& act) {
-  const int64 rows = w.planes * sizes[0];  // of two axes each
+  const int64 rows = w.planes * sizes[0] * sizes[1];
   in_parallel(rows, threads, [&](Items& items) {
     for (int64 row; items.take(row);) {
-      int64 n = row * sizes[1] * sizes[2];
-      for (int64 j = 0; j < sizes[1]; ++j)
-        for (int64 k = 0; k < sizes[2]; ++k, ++n) {
-          const int64 at[3] = {row % sizes[0], j, k};
-          act(n, row / sizes[0], at);
-        }
+      const int64 block = row / sizes[1];
+      for (int64 k = 0; k < sizes[2]; ++k) {
+        const int64 at[3] = {block % sizes[0], row % sizes[1], k};
+        act(row * sizes[2] + k, block / sizes[0], at);
+      }
     }
   });
 }

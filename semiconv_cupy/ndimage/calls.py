@@ -18,7 +18,8 @@ from semiconv_cupy.ndimage.arguments import Array
 from semiconv_cupy.ndimage.window import Window
 
 _calls: dict[tuple[Any, ...], Any] = {}
-_MOST_CALLS, _MOST_TAPS, _LONGEST_WINDOW = 1024, 4096, 4096
+MOST_TAPS = 4096  # of weights of planned calls, footprints and structures
+_MOST_CALLS, _LONGEST_WINDOW = 1024, 4096
 _PLAIN = frozenset((int, float, str, bool, type(None)))  # types of which a text says all
 
 
@@ -57,7 +58,7 @@ def key_of(
     for array in arrays:
         if array is None:
             contents.append(None)
-        elif array.size > _MOST_TAPS or array.dtype.kind not in "biuf":
+        elif array.size > MOST_TAPS or array.dtype.kind not in "biuf":
             return None
         else:
             contents.append((array.shape, array.dtype, array.tobytes()))

@@ -85,7 +85,8 @@ def _write(
     place: Place, image: Array, call: SumCall, target: Array, output: Any, unread: Any = None
 ) -> Array:
     """Run a call into `target`, around whatever keeps it from being written to at once."""
-    direct = target is not output or writable_beside(place, target, image)
+    read = [image] if unread is None else [image, unread]
+    direct = target is not output or all(writable_beside(place, target, each) for each in read)
     out = target if direct else place.array_module.empty(target.shape, target.dtype.name)
     call(image, out, unread)
     if out is not target:
@@ -369,7 +370,9 @@ def _correlate(
     target, image = get_output(place, output, input), readable(place, input)
     what = "correlate", convolution, target.dtype, weights.shape if stays else None
     known = None if stays else weights
-    key = calls.key_of(place, image, what, (mode, cval, origin, axes), known)
+    key = None
+    if weights.size <= calls.MOST_TAPS:
+        key = calls.key_of(place, image, what, (mode, cval, origin, axes), known)
     call: SumCall | None = calls.kept(key)
     if call is None:
         known = weights if stays else as_numpy(weights, np.float64, "weights")

@@ -13,7 +13,7 @@ from semiconv_cupy.algebra.own import named_by
 from semiconv_cupy.algebra.slopes import product_depends_on
 from semiconv_cupy.errors import flag
 from semiconv_cupy.powers import laws_of
-from torch_bridge.checks import one_kind, require_dense
+from torch_bridge.checks import is_one_or, one_kind, require_dense
 from torch_bridge.functional import semifield_matmul
 from torch_bridge.modules.copies import Scale, fill_copies_, scale_of, scale_of_family
 from torch_bridge.modules.with_semifield import WithSemifield
@@ -218,7 +218,7 @@ def _floating(dtype: Any) -> Any:
 
 def _require_shape(name: str, tensor: Tensor, outputs: int) -> None:
     """ValueError for a parameter whose shape does not fit."""
-    if tuple(tensor.shape) not in ((), (1,), (outputs,)):
+    if not is_one_or(tensor, outputs):
         raise ValueError(
             f"{name} must be one number, or one for each of the {outputs} outputs, got shape "
             f"{tuple(tensor.shape)}"

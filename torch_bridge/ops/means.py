@@ -6,7 +6,7 @@ plan, and nobody waits for it. Called by `torch_bridge.window_means`, which give
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -78,6 +78,7 @@ def _run(img: Tensor, call: Callable[..., None], addresses: list[int]) -> None:
 def _calls_of(given: MeansArguments) -> Calls:
     img = given.img
     axes = given.out_size, given.size, given.stride, given.dilation, given.before
+    _require_windows(img, *axes)
     return _calls(
         img.get_device(),
         Means(
@@ -91,6 +92,18 @@ def _calls_of(given: MeansArguments) -> Calls:
             *axes,
         ),
     )
+
+
+def _require_windows(img: Tensor, *axes: Sequence[int]) -> None:
+    """ValueError for windows that the kernels would read beyond memory for, or never end with."""
+    out_size, size, stride, dilation, before = axes
+    ndim = img.dim() - 2
+    if any(len(of) != ndim for of in axes) or min(*size, *stride, *dilation) < 1:
+        raise ValueError(
+            f"out_size, size, stride, dilation and before need {ndim} numbers each for an image of "
+            f"shape {tuple(img.shape)}, and size, stride and dilation positive ones, got "
+            f"{out_size=}, {size=}, {stride=}, {dilation=}, {before=}"
+        )
 
 
 @lru_cache(maxsize=512)
@@ -117,6 +130,11 @@ def _means_backward(*flat: Any) -> Results:
         return by_img, by_rate if given.want_rate else given.rate.new_empty(0)
     img, rate, residual = given.img.contiguous(), given.rate.contiguous(), given.residual
     grad_out = given.grad_out.contiguous()
+    if residual.shape != (given.kept, *grad_out.shape) or residual.dtype is not rate.dtype:
+        raise ValueError(
+            f"residual must be {rate.dtype} of shape {(given.kept, *grad_out.shape)}, got "
+            f"{residual.dtype} of shape {tuple(residual.shape)}"
+        )
     calls = _calls_of(given.forward) if grad_out.numel() else None
     grad_img = img.new_empty(img.shape if given.want_img else 0)
     if calls is None:

@@ -78,9 +78,10 @@ class Backend:
             return taps.correlate_call(self._launcher, shape, (dtype, out), window, read)
 
         known = None if weights.unread else plan(weights)
+        empty = weights._replace(weights=None)  # the plan keeps no array of the caller's alive
 
         def call(array: Array, out: Array, unread: Array | None) -> None:
-            run = known or plan(weights._replace(weights=unread).read())
+            run = known or plan(empty._replace(weights=unread).read())
             run(array, out)
 
         return call
