@@ -178,3 +178,15 @@ def test_distances_and_parabolas(cupy):
                 result = function(cupy.asarray(grey), 3)
                 assert result.dtype == grey.dtype
                 np.testing.assert_array_equal(result.get(), function(grey, 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (1, 9), (9, 9)])
+def test_an_output_may_be_the_weights(cupy, shape):
+    """Kernels read weights while they write."""
+    random = np.random.default_rng(0)
+    image, weights = random.random(shape), random.random(shape)
+    given = cupy.asarray(weights)
+    for name in ("correlate", "convolve"):
+        given[...] = cupy.asarray(weights)
+        getattr(ndimage, name)(cupy.asarray(image), given, output=given)
+        np.testing.assert_array_equal(given.get(), getattr(ndimage, name)(image, weights))
