@@ -58,7 +58,7 @@ class Limits:
         Threads that a multiprocessor holds of both gradients of a selection with two or three rows
         and columns of taps, whose derivatives are constant: each may take 72 registers then, and
         takes 48 to 72. On an H200, both gradients of 4096 x 32 images of 14^2 take 107 us (768
-        threads: 113, 640: 124, 1024, which one block less holds: 142), of 7^2 75 us (77, 80, 97).
+        threads: 113, 640: 124; 1024, of 64 registers: 106), of 7^2 75 us (768: 77, 640: 80).
     jobs : int
         Tiles that a block adds up at most, so that its sums stay exact enough.
     taps_in_registers : int
