@@ -1,6 +1,7 @@
 """How much slower each shape is than a friendly one: the floor under the speed of any shape.
 
-    python -m benchmarks floor [--device gpu] [--seed N ...] [--works N] [--json FILE] [--explain]
+    python -m benchmarks floor [--device gpu] [--seed N ...] [--works N] [--ahead JOBS]
+                               [--json FILE] [--explain]
     python -m benchmarks floor --read FILE ... [--markdown]
 
 Random works of families of shapes that people have (families.py), each in turns with the friendly
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import statistics
 import time
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import ceilings, inputs, peers, run, shapes, works
+from benchmarks.ahead import compile_ahead
 from benchmarks.families import CONVOLUTIONS
 from benchmarks.shapes import LIMITS, MAX, Sample
 from benchmarks.table import Report, duration
@@ -47,7 +48,7 @@ class Goal(NamedTuple):
 OTHERS = "others"
 GOALS: dict[Device, tuple[Goal, ...]] = {
     "cpu": (Goal(MAX.label, 6, 2), Goal(OTHERS, 10, 3)),
-    "gpu": (Goal(MAX.label, 12, 3), Goal(OTHERS, 12, 3)),
+    "gpu": (Goal(MAX.label, 12, 1.5), Goal(OTHERS, 12, 1.5)),
 }
 BENCHES: dict[Device, Callable[[float], run.Bench]] = {
     "cpu": run.bench_of_cpu,
@@ -65,6 +66,14 @@ def main(
     if options.read:
         report = together([json.loads(file.read_text()) for file in options.read])
     else:
+        if options.ahead:
+            drawn = [
+                sample
+                for seed in options.seed
+                for sample in shapes.samples(seed, options.works, limits[options.device])
+            ]
+            every = [work for sample in drawn for work in (sample.measured, sample.friendly)]
+            compile_ahead(every, options.device, options.ahead)
         report = drawn_and_measured(
             benches[options.device](SECONDS), options.seed, options.works, limits[options.device]
         )
@@ -93,6 +102,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     families = len(CONVOLUTIONS) + len(shapes.FILTERS)
     parser.add_argument(
         "--works", type=int, default=20 * families, metavar="N", help="of each seed"
+    )
+    parser.add_argument(
+        "--ahead", type=int, default=0, metavar="JOBS", help="processes that compile all before"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
     parser.add_argument(
@@ -158,25 +170,34 @@ def together(reports: Sequence[Report]) -> Report:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def calls(
-    sample: Sample,
-    device: Device,
-    seed: int,
-    absent: list[str],
-    *,
-    makers: Callable[..., dict[str, Maker]] = peers.calls,
-) -> dict[str, Maker]:
-    """The makers of our call of the work and of the friendly work."""
-    return {
-        name: makers(measured, device, seed, absent)[OURS]
-        for name, measured in ((OURS, sample.measured), (FRIENDLY, sample.friendly))
-    }
+class Calls:
+    """The makers of our calls of a work and of its friendly work, as `makers` makes each of them.
+
+    Few friendly convolutions are compared with many works: their arrays are made once and kept.
+    """
+
+    def __init__(self, makers: Callable[..., dict[str, Maker]] = peers.calls) -> None:
+        self._makers = makers
+        self._kept: dict[tuple[str, int], Maker] = {}
+
+    def __call__(
+        self, sample: Sample, device: Device, seed: int, absent: list[str]
+    ) -> dict[str, Maker]:
+        """The makers of a bench's calls, for a sample."""
+        ours = self._makers(sample.measured, device, seed, absent)[OURS]
+        if not isinstance(sample.friendly, Convolution):
+            friendly = self._makers(sample.friendly, device, seed, absent)[OURS]
+            return {OURS: ours, FRIENDLY: friendly}
+        key = sample.friendly.name, seed
+        if key not in self._kept:
+            self._kept[key] = self._makers(sample.friendly, device, seed, absent)[OURS]
+        return {OURS: ours, FRIENDLY: self._kept[key]}
 
 
 def measure(bench: run.Bench, drawn: Iterable[Sample]) -> tuple[list[Report], list[str]]:
     """The rows of the works, and the names of those that are not measured, with the reasons."""
     rows, skipped, every = [], [], list(drawn)
-    taking_turns = dataclasses.replace(bench, calls=functools.partial(calls, makers=bench.calls))
+    taking_turns = dataclasses.replace(bench, calls=Calls(bench.calls))
     with bar("measuring", "works") as show:
         for number, sample in enumerate(every):
             show(number, len(every), sample.name)

@@ -99,7 +99,7 @@ def numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> 
     if dtype == "bool":
         return random.random(shape) < 0.02
     if np.dtype(dtype).kind in "iu":
-        return random.integers(0, 100, shape).astype(dtype)
+        return random.integers(0, 100, shape, dtype)
     return random.random(shape, np.float32).astype(dtype, copy=False)
 
 

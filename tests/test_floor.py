@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import ceilings, floor, inputs, peers, run, shapes, works
+from benchmarks.ahead import compile_ahead
 from benchmarks.families import CONVOLUTIONS, ROLES
 from benchmarks.works import OURS, Convolution
 from semiconv_cupy.geometry import Geometry
@@ -209,6 +210,27 @@ def test_works_take_turns_with_their_friendly_ones():
     assert [found.get("ratio") for found in rows] == pytest.approx([3, 0.5, None])
     assert rows[2] == {"work": "broken", "error": "KeyError: 'broken'"}
     assert skipped == []
+
+
+def test_a_friendly_convolution_is_made_once():
+    made = Counter()
+
+    def calls(measured, device, seed, absent):
+        made[measured.name, seed] += 1
+        return {OURS: lambda: lambda: 1.0}
+
+    floor.measure(dataclasses.replace(bench_of({}), calls=calls), drawn_of("a", "b", "c"))
+    assert made == {("friendly", 0): 1, ("a", 0): 1, ("b", 0): 1, ("c", 0): 1}
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_before_the_run(tmp_path, monkeypatch):
+    """By other processes: what they compile is in the cache on disk, and errors end nothing."""
+    monkeypatch.setenv("SEMICONV_CACHE_DIR", str(tmp_path))
+    compiled = Work("compiled", (1, 1, 10, 100), (1, 1, 3, 3))
+    wrong = Work("no channels", (1, 2, 10, 100), (1, 3, 3, 3))
+    compile_ahead(map(Convolution, (compiled, wrong)), "cpu", 2)
+    assert [*tmp_path.rglob("*.so")]
 
 
 def test_what_is_not_measured_is_said():
