@@ -24,11 +24,10 @@ from semiconv_cupy.backends.host.functions import threads
 def calls(
     measured: Filter, device: Device, seed: int, absent: list[str], libraries: Libraries
 ) -> Iterator[tuple[str, Maker]]:
-    random = np.random.default_rng(seed)
     if measured.picture == "numbers":
-        array = numbers(random, measured.shape, measured.dtype)
+        array = numbers(libraries.random(seed), measured.shape, measured.dtype)
     else:
-        array = foreground(random, measured.shape, measured.picture)
+        array = foreground(np.random.default_rng(seed), measured.shape, measured.picture)
     given: tuple[Any, ...] = (array,)
     if measured.function == "reconstruction":
         given = (array - np.float32(0.02), array)

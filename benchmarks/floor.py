@@ -1,7 +1,7 @@
 """How much slower each shape is than a friendly one: the floor under the speed of any shape.
 
     python -m benchmarks floor [--device gpu] [--seed N ...] [--works N] [--ahead JOBS]
-                               [--json FILE] [--explain]
+                               [--minutes N] [--json FILE] [--explain]
     python -m benchmarks floor --read FILE ... [--markdown]
 
 Random works of families of shapes that people have (families.py), each in turns with the friendly
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,8 +31,8 @@ from benchmarks.shapes import LIMITS, MAX, Sample
 from benchmarks.table import Report, duration
 from benchmarks.timing import Maker
 from benchmarks.works import FRIENDLY, OURS, Convolution, Device
+from semiconv_cupy import progress
 from semiconv_cupy.explain import Explanation, explain
-from semiconv_cupy.progress import bar
 
 SECONDS = 0.1  # for each call; the works are many
 SHOWN, EXPLAINED = 20, 10  # of the slowest works
@@ -75,8 +76,9 @@ def main(
             every = [work for sample in drawn for work in (sample.measured, sample.friendly)]
             compile_ahead(every, options.device, options.ahead)
         report = drawn_and_measured(
-            benches[options.device](SECONDS), options.seed, options.works, limits[options.device]
-        )
+            benches[options.device](SECONDS), options.seed, options.works, limits[options.device],
+            options.minutes, (lambda _: None) if options.markdown else progress.say,
+        )  # fmt: skip
     if options.json:
         options.json.write_text(stored(report))
     print(markdown(report) if options.markdown else "\n".join(text(report)))
@@ -106,6 +108,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ahead", type=int, default=0, metavar="JOBS", help="processes that compile all before"
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no work after")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
     parser.add_argument(
         "--read", type=Path, nargs="+", metavar="FILE", help="kept reports of one device, as one"
@@ -118,9 +121,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def drawn_and_measured(
-    bench: run.Bench, seeds: Sequence[int], works: int, limits: shapes.Limits
+    bench: run.Bench,
+    seeds: Sequence[int],
+    works: int,
+    limits: shapes.Limits,
+    minutes: float = math.inf,
+    say: Callable[[str], None] = progress.say,
 ) -> Report:
-    """The report of so many works of each seed."""
+    """The report of so many works of each seed, or of those that begin in so many minutes."""
     begin = time.monotonic()
     report: Report = {
         "facts": run.facts(bench.device),
@@ -133,7 +141,8 @@ def drawn_and_measured(
         "not measured": [],
     }
     for seed in seeds:
-        rows, skipped = measure(bench, shapes.samples(seed, works, limits))
+        drawn = shapes.samples(seed, works, limits)
+        rows, skipped = measure(bench, drawn, say, begin + 60 * minutes)
         report["rows"] += [{"seed": seed} | found for found in rows]
         report["not measured"] += skipped
     report["goals"] = [found for goal in GOALS[bench.device] for found in verdicts(goal, report)]
@@ -194,13 +203,24 @@ class Calls:
         return {OURS: ours, FRIENDLY: self._kept[key]}
 
 
-def measure(bench: run.Bench, drawn: Iterable[Sample]) -> tuple[list[Report], list[str]]:
-    """The rows of the works, and the names of those that are not measured, with the reasons."""
+def measure(
+    bench: run.Bench,
+    drawn: Iterable[Sample],
+    say: Callable[[str], None] = progress.say,
+    until: float = math.inf,
+) -> tuple[list[Report], list[str]]:
+    """The rows of the works, and the names of those that are not measured, with the reasons.
+
+    Each row is said as soon as it is there; no work begins after the time `until`.
+    """
     rows, skipped, every = [], [], list(drawn)
     taking_turns = dataclasses.replace(bench, calls=Calls(bench.calls))
-    with bar("measuring", "works") as show:
+    with progress.bar("measuring", "works") as show:
         for number, sample in enumerate(every):
             show(number, len(every), sample.name)
+            if time.monotonic() > until:
+                skipped.append(f"{sample.name}: no time was left")
+                continue
             trains = isinstance(sample.measured, Convolution) and sample.measured.mode == "training"
             if trains and works.POOLING in bench.absent:
                 skipped.append(f"{sample.name}: torch is not installed")
@@ -210,6 +230,7 @@ def measure(bench: run.Bench, drawn: Iterable[Sample]) -> tuple[list[Report], li
                 if failures:
                     raise RuntimeError(failures[FRIENDLY])
                 rows.append(row(sample, times, bench.ceilings[ceilings.COPY]))
+                say(line(rows[-1]))
             except Exception as error:
                 # The other works are measured all the same; the exit status is then 1.
                 rows.append({"work": sample.name, "error": f"{type(error).__name__}: {error}"})
@@ -282,11 +303,7 @@ def text(report: Report) -> Iterator[str]:
             "ns: so much does the machine's speed vary"
         )
     yield f"\n{'ratio':>7} {'time':>9} {'ns each':>9} {'friendly':>9}  {'of':6} work"
-    for found in ranked[:SHOWN]:
-        yield (
-            f"{found['ratio']:6.1f}x {duration(found['seconds']):>9} {found['ns']:9.3g} "
-            f"{found['friendly ns']:9.3g}  {found['bound']:6} {found['work']}"
-        )
+    yield from map(line, ranked[:SHOWN])
     for by in ("family", "role", "kind"):
         yield f"\n{by:28} works   worst  median    best"
         for group, ratios in _groups(ranked, by):
@@ -305,6 +322,14 @@ def text(report: Report) -> Iterator[str]:
             f"{goal['group']}: {goal['of']} {goal['reached']:.3g}x "
             f"[<= {goal['most']:g}x: {'met' if goal['met'] else 'MISSED'}]"
         )
+
+
+def line(found: Report) -> str:
+    """A row as a line."""
+    return (
+        f"{found['ratio']:6.1f}x {duration(found['seconds']):>9} {found['ns']:9.3g} "
+        f"{found['friendly ns']:9.3g}  {found['bound']:6} {found['work']}"
+    )
 
 
 def _groups(ranked: list[Report], by: str) -> list[tuple[str, list[float]]]:

@@ -35,6 +35,13 @@ class Libraries:
     ndimage: str
     torch_device: str
 
+    def random(self, seed: int) -> Any:
+        """A generator of random arrays of this library."""
+        if self.arrays is np:
+            return np.random.default_rng(seed)
+        random = self.arrays.random
+        return random.Generator(random.Philox4x3210(seed))  # begins at once, unlike the default
+
 
 def libraries_of(device: Device) -> Libraries:
     """The libraries of a device. A GPU needs CuPy."""
@@ -49,19 +56,17 @@ class Inputs:
     def __init__(
         self, measured: Convolution, device: Device, seed: int, libraries: Libraries
     ) -> None:
-        random = np.random.default_rng(seed)
         work = measured.work
         self.device = device
         self.libraries = libraries
-        self.img, self.krn = (numbers(random, s, work.dtype) for s in (work.image, work.kernel))
+        random = libraries.random(seed)
+        self._img, self._krn = (numbers(random, s, work.dtype) for s in (work.image, work.kernel))
         self._memory = measured.memory
 
     @cached_property
     def arrays(self) -> tuple[Any, Any]:
         """As NumPy's or CuPy's arrays."""
-        xp = self.libraries.arrays
-        img, krn = xp.asarray(self.img), xp.asarray(self.krn)
-        return laid_out(img, xp.empty, self._memory), krn
+        return laid_out(self._img, self.libraries.arrays.empty, self._memory), self._krn
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:
@@ -69,7 +74,7 @@ class Inputs:
         import torch
 
         where = self.libraries.torch_device
-        img, krn = (torch.from_numpy(array).to(where) for array in (self.img, self.krn))
+        img, krn = map(torch.from_dlpack, (self._img, self._krn))
         empty = partial(torch.empty, device=where)
         return laid_out(img, empty, self._memory), krn
 
@@ -94,12 +99,12 @@ def laid_out(img: Any, empty: Callable[..., Any], memory: works.Memory) -> Any:
     return found
 
 
-def numbers(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Numbers that every library can hold in this dtype."""
+def numbers(random: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Numbers that every library can hold in this dtype, by a generator of NumPy or CuPy."""
     if dtype == "bool":
         return random.random(shape) < 0.02
     if np.dtype(dtype).kind in "iu":
-        return random.integers(0, 100, shape, dtype)
+        return (100 * random.random(shape, np.float32)).astype(dtype)
     return random.random(shape, np.float32).astype(dtype, copy=False)
 
 

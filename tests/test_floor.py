@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import time
 from collections import Counter
 from functools import partial
 
@@ -221,6 +222,13 @@ def test_a_friendly_convolution_is_made_once():
 
     floor.measure(dataclasses.replace(bench_of({}), calls=calls), drawn_of("a", "b", "c"))
     assert made == {("friendly", 0): 1, ("a", 0): 1, ("b", 0): 1, ("c", 0): 1}
+
+
+def test_no_work_begins_after_the_time(capsys):
+    rows, skipped = floor.measure(bench_of({"a": 3.0}), drawn_of("a"), until=time.monotonic() - 1)
+    assert (rows, skipped) == ([], ["a: no time was left"])
+    floor.measure(bench_of({"a": 3.0}), drawn_of("a"))
+    assert capsys.readouterr().out.split()[0] == "3.0x"
 
 
 @pytest.mark.slow
