@@ -80,6 +80,9 @@ class Limits:
         The least work that the CPU computes as a matrix product.
     gpu_products : ProductLimits
         The same of a GPU.
+    copied : int
+        Elements from which on a GPU copies an image whose rows lie apart in memory: fewer take as
+        long as the launch of the copy.
     """
 
     rank: int = MAX_RANK
@@ -88,6 +91,7 @@ class Limits:
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
     gpu_products: ProductLimits = GPU_PRODUCT_LIMITS
+    copied: int = 1 << 17
 
 
 LIMITS = Limits()

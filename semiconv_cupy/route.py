@@ -42,6 +42,7 @@ from semiconv_cupy.vectors import for_vectors
 _log = logging.getLogger(__name__)
 SHORT_ROW = 8  # a last axis with fewer outputs leaves a GPU's forward tiles partly empty
 SHORT_GRADIENT_ROW = 32  # the same for gradients, whose tiles are larger
+SECTOR = 32  # bytes that a GPU reads at least
 REACH = 33  # a gradient's tile holds the reach of windows shorter than this along a row
 
 
@@ -74,6 +75,7 @@ class Route:
     plain : bool
         Whether it is computed in the form in which it is given.
     products : ProductLimits
+    copied : int
         As in `Limits`.
     channels : int
         How many values each parameter of the semifield has: 1, or one for each kernel.
@@ -91,6 +93,7 @@ class Route:
     reason: str | None = None
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
+    copied: int = LIMITS.copied
     channels: int = 1
     slopes: bool = False
 
@@ -143,7 +146,7 @@ class Route:
             self.place,
             self.backend,
             by_sums=self.by_sums,
-            values_by_sums=self.by_sums and self.backend == "host",
+            values_by_sums=self.by_sums,
             channels=self.channels,
             matrix_step=0 if geometry.shares_kernels else geometry.outputs_per_group,
             slopes=self.slopes,
@@ -195,6 +198,24 @@ class Route:
             if self._has_all_elements(found.geometry):
                 return found, found.layout.img
         return as_given(self.geometry, img_strides, krn), own
+
+    def copies_image(self, img_strides: Strides) -> bool:
+        """Whether a GPU computes from a copy of the image in C order.
+
+        Neighbours in a row that lie apart take a sector of memory each. What else the sectors hold
+        is read again by other threads, unless nothing lies there. A copy reads all once, writes it,
+        and is read: it pays for sectors of more than four elements. A matrix product copies panels.
+        """
+        geometry = self.geometry
+        if self.backend != "cuda" or math.prod(geometry.img_shape) < self.copied:
+            return False
+        sector = SECTOR // source.itemsize(self.storage)
+        apart = [
+            min(abs(stride), sector)
+            for size, stride in zip(geometry.img_shape, img_strides, strict=True)
+            if size > 1 and stride
+        ]
+        return bool(apart) and apart[-1] > 4 * min(apart)
 
     def needs_contiguous_image(self, img_strides: Strides) -> bool:
         """Whether the CPU computes gradients faster from a C-contiguous copy of the image.
@@ -332,6 +353,7 @@ def choose_uncached(
         ),
         plain=limits.plain,
         products=limits.gpu_products if place.on_gpu else limits.products,
+        copied=limits.copied,
         channels=channels,
         slopes=slopes,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from semiconv_cupy import source
 from semiconv_cupy.backends import cuda, reference, reference_product
 from semiconv_cupy.backends.cuda import by_sums as cuda_by_sums
 from semiconv_cupy.backends.device import Described, Device, Launches, Stream, cupy_device
@@ -87,9 +88,10 @@ def _launch(
     """
     img_strides = in_elements(img_byte_strides, route.storage)
     krn_strides = in_elements(krn_byte_strides, route.storage)
-    product = _product_on_gpu(route, img_strides, krn_strides, keeps_residual)
-    if product is not None:
-        address_of, multiply = _device(route).address, product
+    if _takes_addresses(route, img_strides, krn_strides):
+        run = forward_at(route, img_strides, krn_strides, keeps_residual=keeps_residual)
+        assert run is not None
+        address_of = _device(route).address
 
         def launch(
             address: int,
@@ -100,13 +102,27 @@ def _launch(
             parameters: Parameters | None = None,
         ) -> None:
             kept = None if residual is None else address_of(residual)
-            multiply(address, address_of(krn), address_of(out), kept, None, parameters)
+            run(address, address_of(krn), address_of(out), kept, None, parameters)
 
         return launch
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     spec = route.residual_spec if keeps_residual else None
     convolution = cuda.Convolution.of(_case(route), spec and spec.dtype, img_strides, krn_strides)
     return cuda.forward_launch(_device(route), convolution, route.schedule).with_parameters
+
+
+def _takes_addresses(route: Route, img_strides: Strides, krn_strides: Strides) -> bool:
+    """Whether a GPU computes a work by more than kernels that take arrays as they are."""
+    product = route.product(img_strides, krn_strides)
+    return product is not None or route.copies_image(img_strides)
+
+
+def _copy_in_order(route: Route, img_strides: Strides) -> cuda.CopyInOrder | None:
+    """What copies the image into C order before a GPU computes; None where it reads it as it is."""
+    if not route.copies_image(img_strides):
+        return None
+    shape, itemsize = route.geometry.img_shape, source.itemsize(route.storage)
+    return cuda.copy_in_order(_device(route), shape, img_strides, itemsize)
 
 
 def _product_on_gpu(
@@ -118,8 +134,9 @@ def _product_on_gpu(
         return None
     spec = route.residual_spec if keeps_residual else None
     plane = 0 if spec is None else math.prod(spec.shape) // spec.arrays
-    dtype = None if spec is None else spec.dtype
-    multiplication = cuda.Multiplication.of(found, dtype)
+    multiplication = cuda.Multiplication.of(found, None if spec is None else spec.dtype)
+    if found.values_by_sums:
+        return cuda.multiply_by_sums_at(_device(route), multiplication)
     return cuda.multiply_at(_device(route), multiplication, plane)
 
 
@@ -130,6 +147,15 @@ def _by_sums(
     """`_launch` for log and root by ordinary sums: (img, krn, out, residual: None, stream)."""
     img_strides = in_elements(img_byte_strides, route.storage)
     krn_strides = in_elements(krn_byte_strides, route.storage)
+    if _takes_addresses(route, img_strides, krn_strides):
+        run = forward_at(route, img_strides, krn_strides)
+        assert run is not None
+        address_of = _device(route).address
+
+        def launch(img: Array, krn: Array, out: Array, *more: Any) -> None:
+            run(*map(address_of, (img, krn, out)), *more)
+
+        return launch
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     return cuda_by_sums.forward_at(_device(route), _case(route), img_strides, krn_strides)
 
@@ -151,6 +177,20 @@ def forward_at(
     product = _product_on_gpu(route, img_strides, krn_strides, keeps_residual)
     if product is not None:
         return product
+    copy = _copy_in_order(route, img_strides)
+    if copy is not None:
+        in_order = contiguous_strides(route.geometry.img_shape)
+        of_copy = forward_at(route, in_order, krn_strides, keeps_residual=keeps_residual)
+        assert of_copy is not None
+
+        def copy_and_launch(
+            img: int, krn: int, out: int, residual: int | None, stream: Stream | None, *more: Any
+        ) -> None:
+            copied, owner = copy(img, stream)
+            of_copy(copied, krn, out, residual, stream, *more)
+            del owner  # only later launches on this stream use the freed memory
+
+        return copy_and_launch
     route, img_strides, krn_strides = route.in_its_form(img_strides, krn_strides)
     device, case = _device(route), _case(route)
     if route.by_sums:
@@ -254,6 +294,20 @@ def _gradients(
 ) -> Callable[..., None]:
     """What computes gradients on a GPU, each in its form. Strides are in elements."""
     device = _device(route)
+    copy = _copy_in_order(route, img_strides) if needs_arrays(route.semifield) else None
+    if copy is not None:
+        in_order = contiguous_strides(route.geometry.img_shape)
+        of_copy = _gradients(route, in_order, krn_strides, wants)
+
+        def copy_and_launch(
+            arrays: GradientArrays, stream: Stream | None, *more: Any, **named: Any
+        ) -> None:
+            img = arrays.img
+            copied, owner = copy(img if isinstance(img, int) else device.address(img), stream)
+            of_copy(arrays._replace(img=copied), stream, *more, **named)
+            del owner
+
+        return copy_and_launch
     if route.by_sums:
         ((found, *strides, _),) = route.gradients(img_strides, krn_strides, wants)
         run = cuda_by_sums.backward_at(device, _case(found), *strides, wants, route.schedule)
@@ -292,13 +346,15 @@ def launches_of(
     """What `forward_at` with its residual and `backward_at` launch on a GPU, described.
 
     None where something else than plain launches computes the work: products, ordinary sums, works
-    in parts, a kernel that the backward pass copies.
+    in parts, an image that is copied, a kernel that the backward pass copies.
     """
     spec, needed = route.residual_spec, needs_arrays(route.semifield)
     contiguous = contiguous_strides(route.geometry.krn_shape)
     if route.backend != "cuda" or route.by_sums or (needed and krn_strides != contiguous):
         return None
     if _product_on_gpu(route, img_strides, krn_strides, spec is not None) is not None:
+        return None
+    if route.copies_image(img_strides):
         return None
     found, *strides = route.in_its_form(img_strides, krn_strides)
     convolution = cuda.Convolution.of(_case(found), spec and spec.dtype, *strides)

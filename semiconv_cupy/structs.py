@@ -255,6 +255,18 @@ class ProductGradient(Struct):
     )
 
 
+class InOrder(Struct):
+    """An array that is copied into C order: the axes that are exchanged, and the others."""
+
+    file = "cuda/in_order.cu"
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("near", "near_stride", "near_step")),
+        *((name, ctypes.c_int64) for name in ("last", "last_stride", "others")),
+        *((name, Strides) for name in ("size", "stride", "step")),
+        ("blocks", ctypes.c_int64),
+    )
+
+
 class Divisor(Struct):
     """A number by which kernels divide: n // divisor == n * multiplier >> (31 + shift)."""
 

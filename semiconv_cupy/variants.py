@@ -15,6 +15,7 @@ from semiconv_cupy.backends.cuda.forward_tile import forward_tile_of
 from semiconv_cupy.backends.cuda.gradient_tile import gradient_tile_of
 from semiconv_cupy.backends.cuda.kernels import (
     exchange_source,
+    in_order_source,
     in_parts,
     kernel_source,
     specialise,
@@ -124,6 +125,7 @@ def shipping_variants() -> Iterator[source.KernelSource]:
         for storage, number in (("float32", 0), ("float32", 3), ("float64", 0)):
             yield from _tiled(semifield, storage, _TILED[number], by_channel=True)
         yield from _product(semifield, "float32", 4096, by_channel=True)
+    yield from map(in_order_source, (1, 2, 4, 8))
     for storage in ("float32", "float64"):
         yield sum_source(storage)
         yield exchange_source(storage)

@@ -36,6 +36,7 @@ from semiconv_cupy.strides import element_strides
 
 PLAIN = Limits(plain=True)
 AS_PRODUCTS = Limits(products=ProductLimits(terms=1, row=2**62))
+COPIES = Limits(copied=0)
 # Selections of which each gradient is shared or added up in another way than in cases.SEMIFIELDS.
 SHARED = cases.Case(
     lambda: sc.SelectSemifield.tropical_max(spread_gradient=True), oracle.TROPICAL_MAX
@@ -335,7 +336,10 @@ def computed(route: Route, work: Work, device: Any = None) -> Results:
 
 
 def routes(case: cases.Case, work: Work, device: Any = None) -> tuple[Route, ...]:
-    """The route of a work, that of its product where it is one, and that of its plain form."""
+    """The routes of a work: its own, another way where there is one, and that of its plain form.
+
+    The CPU may compute it as a product, a GPU from a copy of the image.
+    """
     place = NUMPY if device is None else Place("NumPy", gpu=0, device=device)
     given = (case.semifield, work.geometry, work.storage, place, "auto")
     own, plain = choose(*given), choose(*given, PLAIN)
@@ -343,7 +347,8 @@ def routes(case: cases.Case, work: Work, device: Any = None) -> tuple[Route, ...
     as_product = choose(*given, AS_PRODUCTS)
     if device is None and own.product(*strides) is None and as_product.product(*strides):
         return own, as_product, plain
-    return own, plain
+    copies = choose(*given, COPIES)
+    return (own, copies, plain) if copies.copies_image(strides[0]) else (own, plain)
 
 
 def is_rewritten(case: cases.Case, work: Work) -> bool:

@@ -26,6 +26,7 @@ from semiconv_cupy.backends.means import on_gpu as means_on_gpu
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.backends.quadratic import Family, on_gpu
 from semiconv_cupy.geometry import Geometry
+from semiconv_cupy.methods import Limits
 from semiconv_cupy.ndimage import cuda as neighbourhoods
 from semiconv_cupy.ndimage.lines import Pullback
 from semiconv_cupy.operands import Operands
@@ -230,6 +231,22 @@ def _product_of_values(device, semifield, channels):
     run.product_backward(route, product, arrays, value=value)
 
 
+def orders() -> Iterator[partial]:
+    """Images in another order than C, copied before they are convolved."""
+    for dtype in ("uint8", "float16", "float32", "float64"):
+        for axes in ((3, 2, 1, 0), (0, 2, 3, 1), (2, 3, 0, 1)):
+            yield partial(_order, dtype=dtype, axes=axes)
+
+
+def _order(device, dtype, axes):
+    plan = Geometry.plan((37, 9, 12, 35), (9, 1, 3, 3), groups=9)
+    xp, limits = device.array_module, Limits(copied=0)
+    img = xp.empty([plan.img_shape[axis] for axis in axes], dtype).transpose(np.argsort(axes))
+    img[...] = 1
+    route = choose(SelectSemifield.tropical_max(), plan, dtype, _place(device), "auto", limits)
+    run.forward(route, img, xp.ones(plan.krn_shape, dtype), device.empty(plan.out_shape, dtype))
+
+
 def integers() -> Iterator[partial]:
     """Forward passes of dtypes that have no gradient; each is a function of the device."""
     rng = np.random.default_rng(0)
@@ -408,7 +425,8 @@ def _pull_back(device):
 def of_device() -> Iterator[partial]:
     """All cases that are functions of a device."""
     for made in (
-        convolutions, parts, own_parameters, parameters, integers, products, gradients_of_tensors,
+        convolutions, parts, own_parameters, parameters, orders, integers, products,
+        gradients_of_tensors,
     ):  # fmt: skip
         yield from made()
 

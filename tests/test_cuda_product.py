@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import cases
 import numpy as np
@@ -407,6 +408,41 @@ def test_gradients_of_an_operand_that_is_broadcast():
         run.product_backward(route, data, GradientArrays(slopes, a, b, residual, *found))
         for made, expected in zip(found, pull(slopes), strict=True):
             np.testing.assert_allclose(made, expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["proven", "computed directly"])
+@pytest.mark.parametrize(
+    ("img", "krn", "arguments"),
+    [
+        ((40, 33, 1), (9, 33, 1), {}),
+        ((3, 12, 4, 6), (10, 6, 2, 3), dict(stride=(2, 3), groups=2)),
+    ],
+)
+def test_a_convolution_without_windows_is_a_product_of_sums(img, krn, arguments, scale):
+    """By one scale for each row and column, and so by panels of both operands."""
+    semifield, rng = sc.SubtractSemifield.log(2.0), np.random.default_rng(0)
+    geometry = Geometry.plan(img, krn, **arguments)
+    img, krn = ((scale * rng.normal(size=shape)).astype("f4") for shape in (img, krn))
+    found = []
+    for device in (Recorder(), harness()):
+        place = Place("NumPy", gpu=0, device=device)
+        route = choose(semifield, geometry, "float32", place, "linear")
+        calls = run.forward_call(route, img, krn), partial(forwarded, route)
+        found += [call(img, krn) for call in calls]
+        if isinstance(device, Recorder):
+            names = [each.source.name for each in device.launches]
+            assert names
+            assert all("product" in name for name in names)
+    expected = sc.semifield_conv(img, krn, semifield, method="reference", **arguments)
+    for out in found[2:]:
+        np.testing.assert_allclose(out, expected, 1e-6, 1e-6)
+
+
+def forwarded(route, img, krn):
+    """The forward pass into an array that the caller allocates."""
+    out = np.empty(route.geometry.out_shape, img.dtype)
+    run.forward(route, img, krn, out)
+    return out
 
 
 @pytest.mark.parametrize("name", ["tropical_max", "largest_magnitude"])

@@ -165,3 +165,10 @@ def exchange_source(storage: str) -> source.KernelSource:
     name = f"semiconv_exchange_{storage}"
     macros = source.storage_macros(storage) | {"SEMICONV_KERNEL": name}
     return source.KernelSource(name, source.assemble("cuda/exchange.cu", macros), OPTIONS)
+
+
+def in_order_source(itemsize: int) -> source.KernelSource:
+    """The kernel that copies elements of so many bytes into C order."""
+    name = f"semiconv_in_order_{itemsize}"
+    macros = {"SEMICONV_BYTES": str(itemsize), "SEMICONV_KERNEL": name}
+    return source.KernelSource(name, source.assemble("cuda/in_order.cu", macros), OPTIONS)

@@ -228,6 +228,25 @@ def product_sums_launch(
     )
 
 
+def multiply_by_sums_at(
+    device: Device, multiplication: Multiplication, limits: Limits = LIMITS
+) -> Callable[..., None]:
+    """`multiply_by_sums` by addresses, as ``product.multiply_at``; there is no residual."""
+    launch = product_sums_launch(device, multiplication, limits)
+
+    def call(
+        img: int,
+        krn: int,
+        out: int,
+        residual: None,
+        stream: Stream | None,
+        parameters: structs.Parameters | None = None,
+    ) -> None:
+        launch(device, img, krn, out, stream, parameters)
+
+    return call
+
+
 def multiply_by_sums(
     device: Device,
     multiplication: Multiplication,
@@ -239,6 +258,5 @@ def multiply_by_sums(
 ) -> None:
     """Launch the computation of `out` on the current stream; as ``product.multiply``."""
     if multiplication.product.outputs:
-        launch = product_sums_launch(device, multiplication, limits)
-        img, krn, out = map(device.address, (img, krn, out))
-        launch(device, img, krn, out, parameters=parameters)
+        run = multiply_by_sums_at(device, multiplication, limits)
+        run(*map(device.address, (img, krn, out)), None, None, parameters)
