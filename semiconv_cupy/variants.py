@@ -142,21 +142,32 @@ def shipping_variants() -> Iterator[source.KernelSource]:
 
 
 def _products() -> Iterator[source.KernelSource]:
-    """Matrix products: large and small ones, with and without residuals, both joined kernels."""
+    """Matrix products: large, small and wide ones, with and without residuals, both joined."""
     for semifield in (_DILATION, _LINEAR, _LOG, _ROOT):
         yield from _product(semifield, "float32", 4096)
+        yield from _product(semifield, "float32", 4096, rows=8)
     yield from _product(_DILATION, "float32", 512)
     for storage in ("float16", "bfloat16", "float64", "uint8", "int16", "int32"):
         yield from _product(_DILATION, storage, 4096)
+        yield from _product(_DILATION, storage, 4096, rows=8)
 
 
 def _product(
-    semifield: Semifield, storage: str, size: int, *, by_channel: bool = False
+    semifield: Semifield,
+    storage: str,
+    size: int,
+    *,
+    rows: int | None = None,
+    by_channel: bool = False,
 ) -> Iterator[source.KernelSource]:
-    """The kernels of a product of square matrices, and the one that joins parts of its terms."""
+    """The kernels of a product of square matrices, and the one that joins parts of its terms.
+
+    With `rows`, so few of them, and many columns.
+    """
     spec = residual_of_terms(semifield, storage, (size, size), size)
+    sizes = (size, size, size) if rows is None else (rows, size * size, size)
     for kept in dict.fromkeys((None, None if spec is None else spec.dtype)):
-        plan = plan_product(semifield, storage, 1, (size,) * 3, keeps_residual=kept is not None)
+        plan = plan_product(semifield, storage, 1, sizes, keeps_residual=kept is not None)
         for joins in (False, True):
             kernel = ProductSpecialisation(
                 semifield, storage, kept, plan.tile, image_in_columns=joins, offset="int32",

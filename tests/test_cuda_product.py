@@ -135,6 +135,36 @@ def test_few_rows_whose_terms_blocks_share(semifield):
     check(semifield, "float32", (1, 3, 256, 1024))
 
 
+@pytest.mark.parametrize("layout", [(False, False, False), (True, True, False)])
+@pytest.mark.parametrize(
+    ("semifield", "dtype"),
+    [
+        (MAX, "float32"),
+        (MAX, "uint8"),
+        (MAX, "float64"),
+        (sc.SubtractSemifield.log(2.0), "float32"),
+    ],
+    ids=str,
+)
+def test_few_rows_of_many_columns(semifield, dtype, layout):
+    """Tiles of 8 x 512 or 4 x 512 outputs, which a GPU of one multiprocessor takes sooner."""
+    one = Limits(multiprocessors=1)
+    plan = plan_product(semifield, dtype, 2, (7, 1030, 9), keeps_residual=False, limits=one)
+    assert plan.tile.is_wide
+    assert plan.tile.size[1] == 512
+    check(semifield, dtype, (2, 7, 1030, 9), layout, limits=one)
+
+
+def test_wide_tiles_fit_into_shared_memory():
+    small = Limits(multiprocessors=1, shared_bytes=20_000)
+    sizes = 7, 1030, 9
+    plans = (
+        plan_product(MAX, "float32", 2, sizes, keeps_residual=False, limits=limits)
+        for limits in (Limits(multiprocessors=1), small)
+    )
+    assert [plan.tile.is_wide for plan in plans] == [True, False]
+
+
 def test_shared_terms_are_shared():
     plan = plan_product(MAX, "float32", 1, (64, 64, 4096), keeps_residual=False)
     assert plan.parts > 1

@@ -82,6 +82,8 @@ class Limits:
     product_parts, product_slabs : int
         Matrix products: blocks that share the terms of a tile at most, and slabs of terms that a
         team keeps at least. Fewer slabs would be little beside the copies of the first one.
+    few_rows : int
+        Wide tiles along a matrix's rows at most: each reads all columns again.
     multiprocessors : int
         Of a large GPU. Gradients of small planes are one wave of blocks, of a GPU's own number of
         multiprocessors where that is smaller.
@@ -116,6 +118,7 @@ class Limits:
     direct_outputs: int = 16 * BLOCK_THREADS
     product_parts: int = 64
     product_slabs: int = 2
+    few_rows: int = 2
     multiprocessors: int = 132
     conditional_blocks: int = 1024
 

@@ -49,16 +49,23 @@ class ProductTile:
         """Threads of a block."""
         return self.threads_y * self.threads_x * self.teams
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is for matrices of few rows."""
+        return self.threads_x > 32
+
     def shared_bytes(self, number: int) -> int:
         """Shared memory of a block for numbers of that many bytes, with offsets of 64 bits."""
         rows, columns = self.size
         panels = 2 * self.teams * self.depth * (rows + columns + 8) * number
         return panels + 2 * self.teams * self.depth * 16 + 16 * (rows + columns)
 
-    def fitted(self, number: int, limits: Limits) -> ProductTile:
-        """This tile with as many teams as there is shared memory for."""
+    def fitted(self, number: int, limits: Limits) -> ProductTile | None:
+        """This tile with as many teams as there is shared memory for; None where there is none."""
         tile = self
         while tile.shared_bytes(number) > limits.shared_bytes:
+            if tile.teams == 1:
+                return None
             tile = replace(tile, teams=tile.teams // 2)
         return tile
 
@@ -80,8 +87,9 @@ def _tiles(words: int, *, slopes: bool) -> Iterator[ProductTile]:
 
     Registers: 64 words of outputs and 40 others are two blocks of 256 threads; 96 words are three
     blocks of 128. A tile of fewer threads shares its terms among teams, so that a block has as many
-    threads: a multiprocessor needs 8 warps or more to be busy. Accumulators with slopes are too
-    large for shared memory, through which teams join.
+    threads: a multiprocessor needs 8 warps or more to be busy. Wide tiles are for few rows: they
+    read each column once or twice. Accumulators with slopes are too large for shared memory,
+    through which teams join.
     """
     if slopes:
         yield ProductTile(2, 2, 8, 16, 1, 8, 2)
@@ -92,14 +100,17 @@ def _tiles(words: int, *, slopes: bool) -> Iterator[ProductTile]:
         yield ProductTile(8, 8, 8, 8, 1, 8, 6)
         yield ProductTile(8, 4, 4, 8, 8, 8, 2)
         yield ProductTile(4, 4, 1, 32, 8, 8, 2)
+        yield ProductTile(8, 4, 1, 128, 1, 4, 4)
     elif words <= 3:
         yield ProductTile(8, 4, 8, 16, 1, 8, 3)
         yield ProductTile(8, 4, 4, 8, 4, 8, 3)
         yield ProductTile(4, 4, 1, 32, 4, 8, 3)
+        yield ProductTile(8, 4, 1, 128, 1, 4, 2)
     else:
         yield ProductTile(4, 4, 8, 16, 1, 8, 2)
         yield ProductTile(4, 4, 4, 8, 4, 8, 2)
         yield ProductTile(4, 4, 1, 32, 4, 8, 2)
+        yield ProductTile(4, 4, 1, 128, 1, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -130,9 +141,11 @@ def plan_product(
     words = words_of_output(semifield, keeps_residual=keeps_residual, slopes=slopes)
     words = words * number // 4
     of_tile = words + bool(semifield.own)  # its parameters lie beside the outputs
+    fitted = (tile.fitted(number, limits) for tile in _tiles(of_tile, slopes=slopes))
     plans = (
         ProductPlan(tile, parts)
-        for tile in (tile.fitted(number, limits) for tile in _tiles(of_tile, slopes=slopes))
+        for tile in fitted
+        if tile is not None and (not tile.is_wide or tile.cover(*sizes[:2])[0] <= limits.few_rows)
         for parts in _parts(sizes[2], tile, limits)
     )
     return min(plans, key=lambda plan: _clocks(plan, matrices, sizes, words, limits))
