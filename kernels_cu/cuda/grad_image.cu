@@ -8,8 +8,12 @@
 
 namespace semiconv {
 
+constexpr int32 common_divisor(int32 a, int32 b) { return b ? common_divisor(b, a % b) : a; }
+
 // Visit every (output pixel, tap) whose tap lies at `position`, in the order of pixels; axes from the first
-// to the last.
+// to the last. With strides, only every `apart`-th tap of an axis is some output's:
+//
+//     stride 3, dilation 1, position 7: tap 1 of output 2, tap 4 of output 1
 template <int AXIS, class F>
 SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset pixel, Offset krn,
                                int32 tap, F& visit) {
@@ -17,12 +21,24 @@ SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset
     visit(pixel, krn, tap);
   } else {
     constexpr int32 size = SEMICONV_KERNEL_SIZE[AXIS], stride = SEMICONV_STRIDES[AXIS];
-    for (int32 k = 0; k < size; ++k) {
-      const int32 step = size - 1 - k, y = g.mirrored ? k : step;
-      const Offset shifted = position[AXIS] + (Offset)g.pad_begin[AXIS] - step * SEMICONV_DILATIONS[AXIS];
-      if (shifted < 0 || (stride > 1 && shifted % stride)) continue;
-      const Offset at = shifted / stride;
-      if (at >= (Offset)g.out_size[AXIS]) continue;
+    constexpr int32 dilation = SEMICONV_DILATIONS[AXIS];
+    constexpr int32 apart = stride / common_divisor(stride, dilation);
+    // Output `at` sees the position by step size - 1 - k where at * stride is so far beyond `last`.
+    const Offset last = position[AXIS] + (Offset)g.pad_begin[AXIS] - (size - 1) * dilation;
+    int32 k = 0;
+    if constexpr (stride > 1) {
+      constexpr int32 whole = ((size - 1) * dilation + stride - 1) / stride * stride;
+      const int32 beyond = (int32)((last + whole) % stride);
+      if constexpr (dilation % stride == 1) k = beyond ? stride - beyond : 0;
+      else
+        while (k < apart && (beyond + k * dilation) % stride) ++k;
+      if (k == apart) return;
+    }
+    Offset at = (last + k * dilation) / stride;
+    for (; k < size; k += apart, at += apart * dilation / stride) {
+      if (at < 0) continue;
+      if (at >= (Offset)g.out_size[AXIS]) break;
+      const int32 y = g.mirrored ? k : size - 1 - k;
       visit_outputs<AXIS + 1>(g, position, pixel * (Offset)g.out_size[AXIS] + at,
                               krn + y * (Offset)g.krn_strides[AXIS + 2], tap * size + y, visit);
     }
