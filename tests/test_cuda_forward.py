@@ -258,7 +258,7 @@ def test_tiles_of_images_are_few():
     plans = (Geometry.plan((1, 1, 9, n), (1, 1, 3, 3), padding=1) for n in range(1, 2000))
     tiles = {forward_tile_of(semifield, "float32", plan, None, ANY_TILE) for plan in plans}
     assert None not in tiles
-    assert len(tiles) == 9
+    assert len(tiles) == 8
 
 
 @pytest.mark.table(4)
