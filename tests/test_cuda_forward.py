@@ -5,6 +5,7 @@ Here: the tiled kernel on the whole table, that every element is written, 64-bit
 grid-stride loop, the order of threads, memory errors.
 """
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -253,12 +254,12 @@ def test_another_image_compiles_nothing():
 
 
 def test_tiles_of_images_are_few():
-    """The tiled kernel adapts to narrow images only: nine kernels for all widths."""
+    """The tiled kernel adapts to small images only: a dozen kernels for all widths."""
     semifield = SEMIFIELDS["tropical_max"].semifield
     plans = (Geometry.plan((1, 1, 9, n), (1, 1, 3, 3), padding=1) for n in range(1, 2000))
     tiles = {forward_tile_of(semifield, "float32", plan, None, ANY_TILE) for plan in plans}
     assert None not in tiles
-    assert len(tiles) == 8
+    assert len(tiles) <= 12
 
 
 @pytest.mark.table(4)
@@ -340,7 +341,35 @@ def test_few_outputs_get_small_tiles():
         for n in range(8, 1200, 7)
         for batch in (1, 3, 8, 50)
     )
-    assert len({forward_tile_of(semifield, "float32", plan, None) for plan in plans}) <= 10
+    assert len({forward_tile_of(semifield, "float32", plan, None) for plan in plans}) <= 14
+
+
+def lanes_of(img, krn, **arguments):
+    """The lanes of all warps of a maximum, over the outputs that they compute."""
+    plan = Geometry.plan(img, krn, padding="same", **arguments)
+    tile = forward_tile_of(SEMIFIELDS["tropical_max"].semifield, "float32", plan, None)
+    lanes = 32 * -(-tile.threads // 32) * tile.rows * tile.columns / tile.teams
+    return lanes * math.prod(tile.cover(plan.out_size)) / math.prod(plan.out_size[-2:])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "arguments", "most"),
+    [
+        # Of batches, mixed channels with strides, low images, signals: once left to the direct
+        # kernel, or half outside the image.
+        (((5400, 56, 12, 12), (24, 56, 3, 3)), dict(stride=2), 1.5),
+        (((4316, 46, 9, 9), (30, 46, 3, 3)), {}, 1.5),
+        (((152468, 1, 8, 4, 10), (1, 1, 3, 4, 3)), {}, 1.3),
+        (((1, 1, 2, 10**6), (1, 1, 7, 7)), {}, 1.05),
+        (((1, 1, 12, 10**6), (1, 1, 5, 5)), {}, 1.05),
+        (((2000, 1, 60, 43), (1, 1, 5, 5)), {}, 1.2),
+        (((500, 32, 1115), (32, 1, 24)), dict(groups=32), 1.05),
+        (((500, 1, 330), (1, 1, 24)), {}, 1.2),
+        (((8, 1, 1024, 1024), (1, 1, 5, 5)), {}, 1.0),
+    ],
+)
+def test_few_lanes_compute_nothing(shapes, arguments, most):
+    assert lanes_of(*shapes, **arguments) <= most
 
 
 @given(number=st.integers(1, 2**31 - 1), n=st.integers(0, 2**31 - 1))

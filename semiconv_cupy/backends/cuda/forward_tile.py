@@ -136,7 +136,7 @@ class ForwardTile(Tile):
             channels=min(self.channels, 2),
             rows=1,
             threads_y=min(self.threads_y, max(1, limits.threads // self.threads_x)),
-            teams=min(self.teams, -(-limits.threads // (self.threads_y * self.threads_x))),
+            teams=min(self.teams, _least_teams(self.threads_y * self.threads_x, limits)),
         )
 
     def parts(self, geometry: Geometry, limits: Limits) -> int:
@@ -234,24 +234,62 @@ def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) ->
     return count
 
 
+def _least_teams(threads: int, limits: Limits) -> int:
+    """Teams of so many threads that have the warps of `limits.threads`, and no more threads."""
+    return max(1, limits.threads // threads)
+
+
 _SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+_GAIN = 0.9  # another tile than the usual one is taken where it costs less than this part
 
 
 def _side(needed: int, most: int) -> int:
-    """Threads along a side of a tile: few are idle, and few kernels serve all sizes."""
+    """Threads along a side of many small planes: few are idle, and most planes are whole warps."""
     return min(next(side for side in (*_SIDES, needed) if side >= needed), most)
 
 
-def _rows_of(height: int, most: int) -> int:
-    """Rows of a thread, `most` or half of them or so on, of which few lie beyond an image.
+def _fitting(needed: int, most: int) -> int:
+    """Threads along a side, a fifth idle at most, so that a kernel serves several sizes."""
+    step = 1 << max(0, (needed - 1).bit_length() - 3)
+    return min(-(-needed // step) * step, most)
+
+
+def _of_signals(width: int) -> int:
+    """Threads along a signal: of all, or whole warps, so that few lie beyond its end."""
+    needed = -(-width // CHUNK)
+    if needed <= 64:
+        return _fitting(needed, BLOCK_THREADS)
+    cost = {
+        threads: -(-needed // threads) * threads for threads in range(64, BLOCK_THREADS + 1, 32)
+    }
+    usual = min(-(-needed // 32) * 32, BLOCK_THREADS)
+    best = min(cost, key=lambda threads: (cost[threads], -threads))
+    return best if cost[best] < _GAIN * cost[usual] else usual
+
+
+def _of_planes(size: tuple[int, int], rows: int, block: int) -> tuple[int, int, int]:
+    """Rows of a thread, threads along y and x, for one plane of more than 32 columns in a block.
 
     A thread of r rows loads each row of the image for all of them, and what lies around them: a row
-    costs about 1 + 1/r. Fewer rows than `most` are taken where that saves a tenth at the least.
+    costs about 1 + 1/r. Rows of 64 or 128 elements are usual. The lanes of all warps count, also
+    those without outputs.
     """
-    halves = [most >> n for n in range(most.bit_length())]
-    costs = {rows: -(-height // rows) * (rows + 1) for rows in halves}
-    best = min(costs, key=lambda rows: costs[rows])
-    return best if costs[best] < 0.9 * costs[most] else most
+    height, width = size
+
+    def threads(rows: int, abreast: int) -> tuple[int, int, int]:
+        above = _fitting(-(-height // rows), block // abreast)
+        longer = abreast == 32 and width > 128 and 2 * above * abreast <= block
+        return rows, above, 64 if longer else abreast
+
+    def cost(tile: tuple[int, int, int]) -> float:
+        rows, above, abreast = tile
+        tiles = -(-height // (rows * above)) * -(-width // (CHUNK * abreast))
+        return tiles * -(-above * abreast // 32) * (rows + 1)
+
+    usual = threads(rows, 32 if width > 64 else 16)
+    halves = [rows >> n for n in range(rows.bit_length())]
+    best = min((threads(r, abreast) for r in halves for abreast in (32, 24, 16, 12)), key=cost)
+    return best if cost(best) < _GAIN * cost(usual) else usual
 
 
 def _rows_of_many(storage: str, geometry: Geometry, threads_x: int, limits: Limits) -> int | None:
@@ -306,25 +344,27 @@ def _largest(
     rows = 1 if flat else 8 if tall else max(1, rows)
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
     height, width = planar(geometry.out_size, 1)
-    rows = _rows_of(height, rows)
     block = BLOCK_THREADS // 2 if not flat and (tall or mixes_sums) else BLOCK_THREADS
-    if flat or width > 32:
-        threads_x = _side(-(-width // CHUNK), BLOCK_THREADS) if flat else 32 if width > 64 else 16
+    if flat:
+        threads_y, threads_x = 1, _of_signals(width)
+    elif width > 32:
+        rows, threads_y, threads_x = _of_planes((height, width), rows, block)
     else:
         threads_x = _side(-(-width // CHUNK), 8)
         of_many = _rows_of_many(storage, geometry, threads_x, limits)
-        few = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
-        rows = of_many if tall and planes == 1 and of_many else few
-        block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
-    threads_y = _side(-(-height // rows), block // threads_x)
-    teams = block // (threads_y * threads_x)
-    if not flat and width > 32:  # one team with longer rows
-        threads_x *= 2 if teams > 1 and width > 128 else 1
-        teams = 1
+        if tall and planes == 1 and of_many:
+            rows, block = of_many, BLOCK_THREADS // 2
+            threads_y = _side(-(-height // rows), block // threads_x)
+        else:
+            rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4, height)
+            block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
+            threads_x = _fitting(-(-width // CHUNK), 8)
+            threads_y = _fitting(-(-height // rows), block // threads_x)
+    teams = block // (threads_y * threads_x) if flat or width <= 32 else 1
     planes_of_outputs = (
         geometry.batch * geometry.groups * -(-geometry.outputs_per_group // channels)
     )
-    least = -(-limits.threads // (threads_y * threads_x))
+    least = _least_teams(threads_y * threads_x, limits)
     teams = max(1, min(teams, max(1 << (planes_of_outputs - 1).bit_length(), least)))
     sides = 1 if 0 < planes <= depth else 2  # a kernel of one side knows that there is a plane
     tile = ForwardTile(
