@@ -66,9 +66,17 @@ SEMICONV_KERNEL(const semiconv::Geometry g, const semiconv::Storage* __restrict_
       rest /= size;
       at += position[a] * (Offset)g.img_strides[a + 2];
     }
-    const int32 channel = (int32)(rest % (Offset)g.in_channels);
-    rest /= (Offset)g.in_channels;
-    const Offset group = rest % (Offset)g.groups, b = rest / (Offset)g.groups;
+    // Divisions take most of the time of an element that few outputs see.
+    int32 channel = 0;
+    if (g.in_channels > 1) {
+      channel = (int32)(rest % (Offset)g.in_channels);
+      rest /= (Offset)g.in_channels;
+    }
+    Offset group = 0, b = rest;
+    if (g.groups > 1) {
+      group = rest % (Offset)g.groups;
+      b = rest / (Offset)g.groups;
+    }
     at += b * (Offset)g.img_strides[0] +
           (group * (Offset)g.in_channels + channel) * (Offset)g.img_strides[1];
     Real sum = 0;
