@@ -284,7 +284,10 @@ def _of_planes(size: tuple[int, int], rows: int, block: int) -> tuple[int, int, 
     def cost(tile: tuple[int, int, int]) -> float:
         rows, above, abreast = tile
         tiles = -(-height // (rows * above)) * -(-width // (CHUNK * abreast))
-        return tiles * -(-above * abreast // 32) * (rows + 1)
+        lanes = above * abreast
+        if lanes > 32:  # else other planes fill the warp
+            lanes = -(-lanes // 32) * 32
+        return tiles * lanes * (rows + 1)
 
     usual = threads(rows, 32 if width > 64 else 16)
     halves = [rows >> n for n in range(rows.bit_length())]
@@ -360,7 +363,8 @@ def _largest(
             block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
             threads_x = _fitting(-(-width // CHUNK), 8)
             threads_y = _fitting(-(-height // rows), block // threads_x)
-    teams = block // (threads_y * threads_x) if flat or width <= 32 else 1
+    several = flat or width <= 32 or threads_y * threads_x <= 32
+    teams = block // (threads_y * threads_x) if several else 1
     planes_of_outputs = (
         geometry.batch * geometry.groups * -(-geometry.outputs_per_group // channels)
     )

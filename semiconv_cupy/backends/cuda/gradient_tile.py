@@ -7,13 +7,14 @@ blocks; the outputs that see it, with what is known of each, lie in shared memor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
-from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, LIMITS, Limits
+from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS, CHUNK, LIMITS, Limits
 from semiconv_cupy.backends.cuda.tiles import Partition, Tile, furthest_position, planar
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.residual import is_provenance
@@ -121,7 +122,7 @@ def gradient_tile_of(
     while tile.shared_bytes(geometry, storage, read) > limits.shared_bytes:
         if tile.rows > planar(geometry.stride, 1)[0]:
             tile = replace(tile, rows=tile.rows // 2)
-        elif tile.threads > 32 and tile.threads_y > 1:
+        elif tile.threads % 64 == 0 and tile.threads_y % 2 == 0:  # warps stay whole
             tile = replace(tile, threads_y=tile.threads_y // 2)
         else:
             return None
@@ -167,6 +168,38 @@ def _slab(
     return slab
 
 
+_GAIN = 0.75  # another tile than the usual one is taken where it costs less than this part
+
+
+def _with_fewer_idle(
+    size: tuple[int, int], usual: tuple[int, int, int], stride_y: int, most: int
+) -> tuple[int, int, int]:
+    """Rows of a thread, threads along y and x: the usual ones, or such as leave few idle.
+
+    Whole warps, as they add up by shuffles. A row of a thread of r rows costs about 1 + 1/r, as in
+    the forward pass.
+    """
+    height, width = size
+
+    def cost(tile: tuple[int, int, int]) -> float:
+        rows, above, abreast = tile
+        tiles = -(-height // (rows * above)) * -(-width // (CHUNK * abreast))
+        return tiles * above * abreast * (rows + 1)
+
+    def tiles() -> Iterator[tuple[int, int, int]]:
+        rows, _, _ = usual
+        while rows % stride_y == 0 and rows > 0:
+            for abreast in (*range(most, 31, -32), 24, 16, 12, 8, 4, 2):
+                step = 32 // math.gcd(32, abreast)
+                above = min(-(-height // (rows * step)), most // (abreast * step)) * step
+                if above and (height > 1 or above == 1) and (height == 1 or abreast <= 32):
+                    yield rows, above, abreast
+            rows //= 2
+
+    best = min(tiles(), key=cost, default=usual)
+    return best if cost(best) < _GAIN * cost(usual) else usual
+
+
 def _largest(
     semifield: Semifield,
     storage: str,
@@ -203,6 +236,9 @@ def _largest(
         threads_y //= 2
     while rows > max(1, stride_y) and rows % (2 * stride_y) == 0 and threads_y * rows >= 2 * height:
         rows //= 2
+    if channels == 1:
+        usual = rows, threads_y, threads_x
+        rows, threads_y, threads_x = _with_fewer_idle((height, width), usual, stride_y, threads)
     phase_y = geometry.pad_begin[-2] % stride_y if geometry.rank > 1 else 0
     phase_x = geometry.pad_begin[-1] % (4 * stride_x)
     wants_img, wants_krn = wants
