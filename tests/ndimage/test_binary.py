@@ -302,7 +302,7 @@ def test_balls_by_distances_are_scipys(radii, border_value):
                 result = getattr(ndimage, name)(image, structure, border_value=border_value)
                 theirs = getattr(scipy_ndimage, name)(image, structure, border_value=border_value)
                 np.testing.assert_array_equal(result, theirs)
-        if len(radii) == 3:
+        if len(radii) == 3 and density == 0.002:  # the others' maxima are the same everywhere
             for mode in ("reflect", "nearest", "wrap"):
                 result = ndimage.maximum_filter(image, footprint=ball, mode=mode)
                 theirs = scipy_ndimage.maximum_filter(image, footprint=ball, mode=mode)
