@@ -23,8 +23,12 @@ def compile_ahead(selected: Iterable[AnyWork], device: Device, jobs: int) -> Non
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn) as pool, bar("compiling", "works") as show:
         made = [pool.submit(_run_once, measured, device) for measured in distinct.values()]
-        for number, _ in enumerate(as_completed(made), 1):
-            show(number, len(made))
+        try:
+            for number, _ in enumerate(as_completed(made), 1):
+                show(number, len(made))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _run_once(measured: AnyWork, device: Device) -> None:

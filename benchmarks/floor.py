@@ -87,7 +87,7 @@ def main(
             drawn = shapes.samples(found["seed"], report["works"], limits[report["device"]])
             sample = next(sample for sample in drawn if sample.name == found["work"])
             print(f"\n{found['ratio']:.3g}x {explained(sample, report['device'])}")
-    failed = any("error" in found for found in report["rows"])
+    failed = not report["rows"] or any("error" in found for found in report["rows"])
     return 1 if failed or any(not goal["met"] for goal in report["goals"]) else 0
 
 
@@ -108,7 +108,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ahead", type=int, default=0, metavar="JOBS", help="processes that compile all before"
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no work after")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, metavar="N", help="begin no work after"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the report there")
     parser.add_argument(
         "--read", type=Path, nargs="+", metavar="FILE", help="kept reports of one device, as one"
@@ -117,7 +119,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--explain", action="store_true", help=f"say what the {EXPLAINED} slowest works run"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.ahead < 0:
+        parser.error(f"--ahead must be at least 0, got {options.ahead}")
+    return options
 
 
 def drawn_and_measured(

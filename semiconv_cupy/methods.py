@@ -81,8 +81,8 @@ class Limits:
     gpu_products : ProductLimits
         The same of a GPU.
     copied : int
-        Elements from which on a GPU copies an image whose rows lie apart in memory: fewer take as
-        long as the launch of the copy.
+        Elements in memory from which on a GPU copies an image whose rows lie apart: fewer take as
+        long as the host needs for another launch, and to record it for a derivative.
     """
 
     rank: int = MAX_RANK
@@ -91,7 +91,7 @@ class Limits:
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
     gpu_products: ProductLimits = GPU_PRODUCT_LIMITS
-    copied: int = 1 << 17
+    copied: int = 1 << 20
 
 
 LIMITS = Limits()

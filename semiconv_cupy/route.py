@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from semiconv_cupy import source
 from semiconv_cupy.algebra import Semifield
 from semiconv_cupy.backends import by_sums
+from semiconv_cupy.backends.by_sums import Limits as SumsLimits
 from semiconv_cupy.backends.host import prebuilt
 from semiconv_cupy.backends.place import Place
 from semiconv_cupy.canonical import CanonicalForm, as_given, canonical
@@ -35,7 +36,7 @@ from semiconv_cupy.methods import (
 from semiconv_cupy.product import Product, merged
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import Residual, residual_of, slopes_alone
-from semiconv_cupy.strides import Strides, contiguous_strides, in_one_order
+from semiconv_cupy.strides import Strides, contiguous_strides, in_memory, in_one_order
 from semiconv_cupy.structs import MAX_LEVELS
 from semiconv_cupy.vectors import for_vectors
 
@@ -77,6 +78,9 @@ class Route:
     products : ProductLimits
     copied : int
         As in `Limits`.
+    sums : by_sums.Limits
+        From which matrix product on a GPU computes values by ordinary sums; any, where the caller
+        asked for them.
     channels : int
         How many values each parameter of the semifield has: 1, or one for each kernel.
     slopes : bool
@@ -94,6 +98,7 @@ class Route:
     plain: bool = False
     products: ProductLimits = PRODUCT_LIMITS
     copied: int = LIMITS.copied
+    sums: SumsLimits = LIMITS.by_sums
     channels: int = 1
     slopes: bool = False
 
@@ -146,11 +151,15 @@ class Route:
             self.place,
             self.backend,
             by_sums=self.by_sums,
-            values_by_sums=self.by_sums,
+            values_by_sums=self.by_sums and self._values_by_sums(found),
             channels=self.channels,
             matrix_step=0 if geometry.shares_kernels else geometry.outputs_per_group,
             slopes=self.slopes,
         )
+
+    def _values_by_sums(self, product: Product) -> bool:
+        on_gpu = self.backend == "cuda"
+        return not on_gpu or by_sums.pays_for_values(self.semifield, product, self.sums)
 
     def product_gradients(self, img_strides: Strides) -> tuple[ProductRoute, Product] | None:
         """The matrix product as which the work is differentiated, and its gradients' layout.
@@ -206,14 +215,14 @@ class Route:
         is read again by other threads, unless nothing lies there. A copy reads all once, writes it,
         and is read: it pays for sectors of more than four elements. A matrix product copies panels.
         """
-        geometry = self.geometry
-        if self.backend != "cuda" or math.prod(geometry.img_shape) < self.copied:
+        shape = in_memory(self.geometry.img_shape, img_strides)
+        if self.backend != "cuda" or math.prod(shape) < self.copied:
             return False
         sector = SECTOR // source.itemsize(self.storage)
         apart = [
             min(abs(stride), sector)
-            for size, stride in zip(geometry.img_shape, img_strides, strict=True)
-            if size > 1 and stride
+            for size, stride in zip(shape, img_strides, strict=True)
+            if size > 1
         ]
         return bool(apart) and apart[-1] > 4 * min(apart)
 
@@ -354,6 +363,7 @@ def choose_uncached(
         plain=limits.plain,
         products=limits.gpu_products if place.on_gpu else limits.products,
         copied=limits.copied,
+        sums=by_sums.ANY_PRODUCT if method == "linear" else limits.by_sums,
         channels=channels,
         slopes=slopes,
     )

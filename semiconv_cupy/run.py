@@ -24,7 +24,7 @@ from semiconv_cupy.product import Product
 from semiconv_cupy.product_route import ProductRoute
 from semiconv_cupy.residual import needs_arrays
 from semiconv_cupy.route import Route
-from semiconv_cupy.strides import Strides, contiguous_strides, in_elements
+from semiconv_cupy.strides import Strides, contiguous_strides, in_elements, strides_in_order
 from semiconv_cupy.structs import Parameters
 
 Array = Any
@@ -179,7 +179,7 @@ def forward_at(
         return product
     copy = _copy_in_order(route, img_strides)
     if copy is not None:
-        in_order = contiguous_strides(route.geometry.img_shape)
+        in_order = strides_in_order(route.geometry.img_shape, img_strides)
         of_copy = forward_at(route, in_order, krn_strides, keeps_residual=keeps_residual)
         assert of_copy is not None
 
@@ -296,7 +296,7 @@ def _gradients(
     device = _device(route)
     copy = _copy_in_order(route, img_strides) if needs_arrays(route.semifield) else None
     if copy is not None:
-        in_order = contiguous_strides(route.geometry.img_shape)
+        in_order = strides_in_order(route.geometry.img_shape, img_strides)
         of_copy = _gradients(route, in_order, krn_strides, wants)
 
         def copy_and_launch(

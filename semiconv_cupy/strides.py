@@ -24,6 +24,29 @@ def contiguous_strides(shape: tuple[int, ...]) -> Strides:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def in_memory(shape: tuple[int, ...], strides: Strides) -> tuple[int, ...]:
+    """The shape without repetitions: an axis along which an array was broadcast has one element.
+
+    Examples
+    --------
+    >>> in_memory((10, 3, 4), (0, 4, 1))
+    (1, 3, 4)
+    """
+    return tuple(size if stride else 1 for size, stride in zip(shape, strides, strict=True))
+
+
+def strides_in_order(shape: tuple[int, ...], strides: Strides) -> Strides:
+    """The strides of the array's copy in C order, in which broadcast axes stay broadcast.
+
+    Examples
+    --------
+    >>> strides_in_order((10, 3, 4), (0, 1, 3))
+    (0, 4, 1)
+    """
+    packed = contiguous_strides(in_memory(shape, strides))
+    return tuple(step if stride else 0 for step, stride in zip(packed, strides, strict=True))
+
+
 def in_one_order(shape: tuple[int, ...], strides: Strides) -> bool:
     """Whether an array of these strides is C-contiguous; those of axes of one element do not count.
 

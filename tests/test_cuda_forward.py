@@ -344,6 +344,24 @@ def test_few_outputs_get_small_tiles():
     assert len({forward_tile_of(semifield, "float32", plan, None) for plan in plans}) <= 14
 
 
+@pytest.mark.parametrize(
+    ("img", "krn", "arguments"),
+    [
+        ((8, 64, 67, 4), (64, 1, 16, 2), dict(dilation=(3, 2))),
+        ((1, 16, 5, 3), (16, 1, 9, 7), {}),
+        ((8, 64, 15, 3), (64, 1, 10, 2), {}),
+    ],
+)
+def test_small_tiles_fit_into_shared_memory(img, krn, arguments):
+    """Of few outputs a tile becomes smaller, and the gaps of its patches larger."""
+    plan = Geometry.plan(img, krn, padding="same", groups=img[1], **arguments)
+    for name in ("tropical_max", "hypotenuse"):
+        semifield = SEMIFIELDS[name].semifield
+        for spec in (None, residual_of(semifield, "float32", plan)):
+            tile = forward_tile_of(semifield, "float32", plan, spec and spec.dtype)
+            assert tile is None or tile.shared_bytes(plan, "float32") <= LIMITS.shared_bytes
+
+
 def lanes_of(img, krn, **arguments):
     """The lanes of all warps of a maximum, over the outputs that they compute."""
     plan = Geometry.plan(img, krn, padding="same", **arguments)

@@ -15,7 +15,7 @@ from semiconv_cupy.backends.place import Place
 from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.methods import Limits
 from semiconv_cupy.route import choose
-from semiconv_cupy.strides import element_strides
+from semiconv_cupy.strides import element_strides, in_memory, strides_in_order
 
 
 @st.composite
@@ -36,12 +36,14 @@ def apart(draw):
 
 @given(apart())
 def test_copies_are_those_of_numpy(array):
-    device = cases.harness()
-    copy = copy_in_order(device, array.shape, element_strides(array), array.itemsize)
+    device, strides = cases.harness(), element_strides(array)
+    copy = copy_in_order(device, array.shape, strides, array.itemsize)
     address, owner = copy(device.address(array))
-    found = np.empty(array.shape, array.dtype)
-    bits = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * found.nbytes).from_address(address))
-    found.reshape(-1).view(np.uint8)[...] = bits
+    once = np.empty(in_memory(array.shape, strides), array.dtype)
+    bits = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * once.nbytes).from_address(address))
+    once.reshape(-1).view(np.uint8)[...] = bits
+    in_bytes = [array.itemsize * step for step in strides_in_order(array.shape, strides)]
+    found = np.lib.stride_tricks.as_strided(once, array.shape, in_bytes)
     np.testing.assert_array_equal(found, array)
     del owner
 
@@ -73,6 +75,7 @@ def test_what_is_copied():
     assert copy not in launches_of((16384, 1024, 32, -1))
     assert copy not in launches_of((16 * 16384, 16 * 1024, 16 * 32, 16))
     assert copy not in launches_of((0, 0, 16, 0))
+    assert copy not in launches_of((0, 1, 512, 16), copied=16 * 32 * 32 + 1)  # of one image
     assert "semiconv_in_order_8" not in launches_of(PIXELS_OF_16, storage="float64")
 
 

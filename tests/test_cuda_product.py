@@ -29,7 +29,7 @@ from semiconv_cupy.geometry import Geometry
 from semiconv_cupy.product import Level, Product, merged
 from semiconv_cupy.product_route import choose_product
 from semiconv_cupy.route import choose
-from semiconv_cupy.strides import element_strides
+from semiconv_cupy.strides import contiguous_strides, element_strides
 
 MAX = sc.SelectSemifield.tropical_max()
 # Terms shared by 4 blocks wherever a team has a slab for each; offsets of 64 bits.
@@ -466,6 +466,22 @@ def test_a_convolution_without_windows_is_a_product_of_sums(img, krn, arguments,
     expected = sc.semifield_conv(img, krn, semifield, method="reference", **arguments)
     for out in found[2:]:
         np.testing.assert_allclose(out, expected, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("img", "krn", "pays"),
+    [
+        ((427, 1059, 1), (1303, 1059, 1), True),
+        ((16, 4096, 1), (4096, 4096, 1), False),  # each weight is read by 16 outputs
+        ((64, 64, 128, 128), (2, 64, 1, 1), False),  # each pixel by 2
+    ],
+)
+def test_sums_of_convolutions_pay_as_those_of_products(img, krn, pays):
+    plan, place = Geometry.plan(img, krn), Place("NumPy", gpu=0, device=Recorder())
+    for method, by_sums in (("auto", pays), ("linear", True)):
+        route = choose(sc.SubtractSemifield.log(2.0), plan, "float32", place, method)
+        strides = map(contiguous_strides, (img, krn))
+        assert route.product(*strides).values_by_sums == by_sums
 
 
 def forwarded(route, img, krn):

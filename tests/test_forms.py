@@ -41,7 +41,7 @@ def test_both_forms_agree_on_many_works(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("turn", "name"), enumerate(["tropical_max", "linear", "log(2)"]))
+@pytest.mark.parametrize(("turn", "name"), list(enumerate(["tropical_max", "linear", "log(2)"])))
 def test_both_forms_agree_on_cuda(turn, name):
     """A work of each role, and another for each semifield: each is three or more kernels."""
     works = range(turn * len(forms.ROLES), (turn + 1) * len(forms.ROLES))

@@ -23,19 +23,19 @@ SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset
     constexpr int32 size = SEMICONV_KERNEL_SIZE[AXIS], stride = SEMICONV_STRIDES[AXIS];
     constexpr int32 dilation = SEMICONV_DILATIONS[AXIS];
     constexpr int32 apart = stride / common_divisor(stride, dilation);
-    // Output `at` sees the position by step size - 1 - k where at * stride is so far beyond `last`.
-    const Offset last = position[AXIS] + (Offset)g.pad_begin[AXIS] - (size - 1) * dilation;
+    // Output `at` sees the position by step size - 1 - k where at * stride is k dilations beyond `last`.
+    const Offset last = position[AXIS] + (Offset)g.pad_begin[AXIS] - (Offset)(size - 1) * dilation;
     int32 k = 0;
     if constexpr (stride > 1) {
-      constexpr int32 whole = ((size - 1) * dilation + stride - 1) / stride * stride;
-      const int32 beyond = (int32)((last + whole) % stride);
+      int32 beyond = (int32)(last % stride);
+      beyond = beyond < 0 ? beyond + stride : beyond;
       if constexpr (dilation % stride == 1) k = beyond ? stride - beyond : 0;
       else
-        while (k < apart && (beyond + k * dilation) % stride) ++k;
+        while (k < size && k < apart && (beyond + (Offset)k * dilation) % stride) ++k;
       if (k == apart) return;
     }
-    Offset at = (last + k * dilation) / stride;
-    for (; k < size; k += apart, at += apart * dilation / stride) {
+    Offset at = (last + (Offset)k * dilation) / stride;
+    for (; k < size; k += apart, at += dilation / (stride / apart)) {
       if (at < 0) continue;
       if (at >= (Offset)g.out_size[AXIS]) break;
       const int32 y = g.mirrored ? k : size - 1 - k;

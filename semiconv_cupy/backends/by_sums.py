@@ -64,6 +64,7 @@ class Limits:
 
 
 LIMITS = Limits()
+ANY_PRODUCT = Limits(taps_on_gpu=0, terms_of_product_on_gpu=0, reads_on_gpu=0)
 
 
 def applies(semifield: Semifield) -> bool:

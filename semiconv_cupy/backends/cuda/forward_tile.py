@@ -82,6 +82,14 @@ class ForwardTile(Tile):
         """Warps of a launch."""
         return self.grid(geometry) * -(-self.threads // 32)
 
+    def cost(self, geometry: Geometry) -> int:
+        """What all lanes load and compute, also those without outputs.
+
+        A thread of r rows loads each row of the image for all of them, and what lies around them: a
+        row costs about 1 + 1/r.
+        """
+        return self.warps(geometry) * self.channels * (self.rows + 1)
+
     def division(self, geometry: Geometry) -> np.void:
         """The struct Division of kernels_cu/cuda/place.cuh."""
         tiles_y, tiles_x = self.cover(geometry.out_size)
@@ -189,12 +197,31 @@ def forward_tile_of(
     """
     if not _has_kernel(semifield, storage, geometry, residual):
         return None
-    largest, resident = _largest(semifield, storage, geometry, residual, limits)
+    case = semifield, storage, geometry, residual, limits
+    usual, fitting = (_tile_of(*case, fits=fits) for fits in (False, True))
+    if usual is None or fitting is None:
+        return usual or fitting
+    return fitting if fitting.cost(geometry) < _GAIN * usual.cost(geometry) else usual
+
+
+def _tile_of(
+    semifield: Semifield,
+    storage: str,
+    geometry: Geometry,
+    residual: np.dtype | None,
+    limits: Limits,
+    *,
+    fits: bool,
+) -> ForwardTile | None:
+    """The tile of usual sides, or (`fits`) of such as leave few lanes idle."""
+    largest, resident = _largest(semifield, storage, geometry, residual, limits, fits=fits)
     tile = _shrunk(largest, geometry, storage, limits)
     if tile is None:
         return None
     if limits.filled and tile.parts(geometry, limits) == 1:
-        tile = tile.shrunk_to_more_blocks(geometry, limits)
+        small = tile.shrunk_to_more_blocks(geometry, limits)
+        if small.shared_bytes(geometry, storage) <= limits.shared_bytes:
+            tile = small  # the skew of its patches may be larger
     room = limits.shared_bytes_of_multiprocessor // (tile.shared_bytes(geometry, storage) + 1024)
     warps = -(-tile.threads // 32)
     tile = replace(tile, resident_blocks=max(1, min(resident // (32 * warps), room)))
@@ -235,8 +262,9 @@ def _registers(semifield: Semifield, storage: str, residual: np.dtype | None) ->
 
 
 def _least_teams(threads: int, limits: Limits) -> int:
-    """Teams of so many threads that have the warps of `limits.threads`, and no more threads."""
-    return max(1, limits.threads // threads)
+    """Teams of so many threads that have the warps of `limits.threads`, with few lanes idle."""
+    some = limits.threads // threads or 1, -(-limits.threads // threads)
+    return min(some, key=lambda teams: -(-teams * threads // 32) / teams)
 
 
 _SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
@@ -259,21 +287,11 @@ def _of_signals(width: int) -> int:
     needed = -(-width // CHUNK)
     if needed <= 64:
         return _fitting(needed, BLOCK_THREADS)
-    cost = {
-        threads: -(-needed // threads) * threads for threads in range(64, BLOCK_THREADS + 1, 32)
-    }
-    usual = min(-(-needed // 32) * 32, BLOCK_THREADS)
-    best = min(cost, key=lambda threads: (cost[threads], -threads))
-    return best if cost[best] < _GAIN * cost[usual] else usual
+    return min(range(BLOCK_THREADS, 63, -32), key=lambda threads: -(-needed // threads) * threads)
 
 
 def _of_planes(size: tuple[int, int], rows: int, block: int) -> tuple[int, int, int]:
-    """Rows of a thread, threads along y and x, for one plane of more than 32 columns in a block.
-
-    A thread of r rows loads each row of the image for all of them, and what lies around them: a row
-    costs about 1 + 1/r. Rows of 64 or 128 elements are usual. The lanes of all warps count, also
-    those without outputs.
-    """
+    """Rows of a thread, threads along y and x, for planes of more than 32 columns."""
     height, width = size
 
     def threads(rows: int, abreast: int) -> tuple[int, int, int]:
@@ -289,10 +307,45 @@ def _of_planes(size: tuple[int, int], rows: int, block: int) -> tuple[int, int, 
             lanes = -(-lanes // 32) * 32
         return tiles * lanes * (rows + 1)
 
-    usual = threads(rows, 32 if width > 64 else 16)
     halves = [rows >> n for n in range(rows.bit_length())]
-    best = min((threads(r, abreast) for r in halves for abreast in (32, 24, 16, 12)), key=cost)
-    return best if cost(best) < _GAIN * cost(usual) else usual
+    return min((threads(r, abreast) for r in halves for abreast in (32, 24, 16, 12)), key=cost)
+
+
+def _usual_sides(
+    size: tuple[int, int], rows: int, few: int, block: int, *, mixes: bool, flat: bool
+) -> tuple[int, int, int, int]:
+    """Rows of a thread, threads along y and x, and teams: sides of few sizes for all images."""
+    height, width = size
+    if flat or width > 32:
+        needed = -(-width // CHUNK)
+        threads_x = _side(needed, BLOCK_THREADS) if flat else 32 if width > 64 else 16
+    else:
+        threads_x, rows = _side(-(-width // CHUNK), 8), few
+        block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
+    threads_y = _side(-(-height // rows), block // threads_x)
+    teams = block // (threads_y * threads_x)
+    if not flat and width > 32:  # one team with longer rows
+        threads_x *= 2 if teams > 1 and width > 128 else 1
+        teams = 1
+    return rows, threads_y, threads_x, teams
+
+
+def _fitting_sides(
+    size: tuple[int, int], rows: int, few: int, block: int, *, mixes: bool, flat: bool
+) -> tuple[int, int, int, int]:
+    """`_usual_sides`, by which few lanes are idle."""
+    height, width = size
+    if flat:
+        threads_y, threads_x = 1, _of_signals(width)
+    elif width > 32:
+        rows, threads_y, threads_x = _of_planes(size, rows, block)
+        if threads_y * threads_x > 32:
+            return rows, threads_y, threads_x, 1
+    else:
+        rows, block = min(few, height), BLOCK_THREADS if mixes else BLOCK_THREADS // 2
+        threads_x = _fitting(-(-width // CHUNK), 8)
+        threads_y = _fitting(-(-height // rows), block // threads_x)
+    return rows, threads_y, threads_x, block // (threads_y * threads_x)
 
 
 def _rows_of_many(storage: str, geometry: Geometry, threads_x: int, limits: Limits) -> int | None:
@@ -330,6 +383,8 @@ def _largest(
     geometry: Geometry,
     residual: np.dtype | None,
     limits: Limits,
+    *,
+    fits: bool,
 ) -> tuple[ForwardTile, int]:
     """The tile that is fastest where nothing limits it, and how many threads are to be resident.
 
@@ -348,23 +403,13 @@ def _largest(
     depth = 2 if mixes and geometry.rank < 3 and geometry.in_channels > 1 else 1
     height, width = planar(geometry.out_size, 1)
     block = BLOCK_THREADS // 2 if not flat and (tall or mixes_sums) else BLOCK_THREADS
-    if flat:
-        threads_y, threads_x = 1, _of_signals(width)
-    elif width > 32:
-        rows, threads_y, threads_x = _of_planes((height, width), rows, block)
-    else:
-        threads_x = _side(-(-width // CHUNK), 8)
-        of_many = _rows_of_many(storage, geometry, threads_x, limits)
-        if tall and planes == 1 and of_many:
-            rows, block = of_many, BLOCK_THREADS // 2
-            threads_y = _side(-(-height // rows), block // threads_x)
-        else:
-            rows = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4, height)
-            block = BLOCK_THREADS if mixes else BLOCK_THREADS // 2
-            threads_x = _fitting(-(-width // CHUNK), 8)
-            threads_y = _fitting(-(-height // rows), block // threads_x)
-    several = flat or width <= 32 or threads_y * threads_x <= 32
-    teams = block // (threads_y * threads_x) if several else 1
+    few = min(rows, 2 if mixes or max(geometry.stride[-2:]) > 1 else 4)
+    if tall and planes == 1 and width <= 32 and not flat:
+        few = _rows_of_many(storage, geometry, _side(-(-width // CHUNK), 8), limits) or few
+    sides_of = _fitting_sides if fits else _usual_sides
+    rows, threads_y, threads_x, teams = sides_of(
+        (height, width), rows, few, block, mixes=mixes, flat=flat
+    )
     planes_of_outputs = (
         geometry.batch * geometry.groups * -(-geometry.outputs_per_group // channels)
     )

@@ -17,7 +17,7 @@ from semiconv_cupy.backends.cuda.convolution import GRID_X
 from semiconv_cupy.backends.cuda.kernels import compiled, in_order_source
 from semiconv_cupy.backends.cuda.limits import BLOCK_THREADS
 from semiconv_cupy.backends.device import Device, Kernel, Stream
-from semiconv_cupy.strides import Strides, contiguous_strides
+from semiconv_cupy.strides import Strides, contiguous_strides, in_memory
 
 _SIDE = 32  # of a tile: twin of `side` in cuda/in_order.cu
 
@@ -43,11 +43,14 @@ class CopyInOrder:
 def copy_in_order(
     device: Device, shape: tuple[int, ...], strides: Strides, itemsize: int
 ) -> CopyInOrder:
-    """What copies an array of this shape, strides (in elements) and bytes of an element."""
+    """What copies an array of this shape, strides (in elements) and bytes of an element.
+
+    The copy's strides are those of ``strides.strides_in_order``.
+    """
+    shape = in_memory(shape, strides)
     axes = _as_few_axes(shape, strides)
     size, stride, _ = axes.pop()
-    apart = [axis for axis in axes if axis[1]]
-    near = min(apart, key=lambda axis: abs(axis[1]), default=(1, 0, 0))
+    near = min(axes, key=lambda axis: abs(axis[1]), default=(1, 0, 0))
     others = [axis for axis in axes if axis is not near][::-1]
     blocks = -(-size // _SIDE) * -(-near[0] // _SIDE) * math.prod(axis[0] for axis in others)
     sizes, of_array, of_copy = zip(*others, strict=True) if others else ((), (), ())
