@@ -187,12 +187,13 @@ def together(reports: Sequence[Report]) -> Report:
 class Calls:
     """The makers of our calls of a work and of its friendly work, as `makers` makes each of them.
 
-    Few friendly convolutions are compared with many works: their arrays are made once and kept.
+    Few friendly convolutions are compared with many works: their arrays are made once and kept. One
+    set of them is larger than any cache.
     """
 
     def __init__(self, makers: Callable[..., dict[str, Maker]] = peers.calls) -> None:
         self._makers = makers
-        self._kept: dict[tuple[str, int], Maker] = {}
+        self._kept: dict[str, Maker] = {}
 
     def __call__(
         self, sample: Sample, device: Device, seed: int, absent: list[str]
@@ -202,10 +203,10 @@ class Calls:
         if not isinstance(sample.friendly, Convolution):
             friendly = self._makers(sample.friendly, device, seed, absent)[OURS]
             return {OURS: ours, FRIENDLY: friendly}
-        key = sample.friendly.name, seed
-        if key not in self._kept:
-            self._kept[key] = self._makers(sample.friendly, device, seed, absent)[OURS]
-        return {OURS: ours, FRIENDLY: self._kept[key]}
+        name = sample.friendly.name
+        if name not in self._kept:
+            self._kept[name] = self._makers(sample.friendly, device, seed, absent)[OURS]
+        return {OURS: ours, FRIENDLY: self._kept[name]}
 
 
 def measure(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from test_vjp import SEMIFIELDS
 
 import kernels_cu
+import semiconv_cupy as sc
 from semiconv_cupy import run
 from semiconv_cupy.backends import cuda
 from semiconv_cupy.backends.cuda.bins import BINS_THREADS, bins_of
@@ -381,6 +382,25 @@ def test_empty_arrays_have_empty_gradients():
     residual = np.full(plan.out_shape, 255, "u1")
     _, grad_krn = gradients(device, (grad_out, None, None, residual), semifield, plan, "float32")
     assert (grad_krn == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation"), [(2**31 - 2, 1), ((2**31 - 2, 1), 1), (2**30, 2), ((3, 4), (2, 6))]
+)
+def test_the_gathered_gradient_steps_by_any_stride(stride, dilation):
+    rng, shapes = np.random.default_rng(1), ((1, 1, 9, 13), (1, 1, 3, 5))
+    img, krn = (rng.normal(size=shape).astype("f4") for shape in shapes)
+    semifield, arguments = (
+        cases.SEMIFIELDS["linear"].semifield,
+        dict(stride=stride, dilation=dilation, padding=7),
+    )
+    plan, device = Geometry.plan(img.shape, krn.shape, **arguments), cases.harness()
+    grad_out = np.ones(plan.out_shape, "f4")
+    found = np.empty_like(img)
+    arrays = GradientArrays(grad_out, img, krn, None, found, None)
+    cuda.backward(device, cuda.Case(semifield, plan, "float32"), arrays, "direct")
+    expected, _ = sc.semifield_conv_vjp(img, krn, semifield, **arguments)[1](grad_out)
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
 
 
 @pytest.mark.slow

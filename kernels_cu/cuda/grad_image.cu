@@ -35,7 +35,8 @@ SEMICONV_FN void visit_outputs(const Geometry& g, const Offset* position, Offset
       if (k == apart) return;
     }
     Offset at = (last + (Offset)k * dilation) / stride;
-    for (; k < size; k += apart, at += dilation / (stride / apart)) {
+    // Large strides end the loop here, as k + apart may be beyond 31 bits.
+    for (; k < size; k = apart < size - k ? k + apart : size, at += dilation / (stride / apart)) {
       if (at < 0) continue;
       if (at >= (Offset)g.out_size[AXIS]) break;
       const int32 y = g.mirrored ? k : size - 1 - k;

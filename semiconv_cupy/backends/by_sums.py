@@ -64,6 +64,7 @@ class Limits:
 
 
 LIMITS = Limits()
+# Where a caller asked for ordinary sums.
 ANY_PRODUCT = Limits(taps_on_gpu=0, terms_of_product_on_gpu=0, reads_on_gpu=0)
 
 

@@ -194,6 +194,9 @@ def forward_tile_of(
     signals get tiles of about their size, several to a block, by threads of four or seven rows
     where there are many (`limits.small_rows`); where few outputs would leave a large GPU idle, and
     `limits.filled` is not 0, threads hold fewer. Large windows are cut into slabs of rows of taps.
+
+    Sides of threads are of few sizes, so that few kernels serve all images; others are taken where
+    that leaves many lanes idle.
     """
     if not _has_kernel(semifield, storage, geometry, residual):
         return None
